@@ -1,0 +1,60 @@
+//! PUBACK, PUBREC, PUBREL and PUBCOMP (`3.4` to `3.7`): one shape, four types.
+
+use super::PacketId;
+use crate::property::{Omit, Place, Properties};
+use crate::wire::{Reader, Writer};
+use crate::{DecodeError, PacketType, ReasonCode, Version};
+
+/// The body of PUBACK, PUBREC, PUBREL or PUBCOMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack<'a> {
+    /// That of the PUBLISH.
+    pub packet_id: PacketId,
+    /// MQTT 3 has none: reads as success.
+    pub reason: ReasonCode,
+    /// MQTT 5.0.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> Ack<'a> {
+    /// An answer without properties.
+    pub const fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
+        Ack { packet_id, reason, properties: Properties::NONE }
+    }
+
+    #[inline]
+    pub(super) fn decode(packet: PacketType, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(body);
+        let mut ack = Ack::new(r.packet_id()?, ReasonCode::Success);
+        if r.is_empty() {
+            return Ok(ack);
+        }
+        if !version.has_properties() {
+            return Err(DecodeError::TrailingBytes);
+        }
+        ack.reason = ReasonCode::from_u8(r.u8()?)
+            .filter(|reason| reason.allowed_in(packet))
+            .ok_or(DecodeError::ReasonCodeInvalid)?;
+        // `3.4.2.2.1`: without a property length, there are no properties.
+        if !r.is_empty() {
+            ack.properties = Properties::read(&mut r, Place::Packet(packet))?;
+        }
+        r.end()?;
+        Ok(ack)
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>, version: Version, omit: Omit) {
+        w.packet_id(self.packet_id);
+        if !version.has_properties() {
+            return;
+        }
+        // The shortest form: strict clients of MQTT 5 expect two bytes for a plain success.
+        let properties = !self.properties.is_empty_without(omit);
+        if properties || self.reason != ReasonCode::Success {
+            w.u8(self.reason as u8);
+        }
+        if properties {
+            self.properties.write(w, omit);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The fifteen control packets, one file each: what it holds, how it is read, how it is written.
+//!
+//! All of them are those of MQTT 5.0. Reading an older version fills in what it lacks (no properties, reason code
+//! success), writing one leaves out what it cannot say. Decoding borrows from the bytes; encoding is atomic: an error
+//! leaves nothing behind that counts.
+
+mod ack;
+mod auth;
+mod connack;
+mod connect;
+mod disconnect;
+mod publish;
+mod suback;
+mod subscribe;
+mod unsubscribe;
+
+pub use ack::Ack;
+pub use auth::Auth;
+pub use connack::ConnAck;
+pub use connect::{Connect, Will};
+pub use disconnect::Disconnect;
+pub use publish::{Publish, PublishHeader};
+pub use suback::{ReasonCodes, SubAck, UnsubAck};
+pub use subscribe::{RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions};
+pub use unsubscribe::{TopicFilters, Unsubscribe};
+
+use crate::frame::Frame;
+use crate::property::Omit;
+use crate::wire::Writer;
+use crate::{DecodeError, EncodeError, Version, limits, varint};
+
+/// A packet identifier, 1 to 65,535 (`2.2.1`).
+pub type PacketId = core::num::NonZeroU16;
+
+/// The level of assurance of a message (`4.3`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum QoS {
+    /// QoS 0.
+    #[default]
+    AtMostOnce = 0,
+    /// QoS 1.
+    AtLeastOnce = 1,
+    /// QoS 2.
+    ExactlyOnce = 2,
+}
+
+impl QoS {
+    /// The QoS of these two bits; 3 is none.
+    #[inline]
+    pub const fn from_u8(bits: u8) -> Option<QoS> {
+        match bits {
+            0 => Some(QoS::AtMostOnce),
+            1 => Some(QoS::AtLeastOnce),
+            2 => Some(QoS::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
+/// The control packet types (`2.1.2`), by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)] // The standard's names say it.
+pub enum PacketType {
+    Connect = 1,
+    ConnAck = 2,
+    Publish = 3,
+    PubAck = 4,
+    PubRec = 5,
+    PubRel = 6,
+    PubComp = 7,
+    Subscribe = 8,
+    SubAck = 9,
+    Unsubscribe = 10,
+    UnsubAck = 11,
+    PingReq = 12,
+    PingResp = 13,
+    Disconnect = 14,
+    Auth = 15,
+}
+
+impl PacketType {
+    /// The type of this number.
+    #[inline]
+    pub const fn from_u8(number: u8) -> Option<PacketType> {
+        Some(match number {
+            1 => PacketType::Connect,
+            2 => PacketType::ConnAck,
+            3 => PacketType::Publish,
+            4 => PacketType::PubAck,
+            5 => PacketType::PubRec,
+            6 => PacketType::PubRel,
+            7 => PacketType::PubComp,
+            8 => PacketType::Subscribe,
+            9 => PacketType::SubAck,
+            10 => PacketType::Unsubscribe,
+            11 => PacketType::UnsubAck,
+            12 => PacketType::PingReq,
+            13 => PacketType::PingResp,
+            14 => PacketType::Disconnect,
+            15 => PacketType::Auth,
+            _ => return None,
+        })
+    }
+
+    /// The standard's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PacketType::Connect => "CONNECT",
+            PacketType::ConnAck => "CONNACK",
+            PacketType::Publish => "PUBLISH",
+            PacketType::PubAck => "PUBACK",
+            PacketType::PubRec => "PUBREC",
+            PacketType::PubRel => "PUBREL",
+            PacketType::PubComp => "PUBCOMP",
+            PacketType::Subscribe => "SUBSCRIBE",
+            PacketType::SubAck => "SUBACK",
+            PacketType::Unsubscribe => "UNSUBSCRIBE",
+            PacketType::UnsubAck => "UNSUBACK",
+            PacketType::PingReq => "PINGREQ",
+            PacketType::PingResp => "PINGRESP",
+            PacketType::Disconnect => "DISCONNECT",
+            PacketType::Auth => "AUTH",
+        }
+    }
+
+    /// The flags that the standard sets for every type but PUBLISH (`2.1.3`).
+    pub const fn flags(self) -> u8 {
+        match self {
+            PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => 0b0010,
+            _ => 0,
+        }
+    }
+
+    /// Whether a client may send it.
+    pub const fn is_from_client(self) -> bool {
+        !matches!(
+            self,
+            PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp
+        )
+    }
+
+    /// The least and most Remaining Length that any packet of this type can have.
+    #[inline]
+    pub(crate) const fn remaining_len_range(self, version: Version) -> (usize, usize) {
+        const MOST: usize = limits::REMAINING_LENGTH_MAX as usize;
+        let v5 = version.has_properties();
+        match self {
+            // Protocol name, level, flags, keep-alive, client identifier; MQTT 3.1's name is longer, 5.0 has properties.
+            PacketType::Connect => (12, MOST),
+            PacketType::ConnAck if v5 => (3, MOST),
+            PacketType::ConnAck => (2, 2),
+            PacketType::Publish if v5 => (3, MOST),
+            PacketType::Publish => (2, MOST),
+            PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp if v5 => {
+                (2, MOST)
+            }
+            PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp => (2, 2),
+            PacketType::UnsubAck if !v5 => (2, 2),
+            // A missing list has an error of its own, so only the packet identifier and properties are asked for here.
+            PacketType::Subscribe | PacketType::Unsubscribe | PacketType::SubAck | PacketType::UnsubAck => {
+                (if v5 { 3 } else { 2 }, MOST)
+            }
+            PacketType::PingReq | PacketType::PingResp => (0, 0),
+            PacketType::Disconnect if v5 => (0, MOST),
+            PacketType::Disconnect => (0, 0),
+            PacketType::Auth => (0, MOST),
+        }
+    }
+}
+
+impl core::fmt::Display for PacketType {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Any control packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The standard's names say it.
+pub enum Packet<'a> {
+    Connect(Connect<'a>),
+    ConnAck(ConnAck<'a>),
+    Publish(Publish<'a>),
+    PubAck(Ack<'a>),
+    PubRec(Ack<'a>),
+    PubRel(Ack<'a>),
+    PubComp(Ack<'a>),
+    Subscribe(Subscribe<'a>),
+    SubAck(SubAck<'a>),
+    Unsubscribe(Unsubscribe<'a>),
+    UnsubAck(UnsubAck<'a>),
+    PingReq,
+    PingResp,
+    Disconnect(Disconnect<'a>),
+    Auth(Auth<'a>),
+}
+
+/// What becomes of an invalid topic filter in SUBSCRIBE and UNSUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FilterPolicy {
+    Reject,
+    Report,
+}
+
+impl<'a> Packet<'a> {
+    /// Decodes a frame. CONNECT tells its own version; `version` is that of the connection for all others.
+    ///
+    /// # Errors
+    /// The first rule that the packet breaks; every rule that a single packet allows to check is checked.
+    #[inline]
+    pub fn decode(frame: Frame<'a>, version: Version) -> Result<Packet<'a>, DecodeError> {
+        Packet::decode_with(frame, version, FilterPolicy::Reject)
+    }
+
+    /// As [`decode`](Packet::decode), but an invalid topic filter in SUBSCRIBE or UNSUBSCRIBE is left to the caller, who can
+    /// refuse it alone with reason code 0x8F: [`topic::check_filter`](crate::topic::check_filter) judges each.
+    ///
+    /// # Errors
+    /// As [`decode`](Packet::decode), less [`DecodeError::TopicFilterInvalid`].
+    #[inline]
+    pub fn decode_reporting_filters(frame: Frame<'a>, version: Version) -> Result<Packet<'a>, DecodeError> {
+        Packet::decode_with(frame, version, FilterPolicy::Report)
+    }
+
+    #[inline]
+    fn decode_with(
+        frame: Frame<'a>,
+        version: Version,
+        policy: FilterPolicy,
+    ) -> Result<Packet<'a>, DecodeError> {
+        let Frame { packet_type, flags, body } = frame;
+        Ok(match packet_type {
+            PacketType::Publish => Packet::Publish(Publish::decode(flags, body, version)?),
+            PacketType::PubAck => Packet::PubAck(Ack::decode(packet_type, body, version)?),
+            PacketType::PubRec => Packet::PubRec(Ack::decode(packet_type, body, version)?),
+            PacketType::PubRel => Packet::PubRel(Ack::decode(packet_type, body, version)?),
+            PacketType::PubComp => Packet::PubComp(Ack::decode(packet_type, body, version)?),
+            PacketType::PingReq => Packet::PingReq,
+            PacketType::PingResp => Packet::PingResp,
+            PacketType::Connect => Packet::Connect(Connect::decode(body)?),
+            PacketType::ConnAck => Packet::ConnAck(ConnAck::decode(body, version)?),
+            PacketType::Subscribe => Packet::Subscribe(Subscribe::decode(body, version, policy)?),
+            PacketType::SubAck => Packet::SubAck(SubAck::decode(body, version)?),
+            PacketType::Unsubscribe => Packet::Unsubscribe(Unsubscribe::decode(body, version, policy)?),
+            PacketType::UnsubAck => Packet::UnsubAck(UnsubAck::decode(body, version)?),
+            PacketType::Disconnect => Packet::Disconnect(Disconnect::decode(body, version)?),
+            PacketType::Auth => Packet::Auth(Auth::decode(body)?),
+        })
+    }
+
+    /// The type.
+    pub const fn packet_type(&self) -> PacketType {
+        match self {
+            Packet::Connect(_) => PacketType::Connect,
+            Packet::ConnAck(_) => PacketType::ConnAck,
+            Packet::Publish(_) => PacketType::Publish,
+            Packet::PubAck(_) => PacketType::PubAck,
+            Packet::PubRec(_) => PacketType::PubRec,
+            Packet::PubRel(_) => PacketType::PubRel,
+            Packet::PubComp(_) => PacketType::PubComp,
+            Packet::Subscribe(_) => PacketType::Subscribe,
+            Packet::SubAck(_) => PacketType::SubAck,
+            Packet::Unsubscribe(_) => PacketType::Unsubscribe,
+            Packet::UnsubAck(_) => PacketType::UnsubAck,
+            Packet::PingReq => PacketType::PingReq,
+            Packet::PingResp => PacketType::PingResp,
+            Packet::Disconnect(_) => PacketType::Disconnect,
+            Packet::Auth(_) => PacketType::Auth,
+        }
+    }
+
+    /// The length, in bytes, that [`encode`](Packet::encode) will write.
+    ///
+    /// # Errors
+    /// As [`encode`](Packet::encode), less [`EncodeError::OutputTooShort`].
+    pub fn encoded_len(&self, version: Version, packet_bytes_max: u32) -> Result<usize, EncodeError> {
+        Ok(Layout::of(self, version, packet_bytes_max)?.len())
+    }
+
+    /// Writes the packet to the front of `out` and returns its length. A packet above `packet_bytes_max`, the peer's Maximum
+    /// Packet Size, loses its reason string, then its user properties, where the standard allows that.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; nothing was written then.
+    pub fn encode(
+        &self,
+        version: Version,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<usize, EncodeError> {
+        let layout = Layout::of(self, version, packet_bytes_max)?;
+        let len = layout.len();
+        let out = out.get_mut(..len).ok_or(EncodeError::OutputTooShort)?;
+        let mut w = Writer::over(out);
+        w.u8(layout.first_byte);
+        w.varint(layout.remaining_len);
+        self.write_body(&mut w, version, layout.omit);
+        w.finish()
+    }
+
+    fn flags(&self) -> u8 {
+        match self {
+            Packet::Publish(publish) => publish.flags(),
+            other => other.packet_type().flags(),
+        }
+    }
+
+    fn write_body(&self, w: &mut Writer<'_>, version: Version, omit: Omit) {
+        match self {
+            Packet::Connect(packet) => packet.write(w),
+            Packet::ConnAck(packet) => packet.write(w, version, omit),
+            Packet::Publish(packet) => packet.write(w, version),
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                ack.write(w, version, omit);
+            }
+            Packet::Subscribe(packet) => packet.write(w, version),
+            Packet::SubAck(packet) => packet.write(w, version, omit),
+            Packet::Unsubscribe(packet) => packet.write(w, version),
+            Packet::UnsubAck(packet) => packet.write(w, version, omit),
+            Packet::PingReq | Packet::PingResp => {}
+            Packet::Disconnect(packet) => packet.write(w, version, omit),
+            Packet::Auth(packet) => packet.write(w, version, omit),
+        }
+    }
+
+    /// Whether the standard lets the sender leave out reason string and user properties.
+    const fn may_omit(&self) -> bool {
+        !matches!(
+            self,
+            Packet::Connect(_) | Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_)
+        )
+    }
+}
+
+/// The fixed header to be, and what the body leaves out.
+struct Layout {
+    first_byte: u8,
+    remaining_len: u32,
+    omit: Omit,
+}
+
+impl Layout {
+    fn of(packet: &Packet<'_>, version: Version, packet_bytes_max: u32) -> Result<Layout, EncodeError> {
+        let first_byte = (packet.packet_type() as u8) << 4 | packet.flags();
+        let steps: &[Omit] = if packet.may_omit() { &Omit::STEPS } else { &[Omit::Nothing] };
+        for omit in steps {
+            let mut count = Writer::counting();
+            packet.write_body(&mut count, version, *omit);
+            let remaining_len = u32::try_from(count.finish()?).map_err(|_| EncodeError::PacketTooLarge)?;
+            let layout = Layout { first_byte, remaining_len, omit: *omit };
+            if remaining_len <= varint::MAX && layout.len() <= packet_bytes_max as usize {
+                return Ok(layout);
+            }
+        }
+        Err(EncodeError::PacketTooLarge)
+    }
+
+    const fn len(&self) -> usize {
+        1 + varint::len(self.remaining_len) + self.remaining_len as usize
+    }
+}

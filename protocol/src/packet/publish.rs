@@ -1,0 +1,183 @@
+//! PUBLISH (`3.3`): an application message on its way.
+
+use super::{PacketId, QoS};
+use crate::property::{Place, Properties, PropertyId};
+use crate::wire::{Reader, Writer};
+use crate::{DecodeError, EncodeError, PacketType, Version, limits, topic, varint};
+
+/// A PUBLISH packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Publish<'a> {
+    /// Sent before, perhaps (`3.3.1.1`). Only with QoS 1 and 2.
+    pub dup: bool,
+    /// The QoS of this transfer.
+    pub qos: QoS,
+    /// To be kept (from a client), or kept (from a server).
+    pub retain: bool,
+    /// The topic name; empty only in MQTT 5.0, with a topic alias.
+    pub topic: &'a str,
+    /// There for QoS 1 and 2, absent for QoS 0.
+    pub packet_id: Option<PacketId>,
+    /// MQTT 5.0.
+    pub properties: Properties<'a>,
+    /// The message itself, 0 bytes or more.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Publish<'a> {
+    #[inline]
+    pub(super) fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+        let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
+        let mut r = Reader::new(body);
+        let topic = r.string()?;
+        if topic::has_wildcard(topic) {
+            return Err(DecodeError::WildcardInTopicName);
+        }
+        let packet_id = if qos == QoS::AtMostOnce { None } else { Some(r.packet_id()?) };
+        let properties = if version.has_properties() {
+            Properties::read(&mut r, Place::Packet(PacketType::Publish))?
+        } else {
+            Properties::NONE
+        };
+        if topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
+            return Err(DecodeError::TopicNameEmpty);
+        }
+        Ok(Publish {
+            dup: flags & 0b1000 != 0,
+            qos,
+            retain: flags & 1 != 0,
+            topic,
+            packet_id,
+            properties,
+            payload: r.rest(),
+        })
+    }
+
+    pub(super) fn flags(&self) -> u8 {
+        flags(self.dup, self.qos, self.retain)
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {
+        if self.packet_id.is_some() != (self.qos != QoS::AtMostOnce) {
+            w.fail(EncodeError::PacketIdMismatch);
+        }
+        if self.topic.is_empty() && !(version.has_properties() && self.properties.has(PropertyId::TopicAlias))
+        {
+            w.fail(EncodeError::NotInVersion);
+        }
+        w.string(self.topic);
+        if let Some(id) = self.packet_id {
+            w.packet_id(id);
+        }
+        if version.has_properties() {
+            self.properties.write(w, crate::property::Omit::Nothing);
+        }
+        w.bytes(self.payload);
+    }
+}
+
+#[inline]
+const fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
+    (dup as u8) << 3 | (qos as u8) << 1 | retain as u8
+}
+
+/// A PUBLISH without its payload, so that a payload can be shared by many receivers. The topic and the properties are
+/// bytes that were checked when the message came in; the properties that change from hop to hop stand apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PublishHeader<'a> {
+    /// Sent before, perhaps.
+    pub dup: bool,
+    /// The QoS of this transfer.
+    pub qos: QoS,
+    /// The RETAIN flag.
+    pub retain: bool,
+    /// The topic name; empty only with a topic alias.
+    pub topic: &'a [u8],
+    /// There for QoS 1 and 2.
+    pub packet_id: Option<PacketId>,
+    /// MQTT 5.0: the properties that a server forwards unaltered, as they stand in a block.
+    pub forwarded: &'a [u8],
+    /// MQTT 5.0: the seconds that are left of the Message Expiry Interval.
+    pub message_expiry_interval_s: Option<u32>,
+    /// MQTT 5.0: the alias of this connection.
+    pub topic_alias: Option<u16>,
+    /// MQTT 5.0: the identifiers of the subscriptions that matched.
+    pub subscription_identifiers: &'a [u32],
+    /// The bytes that will follow.
+    pub payload_len: usize,
+}
+
+impl PublishHeader<'_> {
+    /// The most bytes that the header takes beyond topic, forwarded properties and 5 for each subscription identifier.
+    pub const OVERHEAD_MAX: usize = 1 + 4 + 2 + 2 + 4 + 5 + 3;
+
+    /// Writes all that precedes the payload to the front of `out` and returns its length.
+    ///
+    /// # Errors
+    /// [`EncodeError::PacketTooLarge`] when header and payload exceed `packet_bytes_max`, and as
+    /// [`Packet::encode`](super::Packet::encode); nothing was written then.
+    #[inline]
+    pub fn encode(
+        &self,
+        version: Version,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<usize, EncodeError> {
+        if self.packet_id.is_some() != (self.qos != QoS::AtMostOnce) {
+            return Err(EncodeError::PacketIdMismatch);
+        }
+        if self.topic.is_empty() && !(version.has_properties() && self.topic_alias.is_some()) {
+            return Err(EncodeError::NotInVersion);
+        }
+        let id_len = if self.packet_id.is_some() { 2 } else { 0 };
+        let (property_len, property_field_len) = if version.has_properties() {
+            let n = self.property_len();
+            (n, n + varint::len(u32::try_from(n).unwrap_or(u32::MAX)))
+        } else {
+            (0, 0)
+        };
+        if self.topic.len() > limits::STRING_BYTES_MAX {
+            return Err(EncodeError::StringTooLong);
+        }
+        let remaining = 2 + self.topic.len() + id_len + property_field_len + self.payload_len;
+        let remaining = u32::try_from(remaining).map_err(|_| EncodeError::PacketTooLarge)?;
+        let total = 1 + varint::len(remaining) + remaining as usize;
+        if remaining > varint::MAX || total > packet_bytes_max as usize {
+            return Err(EncodeError::PacketTooLarge);
+        }
+        let header_len = total - self.payload_len;
+        let mut w = Writer::over(out.get_mut(..header_len).ok_or(EncodeError::OutputTooShort)?);
+        w.u8((PacketType::Publish as u8) << 4 | flags(self.dup, self.qos, self.retain));
+        w.varint(remaining);
+        w.binary(self.topic);
+        if let Some(id) = self.packet_id {
+            w.packet_id(id);
+        }
+        if version.has_properties() {
+            w.varint(u32::try_from(property_len).unwrap_or(u32::MAX));
+            if let Some(seconds) = self.message_expiry_interval_s {
+                w.u8(PropertyId::MessageExpiryInterval as u8);
+                w.u32(seconds);
+            }
+            if let Some(alias) = self.topic_alias {
+                w.u8(PropertyId::TopicAlias as u8);
+                w.u16(alias);
+            }
+            for id in self.subscription_identifiers {
+                w.u8(PropertyId::SubscriptionIdentifier as u8);
+                w.varint(*id);
+            }
+            w.bytes(self.forwarded);
+        }
+        w.finish()
+    }
+
+    #[inline]
+    fn property_len(&self) -> usize {
+        let ids: usize = self.subscription_identifiers.iter().map(|id| 1 + varint::len(*id)).sum();
+        self.forwarded.len()
+            + ids
+            + if self.message_expiry_interval_s.is_some() { 5 } else { 0 }
+            + if self.topic_alias.is_some() { 3 } else { 0 }
+    }
+}

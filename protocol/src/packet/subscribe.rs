@@ -1,0 +1,176 @@
+//! SUBSCRIBE (`3.8`).
+
+use super::{FilterPolicy, PacketId, QoS};
+use crate::property::{Omit, Place, Properties};
+use crate::wire::{Reader, Writer};
+use crate::{DecodeError, EncodeError, PacketType, Version, topic};
+
+/// A SUBSCRIBE packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribe<'a> {
+    /// Comes back in SUBACK.
+    pub packet_id: PacketId,
+    /// MQTT 5.0.
+    pub properties: Properties<'a>,
+    /// What to subscribe to, at least one.
+    pub subscriptions: Subscriptions<'a>,
+}
+
+/// One topic filter with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription<'a> {
+    /// The topic filter, `$share/…` included.
+    pub filter: &'a str,
+    /// How messages are to be delivered.
+    pub options: SubscriptionOptions,
+}
+
+/// Subscription Options (`3.8.3.1`); MQTT 3 has only the QoS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionOptions {
+    /// The highest QoS to deliver with.
+    pub qos: QoS,
+    /// Leave out what this very client publishes.
+    pub no_local: bool,
+    /// Keep the RETAIN flag as published.
+    pub retain_as_published: bool,
+    /// When to send retained messages.
+    pub retain_handling: RetainHandling,
+}
+
+/// When a subscription brings the retained messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RetainHandling {
+    /// At each SUBSCRIBE.
+    #[default]
+    Send = 0,
+    /// Only if the subscription is new.
+    SendIfNew = 1,
+    /// Never.
+    DoNotSend = 2,
+}
+
+impl SubscriptionOptions {
+    /// The options byte of MQTT 5.0.
+    pub const fn to_byte(self) -> u8 {
+        self.qos as u8
+            | (self.no_local as u8) << 2
+            | (self.retain_as_published as u8) << 3
+            | (self.retain_handling as u8) << 4
+    }
+
+    /// Reads the options byte.
+    ///
+    /// # Errors
+    /// [`DecodeError::QoSInvalid`], [`DecodeError::ReservedSubscriptionOptions`], [`DecodeError::RetainHandlingInvalid`].
+    pub const fn from_byte(byte: u8, version: Version) -> Result<Self, DecodeError> {
+        let reserved = if version.has_properties() { 0xc0 } else { 0xfc };
+        if byte & reserved != 0 {
+            return Err(DecodeError::ReservedSubscriptionOptions);
+        }
+        let Some(qos) = QoS::from_u8(byte & 0b11) else { return Err(DecodeError::QoSInvalid) };
+        let retain_handling = match byte >> 4 {
+            0 => RetainHandling::Send,
+            1 => RetainHandling::SendIfNew,
+            2 => RetainHandling::DoNotSend,
+            _ => return Err(DecodeError::RetainHandlingInvalid),
+        };
+        Ok(SubscriptionOptions {
+            qos,
+            no_local: byte & 0b100 != 0,
+            retain_as_published: byte & 0b1000 != 0,
+            retain_handling,
+        })
+    }
+}
+
+/// The subscriptions of a SUBSCRIBE, as they were read or as they are to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscriptions<'a>(Source<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Source<'a> {
+    Bytes(&'a [u8], Version),
+    List(&'a [Subscription<'a>]),
+}
+
+impl<'a> Subscriptions<'a> {
+    /// For encoding.
+    pub const fn new(list: &'a [Subscription<'a>]) -> Self {
+        Subscriptions(Source::List(list))
+    }
+
+    /// In order.
+    pub fn iter(&self) -> impl Iterator<Item = Subscription<'a>> + use<'a> {
+        let (mut r, version, mut list) = match self.0 {
+            Source::Bytes(bytes, version) => (Reader::new(bytes), version, [].iter()),
+            Source::List(list) => (Reader::new(&[]), Version::V5, list.iter()),
+        };
+        core::iter::from_fn(move || list.next().copied().or_else(|| read(&mut r, version).ok()))
+    }
+}
+
+/// Two lists are equal when they say the same in the same order.
+impl PartialEq for Subscriptions<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Subscriptions<'_> {}
+
+fn read<'a>(r: &mut Reader<'a>, version: Version) -> Result<Subscription<'a>, DecodeError> {
+    let filter = r.string()?;
+    Ok(Subscription { filter, options: SubscriptionOptions::from_byte(r.u8()?, version)? })
+}
+
+impl<'a> Subscribe<'a> {
+    pub(super) fn decode(
+        body: &'a [u8],
+        version: Version,
+        policy: FilterPolicy,
+    ) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(body);
+        let packet_id = r.packet_id()?;
+        let properties = if version.has_properties() {
+            Properties::read(&mut r, Place::Packet(PacketType::Subscribe))?
+        } else {
+            Properties::NONE
+        };
+        let list = r.rest();
+        if r.is_empty() {
+            return Err(DecodeError::NoTopicFilter);
+        }
+        while !r.is_empty() {
+            let subscription = read(&mut r, version)?;
+            if policy == FilterPolicy::Reject {
+                topic::check_filter(subscription.filter).map_err(|_| DecodeError::TopicFilterInvalid)?;
+            }
+            if subscription.options.no_local && subscription.filter.starts_with(topic::SHARE_PREFIX) {
+                return Err(DecodeError::NoLocalOnShared);
+            }
+        }
+        Ok(Subscribe { packet_id, properties, subscriptions: Subscriptions(Source::Bytes(list, version)) })
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {
+        w.packet_id(self.packet_id);
+        if version.has_properties() {
+            self.properties.write(w, Omit::Nothing);
+        }
+        let mut none = true;
+        for subscription in self.subscriptions.iter() {
+            none = false;
+            w.string(subscription.filter);
+            w.u8(if version.has_properties() {
+                subscription.options.to_byte()
+            } else {
+                subscription.options.qos as u8
+            });
+        }
+        if none {
+            w.fail(EncodeError::NotInVersion);
+        }
+    }
+}

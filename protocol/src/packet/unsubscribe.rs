@@ -1,0 +1,94 @@
+//! UNSUBSCRIBE (`3.10`).
+
+use super::{FilterPolicy, PacketId};
+use crate::property::{Omit, Place, Properties};
+use crate::wire::{Reader, Writer};
+use crate::{DecodeError, EncodeError, PacketType, Version, topic};
+
+/// An UNSUBSCRIBE packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsubscribe<'a> {
+    /// Comes back in UNSUBACK.
+    pub packet_id: PacketId,
+    /// MQTT 5.0.
+    pub properties: Properties<'a>,
+    /// The topic filters, at least one.
+    pub filters: TopicFilters<'a>,
+}
+
+/// The topic filters of an UNSUBSCRIBE, as they were read or as they are to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicFilters<'a>(Source<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    List(&'a [&'a str]),
+}
+
+impl<'a> TopicFilters<'a> {
+    /// For encoding.
+    pub const fn new(list: &'a [&'a str]) -> Self {
+        TopicFilters(Source::List(list))
+    }
+
+    /// In order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let (mut r, mut list) = match self.0 {
+            Source::Bytes(bytes) => (Reader::new(bytes), [].iter()),
+            Source::List(list) => (Reader::new(&[]), list.iter()),
+        };
+        core::iter::from_fn(move || list.next().copied().or_else(|| r.string().ok()))
+    }
+}
+
+/// Two lists are equal when they name the same in the same order.
+impl PartialEq for TopicFilters<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for TopicFilters<'_> {}
+
+impl<'a> Unsubscribe<'a> {
+    pub(super) fn decode(
+        body: &'a [u8],
+        version: Version,
+        policy: FilterPolicy,
+    ) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(body);
+        let packet_id = r.packet_id()?;
+        let properties = if version.has_properties() {
+            Properties::read(&mut r, Place::Packet(PacketType::Unsubscribe))?
+        } else {
+            Properties::NONE
+        };
+        let list = r.rest();
+        if r.is_empty() {
+            return Err(DecodeError::NoTopicFilter);
+        }
+        while !r.is_empty() {
+            let filter = r.string()?;
+            if policy == FilterPolicy::Reject {
+                topic::check_filter(filter).map_err(|_| DecodeError::TopicFilterInvalid)?;
+            }
+        }
+        Ok(Unsubscribe { packet_id, properties, filters: TopicFilters(Source::Bytes(list)) })
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {
+        w.packet_id(self.packet_id);
+        if version.has_properties() {
+            self.properties.write(w, Omit::Nothing);
+        }
+        let mut none = true;
+        for filter in self.filters.iter() {
+            none = false;
+            w.string(filter);
+        }
+        if none {
+            w.fail(EncodeError::NotInVersion);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! MQTT 5 properties (`2.2.2`): a validated block of bytes, read where it lies.
+//!
+//! [`Properties`] keeps the bytes and one bit for each property that is there, so that asking for an absent one costs
+//! nothing and forwarding a block is a copy. Everything that a packet alone allows is checked once, on decoding: known,
+//! allowed in this packet, at most once, in range.
+
+use crate::packet::PacketType;
+use crate::wire::{Reader, Writer};
+use crate::{DecodeError, EncodeError, topic};
+
+/// Where a block of properties stands: a packet, or the will inside CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The properties of a packet.
+    Packet(PacketType),
+    /// The will properties of CONNECT (`3.1.3.2`).
+    Will,
+}
+
+impl Place {
+    const fn bit(self) -> u16 {
+        match self {
+            Place::Will => 1,
+            Place::Packet(packet) => 1 << packet as u16,
+        }
+    }
+}
+
+/// How a value is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One byte, 0 or 1.
+    Bit,
+    U16,
+    /// Two bytes, not 0.
+    U16NotZero,
+    U32,
+    /// Four bytes, not 0.
+    U32NotZero,
+    /// A variable byte integer, not 0.
+    Varint,
+    Text,
+    /// Text without wildcards.
+    Topic,
+    Binary,
+    Pair,
+}
+
+macro_rules! properties {
+    ($($(#[$doc:meta])* $name:ident($value:ty) = $id:literal, $kind:ident, $places:expr;)+) => {
+        /// A property with its value.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Property<'a> { $($(#[$doc])* $name($value),)+ }
+
+        /// The identifier of a property.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum PropertyId { $($(#[$doc])* $name = $id,)+ }
+
+        impl PropertyId {
+            /// Every property.
+            pub const ALL: &'static [PropertyId] = &[$(PropertyId::$name),+];
+        }
+
+        impl Property<'_> {
+            /// Its identifier.
+            pub const fn id(&self) -> PropertyId {
+                match self { $(Property::$name(_) => PropertyId::$name,)+ }
+            }
+        }
+
+        /// How the value of `id` is written and where it may stand.
+        #[inline]
+        const fn spec(id: u8) -> Option<(Kind, u16)> {
+            match id { $($id => Some((Kind::$kind, $places)),)+ _ => None }
+        }
+
+        #[inline]
+        fn value<'a>(id: u8, r: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
+            match id { $($id => Ok(Property::$name(Value::read(r, Kind::$kind)?)),)+ _ => Err(DecodeError::PropertyUnknown) }
+        }
+
+        fn write_value(property: &Property<'_>, w: &mut Writer<'_>) {
+            match property { $(Property::$name(value) => Value::write(*value, w, Kind::$kind),)+ }
+        }
+    };
+}
+
+const WILL: u16 = Place::Will.bit();
+const CONNECT: u16 = Place::Packet(PacketType::Connect).bit();
+const CONNACK: u16 = Place::Packet(PacketType::ConnAck).bit();
+const PUBLISH: u16 = Place::Packet(PacketType::Publish).bit();
+const SUBSCRIBE: u16 = Place::Packet(PacketType::Subscribe).bit();
+const DISCONNECT: u16 = Place::Packet(PacketType::Disconnect).bit();
+const AUTH: u16 = Place::Packet(PacketType::Auth).bit();
+const REASONED: u16 = CONNACK
+    | Place::Packet(PacketType::PubAck).bit()
+    | Place::Packet(PacketType::PubRec).bit()
+    | Place::Packet(PacketType::PubRel).bit()
+    | Place::Packet(PacketType::PubComp).bit()
+    | Place::Packet(PacketType::SubAck).bit()
+    | Place::Packet(PacketType::UnsubAck).bit()
+    | DISCONNECT
+    | AUTH;
+const ANY: u16 = u16::MAX;
+
+properties! {
+    /// 1: the payload is UTF-8 text.
+    PayloadFormatIndicator(u8) = 0x01, Bit, PUBLISH | WILL;
+    /// Seconds after which the message is void.
+    MessageExpiryInterval(u32) = 0x02, U32, PUBLISH | WILL;
+    /// What the payload is, in the publisher's words.
+    ContentType(&'a str) = 0x03, Text, PUBLISH | WILL;
+    /// The topic name for a response.
+    ResponseTopic(&'a str) = 0x08, Topic, PUBLISH | WILL;
+    /// What tells the requester which request a response belongs to.
+    CorrelationData(&'a [u8]) = 0x09, Binary, PUBLISH | WILL;
+    /// 1 to 268,435,455: set in SUBSCRIBE, comes back in each PUBLISH that matched.
+    SubscriptionIdentifier(u32) = 0x0b, Varint, PUBLISH | SUBSCRIBE;
+    /// Seconds that the session outlives its connection; 0xFFFFFFFF is for ever.
+    SessionExpiryInterval(u32) = 0x11, U32, CONNECT | CONNACK | DISCONNECT;
+    /// The client identifier that the server chose.
+    AssignedClientIdentifier(&'a str) = 0x12, Text, CONNACK;
+    /// The keep-alive, in seconds, that the server demands.
+    ServerKeepAlive(u16) = 0x13, U16, CONNACK;
+    /// The name of the enhanced authentication method.
+    AuthenticationMethod(&'a str) = 0x15, Text, CONNECT | CONNACK | AUTH;
+    /// What the method exchanges.
+    AuthenticationData(&'a [u8]) = 0x16, Binary, CONNECT | CONNACK | AUTH;
+    /// 0: the server leaves out reason strings and user properties where it may.
+    RequestProblemInformation(u8) = 0x17, Bit, CONNECT;
+    /// Seconds between the end of the connection and the will.
+    WillDelayInterval(u32) = 0x18, U32, WILL;
+    /// 1: the server may send Response Information.
+    RequestResponseInformation(u8) = 0x19, Bit, CONNECT;
+    /// The base of response topics.
+    ResponseInformation(&'a str) = 0x1a, Text, CONNACK;
+    /// Another server to use.
+    ServerReference(&'a str) = 0x1c, Text, CONNACK | DISCONNECT;
+    /// Words for a person who looks for the cause.
+    ReasonString(&'a str) = 0x1f, Text, REASONED;
+    /// How many QoS 1 and 2 messages the sender of this takes at once; not 0.
+    ReceiveMaximum(u16) = 0x21, U16NotZero, CONNECT | CONNACK;
+    /// The highest topic alias that the sender of this takes.
+    TopicAliasMaximum(u16) = 0x22, U16, CONNECT | CONNACK;
+    /// A number in place of the topic name; not 0.
+    TopicAlias(u16) = 0x23, U16NotZero, PUBLISH;
+    /// The highest QoS that the server takes, 0 or 1.
+    MaximumQoS(u8) = 0x24, Bit, CONNACK;
+    /// 0: the server keeps no retained messages.
+    RetainAvailable(u8) = 0x25, Bit, CONNACK;
+    /// A name and a value, in order, any number of times.
+    UserProperty((&'a str, &'a str)) = 0x26, Pair, ANY;
+    /// The largest packet, in bytes, that the sender of this takes; not 0.
+    MaximumPacketSize(u32) = 0x27, U32NotZero, CONNECT | CONNACK;
+    /// 0: the server has no wildcard subscriptions.
+    WildcardSubscriptionAvailable(u8) = 0x28, Bit, CONNACK;
+    /// 0: the server has no subscription identifiers.
+    SubscriptionIdentifierAvailable(u8) = 0x29, Bit, CONNACK;
+    /// 0: the server has no shared subscriptions.
+    SharedSubscriptionAvailable(u8) = 0x2a, Bit, CONNACK;
+}
+
+/// A type of value, read and written.
+trait Value<'a>: Copy {
+    fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError>;
+    fn write(self, w: &mut Writer<'_>, kind: Kind);
+}
+
+impl<'a> Value<'a> for u8 {
+    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
+        r.u8()
+    }
+    fn write(self, w: &mut Writer<'_>, _: Kind) {
+        w.u8(self);
+    }
+}
+
+impl<'a> Value<'a> for u16 {
+    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
+        r.u16()
+    }
+    fn write(self, w: &mut Writer<'_>, _: Kind) {
+        w.u16(self);
+    }
+}
+
+impl<'a> Value<'a> for &'a str {
+    // Only called on bytes that `check` has passed; checking again costs little and keeps this free of `unsafe`.
+    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
+        r.string()
+    }
+    fn write(self, w: &mut Writer<'_>, _: Kind) {
+        w.string(self);
+    }
+}
+
+impl<'a> Value<'a> for &'a [u8] {
+    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
+        r.binary()
+    }
+    fn write(self, w: &mut Writer<'_>, _: Kind) {
+        w.binary(self);
+    }
+}
+
+impl<'a> Value<'a> for (&'a str, &'a str) {
+    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
+        Ok((r.string()?, r.string()?))
+    }
+    fn write(self, w: &mut Writer<'_>, _: Kind) {
+        w.string(self.0);
+        w.string(self.1);
+    }
+}
+
+/// The 32-bit values are of two kinds; the subscription identifier is the one that is a variable byte integer.
+impl<'a> Value<'a> for u32 {
+    fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError> {
+        if kind == Kind::Varint { r.varint() } else { r.u32() }
+    }
+    fn write(self, w: &mut Writer<'_>, kind: Kind) {
+        if kind == Kind::Varint { w.varint(self) } else { w.u32(self) }
+    }
+}
+
+/// Passes over one value, checking all that its kind asks.
+#[inline]
+fn check(kind: Kind, r: &mut Reader<'_>) -> Result<(), DecodeError> {
+    let in_range = match kind {
+        Kind::Bit => r.u8()? <= 1,
+        Kind::U16 => return r.u16().map(drop),
+        Kind::U16NotZero => r.u16()? != 0,
+        Kind::U32 => return r.u32().map(drop),
+        Kind::U32NotZero => r.u32()? != 0,
+        Kind::Varint => r.varint()? != 0,
+        Kind::Text => return r.string().map(drop),
+        Kind::Topic => {
+            let topic = r.string()?;
+            !topic.is_empty() && !topic::has_wildcard(topic)
+        }
+        Kind::Binary => return r.binary().map(drop),
+        Kind::Pair => return r.string().and_then(|_| r.string()).map(drop),
+    };
+    if in_range { Ok(()) } else { Err(DecodeError::PropertyValue) }
+}
+
+/// A block of properties, valid for the place it was read from or built for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Properties<'a> {
+    bytes: &'a [u8],
+    /// Bit n: the property with identifier n occurs.
+    present: u64,
+}
+
+/// Two blocks are equal when they hold the same properties in the same order.
+impl PartialEq for Properties<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Properties<'_> {}
+
+impl<'a> Properties<'a> {
+    /// No properties.
+    pub const NONE: Properties<'static> = Properties { bytes: &[], present: 0 };
+
+    /// Checks a block of properties without its length.
+    ///
+    /// # Errors
+    /// The first rule that the block breaks.
+    pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let mut present = 0u64;
+        while !r.is_empty() {
+            let id = r.u8()?;
+            let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
+            if places & place.bit() == 0 {
+                return Err(DecodeError::PropertyNotAllowed);
+            }
+            let bit = 1u64 << (id & 63);
+            let repeats = id == PropertyId::UserProperty as u8
+                || (id == PropertyId::SubscriptionIdentifier as u8
+                    && place == Place::Packet(PacketType::Publish));
+            if present & bit != 0 && !repeats {
+                return Err(DecodeError::PropertyDuplicate);
+            }
+            present |= bit;
+            check(kind, &mut r).map_err(|error| match (error, id) {
+                (DecodeError::PropertyValue, 0x23) => DecodeError::TopicAliasZero,
+                (error, _) => error,
+            })?;
+        }
+        let properties = Properties { bytes, present };
+        if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
+        {
+            return Err(DecodeError::AuthenticationDataWithoutMethod);
+        }
+        Ok(properties)
+    }
+
+    /// Reads the length and the block from the front of a body.
+    #[inline]
+    pub(crate) fn read(r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
+        let n = r.varint()?;
+        if n == 0 {
+            return Ok(Properties::NONE);
+        }
+        Properties::parse(r.take(usize::try_from(n).map_err(|_| DecodeError::Truncated)?)?, place)
+    }
+
+    /// The block as it stands in the packet, without its length.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether the property occurs.
+    #[inline]
+    pub const fn has(&self, id: PropertyId) -> bool {
+        self.present & (1 << id as u8) != 0
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> Iter<'a> {
+        Iter { r: Reader::new(self.bytes) }
+    }
+
+    /// The first occurrence of a property.
+    #[inline]
+    pub fn get(&self, id: PropertyId) -> Option<Property<'a>> {
+        if self.has(id) { self.iter().find(|property| property.id() == id) } else { None }
+    }
+
+    /// The user properties, in order.
+    pub fn user_properties(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        self.iter().filter_map(|property| match property {
+            Property::UserProperty(pair) => Some(pair),
+            _ => None,
+        })
+    }
+
+    /// The subscription identifiers, in order.
+    pub fn subscription_identifiers(&self) -> impl Iterator<Item = u32> + use<'a> {
+        self.iter().filter_map(|property| match property {
+            Property::SubscriptionIdentifier(id) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// Writes the length and the block, less what may be left out.
+    pub(crate) fn write(&self, w: &mut Writer<'_>, omit: Omit) {
+        if omit == Omit::Nothing {
+            w.varint(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+            return w.bytes(self.bytes);
+        }
+        let mut count = Writer::counting();
+        self.write_kept(&mut count, omit);
+        let n = count.finish().unwrap_or(usize::MAX);
+        w.varint(u32::try_from(n).unwrap_or(u32::MAX));
+        self.write_kept(w, omit);
+    }
+
+    fn write_kept(&self, w: &mut Writer<'_>, omit: Omit) {
+        self.iter().filter(|property| omit.keeps(property.id())).for_each(|property| property.write(w));
+    }
+
+    /// Whether nothing would be written.
+    pub(crate) fn is_empty_without(&self, omit: Omit) -> bool {
+        self.bytes.is_empty()
+            || (omit != Omit::Nothing && !self.iter().any(|property| omit.keeps(property.id())))
+    }
+}
+
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident -> $value:ty, $variant:ident;)+) => {
+        impl<'a> Properties<'a> {
+            $($(#[$doc])* #[inline] pub fn $name(&self) -> Option<$value> {
+                match self.get(PropertyId::$variant) { Some(Property::$variant(value)) => Some(value), _ => None }
+            })+
+        }
+    };
+}
+
+getters! {
+    /// Payload Format Indicator.
+    payload_format_indicator -> u8, PayloadFormatIndicator;
+    /// Message Expiry Interval, in seconds.
+    message_expiry_interval_s -> u32, MessageExpiryInterval;
+    /// Content Type.
+    content_type -> &'a str, ContentType;
+    /// Response Topic.
+    response_topic -> &'a str, ResponseTopic;
+    /// Correlation Data.
+    correlation_data -> &'a [u8], CorrelationData;
+    /// The first Subscription Identifier.
+    subscription_identifier -> u32, SubscriptionIdentifier;
+    /// Session Expiry Interval, in seconds.
+    session_expiry_interval_s -> u32, SessionExpiryInterval;
+    /// Assigned Client Identifier.
+    assigned_client_identifier -> &'a str, AssignedClientIdentifier;
+    /// Server Keep Alive, in seconds.
+    server_keep_alive_s -> u16, ServerKeepAlive;
+    /// Authentication Method.
+    authentication_method -> &'a str, AuthenticationMethod;
+    /// Authentication Data.
+    authentication_data -> &'a [u8], AuthenticationData;
+    /// Request Problem Information.
+    request_problem_information -> u8, RequestProblemInformation;
+    /// Will Delay Interval, in seconds.
+    will_delay_interval_s -> u32, WillDelayInterval;
+    /// Request Response Information.
+    request_response_information -> u8, RequestResponseInformation;
+    /// Response Information.
+    response_information -> &'a str, ResponseInformation;
+    /// Server Reference.
+    server_reference -> &'a str, ServerReference;
+    /// Reason String.
+    reason_string -> &'a str, ReasonString;
+    /// Receive Maximum.
+    receive_maximum -> u16, ReceiveMaximum;
+    /// Topic Alias Maximum.
+    topic_alias_maximum -> u16, TopicAliasMaximum;
+    /// Topic Alias.
+    topic_alias -> u16, TopicAlias;
+    /// Maximum QoS.
+    maximum_qos -> u8, MaximumQoS;
+    /// Retain Available.
+    retain_available -> u8, RetainAvailable;
+    /// Maximum Packet Size, in bytes.
+    maximum_packet_size -> u32, MaximumPacketSize;
+    /// Wildcard Subscription Available.
+    wildcard_subscription_available -> u8, WildcardSubscriptionAvailable;
+    /// Subscription Identifier Available.
+    subscription_identifier_available -> u8, SubscriptionIdentifierAvailable;
+    /// Shared Subscription Available.
+    shared_subscription_available -> u8, SharedSubscriptionAvailable;
+}
+
+/// Walks over the properties of a block.
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    r: Reader<'a>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Property<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Property<'a>> {
+        let id = self.r.u8().ok()?;
+        value(id, &mut self.r).ok()
+    }
+}
+
+impl Property<'_> {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.u8(self.id() as u8);
+        write_value(self, w);
+    }
+}
+
+/// What an encoder leaves out of an answer that would be too large for the peer (`[MQTT-3.2.2-19]`, `[MQTT-3.2.2-20]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Omit {
+    Nothing,
+    ReasonString,
+    ReasonStringAndUserProperties,
+}
+
+impl Omit {
+    pub(crate) const STEPS: [Omit; 3] =
+        [Omit::Nothing, Omit::ReasonString, Omit::ReasonStringAndUserProperties];
+
+    fn keeps(self, id: PropertyId) -> bool {
+        match self {
+            Omit::Nothing => true,
+            Omit::ReasonString => id != PropertyId::ReasonString,
+            Omit::ReasonStringAndUserProperties => {
+                !matches!(id, PropertyId::ReasonString | PropertyId::UserProperty)
+            }
+        }
+    }
+}
+
+/// Builds a block of properties in a slice.
+#[derive(Debug)]
+pub struct PropertyWriter<'b> {
+    out: &'b mut [u8],
+    len: usize,
+    present: u64,
+}
+
+impl<'b> PropertyWriter<'b> {
+    /// An empty block that may grow to the length of `out`.
+    pub fn new(out: &'b mut [u8]) -> Self {
+        PropertyWriter { out, len: 0, present: 0 }
+    }
+
+    /// Appends a property; on an error the block is as it was.
+    ///
+    /// # Errors
+    /// [`EncodeError::StringTooLong`] and [`EncodeError::OutputTooShort`].
+    pub fn push(&mut self, property: Property<'_>) -> Result<(), EncodeError> {
+        let mut w = Writer::over(self.out.get_mut(self.len..).unwrap_or(&mut []));
+        property.write(&mut w);
+        self.len += w.finish()?;
+        self.present |= 1 << property.id() as u8;
+        Ok(())
+    }
+
+    /// The block.
+    pub fn finish(self) -> Properties<'b> {
+        let PropertyWriter { out, len, present } = self;
+        Properties { bytes: out.get(..len).unwrap_or(&[]), present }
+    }
+}

@@ -1,0 +1,189 @@
+//! Topic names and topic filters (`4.7`), shared subscriptions (`4.8.2`), and what matches what.
+//!
+//! Everything works on levels split at `/`, without recursion and without a copy.
+
+/// What a shared subscription starts with.
+pub const SHARE_PREFIX: &str = "$share/";
+
+/// Why a topic name or a topic filter is not valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TopicError {
+    /// `[MQTT-4.7.3-1]`: at least one character.
+    Empty,
+    /// `[MQTT-4.7.3-2]`: U+0000.
+    Nul,
+    /// `[MQTT-4.7.3-3]`: more than 65,535 bytes.
+    TooLong,
+    /// `[MQTT-4.7.0-1]`: a wildcard in a topic name.
+    Wildcard,
+    /// `[MQTT-4.7.1-1]`: `#` is not alone in the last level.
+    MultiLevelPlace,
+    /// `[MQTT-4.7.1-2]`: `+` is not alone in its level.
+    SingleLevelPlace,
+    /// `[MQTT-4.8.2-1]`, `[MQTT-4.8.2-2]`: `$share/` without a valid share name and a topic filter.
+    Share,
+}
+
+/// Whether a string contains `+` or `#`.
+#[inline]
+pub fn has_wildcard(topic: &str) -> bool {
+    topic.bytes().any(|byte| byte == b'+' || byte == b'#')
+}
+
+/// Judges a topic name.
+///
+/// # Errors
+/// The rule it breaks.
+pub fn check_name(topic: &str) -> Result<(), TopicError> {
+    check_text(topic)?;
+    if has_wildcard(topic) { Err(TopicError::Wildcard) } else { Ok(()) }
+}
+
+/// Judges a topic filter, shared or not.
+///
+/// # Errors
+/// The rule it breaks.
+pub fn check_filter(filter: &str) -> Result<(), TopicError> {
+    check_text(filter)?;
+    if filter == "$share" {
+        return Err(TopicError::Share);
+    }
+    match filter.strip_prefix(SHARE_PREFIX) {
+        None => check_levels(filter),
+        Some(rest) => {
+            let (name, inner) = rest.split_once('/').ok_or(TopicError::Share)?;
+            if name.is_empty() || has_wildcard(name) || inner.is_empty() {
+                return Err(TopicError::Share);
+            }
+            check_levels(inner)
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        Err(TopicError::Empty)
+    } else if text.len() > crate::limits::STRING_BYTES_MAX {
+        Err(TopicError::TooLong)
+    } else if text.as_bytes().contains(&0) {
+        Err(TopicError::Nul)
+    } else {
+        Ok(())
+    }
+}
+
+fn check_levels(filter: &str) -> Result<(), TopicError> {
+    let mut levels = filter.split('/').peekable();
+    while let Some(level) = levels.next() {
+        let last = levels.peek().is_none();
+        if level.contains('#') && !(level == "#" && last) {
+            return Err(TopicError::MultiLevelPlace);
+        }
+        if level.contains('+') && level != "+" {
+            return Err(TopicError::SingleLevelPlace);
+        }
+    }
+    Ok(())
+}
+
+/// The share name and the topic filter inside `$share/NAME/FILTER`; `None` for any other filter.
+pub fn shared(filter: &str) -> Option<(&str, &str)> {
+    filter.strip_prefix(SHARE_PREFIX)?.split_once('/')
+}
+
+/// The number of levels.
+pub fn level_count(topic: &str) -> usize {
+    topic.bytes().filter(|byte| *byte == b'/').count() + 1
+}
+
+/// Whether a valid topic filter (without its `$share/NAME/`) matches a topic name. A wildcard in the first level does not
+/// match a topic that starts with `$` (`[MQTT-4.7.2-1]`).
+pub fn matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut names = topic.split('/');
+    for level in filter.split('/') {
+        match (level, names.next()) {
+            // `a/#` matches `a` too: the parent (`4.7.1.2`).
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (level, Some(name)) if level == name => {}
+            _ => return false,
+        }
+    }
+    names.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // 3.1.1: [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-1] [MQTT-4.7.3-2]
+    // 5.0: [MQTT-4.7.0-1] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2]
+    #[test]
+    fn filters_are_judged_by_the_place_of_their_wildcards() {
+        for good in
+            ["#", "+", "/", "a", "a/#", "a/+/b", "+/+", "/+", "+/", "//#", "$SYS/#", "a b", "$share/g/#"]
+        {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", TopicError::Empty),
+            ("a/#/b", TopicError::MultiLevelPlace),
+            ("a#", TopicError::MultiLevelPlace),
+            ("#a", TopicError::MultiLevelPlace),
+            ("##", TopicError::MultiLevelPlace),
+            ("a+", TopicError::SingleLevelPlace),
+            ("++/a", TopicError::SingleLevelPlace),
+            ("a\0", TopicError::Nul),
+        ] {
+            assert_eq!(check_filter(bad), Err(why), "{bad}");
+        }
+        assert_eq!(check_name("a/+"), Err(TopicError::Wildcard));
+        assert_eq!(check_name("a/$b"), Ok(()));
+    }
+
+    // 5.0: [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+    #[test]
+    fn a_share_needs_a_name_without_wildcards_and_a_filter() {
+        for bad in ["$share", "$share/", "$share/g", "$share/g/", "$share//t", "$share/+/t", "$share/a#/t"] {
+            assert_eq!(check_filter(bad), Err(TopicError::Share), "{bad}");
+        }
+        assert_eq!(shared("$share/g//t"), Some(("g", "/t")));
+        assert_eq!(shared("$shared/g/t"), None);
+        assert_eq!(check_filter("$share/g/a/#/b"), Err(TopicError::MultiLevelPlace));
+    }
+
+    // 3.1.1: [MQTT-4.7.2-1] [MQTT-4.7.3-4]  5.0: [MQTT-4.7.2-1] [MQTT-4.7.3-4]
+    #[test]
+    fn matching_follows_the_examples_of_the_standard() {
+        for (filter, topic) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1"),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"),
+            ("#", "a/b"),
+            ("sport/tennis/+", "sport/tennis/player1"),
+            ("+/+", "/finance"),
+            ("/+", "/finance"),
+            ("sport/+", "sport/"),
+            ("$SYS/#", "$SYS/broker"),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients"),
+            ("a/b", "a/b"),
+        ] {
+            assert!(matches(filter, topic), "{filter} {topic}");
+        }
+        for (filter, topic) in [
+            ("sport/tennis/+", "sport/tennis/player1/ranking"),
+            ("sport/+", "sport"),
+            ("+", "/finance"),
+            ("#", "$SYS/broker"),
+            ("+/monitor/Clients", "$SYS/monitor/Clients"),
+            ("a/b", "A/b"),
+            ("a/b", "a/b/"),
+            ("a/b", "a"),
+        ] {
+            assert!(!matches(filter, topic), "{filter} {topic}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The variable byte integer: 1 to 4 bytes, seven bits each, least significant first (`1.5.5`).
+
+use crate::DecodeError;
+
+/// The largest value.
+pub const MAX: u32 = crate::limits::REMAINING_LENGTH_MAX;
+
+/// Reads one from the start of `bytes`: the value and the number of bytes it took, or `None` when more bytes are needed.
+///
+/// # Errors
+/// [`DecodeError::VarintTooLong`] after four bytes that all continue, [`DecodeError::VarintNotShortest`] for a last byte
+/// of zero (`[MQTT-1.5.5-1]`).
+#[inline]
+pub fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    let mut value = 0u32;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= u32::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            if *byte == 0 && index > 0 {
+                return Err(DecodeError::VarintNotShortest);
+            }
+            return Ok(Some((value, index + 1)));
+        }
+    }
+    if bytes.len() >= 4 { Err(DecodeError::VarintTooLong) } else { Ok(None) }
+}
+
+/// The number of bytes that `value` takes; values above [`MAX`] do not occur in a packet and count as four.
+#[inline]
+pub const fn len(value: u32) -> usize {
+    match value {
+        0..=0x7f => 1,
+        0x80..=0x3fff => 2,
+        0x4000..=0x1f_ffff => 3,
+        _ => 4,
+    }
+}
+
+/// The bytes of `value` (at most [`MAX`]) and how many of them count.
+#[inline]
+pub const fn bytes(value: u32) -> ([u8; 4], usize) {
+    let n = len(value);
+    let mut out = [0u8; 4];
+    let mut rest = value;
+    let mut index = 0;
+    while index < n {
+        out[index] = (rest & 0x7f) as u8 | if index + 1 < n { 0x80 } else { 0 };
+        rest >>= 7;
+        index += 1;
+    }
+    (out, n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_border_value_comes_back_in_its_shortest_form() {
+        for (value, n) in
+            [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (2_097_151, 3), (2_097_152, 4), (MAX, 4)]
+        {
+            let (out, len) = bytes(value);
+            assert_eq!(len, n);
+            assert_eq!(read(&out[..len]), Ok(Some((value, n))));
+            assert_eq!(read(&out[..len - 1]), Ok(None));
+        }
+    }
+
+    // 5.0: [MQTT-1.5.5-1]
+    #[test]
+    fn a_fifth_byte_and_a_padded_form_are_refused() {
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x01]), Err(DecodeError::VarintTooLong));
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff]), Err(DecodeError::VarintTooLong));
+        assert_eq!(read(&[0x80, 0x00]), Err(DecodeError::VarintNotShortest));
+    }
+}

@@ -1,0 +1,165 @@
+//! The cursor that reads fields and the one that writes them.
+
+use crate::{DecodeError, EncodeError, PacketId, text, varint};
+
+/// Reads fields from the front of a packet's body; every read is checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Reader { bytes }
+    }
+
+    #[inline]
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.bytes.split_at_checked(n).ok_or(DecodeError::Truncated)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.bytes.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        self.bytes = rest;
+        Ok(*taken)
+    }
+
+    #[inline]
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    #[inline]
+    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    #[inline]
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    #[inline]
+    pub(crate) fn varint(&mut self) -> Result<u32, DecodeError> {
+        let (value, n) = varint::read(self.bytes)?.ok_or(DecodeError::Truncated)?;
+        self.take(n)?;
+        Ok(value)
+    }
+
+    #[inline]
+    pub(crate) fn binary(&mut self) -> Result<&'a [u8], DecodeError> {
+        let n = self.u16()?;
+        self.take(usize::from(n))
+    }
+
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
+        text::parse(self.binary()?)
+    }
+
+    #[inline]
+    pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
+        PacketId::new(self.u16()?).ok_or(DecodeError::PacketIdZero)
+    }
+
+    #[inline]
+    pub(crate) fn end(self) -> Result<(), DecodeError> {
+        if self.bytes.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
+    }
+}
+
+/// Writes fields to the front of a slice, or only counts them: one routine per packet gives both its length and its
+/// bytes, so that the two cannot disagree. The first error sticks and is told by [`finish`](Writer::finish).
+#[derive(Debug)]
+pub(crate) struct Writer<'o> {
+    out: Option<&'o mut [u8]>,
+    at: usize,
+    error: Option<EncodeError>,
+}
+
+impl<'o> Writer<'o> {
+    pub(crate) fn counting() -> Self {
+        Writer { out: None, at: 0, error: None }
+    }
+
+    pub(crate) fn over(out: &'o mut [u8]) -> Self {
+        Writer { out: Some(out), at: 0, error: None }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        let end = self.at.saturating_add(bytes.len());
+        if let Some(out) = &mut self.out {
+            match out.get_mut(self.at..end) {
+                Some(place) => place.copy_from_slice(bytes),
+                None => return self.fail(EncodeError::OutputTooShort),
+            }
+        }
+        self.at = end;
+    }
+
+    #[inline]
+    pub(crate) fn u8(&mut self, value: u8) {
+        self.bytes(&[value]);
+    }
+
+    #[inline]
+    pub(crate) fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn varint(&mut self, value: u32) {
+        if value > varint::MAX {
+            return self.fail(EncodeError::PacketTooLarge);
+        }
+        let (bytes, n) = varint::bytes(value);
+        self.bytes(bytes.get(..n).unwrap_or(&bytes));
+    }
+
+    pub(crate) fn binary(&mut self, bytes: &[u8]) {
+        match u16::try_from(bytes.len()) {
+            Ok(n) => {
+                self.u16(n);
+                self.bytes(bytes);
+            }
+            Err(_) => self.fail(EncodeError::StringTooLong),
+        }
+    }
+
+    pub(crate) fn string(&mut self, text: &str) {
+        self.binary(text.as_bytes());
+    }
+
+    pub(crate) fn packet_id(&mut self, id: PacketId) {
+        self.u16(id.get());
+    }
+
+    pub(crate) fn fail(&mut self, error: EncodeError) {
+        self.error.get_or_insert(error);
+    }
+
+    /// The number of bytes written or counted.
+    pub(crate) fn finish(self) -> Result<usize, EncodeError> {
+        self.error.map_or(Ok(self.at), Err)
+    }
+}
