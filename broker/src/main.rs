@@ -1,1 +1,137 @@
-fn main() {}
+//! The program: arguments, configuration, log, signals. Everything else is the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use lapwing::Broker;
+use lapwing::config::{Config, ConfigErrors, LogFormat};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::SystemTime;
+
+/// An MQTT 3.1, 3.1.1 and 5.0 broker. Without arguments it listens on this machine only, port 1883.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration, TOML (every key: docs/CONFIGURATION.md, or --reference)
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The port to listen on, on this machine only; 0 for any free one
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// More log: -v debug, -vv trace
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Warnings and errors only
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Check the configuration and everything it names, then stop
+    #[arg(long)]
+    test_config: bool,
+    /// Print all configuration keys as Markdown, then stop
+    #[arg(long)]
+    reference: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.reference {
+        print!("{}", Config::reference());
+        return ExitCode::SUCCESS;
+    }
+    let config = match configure(&arguments) {
+        Ok(config) => config,
+        Err(errors) => return fail(&errors),
+    };
+    if arguments.test_config {
+        println!("the configuration is good");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = start_log(&arguments, &config) {
+        return fail(&format!("log.level: {error}"));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("lapwing: {error}");
+    ExitCode::FAILURE
+}
+
+fn configure(arguments: &Arguments) -> Result<Config, ConfigErrors> {
+    let mut config = match &arguments.config {
+        Some(file) => Config::from_file(file)?,
+        None => Config::default(),
+    };
+    config.apply_environment(std::env::vars())?;
+    if let Some(port) = arguments.port {
+        let first = config.listeners.first_mut();
+        let first = first.ok_or_else(|| ConfigErrors(vec!["-p needs a listener".to_owned()]))?;
+        let host = first.address.rsplit_once(':').map_or("localhost", |(host, _)| host).to_owned();
+        first.address = format!("{host}:{port}");
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn start_log(arguments: &Arguments, config: &Config) -> Result<(), String> {
+    let level = match (arguments.quiet, arguments.verbose) {
+        (true, _) => "warn",
+        (_, 0) => &config.log.level,
+        (_, 1) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match config.log.format {
+        LogFormat::Json => log.json().with_timer(SystemTime).init(),
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            log.with_timer(SystemTime).with_ansi(std::io::stderr().is_terminal()).init();
+        }
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> ExitCode {
+    let listen = |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
+    let (mut terminate, mut interrupt, mut hangup) =
+        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
+    let broker = match Broker::builder().config(config).start().await {
+        Ok(broker) => broker,
+        Err(error) => return fail(&error),
+    };
+    info!("Lapwing {} serves MQTT 3.1, 3.1.1 and 5.0 on {}", lapwing::VERSION, broker.listeners().join(", "));
+    if let Some(port) = broker.listeners().iter().find_map(|name| name.strip_prefix("mqtt://127.0.0.1:")) {
+        info!("try it: mosquitto_sub -p {port} -t 'hello/#' -v    and then    mosquitto_pub -p {port} -t hello/world -m hi");
+    }
+    loop {
+        tokio::select! {
+            () = next(&mut terminate) => break,
+            () = next(&mut interrupt) => break,
+            () = next(&mut hangup) => warn!("SIGHUP: the configuration cannot be reloaded yet; restart to apply it"),
+        }
+    }
+    info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");
+    tokio::select! {
+        () = broker.stop() => ExitCode::SUCCESS,
+        () = next(&mut terminate) => fail(&"stopped at once by a second signal"),
+        () = next(&mut interrupt) => fail(&"stopped at once by a second signal"),
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,166 @@
+//! The loop of one listener: accept, count in, hand over to a task of its own.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tracing::{debug, warn};
+
+use crate::budget::Place;
+use crate::core::Core;
+use crate::handshake;
+use crate::net::{Accepted, Listener};
+
+/// How long accepting rests when the process has no file descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Counts the connections, so that a stop can wait for the last.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    count: AtomicUsize,
+    ended: Notify,
+}
+
+impl Connections {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// One of the counted.
+struct Counted(Arc<Connections>);
+
+impl Counted {
+    fn new(connections: &Arc<Connections>) -> Counted {
+        connections.count.fetch_add(1, Ordering::AcqRel);
+        Counted(connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// Serves a listener until the broker stops.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    listener: Listener,
+    mut stopped: watch::Receiver<bool>,
+    connections: Arc<Connections>,
+) {
+    let mut warned: Option<Instant> = None;
+    loop {
+        let accept = async {
+            // Those who are not let in yet are bounded; the rest wait in the kernel's queue.
+            let permit = core.budget.handshakes.clone().acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            accepted = accept => accepted,
+        };
+        let now = Instant::now();
+        // One line a second is enough to know.
+        let mut complain = |text: String| {
+            if warned.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+                warn!(listener = %listener.name(), "{text}");
+                warned = Some(now);
+            }
+        };
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                complain(format!("a connection could not be accepted: {error}; raise the limit of open files (ulimit -n)"));
+                tokio::time::sleep(EXHAUSTED).await;
+                continue;
+            }
+        };
+        let address: Option<IpAddr> = accepted.address().ip().filter(|ip| !ip.is_loopback());
+        match core.budget.enter(address, now) {
+            Ok(place) => {
+                core.metrics.connections.add(1);
+                let (core, counted, stopped) = (core.clone(), Counted::new(&connections), stopped.clone());
+                tokio::spawn(async move {
+                    serve(core, accepted, place, permit, stopped).await;
+                    drop(counted);
+                });
+            }
+            Err(full) => {
+                core.metrics.refused.add(1);
+                complain(format!("connection from {} closed: {} is reached", accepted.address(), full.key()));
+            }
+        }
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn serve(
+    core: Arc<Core>,
+    accepted: Accepted,
+    place: Place,
+    permit: Option<OwnedSemaphorePermit>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let timeout = Duration::from_secs(u64::from(core.config.limits.connect_timeout_s));
+    let address = accepted.address().to_string();
+    // Boxed: what only the first second of a connection needs is not kept for its life.
+    let introduction = Box::pin(async {
+        let (stream, peer) = match accepted.establish().await {
+            Ok(established) => established,
+            Err(error) => {
+                core.metrics.refused.add(1);
+                warn!(peer = %address, "{error}");
+                return None;
+            }
+        };
+        Some(handshake::receive(&core, stream, peer, place).await)
+    });
+    let introduced = within(introduction, timeout, &mut stopped).await;
+    drop(permit);
+    let guest = match introduced {
+        Ok(None) => return,
+        Ok(Some(Ok(guest))) => guest,
+        Ok(Some(Err(refusal))) => return refusal.answer(&core, &address).await,
+        Err(true) => {
+            core.metrics.refused.add(1);
+            warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({} s)", timeout.as_secs());
+            return;
+        }
+        Err(false) => return debug!(peer = %address, "closed before CONNECT: the broker stops"),
+    };
+    match Box::pin(handshake::welcome(&core, guest)).await {
+        Ok(connection) => connection.run().await,
+        Err(refusal) => refusal.answer(&core, &address).await,
+    }
+}
+
+/// The result in time, or whether it was the time that ran out (else the broker stops).
+async fn within<T>(
+    future: impl Future<Output = T> + Unpin,
+    timeout: Duration,
+    stopped: &mut watch::Receiver<bool>,
+) -> Result<T, bool> {
+    tokio::select! {
+        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
+        _ = stopped.wait_for(|stopped| *stopped) => Err(false),
+    }
+}

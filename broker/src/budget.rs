@@ -1,0 +1,232 @@
+//! The bounds that count across connections: how many there are, from where, how many are not let in yet, and memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::config::Limits;
+
+/// The bounds and what is used of them.
+#[derive(Debug)]
+pub struct Budget {
+    connections_max: usize,
+    per_address_max: usize,
+    connects_per_s: u32,
+    connections: AtomicUsize,
+    addresses: Mutex<HashMap<IpAddr, Address>>,
+    /// Connections that have not been let in yet; the others wait in the kernel's queue.
+    pub handshakes: Arc<Semaphore>,
+    memory_bytes_max: u64,
+    memory_pause_percent: u64,
+    pressure: AtomicU8,
+}
+
+#[derive(Debug)]
+struct Address {
+    connections: usize,
+    second: Instant,
+    connects: u32,
+}
+
+/// How short memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// It is not.
+    None = 0,
+    /// PUBLISH packets are not read.
+    Pause = 1,
+    /// And no new client is let in.
+    Refuse = 2,
+}
+
+/// Why a connection is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// `limits.connections_max`.
+    Connections,
+    /// `limits.connections_per_address_max`.
+    PerAddress,
+    /// `limits.connects_per_address_per_s`.
+    ConnectRate,
+    /// `limits.memory_budget_bytes`.
+    Memory,
+}
+
+impl Full {
+    /// The key that sets the bound.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Full::Connections => "limits.connections_max",
+            Full::PerAddress => "limits.connections_per_address_max",
+            Full::ConnectRate => "limits.connects_per_address_per_s",
+            Full::Memory => "limits.memory_budget_bytes",
+        }
+    }
+}
+
+/// A counted connection; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Place {
+    budget: Arc<Budget>,
+    address: Option<IpAddr>,
+}
+
+impl Budget {
+    /// With the bounds of the configuration, those that depend on the machine included.
+    pub fn new(limits: &Limits) -> Budget {
+        let connections_max = match limits.connections_max {
+            0 => file_descriptors_max().map_or(1_000, |most| most / 10 * 9),
+            most => most as usize,
+        };
+        let memory_bytes_max = match limits.memory_budget_bytes {
+            0 => memory_bytes().map_or(u64::MAX, |all| all / 10 * 8),
+            most => most,
+        };
+        Budget {
+            connections_max,
+            per_address_max: limits.connections_per_address_max as usize,
+            connects_per_s: limits.connects_per_address_per_s,
+            connections: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_max as usize)),
+            memory_bytes_max,
+            memory_pause_percent: u64::from(limits.memory_pause_percent),
+            pressure: AtomicU8::new(0),
+        }
+    }
+
+    /// Counts a connection in. `address` is `None` for those that are free of bounds per address (loopback, Unix sockets).
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Place, Full> {
+        if self.pressure() >= Pressure::Refuse {
+            return Err(Full::Memory);
+        }
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Connections);
+        }
+        // From here on the drop of the place counts it out again.
+        let mut place = Place { budget: self.clone(), address: None };
+        if let Some(address) = address {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = addresses.entry(address).or_insert(Address { connections: 0, second: now, connects: 0 });
+            if now.duration_since(entry.second) >= Duration::from_secs(1) {
+                (entry.second, entry.connects) = (now, 0);
+            }
+            if entry.connections >= self.per_address_max {
+                return Err(Full::PerAddress);
+            }
+            if entry.connects >= self.connects_per_s {
+                return Err(Full::ConnectRate);
+            }
+            entry.connects += 1;
+            entry.connections += 1;
+            place.address = Some(address);
+        }
+        Ok(place)
+    }
+
+    /// How short memory is, as last measured.
+    pub fn pressure(&self) -> Pressure {
+        match self.pressure.load(Ordering::Relaxed) {
+            0 => Pressure::None,
+            1 => Pressure::Pause,
+            _ => Pressure::Refuse,
+        }
+    }
+
+    /// Measures the process's memory; returns the pressure if it changed.
+    pub fn measure(&self) -> Option<Pressure> {
+        let used = resident_bytes().unwrap_or(0);
+        let pressure = if used >= self.memory_bytes_max {
+            Pressure::Refuse
+        } else if used >= self.memory_bytes_max / 100 * self.memory_pause_percent {
+            Pressure::Pause
+        } else {
+            Pressure::None
+        };
+        (self.pressure.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.budget.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = addresses.get_mut(&address) {
+            entry.connections -= 1;
+            if entry.connections == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+}
+
+/// The soft limit of open files, from the kernel's own words.
+fn file_descriptors_max() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// The memory of the control group, or of the machine.
+fn memory_bytes() -> Option<u64> {
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = info.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let total = total.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
+    Some(group.map_or(total, |group| group.min(total)))
+}
+
+/// The process's resident memory.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(limits: Limits) -> Arc<Budget> {
+        Arc::new(Budget::new(&limits))
+    }
+
+    #[test]
+    fn connections_are_counted_in_all_and_per_address_and_counted_out() {
+        let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        let one = budget.enter(far, now).unwrap();
+        let _two = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::PerAddress);
+        let _local = budget.enter(None, now).unwrap();
+        assert_eq!(budget.enter(None, now).unwrap_err(), Full::Connections);
+        drop(one);
+        assert!(budget.enter(far, now).is_ok());
+    }
+
+    #[test]
+    fn an_address_connects_so_often_in_a_second() {
+        let limits = Limits { connects_per_address_per_s: 2, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        let _held = [budget.enter(far, now).unwrap(), budget.enter(far, now).unwrap()];
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::ConnectRate);
+        assert!(budget.enter(far, now + Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn memory_above_the_budget_is_pressure() {
+        let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
+        assert_eq!(budget.measure(), Some(Pressure::Refuse));
+        assert_eq!(budget.measure(), None);
+        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), Full::Memory);
+    }
+}

@@ -1,0 +1,274 @@
+//! The declarations: every key of every section but the listeners'.
+
+use super::Config;
+use super::value::{self, Given, Unit};
+
+/// A key with all that is known about it.
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// Its section.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Its default, as text.
+    pub default: fn() -> String,
+    /// What it may be, as text.
+    pub range: &'static str,
+    /// Sets it; the error says what was expected.
+    pub(super) set: fn(&mut Config, &Given) -> Result<(), String>,
+}
+
+/// A type that a key can have.
+trait Parse: Sized {
+    fn parse(given: &Given, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Self, String>;
+    fn show(&self) -> String;
+}
+
+macro_rules! parse_numbers {
+    ($($t:ty),+) => { $(impl Parse for $t {
+        fn parse(given: &Given, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+            let number = value::number(given, Unit::of(name))?;
+            if !range.contains(&number) {
+                return Err(format!("{} to {}", range.start(), range.end()));
+            }
+            <$t>::try_from(number).map_err(|_| format!("at most {}", <$t>::MAX))
+        }
+        fn show(&self) -> String {
+            self.to_string()
+        }
+    })+ };
+}
+
+parse_numbers!(u8, u16, u32, u64);
+
+impl Parse for bool {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value::boolean(given)
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Parse for Option<String> {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value::text(given).map(|text| Some(text).filter(|text| !text.is_empty()))
+    }
+    fn show(&self) -> String {
+        self.clone().unwrap_or_else(|| "none".to_owned())
+    }
+}
+
+impl Parse for String {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value::text(given)
+    }
+    fn show(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+macro_rules! choices {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl Parse for $name {
+            fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+                match given {
+                    $(Given::Text(text) if text == $text => Ok($name::$variant),)+
+                    _ => Err([$(concat!("\"", $text, "\"")),+].join(" or ")),
+                }
+            }
+            fn show(&self) -> String {
+                match self { $($name::$variant => concat!("\"", $text, "\"").to_owned(),)+ }
+            }
+        }
+    };
+}
+
+choices! {
+    /// What happens to a message for a session whose queue is full.
+    QueuePolicy {
+        /// It is dropped.
+        #[default]
+        DropNewest = "drop_newest",
+        /// The oldest one is dropped in its place.
+        DropOldest = "drop_oldest",
+        /// The publisher is told: 0x97 in MQTT 5.
+        Refuse = "refuse",
+    }
+}
+
+choices! {
+    /// The form of a log line.
+    LogFormat {
+        /// For people.
+        #[default]
+        Text = "text",
+        /// For programs.
+        Json = "json",
+    }
+}
+
+macro_rules! sections {
+    ($($(#[$section_doc:meta])* $Section:ident $section:ident {
+        $($(#[doc = $doc:literal])+ $name:ident: $t:ty = $default:expr, $range:expr;)+
+    })+) => {
+        $($(#[$section_doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $Section { $($(#[doc = $doc])+ pub $name: $t,)+ }
+
+        impl Default for $Section {
+            fn default() -> Self {
+                $Section { $($name: $default,)+ }
+            }
+        })+
+
+        /// Every key, section by section.
+        pub(super) const KEYS: &[Key] = &[$($(Key {
+            section: stringify!($section),
+            name: stringify!($name),
+            doc: concat!($($doc),+),
+            default: || { let default: $t = $default; default.show() },
+            range: stringify!($range),
+            set: |config, given| {
+                config.$section.$name = <$t as Parse>::parse(given, stringify!($name), $range)?;
+                Ok(())
+            },
+        },)+)+];
+
+        /// The sections.
+        pub(super) const SECTIONS: &[&str] = &[$(stringify!($section)),+];
+    };
+}
+
+/// For keys that are no numbers.
+const ANY: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
+
+sections! {
+    /// What the broker offers.
+    Mqtt mqtt {
+        /// The highest QoS that is offered; told to MQTT 5 clients.
+        qos_max: u8 = 2, 0..=2;
+        /// Whether messages can be retained; told to MQTT 5 clients.
+        retain_available: bool = true, ANY;
+        /// Whether a payload that is said to be UTF-8 text (payload format indicator 1) is checked, and refused with 0x99 if it is not.
+        payload_format_checked: bool = false, ANY;
+        /// The Response Information that is given to clients that ask for it.
+        response_information: Option<String> = None, ANY;
+        /// Another server: every CONNECT is answered with 0x9C (use another server) and this reference. None: serve.
+        server_reference: Option<String> = None, ANY;
+        /// With server_reference: answer 0x9D (server moved) instead.
+        server_moved: bool = false, ANY;
+        /// How often the $SYS topics are published, in seconds; 0 turns them off.
+        sys_interval_s: u32 = 10, 0..=86_400;
+    }
+    /// What is bounded. "Unlimited" is never a default.
+    Limits limits {
+        /// The time from accept to CONNECT, TLS and WebSocket included, in seconds.
+        connect_timeout_s: u32 = 10, 1..=3_600;
+        /// The largest packet before CONNECT is accepted, in bytes.
+        packet_bytes_before_connect: u64 = 65_536, 128..=16_777_216;
+        /// The largest packet, in bytes; told to MQTT 5 clients.
+        packet_bytes_max: u32 = 16_777_216, 128..=268_435_460;
+        /// The most levels of a topic name or filter.
+        topic_levels_max: u32 = 128, 1..=65_535;
+        /// The longest topic name or filter, in bytes.
+        topic_bytes_max: u32 = 65_535, 1..=65_535;
+        /// The longest client identifier, in bytes.
+        client_id_bytes_max: u32 = 256, 23..=65_535;
+        /// The most user properties in one packet.
+        user_properties_max: u32 = 64, 0..=65_535;
+        /// The most bytes of names and values of user properties in one packet.
+        user_property_bytes_max: u64 = 8_192, 0..=16_777_216;
+        /// How many QoS 1 and 2 messages a client may have unacknowledged; told to MQTT 5 clients, and 0x93 above.
+        receive_maximum: u16 = 64, 1..=65_535;
+        /// How many QoS 1 and 2 messages are sent to a client before it acknowledges; its own Receive Maximum if that is less.
+        in_flight_max: u16 = 64, 1..=65_535;
+        /// How many messages wait for one session.
+        queued_messages_max: u32 = 1_000, 1..=100_000_000;
+        /// How many bytes of messages wait for one session.
+        queued_bytes_max: u64 = 1_048_576, 1_024..=1_099_511_627_776;
+        /// What happens when a queue is full.
+        queue_policy: QueuePolicy = QueuePolicy::DropNewest, ANY;
+        /// Whether QoS 0 messages wait for a session without a connection.
+        queue_qos0: bool = false, ANY;
+        /// How much may wait to be written to a client before nothing more is read from it, in bytes.
+        write_buffer_bytes_max: u64 = 262_144, 4_096..=1_073_741_824;
+        /// How long a client may not read before it is disconnected, in seconds.
+        write_stall_timeout_s: u32 = 20, 1..=3_600;
+        /// The topic aliases that a client may use; told to MQTT 5 clients.
+        topic_aliases_in_max: u16 = 16, 0..=65_535;
+        /// The topic aliases that the broker uses towards a client that allows them.
+        topic_aliases_out_max: u16 = 16, 0..=65_535;
+        /// How many subscriptions a session may have.
+        subscriptions_max: u32 = 50_000, 1..=10_000_000;
+        /// How many messages are retained.
+        retained_messages_max: u32 = 100_000, 0..=100_000_000;
+        /// How many bytes of messages are retained.
+        retained_bytes_max: u64 = 1_073_741_824, 0..=1_099_511_627_776;
+        /// How many sessions there are, connected or not.
+        sessions_max: u32 = 1_000_000, 1..=100_000_000;
+        /// How long a session may outlive its connection, in seconds; told to MQTT 5 clients that ask for more, and what MQTT 3 sessions get.
+        session_expiry_max_s: u32 = 2_592_000, 0..=4_294_967_295;
+        /// The longest keep-alive, in seconds; 0: no cap. A cap holds for clients without keep-alive too.
+        keep_alive_max_s: u32 = 0, 0..=65_535;
+        /// The longest will delay, in seconds.
+        will_delay_max_s: u32 = 86_400, 0..=4_294_967_295;
+        /// How long a message may wait in a queue, in seconds; its own expiry if that is less.
+        message_expiry_max_s: u32 = 604_800, 1..=4_294_967_295;
+        /// How many connections there are; 0: nine tenths of the limit of open files.
+        connections_max: u32 = 0, 0..=100_000_000;
+        /// How many connections an address may have; loopback is free.
+        connections_per_address_max: u32 = 10_000, 1..=100_000_000;
+        /// How many connections have not sent CONNECT yet; more wait in the kernel's queue.
+        handshakes_max: u32 = 500, 1..=1_000_000;
+        /// How often an address may connect in a second; loopback is free.
+        connects_per_address_per_s: u32 = 1_000, 1..=1_000_000;
+        /// The memory of the process, in bytes, at which no new client is let in; 0: 80 % of the machine's or the control group's.
+        memory_budget_bytes: u64 = 0, 0..=1_099_511_627_776;
+        /// The part of it, in percent, at which PUBLISH packets wait.
+        memory_pause_percent: u32 = 70, 1..=100;
+        /// How long a stop waits for clients that do not read, in seconds.
+        shutdown_timeout_s: u32 = 10, 0..=3_600;
+    }
+    /// What is written to the log.
+    Log log {
+        /// What is logged: error, warn, info, debug, trace, or a filter like "info,lapwing::net=debug".
+        level: String = "info".to_owned(), ANY;
+        /// The form of a line.
+        format: LogFormat = LogFormat::Text, ANY;
+    }
+}
+
+/// All keys as a document in Markdown.
+pub(super) fn reference() -> String {
+    let mut out = String::from(
+        "# Configuration\n\nGenerated from the declarations in `broker/src/config/`; a test compares. `lapwing -c FILE` reads TOML. \
+         Times may be written as \"30s\", \"10m\", \"2h\", \"7d\", sizes as \"64KiB\", \"16MiB\", \"1GiB\". Every key but those of \
+         listeners can also be set by the environment: `LAPWING_LIMITS__RECEIVE_MAXIMUM=100`.\n",
+    );
+    let row = |name: &str, default: &str, range: &str, doc: &str| {
+        let range = match range {
+            "ANY" => String::new(),
+            range => range.replace("..=", " to ").replace('_', ""),
+        };
+        format!("| `{name}` | {default} | {range} | {} |\n", doc.trim())
+    };
+    let table = "| key | default | range | what it does |\n|---|---|---|---|\n";
+    for section in SECTIONS {
+        out.push_str(&format!("\n## [{section}]\n\n{table}"));
+        for key in KEYS.iter().filter(|key| key.section == *section) {
+            out.push_str(&row(key.name, &(key.default)(), key.range, key.doc));
+        }
+    }
+    out.push_str(&format!("\n## [[listener]]\n\nOne table each; without any, `localhost:1883`.\n\n{table}"));
+    for (name, default, doc) in super::listener::KEYS {
+        out.push_str(&row(name, default, "ANY", doc));
+    }
+    out
+}

@@ -1,0 +1,215 @@
+//! One `[[listener]]`: where clients connect, and how.
+
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+
+use super::value::{self, Given, Unit};
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// MQTT over TCP.
+    #[default]
+    Tcp,
+    /// MQTT over TLS.
+    Tls,
+    /// MQTT over WebSocket.
+    Ws,
+    /// MQTT over WebSocket over TLS.
+    Wss,
+    /// MQTT over a Unix socket.
+    Unix,
+}
+
+impl Transport {
+    /// As it stands in the name of a listener.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Transport::Tcp => "mqtt",
+            Transport::Tls => "mqtts",
+            Transport::Ws => "ws",
+            Transport::Wss => "wss",
+            Transport::Unix => "unix",
+        }
+    }
+
+    /// Whether TLS is part of it.
+    pub const fn has_tls(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Wss)
+    }
+
+    /// Whether WebSocket is part of it.
+    pub const fn has_websocket(self) -> bool {
+        matches!(self, Transport::Ws | Transport::Wss)
+    }
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// They are not asked.
+    #[default]
+    None,
+    /// One that is shown must be good.
+    Optional,
+    /// Without a good one there is no connection.
+    Required,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // Each field is a key of `KEYS`, which says what it is.
+pub struct Listener {
+    pub address: String,
+    pub transport: Transport,
+    pub path: Option<PathBuf>,
+    pub socket_mode: u32,
+    pub open: bool,
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub client_ca_file: Option<PathBuf>,
+    pub client_certificate: ClientCertificate,
+    pub websocket_paths: Vec<String>,
+    pub websocket_origins: Vec<String>,
+    pub nodelay: bool,
+    pub tcp_keep_alive_s: u32,
+    pub tcp_user_timeout_s: u32,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Listener {
+            address: "localhost:1883".to_owned(),
+            transport: Transport::Tcp,
+            path: None,
+            socket_mode: 0o660,
+            open: false,
+            certificate_file: None,
+            key_file: None,
+            client_ca_file: None,
+            client_certificate: ClientCertificate::None,
+            websocket_paths: vec!["/mqtt".to_owned(), "/".to_owned()],
+            websocket_origins: Vec::new(),
+            nodelay: true,
+            tcp_keep_alive_s: 60,
+            tcp_user_timeout_s: 30,
+        }
+    }
+}
+
+/// Name, default and words of each key.
+pub(super) const KEYS: &[(&str, &str, &str)] = &[
+    ("address", "\"localhost:1883\"", "Host and port; `localhost` is IPv4 and IPv6, port 0 any free one."),
+    ("transport", "\"tcp\"", "\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"."),
+    ("path", "none", "The Unix socket."),
+    ("socket_mode", "\"660\"", "The permissions of the Unix socket, in octal."),
+    ("open", "false", "Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication."),
+    ("certificate_file", "none", "The certificate chain of the server, PEM."),
+    ("key_file", "none", "Its private key, PEM."),
+    ("client_ca_file", "none", "The certificate authorities of clients, PEM."),
+    ("client_certificate", "\"none\"", "Whether clients show a certificate: \"none\", \"optional\" or \"required\"."),
+    ("websocket_paths", "[\"/mqtt\", \"/\"]", "The paths of the WebSocket."),
+    ("websocket_origins", "[]", "The origins whose pages may connect, like \"https://example.org\"; empty: all, and clients that are no browser in any case."),
+    ("nodelay", "true", "Small packets leave at once (TCP_NODELAY)."),
+    ("tcp_keep_alive_s", "60", "After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off."),
+    ("tcp_user_timeout_s", "30", "After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default."),
+];
+
+impl Listener {
+    /// Sets a key by name; the error says what was expected. `None`: there is no such key.
+    pub(super) fn set(&mut self, name: &str, given: &Given) -> Option<Result<(), String>> {
+        let text = || value::text(given);
+        let file = || text().map(|text| Some(PathBuf::from(text)));
+        let seconds = |name| value::number(given, Unit::of(name)).and_then(|n| u32::try_from(n).map_err(|_| "fewer".to_owned()));
+        Some(match name {
+            "address" => text().map(|text| self.address = text),
+            "path" => file().map(|path| self.path = path),
+            "open" => value::boolean(given).map(|open| self.open = open),
+            "nodelay" => value::boolean(given).map(|nodelay| self.nodelay = nodelay),
+            "certificate_file" => file().map(|path| self.certificate_file = path),
+            "key_file" => file().map(|path| self.key_file = path),
+            "client_ca_file" => file().map(|path| self.client_ca_file = path),
+            "websocket_paths" => value::list(given).map(|paths| self.websocket_paths = paths),
+            "websocket_origins" => value::list(given).map(|origins| self.websocket_origins = origins),
+            "tcp_keep_alive_s" => seconds(name).map(|s| self.tcp_keep_alive_s = s),
+            "tcp_user_timeout_s" => seconds(name).map(|s| self.tcp_user_timeout_s = s),
+            "socket_mode" => text()
+                .and_then(|text| u32::from_str_radix(&text, 8).map_err(|_| String::new()))
+                .map(|mode| self.socket_mode = mode)
+                .map_err(|_| "an octal text like \"660\"".to_owned()),
+            "transport" => match text().as_deref() {
+                Ok("tcp") => Ok(self.transport = Transport::Tcp),
+                Ok("tls") => Ok(self.transport = Transport::Tls),
+                Ok("ws") => Ok(self.transport = Transport::Ws),
+                Ok("wss") => Ok(self.transport = Transport::Wss),
+                Ok("unix") => Ok(self.transport = Transport::Unix),
+                _ => Err("\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"".to_owned()),
+            },
+            "client_certificate" => match text().as_deref() {
+                Ok("none") => Ok(self.client_certificate = ClientCertificate::None),
+                Ok("optional") => Ok(self.client_certificate = ClientCertificate::Optional),
+                Ok("required") => Ok(self.client_certificate = ClientCertificate::Required),
+                _ => Err("\"none\", \"optional\" or \"required\"".to_owned()),
+            },
+            _ => return None,
+        })
+    }
+
+    /// As errors and logs call it.
+    pub fn name(&self) -> String {
+        match (&self.path, self.transport) {
+            (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
+            _ => format!("{}://{}", self.transport.scheme(), self.address),
+        }
+    }
+
+    /// What would make it fail, as far as can be told without opening the port.
+    pub(super) fn check(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.name()));
+        if self.transport == Transport::Unix {
+            if self.path.is_none() {
+                wrong("a Unix socket needs a path: add path = \"/run/lapwing/mqtt.sock\"".to_owned());
+            }
+        } else {
+            match self.address.to_socket_addrs().map(|all| all.collect::<Vec<_>>()) {
+                Err(error) => wrong(format!("the address is not HOST:PORT: {error}")),
+                Ok(addresses) if !self.open && !addresses.iter().all(|a| a.ip().is_loopback()) => {
+                    wrong(
+                        "anybody who can reach this address could connect, since there is no authentication on it. Listen on \
+                         localhost, or add open = true to this [[listener]] if that is what you want"
+                            .to_owned(),
+                    );
+                }
+                Ok(_) => {}
+            }
+        }
+        if self.transport.has_tls() {
+            for (key, file) in [("certificate_file", &self.certificate_file), ("key_file", &self.key_file)] {
+                match file {
+                    None => wrong(format!("TLS needs a {key}")),
+                    Some(path) => readable(key, path).into_iter().for_each(&mut wrong),
+                }
+            }
+        } else if self.certificate_file.is_some() || self.client_certificate != ClientCertificate::None {
+            wrong("certificates need transport = \"tls\" or \"wss\"".to_owned());
+        }
+        if self.client_certificate != ClientCertificate::None {
+            match &self.client_ca_file {
+                None => wrong("client_certificate needs a client_ca_file".to_owned()),
+                Some(path) => readable("client_ca_file", path).into_iter().for_each(&mut wrong),
+            }
+        }
+        errors
+    }
+}
+
+/// Why a file cannot be read: who tried, and what its permissions are.
+fn readable(key: &str, path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let error = std::fs::File::open(path).err()?;
+    let user = std::fs::metadata("/proc/self").map_or_else(|_| String::new(), |m| format!(" as user id {}", m.uid()));
+    let mode = std::fs::metadata(path)
+        .map_or_else(|_| String::new(), |m| format!(" (owner {}, mode {:o})", m.uid(), m.mode() & 0o777));
+    Some(format!("{key} {} cannot be read{user}: {error}{mode}", path.display()))
+}

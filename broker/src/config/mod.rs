@@ -1,0 +1,180 @@
+//! The configuration: each key is declared once, in [`keys`], with its name, default, range and words.
+//!
+//! The file is TOML. The parser, the checks, `--help` and `docs/CONFIGURATION.md` all derive from the declarations. A mistake is
+//! told with file and line, all mistakes of a file at once, and a misspelt key with the nearest one.
+
+mod file;
+mod keys;
+mod listener;
+mod value;
+
+pub use keys::{Key, Limits, Log, LogFormat, Mqtt, QueuePolicy};
+pub use listener::{ClientCertificate, Listener, Transport};
+
+use std::path::Path;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// What the broker offers.
+    pub mqtt: Mqtt,
+    /// What is bounded.
+    pub limits: Limits,
+    /// What is written to the log.
+    pub log: Log,
+}
+
+impl Default for Config {
+    /// Loopback, port 1883, IPv4 and IPv6; every limit at its default.
+    fn default() -> Self {
+        Config {
+            listeners: vec![Listener::default()],
+            mqtt: Mqtt::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// What is wrong with a configuration, one line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl std::fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads a TOML text; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn from_toml(text: &str, name: &str) -> Result<Config, ConfigErrors> {
+        file::parse(text, name)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// That it cannot be read, or every mistake in it.
+    pub fn from_file(path: &Path) -> Result<Config, ConfigErrors> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigErrors(vec![format!("{name}: cannot be read: {error}")]))?;
+        Config::from_toml(&text, &name)
+    }
+
+    /// Takes over what the environment says: `LAPWING_LIMITS__RECEIVE_MAXIMUM=100` and so on for every key but those of
+    /// listeners.
+    ///
+    /// # Errors
+    /// Every unknown name and wrong value among them.
+    pub fn apply_environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigErrors> {
+        file::environment(self, variables)
+    }
+
+    /// Checks everything that a start would, files included, before any port is opened.
+    ///
+    /// # Errors
+    /// Everything that would make the start fail.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        if self.listeners.is_empty() {
+            errors.push("there is no listener: add a [[listener]] with an address".to_owned());
+        }
+        for listener in &self.listeners {
+            errors.extend(listener.check());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// All keys as a document in Markdown.
+    pub fn reference() -> String {
+        keys::reference()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        Config::from_toml(text, "x.toml").unwrap_err().0
+    }
+
+    #[test]
+    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+        let text = "[limits]\nreceive_maximum = 10\nsession_expiry_max_s = \"2d\"\nqueued_bytes_max = '64 KiB'\nqueue_policy = 'refuse'\n\
+                    [mqtt]\nresponse_information = 'r/'\n[[listener]]\naddress = '127.0.0.1:0'\ntransport = 'ws'\n";
+        let config = Config::from_toml(text, "x.toml").unwrap();
+        assert_eq!(config.limits.receive_maximum, 10);
+        assert_eq!(config.limits.session_expiry_max_s, 172_800);
+        assert_eq!(config.limits.queued_bytes_max, 65_536);
+        assert_eq!(config.limits.queue_policy, QueuePolicy::Refuse);
+        assert_eq!(config.mqtt.response_information.as_deref(), Some("r/"));
+        assert_eq!(config.listeners.len(), 1);
+        assert_eq!(config.listeners[0].transport, Transport::Ws);
+        assert_eq!(Limits { receive_maximum: 64, session_expiry_max_s: 2_592_000, queued_bytes_max: 1 << 20,
+            queue_policy: QueuePolicy::DropNewest, ..config.limits }, Limits::default());
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line_and_the_nearest_key() {
+        let found = errors("[limits]\nrecieve_maximum = 1\nin_flight_max = 0\n[mqt]\n[mqtt]\nqos_max = \"two\"\n[[listener]]\nadress = 'x'\n");
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found[0].contains("x.toml:2: unknown key 'recieve_maximum' in [limits]; did you mean 'receive_maximum'?"), "{found:#?}");
+        assert!(found[1].contains("x.toml:3: limits.in_flight_max = 0") && found[1].contains("1 to 65535"), "{found:#?}");
+        assert!(found[2].contains("x.toml:4: unknown section [mqt]; did you mean [mqtt]?"), "{found:#?}");
+        assert!(found[3].contains("x.toml:6:"), "{found:#?}");
+        assert!(found[4].contains("x.toml:8:") && found[4].contains("'address'"), "{found:#?}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
+        let found = errors("[mqtt]\nreceive_maximum = 1\n");
+        assert!(found[0].contains("belongs in [limits]"), "{found:?}");
+        assert!(errors("receive_maximum = 1\n")[0].contains("belongs in [limits]"));
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line() {
+        assert!(errors("[limits]\nx = = 1\n")[0].starts_with("x.toml:2: "));
+    }
+
+    #[test]
+    fn an_open_listener_must_be_meant() {
+        let text = "[[listener]]\naddress = '0.0.0.0:1883'\n";
+        let refused = Config::from_toml(text, "x.toml").unwrap().check().unwrap_err();
+        assert!(refused.0[0].contains("open = true"), "{refused}");
+        let meant = format!("{text}open = true\n");
+        assert_eq!(Config::from_toml(&meant, "x.toml").unwrap().check(), Ok(()));
+    }
+
+    #[test]
+    fn the_environment_sets_keys_and_is_told_when_it_is_wrong() {
+        let mut config = Config::default();
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let good = [set("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"), set("LAPWING_LOG__FORMAT", "json"), set("PATH", "x")];
+        config.apply_environment(good.into_iter()).unwrap();
+        assert_eq!((config.limits.receive_maximum, config.log.format), (9, LogFormat::Json));
+        let bad = [set("LAPWING_LIMITS__RECEIVE_MAXIMUN", "9"), set("LAPWING_MQTT__QOS_MAX", "7")];
+        let errors = config.apply_environment(bad.into_iter()).unwrap_err();
+        assert_eq!(errors.0.len(), 2, "{errors}");
+    }
+
+    #[test]
+    fn the_reference_is_the_document() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CONFIGURATION.md");
+        if std::env::var_os("LAPWING_UPDATE").is_some() {
+            std::fs::write(path, Config::reference()).unwrap();
+        }
+        let document = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(document, Config::reference(), "run this test with LAPWING_UPDATE=1 to write docs/CONFIGURATION.md");
+    }
+}

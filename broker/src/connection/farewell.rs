@@ -1,0 +1,147 @@
+//! The end of a connection: what becomes of the session, and the last words to the client.
+//!
+//! The session first, since another connection may be waiting for it; the client, who may not be reading, after that and
+//! for a bounded time.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use lapwing_protocol::packet::{Disconnect, Packet};
+use lapwing_protocol::property::{Property, PropertyWriter};
+use lapwing_protocol::{ReasonCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use super::{Connection, Exit};
+use crate::core::{Core, LastWord};
+use crate::net::Stream;
+use crate::output::Output;
+use crate::registry::{ConnectionNumber, End, Resident};
+
+/// How long the last bytes may take to be written, and the client to close its side.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// What a client may still send while it is being told goodbye.
+const LINGER_BYTES: u64 = 256 * 1024;
+
+impl Connection {
+    /// Sees to the session, then to the client.
+    pub(super) async fn leave(self: Box<Self>, exit: Exit) {
+        self.log(&exit);
+        let Connection { core, stream, resident, number, agreement, end, mut output, place, .. } = *self;
+        let farewell = match &exit {
+            Exit::Gone(_) | Exit::Disconnected => None,
+            Exit::Violation(reason, text) => Some((*reason, text.clone())),
+            Exit::Told(End::TakenOver { by, .. }) => {
+                Some((ReasonCode::SessionTakenOver, format!("another connection uses this client identifier: {by}")))
+            }
+            Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
+        };
+        let told = match exit {
+            Exit::Told(end) => Some(end),
+            _ => None,
+        };
+        settle(&core, number, resident, end, told);
+        if let Some((reason, text)) = farewell.filter(|_| agreement.version == Version::V5) {
+            disconnect(&mut output, reason, &text, agreement.packet_bytes_max);
+        }
+        close(stream, output).await;
+        drop(place);
+    }
+
+    fn log(&self, exit: &Exit) {
+        let (client, peer) = (&self.resident.session.client_id, &self.peer.address);
+        match exit {
+            Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
+            Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
+            Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
+            Exit::Violation(reason, text) => {
+                self.core.metrics.refused.add(1);
+                warn!(%client, %peer, user = ?self.identity.user, %reason, "connection closed: {text}");
+            }
+            Exit::Told(End::TakenOver { by, .. }) => {
+                info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
+            }
+            Exit::Told(End::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
+        }
+    }
+}
+
+/// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or nobody.
+pub(crate) fn settle(
+    core: &Core,
+    number: ConnectionNumber,
+    mut resident: Resident,
+    mut end: oneshot::Receiver<End>,
+    told: Option<End>,
+) {
+    let now = core.now();
+    // What waits for this client by a shared subscription is better served by another member.
+    resident.outbox.disconnect();
+    core.give_shared(&mut resident, None, true);
+    let mut claimed = |told: Option<End>| match told.or_else(|| end.try_recv().ok()) {
+        Some(End::TakenOver { to, .. }) => Some(to),
+        _ => None,
+    };
+    let session = &mut resident.session;
+    let client_id = session.client_id.clone();
+    let ends = session.expiry_s == 0;
+    let due = session.rest(now);
+    resident.outbox.holds(session.outgoing.pending.len(), session.outgoing.pending_bytes);
+    if ends {
+        // The session and its will are over before anybody else has the client identifier.
+        core.end_session(resident);
+        if !core.registry.release(&client_id, number)
+            && let Some(to) = claimed(told)
+        {
+            let _ = to.send(None);
+        }
+        return;
+    }
+    // A will without delay is published now; one with a delay waits with the session.
+    let word = if session.will_at == Some(now) { LastWord::take(session) } else { None };
+    if word.is_some() {
+        session.will_at = None;
+    }
+    let due = if word.is_some() { session.due_at() } else { due };
+    match core.registry.rest(number, resident) {
+        Ok(rest) => {
+            if let Some(due) = due {
+                core.agenda.add(due, client_id, rest);
+            }
+        }
+        Err(resident) => {
+            if let Some(to) = claimed(told)
+                && let Err(Some(resident)) = to.send(Some(resident))
+            {
+                warn!(client = %client_id, "nobody took the session over; it ends here");
+                core.end_session(resident);
+            }
+        }
+    }
+    if let Some(word) = word {
+        core.publish_will(&word);
+    }
+}
+
+/// Writes DISCONNECT, with words if they fit.
+fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, packet_bytes_max: u32) {
+    let mut buffer = [0; 512];
+    let mut properties = PropertyWriter::new(&mut buffer);
+    let _ = properties.push(Property::ReasonString(text));
+    let packet = Packet::Disconnect(Disconnect { reason, properties: properties.finish() });
+    if let Ok(len) = packet.encoded_len(Version::V5, packet_bytes_max) {
+        let _ = output.append(len, |out| packet.encode(Version::V5, packet_bytes_max, out));
+    }
+}
+
+/// Writes what is left, closes our side and waits a moment for the client's: a socket closed with unread bytes in it would be
+/// reset, and the last words with it.
+pub(crate) async fn close(mut stream: Stream, mut output: Output) {
+    let goodbye = async {
+        poll_fn(|cx| output.poll_write(&mut stream, cx)).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut stream).take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+}

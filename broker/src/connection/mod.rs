@@ -1,0 +1,359 @@
+//! The loop of one connection: bytes → packets → session → effects → bytes.
+//!
+//! One task owns the stream, the session and all buffers. It wakes for five things and looks at all of them each time: word
+//! from the registry, bytes to read, messages in the outbox, room to write, a timer. What one wake produces leaves in one
+//! write. Nothing in here waits for another client: pushing to an outbox never blocks, and a client that does not read is not
+//! read from either.
+//!
+//! What a packet means is in [`packets`], how the connection ends in [`farewell`].
+
+mod farewell;
+mod packets;
+mod reauth;
+
+pub(crate) use farewell::close;
+pub(crate) use packets::user_properties_fit;
+pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
+use lapwing_protocol::keepalive::ServerKeepAlive;
+use lapwing_protocol::{ReasonCode, Version};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use crate::auth::Identity;
+use crate::budget::{Place, Pressure};
+use crate::core::Core;
+use crate::message::Millis;
+use crate::net::{Peer, Stream};
+use crate::output::Output;
+use crate::registry::{ConnectionNumber, End, Resident};
+use crate::router::RouteCache;
+use crate::store::Lsn;
+
+/// How much one read takes at most.
+const READ_BYTES: usize = 64 * 1024;
+/// How much is gathered before it is written.
+const GATHER_BYTES: usize = 64 * 1024;
+/// How often the loop goes round before it lets others have a turn.
+const ROUNDS_MAX: usize = 8;
+/// Acknowledgements that wait for the store before no more packets are read.
+const HELD_ACKS_MAX: usize = 4_096;
+/// How often a connection looks whether memory is no longer short.
+const PAUSE_MS: Millis = 100;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A topic name that an alias stands for.
+#[derive(Debug, Default)]
+pub struct AliasedTopic(Vec<u8>);
+
+impl TopicPlace for AliasedTopic {
+    fn topic(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn set(&mut self, topic: &[u8]) -> bool {
+        self.0.clear();
+        self.0.extend_from_slice(topic);
+        true
+    }
+}
+
+/// What was agreed with the client at CONNECT.
+#[derive(Debug)]
+pub struct Agreement {
+    /// Its protocol version.
+    pub version: Version,
+    /// The largest packet it takes, in bytes.
+    pub packet_bytes_max: u32,
+    /// Whether reason strings and user properties may go with more than PUBLISH, CONNACK and DISCONNECT.
+    pub problem_information: bool,
+    /// The highest topic alias it takes, capped by our own limit.
+    pub topic_alias_max: u16,
+    /// Seconds; 0 is none.
+    pub keep_alive_s: u16,
+    /// The enhanced authentication method.
+    pub auth_method: Option<Box<str>>,
+}
+
+/// An acknowledgement that waits for the store.
+#[derive(Debug)]
+struct HeldAck {
+    lsn: Lsn,
+    bytes: Vec<u8>,
+    is_puback: bool,
+}
+
+/// What a look at the stream brought.
+enum Read {
+    Some,
+    None,
+    /// Nothing is read for now.
+    Barred,
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+enum Exit {
+    /// The client closed the network connection, or it broke.
+    Gone(Option<io::Error>),
+    /// DISCONNECT came.
+    Disconnected,
+    /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the version has it.
+    Violation(ReasonCode, String),
+    /// The registry said so.
+    Told(End),
+}
+
+/// A connection that was let in.
+pub struct Connection {
+    pub(crate) core: Arc<Core>,
+    pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
+    pub(crate) place: Place,
+    pub(crate) number: ConnectionNumber,
+    pub(crate) resident: Resident,
+    pub(crate) identity: Identity,
+    pub(crate) agreement: Agreement,
+    pub(crate) end: oneshot::Receiver<End>,
+    /// Bytes of a packet that is not whole, or that wait because reading has stopped.
+    pub(crate) input: Vec<u8>,
+    pub(crate) output: Output,
+    pub(crate) keep_alive: ServerKeepAlive,
+    pub(crate) state: State,
+}
+
+/// What a connection keeps for itself while it lives; begins empty.
+#[derive(Default)]
+pub(crate) struct State {
+    /// `input` may hold whole packets.
+    stopped: bool,
+    paused_until: Option<Millis>,
+    aliases_in: Vec<AliasedTopic>,
+    aliases_out: Vec<(AliasedTopic, u64)>,
+    alias_book: OutboundAliases,
+    cache: RouteCache,
+    wakers: Vec<Waker>,
+    scratch: Vec<u8>,
+    held_acks: VecDeque<HeldAck>,
+    timer: Option<Pin<Box<Sleep>>>,
+    timer_at: Millis,
+    blocked_since: Option<Millis>,
+    reauth: Option<reauth::Reauth>,
+    /// What the outbox was last told that the session holds.
+    reported: usize,
+}
+
+impl State {
+    /// With bytes that came behind CONNECT, perhaps.
+    pub(crate) fn with_input(any: bool) -> State {
+        State { stopped: any, ..State::default() }
+    }
+}
+
+impl Connection {
+    /// Serves the client until the connection ends, and sees to its session then.
+    pub async fn run(mut self: Box<Self>) {
+        let exit = poll_fn(|cx| self.poll(cx)).await;
+        self.leave(exit).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
+        for _ in 0..ROUNDS_MAX {
+            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
+                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
+            }
+            let now = self.core.now();
+            let read = match self.poll_read(now, cx) {
+                Ok(read) => read,
+                Err(exit) => return Poll::Ready(exit),
+            };
+            self.state.wakers.drain(..).for_each(Waker::wake);
+            self.release_acks(cx);
+            let more = self.gather(now, cx.waker());
+            let before = self.output.len();
+            let written = match self.output.poll_write(&mut self.stream, cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Exit::Gone(Some(error))),
+                Poll::Pending => false,
+            };
+            self.core.metrics.bytes_sent.add((before - self.output.len()) as u64);
+            if written || self.output.len() < before {
+                self.state.blocked_since = None;
+            }
+            if !written {
+                self.state.blocked_since.get_or_insert(now);
+            }
+            let again = match read {
+                Read::Some => true,
+                Read::None => more && written,
+                Read::Barred => (more && written) || self.may_read(now),
+            };
+            if !again {
+                return match self.poll_timer(now, cx) {
+                    Some(exit) => Poll::Ready(exit),
+                    None => Poll::Pending,
+                };
+            }
+        }
+        // Others first; this goes on right after them.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether packets are taken in now. A client whose answers pile up is not read from.
+    fn may_read(&self, now: Millis) -> bool {
+        self.output.len() < self.core.config.limits.write_buffer_bytes_max as usize
+            && self.state.held_acks.len() < HELD_ACKS_MAX
+            && self.state.paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// Reads once and handles what came.
+    fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<Read, Exit> {
+        if !self.may_read(now) {
+            return Ok(Read::Barred);
+        }
+        self.state.paused_until = None;
+        if std::mem::take(&mut self.state.stopped) {
+            let input = std::mem::take(&mut self.input);
+            return self.consume(input, now).map(|()| Read::Some);
+        }
+        let mut scratch = SCRATCH.take();
+        scratch.resize(READ_BYTES, 0);
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => Ok(Read::None),
+            Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
+            Poll::Ready(Ok(())) => {
+                self.core.metrics.bytes_received.add(buffer.filled().len() as u64);
+                if self.input.is_empty() {
+                    let rest = self.packets(buffer.filled(), now);
+                    rest.map(|used| self.input.extend_from_slice(buffer.filled().get(used..).unwrap_or(&[])))
+                } else {
+                    self.input.extend_from_slice(buffer.filled());
+                    let input = std::mem::take(&mut self.input);
+                    self.consume(input, now)
+                }
+                .map(|()| Read::Some)
+            }
+        };
+        SCRATCH.set(scratch);
+        result
+    }
+
+    /// Handles the packets in bytes that were kept, and keeps what is left of them.
+    fn consume(&mut self, mut input: Vec<u8>, now: Millis) -> Result<(), Exit> {
+        let used = self.packets(&input, now)?;
+        if used < input.len() {
+            input.drain(..used);
+            self.input = input;
+        }
+        Ok(())
+    }
+
+    /// Sends the acknowledgements that the store has made true, in order.
+    fn release_acks(&mut self, cx: &mut Context<'_>) {
+        while let Some(ack) = self.state.held_acks.front() {
+            if self.core.store.poll_durable(ack.lsn, cx).is_pending() {
+                return;
+            }
+            if ack.is_puback {
+                self.resident.session.puback_sent();
+            }
+            self.output.extend(&ack.bytes);
+            self.state.held_acks.pop_front();
+        }
+    }
+
+    /// Gathers what the session has to send; `true` when there may be more once this is written.
+    fn gather(&mut self, now: Millis, waker: &Waker) -> bool {
+        let more = loop {
+            if self.output.len() >= GATHER_BYTES {
+                break true;
+            }
+            if let Some(transmit) = self.resident.session.poll(now) {
+                self.transmit(transmit, now);
+                continue;
+            }
+            let Resident { session, outbox } = &mut self.resident;
+            if !session.outgoing.is_hungry() {
+                break false;
+            }
+            if let Some(replay) = session.subscriptions.replays.front_mut() {
+                let replayed = &mut session.outgoing.replay;
+                if !self.core.router.retained.next(replay, REPLAY_MESSAGES, now, replayed) {
+                    session.subscriptions.replays.pop_front();
+                }
+                continue;
+            }
+            let outgoing = &mut session.outgoing;
+            if !outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, waker) {
+                self.state.reported = 0;
+                break false;
+            }
+            self.state.reported = outgoing.pending.len();
+        };
+        // The outbox counts what was taken until it hears otherwise.
+        let outgoing = &self.resident.session.outgoing;
+        if self.state.reported != outgoing.pending.len() {
+            self.state.reported = outgoing.pending.len();
+            self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        }
+        more
+    }
+
+    /// Sets the timer for what is due next, or says that it is due.
+    fn poll_timer(&mut self, now: Millis, cx: &mut Context<'_>) -> Option<Exit> {
+        let keep_alive = self.keep_alive.remaining_ms(now as u32).map(|left| now + u64::from(left));
+        if keep_alive.is_some_and(|at| at <= now) {
+            let text = "nothing came for one and a half times the keep-alive".to_owned();
+            return Some(Exit::Violation(ReasonCode::KeepAliveTimeout, text));
+        }
+        let stall_ms = u64::from(self.core.config.limits.write_stall_timeout_s) * 1000;
+        let stalled = self.state.blocked_since.map(|since| since + stall_ms);
+        if stalled.is_some_and(|at| at <= now) {
+            let text = "the client did not read for limits.write_stall_timeout_s".to_owned();
+            return Some(Exit::Violation(ReasonCode::ImplementationSpecificError, text));
+        }
+        let due = keep_alive.into_iter().chain(stalled).chain(self.state.paused_until).min()?;
+        let wait = Duration::from_millis(due.saturating_sub(now) + 1);
+        // A deadline that has moved on is found out when the old one fires: no timer is touched for each packet.
+        if self.state.timer.is_none() || self.state.timer_at > due {
+            self.state.timer_at = due;
+            self.state.timer = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+        if let Some(timer) = &mut self.state.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            self.state.timer = None;
+            cx.waker().wake_by_ref();
+        }
+        None
+    }
+
+    /// Memory is short: PUBLISH packets wait, acknowledgements before them were handled.
+    fn pauses(&mut self, now: Millis) -> bool {
+        let pauses = self.core.budget.pressure() >= Pressure::Pause;
+        if pauses {
+            self.state.paused_until = Some(now + PAUSE_MS);
+        }
+        pauses
+    }
+}
+
+/// How many retained messages are fetched at once for a new subscription.
+const REPLAY_MESSAGES: usize = 64;

@@ -1,0 +1,442 @@
+//! What each packet of a client does, and how messages become packets for it.
+
+use std::num::NonZeroU32;
+
+use lapwing_protocol::alias::{self, AliasError, Naming, TopicPlace};
+use lapwing_protocol::frame::{self, Split};
+use lapwing_protocol::packet::{
+    Ack, Packet, Publish, PublishHeader, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
+    Unsubscribe,
+};
+use lapwing_protocol::property::{Properties, Property, PropertyWriter};
+use lapwing_protocol::{EncodeError, PacketType, QoS, ReasonCode, Remedy, Version, topic};
+use tracing::{debug, info, warn};
+
+use super::{AliasedTopic, Connection, Exit, HeldAck};
+use crate::auth::Action;
+use crate::message::{Content, Expiry, Message, Millis, forwarded};
+use crate::router::{Kept, Subscriber};
+use crate::session::{Effect, Held, Replay, Reply, Transmit, Violation};
+use crate::store::{Lsn, Record};
+
+/// The longest reason string that the broker writes, in bytes.
+const REASON_STRING_MAX: usize = 512;
+
+impl From<Violation> for Exit {
+    fn from(violation: Violation) -> Exit {
+        Exit::Violation(violation.reason, violation.text.to_owned())
+    }
+}
+
+impl Connection {
+    /// Handles the whole packets at the front of `bytes` and returns how many bytes they took.
+    pub(super) fn packets(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Exit> {
+        let limits = &self.core.config.limits;
+        let (packet_bytes_max, output_max) = (limits.packet_bytes_max, limits.write_buffer_bytes_max as usize);
+        let version = self.agreement.version;
+        let mut used = 0;
+        while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            let (frame, len) = match frame::split(rest, version, packet_bytes_max) {
+                Ok(Split::Frame { frame, len }) => (frame, len),
+                Ok(Split::Incomplete { .. }) => break,
+                Err(error) => return Err(self.malformed(error)),
+            };
+            let publish = frame.packet_type == PacketType::Publish;
+            if (publish && self.pauses(now)) || self.output.len() >= output_max {
+                self.state.stopped = true;
+                break;
+            }
+            // MQTT 5 can refuse one topic filter of many; before it, a bad one ends the connection.
+            let packet = match version {
+                Version::V5 => Packet::decode_reporting_filters(frame, version),
+                _ => Packet::decode(frame, version),
+            };
+            let packet = packet.map_err(|error| self.malformed(error))?;
+            self.core.metrics.packets_received.add(1);
+            self.keep_alive.heard(now as u32);
+            used += len;
+            let effect = self.resident.session.handle(packet)?;
+            self.carry_out(effect, now)?;
+        }
+        Ok(used)
+    }
+
+    fn malformed(&self, error: lapwing_protocol::DecodeError) -> Exit {
+        match error.remedy(self.agreement.version) {
+            Remedy::Disconnect(reason) | Remedy::Refuse(reason) => Exit::Violation(reason, error.text().to_owned()),
+            Remedy::Close => Exit::Violation(error.reason(), error.text().to_owned()),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect<'_>, now: Millis) -> Result<(), Exit> {
+        match effect {
+            Effect::Nothing => {}
+            Effect::Reply(reply) => self.reply(reply, None, 0),
+            Effect::Publish(publish) => self.publish(&publish, now)?,
+            Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
+            Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
+            Effect::Pong => self.send(&Packet::PingResp, 0, false),
+            Effect::Disconnect(_) => {
+                let expiry_max_s = self.core.config.limits.session_expiry_max_s;
+                let session = &mut self.resident.session;
+                session.expiry_s = session.expiry_s.min(expiry_max_s);
+                return Err(Exit::Disconnected);
+            }
+            Effect::Auth(auth) => self.reauthenticate(&auth)?,
+        }
+        Ok(())
+    }
+
+    /// Takes a message in: checks it, passes it on, acknowledges it.
+    fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
+        let metrics = &self.core.metrics;
+        metrics.publish_received.add(1);
+        metrics.publish_bytes_received.add(publish.payload.len() as u64);
+        let core = self.core.clone();
+        if publish.qos as u8 > core.config.mqtt.qos_max {
+            return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
+        }
+        if publish.retain && !core.config.mqtt.retain_available {
+            return Err(Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into());
+        }
+        // Taken out, so that the topic name may borrow from it beside `self`.
+        let mut aliases = std::mem::take(&mut self.state.aliases_in);
+        let topic = self.topic_name(publish, &mut aliases);
+        let outcome = topic.map(|topic| self.pass_on(publish, topic, now));
+        self.state.aliases_in = aliases;
+        let (reason, lsn, text) = match outcome? {
+            Ok((reason, lsn)) => (reason, lsn, None),
+            Err(refusal) => {
+                warn!(client = %self.resident.session.client_id, user = ?self.identity.user, topic = publish.topic,
+                    reason = %refusal.reason, "PUBLISH refused: {}", refusal.text);
+                core.metrics.publish_dropped.add(1);
+                (refusal.reason, 0, Some(refusal.text))
+            }
+        };
+        if let Some(reply) = self.resident.session.acknowledge(publish.qos, publish.packet_id, reason) {
+            self.reply(reply, text, lsn);
+        }
+        Ok(())
+    }
+
+    /// The topic name that a PUBLISH means (`3.3.2.3.4`).
+    fn topic_name<'a>(&self, publish: &Publish<'a>, aliases: &'a mut Vec<AliasedTopic>) -> Result<&'a str, Exit> {
+        let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
+        if aliases.is_empty() {
+            aliases.resize_with(usize::from(self.core.config.limits.topic_aliases_in_max), AliasedTopic::default);
+        }
+        let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
+            Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
+            Err(AliasError::OutOfRange) => {
+                Violation::new(ReasonCode::TopicAliasInvalid, "a topic alias above limits.topic_aliases_in_max")
+            }
+            Err(AliasError::Unknown | AliasError::TopicTooLong) => {
+                Violation::new(ReasonCode::ProtocolError, "a topic alias that was never introduced")
+            }
+        };
+        Err(violation.into())
+    }
+
+    /// Checks a message and passes it on; the reason code for its acknowledgement.
+    fn pass_on(&mut self, publish: &Publish<'_>, topic: &str, now: Millis) -> Result<(ReasonCode, Lsn), Violation> {
+        let core = &self.core;
+        let limits = &core.config.limits;
+        let refuse = |reason, text| Err(Violation::new(reason, text));
+        if topic.len() > limits.topic_bytes_max as usize || topic::level_count(topic) > limits.topic_levels_max as usize {
+            return refuse(ReasonCode::TopicNameInvalid, "longer than limits.topic_bytes_max or limits.topic_levels_max");
+        }
+        if topic.starts_with('$') {
+            return refuse(ReasonCode::NotAuthorized, "topics that start with $ are the broker's own");
+        }
+        if !user_properties_fit(&publish.properties, limits) {
+            return refuse(ReasonCode::QuotaExceeded, "more user properties than limits.user_properties_max allows");
+        }
+        if core.config.mqtt.payload_format_checked
+            && publish.properties.payload_format_indicator() == Some(1)
+            && std::str::from_utf8(publish.payload).is_err()
+        {
+            return refuse(ReasonCode::PayloadFormatInvalid, "the payload is not the UTF-8 text it is said to be");
+        }
+        let session = &self.resident.session;
+        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Publish, topic) {
+            return refuse(ReasonCode::NotAuthorized, "this client may not publish to this topic");
+        }
+        let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
+        let message = Message::new(&Content {
+            topic,
+            properties: forwarded(&publish.properties, &mut self.state.scratch),
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            publisher: session.number,
+            expires_at,
+        });
+        let published = core.publish(&message, &mut self.state.cache, &mut self.state.wakers);
+        if published.kept == Kept::Full {
+            return refuse(ReasonCode::QuotaExceeded, "limits.retained_messages_max or limits.retained_bytes_max is reached");
+        }
+        if published.routed.refused {
+            return refuse(ReasonCode::QuotaExceeded, "a subscriber's queue is full and limits.queue_policy is refuse");
+        }
+        let reason = match published.routed.matched {
+            0 => ReasonCode::NoMatchingSubscribers,
+            _ => ReasonCode::Success,
+        };
+        Ok((reason, published.lsn))
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Exit> {
+        let id = subscribe.properties.subscription_identifier();
+        let mut reasons = Vec::new();
+        let mut replay = Replay { filters: Vec::new(), after: None };
+        let mut lsn = 0;
+        for subscription in subscribe.subscriptions.iter() {
+            let filter = subscription.filter;
+            match self.subscribe_one(&subscription, id) {
+                Ok((held, new, at)) => {
+                    lsn = lsn.max(at);
+                    reasons.push(match held.options.qos {
+                        QoS::AtMostOnce => ReasonCode::Success,
+                        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+                    });
+                    // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
+                    let wanted = match held.options.retain_handling {
+                        RetainHandling::Send => true,
+                        RetainHandling::SendIfNew => new,
+                        RetainHandling::DoNotSend => false,
+                    };
+                    if wanted && topic::shared(filter).is_none() {
+                        replay.filters.push((filter.into(), held));
+                    }
+                }
+                Err(refusal) => {
+                    warn!(client = %self.resident.session.client_id, user = ?self.identity.user, filter,
+                        reason = %refusal.reason, "subscription refused: {}", refusal.text);
+                    reasons.push(refusal.reason);
+                }
+            }
+        }
+        if !replay.filters.is_empty() {
+            self.resident.session.subscriptions.replays.push_back(replay);
+        }
+        let packet_id = subscribe.packet_id;
+        let answer = SubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
+        self.send(&Packet::SubAck(answer), lsn, false);
+        Ok(())
+    }
+
+    fn subscribe_one(&mut self, subscription: &Subscription<'_>, id: Option<u32>) -> Result<(Held, bool, Lsn), Violation> {
+        let core = &self.core;
+        let limits = &core.config.limits;
+        let refuse = |reason, text| Err(Violation::new(reason, text));
+        let filter = subscription.filter;
+        if topic::check_filter(filter).is_err() {
+            return refuse(ReasonCode::TopicFilterInvalid, "the topic filter is not valid");
+        }
+        let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
+        if inner.len() > limits.topic_bytes_max as usize || topic::level_count(inner) > limits.topic_levels_max as usize {
+            return refuse(ReasonCode::TopicFilterInvalid, "longer than limits.topic_bytes_max or limits.topic_levels_max");
+        }
+        let session = &mut self.resident.session;
+        let known = session.subscriptions.contains(filter);
+        if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
+            return refuse(ReasonCode::QuotaExceeded, "limits.subscriptions_max is reached");
+        }
+        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
+            return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
+        }
+        let mut options = subscription.options;
+        options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());
+        let held = Held { options, id };
+        session.subscriptions.insert(filter, held);
+        core.router.subscribe(filter, subscriber(&self.resident, &held));
+        let session = &self.resident.session;
+        let lsn = if session.expiry_s > 0 && core.store.keeps() {
+            core.store.append(Record::Subscribed { session: session.number, filter: filter.into(), held })
+        } else {
+            0
+        };
+        debug!(client = %session.client_id, filter, qos = ?options.qos, "subscribed");
+        Ok((held, !known, lsn))
+    }
+
+    fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) {
+        let core = self.core.clone();
+        let mut reasons = Vec::new();
+        let mut lsn = 0;
+        for filter in unsubscribe.filters.iter() {
+            if topic::check_filter(filter).is_err() {
+                reasons.push(ReasonCode::TopicFilterInvalid);
+                continue;
+            }
+            let group = core.router.group(filter);
+            let number = self.resident.session.number;
+            if !self.resident.session.subscriptions.remove(filter) {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            }
+            core.router.unsubscribe(filter, number);
+            if let Some(group) = group {
+                core.give_shared(&mut self.resident, Some(group), false);
+            }
+            if core.store.keeps() {
+                lsn = core.store.append(Record::Unsubscribed { session: number, filter: filter.into() });
+            }
+            reasons.push(ReasonCode::Success);
+        }
+        let packet_id = unsubscribe.packet_id;
+        let answer = UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
+        self.send(&Packet::UnsubAck(answer), lsn, false);
+    }
+
+    /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
+    fn reply(&mut self, reply: Reply, text: Option<&str>, lsn: Lsn) {
+        let Reply { packet_type, packet_id, reason } = reply;
+        let mut buffer = [0; REASON_STRING_MAX];
+        let mut properties = PropertyWriter::new(&mut buffer);
+        if let Some(text) = text.filter(|_| self.agreement.problem_information) {
+            // A text that does not fit is left out: it is for people only.
+            let _ = properties.push(Property::ReasonString(text));
+        }
+        let ack = Ack { packet_id, reason, properties: properties.finish() };
+        let packet = match packet_type {
+            PacketType::PubAck => Packet::PubAck(ack),
+            PacketType::PubRec => Packet::PubRec(ack),
+            PacketType::PubRel => Packet::PubRel(ack),
+            _ => Packet::PubComp(ack),
+        };
+        self.send(&packet, lsn, packet_type == PacketType::PubAck);
+    }
+
+    /// Sends a packet once the store has kept everything up to `lsn`, behind the acknowledgements that wait already.
+    pub(super) fn send(&mut self, packet: &Packet<'_>, lsn: Lsn, is_puback: bool) {
+        let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
+        self.core.metrics.packets_sent.add(1);
+        let written = packet.encoded_len(version, most).and_then(|len| {
+            if lsn == 0 && self.state.held_acks.is_empty() {
+                if is_puback {
+                    self.resident.session.puback_sent();
+                }
+                return self.output.append(len, |out| packet.encode(version, most, out));
+            }
+            let mut bytes = vec![0; len];
+            packet.encode(version, most, &mut bytes)?;
+            self.state.held_acks.push_back(HeldAck { lsn, bytes, is_puback });
+            Ok(())
+        });
+        if let Err(error) = written {
+            // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
+            debug!(client = %self.resident.session.client_id, packet = %packet.packet_type(), %error, "not sent");
+        }
+    }
+
+    /// Sends what the session gave out.
+    pub(super) fn transmit(&mut self, transmit: Transmit, now: Millis) {
+        let (delivery, packet_id, dup) = match transmit {
+            Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
+            Transmit::PubRel(packet_id) => {
+                let ack = Ack::new(packet_id, ReasonCode::Success);
+                return self.send(&Packet::PubRel(ack), 0, false);
+            }
+        };
+        let message = &delivery.message;
+        let client_id = &self.resident.session.client_id;
+        let policy = &self.core.auth.policy;
+        let sent = if policy.restricts_delivery()
+            && !policy.allows(&self.identity, client_id, Action::Receive, message.topic_str())
+        {
+            info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
+            false
+        } else {
+            let (topic, topic_alias) = self.name_topic(message.topic());
+            let header = PublishHeader {
+                dup,
+                qos: delivery.qos,
+                retain: delivery.retain,
+                topic: if topic { message.topic() } else { &[] },
+                packet_id,
+                forwarded: message.properties(),
+                message_expiry_interval_s: match message.expiry(now) {
+                    Expiry::Never => None,
+                    Expiry::Left(seconds) => Some(seconds),
+                    // It was sent in time once, and is sent again.
+                    Expiry::Expired => Some(0),
+                },
+                topic_alias,
+                subscription_identifiers: delivery.subscription_ids.as_slice(),
+                payload_len: message.payload().len(),
+            };
+            let sent = self.send_publish(&header, message);
+            // An alias that was not sent is not known to the client.
+            if let Some(alias) = topic_alias.filter(|_| !sent)
+                && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
+            {
+                place.set(&[]);
+            }
+            sent
+        };
+        if !sent {
+            self.core.metrics.publish_dropped.add(1);
+            if let Some(id) = packet_id {
+                self.resident.session.outgoing.undeliverable(id);
+            }
+        }
+    }
+
+    fn send_publish(&mut self, header: &PublishHeader<'_>, message: &Message) -> bool {
+        let (version, packet_bytes_max) = (self.agreement.version, self.agreement.packet_bytes_max);
+        let header_max = PublishHeader::OVERHEAD_MAX
+            + header.topic.len()
+            + header.forwarded.len()
+            + 5 * header.subscription_identifiers.len();
+        let encoded: Result<(), EncodeError> =
+            self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out));
+        if let Err(error) = encoded {
+            debug!(client = %self.resident.session.client_id, topic = message.topic_str(), %error, "not delivered");
+            return false;
+        }
+        self.output.payload(message);
+        let metrics = &self.core.metrics;
+        metrics.packets_sent.add(1);
+        metrics.publish_sent.add(1);
+        metrics.publish_bytes_sent.add(header.payload_len as u64);
+        true
+    }
+
+    /// Whether to write the topic name, and the alias to write.
+    fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
+        let most = usize::from(self.agreement.topic_alias_max);
+        if most == 0 {
+            return (true, None);
+        }
+        let state = &mut self.state;
+        if state.aliases_out.is_empty() {
+            state.aliases_out.resize_with(most, Default::default);
+        }
+        match state.alias_book.name(&mut state.aliases_out, topic) {
+            Naming::Name => (true, None),
+            Naming::Introduce(alias) => (true, Some(alias)),
+            Naming::Alias(alias) => (false, Some(alias)),
+        }
+    }
+}
+
+/// A session's subscription as the router has it.
+fn subscriber(resident: &crate::registry::Resident, held: &Held) -> Subscriber {
+    Subscriber {
+        outbox: resident.outbox.clone(),
+        qos: held.options.qos,
+        no_local: held.options.no_local,
+        retain_as_published: held.options.retain_as_published,
+        id: held.id.and_then(NonZeroU32::new),
+    }
+}
+
+/// Whether a packet's user properties are within the bounds.
+pub(crate) fn user_properties_fit(properties: &Properties<'_>, limits: &crate::config::Limits) -> bool {
+    let (count, bytes) = properties
+        .user_properties()
+        .fold((0, 0), |(count, bytes), (name, value)| (count + 1, bytes + name.len() + value.len()));
+    count <= limits.user_properties_max as usize && bytes <= limits.user_property_bytes_max as usize
+}

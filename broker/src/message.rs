@@ -1,0 +1,210 @@
+//! An application message inside the broker: one allocation of exact size, shared by everybody who receives it.
+//!
+//! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be written to subscribers.
+//! Message expiry is a moment of the broker's clock here, so that whoever sends the message can say what is left of it.
+
+use std::sync::Arc;
+
+use lapwing_protocol::QoS;
+use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
+
+/// A moment of the broker's clock, in milliseconds since an arbitrary start.
+pub type Millis = u64;
+
+/// Names a session within this broker; never reused. 0 is the broker itself.
+pub type SessionNumber = u64;
+
+const EXPIRES: std::ops::Range<usize> = 0..8;
+const PUBLISHER: std::ops::Range<usize> = 8..16;
+const PROPERTIES_LEN: std::ops::Range<usize> = 16..20;
+const TOPIC_LEN: std::ops::Range<usize> = 20..22;
+const FLAGS: usize = 22;
+const HEAD: usize = 24;
+const NEVER: u64 = u64::MAX;
+const RETAIN: u8 = 0b100;
+
+/// What a message is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// The topic name, after topic aliases.
+    pub topic: &'a str,
+    /// The properties that go with the message from hop to hop, as a block; see [`forwarded`].
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+    /// As published.
+    pub qos: QoS,
+    /// As published.
+    pub retain: bool,
+    /// Whose message it is.
+    pub publisher: SessionNumber,
+    /// When it becomes void.
+    pub expires_at: Option<Millis>,
+}
+
+/// An application message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message(Arc<[u8]>);
+
+/// What is left of the life of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It has no expiry.
+    Never,
+    /// Seconds, at least 1.
+    Left(u32),
+    /// It is void.
+    Expired,
+}
+
+impl Message {
+    /// Copies the content into one allocation.
+    pub fn new(content: &Content<'_>) -> Message {
+        let Content { topic, properties, payload, .. } = content;
+        let body = HEAD + topic.len();
+        let mut bytes: Arc<[u8]> =
+            std::iter::repeat_n(0, body + properties.len() + payload.len()).collect();
+        if let Some(out) = Arc::get_mut(&mut bytes) {
+            out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
+            out[PUBLISHER].copy_from_slice(&content.publisher.to_le_bytes());
+            // Both lengths come from one packet, whose fields are shorter than this.
+            out[PROPERTIES_LEN].copy_from_slice(&(properties.len() as u32).to_le_bytes());
+            out[TOPIC_LEN].copy_from_slice(&(topic.len() as u16).to_le_bytes());
+            out[FLAGS] = content.qos as u8 | if content.retain { RETAIN } else { 0 };
+            out[HEAD..body].copy_from_slice(topic.as_bytes());
+            out[body..body + properties.len()].copy_from_slice(properties);
+            out[body + properties.len()..].copy_from_slice(payload);
+        }
+        Message(bytes)
+    }
+
+    fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
+        self.0.get(range).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+    }
+
+    fn topic_end(&self) -> usize {
+        HEAD + usize::from(u16::from_le_bytes(self.array(TOPIC_LEN)))
+    }
+
+    fn payload_start(&self) -> usize {
+        self.topic_end() + u32::from_le_bytes(self.array(PROPERTIES_LEN)) as usize
+    }
+
+    /// The topic name, as bytes of UTF-8.
+    #[inline]
+    pub fn topic(&self) -> &[u8] {
+        self.0.get(HEAD..self.topic_end()).unwrap_or(&[])
+    }
+
+    /// The topic name as text.
+    pub fn topic_str(&self) -> &str {
+        std::str::from_utf8(self.topic()).unwrap_or("")
+    }
+
+    /// The forwarded properties, as a block.
+    #[inline]
+    pub fn properties(&self) -> &[u8] {
+        self.0.get(self.topic_end()..self.payload_start()).unwrap_or(&[])
+    }
+
+    /// The payload.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        self.0.get(self.payload_start()..).unwrap_or(&[])
+    }
+
+    /// As published.
+    #[inline]
+    pub fn qos(&self) -> QoS {
+        QoS::from_u8(self.0.get(FLAGS).copied().unwrap_or(0) & 0b11).unwrap_or_default()
+    }
+
+    /// As published.
+    #[inline]
+    pub fn retain(&self) -> bool {
+        self.0.get(FLAGS).copied().unwrap_or(0) & RETAIN != 0
+    }
+
+    /// Who published it.
+    #[inline]
+    pub fn publisher(&self) -> SessionNumber {
+        u64::from_le_bytes(self.array(PUBLISHER))
+    }
+
+    /// When it becomes void.
+    pub fn expires_at(&self) -> Option<Millis> {
+        Some(u64::from_le_bytes(self.array(EXPIRES))).filter(|at| *at != NEVER)
+    }
+
+    /// What is left of its life (`[MQTT-3.3.2-6]`).
+    #[inline]
+    pub fn expiry(&self, now: Millis) -> Expiry {
+        match self.expires_at() {
+            None => Expiry::Never,
+            Some(at) if at <= now => Expiry::Expired,
+            Some(at) => Expiry::Left(u32::try_from((at - now).div_ceil(1000)).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// The memory it takes, in bytes.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic_str())
+            .field("qos", &self.qos())
+            .field("retain", &self.retain())
+            .field("payload_len", &self.payload().len())
+            .finish()
+    }
+}
+
+/// The properties of a PUBLISH or a will that a server must forward unaltered and in order (`[MQTT-3.3.2-4]`,
+/// `[MQTT-3.3.2-15]` … `[MQTT-3.3.2-20]`): all but those of this hop. `scratch` serves where something has to be left out.
+pub fn forwarded<'a>(properties: &Properties<'a>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    const OF_THIS_HOP: [PropertyId; 4] = [
+        PropertyId::TopicAlias,
+        PropertyId::MessageExpiryInterval,
+        PropertyId::SubscriptionIdentifier,
+        PropertyId::WillDelayInterval,
+    ];
+    if !OF_THIS_HOP.iter().any(|id| properties.has(*id)) {
+        return properties.as_bytes();
+    }
+    scratch.clear();
+    scratch.resize(properties.as_bytes().len(), 0);
+    let mut writer = PropertyWriter::new(scratch);
+    for property in properties.iter().filter(|property: &Property<'_>| !OF_THIS_HOP.contains(&property.id())) {
+        // Part of a block always fits where the whole block did.
+        let _ = writer.push(property);
+    }
+    writer.finish().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_gives_back_its_parts_and_counts_its_expiry_down() {
+        let message = Message::new(&Content {
+            topic: "a/ä",
+            properties: &[1, 1],
+            payload: b"xyz",
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            publisher: 7,
+            expires_at: Some(5_000),
+        });
+        assert_eq!((message.topic_str(), message.properties(), message.payload()), ("a/ä", &[1, 1][..], &b"xyz"[..]));
+        assert_eq!((message.qos(), message.retain(), message.publisher()), (QoS::ExactlyOnce, true, 7));
+        assert_eq!(message.expiry(0), Expiry::Left(5));
+        assert_eq!(message.expiry(4_001), Expiry::Left(1));
+        assert_eq!(message.expiry(5_000), Expiry::Expired);
+    }
+}

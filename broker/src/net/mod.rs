@@ -1,0 +1,119 @@
+//! Transports: TCP, TLS, WebSocket, WebSocket over TLS, Unix socket. All end as one byte stream type, [`Stream`].
+//!
+//! Opening happens in two steps: all files of all listeners are read first, then the ports are opened, so that a bad
+//! certificate is told before any client finds an open port.
+
+mod listener;
+mod tls;
+mod websocket;
+
+pub use listener::{Accepted, BindError, EstablishError, Listener, bind_all};
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::server::TlsStream;
+
+pub use crate::config::Transport;
+use websocket::WebSocket;
+
+/// The bytes of a connection, whatever carries them.
+#[allow(missing_docs)] // Named as their transports.
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Ws(Box<WebSocket<TcpStream>>),
+    Wss(Box<WebSocket<TlsStream<TcpStream>>>),
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: PeerAddress,
+    /// The listener it came to, like `mqtt://127.0.0.1:1883`.
+    pub listener: Arc<str>,
+    /// What carries its bytes.
+    pub transport: Transport,
+    /// The certificates it has shown, its own first; they were verified.
+    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// An address of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// Address and port.
+    Ip(SocketAddr),
+    /// A process on this machine.
+    Unix,
+}
+
+impl PeerAddress {
+    /// The address without the port.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            PeerAddress::Ip(address) => Some(address.ip()),
+            PeerAddress::Unix => None,
+        }
+    }
+}
+
+impl std::fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PeerAddress::Ip(address) => address.fmt(f),
+            PeerAddress::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Ws($stream) => $call,
+            Stream::Wss($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,61 @@
+//! TLS 1.2 and 1.3 by rustls, with the ring provider named explicitly: no process-wide default decides.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::config::{ClientCertificate, Listener};
+
+/// Reads the files of a listener.
+///
+/// # Errors
+/// What is wrong with which file.
+pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
+    let certificate_file = config.certificate_file.as_deref().ok_or("TLS needs a certificate_file")?;
+    let key_file = config.key_file.as_deref().ok_or("TLS needs a key_file")?;
+    let chain = certificates("certificate_file", certificate_file)?;
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| format!("key_file {}: no private key in PEM form: {error}", key_file.display()))?;
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match config.client_certificate {
+        ClientCertificate::None => builder.with_no_client_auth(),
+        wanted => {
+            let ca_file = config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("client_ca_file", ca_file)? {
+                roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = match wanted {
+                ClientCertificate::Optional => verifier.allow_unauthenticated(),
+                _ => verifier,
+            };
+            let verifier =
+                verifier.build().map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut server = builder.with_single_cert(chain, key).map_err(|error| {
+        format!("certificate_file {} and key_file {}: {error}", certificate_file.display(), key_file.display())
+    })?;
+    // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
+    server.max_early_data_size = 0;
+    Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |what: String| format!("{key} {}: {what}", path.display());
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| wrong(format!("cannot be read as PEM: {error}")))?;
+    if certificates.is_empty() { Err(wrong("no certificate in it".to_owned())) } else { Ok(certificates) }
+}

@@ -1,0 +1,174 @@
+//! MQTT over WebSocket (`6.0`): a byte stream in binary frames, cut anywhere (`[MQTT-6.0.0-1]` … `[MQTT-6.0.0-4]`).
+//!
+//! tungstenite does the framing and the upgrade; this adapts its messages to bytes and back. Compression is not offered.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{Sink, Stream as _};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, error::CapacityError};
+
+use crate::config::Listener;
+
+/// The longest frame and message that is taken; a packet may span any number of them.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+/// How much goes into one frame.
+const WRITE_BYTES: usize = 64 * 1024;
+const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+
+/// A byte stream in WebSocket frames.
+pub struct WebSocket<S> {
+    inner: WebSocketStream<S>,
+    /// What is left of the frame that came last.
+    rest: Bytes,
+    closing: bool,
+}
+
+/// Answers the upgrade request.
+///
+/// # Errors
+/// Why it was refused; the client got the HTTP status.
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, listener: &Listener) -> Result<WebSocket<S>, String> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * WRITE_BYTES)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    let mut refused = None;
+    let answer = |request: &Request, response: Response| {
+        judge(request, response, listener).map_err(|(status, why)| {
+            refused = Some(format!("WebSocket upgrade refused ({status}): {why}"));
+            let mut response = ErrorResponse::new(Some(why));
+            *response.status_mut() = status;
+            response
+        })
+    };
+    match tokio_tungstenite::accept_hdr_async_with_config(stream, answer, Some(config)).await {
+        Ok(inner) => Ok(WebSocket { inner, rest: Bytes::new(), closing: false }),
+        Err(error) => Err(refused.unwrap_or_else(|| format!("WebSocket upgrade failed: {error}"))),
+    }
+}
+
+#[allow(clippy::result_large_err)] // The shape of tungstenite's callback.
+fn judge(request: &Request, mut response: Response, listener: &Listener) -> Result<Response, (StatusCode, String)> {
+    let path = request.uri().path();
+    if !listener.websocket_paths.iter().any(|allowed| allowed == path) {
+        return Err((StatusCode::NOT_FOUND, format!("the path is '{path}', websocket_paths are {:?}", listener.websocket_paths)));
+    }
+    if let Some(origin) = request.headers().get(header::ORIGIN)
+        && !listener.websocket_origins.is_empty()
+        && !listener.websocket_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    {
+        return Err((StatusCode::FORBIDDEN, format!("the origin {origin:?} is not among websocket_origins")));
+    }
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let mut offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
+    // `[MQTT-6.0.0-3]`
+    let Some(protocol) = offered.find(|offered| PROTOCOLS.contains(offered)) else {
+        return Err((StatusCode::BAD_REQUEST, "the subprotocol 'mqtt' is not offered (Sec-WebSocket-Protocol)".to_owned()));
+    };
+    if let Ok(protocol) = HeaderValue::from_str(protocol) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    Ok(response)
+}
+
+fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        Error::ConnectionClosed | Error::AlreadyClosed => io::ErrorKind::ConnectionAborted.into(),
+        error => io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// Tells the peer why, as far as that is possible without waiting.
+    fn close(&mut self, code: CloseCode, reason: &'static str, cx: &mut Context<'_>) {
+        if !std::mem::replace(&mut self.closing, true) {
+            let frame = CloseFrame { code, reason: reason.into() };
+            let _ = Pin::new(&mut self.inner).start_send(Message::Close(Some(frame)));
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.rest.is_empty() {
+            let message = match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+                None => return Poll::Ready(Ok(())),
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    match &error {
+                        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+                            this.close(CloseCode::Size, "frame too large", cx);
+                        }
+                        Error::Protocol(_) => this.close(CloseCode::Protocol, "", cx),
+                        _ => {}
+                    }
+                    return Poll::Ready(Err(io_error(error)));
+                }
+            };
+            match message {
+                Message::Binary(bytes) => this.rest = bytes,
+                // `[MQTT-6.0.0-1]`
+                Message::Text(_) => {
+                    this.close(CloseCode::Unsupported, "MQTT needs binary frames", cx);
+                    let what = "a WebSocket text frame: MQTT needs binary frames";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+                }
+                Message::Close(_) => return Poll::Ready(Ok(())),
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+        let n = this.rest.len().min(buf.remaining());
+        buf.put_slice(&this.rest.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(io_error)?;
+        let mut frame = Vec::new();
+        for buf in bufs {
+            let room = WRITE_BYTES.saturating_sub(frame.len());
+            frame.extend_from_slice(buf.get(..buf.len().min(room)).unwrap_or(&[]));
+        }
+        let n = frame.len();
+        Pin::new(&mut self.inner).start_send(Message::Binary(frame.into())).map_err(io_error)?;
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(io_error)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.inner).poll_close(cx)) {
+            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(io_error(error))),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a connection has yet to write: gathered while it works, written once per wake.
+//!
+//! Headers and small payloads are copied next to each other; a large payload stays where it is and is written from there.
+//! An idle connection holds no buffer: the buffers go round within the thread.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use crate::message::Message;
+use crate::net::Stream;
+
+/// From this size on, a payload is not copied.
+const SHARE_MIN: usize = 4 * 1024;
+/// The most pieces that one write takes.
+const PIECES_MAX: usize = 32;
+/// A buffer above this is not kept for others.
+const SPARE_MAX: usize = 256 * 1024;
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+#[derive(Debug)]
+enum Piece {
+    Bytes(Vec<u8>),
+    Payload(Message),
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Piece::Bytes(bytes) => bytes,
+            Piece::Payload(message) => message.payload(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Output {
+    pieces: VecDeque<Piece>,
+    /// What of the first piece is written.
+    written: usize,
+    len: usize,
+    unflushed: bool,
+}
+
+impl Output {
+    /// Bytes to be written.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is left behind.
+    pub fn append<E>(&mut self, most: usize, encode: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
+        if !matches!(self.pieces.back(), Some(Piece::Bytes(_))) {
+            self.pieces.push_back(Piece::Bytes(SPARE.take()));
+        }
+        let Some(Piece::Bytes(bytes)) = self.pieces.back_mut() else { return Ok(()) };
+        let start = bytes.len();
+        bytes.resize(start + most, 0);
+        let result = encode(bytes.get_mut(start..).unwrap_or(&mut []));
+        let n = result.as_ref().copied().unwrap_or(0);
+        bytes.truncate(start + n);
+        self.len += n;
+        result.map(drop)
+    }
+
+    /// Adds bytes.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let Ok(()) = self.append(bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok::<usize, std::convert::Infallible>(bytes.len())
+        });
+    }
+
+    /// Adds the payload of a message.
+    pub fn payload(&mut self, message: &Message) {
+        let payload = message.payload();
+        if payload.len() < SHARE_MIN {
+            self.extend(payload);
+        } else {
+            self.len += payload.len();
+            self.pieces.push_back(Piece::Payload(message.clone()));
+        }
+    }
+
+    /// Writes as much as the stream takes; ready once everything is written and flushed.
+    pub fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.len > 0 {
+            let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+            let mut used = 0;
+            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+                let skip = if used == 0 { self.written } else { 0 };
+                *slice = IoSlice::new(piece.as_slice().get(skip..).unwrap_or(&[]));
+                used += 1;
+            }
+            let stream = Pin::new(&mut *stream);
+            let n = match slices.get(..used) {
+                Some([one]) => ready!(stream.poll_write(cx, one))?,
+                Some(several) => ready!(stream.poll_write_vectored(cx, several))?,
+                None => 0,
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.advance(n);
+        }
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.len = self.len.saturating_sub(n);
+        self.written += n;
+        while let Some(piece) = self.pieces.front() {
+            let len = piece.as_slice().len();
+            if self.written < len {
+                return;
+            }
+            self.written -= len;
+            if let Some(Piece::Bytes(mut bytes)) = self.pieces.pop_front()
+                && bytes.capacity() <= SPARE_MAX
+            {
+                bytes.clear();
+                SPARE.set(bytes);
+            }
+        }
+        if self.pieces.capacity() > PIECES_MAX {
+            self.pieces = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Client identifier → live connection or resting session, and the takeover between them.
+//!
+//! A session is owned by exactly one task. A new connection *claims* its client identifier: from that moment the registry
+//! names the new connection, and the old one is asked to hand the session over. Claims made meanwhile queue up behind each
+//! other by themselves, since each claimant asks the one before it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lapwing_protocol::ReasonCode;
+use tokio::sync::oneshot;
+
+use crate::outbox::Outbox;
+use crate::session::Session;
+
+/// Names a connection within this broker.
+pub type ConnectionNumber = u64;
+
+/// A session with its outbox, on its way from one owner to the next.
+#[derive(Debug)]
+pub struct Resident {
+    /// The session.
+    pub session: Box<Session>,
+    /// Its queue.
+    pub outbox: Arc<Outbox>,
+}
+
+/// Why a connection is told to end.
+#[derive(Debug)]
+pub enum End {
+    /// Another connection has claimed the session: send it there.
+    TakenOver {
+        /// Where the session goes; `None` is sent when there is none.
+        to: oneshot::Sender<Option<Resident>>,
+        /// Who has claimed it, for the log.
+        by: Arc<str>,
+    },
+    /// The broker or its operator ends it.
+    Closed(ReasonCode),
+}
+
+/// What a claim found.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody has this client identifier.
+    Fresh,
+    /// A session that rested.
+    Resting(Resident),
+    /// A live connection: it will send its session.
+    Live(oneshot::Receiver<Option<Resident>>),
+    /// It belongs to another user.
+    ForeignUser,
+    /// Too many sessions.
+    Full,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, user: Option<Arc<str>> },
+    Resting { resident: Resident, rest: RestNumber },
+}
+
+/// Names one rest of one session, so that a timer of an earlier rest does nothing.
+pub type RestNumber = u64;
+
+/// All clients.
+#[derive(Debug)]
+pub struct Registry {
+    sessions_max: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Arc<str>, Entry>,
+    live: usize,
+    most_live: usize,
+    last_rest: RestNumber,
+    /// No claim succeeds any more.
+    closed: bool,
+}
+
+/// Clients by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connected now.
+    pub live: usize,
+    /// The most at once.
+    pub most_live: usize,
+    /// Sessions without a connection.
+    pub resting: usize,
+}
+
+impl Registry {
+    /// Empty.
+    pub fn new(sessions_max: usize) -> Registry {
+        Registry { sessions_max, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes `connection` the one that has this client identifier (`[MQTT-3.1.4-3]`). `end` tells it when to end.
+    pub fn claim(
+        &self,
+        client_id: &Arc<str>,
+        user: Option<&Arc<str>>,
+        connection: ConnectionNumber,
+        end: oneshot::Sender<End>,
+        by: &Arc<str>,
+    ) -> Claim {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Claim::Full;
+        }
+        let owner = match inner.entries.get(client_id) {
+            Some(Entry::Live { user, .. }) => Some(user.as_ref()),
+            Some(Entry::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
+            None => None,
+        };
+        match owner {
+            Some(owner) if owner != user => return Claim::ForeignUser,
+            None if inner.entries.len() >= self.sessions_max => return Claim::Full,
+            _ => {}
+        }
+        let entry = Entry::Live { connection, end: Some(end), user: user.cloned() };
+        let claim = match inner.entries.insert(client_id.clone(), entry) {
+            None => Claim::Fresh,
+            Some(Entry::Resting { resident, .. }) => Claim::Resting(resident),
+            Some(Entry::Live { end, .. }) => {
+                inner.live -= 1;
+                let (to, from) = oneshot::channel();
+                if let Some(end) = end {
+                    // A connection that is gone drops `to` with its own receiver, and `from` says so.
+                    let _ = end.send(End::TakenOver { to, by: by.clone() });
+                }
+                Claim::Live(from)
+            }
+        };
+        inner.live += 1;
+        inner.most_live = inner.most_live.max(inner.live);
+        claim
+    }
+
+    /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
+    /// [`End::TakenOver`] that this connection was sent says where it goes.
+    pub fn rest(&self, connection: ConnectionNumber, resident: Resident) -> Result<RestNumber, Resident> {
+        let mut inner = self.lock();
+        let client_id = resident.session.client_id.clone();
+        if !inner.is_of(&client_id, connection) {
+            return Err(resident);
+        }
+        inner.live -= 1;
+        inner.last_rest += 1;
+        let rest = inner.last_rest;
+        inner.entries.insert(client_id, Entry::Resting { resident, rest });
+        Ok(rest)
+    }
+
+    /// A connection ends and its session with it; `false` when another connection has claimed the client identifier.
+    pub fn release(&self, client_id: &str, connection: ConnectionNumber) -> bool {
+        let mut inner = self.lock();
+        let own = inner.is_of(client_id, connection);
+        if own {
+            inner.live -= 1;
+            inner.entries.remove(client_id);
+        }
+        own
+    }
+
+    /// Asks something of a session that still rests as `rest` says; `remove` takes it out.
+    pub fn resting<T>(
+        &self,
+        client_id: &str,
+        rest: RestNumber,
+        ask: impl FnOnce(&mut Session) -> T,
+    ) -> Option<T> {
+        match self.lock().entries.get_mut(client_id) {
+            Some(Entry::Resting { resident, rest: current }) if *current == rest => {
+                Some(ask(&mut resident.session))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes out a session that still rests as `rest` says.
+    pub fn remove_resting(&self, client_id: &str, rest: RestNumber) -> Option<Resident> {
+        let mut inner = self.lock();
+        match inner.entries.get(client_id) {
+            Some(Entry::Resting { rest: current, .. }) if *current == rest => {}
+            _ => return None,
+        }
+        match inner.entries.remove(client_id) {
+            Some(Entry::Resting { resident, .. }) => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// Tells every connection to end, and lets no new one in.
+    pub fn close(&self, reason: ReasonCode) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        for entry in inner.entries.values_mut() {
+            if let Entry::Live { end, .. } = entry
+                && let Some(end) = end.take()
+            {
+                let _ = end.send(End::Closed(reason));
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        let inner = self.lock();
+        Counts { live: inner.live, most_live: inner.most_live, resting: inner.entries.len() - inner.live }
+    }
+}
+
+impl Inner {
+    fn is_of(&self, client_id: &str, connection: ConnectionNumber) -> bool {
+        matches!(self.entries.get(client_id), Some(Entry::Live { connection: c, .. }) if *c == connection)
+    }
+}

@@ -1,0 +1,241 @@
+//! Who gets a message: three verbs, subscribe, unsubscribe, route.
+//!
+//! Routing is a function call on the publisher's own task: collect the targets of the topic, push to their outboxes. The
+//! targets of a topic are cached by the publisher until any subscription changes ([`Router::generation`]), so that a topic
+//! that repeats costs no lock and no walk, and no lock is held while pushing.
+
+mod compact;
+mod retained;
+mod share;
+mod trie;
+
+pub use retained::{Kept, Retained};
+pub use share::Group;
+pub use trie::Subscriber;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Waker;
+
+use lapwing_protocol::topic;
+
+use crate::message::{Message, SessionNumber};
+use crate::outbox::{Delivery, Pushed, SubscriptionIds};
+use share::Shares;
+use trie::Trie;
+
+/// One receiver of a topic.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A session with all its subscriptions that match, in one (`[MQTT-3.3.4-2]`).
+    Session(Subscriber, SubscriptionIds),
+    /// A shared group: one of its members.
+    Share(Arc<Group>),
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routed {
+    /// Subscribers that matched.
+    pub matched: usize,
+    /// Outboxes that took it.
+    pub queued: usize,
+    /// Outboxes that dropped it, or an older message for it.
+    pub dropped: usize,
+    /// An outbox is full and its policy is to tell the publisher.
+    pub refused: bool,
+}
+
+/// All subscriptions and retained messages.
+#[derive(Debug)]
+pub struct Router {
+    subscriptions: RwLock<Table>,
+    generation: AtomicU64,
+    /// The retained messages.
+    pub retained: Retained,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    trie: Trie,
+    shares: Shares,
+    count: usize,
+    shared_count: usize,
+}
+
+impl Router {
+    /// Without subscriptions.
+    pub fn new(retained: Retained) -> Router {
+        Router { subscriptions: RwLock::default(), generation: AtomicU64::new(1), retained }
+    }
+
+    /// Adds or replaces the subscription of a session to a valid topic filter, shared or not.
+    pub fn subscribe(&self, filter: &str, subscriber: Subscriber) {
+        let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let Table { trie, shares, count, shared_count } = &mut *table;
+        match topic::shared(filter) {
+            None => *count += usize::from(trie.node_mut(filter).subscribe(subscriber)),
+            Some((name, inner)) => {
+                *shared_count += usize::from(shares.join(trie.node_mut(inner), name, subscriber));
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Removes it; `false` when there was none.
+    pub fn unsubscribe(&self, filter: &str, session: SessionNumber) -> bool {
+        let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let Table { trie, shares, count, shared_count } = &mut *table;
+        let removed = match topic::shared(filter) {
+            None => {
+                let removed = trie.edit(filter, |node| node.unsubscribe(session));
+                *count -= usize::from(removed);
+                removed
+            }
+            Some((name, inner)) => {
+                let removed = trie.edit(inner, |node| shares.leave(node, name, session));
+                *shared_count -= usize::from(removed);
+                removed
+            }
+        };
+        self.generation.fetch_add(1, Ordering::Release);
+        removed
+    }
+
+    /// Changes with every subscription.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The number of subscriptions, and of shared ones.
+    pub fn counts(&self) -> (usize, usize) {
+        let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        (table.count, table.shared_count)
+    }
+
+    /// The receivers of a topic from a publisher that has no subscription with No Local.
+    fn targets(&self, topic: &str) -> Vec<Target> {
+        let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        table.trie.targets(topic)
+    }
+
+    /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`, for when the publisher has
+    /// passed on all it has.
+    pub fn route(&self, message: &Message, cache: &mut RouteCache, wakers: &mut Vec<Waker>) -> Routed {
+        let mut routed = Routed::default();
+        let (topic, publisher) = (message.topic_str(), message.publisher());
+        for target in cache.targets(self, topic) {
+            match target {
+                Target::Session(subscriber, ids) => {
+                    if subscriber.no_local && subscriber.outbox.session() == publisher {
+                        continue;
+                    }
+                    routed.matched += 1;
+                    routed.count(subscriber.outbox.push(subscriber.delivery(message, ids.clone(), None)), wakers);
+                }
+                Target::Share(group) => {
+                    routed.matched += 1;
+                    routed.count(group.push(message), wakers);
+                }
+            }
+        }
+        routed
+    }
+
+    /// Gives a message of a shared group that `leaving` did not get through to another member (`[MQTT-4.8.2-5]`); `false`
+    /// when nobody else is there to take it.
+    pub fn reassign(&self, delivery: &Delivery, leaving: SessionNumber, wakers: &mut Vec<Waker>) -> bool {
+        let group = delivery.share.and_then(|id| {
+            self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id)
+        });
+        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers))
+    }
+
+    /// The group of a shared subscription.
+    pub fn group(&self, filter: &str) -> Option<NonZeroU32> {
+        let (name, inner) = topic::shared(filter)?;
+        let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        table.trie.node(inner)?.share(name).map(|group| group.id)
+    }
+}
+
+impl Routed {
+    fn count(&mut self, pushed: Pushed, wakers: &mut Vec<Waker>) {
+        match pushed {
+            Pushed::Queued(waker) => {
+                self.queued += 1;
+                wakers.extend(waker);
+            }
+            Pushed::Dropped(waker) => {
+                self.dropped += 1;
+                wakers.extend(waker);
+            }
+            Pushed::Refused => self.refused = true,
+            Pushed::NotKept => {}
+        }
+    }
+}
+
+/// The targets of the topics that one publisher used last.
+#[derive(Debug, Default)]
+pub struct RouteCache {
+    generation: u64,
+    topics: HashMap<Box<str>, Arc<[Target]>>,
+    targets: usize,
+}
+
+/// A publisher remembers this many topics, and this many targets in all, before it starts afresh.
+const CACHED_TOPICS_MAX: usize = 64;
+const CACHED_TARGETS_MAX: usize = 4_096;
+
+impl RouteCache {
+    fn targets(&mut self, router: &Router, topic: &str) -> &[Target] {
+        let generation = router.generation();
+        if self.generation != generation {
+            self.forget();
+            self.generation = generation;
+        }
+        if !self.topics.contains_key(topic) {
+            if self.topics.len() >= CACHED_TOPICS_MAX || self.targets >= CACHED_TARGETS_MAX {
+                self.topics.clear();
+                self.targets = 0;
+            }
+            let targets = router.targets(topic);
+            self.targets += targets.len();
+            self.topics.insert(topic.into(), targets.into());
+        }
+        self.topics.get(topic).map_or(&[], |targets| targets)
+    }
+
+    /// Gives the memory back.
+    pub fn forget(&mut self) {
+        *self = RouteCache::default();
+    }
+}
+
+/// The subscriptions of one session that match a topic, as one: the highest QoS, all identifiers.
+fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target> {
+    matched.sort_by_key(|subscriber| subscriber.outbox.session());
+    let mut merged: Vec<(Subscriber, Vec<u32>)> = Vec::with_capacity(matched.len());
+    for subscriber in matched {
+        let ids = subscriber.id.map(NonZeroU32::get);
+        match merged.last_mut() {
+            Some((best, all)) if Arc::ptr_eq(&best.outbox, &subscriber.outbox) => {
+                best.qos = best.qos.max(subscriber.qos);
+                best.no_local &= subscriber.no_local;
+                best.retain_as_published |= subscriber.retain_as_published;
+                all.extend(ids);
+            }
+            _ => merged.push((subscriber, ids.into_iter().collect())),
+        }
+    }
+    merged.into_iter().map(|(subscriber, ids)| Target::Session(subscriber, ids.into_iter().collect()))
+}
+
+/// Where a session's outbox is shown to the router, for tests of this room.
+#[cfg(test)]
+pub(crate) fn subscriber(outbox: &Arc<crate::outbox::Outbox>, qos: lapwing_protocol::QoS) -> Subscriber {
+    Subscriber { outbox: outbox.clone(), qos, no_local: false, retain_as_published: false, id: None }
+}

@@ -1,0 +1,273 @@
+//! The subscriptions as a tree of topic levels.
+//!
+//! Nodes live in one arena and name each other by index. Every walk is a loop with a stack of its own: a topic of 32,768
+//! levels costs no recursion, and a walk visits each node at most once, however the wildcards are laid.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use lapwing_protocol::QoS;
+
+use super::compact::Compact;
+use super::share::Group;
+use super::{Target, merge};
+use crate::message::{Message, SessionNumber};
+use crate::outbox::{Delivery, Outbox, SubscriptionIds};
+
+/// A session's interest in a topic filter.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Where its messages go.
+    pub outbox: Arc<Outbox>,
+    /// The QoS granted.
+    pub qos: QoS,
+    /// Nothing of its own (`[MQTT-3.8.3-3]`).
+    pub no_local: bool,
+    /// RETAIN stays as it was published.
+    pub retain_as_published: bool,
+    /// The Subscription Identifier.
+    pub id: Option<NonZeroU32>,
+}
+
+impl Subscriber {
+    /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`, `[MQTT-3.3.1-13]`).
+    pub(super) fn delivery(
+        &self,
+        message: &Message,
+        subscription_ids: SubscriptionIds,
+        share: Option<NonZeroU32>,
+    ) -> Delivery {
+        Delivery {
+            qos: message.qos().min(self.qos),
+            retain: self.retain_as_published && message.retain(),
+            message: message.clone(),
+            subscription_ids,
+            share,
+        }
+    }
+}
+
+type Index = u32;
+const ROOT: Index = 0;
+
+/// One topic level.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    children: Compact<Box<str>, Index>,
+    subscribers: Compact<SessionNumber, Subscriber>,
+    /// Shared groups by name; few topics have any.
+    shares: Option<Box<Compact<Box<str>, Arc<Group>>>>,
+}
+
+impl Node {
+    pub(super) fn subscribe(&mut self, subscriber: Subscriber) -> bool {
+        self.subscribers.insert(subscriber.outbox.session(), subscriber).is_none()
+    }
+
+    pub(super) fn unsubscribe(&mut self, session: SessionNumber) -> bool {
+        self.subscribers.remove(&session).is_some()
+    }
+
+    pub(super) fn share(&self, name: &str) -> Option<&Arc<Group>> {
+        self.shares.as_ref()?.get(name)
+    }
+
+    pub(super) fn set_share(&mut self, name: &str, group: Option<Arc<Group>>) {
+        let shares = self.shares.get_or_insert_default();
+        match group {
+            Some(group) => drop(shares.insert(name.into(), group)),
+            None => drop(shares.remove(name)),
+        }
+        if shares.is_empty() {
+            self.shares = None;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.subscribers.is_empty() && self.shares.is_none()
+    }
+}
+
+/// The tree.
+#[derive(Debug)]
+pub(super) struct Trie {
+    nodes: Vec<Node>,
+    free: Vec<Index>,
+}
+
+impl Default for Trie {
+    fn default() -> Self {
+        Trie { nodes: vec![Node::default()], free: Vec::new() }
+    }
+}
+
+impl Trie {
+    fn at(&self, index: Index) -> Option<&Node> {
+        self.nodes.get(index as usize)
+    }
+
+    fn child(&self, index: Index, level: &str) -> Option<Index> {
+        self.at(index)?.children.get(level).copied()
+    }
+
+    /// The node of a filter, if there is one.
+    pub(super) fn node(&self, filter: &str) -> Option<&Node> {
+        let mut index = ROOT;
+        for level in filter.split('/') {
+            index = self.child(index, level)?;
+        }
+        self.at(index)
+    }
+
+    /// The node of a filter, made where it is missing.
+    pub(super) fn node_mut(&mut self, filter: &str) -> &mut Node {
+        let mut index = ROOT;
+        for level in filter.split('/') {
+            index = match self.child(index, level) {
+                Some(child) => child,
+                None => {
+                    let child = self.free.pop().unwrap_or(self.nodes.len() as Index);
+                    if child as usize == self.nodes.len() {
+                        self.nodes.push(Node::default());
+                    }
+                    self.nodes[index as usize].children.insert(level.into(), child);
+                    child
+                }
+            };
+        }
+        &mut self.nodes[index as usize]
+    }
+
+    /// Changes the node of a filter, then removes the branch as far as nothing is left on it.
+    pub(super) fn edit(&mut self, filter: &str, change: impl FnOnce(&mut Node) -> bool) -> bool {
+        let mut path = vec![ROOT];
+        for level in filter.split('/') {
+            let Some(child) = path.last().and_then(|index| self.child(*index, level)) else { return false };
+            path.push(child);
+        }
+        let Some(node) = path.last().and_then(|index| self.nodes.get_mut(*index as usize)) else { return false };
+        let changed = change(node);
+        for (level, step) in filter.rsplit('/').zip(path.windows(2).rev()) {
+            let &[parent, child] = step else { break };
+            if !self.nodes[child as usize].is_empty() {
+                break;
+            }
+            self.nodes[child as usize] = Node::default();
+            self.free.push(child);
+            self.nodes[parent as usize].children.remove(level);
+        }
+        changed
+    }
+
+    /// Everybody who gets a topic, each session once.
+    pub(super) fn targets(&self, topic: &str) -> Vec<Target> {
+        let mut matched = Vec::new();
+        let mut targets = Vec::new();
+        let mut collect = |node: &Node| {
+            matched.extend(node.subscribers.values().cloned());
+            if let Some(shares) = &node.shares {
+                targets.extend(shares.values().cloned().map(Target::Share));
+            }
+        };
+        // A node and what is left of the topic below it; `None` is the end.
+        let mut stack: Vec<(Index, Option<&str>)> = vec![(ROOT, Some(topic))];
+        while let Some((index, rest)) = stack.pop() {
+            let Some(node) = self.at(index) else { continue };
+            // `[MQTT-4.7.2-1]`: no wildcard in the first level for topics that start with `$`.
+            let wildcards = index != ROOT || !topic.starts_with('$');
+            if wildcards && let Some(multi) = node.children.get("#").and_then(|child| self.at(*child)) {
+                collect(multi);
+            }
+            let Some(rest) = rest else {
+                collect(node);
+                continue;
+            };
+            let (level, below) = match rest.split_once('/') {
+                Some((level, below)) => (level, Some(below)),
+                None => (rest, None),
+            };
+            if wildcards && let Some(child) = node.children.get("+") {
+                stack.push((*child, below));
+            }
+            if let Some(child) = node.children.get(level) {
+                stack.push((*child, below));
+            }
+        }
+        targets.extend(merge(matched));
+        targets
+    }
+
+    /// The nodes in use, the root aside.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::Bounds;
+    use lapwing_protocol::topic;
+
+    fn outbox(session: SessionNumber) -> Arc<Outbox> {
+        let policy = crate::config::QueuePolicy::DropNewest;
+        Arc::new(Outbox::new(session, Bounds { messages_max: 9, bytes_max: 999, policy, keeps_qos0: false }))
+    }
+
+    fn sessions(trie: &Trie, topic: &str) -> Vec<SessionNumber> {
+        let number = |target: &Target| match target {
+            Target::Session(subscriber, _) => subscriber.outbox.session(),
+            Target::Share(_) => 0,
+        };
+        trie.targets(topic).iter().map(number).collect()
+    }
+
+    #[test]
+    fn the_tree_agrees_with_the_plain_matcher() {
+        let filters = ["#", "+", "+/+", "a", "a/#", "a/+", "a/b", "/", "+/b/#", "$SYS/#", "$SYS/+", "a//b", "+/+/+", "a/b/c"];
+        let topics = ["a", "a/b", "a/b/c", "/", "/b", "$SYS/x", "$SYS", "a//b", "b", "$a/b", "a/"];
+        let mut trie = Trie::default();
+        for (n, filter) in filters.iter().enumerate() {
+            assert!(trie.node_mut(filter).subscribe(super::super::subscriber(&outbox(n as u64), QoS::AtMostOnce)));
+        }
+        for topic in topics {
+            let expected: Vec<u64> = filters
+                .iter()
+                .zip(0u64..)
+                .filter_map(|(filter, n)| topic::matches(filter, topic).then_some(n))
+                .collect();
+            assert_eq!(sessions(&trie, topic), expected, "{topic}");
+        }
+        for (n, filter) in filters.iter().enumerate() {
+            assert!(trie.edit(filter, |node| node.unsubscribe(n as u64)));
+        }
+        assert_eq!(trie.len(), 0, "nothing is left behind");
+    }
+
+    // 5.0: [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
+    #[test]
+    fn overlapping_subscriptions_of_a_session_become_one_with_the_highest_qos_and_all_identifiers() {
+        let outbox = outbox(7);
+        let mut trie = Trie::default();
+        for (filter, qos, id) in [("a/+", QoS::AtMostOnce, 5), ("a/#", QoS::ExactlyOnce, 6), ("#", QoS::AtLeastOnce, 7)] {
+            let id = NonZeroU32::new(id);
+            trie.node_mut(filter).subscribe(Subscriber { id, ..super::super::subscriber(&outbox, qos) });
+        }
+        let targets = trie.targets("a/b");
+        let [Target::Session(subscriber, ids)] = targets.as_slice() else { panic!("{targets:?}") };
+        let mut ids = ids.as_slice().to_vec();
+        ids.sort_unstable();
+        assert_eq!((subscriber.qos, ids), (QoS::ExactlyOnce, vec![5, 6, 7]));
+    }
+
+    #[test]
+    fn deep_topics_and_filters_cost_no_recursion() {
+        let deep = "/".repeat(65_535);
+        let mut trie = Trie::default();
+        trie.node_mut(&deep).subscribe(super::super::subscriber(&outbox(1), QoS::AtMostOnce));
+        assert_eq!(sessions(&trie, &deep), [1]);
+        assert!(trie.edit(&deep, |node| node.unsubscribe(1)));
+        assert_eq!(trie.len(), 0);
+    }
+}

@@ -1,0 +1,265 @@
+//! A session (`4.1`): everything that outlives a network connection, as a deterministic core.
+//!
+//! The contract: a connection gives each packet to [`Session::handle`] and carries out the [`Effect`]; then it asks
+//! [`Session::poll`] for what to send until that returns `None`. There is no runtime, socket, lock, router or store in
+//! here, and time is an argument: a test drives it step by step. Nothing in here knows a protocol version either.
+//!
+//! Left to the connection on purpose: what needs other rooms (routing, authorization, the store) and the bytes.
+
+mod inbound;
+mod outbound;
+mod subscriptions;
+mod will;
+
+pub use inbound::ReceivedIds;
+pub use outbound::{Outgoing, Transmit};
+pub use subscriptions::{Held, Replay, Subscriptions};
+pub use will::Will;
+
+use std::sync::Arc;
+
+use lapwing_protocol::flight::{Answer, Arrival, Inbound};
+use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
+use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
+use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
+
+use crate::message::{Millis, SessionNumber};
+
+/// What one connection brings to a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The most QoS 1 and 2 messages that the client may have open with us.
+    pub receive_maximum: u16,
+    /// The most that we may have open with the client.
+    pub in_flight_max: u16,
+    /// Session Expiry Interval, in seconds.
+    pub expiry_s: u32,
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Session {
+    /// Names it.
+    pub number: SessionNumber,
+    /// The client identifier.
+    pub client_id: Arc<str>,
+    /// Whose it is: another user may not have it.
+    pub user: Option<Arc<str>>,
+    /// Seconds it outlives its connection.
+    pub expiry_s: u32,
+    /// What it is subscribed to.
+    pub subscriptions: Subscriptions,
+    /// Messages to the client.
+    pub outgoing: Outgoing,
+    /// The message for a bad end.
+    pub will: Option<Will>,
+    /// While it rests: when the will is due.
+    pub will_at: Option<Millis>,
+    /// While it rests: when it ends.
+    pub ends_at: Option<Millis>,
+    inbound: Inbound,
+    received: ReceivedIds,
+}
+
+/// An acknowledgement to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP.
+    pub packet_type: PacketType,
+    /// The packet identifier.
+    pub packet_id: PacketId,
+    /// How it went.
+    pub reason: ReasonCode,
+}
+
+impl Reply {
+    const fn new(packet_type: PacketType, packet_id: PacketId, reason: ReasonCode) -> Reply {
+        Reply { packet_type, packet_id, reason }
+    }
+}
+
+/// What the connection is to do after a packet.
+#[derive(Debug, PartialEq)]
+pub enum Effect<'p> {
+    /// Nothing.
+    Nothing,
+    /// Send it.
+    Reply(Reply),
+    /// Pass the message on, then [`Session::acknowledge`] it.
+    Publish(Publish<'p>),
+    /// Subscribe, then answer SUBACK.
+    Subscribe(Subscribe<'p>),
+    /// Unsubscribe, then answer UNSUBACK.
+    Unsubscribe(Unsubscribe<'p>),
+    /// Answer PINGRESP.
+    Pong,
+    /// The client leaves.
+    Disconnect(Disconnect<'p>),
+    /// Go on with the authentication.
+    Auth(Auth<'p>),
+}
+
+/// The client broke the protocol: DISCONNECT with this reason code, then close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// For the client.
+    pub reason: ReasonCode,
+    /// For the log.
+    pub text: &'static str,
+}
+
+impl Violation {
+    /// A violation.
+    pub const fn new(reason: ReasonCode, text: &'static str) -> Violation {
+        Violation { reason, text }
+    }
+}
+
+impl Session {
+    /// A new session with its first connection.
+    pub fn new(number: SessionNumber, client_id: Arc<str>, user: Option<Arc<str>>, terms: &Terms) -> Session {
+        Session {
+            number,
+            client_id,
+            user,
+            expiry_s: terms.expiry_s,
+            subscriptions: Subscriptions::default(),
+            outgoing: Outgoing::new(terms.in_flight_max),
+            will: None,
+            will_at: None,
+            ends_at: None,
+            inbound: Inbound::new(terms.receive_maximum),
+            received: ReceivedIds::default(),
+        }
+    }
+
+    /// A new connection for a session that rested: what was in flight is sent again (`[MQTT-4.4.0-1]`), the quotas start
+    /// afresh (`4.9`).
+    pub fn resume(&mut self, terms: &Terms) {
+        self.expiry_s = terms.expiry_s;
+        (self.will_at, self.ends_at) = (None, None);
+        self.inbound.reconnected(terms.receive_maximum, &self.received);
+        self.outgoing.reconnected(terms.in_flight_max);
+    }
+
+    /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end become due
+    /// (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
+    pub fn rest(&mut self, now: Millis) -> Option<Millis> {
+        self.outgoing.rest();
+        let after = |seconds: u32| now + u64::from(seconds) * 1000;
+        self.ends_at = (self.expiry_s != SESSION_NEVER_EXPIRES_S).then(|| after(self.expiry_s));
+        self.will_at = self.will.as_ref().map(|will| after(will.delay_s));
+        self.due_at()
+    }
+
+    /// When the resting session has to be looked after next.
+    pub fn due_at(&self) -> Option<Millis> {
+        self.will_at.into_iter().chain(self.ends_at).min()
+    }
+
+    /// Takes a packet in.
+    ///
+    /// # Errors
+    /// A [`Violation`] of the protocol.
+    pub fn handle<'p>(&mut self, packet: Packet<'p>) -> Result<Effect<'p>, Violation> {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish),
+            Packet::PubAck(Ack { packet_id, .. }) => {
+                let answer = self.outgoing.puback(packet_id);
+                answered(answer, packet_id)
+            }
+            Packet::PubRec(Ack { packet_id, reason, .. }) => {
+                let answer = self.outgoing.pubrec(packet_id, reason);
+                answered(answer, packet_id)
+            }
+            Packet::PubComp(Ack { packet_id, .. }) => {
+                let answer = self.outgoing.pubcomp(packet_id);
+                answered(answer, packet_id)
+            }
+            Packet::PubRel(Ack { packet_id, .. }) => {
+                let reason = self.inbound.pubrel(packet_id, &mut self.received);
+                Ok(Effect::Reply(Reply::new(PacketType::PubComp, packet_id, reason)))
+            }
+            Packet::Subscribe(subscribe) => Ok(Effect::Subscribe(subscribe)),
+            Packet::Unsubscribe(unsubscribe) => Ok(Effect::Unsubscribe(unsubscribe)),
+            Packet::PingReq => Ok(Effect::Pong),
+            Packet::Disconnect(disconnect) => self.disconnect(disconnect),
+            Packet::Auth(auth) => Ok(Effect::Auth(auth)),
+            Packet::Connect(_) => {
+                Err(Violation::new(ReasonCode::ProtocolError, "a second CONNECT on one connection"))
+            }
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Violation::new(ReasonCode::ProtocolError, "a packet that only a server sends"))
+            }
+        }
+    }
+
+    fn publish<'p>(&mut self, publish: Publish<'p>) -> Result<Effect<'p>, Violation> {
+        match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
+            Ok(Arrival::New) => Ok(Effect::Publish(publish)),
+            Ok(Arrival::Repeated) => Ok(publish.packet_id.map_or(Effect::Nothing, |id| {
+                Effect::Reply(Reply::new(PacketType::PubRec, id, ReasonCode::Success))
+            })),
+            Err(_) => Err(Violation::new(
+                ReasonCode::ReceiveMaximumExceeded,
+                "more unacknowledged QoS 1 and 2 messages than the receive maximum",
+            )),
+        }
+    }
+
+    /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent in the order of the
+    /// messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
+    pub fn acknowledge(&mut self, qos: QoS, packet_id: Option<PacketId>, reason: ReasonCode) -> Option<Reply> {
+        let id = packet_id?;
+        match qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(Reply::new(PacketType::PubAck, id, reason)),
+            QoS::ExactlyOnce => {
+                if reason.is_failure() {
+                    self.inbound.refused(id, &mut self.received);
+                }
+                Some(Reply::new(PacketType::PubRec, id, reason))
+            }
+        }
+    }
+
+    /// A PUBACK goes out.
+    pub fn puback_sent(&mut self) {
+        self.inbound.puback_sent();
+    }
+
+    fn disconnect<'p>(&mut self, disconnect: Disconnect<'p>) -> Result<Effect<'p>, Violation> {
+        if !disconnect.reason.client_may_disconnect_with() {
+            return Err(Violation::new(ReasonCode::ProtocolError, "a reason code that only a server sends"));
+        }
+        if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s() {
+            // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection cannot be kept afterwards.
+            if self.expiry_s == 0 && expiry_s != 0 {
+                return Err(Violation::new(
+                    ReasonCode::ProtocolError,
+                    "a session expiry at DISCONNECT where CONNECT had none",
+                ));
+            }
+            self.expiry_s = expiry_s;
+        }
+        if disconnect.reason == ReasonCode::Success {
+            self.will = None;
+        }
+        Ok(Effect::Disconnect(disconnect))
+    }
+
+    /// The next thing to send to the client, if there is one and the quota allows it.
+    pub fn poll(&mut self, now: Millis) -> Option<Transmit> {
+        self.outgoing.poll(now)
+    }
+}
+
+fn answered(answer: Answer, id: PacketId) -> Result<Effect<'static>, Violation> {
+    match answer {
+        Answer::Nothing => Ok(Effect::Nothing),
+        Answer::PubRel(reason) => Ok(Effect::Reply(Reply::new(PacketType::PubRel, id, reason))),
+        Answer::Violation => {
+            Err(Violation::new(ReasonCode::ProtocolError, "an acknowledgement that does not fit the message's QoS"))
+        }
+    }
+}

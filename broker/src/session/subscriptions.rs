@@ -1,0 +1,78 @@
+//! What a session is subscribed to, and the retained messages that its new subscriptions still have to bring.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lapwing_protocol::packet::SubscriptionOptions;
+use lapwing_protocol::{QoS, topic};
+
+/// A subscription as the session holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The options, with the QoS that was granted.
+    pub options: SubscriptionOptions,
+    /// The Subscription Identifier.
+    pub id: Option<u32>,
+}
+
+/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands. Walked a few topics at a
+/// time, as fast as the client reads, so that it needs no queue however many messages match.
+#[derive(Debug)]
+pub struct Replay {
+    /// The filters that asked; a message that matches several comes once.
+    pub filters: Vec<(Box<str>, Held)>,
+    /// The topic that came last.
+    pub after: Option<Box<str>>,
+}
+
+impl Replay {
+    /// The best of the filters that match this topic: the QoS, whether RETAIN stays set, and the identifiers.
+    pub fn matching(&self, topic: &str) -> Option<(QoS, impl Iterator<Item = u32>)> {
+        let matching = || self.filters.iter().filter(move |(filter, _)| topic::matches(filter, topic));
+        let qos = matching().map(|(_, held)| held.options.qos).max()?;
+        Some((qos, matching().filter_map(|(_, held)| held.id)))
+    }
+}
+
+/// The subscriptions of a session.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    held: BTreeMap<Box<str>, Held>,
+    /// One for each SUBSCRIBE whose retained messages are not all sent.
+    pub replays: VecDeque<Replay>,
+}
+
+impl Subscriptions {
+    /// Adds or replaces (`[MQTT-3.8.4-3]`); `true` when it is new.
+    pub fn insert(&mut self, filter: &str, held: Held) -> bool {
+        self.held.insert(filter.into(), held).is_none()
+    }
+
+    /// Removes; `true` when it was there. Its retained messages are not sent any more.
+    pub fn remove(&mut self, filter: &str) -> bool {
+        for replay in &mut self.replays {
+            replay.filters.retain(|(asked, _)| **asked != *filter);
+        }
+        self.replays.retain(|replay| !replay.filters.is_empty());
+        self.held.remove(filter).is_some()
+    }
+
+    /// Whether there is one with exactly this filter.
+    pub fn contains(&self, filter: &str) -> bool {
+        self.held.contains_key(filter)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Held)> {
+        self.held.iter().map(|(filter, held)| (&**filter, held))
+    }
+}

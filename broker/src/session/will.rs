@@ -1,0 +1,54 @@
+//! The will (`3.1.2.5`): what is published when a connection ends badly.
+
+use lapwing_protocol::QoS;
+use lapwing_protocol::packet;
+
+use crate::message::{Content, Message, Millis, forwarded};
+
+/// A will as the session keeps it.
+#[derive(Clone, Debug)]
+pub struct Will {
+    /// The topic name.
+    pub topic: Box<str>,
+    /// The payload.
+    pub payload: Box<[u8]>,
+    /// The properties that go with the message.
+    pub properties: Box<[u8]>,
+    /// Its QoS.
+    pub qos: QoS,
+    /// Whether it is retained.
+    pub retain: bool,
+    /// Message Expiry Interval, in seconds from its publication.
+    pub expiry_s: Option<u32>,
+    /// Will Delay Interval, in seconds.
+    pub delay_s: u32,
+}
+
+impl Will {
+    /// The will of a CONNECT, its delay capped at `delay_max_s`.
+    pub fn new(will: &packet::Will<'_>, delay_max_s: u32) -> Will {
+        let mut scratch = Vec::new();
+        Will {
+            topic: will.topic.into(),
+            payload: will.payload.into(),
+            properties: forwarded(&will.properties, &mut scratch).into(),
+            qos: will.qos,
+            retain: will.retain,
+            expiry_s: will.properties.message_expiry_interval_s(),
+            delay_s: will.properties.will_delay_interval_s().unwrap_or(0).min(delay_max_s),
+        }
+    }
+
+    /// The message, published at `now` by `publisher`.
+    pub fn message(&self, publisher: u64, now: Millis) -> Message {
+        Message::new(&Content {
+            topic: &self.topic,
+            properties: &self.properties,
+            payload: &self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            publisher,
+            expires_at: self.expiry_s.map(|seconds| now + u64::from(seconds) * 1000),
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! `$SYS/broker/…`: the broker's own figures as retained messages, under Mosquitto's names.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapwing_protocol::QoS;
+use tracing::warn;
+
+use crate::budget::Pressure;
+use crate::core::Core;
+use crate::message::{Content, Message};
+use crate::metrics::{Counter, Metrics};
+
+/// How often memory is measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+/// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
+const LOADS: [(&str, fn(&Metrics) -> &Counter); 8] = [
+    ("messages/received", |m| &m.packets_received),
+    ("messages/sent", |m| &m.packets_sent),
+    ("publish/received", |m| &m.publish_received),
+    ("publish/sent", |m| &m.publish_sent),
+    ("publish/dropped", |m| &m.publish_dropped),
+    ("bytes/received", |m| &m.bytes_received),
+    ("bytes/sent", |m| &m.bytes_sent),
+    ("connections", |m| &m.connections),
+];
+
+/// One sample of the counters.
+type Sample = [u64; LOADS.len()];
+
+/// Measures memory every second and publishes the figures as often as the configuration says, until the broker stops.
+pub(crate) async fn run(core: Arc<Core>) {
+    let every_s = u64::from(core.config.mqtt.sys_interval_s);
+    let mut tick = tokio::time::interval(MEASURE_EVERY);
+    let mut samples: VecDeque<Sample> = VecDeque::new();
+    let mut seconds = 0u64;
+    publish_once(&core);
+    loop {
+        tick.tick().await;
+        match core.budget.measure() {
+            Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
+            Some(pressure) => {
+                warn!(?pressure, "memory is short (limits.memory_budget_bytes): PUBLISH packets wait until it is not");
+            }
+            None => {}
+        }
+        if every_s > 0 && seconds.is_multiple_of(every_s) {
+            samples.push_front(LOADS.map(|(_, counter)| counter(&core.metrics).get()));
+            samples.truncate(usize::try_from(900 / every_s + 1).unwrap_or(1));
+            publish(&core, &samples, every_s);
+        }
+        seconds += 1;
+    }
+}
+
+fn set(core: &Core, topic: &str, value: &str) {
+    let topic = format!("$SYS/broker/{topic}");
+    core.publish_now(&Message::new(&Content {
+        topic: &topic,
+        properties: &[],
+        payload: value.as_bytes(),
+        qos: QoS::ExactlyOnce,
+        retain: true,
+        publisher: 0,
+        expires_at: None,
+    }));
+}
+
+fn publish_once(core: &Core) {
+    if core.config.mqtt.sys_interval_s > 0 {
+        set(core, "version", &format!("lapwing version {}", crate::VERSION));
+    }
+}
+
+fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
+    let put = |topic: &str, value: u64| set(core, topic, &value.to_string());
+    let (clients, metrics) = (core.registry.counts(), &core.metrics);
+    set(core, "uptime", &format!("{} seconds", core.now() / 1000));
+    put("clients/connected", clients.live as u64);
+    put("clients/active", clients.live as u64);
+    put("clients/disconnected", clients.resting as u64);
+    put("clients/inactive", clients.resting as u64);
+    put("clients/total", (clients.live + clients.resting) as u64);
+    put("clients/maximum", clients.most_live as u64);
+    put("clients/expired", metrics.sessions_expired.get());
+    put("messages/received", metrics.packets_received.get());
+    put("messages/sent", metrics.packets_sent.get());
+    put("publish/messages/received", metrics.publish_received.get());
+    put("publish/messages/sent", metrics.publish_sent.get());
+    put("publish/messages/dropped", metrics.publish_dropped.get());
+    put("publish/bytes/received", metrics.publish_bytes_received.get());
+    put("publish/bytes/sent", metrics.publish_bytes_sent.get());
+    put("bytes/received", metrics.bytes_received.get());
+    put("bytes/sent", metrics.bytes_sent.get());
+    put("connections/refused", metrics.refused.get());
+    let (subscriptions, shared) = core.router.counts();
+    put("subscriptions/count", subscriptions as u64);
+    put("shared_subscriptions/count", shared as u64);
+    let (retained, bytes) = core.router.retained.len();
+    put("retained messages/count", retained as u64);
+    put("messages/stored", retained as u64);
+    put("store/messages/count", retained as u64);
+    put("store/messages/bytes", bytes);
+    let Some(now) = samples.front() else { return };
+    for (name, minutes) in [("1min", 1), ("5min", 5), ("15min", 15)] {
+        let steps = usize::try_from(minutes * 60 / every_s).unwrap_or(1).clamp(1, samples.len().max(2) - 1);
+        let Some(then) = samples.get(steps) else { continue };
+        let span_s = (steps as u64 * every_s) as f64;
+        for ((load, _), (now, then)) in LOADS.iter().zip(now.iter().zip(then)) {
+            let per_minute = (now - then) as f64 * 60.0 / span_s;
+            set(core, &format!("load/{load}/{name}"), &format!("{per_minute:.2}"));
+        }
+    }
+}
