@@ -33,7 +33,7 @@ mod sys;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapwing_protocol::ReasonCode;
+pub use lapwing_protocol::{QoS, ReasonCode, Version};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};

@@ -177,11 +177,13 @@ impl Connection {
                 return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
             }
             let now = self.core.now();
-            let read = match self.poll_read(now, cx) {
+            let read = self.poll_read(now, cx);
+            // Also after the last packet of a connection: others wait for what came before it.
+            self.state.wakers.drain(..).for_each(Waker::wake);
+            let read = match read {
                 Ok(read) => read,
                 Err(exit) => return Poll::Ready(exit),
             };
-            self.state.wakers.drain(..).for_each(Waker::wake);
             self.release_acks(cx);
             let more = self.gather(now, cx.waker());
             let before = self.output.len();

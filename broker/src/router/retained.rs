@@ -35,6 +35,8 @@ pub struct Retained {
 struct Inner {
     messages: BTreeMap<Key, ()>,
     bytes: u64,
+    /// The broker's own messages among them: no client can make them more, so they do not count against the bounds.
+    own: usize,
 }
 
 /// A topic in the order of levels: `a/b` comes before `a-b`, so that all topics below one prefix stand together.
@@ -90,17 +92,17 @@ impl Retained {
         let key = Key::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
-        if !message.payload().is_empty() {
+        if !message.payload().is_empty() && !key.is_own() {
             let bytes = inner.bytes - before.unwrap_or(0) + message.size() as u64;
-            if (before.is_none() && inner.messages.len() >= self.messages_max) || bytes > self.bytes_max {
+            if (before.is_none() && inner.messages.len() - inner.own >= self.messages_max) || bytes > self.bytes_max {
                 return Kept::Full;
             }
         }
-        inner.bytes -= before.unwrap_or(0);
         // Insertion would keep the old key.
-        inner.messages.remove(&key);
+        inner.remove(&key);
         if !message.payload().is_empty() {
             inner.bytes += message.size() as u64;
+            inner.own += usize::from(key.is_own());
             inner.messages.insert(key, ());
         }
         Kept::Done
@@ -189,14 +191,26 @@ impl Retained {
             }
         }
         for message in void {
-            inner.bytes -= message.size() as u64;
-            inner.messages.remove(&Key::Message(message));
+            inner.remove(&Key::Message(message));
         }
         last
     }
 }
 
+impl Inner {
+    fn remove(&mut self, key: &Key) {
+        if let Some((old, ())) = self.messages.remove_entry(key) {
+            self.bytes -= old.size();
+            self.own -= usize::from(old.is_own());
+        }
+    }
+}
+
 impl Key {
+    fn is_own(&self) -> bool {
+        matches!(self, Key::Message(message) if message.publisher() == 0)
+    }
+
     fn size(&self) -> u64 {
         match self {
             Key::Message(message) => message.size() as u64,
@@ -272,7 +286,7 @@ mod tests {
             payload: payload.as_bytes(),
             qos: QoS::AtLeastOnce,
             retain: true,
-            publisher: 0,
+            publisher: 1,
             expires_at,
         })
     }

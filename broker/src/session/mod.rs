@@ -21,6 +21,7 @@ use std::sync::Arc;
 use lapwing_protocol::flight::{Answer, Arrival, Inbound};
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
+use lapwing_protocol::property::PropertyId;
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
 
 use crate::message::{Millis, SessionNumber};
@@ -195,6 +196,10 @@ impl Session {
     }
 
     fn publish<'p>(&mut self, publish: Publish<'p>) -> Result<Effect<'p>, Violation> {
+        // `[MQTT-3.3.4-6]`
+        if publish.properties.has(PropertyId::SubscriptionIdentifier) {
+            return Err(Violation::new(ReasonCode::ProtocolError, "a subscription identifier, which only a server sends"));
+        }
         match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
             Ok(Arrival::New) => Ok(Effect::Publish(publish)),
             Ok(Arrival::Repeated) => Ok(publish.packet_id.map_or(Effect::Nothing, |id| {
