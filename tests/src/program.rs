@@ -1,0 +1,229 @@
+//! The program `lapwing` as a user runs it: started with arguments or a file, known by what it logs.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+/// How long the program may take to start, to say something, or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker; dropping it kills it.
+pub struct Program {
+    child: Child,
+    /// What it has logged so far.
+    pub log: Arc<Mutex<String>>,
+    lines: Receiver<String>,
+    /// Its listeners, as `mqtt://127.0.0.1:1883`.
+    pub listeners: Vec<String>,
+    _folder: Option<Folder>,
+}
+
+/// A folder for the files of one test; dropping it removes it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// A new one, named after the process and `name`.
+    pub fn new(name: &str) -> Folder {
+        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lapwing-test-{}-{n}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder for the test");
+        Folder(path)
+    }
+
+    /// Writes a file into it.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("a file for the test");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The binary, built if need be.
+pub fn binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY
+        .get_or_init(|| {
+            if let Some(path) = std::env::var_os("LAPWING_BIN") {
+                return path.into();
+            }
+            // …/target/PROFILE/deps/TEST
+            let profile = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned())).expect("a target folder");
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--package", "lapwing", "--bin", "lapwing", "--target-dir"]);
+            build.arg(profile.parent().expect("a target folder"));
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            assert!(build.status().expect("cargo").success(), "the broker does not build");
+            profile.join("lapwing")
+        })
+        .clone()
+}
+
+impl Program {
+    /// Starts with this configuration and waits until it serves.
+    pub fn start(toml: &str) -> Program {
+        let folder = Folder::new("config");
+        let file = folder.file("lapwing.toml", toml);
+        let mut program = Program::spawn(&["-c", &file.display().to_string()]);
+        program._folder = Some(folder);
+        program.wait_for("Lapwing ");
+        program
+    }
+
+    /// Starts with these arguments and waits for nothing.
+    pub fn spawn(arguments: &[&str]) -> Program {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the broker starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (send, lines) = channel();
+        let (errors, copy) = (child.stderr.take().expect("its log"), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                copy.lock().unwrap().push_str(&format!("{line}\n"));
+                let _ = send.send(line);
+            }
+        });
+        Program { child, log, lines, listeners: Vec::new(), _folder: None }
+    }
+
+    /// Waits for a line with this text and returns it.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
+                panic!("the log never said '{text}':\n{}", self.log.lock().unwrap());
+            };
+            if let Some((_, name)) = line.split_once("listening on ") {
+                self.listeners.push(name.trim().to_owned());
+            }
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// `HOST:PORT` of the first listener of this scheme.
+    pub fn address(&self, scheme: &str) -> String {
+        let prefix = format!("{scheme}://");
+        let found = self.listeners.iter().find_map(|name| name.strip_prefix(&prefix));
+        found.unwrap_or_else(|| panic!("no {scheme} among {:?}", self.listeners)).to_owned()
+    }
+
+    /// The port of the first listener of this scheme.
+    pub fn port(&self, scheme: &str) -> String {
+        self.address(scheme).rsplit_once(':').expect("a port").1.to_owned()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, like `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(std::time::Instant::now() < until, "the broker does not end:\n{}", self.log.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a program of others is there. Without it a test is skipped with a line, but fails in CI.
+pub fn is_there(what: &str, path: &Path) -> bool {
+    let there = path.is_file()
+        || std::env::var_os("PATH").is_some_and(|all| std::env::split_paths(&all).any(|folder| folder.join(path).is_file()));
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "{what} is missing in CI: run ./check, which installs it");
+        println!("SKIPPED: {what} is not here ({}); ./check installs it", path.display());
+    }
+    there
+}
+
+/// The root of the project.
+pub fn root() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).canonicalize().expect("the project")
+}
+
+/// Runs a command that must succeed; its output.
+pub fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?} failed ({}):\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM files in a folder.
+pub fn certificates(folder: &Folder) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "Lapwing test authority");
+    let certificate = authority.self_signed(&authority_key).expect("a certificate");
+    folder.file("ca.pem", &certificate.pem());
+    let issuer = Issuer::new(authority, authority_key);
+    for (name, names, usage) in [
+        ("server", vec!["localhost".to_owned(), "127.0.0.1".to_owned()], ExtendedKeyUsagePurpose::ServerAuth),
+        ("client", vec!["sensor-17".to_owned()], ExtendedKeyUsagePurpose::ClientAuth),
+    ] {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(names).expect("parameters");
+        parameters.extended_key_usages = vec![usage];
+        let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
+        folder.file(&format!("{name}.pem"), &certificate.pem());
+        folder.file(&format!("{name}.key"), &key.serialize_pem());
+    }
+}
+
+/// A broker with all transports, and the folder of its certificates.
+pub fn all_transports(more: &str) -> (Program, Folder) {
+    let folder = Folder::new("tls");
+    certificates(&folder);
+    let path = folder.0.display();
+    let tls = format!("certificate_file = '{path}/server.pem'\nkey_file = '{path}/server.key'\n");
+    let toml = format!(
+        "{more}\n[[listener]]\naddress = 'localhost:0'\n\
+         [[listener]]\naddress = 'localhost:0'\ntransport = 'tls'\n{tls}\
+         [[listener]]\naddress = 'localhost:0'\ntransport = 'ws'\n\
+         [[listener]]\naddress = 'localhost:0'\ntransport = 'wss'\n{tls}\
+         [[listener]]\ntransport = 'unix'\npath = '{path}/mqtt.sock'\n"
+    );
+    (Program::start(&toml), folder)
+}
