@@ -89,7 +89,9 @@ pub(crate) async fn run(
         let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                complain(format!("a connection could not be accepted: {error}; raise the limit of open files (ulimit -n)"));
+                complain(format!(
+                    "a connection could not be accepted: {error}; raise the limit of open files (ulimit -n)"
+                ));
                 tokio::time::sleep(EXHAUSTED).await;
                 continue;
             }

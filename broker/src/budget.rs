@@ -112,7 +112,8 @@ impl Budget {
         let mut place = Place { budget: self.clone(), address: None };
         if let Some(address) = address {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = addresses.entry(address).or_insert(Address { connections: 0, second: now, connects: 0 });
+            let entry =
+                addresses.entry(address).or_insert(Address { connections: 0, second: now, connects: 0 });
             if now.duration_since(entry.second) >= Duration::from_secs(1) {
                 (entry.second, entry.connects) = (now, 0);
             }

@@ -141,7 +141,8 @@ impl Core {
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
         let mut wakers = Vec::new();
-        outgoing.give_shared(group, sent, |delivery| self.router.reassign(delivery, session.number, &mut wakers));
+        outgoing
+            .give_shared(group, sent, |delivery| self.router.reassign(delivery, session.number, &mut wakers));
         outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
         wakers.into_iter().for_each(Waker::wake);
     }

@@ -18,7 +18,9 @@ use tracing::{debug, info, warn};
 
 use crate::auth::{Action, AuthStep, Credentials, Identity};
 use crate::budget::Place;
-use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, Agreement, Connection, auth_packet, user_properties_fit};
+use crate::connection::{
+    AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, Agreement, Connection, auth_packet, user_properties_fit,
+};
 use crate::core::Core;
 use crate::net::{Peer, Stream};
 use crate::output::Output;
@@ -131,9 +133,11 @@ async fn admit(
     peer: &Peer,
     input: &mut Vec<u8>,
 ) -> Result<(Identity, Request), Refuse> {
-    let len = read_packet(core, stream, input, Version::V5, |first| match first >> 4 == PacketType::Connect as u8 {
-        true => Ok(()),
-        false => Err(not_connect(first)),
+    let len = read_packet(core, stream, input, Version::V5, |first| {
+        match first >> 4 == PacketType::Connect as u8 {
+            true => Ok(()),
+            false => Err(not_connect(first)),
+        }
     })
     .await?;
     let rest = input.split_off(len);
@@ -149,7 +153,12 @@ async fn admit(
         Err(error) => {
             // An unknown protocol level is answered in the form that every version can read.
             let text = format!("CONNECT: {error}");
-            return Err(Refuse { version: Version::V311, remedy: error.remedy_for_connect(), text, server_reference: None });
+            return Err(Refuse {
+                version: Version::V311,
+                remedy: error.remedy_for_connect(),
+                text,
+                server_reference: None,
+            });
         }
     };
     core.metrics.packets_received.add(1);
@@ -235,8 +244,11 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
         return Err(refuse);
     }
     if connect.client_id.len() > config.limits.client_id_bytes_max as usize {
-        let text = format!("a client identifier of {} bytes, limits.client_id_bytes_max is {}",
-            connect.client_id.len(), config.limits.client_id_bytes_max);
+        let text = format!(
+            "a client identifier of {} bytes, limits.client_id_bytes_max is {}",
+            connect.client_id.len(),
+            config.limits.client_id_bytes_max
+        );
         return refuse(ReasonCode::ClientIdentifierNotValid, text);
     }
     // `[MQTT-3.1.3-8]` of 3.1.1; MQTT 3.1 has no empty client identifiers.
@@ -248,7 +260,10 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
     if !user_properties_fit(&connect.properties, &config.limits)
         || connect.will.is_some_and(|will| !user_properties_fit(&will.properties, &config.limits))
     {
-        return refuse(ReasonCode::QuotaExceeded, "more user properties than limits.user_properties_max".to_owned());
+        return refuse(
+            ReasonCode::QuotaExceeded,
+            "more user properties than limits.user_properties_max".to_owned(),
+        );
     }
     if let Some(will) = &connect.will {
         check_will(core, version, will)?;
@@ -261,7 +276,8 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
         _ => limits.session_expiry_max_s,
     };
     let keep_alive_max = u16::try_from(limits.keep_alive_max_s).unwrap_or(u16::MAX);
-    let keep_alive_set = keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
+    let keep_alive_set =
+        keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
     // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a bit each.
     let receive_maximum = if version == Version::V5 { limits.receive_maximum } else { u16::MAX };
     Ok(Request {
@@ -270,7 +286,10 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
         clean_start: connect.clean_start,
         terms: Terms {
             receive_maximum,
-            in_flight_max: p.receive_maximum().unwrap_or(limits::RECEIVE_MAXIMUM_DEFAULT).min(limits.in_flight_max),
+            in_flight_max: p
+                .receive_maximum()
+                .unwrap_or(limits::RECEIVE_MAXIMUM_DEFAULT)
+                .min(limits.in_flight_max),
             expiry_s: asked_expiry_s.min(limits.session_expiry_max_s),
         },
         expiry_capped: asked_expiry_s > limits.session_expiry_max_s,
@@ -289,7 +308,11 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
     })
 }
 
-fn check_will(core: &Core, version: Version, will: &lapwing_protocol::packet::Will<'_>) -> Result<(), Refuse> {
+fn check_will(
+    core: &Core,
+    version: Version,
+    will: &lapwing_protocol::packet::Will<'_>,
+) -> Result<(), Refuse> {
     let config = &core.config;
     let refuse = |reason, text: &str| Err(Refuse::new(version, reason, format!("the will: {text}")));
     if will.qos > QoS::from_u8(config.mqtt.qos_max).unwrap_or_default() {
@@ -310,7 +333,10 @@ fn check_will(core: &Core, version: Version, will: &lapwing_protocol::packet::Wi
         && will.properties.payload_format_indicator() == Some(1)
         && std::str::from_utf8(will.payload).is_err()
     {
-        return refuse(ReasonCode::PayloadFormatInvalid, "the payload is not the UTF-8 text it is said to be");
+        return refuse(
+            ReasonCode::PayloadFormatInvalid,
+            "the payload is not the UTF-8 text it is said to be",
+        );
     }
     Ok(())
 }
@@ -318,8 +344,9 @@ fn check_will(core: &Core, version: Version, will: &lapwing_protocol::packet::Wi
 /// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.
 fn assigned_client_id(version: Version) -> Result<Arc<str>, Refuse> {
     let mut random = [0u8; 16];
-    getrandom::fill(&mut random)
-        .map_err(|error| Refuse::new(version, ReasonCode::ServerUnavailable, format!("no randomness: {error}")))?;
+    getrandom::fill(&mut random).map_err(|error| {
+        Refuse::new(version, ReasonCode::ServerUnavailable, format!("no randomness: {error}"))
+    })?;
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("auto-{hex}").into())
 }
@@ -335,32 +362,47 @@ async fn exchange(
 ) -> Result<(Identity, Option<Vec<u8>>), Refuse> {
     let refuse = |reason, text: String| Refuse::new(Version::V5, reason, text);
     let method = core.auth.method(name).ok_or_else(|| {
-        refuse(ReasonCode::BadAuthenticationMethod, format!("the authentication method '{name}' is not known here"))
+        refuse(
+            ReasonCode::BadAuthenticationMethod,
+            format!("the authentication method '{name}' is not known here"),
+        )
     })?;
     let mut exchange = method.begin(credentials);
     let mut step = exchange.step(connect.properties.authentication_data());
     for _ in 0..AUTH_ROUNDS_MAX {
         let data = match step {
             AuthStep::Accept { identity, data } => return Ok((identity, data)),
-            AuthStep::Reject(reason) => return Err(refuse(reason, format!("authentication by '{name}' failed"))),
+            AuthStep::Reject(reason) => {
+                return Err(refuse(reason, format!("authentication by '{name}' failed")));
+            }
             AuthStep::Continue(data) => data,
         };
         let mut buffer = vec![0; AUTH_BYTES_MAX];
         let mut output = Output::default();
         let sent: Result<(), EncodeError> =
-            auth_packet(ReasonCode::ContinueAuthentication, name, Some(&data), &mut buffer).and_then(|packet| {
-                let len = packet.encoded_len(Version::V5, limits::PACKET_BYTES_MAX)?;
-                output.append(len, |out| packet.encode(Version::V5, limits::PACKET_BYTES_MAX, out))
-            });
-        sent.map_err(|error| refuse(ReasonCode::UnspecifiedError, format!("AUTH could not be written: {error}")))?;
-        poll_fn(|cx| output.poll_write(stream, cx)).await.map_err(|error| Refuse::close(error.to_string()))?;
+            auth_packet(ReasonCode::ContinueAuthentication, name, Some(&data), &mut buffer).and_then(
+                |packet| {
+                    let len = packet.encoded_len(Version::V5, limits::PACKET_BYTES_MAX)?;
+                    output.append(len, |out| packet.encode(Version::V5, limits::PACKET_BYTES_MAX, out))
+                },
+            );
+        sent.map_err(|error| {
+            refuse(ReasonCode::UnspecifiedError, format!("AUTH could not be written: {error}"))
+        })?;
+        poll_fn(|cx| output.poll_write(stream, cx))
+            .await
+            .map_err(|error| Refuse::close(error.to_string()))?;
         // `[MQTT-3.1.2-30]`: nothing but AUTH and DISCONNECT until the exchange is over.
         let len = read_packet(core, stream, input, Version::V5, |first| match first >> 4 {
             14 | 15 => Ok(()),
             _ => Err("a packet other than AUTH during the authentication".to_owned()),
         })
         .await
-        .map_err(|refuse| Refuse { version: Version::V5, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse })?;
+        .map_err(|refuse| Refuse {
+            version: Version::V5,
+            remedy: Remedy::Refuse(ReasonCode::ProtocolError),
+            ..refuse
+        })?;
         let rest = input.split_off(len);
         let bytes = std::mem::replace(input, rest);
         let Ok(Split::Frame { frame, .. }) = frame::split(&bytes, Version::V5, u32::MAX) else {
@@ -368,13 +410,21 @@ async fn exchange(
         };
         step = match Packet::decode(frame, Version::V5) {
             Ok(Packet::Auth(auth)) if auth.properties.authentication_method() != Some(name) => {
-                return Err(refuse(ReasonCode::BadAuthenticationMethod, "the method changed on the way".to_owned()));
+                return Err(refuse(
+                    ReasonCode::BadAuthenticationMethod,
+                    "the method changed on the way".to_owned(),
+                ));
             }
             Ok(Packet::Auth(auth)) if auth.reason == ReasonCode::ContinueAuthentication => {
                 exchange.step(auth.properties.authentication_data())
             }
             Ok(Packet::Disconnect(_)) => return Err(Refuse::close("the client gave up")),
-            Ok(_) => return Err(refuse(ReasonCode::ProtocolError, "AUTH with a reason code out of turn".to_owned())),
+            Ok(_) => {
+                return Err(refuse(
+                    ReasonCode::ProtocolError,
+                    "AUTH with a reason code out of turn".to_owned(),
+                ));
+            }
             Err(error) => return Err(refuse(error.reason(), format!("AUTH: {error}"))),
         };
     }
@@ -398,7 +448,10 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
                     ReasonCode::ClientIdentifierNotValid,
                     format!("the client identifier '{client_id}' belongs to another user"),
                 ),
-                _ => (ReasonCode::QuotaExceeded, "limits.sessions_max is reached, or the broker stops".to_owned()),
+                _ => (
+                    ReasonCode::QuotaExceeded,
+                    "limits.sessions_max is reached, or the broker stops".to_owned(),
+                ),
             };
             let mut output = Output::default();
             Refuse::new(request.agreement.version, reason, text.clone()).write(&mut output);
@@ -461,7 +514,8 @@ fn resident(
                 core.end_session(resident);
             }
             let number = core.next_number();
-            let session = Session::new(number, request.client_id.clone(), identity.user.clone(), &request.terms);
+            let session =
+                Session::new(number, request.client_id.clone(), identity.user.clone(), &request.terms);
             (Resident { session: Box::new(session), outbox: core.outbox(number) }, false)
         }
     }
@@ -487,7 +541,12 @@ fn recheck(core: &Core, resident: &mut Resident, identity: &Identity) {
     }
 }
 
-fn connack(core: &Core, request: &Request, session_present: bool, output: &mut Output) -> Result<(), EncodeError> {
+fn connack(
+    core: &Core,
+    request: &Request,
+    session_present: bool,
+    output: &mut Output,
+) -> Result<(), EncodeError> {
     let (config, agreement) = (&core.config, &request.agreement);
     let mut buffer = vec![0; AUTH_BYTES_MAX];
     let mut p = PropertyWriter::new(&mut buffer);
@@ -510,7 +569,9 @@ fn connack(core: &Core, request: &Request, session_present: bool, output: &mut O
         if request.keep_alive_set {
             p.push(Property::ServerKeepAlive(agreement.keep_alive_s))?;
         }
-        if let Some(information) = config.mqtt.response_information.as_ref().filter(|_| request.response_information) {
+        if let Some(information) =
+            config.mqtt.response_information.as_ref().filter(|_| request.response_information)
+        {
             p.push(Property::ResponseInformation(information))?;
         }
         if let Some(method) = &agreement.auth_method {

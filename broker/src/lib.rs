@@ -158,7 +158,10 @@ impl Broker {
         while self.acceptors.join_next().await.is_some() {}
         self.core.registry.close(ReasonCode::ServerShuttingDown);
         if tokio::time::timeout(timeout, self.connections.none()).await.is_err() {
-            warn!(left = self.connections.count(), "clients that did not read were cut off after limits.shutdown_timeout_s");
+            warn!(
+                left = self.connections.count(),
+                "clients that did not read were cut off after limits.shutdown_timeout_s"
+            );
         }
         self.background.shutdown().await;
         info!("stopped");

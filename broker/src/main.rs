@@ -91,7 +91,8 @@ fn start_log(arguments: &Arguments, config: &Config) -> Result<(), String> {
         _ => "trace",
     };
     let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match config.log.format {
         LogFormat::Json => log.json().with_timer(SystemTime).init(),
         LogFormat::Text => {
@@ -103,7 +104,8 @@ fn start_log(arguments: &Arguments, config: &Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> ExitCode {
-    let listen = |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
+    let listen =
+        |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
     let (mut terminate, mut interrupt, mut hangup) =
         (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
     let broker = match Broker::builder().config(config).start().await {
@@ -112,7 +114,9 @@ async fn serve(config: Config) -> ExitCode {
     };
     info!("Lapwing {} serves MQTT 3.1, 3.1.1 and 5.0 on {}", lapwing::VERSION, broker.listeners().join(", "));
     if let Some(port) = broker.listeners().iter().find_map(|name| name.strip_prefix("mqtt://127.0.0.1:")) {
-        info!("try it: mosquitto_sub -p {port} -t 'hello/#' -v    and then    mosquitto_pub -p {port} -t hello/world -m hi");
+        info!(
+            "try it: mosquitto_sub -p {port} -t 'hello/#' -v    and then    mosquitto_pub -p {port} -t hello/world -m hi"
+        );
     }
     loop {
         tokio::select! {

@@ -62,8 +62,7 @@ impl Message {
     pub fn new(content: &Content<'_>) -> Message {
         let Content { topic, properties, payload, .. } = content;
         let body = HEAD + topic.len();
-        let mut bytes: Arc<[u8]> =
-            std::iter::repeat_n(0, body + properties.len() + payload.len()).collect();
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, body + properties.len() + payload.len()).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
             out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
             out[PUBLISHER].copy_from_slice(&content.publisher.to_le_bytes());
@@ -179,7 +178,8 @@ pub fn forwarded<'a>(properties: &Properties<'a>, scratch: &'a mut Vec<u8>) -> &
     scratch.clear();
     scratch.resize(properties.as_bytes().len(), 0);
     let mut writer = PropertyWriter::new(scratch);
-    for property in properties.iter().filter(|property: &Property<'_>| !OF_THIS_HOP.contains(&property.id())) {
+    for property in properties.iter().filter(|property: &Property<'_>| !OF_THIS_HOP.contains(&property.id()))
+    {
         // Part of a block always fits where the whole block did.
         let _ = writer.push(property);
     }
@@ -201,7 +201,10 @@ mod tests {
             publisher: 7,
             expires_at: Some(5_000),
         });
-        assert_eq!((message.topic_str(), message.properties(), message.payload()), ("a/ä", &[1, 1][..], &b"xyz"[..]));
+        assert_eq!(
+            (message.topic_str(), message.properties(), message.payload()),
+            ("a/ä", &[1, 1][..], &b"xyz"[..])
+        );
         assert_eq!((message.qos(), message.retain(), message.publisher()), (QoS::ExactlyOnce, true, 7));
         assert_eq!(message.expiry(0), Expiry::Left(5));
         assert_eq!(message.expiry(4_001), Expiry::Left(1));

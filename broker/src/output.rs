@@ -57,7 +57,11 @@ impl Output {
     }
 
     /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is left behind.
-    pub fn append<E>(&mut self, most: usize, encode: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
+    pub fn append<E>(
+        &mut self,
+        most: usize,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
         if !matches!(self.pieces.back(), Some(Piece::Bytes(_))) {
             self.pieces.push_back(Piece::Bytes(SPARE.take()));
         }

@@ -42,7 +42,10 @@ pub(crate) async fn run(core: Arc<Core>) {
         match core.budget.measure() {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
             Some(pressure) => {
-                warn!(?pressure, "memory is short (limits.memory_budget_bytes): PUBLISH packets wait until it is not");
+                warn!(
+                    ?pressure,
+                    "memory is short (limits.memory_budget_bytes): PUBLISH packets wait until it is not"
+                );
             }
             None => {}
         }

@@ -57,7 +57,10 @@ pub fn binary() -> PathBuf {
                 return path.into();
             }
             // …/target/PROFILE/deps/TEST
-            let profile = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned())).expect("a target folder");
+            let profile = std::env::current_exe()
+                .ok()
+                .and_then(|exe| Some(exe.parent()?.parent()?.to_owned()))
+                .expect("a target folder");
             let mut build = Command::new(env!("CARGO"));
             build.args(["build", "--quiet", "--package", "lapwing", "--bin", "lapwing", "--target-dir"]);
             build.arg(profile.parent().expect("a target folder"));
@@ -147,7 +150,11 @@ impl Program {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(std::time::Instant::now() < until, "the broker does not end:\n{}", self.log.lock().unwrap());
+            assert!(
+                std::time::Instant::now() < until,
+                "the broker does not end:\n{}",
+                self.log.lock().unwrap()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -163,7 +170,8 @@ impl Drop for Program {
 /// Whether a program of others is there. Without it a test is skipped with a line, but fails in CI.
 pub fn is_there(what: &str, path: &Path) -> bool {
     let there = path.is_file()
-        || std::env::var_os("PATH").is_some_and(|all| std::env::split_paths(&all).any(|folder| folder.join(path).is_file()));
+        || std::env::var_os("PATH")
+            .is_some_and(|all| std::env::split_paths(&all).any(|folder| folder.join(path).is_file()));
     if !there {
         assert!(std::env::var_os("CI").is_none(), "{what} is missing in CI: run ./check, which installs it");
         println!("SKIPPED: {what} is not here ({}); ./check installs it", path.display());
@@ -191,7 +199,9 @@ pub fn run(command: &mut Command) -> String {
 
 /// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM files in a folder.
 pub fn certificates(folder: &Folder) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
     let authority_key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -34,10 +34,16 @@ pub struct Case {
 
 /// Reads all cases of a folder.
 pub fn load(folder: &Path) -> Vec<Case> {
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("the folder of cases").map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("the folder of cases").map(|e| e.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "case"));
     files.sort();
-    files.iter().flat_map(|path| parse(&path.file_name().unwrap().to_string_lossy(), &std::fs::read_to_string(path).unwrap())).collect()
+    files
+        .iter()
+        .flat_map(|path| {
+            parse(&path.file_name().unwrap().to_string_lossy(), &std::fs::read_to_string(path).unwrap())
+        })
+        .collect()
 }
 
 fn parse(file: &str, text: &str) -> Vec<Case> {
@@ -139,15 +145,29 @@ pub fn play(case: &Case, version: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let text = format!("[[listener]]\naddress = '127.0.0.1:0'\n{}", toml_of(&case.config));
     let config = Config::from_toml(&text, &case.file).map_err(|error| error.to_string())?;
-    let broker = runtime.block_on(Broker::builder().config(config).auth_method(TwoRounds).start()).map_err(|e| e.to_string())?;
+    let broker = runtime
+        .block_on(Broker::builder().config(config).auth_method(TwoRounds).start())
+        .map_err(|e| e.to_string())?;
     let address: SocketAddr = broker.listeners()[0].strip_prefix("mqtt://").unwrap().parse().unwrap();
-    let mut stage = Stage { address, version: version.to_owned(), clients: BTreeMap::new(), bound: BTreeMap::new(), broker: Some(broker), runtime };
+    let mut stage = Stage {
+        address,
+        version: version.to_owned(),
+        clients: BTreeMap::new(),
+        bound: BTreeMap::new(),
+        broker: Some(broker),
+        runtime,
+    };
     for step in &case.steps {
         let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.step(step)));
         if let Err(panic) = played {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            return Err(format!("{} in {} ({version}), at `{step}`:\n  {}", case.name, case.file, text.unwrap_or_default()));
+            return Err(format!(
+                "{} in {} ({version}), at `{step}`:\n  {}",
+                case.name,
+                case.file,
+                text.unwrap_or_default()
+            ));
         }
     }
     Ok(())
@@ -241,7 +261,9 @@ impl Stage {
                 while !expected.is_empty() {
                     let v5 = self.client(who).version == "5.0";
                     let (name, fields) = self.client(who).receive().expect("a packet");
-                    let at = expected.iter().position(|e| e[0] == name && self.differs(&e[1..], &fields, v5).is_none());
+                    let at = expected
+                        .iter()
+                        .position(|e| e[0] == name && self.differs(&e[1..], &fields, v5).is_none());
                     let at = at.unwrap_or_else(|| panic!("{name} {fields:?} is none of {expected:?}"));
                     expected.remove(at);
                 }
@@ -279,7 +301,9 @@ impl Stage {
                 Some(name) if self.bound.contains_key(name) => self.bound[name].clone(),
                 _ => value.replace('~', " "),
             };
-            let value = value.strip_prefix("levels:").map_or(value.clone(), |n| vec!["a"; wire::number(n) as usize].join("/"));
+            let value = value
+                .strip_prefix("levels:")
+                .map_or(value.clone(), |n| vec!["a"; wire::number(n) as usize].join("/"));
             fields.entry(key.to_owned()).and_modify(|all| *all = format!("{all}|{value}")).or_insert(value);
         }
         fields
@@ -297,7 +321,10 @@ impl Stage {
             if let Some((key, variable)) = word.split_once("=?") {
                 match fields.get(key) {
                     Some(value) => drop(self.bound.insert(variable.to_owned(), value.clone())),
-                    None => assert!(key.starts_with("p.") && self.client(who).version != "5.0", "no {key} in {fields:?}"),
+                    None => assert!(
+                        key.starts_with("p.") && self.client(who).version != "5.0",
+                        "no {key} in {fields:?}"
+                    ),
                 }
             }
         }
@@ -307,22 +334,31 @@ impl Stage {
     fn differs(&self, words: &[&str], got: &Fields, v5: bool) -> Option<String> {
         for (key, wanted) in self.fields(words) {
             let only_v5 = key.starts_with("p.") || key == "reason";
-            if wanted.starts_with('?') || (only_v5 && !v5) || (key == "code" && v5) || (key == "codes" && !v5 && !got.contains_key("codes")) {
+            if wanted.starts_with('?')
+                || (only_v5 && !v5)
+                || (key == "code" && v5)
+                || (key == "codes" && !v5 && !got.contains_key("codes"))
+            {
                 continue;
             }
             let value = got.get(&key).map(String::as_str);
             let same = match (wanted.as_str(), value) {
                 ("none", value) => value.is_none(),
                 ("any", value) => value.is_some(),
-                (wanted, Some(value)) if key != "codes" && wanted.starts_with("0x") => wire::number(wanted).to_string() == value,
+                (wanted, Some(value)) if key != "codes" && wanted.starts_with("0x") => {
+                    wire::number(wanted).to_string() == value
+                }
                 (wanted, Some(value)) if wanted.contains("..") => {
                     let (low, high) = wanted.split_once("..")?;
                     (wire::number(low)..=wire::number(high)).contains(&wire::number(value))
                 }
                 (wanted, Some(value)) if key == "codes" => {
-                    let wanted: Vec<String> = wanted.split('|').map(|code| wire::number(code).to_string()).collect();
+                    let wanted: Vec<String> =
+                        wanted.split('|').map(|code| wire::number(code).to_string()).collect();
                     // Before MQTT 5 every failure is 0x80.
-                    let wanted = wanted.iter().map(|code| if v5 || wire::number(code) < 0x80 { code.clone() } else { "128".to_owned() });
+                    let wanted = wanted.iter().map(|code| {
+                        if v5 || wire::number(code) < 0x80 { code.clone() } else { "128".to_owned() }
+                    });
                     wanted.collect::<Vec<_>>().join("|") == value
                 }
                 (wanted, value) => Some(wanted) == value,

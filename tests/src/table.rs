@@ -19,7 +19,9 @@ fn statements(root: &Path) -> Vec<Statement> {
     let text = std::fs::read_to_string(root.join("tests/cases/statements.tsv")).expect("the statements");
     let rows = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     rows.map(|row| {
-        let [standard, id, whom, text] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("four columns: {row}") };
+        let [standard, id, whom, text] = row.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("four columns: {row}")
+        };
         assert!(["server", "client", "transport"].contains(&whom), "{row}");
         Statement { standard: standard.into(), id: id.into(), whom: whom.into(), text: text.into() }
     })
@@ -91,13 +93,20 @@ pub fn make(root: &Path) -> (String, Vec<String>) {
     for standard in ["3.1.1", "5.0"] {
         let of = || statements.iter().filter(|statement| statement.standard == standard);
         let servers = of().filter(|statement| statement.whom == "server").count();
-        let _ = write!(out, "\n## MQTT {standard}: {servers} of {} statements concern a server\n\n", of().count());
+        let _ = write!(
+            out,
+            "\n## MQTT {standard}: {servers} of {} statements concern a server\n\n",
+            of().count()
+        );
         out.push_str("| statement | in short | shown by |\n|---|---|---|\n");
         for statement in of() {
             let tests = shown.remove(&(standard.to_owned(), statement.id.clone())).unwrap_or_default();
             let by = match (statement.whom.as_str(), tests.as_slice()) {
                 ("server", []) => {
-                    wrong.push(format!("MQTT {standard} [MQTT-{}] has no test: {}", statement.id, statement.text));
+                    wrong.push(format!(
+                        "MQTT {standard} [MQTT-{}] has no test: {}",
+                        statement.id, statement.text
+                    ));
                     "**nothing**".to_owned()
                 }
                 ("server", tests) => tests.join("<br>"),
@@ -107,6 +116,10 @@ pub fn make(root: &Path) -> (String, Vec<String>) {
             let _ = writeln!(out, "| MQTT-{} | {} | {by} |", statement.id, statement.text);
         }
     }
-    wrong.extend(shown.into_iter().map(|((standard, id), tests)| format!("MQTT {standard} has no [MQTT-{id}], named by {tests:?}")));
+    wrong.extend(
+        shown
+            .into_iter()
+            .map(|((standard, id), tests)| format!("MQTT {standard} has no [MQTT-{id}], named by {tests:?}")),
+    );
     (out, wrong)
 }

@@ -40,8 +40,22 @@ const PROPERTIES: &[(&str, u8, char)] = &[
 ];
 
 const NAMES: [&str; 16] = [
-    "reserved", "connect", "connack", "publish", "puback", "pubrec", "pubrel", "pubcomp", "subscribe", "suback",
-    "unsubscribe", "unsuback", "pingreq", "pingresp", "disconnect", "auth",
+    "reserved",
+    "connect",
+    "connack",
+    "publish",
+    "puback",
+    "pubrec",
+    "pubrel",
+    "pubcomp",
+    "subscribe",
+    "suback",
+    "unsubscribe",
+    "unsuback",
+    "pingreq",
+    "pingresp",
+    "disconnect",
+    "auth",
 ];
 
 /// A number in decimal or as `0x…`.
@@ -84,8 +98,11 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn properties(fields: &Fields, prefix: &str) -> Vec<u8> {
     let mut block = Vec::new();
-    for (name, values) in fields.iter().filter_map(|(key, value)| key.strip_prefix(prefix).map(|name| (name, value))) {
-        let (_, id, kind) = PROPERTIES.iter().find(|(n, ..)| *n == name).unwrap_or_else(|| panic!("property {name}"));
+    for (name, values) in
+        fields.iter().filter_map(|(key, value)| key.strip_prefix(prefix).map(|name| (name, value)))
+    {
+        let (_, id, kind) =
+            PROPERTIES.iter().find(|(n, ..)| *n == name).unwrap_or_else(|| panic!("property {name}"));
         for value in values.split('|') {
             block.push(*id);
             match kind {
@@ -245,7 +262,9 @@ impl<'a> Reader<'a> {
 /// Bytes as they are written in a script.
 pub fn show(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.len() > 200 && bytes.iter().all(|byte| *byte == b'x') => format!("rep:{}", text.len()),
+        Ok(text) if bytes.len() > 200 && bytes.iter().all(|byte| *byte == b'x') => {
+            format!("rep:{}", text.len())
+        }
         Ok(text) => text.to_owned(),
         Err(_) => format!("hex:{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
     }
@@ -274,7 +293,8 @@ pub fn decode(bytes: &[u8], version: &str) -> (&'static str, Fields) {
         let mut r = Reader(r.take(n));
         while !r.0.is_empty() {
             let id = r.number(1) as u8;
-            let (name, _, kind) = PROPERTIES.iter().find(|(_, n, _)| *n == id).unwrap_or_else(|| panic!("property {id}"));
+            let (name, _, kind) =
+                PROPERTIES.iter().find(|(_, n, _)| *n == id).unwrap_or_else(|| panic!("property {id}"));
             let value = match kind {
                 'b' => r.number(1).to_string(),
                 'w' => r.number(2).to_string(),

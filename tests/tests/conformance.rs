@@ -9,8 +9,15 @@ fn main() {
     for case in lapwing_tests::script::load(folder.as_ref()) {
         for version in case.versions.clone() {
             let case = case.clone();
-            let name = format!("{}::{}::v{}", case.file.trim_end_matches(".case"), case.name.replace(' ', "_"), version.replace('.', "_"));
-            trials.push(Trial::test(name, move || lapwing_tests::script::play(&case, &version).map_err(Failed::from)));
+            let name = format!(
+                "{}::{}::v{}",
+                case.file.trim_end_matches(".case"),
+                case.name.replace(' ', "_"),
+                version.replace('.', "_")
+            );
+            trials.push(Trial::test(name, move || {
+                lapwing_tests::script::play(&case, &version).map_err(Failed::from)
+            }));
         }
     }
     assert!(trials.len() > 100, "the cases are there");

@@ -67,7 +67,10 @@ fn mosquitto_clients_exchange_messages_at_every_qos_in_every_version() {
     for version in ["mqttv31", "mqttv311", "mqttv5"] {
         for qos in ["0", "1", "2"] {
             let topic = format!("hello/{version}/{qos}");
-            let sub = Subscriber::start(&port, &["-V", version, "-q", qos, "-t", &topic, "-C", "1", "-F", "%t %q %p"]);
+            let sub = Subscriber::start(
+                &port,
+                &["-V", version, "-q", qos, "-t", &topic, "-C", "1", "-F", "%t %q %p"],
+            );
             mosquitto("mosquitto_pub", &port, &["-V", version, "-q", qos, "-t", &topic, "-m", "hi"]);
             assert_eq!(sub.output(), [format!("{topic} {qos} hi")]);
         }
@@ -84,17 +87,28 @@ fn mosquitto_clients_see_retained_messages_wills_and_sessions() {
     for version in ["mqttv311", "mqttv5"] {
         let topic = |name: &str| format!("{version}/{name}");
         mosquitto("mosquitto_pub", &port, &["-V", version, "-q", "1", "-r", "-t", &topic("kept"), "-m", "r"]);
-        let got = mosquitto("mosquitto_sub", &port, &["-V", version, "-t", &topic("kept"), "-C", "1", "--retained-only", "-F", "%r %p"]);
+        let got = mosquitto(
+            "mosquitto_sub",
+            &port,
+            &["-V", version, "-t", &topic("kept"), "-C", "1", "--retained-only", "-F", "%r %p"],
+        );
         assert_eq!(got, "1 r\n");
         // A session: `-E` ends once subscribed.
         let session = ["-V", version, "-c", "-i", "keeper", "-q", "1", "-x", "100", "-t", &topic("s")];
-        let session: &[&str] = if version == "mqttv5" { &session } else { &["-V", version, "-c", "-i", "keeper3", "-q", "1", "-t", &topic("s")] };
+        let session: &[&str] = if version == "mqttv5" {
+            &session
+        } else {
+            &["-V", version, "-c", "-i", "keeper3", "-q", "1", "-t", &topic("s")]
+        };
         mosquitto("mosquitto_sub", &port, &[session, &["-E"]].concat());
         mosquitto("mosquitto_pub", &port, &["-V", version, "-q", "1", "-t", &topic("s"), "-m", "while away"]);
         assert_eq!(mosquitto("mosquitto_sub", &port, &[session, &["-C", "1"]].concat()), "while away\n");
         // A will: the subscriber is killed.
         let watcher = Subscriber::start(&port, &["-V", version, "-t", &topic("will"), "-C", "1"]);
-        let mut doomed = Subscriber::start(&port, &["-V", version, "-t", "x", "--will-topic", &topic("will"), "--will-payload", "gone"]);
+        let mut doomed = Subscriber::start(
+            &port,
+            &["-V", version, "-t", "x", "--will-topic", &topic("will"), "--will-payload", "gone"],
+        );
         doomed.0.kill().unwrap();
         let _ = doomed.0.wait();
         assert_eq!(watcher.output(), ["gone"]);
@@ -110,13 +124,32 @@ fn mosquitto_rr_gets_its_response() {
     let port = broker.port("mqtt");
     let service = Subscriber::start(&port, &["-V", "mqttv5", "-t", "ask", "-C", "1", "-F", "%R %D"]);
     let asking = Command::new("mosquitto_rr")
-        .args(["-h", "localhost", "-p", &port, "-V", "mqttv5", "-t", "ask", "-e", "answer/7", "-m", "?", "-W", "20"])
+        .args([
+            "-h",
+            "localhost",
+            "-p",
+            &port,
+            "-V",
+            "mqttv5",
+            "-t",
+            "ask",
+            "-e",
+            "answer/7",
+            "-m",
+            "?",
+            "-W",
+            "20",
+        ])
         .args(["-D", "publish", "correlation-data", "id-42"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     assert_eq!(service.output(), ["answer/7 id-42"]);
-    mosquitto("mosquitto_pub", &port, &["-V", "mqttv5", "-t", "answer/7", "-m", "!", "-D", "publish", "correlation-data", "id-42"]);
+    mosquitto(
+        "mosquitto_pub",
+        &port,
+        &["-V", "mqttv5", "-t", "answer/7", "-m", "!", "-D", "publish", "correlation-data", "id-42"],
+    );
     assert_eq!(asking.wait_with_output().unwrap().stdout, b"!\n");
 }
 
@@ -132,20 +165,43 @@ fn mosquitto_clients_over_tls_and_with_certificates() {
     let toml = format!(
         "[[listener]]\naddress = 'localhost:0'\ntransport = 'tls'\ncertificate_file = '{}'\nkey_file = '{}'\n\
          client_ca_file = '{}'\nclient_certificate = 'required'\n",
-        file("server.pem"), file("server.key"), file("ca.pem")
+        file("server.pem"),
+        file("server.key"),
+        file("ca.pem")
     );
     let strict = Program::start(&toml);
     let port = strict.port("mqtts");
-    let known = ["--cafile", &file("ca.pem"), "--cert", &file("client.pem"), "--key", &file("client.key"), "-t", "t", "-q", "1", "-m", "x"];
+    let known = [
+        "--cafile",
+        &file("ca.pem"),
+        "--cert",
+        &file("client.pem"),
+        "--key",
+        &file("client.key"),
+        "-t",
+        "t",
+        "-q",
+        "1",
+        "-m",
+        "x",
+    ];
     mosquitto("mosquitto_pub", &port, &known);
-    let unknown = Command::new("mosquitto_pub").args(["-h", "localhost", "-p", &port]).args(&known[..2]).args(&known[6..]).output().unwrap();
+    let unknown = Command::new("mosquitto_pub")
+        .args(["-h", "localhost", "-p", &port])
+        .args(&known[..2])
+        .args(&known[6..])
+        .output()
+        .unwrap();
     assert!(!unknown.status.success(), "no certificate, no connection");
 }
 
 fn python(script: &str, arguments: &[&str]) {
     let python = root().join(".venv/bin/python");
     if is_there("the Python environment with paho-mqtt and aiomqtt", &python) {
-        print!("{}", run(Command::new(python).arg(root().join("tests/foreign").join(script)).args(arguments)));
+        print!(
+            "{}",
+            run(Command::new(python).arg(root().join("tests/foreign").join(script)).args(arguments))
+        );
     }
 }
 
@@ -185,11 +241,18 @@ fn mqtt_js_over_tcp_tls_ws_and_wss() {
 
 #[test]
 fn a_page_in_chromium_shows_a_retained_value() {
-    if !node_modules() || !is_there("chromium", Path::new("chromium")) || !is_there("mosquitto-clients", Path::new("mosquitto_pub")) {
+    if !node_modules()
+        || !is_there("chromium", Path::new("chromium"))
+        || !is_there("mosquitto-clients", Path::new("mosquitto_pub"))
+    {
         return;
     }
     let (broker, folder) = all_transports("");
-    mosquitto("mosquitto_pub", &broker.port("mqtt"), &["-q", "1", "-r", "-t", "home/temperature", "-m", "21.5"]);
+    mosquitto(
+        "mosquitto_pub",
+        &broker.port("mqtt"),
+        &["-q", "1", "-r", "-t", "home/temperature", "-m", "21.5"],
+    );
     let script = root().join("tests/foreign/browser.mjs");
     let url = format!("ws://localhost:{}/mqtt", broker.port("ws"));
     let mut page = Command::new("node");

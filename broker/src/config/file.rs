@@ -52,11 +52,15 @@ fn sections(table: &DeTable<'_>, config: &mut Config, errors: &mut Errors<'_>) {
                 for table in tables.iter() {
                     match table.get_ref() {
                         DeValue::Table(table) => listener(table, config, errors),
-                        _ => errors.push(table.span().start, "a listener is a table: [[listener]]".to_owned()),
+                        _ => {
+                            errors.push(table.span().start, "a listener is a table: [[listener]]".to_owned())
+                        }
                     }
                 }
             }
-            ("listener", _) => errors.push(at, "write [[listener]] with two brackets: there can be several".to_owned()),
+            ("listener", _) => {
+                errors.push(at, "write [[listener]] with two brackets: there can be several".to_owned())
+            }
             (section, DeValue::Table(table)) if SECTIONS.contains(&section) => {
                 for (key, value) in in_order(table) {
                     set(config, section, key, value, errors);
@@ -99,7 +103,10 @@ fn listener(table: &DeTable<'_>, config: &mut Config, errors: &mut Errors<'_>) {
         match listener.set(name, &given) {
             None => errors.push(key.span().start, unknown(name, "listener")),
             Some(Err(expected)) => {
-                errors.push(value.span().start, format!("listener.{name} = {given} is not allowed: expected {expected}"));
+                errors.push(
+                    value.span().start,
+                    format!("listener.{name} = {given} is not allowed: expected {expected}"),
+                );
             }
             Some(Ok(())) => {}
         }
@@ -149,7 +156,9 @@ fn given(value: &DeValue<'_>) -> Given {
     match value {
         DeValue::String(text) => Given::Text(text.to_string()),
         DeValue::Boolean(b) => Given::Boolean(*b),
-        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).map_or(Given::Other("a number"), Given::Integer),
+        DeValue::Integer(n) => {
+            i64::from_str_radix(n.as_str(), n.radix()).map_or(Given::Other("a number"), Given::Integer)
+        }
         DeValue::Array(list) => {
             let texts = list.iter().map(|item| match item.get_ref() {
                 DeValue::String(text) => Some(text.to_string()),
@@ -169,7 +178,8 @@ pub(super) fn environment(
 ) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
     for (variable, text) in variables {
-        let Some((section, name)) = variable.strip_prefix("LAPWING_").and_then(|rest| rest.split_once("__")) else {
+        let Some((section, name)) = variable.strip_prefix("LAPWING_").and_then(|rest| rest.split_once("__"))
+        else {
             continue;
         };
         let (section, name) = (section.to_lowercase(), name.to_lowercase());

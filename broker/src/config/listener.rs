@@ -103,16 +103,36 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ("transport", "\"tcp\"", "\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"."),
     ("path", "none", "The Unix socket."),
     ("socket_mode", "\"660\"", "The permissions of the Unix socket, in octal."),
-    ("open", "false", "Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication."),
+    (
+        "open",
+        "false",
+        "Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.",
+    ),
     ("certificate_file", "none", "The certificate chain of the server, PEM."),
     ("key_file", "none", "Its private key, PEM."),
     ("client_ca_file", "none", "The certificate authorities of clients, PEM."),
-    ("client_certificate", "\"none\"", "Whether clients show a certificate: \"none\", \"optional\" or \"required\"."),
+    (
+        "client_certificate",
+        "\"none\"",
+        "Whether clients show a certificate: \"none\", \"optional\" or \"required\".",
+    ),
     ("websocket_paths", "[\"/mqtt\", \"/\"]", "The paths of the WebSocket."),
-    ("websocket_origins", "[]", "The origins whose pages may connect, like \"https://example.org\"; empty: all, and clients that are no browser in any case."),
+    (
+        "websocket_origins",
+        "[]",
+        "The origins whose pages may connect, like \"https://example.org\"; empty: all, and clients that are no browser in any case.",
+    ),
     ("nodelay", "true", "Small packets leave at once (TCP_NODELAY)."),
-    ("tcp_keep_alive_s", "60", "After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off."),
-    ("tcp_user_timeout_s", "30", "After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default."),
+    (
+        "tcp_keep_alive_s",
+        "60",
+        "After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off.",
+    ),
+    (
+        "tcp_user_timeout_s",
+        "30",
+        "After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default.",
+    ),
 ];
 
 impl Listener {
@@ -120,7 +140,10 @@ impl Listener {
     pub(super) fn set(&mut self, name: &str, given: &Given) -> Option<Result<(), String>> {
         let text = || value::text(given);
         let file = || text().map(|text| Some(PathBuf::from(text)));
-        let seconds = |name| value::number(given, Unit::of(name)).and_then(|n| u32::try_from(n).map_err(|_| "fewer".to_owned()));
+        let seconds = |name| {
+            value::number(given, Unit::of(name))
+                .and_then(|n| u32::try_from(n).map_err(|_| "fewer".to_owned()))
+        };
         Some(match name {
             "address" => text().map(|text| self.address = text),
             "path" => file().map(|path| self.path = path),
@@ -208,7 +231,8 @@ impl Listener {
 fn readable(key: &str, path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let error = std::fs::File::open(path).err()?;
-    let user = std::fs::metadata("/proc/self").map_or_else(|_| String::new(), |m| format!(" as user id {}", m.uid()));
+    let user = std::fs::metadata("/proc/self")
+        .map_or_else(|_| String::new(), |m| format!(" as user id {}", m.uid()));
     let mode = std::fs::metadata(path)
         .map_or_else(|_| String::new(), |m| format!(" (owner {}, mode {:o})", m.uid(), m.mode() & 0o777));
     Some(format!("{key} {} cannot be read{user}: {error}{mode}", path.display()))

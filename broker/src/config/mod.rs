@@ -75,7 +75,10 @@ impl Config {
     ///
     /// # Errors
     /// Every unknown name and wrong value among them.
-    pub fn apply_environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigErrors> {
+    pub fn apply_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigErrors> {
         file::environment(self, variables)
     }
 
@@ -120,16 +123,34 @@ mod tests {
         assert_eq!(config.mqtt.response_information.as_deref(), Some("r/"));
         assert_eq!(config.listeners.len(), 1);
         assert_eq!(config.listeners[0].transport, Transport::Ws);
-        assert_eq!(Limits { receive_maximum: 64, session_expiry_max_s: 2_592_000, queued_bytes_max: 1 << 20,
-            queue_policy: QueuePolicy::DropNewest, ..config.limits }, Limits::default());
+        assert_eq!(
+            Limits {
+                receive_maximum: 64,
+                session_expiry_max_s: 2_592_000,
+                queued_bytes_max: 1 << 20,
+                queue_policy: QueuePolicy::DropNewest,
+                ..config.limits
+            },
+            Limits::default()
+        );
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line_and_the_nearest_key() {
-        let found = errors("[limits]\nrecieve_maximum = 1\nin_flight_max = 0\n[mqt]\n[mqtt]\nqos_max = \"two\"\n[[listener]]\nadress = 'x'\n");
+        let found = errors(
+            "[limits]\nrecieve_maximum = 1\nin_flight_max = 0\n[mqt]\n[mqtt]\nqos_max = \"two\"\n[[listener]]\nadress = 'x'\n",
+        );
         assert_eq!(found.len(), 5, "{found:#?}");
-        assert!(found[0].contains("x.toml:2: unknown key 'recieve_maximum' in [limits]; did you mean 'receive_maximum'?"), "{found:#?}");
-        assert!(found[1].contains("x.toml:3: limits.in_flight_max = 0") && found[1].contains("1 to 65535"), "{found:#?}");
+        assert!(
+            found[0].contains(
+                "x.toml:2: unknown key 'recieve_maximum' in [limits]; did you mean 'receive_maximum'?"
+            ),
+            "{found:#?}"
+        );
+        assert!(
+            found[1].contains("x.toml:3: limits.in_flight_max = 0") && found[1].contains("1 to 65535"),
+            "{found:#?}"
+        );
         assert!(found[2].contains("x.toml:4: unknown section [mqt]; did you mean [mqtt]?"), "{found:#?}");
         assert!(found[3].contains("x.toml:6:"), "{found:#?}");
         assert!(found[4].contains("x.toml:8:") && found[4].contains("'address'"), "{found:#?}");
@@ -160,7 +181,11 @@ mod tests {
     fn the_environment_sets_keys_and_is_told_when_it_is_wrong() {
         let mut config = Config::default();
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let good = [set("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"), set("LAPWING_LOG__FORMAT", "json"), set("PATH", "x")];
+        let good = [
+            set("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"),
+            set("LAPWING_LOG__FORMAT", "json"),
+            set("PATH", "x"),
+        ];
         config.apply_environment(good.into_iter()).unwrap();
         assert_eq!((config.limits.receive_maximum, config.log.format), (9, LogFormat::Json));
         let bad = [set("LAPWING_LIMITS__RECEIVE_MAXIMUN", "9"), set("LAPWING_MQTT__QOS_MAX", "7")];
@@ -175,6 +200,10 @@ mod tests {
             std::fs::write(path, Config::reference()).unwrap();
         }
         let document = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(document, Config::reference(), "run this test with LAPWING_UPDATE=1 to write docs/CONFIGURATION.md");
+        assert_eq!(
+            document,
+            Config::reference(),
+            "run this test with LAPWING_UPDATE=1 to write docs/CONFIGURATION.md"
+        );
     }
 }

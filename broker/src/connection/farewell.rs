@@ -32,9 +32,10 @@ impl Connection {
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
-            Exit::Told(End::TakenOver { by, .. }) => {
-                Some((ReasonCode::SessionTakenOver, format!("another connection uses this client identifier: {by}")))
-            }
+            Exit::Told(End::TakenOver { by, .. }) => Some((
+                ReasonCode::SessionTakenOver,
+                format!("another connection uses this client identifier: {by}"),
+            )),
             Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
         };
         let told = match exit {

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use lapwing_protocol::alias::{self, AliasError, Naming, TopicPlace};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{
-    Ack, Packet, Publish, PublishHeader, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
-    Unsubscribe,
+    Ack, Packet, Publish, PublishHeader, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription,
+    UnsubAck, Unsubscribe,
 };
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketType, QoS, ReasonCode, Remedy, Version, topic};
@@ -32,7 +32,8 @@ impl Connection {
     /// Handles the whole packets at the front of `bytes` and returns how many bytes they took.
     pub(super) fn packets(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Exit> {
         let limits = &self.core.config.limits;
-        let (packet_bytes_max, output_max) = (limits.packet_bytes_max, limits.write_buffer_bytes_max as usize);
+        let (packet_bytes_max, output_max) =
+            (limits.packet_bytes_max, limits.write_buffer_bytes_max as usize);
         let version = self.agreement.version;
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
@@ -63,7 +64,9 @@ impl Connection {
 
     fn malformed(&self, error: lapwing_protocol::DecodeError) -> Exit {
         match error.remedy(self.agreement.version) {
-            Remedy::Disconnect(reason) | Remedy::Refuse(reason) => Exit::Violation(reason, error.text().to_owned()),
+            Remedy::Disconnect(reason) | Remedy::Refuse(reason) => {
+                Exit::Violation(reason, error.text().to_owned())
+            }
             Remedy::Close => Exit::Violation(error.reason(), error.text().to_owned()),
         }
     }
@@ -97,7 +100,9 @@ impl Connection {
             return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
         }
         if publish.retain && !core.config.mqtt.retain_available {
-            return Err(Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into());
+            return Err(
+                Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
+            );
         }
         // Taken out, so that the topic name may borrow from it beside `self`.
         let mut aliases = std::mem::take(&mut self.state.aliases_in);
@@ -120,16 +125,24 @@ impl Connection {
     }
 
     /// The topic name that a PUBLISH means (`3.3.2.3.4`).
-    fn topic_name<'a>(&self, publish: &Publish<'a>, aliases: &'a mut Vec<AliasedTopic>) -> Result<&'a str, Exit> {
+    fn topic_name<'a>(
+        &self,
+        publish: &Publish<'a>,
+        aliases: &'a mut Vec<AliasedTopic>,
+    ) -> Result<&'a str, Exit> {
         let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
         if aliases.is_empty() {
-            aliases.resize_with(usize::from(self.core.config.limits.topic_aliases_in_max), AliasedTopic::default);
+            aliases.resize_with(
+                usize::from(self.core.config.limits.topic_aliases_in_max),
+                AliasedTopic::default,
+            );
         }
         let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
             Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
-            Err(AliasError::OutOfRange) => {
-                Violation::new(ReasonCode::TopicAliasInvalid, "a topic alias above limits.topic_aliases_in_max")
-            }
+            Err(AliasError::OutOfRange) => Violation::new(
+                ReasonCode::TopicAliasInvalid,
+                "a topic alias above limits.topic_aliases_in_max",
+            ),
             Err(AliasError::Unknown | AliasError::TopicTooLong) => {
                 Violation::new(ReasonCode::ProtocolError, "a topic alias that was never introduced")
             }
@@ -138,24 +151,40 @@ impl Connection {
     }
 
     /// Checks a message and passes it on; the reason code for its acknowledgement.
-    fn pass_on(&mut self, publish: &Publish<'_>, topic: &str, now: Millis) -> Result<(ReasonCode, Lsn), Violation> {
+    fn pass_on(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+    ) -> Result<(ReasonCode, Lsn), Violation> {
         let core = &self.core;
         let limits = &core.config.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
-        if topic.len() > limits.topic_bytes_max as usize || topic::level_count(topic) > limits.topic_levels_max as usize {
-            return refuse(ReasonCode::TopicNameInvalid, "longer than limits.topic_bytes_max or limits.topic_levels_max");
+        if topic.len() > limits.topic_bytes_max as usize
+            || topic::level_count(topic) > limits.topic_levels_max as usize
+        {
+            return refuse(
+                ReasonCode::TopicNameInvalid,
+                "longer than limits.topic_bytes_max or limits.topic_levels_max",
+            );
         }
         if topic.starts_with('$') {
             return refuse(ReasonCode::NotAuthorized, "topics that start with $ are the broker's own");
         }
         if !user_properties_fit(&publish.properties, limits) {
-            return refuse(ReasonCode::QuotaExceeded, "more user properties than limits.user_properties_max allows");
+            return refuse(
+                ReasonCode::QuotaExceeded,
+                "more user properties than limits.user_properties_max allows",
+            );
         }
         if core.config.mqtt.payload_format_checked
             && publish.properties.payload_format_indicator() == Some(1)
             && std::str::from_utf8(publish.payload).is_err()
         {
-            return refuse(ReasonCode::PayloadFormatInvalid, "the payload is not the UTF-8 text it is said to be");
+            return refuse(
+                ReasonCode::PayloadFormatInvalid,
+                "the payload is not the UTF-8 text it is said to be",
+            );
         }
         let session = &self.resident.session;
         if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Publish, topic) {
@@ -173,10 +202,16 @@ impl Connection {
         });
         let published = core.publish(&message, &mut self.state.cache, &mut self.state.wakers);
         if published.kept == Kept::Full {
-            return refuse(ReasonCode::QuotaExceeded, "limits.retained_messages_max or limits.retained_bytes_max is reached");
+            return refuse(
+                ReasonCode::QuotaExceeded,
+                "limits.retained_messages_max or limits.retained_bytes_max is reached",
+            );
         }
         if published.routed.refused {
-            return refuse(ReasonCode::QuotaExceeded, "a subscriber's queue is full and limits.queue_policy is refuse");
+            return refuse(
+                ReasonCode::QuotaExceeded,
+                "a subscriber's queue is full and limits.queue_policy is refuse",
+            );
         }
         let reason = match published.routed.matched {
             0 => ReasonCode::NoMatchingSubscribers,
@@ -226,7 +261,11 @@ impl Connection {
         Ok(())
     }
 
-    fn subscribe_one(&mut self, subscription: &Subscription<'_>, id: Option<u32>) -> Result<(Held, bool, Lsn), Violation> {
+    fn subscribe_one(
+        &mut self,
+        subscription: &Subscription<'_>,
+        id: Option<u32>,
+    ) -> Result<(Held, bool, Lsn), Violation> {
         let core = &self.core;
         let limits = &core.config.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
@@ -235,8 +274,13 @@ impl Connection {
             return refuse(ReasonCode::TopicFilterInvalid, "the topic filter is not valid");
         }
         let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
-        if inner.len() > limits.topic_bytes_max as usize || topic::level_count(inner) > limits.topic_levels_max as usize {
-            return refuse(ReasonCode::TopicFilterInvalid, "longer than limits.topic_bytes_max or limits.topic_levels_max");
+        if inner.len() > limits.topic_bytes_max as usize
+            || topic::level_count(inner) > limits.topic_levels_max as usize
+        {
+            return refuse(
+                ReasonCode::TopicFilterInvalid,
+                "longer than limits.topic_bytes_max or limits.topic_levels_max",
+            );
         }
         let session = &mut self.resident.session;
         let known = session.subscriptions.contains(filter);
@@ -286,7 +330,8 @@ impl Connection {
             reasons.push(ReasonCode::Success);
         }
         let packet_id = unsubscribe.packet_id;
-        let answer = UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
+        let answer =
+            UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
         self.send(&Packet::UnsubAck(answer), lsn, false);
     }
 

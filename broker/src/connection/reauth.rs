@@ -27,7 +27,11 @@ impl Connection {
             return Err(violation("AUTH, but CONNECT named no authentication method"));
         };
         if auth.properties.authentication_method() != Some(&*method) {
-            return Err(Violation::new(ReasonCode::BadAuthenticationMethod, "not the method that CONNECT named").into());
+            return Err(Violation::new(
+                ReasonCode::BadAuthenticationMethod,
+                "not the method that CONNECT named",
+            )
+            .into());
         }
         match auth.reason {
             ReasonCode::ReAuthenticate if self.state.reauth.is_none() => {
@@ -53,7 +57,9 @@ impl Connection {
         }
         let step = reauth.exchange.step(auth.properties.authentication_data());
         match step {
-            AuthStep::Continue(data) => self.send_auth(ReasonCode::ContinueAuthentication, &method, Some(&data)),
+            AuthStep::Continue(data) => {
+                self.send_auth(ReasonCode::ContinueAuthentication, &method, Some(&data))
+            }
             AuthStep::Accept { identity, data } => {
                 self.state.reauth = None;
                 if identity != self.identity {

@@ -80,7 +80,10 @@ pub async fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
     let mut prepared = Vec::new();
     for listener in &config.listeners {
         let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
-        prepared.push((listener, acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.name())))?));
+        prepared.push((
+            listener,
+            acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.name())))?,
+        ));
     }
     let mut listeners = Vec::new();
     for (listener, acceptor) in prepared {
@@ -127,7 +130,9 @@ fn bind_tcp(
                 failed = Some(error);
             }
             Err(error) if several && error.raw_os_error() == Some(97) => failed = Some(error),
-            Err(error) => return Err(BindError(format!("listener {} ({address}): {}", config.name(), explain(&error)))),
+            Err(error) => {
+                return Err(BindError(format!("listener {} ({address}): {}", config.name(), explain(&error))));
+            }
         }
     }
     match failed {
@@ -138,8 +143,12 @@ fn bind_tcp(
 
 fn explain(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{error}: another program (another broker?) listens there; stop it, or choose another port with -p"),
-        io::ErrorKind::PermissionDenied => format!("{error}: ports below 1024 need a privilege; choose a higher one"),
+        io::ErrorKind::AddrInUse => format!(
+            "{error}: another program (another broker?) listens there; stop it, or choose another port with -p"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}: ports below 1024 need a privilege; choose a higher one")
+        }
         _ => error.to_string(),
     }
 }
@@ -162,7 +171,8 @@ fn bind_unix(config: &config::Listener) -> Result<Listener, BindError> {
     remove_stale(&path).map_err(fail)?;
     let socket = UnixListener::bind(&path).map_err(fail)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(config.socket_mode)).map_err(fail)?;
-    let shared = Shared { name: format!("unix://{}", path.display()).into(), config: config.clone(), tls: None };
+    let shared =
+        Shared { name: format!("unix://{}", path.display()).into(), config: config.clone(), tls: None };
     Ok(Listener { socket: Open::Unix(socket, path), shared: Arc::new(shared) })
 }
 
@@ -207,7 +217,8 @@ impl Listener {
         let socket = SockRef::from(stream);
         if config.tcp_keep_alive_s > 0 {
             let time = Duration::from_secs(u64::from(config.tcp_keep_alive_s));
-            let keep_alive = TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
+            let keep_alive =
+                TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
             let _ = socket.set_tcp_keepalive(&keep_alive);
         }
         if config.tcp_user_timeout_s > 0 {
@@ -263,7 +274,8 @@ impl Accepted {
         if let Some(looks) = looks_like(&tcp, Transport::Tls).await {
             return Err(fail(looks));
         }
-        let tls = acceptor.accept(tcp).await.map_err(|error| fail(format!("TLS handshake failed: {error}")))?;
+        let tls =
+            acceptor.accept(tcp).await.map_err(|error| fail(format!("TLS handshake failed: {error}")))?;
         let certificates = tls.get_ref().1.peer_certificates().map(|chain| {
             chain.iter().map(|certificate| certificate.clone().into_owned()).collect::<Vec<_>>().into()
         });
@@ -285,10 +297,18 @@ async fn looks_like(stream: &TcpStream, wanted: Transport) -> Option<String> {
     }
     match (first[0], wanted) {
         (0x16, Transport::Tls) | (b'A'..=b'Z', Transport::Ws) => None,
-        (0x10, Transport::Tls) => Some("this looks like plain MQTT on a TLS listener: use TLS, or the port for plain MQTT".to_owned()),
-        (0x10, _) => Some("this looks like plain MQTT on a WebSocket listener: use the port for plain MQTT".to_owned()),
-        (0x16, _) => Some("this looks like TLS on a plain WebSocket listener: use ws://, or a wss listener".to_owned()),
-        (b'A'..=b'Z', _) => Some("this looks like plain HTTP or WebSocket on a TLS listener: use https:// or wss://".to_owned()),
+        (0x10, Transport::Tls) => Some(
+            "this looks like plain MQTT on a TLS listener: use TLS, or the port for plain MQTT".to_owned(),
+        ),
+        (0x10, _) => {
+            Some("this looks like plain MQTT on a WebSocket listener: use the port for plain MQTT".to_owned())
+        }
+        (0x16, _) => {
+            Some("this looks like TLS on a plain WebSocket listener: use ws://, or a wss listener".to_owned())
+        }
+        (b'A'..=b'Z', _) => Some(
+            "this looks like plain HTTP or WebSocket on a TLS listener: use https:// or wss://".to_owned(),
+        ),
         (byte, _) => Some(format!("neither TLS nor anything known (first byte 0x{byte:02x})")),
     }
 }

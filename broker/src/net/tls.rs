@@ -29,10 +29,13 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     let builder = match config.client_certificate {
         ClientCertificate::None => builder.with_no_client_auth(),
         wanted => {
-            let ca_file = config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
+            let ca_file =
+                config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
             let mut roots = RootCertStore::empty();
             for certificate in certificates("client_ca_file", ca_file)? {
-                roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = match wanted {
@@ -45,7 +48,11 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
         }
     };
     let mut server = builder.with_single_cert(chain, key).map_err(|error| {
-        format!("certificate_file {} and key_file {}: {error}", certificate_file.display(), key_file.display())
+        format!(
+            "certificate_file {} and key_file {}: {error}",
+            certificate_file.display(),
+            key_file.display()
+        )
     })?;
     // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
     server.max_early_data_size = 0;

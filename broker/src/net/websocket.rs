@@ -35,7 +35,10 @@ pub struct WebSocket<S> {
 ///
 /// # Errors
 /// Why it was refused; the client got the HTTP status.
-pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, listener: &Listener) -> Result<WebSocket<S>, String> {
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    listener: &Listener,
+) -> Result<WebSocket<S>, String> {
     let config = WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
         .write_buffer_size(0)
@@ -58,10 +61,17 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, listene
 }
 
 #[allow(clippy::result_large_err)] // The shape of tungstenite's callback.
-fn judge(request: &Request, mut response: Response, listener: &Listener) -> Result<Response, (StatusCode, String)> {
+fn judge(
+    request: &Request,
+    mut response: Response,
+    listener: &Listener,
+) -> Result<Response, (StatusCode, String)> {
     let path = request.uri().path();
     if !listener.websocket_paths.iter().any(|allowed| allowed == path) {
-        return Err((StatusCode::NOT_FOUND, format!("the path is '{path}', websocket_paths are {:?}", listener.websocket_paths)));
+        return Err((
+            StatusCode::NOT_FOUND,
+            format!("the path is '{path}', websocket_paths are {:?}", listener.websocket_paths),
+        ));
     }
     if let Some(origin) = request.headers().get(header::ORIGIN)
         && !listener.websocket_origins.is_empty()
@@ -70,10 +80,17 @@ fn judge(request: &Request, mut response: Response, listener: &Listener) -> Resu
         return Err((StatusCode::FORBIDDEN, format!("the origin {origin:?} is not among websocket_origins")));
     }
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
+    let mut offered = offered
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim);
     // `[MQTT-6.0.0-3]`
     let Some(protocol) = offered.find(|offered| PROTOCOLS.contains(offered)) else {
-        return Err((StatusCode::BAD_REQUEST, "the subprotocol 'mqtt' is not offered (Sec-WebSocket-Protocol)".to_owned()));
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "the subprotocol 'mqtt' is not offered (Sec-WebSocket-Protocol)".to_owned(),
+        ));
     };
     if let Ok(protocol) = HeaderValue::from_str(protocol) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -101,7 +118,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.rest.is_empty() {
             let message = match ready!(Pin::new(&mut this.inner).poll_next(cx)) {

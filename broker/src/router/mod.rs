@@ -133,7 +133,10 @@ impl Router {
                         continue;
                     }
                     routed.matched += 1;
-                    routed.count(subscriber.outbox.push(subscriber.delivery(message, ids.clone(), None)), wakers);
+                    routed.count(
+                        subscriber.outbox.push(subscriber.delivery(message, ids.clone(), None)),
+                        wakers,
+                    );
                 }
                 Target::Share(group) => {
                     routed.matched += 1;
@@ -147,9 +150,9 @@ impl Router {
     /// Gives a message of a shared group that `leaving` did not get through to another member (`[MQTT-4.8.2-5]`); `false`
     /// when nobody else is there to take it.
     pub fn reassign(&self, delivery: &Delivery, leaving: SessionNumber, wakers: &mut Vec<Waker>) -> bool {
-        let group = delivery.share.and_then(|id| {
-            self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id)
-        });
+        let group = delivery
+            .share
+            .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
         group.is_some_and(|group| group.hand_over(delivery, leaving, wakers))
     }
 

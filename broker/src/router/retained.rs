@@ -94,7 +94,9 @@ impl Retained {
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
         if !message.payload().is_empty() && !key.is_own() {
             let bytes = inner.bytes - before.unwrap_or(0) + message.size() as u64;
-            if (before.is_none() && inner.messages.len() - inner.own >= self.messages_max) || bytes > self.bytes_max {
+            if (before.is_none() && inner.messages.len() - inner.own >= self.messages_max)
+                || bytes > self.bytes_max
+            {
                 return Kept::Full;
             }
         }
@@ -112,7 +114,9 @@ impl Retained {
     pub fn get(&self, topic: &str, now: Millis) -> Option<Message> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         match inner.messages.get_key_value(&Key::Topic(topic.into())) {
-            Some((Key::Message(message), ())) if message.expiry(now) != Expiry::Expired => Some(message.clone()),
+            Some((Key::Message(message), ())) if message.expiry(now) != Expiry::Expired => {
+                Some(message.clone())
+            }
             _ => None,
         }
     }
@@ -124,7 +128,13 @@ impl Retained {
     }
 
     /// The next few messages for a new subscription; `false` when there are no more.
-    pub fn next(&self, replay: &mut Replay, most: usize, now: Millis, into: &mut impl Extend<Delivery>) -> bool {
+    pub fn next(
+        &self,
+        replay: &mut Replay,
+        most: usize,
+        now: Millis,
+        into: &mut impl Extend<Delivery>,
+    ) -> bool {
         // A filter without wildcards, the most usual kind, is one look-up.
         if let [(filter, _)] = replay.filters.as_slice()
             && !topic::has_wildcard(filter)
@@ -237,7 +247,8 @@ fn literal_prefix(replay: &Replay) -> String {
     let wildcard = filter.find(['+', '#']).unwrap_or(filter.len());
     let prefix = filter.get(..wildcard).unwrap_or("");
     // `a/#` matches `a` as well.
-    let prefix = if filter.get(wildcard..) == Some("#") { prefix.strip_suffix('/').unwrap_or(prefix) } else { prefix };
+    let prefix =
+        if filter.get(wildcard..) == Some("#") { prefix.strip_suffix('/').unwrap_or(prefix) } else { prefix };
     prefix.to_owned()
 }
 
@@ -265,7 +276,11 @@ fn after_mismatch(filter: &str, topic: &str) -> Step {
                 return Step::Seek(format!("{before}{wanted}").into());
             }
             // U+0001 sorts just behind `/`, so behind everything below the parent.
-            _ => return before.strip_suffix('/').map_or(Step::End, |parent| Step::Seek(format!("{parent}\u{1}").into())),
+            _ => {
+                return before
+                    .strip_suffix('/')
+                    .map_or(Step::End, |parent| Step::Seek(format!("{parent}\u{1}").into()));
+            }
         }
     }
     Step::Next
@@ -314,12 +329,16 @@ mod tests {
         }
         topics.retain(|topic| !topic.is_empty());
         topics.iter().for_each(|topic| assert_eq!(retained.keep(&message(topic, "x", None)), Kept::Done));
-        let filters = ["#", "+", "a", "a/#", "a/+", "+/b", "+/b/#", "+/+/c", "a/+/c", "a-b/#", "/#", "/+", "b/c/ab", "$x/#", "+/$x/+"];
+        let filters = [
+            "#", "+", "a", "a/#", "a/+", "+/b", "+/b/#", "+/+/c", "a/+/c", "a-b/#", "/#", "/+", "b/c/ab",
+            "$x/#", "+/$x/+",
+        ];
         for filter in filters {
             for most in [1, 7, 1_000] {
                 let mut got = replayed(&retained, &[filter], most);
                 got.sort();
-                let mut expected: Vec<_> = topics.iter().filter(|t| topic::matches(filter, t)).cloned().collect();
+                let mut expected: Vec<_> =
+                    topics.iter().filter(|t| topic::matches(filter, t)).cloned().collect();
                 expected.sort();
                 assert_eq!(got, expected, "{filter} by {most}");
             }

@@ -48,7 +48,12 @@ impl Group {
     }
 
     /// Gives what `leaving` did not get through to a member that is connected; `false` when none of them can take it.
-    pub(super) fn hand_over(&self, delivery: &Delivery, leaving: SessionNumber, wakers: &mut Vec<Waker>) -> bool {
+    pub(super) fn hand_over(
+        &self,
+        delivery: &Delivery,
+        leaving: SessionNumber,
+        wakers: &mut Vec<Waker>,
+    ) -> bool {
         let size = delivery.message.size();
         for member in self.in_turn(size) {
             let outbox = &member.outbox;
@@ -56,7 +61,8 @@ impl Group {
                 continue;
             }
             let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-            if let Pushed::Queued(waker) = outbox.push(member.delivery(&delivery.message, ids, Some(self.id))) {
+            if let Pushed::Queued(waker) = outbox.push(member.delivery(&delivery.message, ids, Some(self.id)))
+            {
                 wakers.extend(waker);
                 return true;
             }

@@ -145,7 +145,9 @@ impl Trie {
             let Some(child) = path.last().and_then(|index| self.child(*index, level)) else { return false };
             path.push(child);
         }
-        let Some(node) = path.last().and_then(|index| self.nodes.get_mut(*index as usize)) else { return false };
+        let Some(node) = path.last().and_then(|index| self.nodes.get_mut(*index as usize)) else {
+            return false;
+        };
         let changed = change(node);
         for (level, step) in filter.rsplit('/').zip(path.windows(2).rev()) {
             let &[parent, child] = step else { break };
@@ -225,11 +227,16 @@ mod tests {
 
     #[test]
     fn the_tree_agrees_with_the_plain_matcher() {
-        let filters = ["#", "+", "+/+", "a", "a/#", "a/+", "a/b", "/", "+/b/#", "$SYS/#", "$SYS/+", "a//b", "+/+/+", "a/b/c"];
+        let filters = [
+            "#", "+", "+/+", "a", "a/#", "a/+", "a/b", "/", "+/b/#", "$SYS/#", "$SYS/+", "a//b", "+/+/+",
+            "a/b/c",
+        ];
         let topics = ["a", "a/b", "a/b/c", "/", "/b", "$SYS/x", "$SYS", "a//b", "b", "$a/b", "a/"];
         let mut trie = Trie::default();
         for (n, filter) in filters.iter().enumerate() {
-            assert!(trie.node_mut(filter).subscribe(super::super::subscriber(&outbox(n as u64), QoS::AtMostOnce)));
+            assert!(
+                trie.node_mut(filter).subscribe(super::super::subscriber(&outbox(n as u64), QoS::AtMostOnce))
+            );
         }
         for topic in topics {
             let expected: Vec<u64> = filters
@@ -250,7 +257,9 @@ mod tests {
     fn overlapping_subscriptions_of_a_session_become_one_with_the_highest_qos_and_all_identifiers() {
         let outbox = outbox(7);
         let mut trie = Trie::default();
-        for (filter, qos, id) in [("a/+", QoS::AtMostOnce, 5), ("a/#", QoS::ExactlyOnce, 6), ("#", QoS::AtLeastOnce, 7)] {
+        for (filter, qos, id) in
+            [("a/+", QoS::AtMostOnce, 5), ("a/#", QoS::ExactlyOnce, 6), ("#", QoS::AtLeastOnce, 7)]
+        {
             let id = NonZeroU32::new(id);
             trie.node_mut(filter).subscribe(Subscriber { id, ..super::super::subscriber(&outbox, qos) });
         }

@@ -198,7 +198,10 @@ impl Session {
     fn publish<'p>(&mut self, publish: Publish<'p>) -> Result<Effect<'p>, Violation> {
         // `[MQTT-3.3.4-6]`
         if publish.properties.has(PropertyId::SubscriptionIdentifier) {
-            return Err(Violation::new(ReasonCode::ProtocolError, "a subscription identifier, which only a server sends"));
+            return Err(Violation::new(
+                ReasonCode::ProtocolError,
+                "a subscription identifier, which only a server sends",
+            ));
         }
         match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
             Ok(Arrival::New) => Ok(Effect::Publish(publish)),
@@ -214,7 +217,12 @@ impl Session {
 
     /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent in the order of the
     /// messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
-    pub fn acknowledge(&mut self, qos: QoS, packet_id: Option<PacketId>, reason: ReasonCode) -> Option<Reply> {
+    pub fn acknowledge(
+        &mut self,
+        qos: QoS,
+        packet_id: Option<PacketId>,
+        reason: ReasonCode,
+    ) -> Option<Reply> {
         let id = packet_id?;
         match qos {
             QoS::AtMostOnce => None,
@@ -263,8 +271,9 @@ fn answered(answer: Answer, id: PacketId) -> Result<Effect<'static>, Violation> 
     match answer {
         Answer::Nothing => Ok(Effect::Nothing),
         Answer::PubRel(reason) => Ok(Effect::Reply(Reply::new(PacketType::PubRel, id, reason))),
-        Answer::Violation => {
-            Err(Violation::new(ReasonCode::ProtocolError, "an acknowledgement that does not fit the message's QoS"))
-        }
+        Answer::Violation => Err(Violation::new(
+            ReasonCode::ProtocolError,
+            "an acknowledgement that does not fit the message's QoS",
+        )),
     }
 }

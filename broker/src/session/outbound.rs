@@ -174,7 +174,9 @@ impl Outgoing {
         id: PacketId,
         acknowledge: impl FnOnce(&mut Outbound, &mut Flights) -> Answer,
     ) -> Answer {
-        if self.unsent > 0 && let Some(flight) = self.flights.0.iter_mut().find(|f| f.id == id && !f.sent) {
+        if self.unsent > 0
+            && let Some(flight) = self.flights.0.iter_mut().find(|f| f.id == id && !f.sent)
+        {
             flight.sent = true;
             self.unsent -= 1;
         }

@@ -11,9 +11,9 @@ pub use memory::MemoryStore;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use lapwing_protocol::PacketId;
 use crate::message::{Message, SessionNumber};
 use crate::session::Held;
+use lapwing_protocol::PacketId;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
 pub type Lsn = u64;

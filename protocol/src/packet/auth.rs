@@ -24,9 +24,8 @@ impl<'a> Auth<'a> {
         auth.reason = ReasonCode::from_u8(r.u8()?)
             .filter(|reason| reason.allowed_in(PacketType::Auth))
             .ok_or(DecodeError::ReasonCodeInvalid)?;
-        if !r.is_empty() {
-            auth.properties = Properties::read(&mut r, Place::Packet(PacketType::Auth))?;
-        }
+        // Unlike DISCONNECT's, its properties are left out only together with the reason code.
+        auth.properties = Properties::read(&mut r, Place::Packet(PacketType::Auth))?;
         r.end()?;
         Ok(auth)
     }
