@@ -1,1 +1,1 @@
-//! placeholder
+//! Programs to copy from: `cargo run --example embed`.

@@ -16,7 +16,7 @@ use crate::metrics::{Counter, Metrics};
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
-const LOADS: [(&str, fn(&Metrics) -> &Counter); 8] = [
+const LOADS: [Load; 8] = [
     ("messages/received", |m| &m.packets_received),
     ("messages/sent", |m| &m.packets_sent),
     ("publish/received", |m| &m.publish_received),
@@ -26,6 +26,9 @@ const LOADS: [(&str, fn(&Metrics) -> &Counter); 8] = [
     ("bytes/sent", |m| &m.bytes_sent),
     ("connections", |m| &m.connections),
 ];
+
+/// The name of a load and its counter.
+type Load = (&'static str, fn(&Metrics) -> &Counter);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];

@@ -2,8 +2,9 @@
 //!
 //! [`wire`] is a codec of its own, so that a mistake made alike in reading and writing cannot hide; what the broker writes is
 //! read by `mqttbytes` as well, where that is sound. [`script`] plays dialogues written as data (`tests/cases/conformance/`).
-//! [`table`] makes `docs/CONFORMANCE.md` from the statements of the standards and the tests that show them.
+//! [`model`] drives a session without sockets. [`table`] makes `docs/CONFORMANCE.md` from the statements of the standards and the tests that show them.
 
+pub mod model;
 pub mod program;
 pub mod script;
 pub mod table;

@@ -132,7 +132,7 @@ fn pings_are_answered() {
     let (mut socket, _) = open(&broker, "/mqtt", &[("Sec-WebSocket-Protocol", "mqtt")]).unwrap();
     socket.send(Message::Ping(b"there?".to_vec().into())).unwrap();
     socket.send(Message::binary(wire::encode("connect", &fields(&[("id", "x")]), "3.1.1"))).unwrap();
-    let mut seen = vec![socket.read().unwrap(), socket.read().unwrap()];
+    let mut seen = [socket.read().unwrap(), socket.read().unwrap()];
     seen.sort_by_key(Message::is_binary);
     assert_eq!(seen[0], Message::Pong(b"there?".to_vec().into()));
 }

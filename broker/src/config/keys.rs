@@ -78,10 +78,7 @@ macro_rules! choices {
 
         impl Parse for $name {
             fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-                match given {
-                    $(Given::Text(text) if text == $text => Ok($name::$variant),)+
-                    _ => Err([$(concat!("\"", $text, "\"")),+].join(" or ")),
-                }
+                value::choice(given, &[$(($text, $name::$variant)),+])
             }
             fn show(&self) -> String {
                 match self { $($name::$variant => concat!("\"", $text, "\"").to_owned(),)+ }

@@ -135,6 +135,20 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+const TRANSPORTS: &[(&str, Transport)] = &[
+    ("tcp", Transport::Tcp),
+    ("tls", Transport::Tls),
+    ("ws", Transport::Ws),
+    ("wss", Transport::Wss),
+    ("unix", Transport::Unix),
+];
+
+const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] = &[
+    ("none", ClientCertificate::None),
+    ("optional", ClientCertificate::Optional),
+    ("required", ClientCertificate::Required),
+];
+
 impl Listener {
     /// Sets a key by name; the error says what was expected. `None`: there is no such key.
     pub(super) fn set(&mut self, name: &str, given: &Given) -> Option<Result<(), String>> {
@@ -160,20 +174,10 @@ impl Listener {
                 .and_then(|text| u32::from_str_radix(&text, 8).map_err(|_| String::new()))
                 .map(|mode| self.socket_mode = mode)
                 .map_err(|_| "an octal text like \"660\"".to_owned()),
-            "transport" => match text().as_deref() {
-                Ok("tcp") => Ok(self.transport = Transport::Tcp),
-                Ok("tls") => Ok(self.transport = Transport::Tls),
-                Ok("ws") => Ok(self.transport = Transport::Ws),
-                Ok("wss") => Ok(self.transport = Transport::Wss),
-                Ok("unix") => Ok(self.transport = Transport::Unix),
-                _ => Err("\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"".to_owned()),
-            },
-            "client_certificate" => match text().as_deref() {
-                Ok("none") => Ok(self.client_certificate = ClientCertificate::None),
-                Ok("optional") => Ok(self.client_certificate = ClientCertificate::Optional),
-                Ok("required") => Ok(self.client_certificate = ClientCertificate::Required),
-                _ => Err("\"none\", \"optional\" or \"required\"".to_owned()),
-            },
+            "transport" => value::choice(given, TRANSPORTS).map(|transport| self.transport = transport),
+            "client_certificate" => {
+                value::choice(given, CLIENT_CERTIFICATES).map(|wanted| self.client_certificate = wanted)
+            }
             _ => return None,
         })
     }

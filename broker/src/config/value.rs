@@ -109,3 +109,14 @@ pub(super) fn list(given: &Given) -> Result<Vec<String>, String> {
         _ => Err("a list of texts".to_owned()),
     }
 }
+
+/// One of several words.
+pub(super) fn choice<T: Copy>(given: &Given, all: &[(&str, T)]) -> Result<T, String> {
+    let words = || all.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
+    match given {
+        Given::Text(text) => {
+            all.iter().find(|(word, _)| word == text).map(|(_, value)| *value).ok_or_else(words)
+        }
+        _ => Err(words()),
+    }
+}

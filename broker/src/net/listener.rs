@@ -131,7 +131,11 @@ fn bind_tcp(
             }
             Err(error) if several && error.raw_os_error() == Some(97) => failed = Some(error),
             Err(error) => {
-                return Err(BindError(format!("listener {} ({address}): {}", config.name(), explain(&error))));
+                return Err(BindError(format!(
+                    "listener {} ({address}): {}",
+                    config.name(),
+                    explain(&error)
+                )));
             }
         }
     }

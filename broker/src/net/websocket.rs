@@ -46,6 +46,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
     let mut refused = None;
+    #[allow(clippy::result_large_err)] // The shape of tungstenite's callback.
     let answer = |request: &Request, response: Response| {
         judge(request, response, listener).map_err(|(status, why)| {
             refused = Some(format!("WebSocket upgrade refused ({status}): {why}"));
@@ -60,7 +61,6 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-#[allow(clippy::result_large_err)] // The shape of tungstenite's callback.
 fn judge(
     request: &Request,
     mut response: Response,

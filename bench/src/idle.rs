@@ -1,0 +1,127 @@
+//! Starts a broker, connects many clients that do nothing, and reads the broker's resident memory before, meanwhile and after.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+type Error = Box<dyn std::error::Error>;
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Idle {
+    /// How many connections
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// The broker
+    #[arg(long, default_value = "target/release/lapwing")]
+    broker: PathBuf,
+    /// The most resident memory without clients, in MiB
+    #[arg(long, default_value_t = 12.0)]
+    idle_mib_max: f64,
+    /// The most for each connection, in KiB
+    #[arg(long, default_value_t = 8.0)]
+    connection_kib_max: f64,
+}
+
+/// The broker's process; dropping it kills it.
+struct Broker(Child);
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Broker {
+    /// Resident memory in KiB, once it has not changed for a while.
+    fn resident_kib(&self) -> Result<f64, Error> {
+        let read = || -> Result<f64, Error> {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+            Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
+        };
+        let (mut last, until) = (read()?, Instant::now() + Duration::from_secs(20));
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let now = read()?;
+            if now == last || Instant::now() > until {
+                return Ok(now);
+            }
+            last = now;
+        }
+    }
+}
+
+impl Idle {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// What could not be measured, or the bound that is exceeded.
+    pub fn run(&self) -> Result<(), Error> {
+        let child = Command::new(&self.broker)
+            .args(["-p", "0"])
+            .env("LAPWING_MQTT__SYS_INTERVAL_S", "0")
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.map_err(|error| {
+            format!("{}: {error}; build it with cargo build --release", self.broker.display())
+        })?;
+        let log = child.stderr.take().ok_or("no log")?;
+        let broker = Broker(child);
+        let mut lines = BufReader::new(log).lines();
+        let address: SocketAddr = loop {
+            let line = lines.next().ok_or("the broker ended")??;
+            if let Some((_, address)) = line.split_once("listening on mqtt://127.0.0.1:") {
+                break (Ipv4Addr::LOCALHOST, address.trim().parse()?).into();
+            }
+        };
+        // The pipe must not fill up.
+        std::thread::spawn(move || lines.for_each(drop));
+        let before = broker.resident_kib()?;
+        println!("without clients: {:.1} MiB resident", before / 1024.0);
+        let mut clients = Vec::with_capacity(self.connections);
+        for n in 0..self.connections {
+            clients.push(connect(address, n).map_err(|error| {
+                format!(
+                    "connection {n}: {error} (ulimit -n {} or more is needed)",
+                    2 * self.connections + 100
+                )
+            })?);
+        }
+        let meanwhile = broker.resident_kib()?;
+        let each = (meanwhile - before) / self.connections as f64;
+        println!(
+            "{} idle connections: {:.1} MiB resident, {each:.2} KiB for each",
+            self.connections,
+            meanwhile / 1024.0
+        );
+        drop(clients);
+        let after = broker.resident_kib()?;
+        println!("after they left: {:.1} MiB resident", after / 1024.0);
+        if before / 1024.0 > self.idle_mib_max {
+            return Err(format!("above {} MiB without clients", self.idle_mib_max).into());
+        }
+        if each > self.connection_kib_max {
+            return Err(format!("above {} KiB for each connection", self.connection_kib_max).into());
+        }
+        Ok(())
+    }
+}
+
+/// A client of MQTT 3.1.1 without keep-alive, connected and silent.
+fn connect(address: SocketAddr, n: usize) -> Result<TcpStream, Error> {
+    let mut stream = TcpStream::connect(address)?;
+    let id = format!("idle-{n}");
+    let mut packet =
+        vec![0x10, 12 + id.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, id.len() as u8];
+    packet.extend(id.as_bytes());
+    stream.write_all(&packet)?;
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack)?;
+    if connack != [0x20, 2, 0, 0] { Err(format!("CONNACK {connack:02x?}").into()) } else { Ok(stream) }
+}

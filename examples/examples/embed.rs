@@ -1,0 +1,37 @@
+//! A broker inside another program, with a rule of its own about who may do what.
+//!
+//! `cargo run --example embed`, then in another terminal
+//! `mosquitto_sub -p 1884 -t 'public/#' -v` and `mosquitto_pub -p 1884 -t public/hello -m hi`.
+
+use lapwing::auth::{Action, Credentials, Identity, Policy};
+use lapwing::config::Config;
+use lapwing::{Broker, ReasonCode};
+
+/// Everybody may come in; topics outside `public/` are for the user `admin`.
+struct HouseRules;
+
+impl Policy for HouseRules {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, ReasonCode> {
+        match (credentials.user_name, credentials.password) {
+            (Some("admin"), Some(b"only-an-example")) => Ok(Identity { user: Some("admin".into()) }),
+            (Some("admin"), _) => Err(ReasonCode::BadUserNameOrPassword),
+            _ => Ok(Identity::default()),
+        }
+    }
+
+    fn allows(&self, identity: &Identity, _client_id: &str, _action: Action, topic: &str) -> bool {
+        identity.user.as_deref() == Some("admin") || topic.starts_with("public/")
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Any key of docs/CONFIGURATION.md; what is left out has its default.
+    let config = Config::from_toml("[[listener]]\naddress = 'localhost:1884'\n", "embed.rs")?;
+    let broker = Broker::builder().config(config).policy(HouseRules).start().await?;
+    println!("listening on {}; Ctrl-C ends it", broker.listeners().join(", "));
+    tokio::signal::ctrl_c().await?;
+    // Clients are told, and what is under way is written.
+    broker.stop().await;
+    Ok(())
+}

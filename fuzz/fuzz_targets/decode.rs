@@ -1,0 +1,35 @@
+//! Any bytes in any version: never a panic, never a packet that asks for more than it announced.
+#![no_main]
+
+use lapwing_protocol::Version;
+use lapwing_protocol::frame::{self, Split};
+use lapwing_protocol::packet::Packet;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    for version in Version::ALL {
+        let mut rest = data;
+        loop {
+            match frame::split(rest, version, 1 << 16) {
+                Ok(Split::Frame { frame, len }) => {
+                    assert!(len <= rest.len() && frame.body.len() < len);
+                    if let Ok(packet) = Packet::decode(frame, version) {
+                        // What was accepted strictly is accepted leniently, and the same.
+                        assert_eq!(Packet::decode_reporting_filters(frame, version), Ok(packet));
+                    }
+                    rest = &rest[len..];
+                }
+                Ok(Split::Incomplete { need }) => {
+                    assert!(need > rest.len());
+                    break;
+                }
+                Err(error) => {
+                    // An error stays the same however much follows.
+                    let longer = [rest, &[0; 8]].concat();
+                    assert_eq!(frame::split(&longer, version, 1 << 16), Err(error));
+                    break;
+                }
+            }
+        }
+    }
+});
