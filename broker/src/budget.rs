@@ -10,6 +10,10 @@ use tokio::sync::Semaphore;
 
 use crate::config::Limits;
 
+const SECOND: Duration = Duration::from_secs(1);
+/// Above this many addresses, those that are of no interest any more are forgotten.
+const ADDRESSES_KEPT: usize = 1_024;
+
 /// The bounds and what is used of them.
 #[derive(Debug)]
 pub struct Budget {
@@ -114,7 +118,7 @@ impl Budget {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let entry =
                 addresses.entry(address).or_insert(Address { connections: 0, second: now, connects: 0 });
-            if now.duration_since(entry.second) >= Duration::from_secs(1) {
+            if now.duration_since(entry.second) >= SECOND {
                 (entry.second, entry.connects) = (now, 0);
             }
             if entry.connections >= self.per_address_max {
@@ -160,9 +164,11 @@ impl Drop for Place {
         let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = addresses.get_mut(&address) {
             entry.connections -= 1;
-            if entry.connections == 0 {
-                addresses.remove(&address);
-            }
+        }
+        // An address without connections is remembered for the second in which its connects count.
+        if addresses.len() > ADDRESSES_KEPT {
+            let now = Instant::now();
+            addresses.retain(|_, entry| entry.connections > 0 || now.duration_since(entry.second) < SECOND);
         }
     }
 }

@@ -28,6 +28,9 @@ use crate::registry::{Claim, Resident};
 use crate::session::{Session, Terms, Will};
 use crate::store::Record;
 
+/// The first byte of a TLS ClientHello.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// A client that may come in, its session not yet claimed.
 pub(crate) struct Guest {
     stream: Stream,
@@ -133,11 +136,10 @@ async fn admit(
     peer: &Peer,
     input: &mut Vec<u8>,
 ) -> Result<(Identity, Request), Refuse> {
-    let len = read_packet(core, stream, input, Version::V5, |first| {
-        match first >> 4 == PacketType::Connect as u8 {
-            true => Ok(()),
-            false => Err(not_connect(first)),
-        }
+    let len = read_packet(core, stream, input, Version::V5, |first| match first {
+        // A TLS handshake begins with what would be CONNECT with wrong flags.
+        first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
+        first => Err(not_connect(first)),
     })
     .await?;
     let rest = input.split_off(len);
@@ -194,7 +196,7 @@ async fn admit(
 /// What a first byte that is not CONNECT looks like, for those who connected the wrong program or to the wrong port.
 fn not_connect(first: u8) -> String {
     match first {
-        0x16 => "this looks like TLS on a listener for plain MQTT: use the port of a TLS listener".to_owned(),
+        TLS_HANDSHAKE => "this looks like TLS on a listener for plain MQTT: use the port of a TLS listener".to_owned(),
         b'G' | b'P' | b'H' | b'O' => {
             "this looks like HTTP or WebSocket on a listener for plain MQTT: use the port of a WebSocket listener".to_owned()
         }
@@ -291,6 +293,7 @@ fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
                 .unwrap_or(limits::RECEIVE_MAXIMUM_DEFAULT)
                 .min(limits.in_flight_max),
             expiry_s: asked_expiry_s.min(limits.session_expiry_max_s),
+            message_expiry_max_s: limits.message_expiry_max_s,
         },
         expiry_capped: asked_expiry_s > limits.session_expiry_max_s,
         agreement: Agreement {
@@ -440,7 +443,12 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let client_id = request.client_id.clone();
     let earlier = match core.registry.claim(&client_id, identity.user.as_ref(), number, end_sender, &by) {
         Claim::Fresh => None,
-        Claim::Resting(resident) => Some(resident),
+        Claim::Resting(resident, rest) => {
+            if let Some(due) = resident.session.due_at() {
+                core.agenda.remove(due, &client_id, rest);
+            }
+            Some(resident)
+        }
         Claim::Live(from) => from.await.ok().flatten(),
         claim @ (Claim::ForeignUser | Claim::Full) => {
             let (reason, text) = match claim {
@@ -501,8 +509,9 @@ fn resident(
     identity: &Identity,
     earlier: Option<Resident>,
 ) -> (Resident, bool) {
+    let over = |resident: &Resident| resident.session.ends_at.is_some_and(|at| at <= core.now());
     match earlier {
-        Some(mut resident) if !request.clean_start => {
+        Some(mut resident) if !request.clean_start && !over(&resident) => {
             resident.session.resume(&request.terms);
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;

@@ -28,6 +28,12 @@ impl Agenda {
         }
     }
 
+    /// The session does not rest any more.
+    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: RestNumber) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.remove(&(at, client_id.clone(), rest));
+    }
+
     fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, RestNumber)>, Option<Millis>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();

@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         Err(errors) => return fail(&errors),
     };
     if arguments.test_config {
+        if let Err(error) = lapwing::net::check(&config) {
+            return fail(&error);
+        }
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }

@@ -19,7 +19,8 @@ const PUBLISHER: std::ops::Range<usize> = 8..16;
 const PROPERTIES_LEN: std::ops::Range<usize> = 16..20;
 const TOPIC_LEN: std::ops::Range<usize> = 20..22;
 const FLAGS: usize = 22;
-const HEAD: usize = 24;
+const PUBLISHED: std::ops::Range<usize> = 24..32;
+const HEAD: usize = 32;
 const NEVER: u64 = u64::MAX;
 const RETAIN: u8 = 0b100;
 
@@ -38,6 +39,8 @@ pub struct Content<'a> {
     pub retain: bool,
     /// Whose message it is.
     pub publisher: SessionNumber,
+    /// When it came in.
+    pub published_at: Millis,
     /// When it becomes void.
     pub expires_at: Option<Millis>,
 }
@@ -65,6 +68,7 @@ impl Message {
         let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, body + properties.len() + payload.len()).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
             out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
+            out[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
             out[PUBLISHER].copy_from_slice(&content.publisher.to_le_bytes());
             // Both lengths come from one packet, whose fields are shorter than this.
             out[PROPERTIES_LEN].copy_from_slice(&(properties.len() as u32).to_le_bytes());
@@ -128,6 +132,12 @@ impl Message {
     #[inline]
     pub fn publisher(&self) -> SessionNumber {
         u64::from_le_bytes(self.array(PUBLISHER))
+    }
+
+    /// When it came in.
+    #[inline]
+    pub fn published_at(&self) -> Millis {
+        u64::from_le_bytes(self.array(PUBLISHED))
     }
 
     /// When it becomes void.
@@ -199,6 +209,7 @@ mod tests {
             qos: QoS::ExactlyOnce,
             retain: true,
             publisher: 7,
+            published_at: 0,
             expires_at: Some(5_000),
         });
         assert_eq!(

@@ -82,8 +82,10 @@ pub struct Bounds {
 pub enum Pushed {
     /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
     Queued(Option<Waker>),
-    /// It was dropped, or an older one in its place; the waker as above.
-    Dropped(Option<Waker>),
+    /// It waits, and an older one was dropped in its place; the waker as above.
+    Replaced(Option<Waker>),
+    /// It was dropped.
+    Dropped,
     /// The policy is to tell the publisher: 0x97.
     Refused,
     /// QoS 0 for a session that rests: not kept, which MQTT allows.
@@ -145,12 +147,12 @@ impl Outbox {
                 QueuePolicy::Refuse => return Pushed::Refused,
                 QueuePolicy::DropNewest => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
-                    return Pushed::Dropped(None);
+                    return Pushed::Dropped;
                 }
                 QueuePolicy::DropOldest => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     dropped = true;
-                    let Some(oldest) = inner.queue.pop_front() else { return Pushed::Dropped(None) };
+                    let Some(oldest) = inner.queue.pop_front() else { return Pushed::Dropped };
                     inner.bytes -= oldest.message.size();
                 }
             }
@@ -158,7 +160,7 @@ impl Outbox {
         inner.bytes += size;
         inner.queue.push_back(delivery);
         let waker = inner.waker.take();
-        if dropped { Pushed::Dropped(waker) } else { Pushed::Queued(waker) }
+        if dropped { Pushed::Replaced(waker) } else { Pushed::Queued(waker) }
     }
 
     /// Moves everything to the end of `into`, and says that the session now holds what is in `into`. Nothing there: `waker`
@@ -259,6 +261,7 @@ mod tests {
             qos,
             retain: false,
             publisher: 0,
+            published_at: 0,
             expires_at: None,
         };
         let message = Message::new(&content);
@@ -275,7 +278,7 @@ mod tests {
     fn a_full_outbox_drops_by_its_policy() {
         let push = |outbox: &Outbox| ["a", "b", "c"].map(|p| outbox.push(delivery(p, QoS::AtLeastOnce)));
         let newest = outbox(2, QueuePolicy::DropNewest);
-        assert!(matches!(push(&newest)[2], Pushed::Dropped(_)));
+        assert!(matches!(push(&newest)[2], Pushed::Dropped));
         assert_eq!((taken(&newest), newest.dropped()), (vec!["a".into(), "b".into()], 1));
         let oldest = outbox(2, QueuePolicy::DropOldest);
         push(&oldest);
@@ -290,7 +293,7 @@ mod tests {
         outbox.push(delivery("a", QoS::AtLeastOnce));
         outbox.push(delivery("b", QoS::AtLeastOnce));
         assert_eq!(taken(&outbox).len(), 2);
-        assert!(matches!(outbox.push(delivery("c", QoS::AtLeastOnce)), Pushed::Dropped(_)));
+        assert!(matches!(outbox.push(delivery("c", QoS::AtLeastOnce)), Pushed::Dropped));
         outbox.holds(1, 1);
         assert!(matches!(outbox.push(delivery("d", QoS::AtLeastOnce)), Pushed::Queued(_)));
     }

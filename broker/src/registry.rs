@@ -45,7 +45,7 @@ pub enum Claim {
     /// Nobody has this client identifier.
     Fresh,
     /// A session that rested.
-    Resting(Resident),
+    Resting(Resident, RestNumber),
     /// A live connection: it will send its session.
     Live(oneshot::Receiver<Option<Resident>>),
     /// It belongs to another user.
@@ -127,7 +127,7 @@ impl Registry {
         let entry = Entry::Live { connection, end: Some(end), user: user.cloned() };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
-            Some(Entry::Resting { resident, .. }) => Claim::Resting(resident),
+            Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
             Some(Entry::Live { end, .. }) => {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();

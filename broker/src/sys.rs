@@ -70,6 +70,7 @@ fn set(core: &Core, topic: &str, value: &str) {
         qos: QoS::ExactlyOnce,
         retain: true,
         publisher: 0,
+        published_at: core.now(),
         expires_at: None,
     }));
 }

@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
             _ => {
                 let name = text(&mut bytes, false);
                 let message = Message::new(&Content {
-                    topic: &name, properties: &[], payload: &[], qos: QoS::AtMostOnce, retain: false, publisher: 0, expires_at: None,
+                    topic: &name, properties: &[], payload: &[], qos: QoS::AtMostOnce, retain: false, publisher: 0, published_at: 0, expires_at: None,
                 });
                 let routed = router.route(&message, &mut cache, &mut Vec::new());
                 let expected: BTreeSet<usize> =

@@ -72,7 +72,12 @@ pub struct World {
 impl World {
     /// `receive_maximum` holds in both directions.
     pub fn new(receive_maximum: u16) -> World {
-        let terms = Terms { receive_maximum, in_flight_max: receive_maximum, expiry_s: 1_000 };
+        let terms = Terms {
+            receive_maximum,
+            in_flight_max: receive_maximum,
+            expiry_s: 1_000,
+            message_expiry_max_s: u32::MAX,
+        };
         World {
             session: Session::new(1, "client".into(), None, &terms),
             terms,
@@ -119,6 +124,7 @@ impl World {
             qos,
             retain: false,
             publisher: 0,
+            published_at: self.now,
             expires_at: None,
         });
         self.enqueued.push(qos);

@@ -153,6 +153,8 @@ pub(crate) struct State {
     timer_at: Millis,
     blocked_since: Option<Millis>,
     reauth: Option<reauth::Reauth>,
+    complained_at: Option<Millis>,
+    hushed: u64,
     /// What the outbox was last told that the session holds.
     reported: usize,
 }

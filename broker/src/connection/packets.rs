@@ -19,6 +19,8 @@ use crate::router::{Kept, Subscriber};
 use crate::session::{Effect, Held, Replay, Reply, Transmit, Violation};
 use crate::store::{Lsn, Record};
 
+/// How often a client's refusals are worth a line in the log.
+const COMPLAIN_EVERY_MS: Millis = 1_000;
 /// The longest reason string that the broker writes, in bytes.
 const REASON_STRING_MAX: usize = 512;
 
@@ -112,8 +114,7 @@ impl Connection {
         let (reason, lsn, text) = match outcome? {
             Ok((reason, lsn)) => (reason, lsn, None),
             Err(refusal) => {
-                warn!(client = %self.resident.session.client_id, user = ?self.identity.user, topic = publish.topic,
-                    reason = %refusal.reason, "PUBLISH refused: {}", refusal.text);
+                self.complain("PUBLISH", publish.topic, &refusal);
                 core.metrics.publish_dropped.add(1);
                 (refusal.reason, 0, Some(refusal.text))
             }
@@ -122,6 +123,20 @@ impl Connection {
             self.reply(reply, text, lsn);
         }
         Ok(())
+    }
+
+    /// One line a second for each client says what was refused; how many lines were held back stands on the next.
+    fn complain(&mut self, packet: &str, topic: &str, refusal: &Violation) {
+        let now = self.core.now();
+        let state = &mut self.state;
+        if state.complained_at.is_some_and(|at| now < at + COMPLAIN_EVERY_MS) {
+            state.hushed += 1;
+            return;
+        }
+        state.complained_at = Some(now);
+        let hushed = std::mem::take(&mut state.hushed);
+        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.identity.user, topic,
+            reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 
     /// The topic name that a PUBLISH means (`3.3.2.3.4`).
@@ -198,6 +213,7 @@ impl Connection {
             qos: publish.qos,
             retain: publish.retain,
             publisher: session.number,
+            published_at: now,
             expires_at,
         });
         let published = core.publish(&message, &mut self.state.cache, &mut self.state.wakers);
@@ -246,8 +262,7 @@ impl Connection {
                     }
                 }
                 Err(refusal) => {
-                    warn!(client = %self.resident.session.client_id, user = ?self.identity.user, filter,
-                        reason = %refusal.reason, "subscription refused: {}", refusal.text);
+                    self.complain("SUBSCRIBE", filter, &refusal);
                     reasons.push(refusal.reason);
                 }
             }

@@ -72,19 +72,34 @@ pub struct Accepted {
     shared: Arc<Shared>,
 }
 
+/// Reads the certificates and keys of all listeners, as a start would.
+///
+/// # Errors
+/// The first that is not good.
+pub fn check(config: &Config) -> Result<(), BindError> {
+    prepare(config).map(drop)
+}
+
+/// The listeners with what their files hold.
+fn prepare(config: &Config) -> Result<Vec<(&config::Listener, Option<TlsAcceptor>)>, BindError> {
+    let prepare = |listener: &'_ config::Listener| {
+        listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose()
+    };
+    let fail =
+        |listener: &config::Listener, error| BindError(format!("listener {}: {error}", listener.name()));
+    config
+        .listeners
+        .iter()
+        .map(|listener| Ok((listener, prepare(listener).map_err(|error| fail(listener, error))?)))
+        .collect()
+}
+
 /// Opens all listeners of a configuration, after all their files were read.
 ///
 /// # Errors
 /// The first that cannot be opened; none stays open then.
 pub async fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
-    let mut prepared = Vec::new();
-    for listener in &config.listeners {
-        let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
-        prepared.push((
-            listener,
-            acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.name())))?,
-        ));
-    }
+    let prepared = prepare(config)?;
     let mut listeners = Vec::new();
     for (listener, acceptor) in prepared {
         if listener.transport == Transport::Unix {

@@ -7,7 +7,7 @@ mod listener;
 mod tls;
 mod websocket;
 
-pub use listener::{Accepted, BindError, EstablishError, Listener, bind_all};
+pub use listener::{Accepted, BindError, EstablishError, Listener, bind_all, check};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};

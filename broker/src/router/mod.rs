@@ -171,10 +171,12 @@ impl Routed {
                 self.queued += 1;
                 wakers.extend(waker);
             }
-            Pushed::Dropped(waker) => {
+            Pushed::Replaced(waker) => {
+                self.queued += 1;
                 self.dropped += 1;
                 wakers.extend(waker);
             }
+            Pushed::Dropped => self.dropped += 1,
             Pushed::Refused => self.refused = true,
             Pushed::NotKept => {}
         }

@@ -302,6 +302,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: true,
             publisher: 1,
+            published_at: 0,
             expires_at,
         })
     }

@@ -40,7 +40,7 @@ impl Group {
         for member in self.in_turn(message.size()) {
             let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
             last = member.outbox.push(member.delivery(message, ids, Some(self.id)));
-            if matches!(last, Pushed::Queued(_)) {
+            if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
                 break;
             }
         }

@@ -35,6 +35,8 @@ pub struct Terms {
     pub in_flight_max: u16,
     /// Session Expiry Interval, in seconds.
     pub expiry_s: u32,
+    /// How long a message may wait for the client, in seconds.
+    pub message_expiry_max_s: u32,
 }
 
 /// A session.
@@ -125,7 +127,7 @@ impl Session {
             user,
             expiry_s: terms.expiry_s,
             subscriptions: Subscriptions::default(),
-            outgoing: Outgoing::new(terms.in_flight_max),
+            outgoing: Outgoing::new(terms),
             will: None,
             will_at: None,
             ends_at: None,
@@ -140,7 +142,7 @@ impl Session {
         self.expiry_s = terms.expiry_s;
         (self.will_at, self.ends_at) = (None, None);
         self.inbound.reconnected(terms.receive_maximum, &self.received);
-        self.outgoing.reconnected(terms.in_flight_max);
+        self.outgoing.reconnected(terms);
     }
 
     /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end become due

@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
+use super::Terms;
 use crate::message::{Expiry, Millis};
 use crate::outbox::Delivery;
 
@@ -62,11 +63,17 @@ impl OutboundStore for Flights {
     }
 }
 
+fn wait_max(terms: &Terms) -> Millis {
+    u64::from(terms.message_expiry_max_s) * 1000
+}
+
 /// The sending half of a session.
 #[derive(Debug)]
 pub struct Outgoing {
     machine: Outbound,
     flights: Flights,
+    /// How long a message of the outbox may wait.
+    wait_max: Millis,
     /// Flights that this connection has yet to send again.
     unsent: usize,
     /// Retained messages for new subscriptions; filled a few at a time as the client reads.
@@ -80,9 +87,10 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(in_flight_max: u16) -> Outgoing {
+    pub(super) fn new(terms: &Terms) -> Outgoing {
         Outgoing {
-            machine: Outbound::new(in_flight_max),
+            machine: Outbound::new(terms.in_flight_max),
+            wait_max: wait_max(terms),
             flights: Flights::default(),
             unsent: 0,
             replay: VecDeque::new(),
@@ -92,8 +100,9 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn reconnected(&mut self, in_flight_max: u16) {
-        self.machine.reconnected(in_flight_max);
+    pub(super) fn reconnected(&mut self, terms: &Terms) {
+        self.machine.reconnected(terms.in_flight_max);
+        self.wait_max = wait_max(terms);
         self.flights.0.iter_mut().for_each(|flight| flight.sent = false);
         self.unsent = self.flights.0.len();
     }
@@ -119,7 +128,9 @@ impl Outgoing {
             let replaying = !self.replay.is_empty();
             let queue = if replaying { &mut self.replay } else { &mut self.pending };
             let next = queue.front()?;
-            let expired = next.message.expiry(now) == Expiry::Expired;
+            // Retained messages may be as old as they like.
+            let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
+            let expired = next.message.expiry(now) == Expiry::Expired || waited > self.wait_max;
             let mut flight = None;
             if !expired && next.qos != QoS::AtMostOnce {
                 flight = Some(self.machine.start(next.qos, &self.flights)?);

@@ -48,6 +48,7 @@ impl Will {
             qos: self.qos,
             retain: self.retain,
             publisher,
+            published_at: now,
             expires_at: self.expiry_s.map(|seconds| now + u64::from(seconds) * 1000),
         })
     }

@@ -31,7 +31,8 @@ impl<'a> ConnAck<'a> {
         };
         let reason = reason.ok_or(DecodeError::ReasonCodeInvalid)?;
         r.end()?;
-        let session_present = flags & 1 != 0;
+        // MQTT 3.1 leaves that byte unused.
+        let session_present = flags & 1 != 0 && version > Version::V31;
         if session_present && reason != ReasonCode::Success {
             return Err(DecodeError::SessionPresentWithError);
         }

@@ -1,0 +1,127 @@
+//! The durability seam, with a store that takes its time: an acknowledgement leaves only once the store has said "durable".
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use lapwing::Broker;
+use lapwing::config::Config;
+use lapwing::store::{Lsn, Record, Store};
+use lapwing_tests::wire::{self, Fields};
+
+/// Numbers records and makes them durable when the test says so.
+#[derive(Clone, Debug, Default)]
+struct Slow(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    records: Vec<String>,
+    durable: Lsn,
+    waiting: Vec<Waker>,
+}
+
+impl Store for Slow {
+    fn append(&self, record: Record) -> Lsn {
+        let mut state = self.0.lock().unwrap();
+        let name = format!("{record:?}").split(' ').next().unwrap().to_owned();
+        state.records.push(name);
+        state.records.len() as Lsn
+    }
+
+    fn poll_durable(&self, lsn: Lsn, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock().unwrap();
+        if lsn <= state.durable {
+            return Poll::Ready(());
+        }
+        state.waiting.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+}
+
+impl Slow {
+    /// Everything so far is on disk now.
+    fn sync(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.durable = state.records.len() as Lsn;
+        state.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    fn records(&self) -> Vec<String> {
+        self.0.lock().unwrap().records.clone()
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    fn connect(address: &str, id: &str) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut client = Client(stream);
+        client.send("connect", &[("id", id), ("clean", "0"), ("p.session_expiry", "100")]);
+        assert_eq!(client.next().0, "connack");
+        client
+    }
+
+    fn send(&mut self, name: &str, fields: &[(&str, &str)]) {
+        let fields: Fields = fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.0.write_all(&wire::encode(name, &fields, "5.0")).unwrap();
+    }
+
+    fn next(&mut self) -> (&'static str, Fields) {
+        let (mut bytes, mut one) = (Vec::new(), [0]);
+        while wire::packet_len(&bytes).is_none() {
+            self.0.read_exact(&mut one).unwrap();
+            bytes.push(one[0]);
+        }
+        wire::decode(&bytes, "5.0")
+    }
+}
+
+#[test]
+fn acknowledgements_wait_for_the_store_and_leave_in_order() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let store = Slow::default();
+    let config =
+        Config::from_toml("[mqtt]\nsys_interval_s = 0\n[[listener]]\naddress = '127.0.0.1:0'\n", "test")
+            .unwrap();
+    let broker = runtime.block_on(Broker::builder().config(config).store(store.clone()).start()).unwrap();
+    let address = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
+
+    let mut subscriber = Client::connect(&address, "subscriber");
+    subscriber.send("subscribe", &[("filters", "t@1")]);
+    // PINGRESP does not wait for the store, but stays behind what does.
+    subscriber.send("pingreq", &[]);
+    let mut publisher = Client::connect(&address, "publisher");
+    store.sync();
+    assert_eq!(subscriber.next().0, "suback");
+    assert_eq!(subscriber.next().0, "pingresp");
+
+    publisher.send("publish", &[("topic", "t"), ("qos", "1"), ("id", "1"), ("payload", "a")]);
+    publisher.send("publish", &[("topic", "t"), ("qos", "2"), ("id", "2"), ("payload", "b")]);
+    publisher.send("publish", &[("topic", "nobody"), ("qos", "1"), ("id", "3")]);
+    // The messages are with their subscriber already, and on record, but nothing is acknowledged.
+    assert_eq!(subscriber.next().1["payload"], "a");
+    assert_eq!(subscriber.next().1["payload"], "b");
+    publisher.0.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(publisher.0.read(&mut [0]).is_err(), "an acknowledgement left before the store was ready");
+    publisher.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    store.sync();
+    for (name, id) in [("puback", "1"), ("pubrec", "2"), ("puback", "3")] {
+        let (got, fields) = publisher.next();
+        assert_eq!((got, fields["id"].as_str()), (name, id));
+    }
+    let records = store.records();
+    assert_eq!(records.iter().filter(|record| *record == "Published").count(), 2, "{records:?}");
+    assert!(
+        records.contains(&"Session".to_owned()) && records.contains(&"Subscribed".to_owned()),
+        "{records:?}"
+    );
+    runtime.block_on(broker.stop());
+}
