@@ -111,11 +111,21 @@ async fn serve(config: Config) -> ExitCode {
         |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
     let (mut terminate, mut interrupt, mut hangup) =
         (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
+    let local = config.listeners.iter().all(|listener| !listener.open);
     let broker = match Broker::builder().config(config).start().await {
         Ok(broker) => broker,
         Err(error) => return fail(&error),
     };
-    info!("Lapwing {} serves MQTT 3.1, 3.1.1 and 5.0 on {}", lapwing::VERSION, broker.listeners().join(", "));
+    let scope = if local {
+        " (this machine only; examples/lapwing.toml shows how to open it to your network)"
+    } else {
+        ""
+    };
+    info!(
+        "Lapwing {} serves MQTT 3.1, 3.1.1 and 5.0 on {}{scope}",
+        lapwing::VERSION,
+        broker.listeners().join(", ")
+    );
     if let Some(port) = broker.listeners().iter().find_map(|name| name.strip_prefix("mqtt://127.0.0.1:")) {
         info!(
             "try it: mosquitto_sub -p {port} -t 'hello/#' -v    and then    mosquitto_pub -p {port} -t hello/world -m hi"

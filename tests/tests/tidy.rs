@@ -31,7 +31,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|(n, line)| (n + 1, line))
 }
 
-fn found<'a>(files: &'a [(PathBuf, String)], words: &[&str]) -> Vec<String> {
+fn found(files: &[(PathBuf, String)], words: &[&str]) -> Vec<String> {
     let hits = files.iter().flat_map(|(path, text)| code(text).map(move |(n, line)| (path, n, line)));
     hits.filter(|(_, _, line)| words.iter().any(|word| line.contains(word)))
         .map(|(path, n, line)| format!("{}:{n}: {}", path.display(), line.trim()))

@@ -241,6 +241,7 @@ impl Connection {
         let mut reasons = Vec::new();
         let mut replay = Replay { filters: Vec::new(), after: None };
         let mut lsn = 0;
+        let mut text = None;
         for subscription in subscribe.subscriptions.iter() {
             let filter = subscription.filter;
             match self.subscribe_one(&subscription, id) {
@@ -263,6 +264,7 @@ impl Connection {
                 }
                 Err(refusal) => {
                     self.complain("SUBSCRIBE", filter, &refusal);
+                    text.get_or_insert(refusal.text);
                     reasons.push(refusal.reason);
                 }
             }
@@ -271,7 +273,9 @@ impl Connection {
             self.resident.session.subscriptions.replays.push_back(replay);
         }
         let packet_id = subscribe.packet_id;
-        let answer = SubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
+        let mut buffer = [0; REASON_STRING_MAX];
+        let properties = self.words(text, &mut buffer);
+        let answer = SubAck { packet_id, properties, reasons: ReasonCodes::new(&reasons) };
         self.send(&Packet::SubAck(answer), lsn, false);
         Ok(())
     }
@@ -350,16 +354,21 @@ impl Connection {
         self.send(&Packet::UnsubAck(answer), lsn, false);
     }
 
-    /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
-    fn reply(&mut self, reply: Reply, text: Option<&str>, lsn: Lsn) {
-        let Reply { packet_type, packet_id, reason } = reply;
-        let mut buffer = [0; REASON_STRING_MAX];
-        let mut properties = PropertyWriter::new(&mut buffer);
+    /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
+    fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
+        let mut properties = PropertyWriter::new(buffer);
         if let Some(text) = text.filter(|_| self.agreement.problem_information) {
             // A text that does not fit is left out: it is for people only.
             let _ = properties.push(Property::ReasonString(text));
         }
-        let ack = Ack { packet_id, reason, properties: properties.finish() };
+        properties.finish()
+    }
+
+    /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
+    fn reply(&mut self, reply: Reply, text: Option<&str>, lsn: Lsn) {
+        let Reply { packet_type, packet_id, reason } = reply;
+        let mut buffer = [0; REASON_STRING_MAX];
+        let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
         let packet = match packet_type {
             PacketType::PubAck => Packet::PubAck(ack),
             PacketType::PubRec => Packet::PubRec(ack),
