@@ -6,7 +6,7 @@
 
 use crate::packet::PacketType;
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, topic};
+use crate::{DecodeError, EncodeError, Version, topic};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,6 +308,12 @@ impl<'a> Properties<'a> {
             return Ok(Properties::NONE);
         }
         Properties::parse(r.take(usize::try_from(n).map_err(|_| DecodeError::Truncated)?)?, place)
+    }
+
+    /// As [`read`](Self::read) where the version has properties; before MQTT 5.0 there are none.
+    #[inline]
+    pub(crate) fn read_in(version: Version, r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
+        if version.has_properties() { Properties::read(r, place) } else { Ok(Properties::NONE) }
     }
 
     /// The block as it stands in the packet, without its length.

@@ -66,11 +66,7 @@ impl<'a> Connect<'a> {
             return Err(DecodeError::PasswordWithoutUserName);
         }
         let keep_alive_s = r.u16()?;
-        let properties = if version.has_properties() {
-            Properties::read(&mut r, Place::Packet(PacketType::Connect))?
-        } else {
-            Properties::NONE
-        };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Connect))?;
         let client_id = r.string()?;
         let will = if flags & WILL != 0 { Some(Will::decode(&mut r, flags, version)?) } else { None };
         // MQTT 3.1: "the Remaining Length takes precedence over the flags", so a flag without a field is no field.

@@ -34,11 +34,7 @@ impl<'a> Publish<'a> {
             return Err(DecodeError::WildcardInTopicName);
         }
         let packet_id = if qos == QoS::AtMostOnce { None } else { Some(r.packet_id()?) };
-        let properties = if version.has_properties() {
-            Properties::read(&mut r, Place::Packet(PacketType::Publish))?
-        } else {
-            Properties::NONE
-        };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Publish))?;
         if topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
             return Err(DecodeError::TopicNameEmpty);
         }

@@ -97,11 +97,7 @@ impl<'a> SubAck<'a> {
     pub(super) fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
-        let properties = if version.has_properties() {
-            Properties::read(&mut r, Place::Packet(PacketType::SubAck))?
-        } else {
-            Properties::NONE
-        };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::SubAck))?;
         let reasons = ReasonCodes::decode(r.rest(), PacketType::SubAck, version)?;
         Ok(SubAck { packet_id, properties, reasons })
     }

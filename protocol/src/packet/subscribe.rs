@@ -133,11 +133,7 @@ impl<'a> Subscribe<'a> {
     ) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
-        let properties = if version.has_properties() {
-            Properties::read(&mut r, Place::Packet(PacketType::Subscribe))?
-        } else {
-            Properties::NONE
-        };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Subscribe))?;
         let list = r.rest();
         if r.is_empty() {
             return Err(DecodeError::NoTopicFilter);

@@ -59,11 +59,7 @@ impl<'a> Unsubscribe<'a> {
     ) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
-        let properties = if version.has_properties() {
-            Properties::read(&mut r, Place::Packet(PacketType::Unsubscribe))?
-        } else {
-            Properties::NONE
-        };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Unsubscribe))?;
         let list = r.rest();
         if r.is_empty() {
             return Err(DecodeError::NoTopicFilter);
