@@ -139,6 +139,12 @@ impl Builder {
     }
 }
 
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.core.registry.close(ReasonCode::ServerShuttingDown);
+    }
+}
+
 impl Broker {
     /// What to start a broker with.
     pub fn builder() -> Builder {

@@ -227,7 +227,8 @@ impl Connection {
 
     /// Reads once and handles what came.
     fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<Read, Exit> {
-        if !self.may_read(now) {
+        // What has come of a large packet counts as memory, too.
+        if !self.may_read(now) || (self.input.len() > READ_BYTES && self.pauses(now)) {
             return Ok(Read::Barred);
         }
         self.state.paused_until = None;

@@ -8,7 +8,7 @@ use lapwing_protocol::packet::{
     Ack, Packet, Publish, PublishHeader, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription,
     UnsubAck, Unsubscribe,
 };
-use lapwing_protocol::property::{Properties, Property, PropertyWriter};
+use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketType, QoS, ReasonCode, Remedy, Version, topic};
 use tracing::{debug, info, warn};
 
@@ -19,6 +19,8 @@ use crate::router::{Kept, Subscriber};
 use crate::session::{Effect, Held, Replay, Reply, Transmit, Violation};
 use crate::store::{Lsn, Record};
 
+/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
+const REPLAYS_MAX: usize = 1_000;
 /// How often a client's refusals are worth a line in the log.
 const COMPLAIN_EVERY_MS: Millis = 1_000;
 /// The longest reason string that the broker writes, in bytes.
@@ -58,10 +60,30 @@ impl Connection {
             self.core.metrics.packets_received.add(1);
             self.keep_alive.heard(now as u32);
             used += len;
+            if !self.user_properties_allowed(&packet) {
+                let text =
+                    "more user properties than limits.user_properties_max or limits.user_property_bytes_max";
+                return Err(Violation::new(ReasonCode::QuotaExceeded, text).into());
+            }
             let effect = self.resident.session.handle(packet)?;
             self.carry_out(effect, now)?;
         }
         Ok(used)
+    }
+
+    /// PUBLISH is refused alone; there is no such answer to the others.
+    fn user_properties_allowed(&self, packet: &Packet<'_>) -> bool {
+        let properties = match packet {
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                &ack.properties
+            }
+            Packet::Subscribe(subscribe) => &subscribe.properties,
+            Packet::Unsubscribe(unsubscribe) => &unsubscribe.properties,
+            Packet::Disconnect(disconnect) => &disconnect.properties,
+            Packet::Auth(auth) => &auth.properties,
+            _ => return true,
+        };
+        user_properties_fit(properties, &self.core.config.limits)
     }
 
     fn malformed(&self, error: lapwing_protocol::DecodeError) -> Exit {
@@ -239,7 +261,7 @@ impl Connection {
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Exit> {
         let id = subscribe.properties.subscription_identifier();
         let mut reasons = Vec::new();
-        let mut replay = Replay { filters: Vec::new(), after: None };
+        let mut replay = Replay::default();
         let mut lsn = 0;
         let mut text = None;
         for subscription in subscribe.subscriptions.iter() {
@@ -259,7 +281,7 @@ impl Connection {
                         RetainHandling::DoNotSend => false,
                     };
                     if wanted && topic::shared(filter).is_none() {
-                        replay.filters.push((filter.into(), held));
+                        replay.push(filter, held);
                     }
                 }
                 Err(refusal) => {
@@ -269,7 +291,7 @@ impl Connection {
                 }
             }
         }
-        if !replay.filters.is_empty() {
+        if !replay.is_empty() {
             self.resident.session.subscriptions.replays.push_back(replay);
         }
         let packet_id = subscribe.packet_id;
@@ -305,6 +327,9 @@ impl Connection {
         let known = session.subscriptions.contains(filter);
         if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
             return refuse(ReasonCode::QuotaExceeded, "limits.subscriptions_max is reached");
+        }
+        if session.subscriptions.replays.len() >= REPLAYS_MAX {
+            return refuse(ReasonCode::QuotaExceeded, "the retained messages of too many SUBSCRIBEs are still to be read");
         }
         if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
             return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
@@ -504,6 +529,9 @@ fn subscriber(resident: &crate::registry::Resident, held: &Held) -> Subscriber {
 
 /// Whether a packet's user properties are within the bounds.
 pub(crate) fn user_properties_fit(properties: &Properties<'_>, limits: &crate::config::Limits) -> bool {
+    if !properties.has(PropertyId::UserProperty) {
+        return true;
+    }
     let (count, bytes) = properties
         .user_properties()
         .fold((0, 0), |(count, bytes), (name, value)| (count + 1, bytes + name.len() + value.len()));

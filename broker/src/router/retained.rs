@@ -81,6 +81,23 @@ impl Eq for Key {}
 /// How many topics one call walks over, so that no walk keeps others waiting.
 const VISITS_MAX: usize = 1_024;
 
+/// What is left of one call.
+struct Slice {
+    messages: usize,
+    visits: usize,
+}
+
+impl Slice {
+    fn visit(&mut self, found: bool) {
+        self.visits = self.visits.saturating_sub(1);
+        self.messages = self.messages.saturating_sub(usize::from(found));
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.messages == 0 || self.visits == 0
+    }
+}
+
 impl Retained {
     /// An empty store with its bounds.
     pub fn new(messages_max: usize, bytes_max: u64) -> Retained {
@@ -135,40 +152,59 @@ impl Retained {
         now: Millis,
         into: &mut impl Extend<Delivery>,
     ) -> bool {
-        // A filter without wildcards, the most usual kind, is one look-up.
-        if let [(filter, _)] = replay.filters.as_slice()
-            && !topic::has_wildcard(filter)
-        {
-            let message = self.get(filter, now);
-            into.extend(message.and_then(|message| delivery(replay, &message)));
-            return false;
+        let mut slice = Slice { messages: most, visits: VISITS_MAX };
+        while let Some(filter) = replay.filter() {
+            if slice.is_used_up() {
+                return true;
+            }
+            // A filter without wildcards, the most usual kind, is one look-up.
+            if !topic::has_wildcard(filter) {
+                let message = self.get(filter, now).filter(|message| !replay.has_come(message.topic_str()));
+                slice.visit(message.is_some());
+                into.extend(message.and_then(|message| delivery(replay, &message)));
+            } else if self.walk(replay, &mut slice, now, into) {
+                return true;
+            }
+            replay.next_filter();
         }
+        false
+    }
+
+    /// Walks on over the topics of one filter; `true` when it stopped before their end.
+    fn walk(
+        &self,
+        replay: &mut Replay,
+        slice: &mut Slice,
+        now: Millis,
+        into: &mut impl Extend<Delivery>,
+    ) -> bool {
+        let filter = replay.filter().unwrap_or("").to_owned();
+        let prefix = literal_prefix(&filter);
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let prefix = literal_prefix(replay);
         let mut start = match replay.after.take() {
             Some(after) => Bound::Excluded(Key::Topic(after)),
-            None => Bound::Included(Key::Topic(prefix.clone().into())),
+            None => Bound::Included(Key::Topic(prefix.into())),
         };
-        let (mut found, mut visits) = (0, 0);
         loop {
             let mut step = Step::End;
             for (key, ()) in inner.messages.range((start, Bound::Unbounded)) {
                 let topic = key.topic();
-                if !topic.starts_with(&prefix) {
+                if !topic.starts_with(prefix) {
                     return false;
                 }
-                visits += 1;
                 step = Step::Next;
-                if let Key::Message(message) = key
+                let mut found = false;
+                if !topic::matches(&filter, topic) {
+                    step = after_mismatch(&filter, topic);
+                } else if let Key::Message(message) = key
                     && message.expiry(now) != Expiry::Expired
-                    && let Some(delivery) = delivery(replay, message)
+                    && !replay.has_come(topic)
                 {
-                    found += 1;
-                    into.extend([delivery]);
-                } else if let [(filter, _)] = replay.filters.as_slice() {
-                    step = after_mismatch(filter, topic);
+                    found = true;
+                    into.extend(delivery(replay, message));
                 }
-                if found >= most || visits >= VISITS_MAX {
+                slice.visit(found);
+                if slice.is_used_up() {
                     replay.after = Some(topic.into());
                     return true;
                 }
@@ -241,15 +277,12 @@ fn delivery(replay: &Replay, message: &Message) -> Option<Delivery> {
     })
 }
 
-/// What all topics that match begin with, as far as the filters have no wildcard; whole levels only.
-fn literal_prefix(replay: &Replay) -> String {
-    let [(filter, _)] = replay.filters.as_slice() else { return String::new() };
+/// What all topics that match begin with: the filter up to its first wildcard; whole levels only.
+fn literal_prefix(filter: &str) -> &str {
     let wildcard = filter.find(['+', '#']).unwrap_or(filter.len());
     let prefix = filter.get(..wildcard).unwrap_or("");
     // `a/#` matches `a` as well.
-    let prefix =
-        if filter.get(wildcard..) == Some("#") { prefix.strip_suffix('/').unwrap_or(prefix) } else { prefix };
-    prefix.to_owned()
+    if filter.get(wildcard..) == Some("#") { prefix.strip_suffix('/').unwrap_or(prefix) } else { prefix }
 }
 
 /// Where to look after a topic that does not match.
@@ -309,8 +342,8 @@ mod tests {
 
     fn replayed(retained: &Retained, filters: &[&str], most: usize) -> Vec<String> {
         let held = Held { options: SubscriptionOptions::default(), id: None };
-        let filters = filters.iter().map(|filter| ((*filter).into(), held)).collect();
-        let mut replay = Replay { filters, after: None };
+        let mut replay = Replay::default();
+        filters.iter().for_each(|filter| replay.push(filter, held));
         let mut all: Vec<Delivery> = Vec::new();
         while retained.next(&mut replay, most, 0, &mut all) {}
         all.iter().map(|delivery| delivery.message.topic_str().to_owned()).collect()
@@ -344,9 +377,13 @@ mod tests {
                 assert_eq!(got, expected, "{filter} by {most}");
             }
         }
-        let both = replayed(&retained, &["a/#", "+/b"], 3);
-        let expected = topics.iter().filter(|t| topic::matches("a/#", t) || topic::matches("+/b", t)).count();
-        assert_eq!(both.len(), expected);
+        for most in [1, 3, 1_000] {
+            let both = replayed(&retained, &["a/b", "a/#", "+/b", "c"], most);
+            let expected =
+                ["a/#", "+/b", "c"].map(|filter| topics.iter().filter(move |t| topic::matches(filter, t)));
+            let expected: std::collections::BTreeSet<_> = expected.into_iter().flatten().collect();
+            assert_eq!(both.len(), expected.len());
+        }
     }
 
     // 3.1.1: [MQTT-3.3.1-10] [MQTT-3.3.1-11]  5.0: [MQTT-3.3.1-6] [MQTT-3.3.1-7]

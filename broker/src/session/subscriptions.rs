@@ -14,17 +14,54 @@ pub struct Held {
     pub id: Option<u32>,
 }
 
-/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands. Walked a few topics at a
-/// time, as fast as the client reads, so that it needs no queue however many messages match.
-#[derive(Debug)]
+/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands. Walked filter by filter and
+/// a few topics at a time, as fast as the client reads, so that it needs no queue however many messages match.
+#[derive(Debug, Default)]
 pub struct Replay {
-    /// The filters that asked; a message that matches several comes once.
-    pub filters: Vec<(Box<str>, Held)>,
-    /// The topic that came last.
+    filters: Vec<(Box<str>, Held)>,
+    /// The filter whose topics are walked now.
+    at: usize,
+    /// The topic that was looked at last.
     pub after: Option<Box<str>>,
 }
 
 impl Replay {
+    /// One more filter that asked.
+    pub fn push(&mut self, filter: &str, held: Held) {
+        self.filters.push((filter.into(), held));
+    }
+
+    /// Whether no filter asked.
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    /// The filter to walk now; `None` when all are done.
+    pub fn filter(&self) -> Option<&str> {
+        self.filters.get(self.at).map(|(filter, _)| &**filter)
+    }
+
+    /// All topics of that filter were looked at.
+    pub fn next_filter(&mut self) {
+        self.at += 1;
+        self.after = None;
+    }
+
+    /// Whether the topic came with an earlier filter: a message that matches several comes once.
+    pub fn has_come(&self, topic: &str) -> bool {
+        self.filters.iter().take(self.at).any(|(filter, _)| topic::matches(filter, topic))
+    }
+
+    fn forget(&mut self, filter: &str) {
+        let Some(index) = self.filters.iter().position(|(asked, _)| **asked == *filter) else { return };
+        self.filters.remove(index);
+        if index < self.at {
+            self.at -= 1;
+        } else if index == self.at {
+            self.after = None;
+        }
+    }
+
     /// The best of the filters that match this topic: the QoS, whether RETAIN stays set, and the identifiers.
     pub fn matching(&self, topic: &str) -> Option<(QoS, impl Iterator<Item = u32>)> {
         let matching = || self.filters.iter().filter(move |(filter, _)| topic::matches(filter, topic));
@@ -50,9 +87,9 @@ impl Subscriptions {
     /// Removes; `true` when it was there. Its retained messages are not sent any more.
     pub fn remove(&mut self, filter: &str) -> bool {
         for replay in &mut self.replays {
-            replay.filters.retain(|(asked, _)| **asked != *filter);
+            replay.forget(filter);
         }
-        self.replays.retain(|replay| !replay.filters.is_empty());
+        self.replays.retain(|replay| replay.filter().is_some());
         self.held.remove(filter).is_some()
     }
 
