@@ -6,14 +6,14 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
+use lapwing_protocol::ReasonCode;
 use lapwing_protocol::packet::{Disconnect, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};
-use lapwing_protocol::{ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::{Connection, Exit};
+use super::{Agreement, Connection, Exit};
 use crate::core::{Core, LastWord};
 use crate::net::Stream;
 use crate::output::Output;
@@ -43,8 +43,8 @@ impl Connection {
             _ => None,
         };
         settle(&core, number, resident, end, told);
-        if let Some((reason, text)) = farewell.filter(|_| agreement.version == Version::V5) {
-            disconnect(&mut output, reason, &text, agreement.packet_bytes_max);
+        if let Some((reason, text)) = farewell.filter(|_| agreement.version.has_properties()) {
+            disconnect(&mut output, reason, &text, &agreement);
         }
         close(stream, output).await;
         drop(place);
@@ -126,13 +126,14 @@ pub(crate) fn settle(
 }
 
 /// Writes DISCONNECT, with words if they fit.
-fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, packet_bytes_max: u32) {
+fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, agreement: &Agreement) {
+    let Agreement { version, packet_bytes_max, .. } = *agreement;
     let mut buffer = [0; 512];
     let mut properties = PropertyWriter::new(&mut buffer);
     let _ = properties.push(Property::ReasonString(text));
     let packet = Packet::Disconnect(Disconnect { reason, properties: properties.finish() });
-    if let Ok(len) = packet.encoded_len(Version::V5, packet_bytes_max) {
-        let _ = output.append(len, |out| packet.encode(Version::V5, packet_bytes_max, out));
+    if let Ok(len) = packet.encoded_len(version, packet_bytes_max) {
+        let _ = output.append(len, |out| packet.encode(version, packet_bytes_max, out));
     }
 }
 

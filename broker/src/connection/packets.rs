@@ -9,7 +9,7 @@ use lapwing_protocol::packet::{
     UnsubAck, Unsubscribe,
 };
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
-use lapwing_protocol::{EncodeError, PacketType, QoS, ReasonCode, Remedy, Version, topic};
+use lapwing_protocol::{DecodeError, EncodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, info, warn};
 
 use super::{AliasedTopic, Connection, Exit, HeldAck};
@@ -44,7 +44,7 @@ impl Connection {
             let (frame, len) = match frame::split(rest, version, packet_bytes_max) {
                 Ok(Split::Frame { frame, len }) => (frame, len),
                 Ok(Split::Incomplete { .. }) => break,
-                Err(error) => return Err(self.malformed(error)),
+                Err(error) => return Err(self.malformed(error, rest)),
             };
             let publish = frame.packet_type == PacketType::Publish;
             if (publish && self.pauses(now)) || self.output.len() >= output_max {
@@ -56,7 +56,7 @@ impl Connection {
                 Version::V5 => Packet::decode_reporting_filters(frame, version),
                 _ => Packet::decode(frame, version),
             };
-            let packet = packet.map_err(|error| self.malformed(error))?;
+            let packet = packet.map_err(|error| self.malformed(error, rest))?;
             self.core.metrics.packets_received.add(1);
             self.keep_alive.heard(now as u32);
             used += len;
@@ -86,13 +86,17 @@ impl Connection {
         user_properties_fit(properties, &self.core.config.limits)
     }
 
-    fn malformed(&self, error: lapwing_protocol::DecodeError) -> Exit {
-        match error.remedy(self.agreement.version) {
-            Remedy::Disconnect(reason) | Remedy::Refuse(reason) => {
-                Exit::Violation(reason, error.text().to_owned())
-            }
-            Remedy::Close => Exit::Violation(error.reason(), error.text().to_owned()),
-        }
+    /// What `bytes` break, with the figures where a limit is the cause.
+    fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
+        let text = match (error, frame::header(bytes, self.agreement.version)) {
+            (DecodeError::PacketTooLarge, Ok(Some(header))) => format!(
+                "a packet of {} bytes, limits.packet_bytes_max is {}",
+                header.header_len + header.remaining_len,
+                self.core.config.limits.packet_bytes_max
+            ),
+            _ => error.text().to_owned(),
+        };
+        Exit::Violation(error.reason(), text)
     }
 
     fn carry_out(&mut self, effect: Effect<'_>, now: Millis) -> Result<(), Exit> {
@@ -329,7 +333,10 @@ impl Connection {
             return refuse(ReasonCode::QuotaExceeded, "limits.subscriptions_max is reached");
         }
         if session.subscriptions.replays.len() >= REPLAYS_MAX {
-            return refuse(ReasonCode::QuotaExceeded, "the retained messages of too many SUBSCRIBEs are still to be read");
+            return refuse(
+                ReasonCode::QuotaExceeded,
+                "the retained messages of too many SUBSCRIBEs are still to be read",
+            );
         }
         if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
             return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");

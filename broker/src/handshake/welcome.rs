@@ -1,0 +1,181 @@
+//! A client that may come in gets its session and CONNACK.
+
+use std::sync::Arc;
+
+use lapwing_protocol::keepalive::ServerKeepAlive;
+use lapwing_protocol::packet::{ConnAck, Packet};
+use lapwing_protocol::property::{Properties, Property, PropertyWriter};
+use lapwing_protocol::{EncodeError, ReasonCode, topic};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use super::{Guest, Refusal, Refuse, Request};
+use crate::auth::{Action, Identity};
+use crate::connection::{AUTH_BYTES_MAX, Connection, State};
+use crate::core::Core;
+use crate::output::Output;
+use crate::registry::{Claim, Resident};
+use crate::session::Session;
+use crate::store::Record;
+
+/// Claims the session and makes the connection, CONNACK first in its output.
+pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
+    let Guest { stream, peer, place, input, identity, mut request } = guest;
+    let number = core.next_number();
+    let (end_sender, end) = oneshot::channel();
+    let by: Arc<str> = peer.address.to_string().into();
+    let client_id = request.client_id.clone();
+    let earlier = match core.registry.claim(&client_id, identity.user.as_ref(), number, end_sender, &by) {
+        Claim::Fresh => None,
+        Claim::Resting(resident, rest) => {
+            if let Some(due) = resident.session.due_at() {
+                core.agenda.remove(due, &client_id, rest);
+            }
+            Some(resident)
+        }
+        Claim::Live(from) => from.await.ok().flatten(),
+        claim @ (Claim::ForeignUser | Claim::Full) => {
+            let (reason, text) = match claim {
+                Claim::ForeignUser => (
+                    ReasonCode::ClientIdentifierNotValid,
+                    format!("the client identifier '{client_id}' belongs to another user"),
+                ),
+                _ => (
+                    ReasonCode::QuotaExceeded,
+                    "limits.sessions_max is reached, or the broker stops".to_owned(),
+                ),
+            };
+            let mut output = Output::default();
+            Refuse::new(request.agreement.version, reason, text.clone()).write(&mut output);
+            return Err(Box::new(Refusal { stream, output, text }));
+        }
+    };
+    let (mut resident, session_present) = resident(core, &mut request, &identity, earlier);
+    resident.session.will = request.will.take();
+    resident.outbox.connect();
+    let session = &resident.session;
+    if session.expiry_s > 0 && core.store.keeps() {
+        core.store.append(Record::Session {
+            session: session.number,
+            client_id: client_id.clone(),
+            expiry_s: session.expiry_s,
+        });
+    }
+    info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?identity.user,
+        version = %request.agreement.version, session_present, "connected");
+    let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
+    let mut output = Output::default();
+    if let Err(error) = connack(core, &request, session_present, &mut output) {
+        debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
+    }
+    core.metrics.packets_sent.add(1);
+    Ok(Box::new(Connection {
+        core: core.clone(),
+        stream,
+        peer,
+        place,
+        number,
+        resident,
+        identity,
+        agreement: request.agreement,
+        end,
+        state: State::with_input(!input.is_empty()),
+        input,
+        output,
+        keep_alive,
+    }))
+}
+
+/// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.
+fn resident(
+    core: &Core,
+    request: &mut Request,
+    identity: &Identity,
+    earlier: Option<Resident>,
+) -> (Resident, bool) {
+    let over = |resident: &Resident| resident.session.ends_at.is_some_and(|at| at <= core.now());
+    match earlier {
+        Some(mut resident) if !request.clean_start && !over(&resident) => {
+            resident.session.resume(&request.terms);
+            // The client is back before its will was due (`[MQTT-3.1.3-9]`).
+            resident.session.will = None;
+            recheck(core, &mut resident, identity);
+            (resident, true)
+        }
+        earlier => {
+            if let Some(resident) = earlier {
+                core.end_session(resident);
+            }
+            let number = core.next_number();
+            let session =
+                Session::new(number, request.client_id.clone(), identity.user.clone(), &request.terms);
+            (Resident { session: Box::new(session), outbox: core.outbox(number) }, false)
+        }
+    }
+}
+
+/// Rights may have changed while the session rested: what it may no longer subscribe to is gone.
+fn recheck(core: &Core, resident: &mut Resident, identity: &Identity) {
+    let session = &mut resident.session;
+    let revoked: Vec<Box<str>> = session
+        .subscriptions
+        .iter()
+        .map(|(filter, _)| filter)
+        .filter(|filter| {
+            let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
+            !core.auth.policy.allows(identity, &session.client_id, Action::Subscribe, inner)
+        })
+        .map(Box::from)
+        .collect();
+    for filter in revoked {
+        warn!(client = %session.client_id, %filter, "subscription removed at resume: not authorized any more");
+        session.subscriptions.remove(&filter);
+        core.router.unsubscribe(&filter, session.number);
+    }
+}
+
+fn connack(
+    core: &Core,
+    request: &Request,
+    session_present: bool,
+    output: &mut Output,
+) -> Result<(), EncodeError> {
+    let (config, agreement) = (&core.config, &request.agreement);
+    let mut buffer = vec![0; AUTH_BYTES_MAX];
+    let mut p = PropertyWriter::new(&mut buffer);
+    if agreement.version.has_properties() {
+        if request.expiry_capped {
+            p.push(Property::SessionExpiryInterval(request.terms.expiry_s))?;
+        }
+        p.push(Property::ReceiveMaximum(request.terms.receive_maximum))?;
+        if config.mqtt.qos_max < 2 {
+            p.push(Property::MaximumQoS(config.mqtt.qos_max))?;
+        }
+        if !config.mqtt.retain_available {
+            p.push(Property::RetainAvailable(0))?;
+        }
+        p.push(Property::MaximumPacketSize(config.limits.packet_bytes_max))?;
+        if request.assigned {
+            p.push(Property::AssignedClientIdentifier(&request.client_id))?;
+        }
+        p.push(Property::TopicAliasMaximum(config.limits.topic_aliases_in_max))?;
+        if request.keep_alive_set {
+            p.push(Property::ServerKeepAlive(agreement.keep_alive_s))?;
+        }
+        if let Some(information) =
+            config.mqtt.response_information.as_ref().filter(|_| request.response_information)
+        {
+            p.push(Property::ResponseInformation(information))?;
+        }
+        if let Some(method) = &agreement.auth_method {
+            p.push(Property::AuthenticationMethod(method))?;
+        }
+        if let Some(data) = &request.auth_data {
+            p.push(Property::AuthenticationData(data))?;
+        }
+    }
+    let properties: Properties<'_> = p.finish();
+    let packet = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
+    let len = packet.encoded_len(agreement.version, agreement.packet_bytes_max)?;
+    output.append(len, |out| packet.encode(agreement.version, agreement.packet_bytes_max, out))
+}
