@@ -136,3 +136,27 @@ fn pings_are_answered() {
     seen.sort_by_key(Message::is_binary);
     assert_eq!(seen[0], Message::Pong(b"there?".to_vec().into()));
 }
+
+/// What a plain HTTP request is answered with: the first line.
+fn http(broker: &Program, request: &[u8]) -> String {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(broker.address("ws")).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_browser_that_opens_the_address_as_a_page_is_told_to_upgrade() {
+    let broker = broker("");
+    let answer = http(&broker, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(answer, "HTTP/1.1 426 Upgrade Required");
+}
+
+#[test]
+fn endless_headers_are_refused() {
+    let broker = broker("");
+    let request = [b"GET /mqtt HTTP/1.1\r\nX-Long: ".as_slice(), &[b'x'; 100_000]].concat();
+    assert_eq!(http(&broker, &request), "HTTP/1.1 431 Request Header Fields Too Large");
+}

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_util::{Sink, Stream as _};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
@@ -21,14 +21,24 @@ use crate::config::Listener;
 const FRAME_BYTES_MAX: usize = 1 << 20;
 /// How much goes into one frame.
 const WRITE_BYTES: usize = 64 * 1024;
+/// The upgrade request.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// What is read on from a client that was refused, so that it gets to read why.
+const LINGER_BYTES: u64 = 1 << 20;
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// A byte stream in WebSocket frames.
 pub struct WebSocket<S> {
-    inner: WebSocketStream<S>,
+    inner: WebSocketStream<Rewound<S>>,
     /// What is left of the frame that came last.
     rest: Bytes,
     closing: bool,
+}
+
+/// A stream whose first bytes were read already and are read once more.
+pub struct Rewound<S> {
+    head: Bytes,
+    stream: S,
 }
 
 /// Answers the upgrade request.
@@ -36,9 +46,11 @@ pub struct WebSocket<S> {
 /// # Errors
 /// Why it was refused; the client got the HTTP status.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+    mut stream: S,
     listener: &Listener,
 ) -> Result<WebSocket<S>, String> {
+    let head = request_head(&mut stream).await?;
+    let stream = Rewound { head: head.into(), stream };
     let config = WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
         .write_buffer_size(0)
@@ -59,6 +71,41 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(inner) => Ok(WebSocket { inner, rest: Bytes::new(), closing: false }),
         Err(error) => Err(refused.unwrap_or_else(|| format!("WebSocket upgrade failed: {error}"))),
     }
+}
+
+/// Reads the request up to its empty line. What is no upgrade, or has no end, is answered here: the library would only close.
+async fn request_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Vec<u8>, String> {
+    let mut head = Vec::new();
+    let refusal = loop {
+        let mut buffer = [0; 1024];
+        match stream.read(&mut buffer).await {
+            Ok(0) => return Err("closed before the WebSocket upgrade was whole".to_owned()),
+            Ok(n) => head.extend_from_slice(buffer.get(..n).unwrap_or(&[])),
+            Err(error) => return Err(format!("before the WebSocket upgrade was whole: {error}")),
+        }
+        if head.windows(4).any(|window| window == b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let upgrade = text.lines().any(|line| line.starts_with("upgrade:") && line.contains("websocket"));
+            if upgrade {
+                return Ok(head);
+            }
+            break "426 Upgrade Required";
+        }
+        if head.len() > HEADER_BYTES_MAX {
+            break "431 Request Header Fields Too Large";
+        }
+    };
+    let body = "This is MQTT over WebSocket: connect with an MQTT client, subprotocol mqtt.\n";
+    let answer = format!(
+        "HTTP/1.1 {refusal}\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nContent-Type: text/plain\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // The client may be gone; the log has the reason either way.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
+    Err(format!("no WebSocket upgrade: answered {refusal}"))
 }
 
 fn judge(
@@ -96,6 +143,35 @@ fn judge(
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     Ok(response)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.head.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let n = self.head.len().min(buf.remaining());
+        buf.put_slice(&self.head.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 fn io_error(error: Error) -> io::Error {
