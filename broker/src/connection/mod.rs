@@ -229,6 +229,8 @@ impl Connection {
     fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<Read, Exit> {
         // What has come of a large packet counts as memory, too.
         if !self.may_read(now) || (self.input.len() > READ_BYTES && self.pauses(now)) {
+            // A client that is not listened to cannot be blamed for its silence; one that does not read is found by the stall.
+            self.keep_alive.heard(now as u32);
             return Ok(Read::Barred);
         }
         self.state.paused_until = None;
