@@ -5,11 +5,12 @@
 //! write. Nothing in here waits for another client: pushing to an outbox never blocks, and a client that does not read is not
 //! read from either.
 //!
-//! What a packet means is in [`packets`], how the connection ends in [`farewell`].
+//! What a packet means is in [`packets`] and [`subscribe`], how the connection ends in [`farewell`].
 
 mod farewell;
 mod packets;
 mod reauth;
+mod subscribe;
 
 pub(crate) use farewell::close;
 pub(crate) use packets::user_properties_fit;

@@ -1,0 +1,157 @@
+//! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session learn of it.
+
+use std::num::NonZeroU32;
+
+use lapwing_protocol::packet::{
+    Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+};
+use lapwing_protocol::property::Properties;
+use lapwing_protocol::{QoS, ReasonCode, topic};
+use tracing::debug;
+
+use super::packets::REASON_STRING_MAX;
+use super::{Connection, Exit};
+use crate::auth::Action;
+use crate::router::Subscriber;
+use crate::session::{Held, Replay, Violation};
+use crate::store::{Lsn, Record};
+
+/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
+const REPLAYS_MAX: usize = 1_000;
+
+impl Connection {
+    pub(super) fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Exit> {
+        let id = subscribe.properties.subscription_identifier();
+        let mut reasons = Vec::new();
+        let mut replay = Replay::default();
+        let mut lsn = 0;
+        let mut text = None;
+        for subscription in subscribe.subscriptions.iter() {
+            let filter = subscription.filter;
+            match self.subscribe_one(&subscription, id) {
+                Ok((held, new, at)) => {
+                    lsn = lsn.max(at);
+                    reasons.push(match held.options.qos {
+                        QoS::AtMostOnce => ReasonCode::Success,
+                        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+                    });
+                    // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
+                    let wanted = match held.options.retain_handling {
+                        RetainHandling::Send => true,
+                        RetainHandling::SendIfNew => new,
+                        RetainHandling::DoNotSend => false,
+                    };
+                    if wanted && topic::shared(filter).is_none() {
+                        replay.push(filter, held);
+                    }
+                }
+                Err(refusal) => {
+                    self.complain("SUBSCRIBE", filter, &refusal);
+                    text.get_or_insert(refusal.text);
+                    reasons.push(refusal.reason);
+                }
+            }
+        }
+        if !replay.is_empty() {
+            self.resident.session.subscriptions.replays.push_back(replay);
+        }
+        let packet_id = subscribe.packet_id;
+        let mut buffer = [0; REASON_STRING_MAX];
+        let properties = self.words(text, &mut buffer);
+        let answer = SubAck { packet_id, properties, reasons: ReasonCodes::new(&reasons) };
+        self.send(&Packet::SubAck(answer), lsn, false);
+        Ok(())
+    }
+
+    fn subscribe_one(
+        &mut self,
+        subscription: &Subscription<'_>,
+        id: Option<u32>,
+    ) -> Result<(Held, bool, Lsn), Violation> {
+        let core = &self.core;
+        let limits = &core.config.limits;
+        let refuse = |reason, text| Err(Violation::new(reason, text));
+        let filter = subscription.filter;
+        if topic::check_filter(filter).is_err() {
+            return refuse(ReasonCode::TopicFilterInvalid, "the topic filter is not valid");
+        }
+        let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
+        if inner.len() > limits.topic_bytes_max as usize
+            || topic::level_count(inner) > limits.topic_levels_max as usize
+        {
+            return refuse(
+                ReasonCode::TopicFilterInvalid,
+                "longer than limits.topic_bytes_max or limits.topic_levels_max",
+            );
+        }
+        let session = &mut self.resident.session;
+        let known = session.subscriptions.contains(filter);
+        if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
+            return refuse(ReasonCode::QuotaExceeded, "limits.subscriptions_max is reached");
+        }
+        if session.subscriptions.replays.len() >= REPLAYS_MAX {
+            return refuse(
+                ReasonCode::QuotaExceeded,
+                "the retained messages of too many SUBSCRIBEs are still to be read",
+            );
+        }
+        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
+            return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
+        }
+        let mut options = subscription.options;
+        options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());
+        let held = Held { options, id };
+        session.subscriptions.insert(filter, held);
+        core.router.subscribe(filter, subscriber(&self.resident, &held));
+        let session = &self.resident.session;
+        let lsn = if session.expiry_s > 0 && core.store.keeps() {
+            core.store.append(Record::Subscribed { session: session.number, filter: filter.into(), held })
+        } else {
+            0
+        };
+        debug!(client = %session.client_id, filter, qos = ?options.qos, "subscribed");
+        Ok((held, !known, lsn))
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) {
+        let core = self.core.clone();
+        let mut reasons = Vec::new();
+        let mut lsn = 0;
+        for filter in unsubscribe.filters.iter() {
+            if topic::check_filter(filter).is_err() {
+                reasons.push(ReasonCode::TopicFilterInvalid);
+                continue;
+            }
+            let group = core.router.group(filter);
+            let number = self.resident.session.number;
+            if !self.resident.session.subscriptions.remove(filter) {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            }
+            core.router.unsubscribe(filter, number);
+            if let Some(group) = group {
+                core.give_shared(&mut self.resident, Some(group), false);
+            }
+            if core.store.keeps() {
+                lsn = core.store.append(Record::Unsubscribed { session: number, filter: filter.into() });
+            }
+            reasons.push(ReasonCode::Success);
+        }
+        let packet_id = unsubscribe.packet_id;
+        let answer =
+            UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
+        self.send(&Packet::UnsubAck(answer), lsn, false);
+    }
+}
+
+/// A session's subscription as the router has it.
+fn subscriber(resident: &crate::registry::Resident, held: &Held) -> Subscriber {
+    Subscriber {
+        outbox: resident.outbox.clone(),
+        qos: held.options.qos,
+        no_local: held.options.no_local,
+        retain_as_published: held.options.retain_as_published,
+        id: held.id.and_then(NonZeroU32::new),
+    }
+}
