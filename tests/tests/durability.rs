@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use lapwing_tests::wire::{self, Fields};
 
 /// Numbers records and makes them durable when the test says so.
 #[derive(Clone, Debug, Default)]
-struct Slow(Arc<Mutex<State>>);
+struct Slow(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -24,14 +24,15 @@ struct State {
 
 impl Store for Slow {
     fn append(&self, record: Record) -> Lsn {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.0.lock().unwrap();
         let name = format!("{record:?}").split(' ').next().unwrap().to_owned();
         state.records.push(name);
+        self.0.1.notify_all();
         state.records.len() as Lsn
     }
 
     fn poll_durable(&self, lsn: Lsn, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.0.lock().unwrap();
         if lsn <= state.durable {
             return Poll::Ready(());
         }
@@ -47,13 +48,22 @@ impl Store for Slow {
 impl Slow {
     /// Everything so far is on disk now.
     fn sync(&self) {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.0.lock().unwrap();
         state.durable = state.records.len() as Lsn;
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
+    /// Waits until so many records of this name were appended: a message may reach its subscriber a moment before.
+    fn wait_for(&self, name: &str, count: usize) {
+        let state = self.0.0.lock().unwrap();
+        let missing =
+            |state: &mut State| state.records.iter().filter(|record| *record == name).count() < count;
+        let (_state, waited) = self.0.1.wait_timeout_while(state, Duration::from_secs(10), missing).unwrap();
+        assert!(!waited.timed_out(), "{name} was not appended {count} times");
+    }
+
     fn records(&self) -> Vec<String> {
-        self.0.lock().unwrap().records.clone()
+        self.0.0.lock().unwrap().records.clone()
     }
 }
 
@@ -99,6 +109,7 @@ fn acknowledgements_wait_for_the_store_and_leave_in_order() {
     // PINGRESP does not wait for the store, but stays behind what does.
     subscriber.send("pingreq", &[]);
     let mut publisher = Client::connect(&address, "publisher");
+    store.wait_for("Subscribed", 1);
     store.sync();
     assert_eq!(subscriber.next().0, "suback");
     assert_eq!(subscriber.next().0, "pingresp");
@@ -112,6 +123,7 @@ fn acknowledgements_wait_for_the_store_and_leave_in_order() {
     publisher.0.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert!(publisher.0.read(&mut [0]).is_err(), "an acknowledgement left before the store was ready");
     publisher.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    store.wait_for("Published", 2);
     store.sync();
     for (name, id) in [("puback", "1"), ("pubrec", "2"), ("puback", "3")] {
         let (got, fields) = publisher.next();
