@@ -96,7 +96,6 @@ fn has_binary_password(packet: &Packet<'_>) -> bool {
         _ => None,
     };
     password.is_some_and(|password| std::str::from_utf8(password).is_err())
-        || matches!(packet, Packet::Connect(c) if c.will.is_some_and(|will| std::str::from_utf8(will.payload).is_err()))
 }
 
 #[test]
@@ -104,7 +103,6 @@ fn what_ours_accepts_mqttbytes_accepts_with_the_same_fields_in_3_1_1() {
     let mut accepted = 0;
     each_frame(Version::V311, |bytes, _| {
         let Some(packet) = ours(bytes, Version::V311) else { return };
-        // It reads no UNSUBSCRIBE that it does not print to stderr.
         if matches!(packet, Packet::Connect(c) if c.version != Version::V311) || has_binary_password(&packet)
         {
             return;
@@ -124,10 +122,9 @@ fn what_ours_accepts_mqttbytes_accepts_in_5_0_where_it_is_sound() {
         let Some(packet) = ours(bytes, Version::V5) else { return };
         let sound = match packet {
             Packet::Publish(p) => p.properties.subscription_identifiers().count() < 2,
-            Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => false,
-            Packet::PingReq | Packet::PingResp => true,
-            // DISCONNECT, AUTH, CONNACK, UNSUBSCRIBE, SUBACK's reason codes: see the README.
-            _ => false,
+            // Its DISCONNECT and AUTH are known to be wrong.
+            Packet::Disconnect(_) | Packet::Auth(_) => false,
+            other => !has_binary_password(&other),
         };
         if !sound {
             return;
@@ -163,7 +160,7 @@ fn what_ours_accepts_mqttbytes_accepts_in_5_0_where_it_is_sound() {
         }
         accepted += 1;
     });
-    assert!(accepted > frames() / 20, "{accepted}");
+    assert!(accepted > frames() / 3, "{accepted}");
 }
 
 /// Where `flowsdk` is stricter than the standard, or checks what is not one packet's business.

@@ -359,7 +359,7 @@ pub fn decode(bytes: &[u8], version: &str) -> (&'static str, Fields) {
     (name, fields)
 }
 
-/// Reads the packet once more by `mqttbytes`, where that is sound: its 5.0 DISCONNECT, AUTH and CONNACK, and several
+/// Reads the packet once more by `mqttbytes`, where that is sound: its 5.0 DISCONNECT and AUTH, and several
 /// subscription identifiers, are not (see the README).
 pub fn second_opinion(bytes: &[u8], version: &str) {
     let mut copy = bytes::BytesMut::from(bytes);
@@ -367,7 +367,7 @@ pub fn second_opinion(bytes: &[u8], version: &str) {
         "5.0" => {
             let (name, fields) = decode(bytes, version);
             let several = fields.get("p.sub_id").is_some_and(|ids| ids.contains('|'));
-            if matches!(name, "disconnect" | "auth" | "connack" | "unsuback") || several {
+            if matches!(name, "disconnect" | "auth") || several {
                 return;
             }
             if let Err(error) = mqttbytes::v5::read(&mut copy, usize::MAX) {
