@@ -2,23 +2,25 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
-use std::time::Instant;
 
+use lapwing_protocol::{PacketId, topic};
 use tracing::{debug, info};
 
 use crate::auth::{Action, Auth, Identity};
+use crate::backlog;
 use crate::budget::Budget;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::janitor::Agenda;
-use crate::message::{Message, Millis, SessionNumber};
+use crate::journal::Journal;
+use crate::message::{Message, Millis, Seq, SessionNumber};
 use crate::metrics::Metrics;
-use crate::outbox::{Bounds, Outbox};
+use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::registry::{Registry, Resident, RestNumber};
 use crate::router::{Kept, Retained, RouteCache, Routed, Router};
-use crate::session::{Session, Will};
-use crate::store::{Lsn, Record, Store};
+use crate::session::{Outcome, Session, Will};
+use crate::store::{Durability, Origin, Record, SessionTerms, Store, Ticket};
 
 /// The broker's inside.
 #[derive(Debug)]
@@ -39,8 +41,9 @@ pub struct Core {
     pub budget: Arc<Budget>,
     /// Timers of resting sessions.
     pub agenda: Agenda,
-    started: Instant,
-    last_number: AtomicU64,
+    /// Messages that are on disk only.
+    pub stored: Arc<StoredTotal>,
+    clock: Clock,
 }
 
 /// What became of a published message.
@@ -51,74 +54,132 @@ pub struct Published {
     /// Whether it could be retained, if it was to be.
     pub kept: Kept,
     /// When its acknowledgement may go.
-    pub lsn: Lsn,
+    pub ticket: Ticket,
+    /// The store takes nothing now.
+    pub unavailable: bool,
 }
 
 impl Core {
     /// An empty broker.
     pub fn new(config: Config, auth: Auth, store: Arc<dyn Store>) -> Core {
         let limits = &config.limits;
-        let retained = Retained::new(limits.retained_messages_max as usize, limits.retained_bytes_max);
+        let cache_bytes_max = if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX };
+        let retained =
+            Retained::new(limits.retained_messages_max as usize, limits.retained_bytes_max, cache_bytes_max);
         Core {
             auth,
             router: Router::new(retained),
             registry: Registry::new(limits.sessions_max as usize),
+            clock: store.clock(),
             store,
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
             agenda: Agenda::default(),
-            started: Instant::now(),
-            last_number: AtomicU64::new(0),
+            stored: Arc::new(StoredTotal::new(config.store.queues_bytes_max)),
             config,
         }
     }
 
     /// The broker's clock.
     pub fn now(&self) -> Millis {
-        self.started.elapsed().as_millis() as Millis
+        self.clock.now()
+    }
+
+    /// How long the broker has run, in milliseconds.
+    pub fn uptime_ms(&self) -> Millis {
+        self.clock.uptime_ms()
     }
 
     /// A number for a session or a connection.
     pub fn next_number(&self) -> u64 {
-        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+        self.store.next_number()
     }
 
-    /// A queue for a session.
-    pub fn outbox(&self, session: SessionNumber) -> Arc<Outbox> {
+    fn bounds(&self) -> Bounds {
         let limits = &self.config.limits;
-        Arc::new(Outbox::new(
-            session,
-            Bounds {
-                messages_max: limits.queued_messages_max as usize,
-                bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
-                policy: limits.queue_policy,
-                keeps_qos0: limits.queue_qos0,
-            },
-        ))
+        Bounds {
+            messages_max: limits.queued_messages_max as usize,
+            bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
+            policy: limits.queue_policy,
+            keeps_qos0: limits.queue_qos0,
+            stored_bytes_max: self.config.store.queue_bytes_max,
+        }
     }
 
-    /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one way.
-    pub fn publish(&self, message: &Message, cache: &mut RouteCache, wakers: &mut Vec<Waker>) -> Published {
-        let kept = if message.retain() { self.router.retained.keep(message) } else { Kept::Done };
-        if kept == Kept::Full {
-            return Published { routed: Routed::default(), kept, lsn: 0 };
+    /// A queue for a new session; `stored`: the store keeps it.
+    pub fn outbox(&self, session: SessionNumber, stored: bool) -> Arc<Outbox> {
+        Arc::new(if stored {
+            Outbox::stored(session, self.bounds(), self.stored.clone(), 0, (1, 0, 0))
+        } else {
+            Outbox::new(session, self.bounds())
+        })
+    }
+
+    /// The queue of a session that an earlier run left: `last` as given out, and what waits on disk.
+    pub fn stored_outbox(&self, session: SessionNumber, last: Seq, waiting: (Seq, u64, u64)) -> Arc<Outbox> {
+        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting))
+    }
+
+    /// How safely a message of this topic is kept: as its topic filters say, else its listener, else the store.
+    pub fn durability(&self, topic: &str, listener: Option<Durability>) -> Durability {
+        let store = &self.config.store;
+        let matched = |filters: &[String]| filters.iter().any(|filter| topic::matches(filter, topic));
+        let of_topic = [
+            (&store.topics_always, Durability::Always),
+            (&store.topics_interval, Durability::Interval),
+            (&store.topics_none, Durability::None),
+        ];
+        let of_topic =
+            of_topic.iter().find(|(filters, _)| matched(filters)).map(|(_, durability)| *durability);
+        of_topic.or(listener).unwrap_or(store.durability)
+    }
+
+    /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one
+    /// way. `received` is the QoS 2 packet of a stored session that brought it.
+    pub fn publish(
+        &self,
+        message: &Message,
+        durability: Durability,
+        received: Option<(SessionNumber, PacketId)>,
+        cache: &mut RouteCache,
+        wakers: &mut Vec<Waker>,
+    ) -> Published {
+        self.pass_on(message, Journal::new(&*self.store, durability), received, cache, wakers)
+    }
+
+    fn pass_on(
+        &self,
+        message: &Message,
+        mut journal: Journal<'_>,
+        received: Option<(SessionNumber, PacketId)>,
+        cache: &mut RouteCache,
+        wakers: &mut Vec<Waker>,
+    ) -> Published {
+        let retained = message.retain();
+        let kept = if retained { self.router.retained.keep(message, &mut journal) } else { Kept::Done };
+        if kept != Kept::Done {
+            let unavailable = kept == Kept::Unavailable;
+            return Published { routed: Routed::default(), kept, ticket: Ticket::default(), unavailable };
         }
-        let routed = self.router.route(message, cache, wakers);
+        let routed = self.router.route(message, cache, wakers, &mut journal);
         if routed.dropped > 0 {
             self.metrics.publish_dropped.add(routed.dropped as u64);
         }
-        let lsn = if self.store.keeps() && (message.retain() || routed.queued > 0) {
-            self.store.append(Record::Published { message: message.clone(), queued: routed.queued })
-        } else {
-            0
-        };
-        Published { routed, kept, lsn }
+        // A message that is refused may come again with the same identifier.
+        let received = received.filter(|_| !routed.refused && !routed.unavailable);
+        let unavailable = routed.unavailable || (received.is_some() && journal.reserve().is_err());
+        let ticket = journal.write(message, retained, received, None);
+        Published { routed, kept, ticket, unavailable }
     }
 
-    /// As [`publish`](Self::publish), for the broker itself and for wills.
-    pub fn publish_now(&self, message: &Message) {
+    /// Publishes what the broker says about itself: that is never stored.
+    pub fn publish_own(&self, message: &Message) {
+        self.publish_for_nobody(message, Journal::off());
+    }
+
+    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) {
         let mut wakers = Vec::new();
-        self.publish(message, &mut RouteCache::default(), &mut wakers);
+        self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -131,7 +192,52 @@ impl Core {
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
-        self.publish_now(&will.message(*session, self.now()));
+        let journal = Journal::new(&*self.store, self.durability(&will.topic, None));
+        self.publish_for_nobody(&will.message(*session, self.now()), journal);
+    }
+
+    /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
+    pub fn record_session(&self, resident: &mut Resident, connected: bool) {
+        let Resident { session, outbox } = resident;
+        let worth = outbox.is_stored() || session.will.is_some();
+        if !self.store.keeps() || !(worth || session.recorded) {
+            return;
+        }
+        session.recorded = true;
+        let terms = SessionTerms {
+            number: session.number,
+            client_id: session.client_id.clone(),
+            user: session.user.clone(),
+            expiry_s: if outbox.is_stored() { session.expiry_s } else { 0 },
+            will: session.will.clone(),
+            connected,
+            will_at: session.will_at,
+            ends_at: session.ends_at,
+        };
+        self.store.append(Record::Session(Box::new(terms)), Durability::None);
+    }
+
+    /// Tells the store what has become of messages of a session.
+    pub fn record_outcomes(&self, session: &mut Session, durability: Durability) -> Ticket {
+        let number = session.number;
+        let mut ticket = Ticket::default();
+        for outcome in session.outgoing.outcomes.drain(..) {
+            let origin = |seq, size, packet_id| Origin { session: number, seq, size, packet_id };
+            ticket = ticket.and(match outcome {
+                // A message that comes twice is what QoS 1 allows: no sync for that.
+                Outcome::Done { seq, size, packet_id } => {
+                    self.store.append(Record::Done(origin(seq, size, packet_id)), Durability::None)
+                }
+                Outcome::HandedOver { seq, size, packet_id } => {
+                    let origin = origin(seq, size, Some(packet_id));
+                    self.store.append(Record::HandedOver(origin), durability)
+                }
+                Outcome::Completed { packet_id } => {
+                    self.store.append(Record::Completed { session: number, packet_id }, Durability::None)
+                }
+            });
+        }
+        ticket
     }
 
     /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
@@ -141,35 +247,67 @@ impl Core {
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
         let mut wakers = Vec::new();
-        outgoing
-            .give_shared(group, sent, |delivery| self.router.reassign(delivery, session.number, &mut wakers));
+        outgoing.give_shared(group, sent, |delivery, packet_id| {
+            let mut journal = Journal::new(&*self.store, Durability::None);
+            let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
+            if given && delivery.seq != 0 {
+                let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
+                let origin = Origin { session: session.number, seq: delivery.seq, size, packet_id };
+                // One record: the message is never with both of them, nor with none.
+                match journal.is_reserved() {
+                    true => drop(journal.write(&delivery.message, false, None, Some(origin))),
+                    false => journal.done(origin),
+                }
+            } else if given {
+                journal.write(&delivery.message, false, None, None);
+            }
+            given
+        });
         outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`).
-    pub fn end_session(&self, mut resident: Resident) {
+    /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
+    /// when it will not come back, if `durability` is asked for.
+    pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
         resident.outbox.disconnect();
         self.give_shared(&mut resident, None, true);
-        let Resident { mut session, outbox } = resident;
+        let Resident { session, outbox } = &mut resident;
+        let mut shared = false;
         for (filter, _) in session.subscriptions.iter() {
+            shared |= topic::shared(filter).is_some();
             self.router.unsubscribe(filter, session.number);
         }
-        outbox.close();
-        self.store.append(Record::SessionEnded { session: session.number });
-        if let Some(will) = LastWord::take(&mut session) {
+        if let Some(will) = LastWord::take(session) {
             self.publish_will(&will);
+        }
+        if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
+            // What a group has given to it goes to other members first, however long reading it takes.
+            let core = self.clone();
+            tokio::spawn(async move { backlog::give_stored(&core, resident).await });
+            return Ticket::default();
+        }
+        self.forget_session(&resident, durability)
+    }
+
+    /// The last record of a session.
+    pub fn forget_session(&self, resident: &Resident, durability: Durability) -> Ticket {
+        let Resident { session, outbox } = resident;
+        outbox.close();
+        match session.recorded {
+            true => self.store.append(Record::SessionEnded { session: session.number }, durability),
+            false => Ticket::default(),
         }
     }
 
     /// A timer of a resting session is due.
-    pub fn look_after(&self, client_id: &Arc<str>, rest: RestNumber, now: Millis) {
+    pub fn look_after(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber, now: Millis) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
         if self.registry.resting(client_id, rest, |session| ended(session)) == Some(true) {
             if let Some(resident) = self.registry.remove_resting(client_id, rest) {
                 debug!(client = %client_id, "the session has expired");
                 self.metrics.sessions_expired.add(1);
-                self.end_session(resident);
+                self.end_session(resident, Durability::None);
             }
             return;
         }
@@ -180,6 +318,7 @@ impl Core {
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
             self.publish_will(&will);
+            self.registry.with_resting(client_id, rest, |resident| self.record_session(resident, false));
         }
         if let Some(next) = next {
             self.agenda.add(next, client_id.clone(), rest);

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::core::Core;
 use crate::message::Millis;
 use crate::registry::RestNumber;
+use crate::store::{Durability, Record};
 
 /// What is due when.
 #[derive(Debug, Default)]
@@ -65,7 +66,14 @@ pub(crate) async fn run(core: Arc<Core>) {
         tokio::select! {
             () = core.agenda.changed.notified() => {}
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
-            _ = sweep.tick() => swept = core.router.retained.sweep(swept.take(), core.now()),
+            _ = sweep.tick() => swept = sweep_retained(&core, swept.take()),
         }
     }
+}
+
+/// Looks through a slice of the retained messages.
+fn sweep_retained(core: &Core, after: Option<Box<str>>) -> Option<Box<str>> {
+    core.router.retained.sweep(after, core.now(), |topic| {
+        core.store.append(Record::Forgotten { topic: topic.into() }, Durability::None);
+    })
 }

@@ -13,12 +13,15 @@
 
 mod accept;
 pub mod auth;
+mod backlog;
 mod budget;
+pub mod clock;
 pub mod config;
 mod connection;
 mod core;
 mod handshake;
 mod janitor;
+pub mod journal;
 pub mod message;
 mod metrics;
 pub mod net;
@@ -30,6 +33,7 @@ pub mod session;
 pub mod store;
 mod sys;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +45,7 @@ use tracing::{info, warn};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
-use crate::store::{MemoryStore, Store};
+use crate::store::{DurableStore, MemoryStore, Options, Store};
 
 /// The version of this broker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -65,6 +69,8 @@ pub enum StartError {
     Config(config::ConfigErrors),
     /// A listener could not be opened.
     Bind(net::BindError),
+    /// The state could not be opened.
+    Store(store::OpenError),
 }
 
 impl std::fmt::Display for StartError {
@@ -72,6 +78,7 @@ impl std::fmt::Display for StartError {
         match self {
             StartError::Config(error) => error.fmt(f),
             StartError::Bind(error) => error.fmt(f),
+            StartError::Store(error) => error.fmt(f),
         }
     }
 }
@@ -83,7 +90,7 @@ impl std::error::Error for StartError {}
 pub struct Builder {
     config: Config,
     auth: Auth,
-    store: Arc<dyn Store>,
+    store: Option<Arc<dyn Store>>,
 }
 
 impl Builder {
@@ -108,10 +115,10 @@ impl Builder {
         self
     }
 
-    /// Where the state is kept; the default is memory only.
+    /// Where the state is kept; the default is what `[store]` of the configuration says.
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
-        self.store = Arc::new(store);
+        self.store = Some(Arc::new(store));
         self
     }
 
@@ -122,7 +129,12 @@ impl Builder {
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
         let listeners = net::bind_all(&self.config).await.map_err(StartError::Bind)?;
-        let core = Arc::new(Core::new(self.config, self.auth, self.store));
+        let store = match self.store {
+            Some(store) => store,
+            None => open_store(&self.config.store).map_err(StartError::Store)?,
+        };
+        let core = Arc::new(Core::new(self.config, self.auth, store));
+        backlog::restore(&core).map_err(StartError::Store)?;
         let (stopping, stopped) = watch::channel(false);
         let connections = Arc::new(accept::Connections::default());
         let mut acceptors = JoinSet::new();
@@ -139,6 +151,30 @@ impl Builder {
     }
 }
 
+/// What `[store]` says.
+fn open_store(config: &config::Store) -> Result<Arc<dyn Store>, store::OpenError> {
+    if config.in_memory {
+        return Ok(Arc::new(MemoryStore::default()));
+    }
+    let milliseconds = |ms: u32| Duration::from_millis(u64::from(ms));
+    let options = Options {
+        sync_interval: milliseconds(config.sync_interval_ms),
+        min_sync_interval: milliseconds(config.min_sync_interval_ms),
+        window_bytes: config.window_bytes,
+        cache_bytes: usize::try_from(config.cache_bytes).unwrap_or(usize::MAX),
+        on_corruption: config.on_corruption,
+        ..Options::default()
+    };
+    let store = DurableStore::open(Path::new(&config.data_dir), options)?;
+    let behind_s = store.clock().ahead_ms() / 1000;
+    if behind_s > 60 {
+        warn!(
+            "the wall clock is {behind_s} s behind the last run's: expiries are counted from there until it has caught up"
+        );
+    }
+    Ok(Arc::new(store))
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         self.core.registry.close(ReasonCode::ServerShuttingDown);
@@ -148,7 +184,7 @@ impl Drop for Broker {
 impl Broker {
     /// What to start a broker with.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), auth: Auth::default(), store: Arc::new(MemoryStore) }
+        Builder { config: Config::default(), auth: Auth::default(), store: None }
     }
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
@@ -170,6 +206,8 @@ impl Broker {
             );
         }
         self.background.shutdown().await;
+        // The last records are written in this thread's time.
+        self.core.store.close();
         info!("stopped");
     }
 }

@@ -22,6 +22,12 @@ struct Arguments {
     /// The port to listen on, on this machine only; 0 for any free one
     #[arg(short, long)]
     port: Option<u16>,
+    /// The folder of the state, made if it is not there [default: lapwing-data]
+    #[arg(short, long, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// Keep everything in memory only: a restart forgets it
+    #[arg(long, conflicts_with = "data_dir")]
+    in_memory: bool,
     /// More log: -v debug, -vv trace
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
@@ -82,6 +88,10 @@ fn configure(arguments: &Arguments) -> Result<Config, ConfigErrors> {
         let host = first.address.rsplit_once(':').map_or("localhost", |(host, _)| host).to_owned();
         first.address = format!("{host}:{port}");
     }
+    if let Some(folder) = &arguments.data_dir {
+        config.store.data_dir.clone_from(folder);
+    }
+    config.store.in_memory |= arguments.in_memory;
     config.check()?;
     Ok(config)
 }

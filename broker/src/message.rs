@@ -8,11 +8,17 @@ use std::sync::Arc;
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
 
-/// A moment of the broker's clock, in milliseconds since an arbitrary start.
+/// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix epoch.
 pub type Millis = u64;
 
 /// Names a session within this broker; never reused. 0 is the broker itself.
 pub type SessionNumber = u64;
+
+/// The place of a message in the stored queue of its session, from 1 on; 0 is none: the message is in memory only.
+pub type Seq = u64;
+
+/// Set in the [`Seq`] of retained messages on their way to a new subscription: they are in flight, never in the queue.
+pub const REPLAYED: Seq = 1 << 63;
 
 const EXPIRES: std::ops::Range<usize> = 0..8;
 const PUBLISHER: std::ops::Range<usize> = 8..16;
@@ -79,6 +85,20 @@ impl Message {
             out[body + properties.len()..].copy_from_slice(payload);
         }
         Message(bytes)
+    }
+
+    /// All of it as bytes, for the store.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads [`as_bytes`](Self::as_bytes) back; `None` where they are no message.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Message> {
+        let message = Message(bytes.into());
+        let whole = bytes.len() >= HEAD && message.payload_start() <= bytes.len();
+        let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
+        let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
+        (named && flags & !0b111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {

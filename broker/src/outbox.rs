@@ -3,6 +3,10 @@
 //! Publishers push from their own tasks and never wait; the subscriber's task takes everything at once. It is bounded by
 //! count and by bytes, what the session has taken and not sent yet included. It belongs to the session, not to the
 //! connection: it goes on filling while the session rests.
+//!
+//! The outbox of a session that is stored has a second part behind the first: messages that are on disk only. What does not
+//! fit into memory goes there, and everything does while the session rests; all that is here of it is where it begins, and
+//! how much it is. The connection pages it in once the first part is empty.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -13,10 +17,12 @@ use std::task::Waker;
 use lapwing_protocol::QoS;
 
 use crate::config::QueuePolicy;
-use crate::message::{Message, SessionNumber};
+use crate::journal::Journal;
+use crate::message::{Message, Seq, SessionNumber};
+use crate::store::Origin;
 
 /// A message for one session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     /// The message.
     pub message: Message,
@@ -28,6 +34,8 @@ pub struct Delivery {
     pub subscription_ids: SubscriptionIds,
     /// The shared group it was given out by: another member can have it if this one leaves.
     pub share: Option<NonZeroU32>,
+    /// Its place in the stored queue of the session; 0: it is in memory only.
+    pub seq: Seq,
 }
 
 /// Subscription identifiers, mostly none or one.
@@ -75,6 +83,27 @@ pub struct Bounds {
     pub policy: QueuePolicy,
     /// Whether QoS 0 messages wait while the session rests.
     pub keeps_qos0: bool,
+    /// Bytes of messages on disk only, of this session.
+    pub stored_bytes_max: u64,
+}
+
+/// The bytes of messages on disk only, of all sessions, and their bound.
+#[derive(Debug)]
+pub struct StoredTotal {
+    bytes: AtomicU64,
+    max: u64,
+}
+
+impl StoredTotal {
+    /// Empty.
+    pub fn new(max: u64) -> StoredTotal {
+        StoredTotal { bytes: AtomicU64::new(0), max }
+    }
+
+    /// Bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of a pushed message.
@@ -90,6 +119,27 @@ pub enum Pushed {
     Refused,
     /// QoS 0 for a session that rests: not kept, which MQTT allows.
     NotKept,
+    /// It has to be stored, and the store takes nothing now: 0x97.
+    Unavailable,
+}
+
+/// What a look into the outbox brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Messages.
+    Some,
+    /// Nothing.
+    Nothing,
+    /// Nothing in memory, but on disk from the first place up to the second, exclusive.
+    Stored(Seq, Seq),
+}
+
+/// Messages that are on disk only.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    from: Seq,
+    count: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +152,9 @@ struct Inner {
     connected: bool,
     closed: bool,
     waker: Option<Waker>,
+    /// The place that was given out last.
+    last: Seq,
+    stored: Stored,
 }
 
 /// The queue of one session.
@@ -110,13 +163,34 @@ pub struct Outbox {
     session: SessionNumber,
     bounds: Bounds,
     dropped: AtomicU64,
+    /// For a session that is stored.
+    total: Option<Arc<StoredTotal>>,
     inner: Mutex<Inner>,
 }
 
 impl Outbox {
-    /// An empty one.
+    /// An empty one in memory.
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
-        Outbox { session, bounds, dropped: AtomicU64::new(0), inner: Mutex::default() }
+        Outbox { session, bounds, dropped: AtomicU64::new(0), total: None, inner: Mutex::default() }
+    }
+
+    /// The outbox of a session that is stored: `last` is the place that was given out last, and `count` messages of `bytes`
+    /// wait on disk from `from` on.
+    pub fn stored(
+        session: SessionNumber,
+        bounds: Bounds,
+        total: Arc<StoredTotal>,
+        last: Seq,
+        (from, count, bytes): (Seq, u64, u64),
+    ) -> Outbox {
+        total.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let inner = Inner { last, stored: Stored { from, count, bytes }, ..Inner::default() };
+        Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
+    }
+
+    /// Whether its session is stored.
+    pub fn is_stored(&self) -> bool {
+        self.total.is_some()
     }
 
     /// Whose it is.
@@ -134,15 +208,27 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message. Never waits.
-    pub fn push(&self, delivery: Delivery) -> Pushed {
+    /// Adds a message, and notes it in the journal where it is stored. Never waits.
+    pub fn push(&self, mut delivery: Delivery, journal: &mut Journal<'_>) -> Pushed {
         let mut inner = self.lock();
         if inner.closed || (!inner.connected && delivery.qos == QoS::AtMostOnce && !self.bounds.keeps_qos0) {
             return Pushed::NotKept;
         }
+        let stored = delivery.qos != QoS::AtMostOnce && self.is_stored();
+        if stored && journal.is_off() && !inner.connected {
+            return Pushed::NotKept;
+        }
+        let stored = stored && !journal.is_off();
+        if stored && journal.reserve().is_err() {
+            return Pushed::Unavailable;
+        }
         let size = delivery.message.size();
+        // Behind what is on disk only there is no way past it.
+        let on_disk =
+            stored && (!inner.connected || inner.stored.count > 0 || !inner.has_room(size, &self.bounds));
         let mut dropped = false;
-        while !inner.has_room(size, &self.bounds) {
+        while if on_disk { !self.has_room_on_disk(&inner, size) } else { !inner.has_room(size, &self.bounds) }
+        {
             match self.bounds.policy {
                 QueuePolicy::Refuse => return Pushed::Refused,
                 QueuePolicy::DropNewest => {
@@ -150,40 +236,135 @@ impl Outbox {
                     return Pushed::Dropped;
                 }
                 QueuePolicy::DropOldest => {
+                    let Some(oldest) = self.drop_oldest(&mut inner, on_disk) else { return Pushed::Dropped };
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     dropped = true;
-                    let Some(oldest) = inner.queue.pop_front() else { return Pushed::Dropped };
-                    inner.bytes -= oldest.message.size();
+                    if oldest.seq != 0 {
+                        journal.done(oldest);
+                    }
                 }
             }
         }
-        inner.bytes += size;
-        inner.queue.push_back(delivery);
+        if stored {
+            inner.last += 1;
+            delivery.seq = inner.last;
+            journal.queued(self.session, &delivery);
+        }
+        if on_disk {
+            self.add_stored(&mut inner, delivery.seq, 1, size as u64);
+        } else {
+            inner.bytes += size;
+            inner.queue.push_back(delivery);
+        }
         let waker = inner.waker.take();
         if dropped { Pushed::Replaced(waker) } else { Pushed::Queued(waker) }
     }
 
-    /// Moves everything to the end of `into`, and says that the session now holds what is in `into`. Nothing there: `waker`
-    /// is kept for the next push.
-    pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> bool {
+    fn drop_oldest(&self, inner: &mut Inner, on_disk: bool) -> Option<Origin> {
+        let (seq, size) = if on_disk {
+            let Stored { from, count, bytes } = inner.stored;
+            // What it was exactly is known on disk only.
+            let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
+            self.take_stored(inner, from + 1, 1, u64::from(size));
+            (from, size)
+        } else {
+            let oldest = inner.queue.pop_front()?;
+            inner.bytes -= oldest.message.size();
+            (oldest.seq, oldest.message.size() as u32)
+        };
+        Some(Origin { session: self.session, seq, size, packet_id: None })
+    }
+
+    fn has_room_on_disk(&self, inner: &Inner, size: usize) -> bool {
+        let size = size as u64;
+        let total = self.total.as_ref().is_none_or(|total| total.bytes() + size <= total.max);
+        inner.stored.count == 0 || (total && inner.stored.bytes + size <= self.bounds.stored_bytes_max)
+    }
+
+    fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.stored;
+        stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
+        stored.count += count;
+        stored.bytes += bytes;
+        if let Some(total) = &self.total {
+            total.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
+    fn take_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.stored;
+        let before = stored.bytes;
+        stored.from = from;
+        if from > inner.last {
+            (stored.count, stored.bytes) = (0, 0);
+        } else {
+            stored.count = stored.count.saturating_sub(count).max(1);
+            stored.bytes = stored.bytes.saturating_sub(bytes);
+        }
+        if let Some(total) = &self.total {
+            total.bytes.fetch_sub(before - stored.bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves everything that is in memory to the end of `into`, and says that the session now holds what is in `into`. Nothing
+    /// there: `waker` is kept for the next push.
+    pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> Take {
         let mut inner = self.lock();
-        let took = !inner.queue.is_empty();
-        if took {
+        let took = if !inner.queue.is_empty() {
             if into.is_empty() {
                 std::mem::swap(into, &mut inner.queue);
             } else {
                 into.append(&mut inner.queue);
             }
             *held_bytes += std::mem::take(&mut inner.bytes);
+            Take::Some
         } else {
             inner.waker = Some(waker.clone());
             if inner.queue.capacity() > 64 {
                 inner.queue = VecDeque::new();
             }
-        }
+            match inner.stored {
+                Stored { count: 0, .. } => Take::Nothing,
+                Stored { from, .. } => Take::Stored(from, inner.last + 1),
+            }
+        };
         inner.held_messages = into.len();
         inner.held_bytes = *held_bytes;
         took
+    }
+
+    /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the
+    /// others do not count as on disk only any more.
+    pub fn paged(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
+        let mut inner = self.lock();
+        let from = inner.stored.from;
+        deliveries.retain(|delivery| delivery.seq >= from);
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.size()).sum();
+        let next = next.max(from);
+        self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
+    }
+
+    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent: it is on disk only now.
+    pub fn settle(&self, pending: &mut VecDeque<Delivery>) {
+        let mut inner = self.lock();
+        let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
+        let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
+            (from.min(delivery.seq), count + 1, bytes + delivery.message.size() as u64)
+        });
+        if count == 0 {
+            return;
+        }
+        self.add_stored(&mut inner, from, count, bytes);
+        pending.retain(|delivery| delivery.seq == 0);
+        inner.queue.retain(|delivery| delivery.seq == 0);
+        inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
+    }
+
+    /// Where what is on disk only begins, and behind where it ends; `None` when there is nothing.
+    pub fn on_disk(&self) -> Option<(Seq, Seq)> {
+        let inner = self.lock();
+        (inner.stored.count > 0).then_some((inner.stored.from, inner.last + 1))
     }
 
     /// Says how much of what was taken the session still holds.
@@ -223,13 +404,18 @@ impl Outbox {
     /// The session has ended: nothing is taken any more.
     pub fn close(&self) {
         let mut inner = self.lock();
+        let last = inner.last;
+        self.take_stored(&mut inner, last + 1, 0, 0);
         *inner = Inner { closed: true, ..Inner::default() };
     }
 
-    /// Messages that wait here or were taken and not sent: count and bytes.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
+    pub fn waiting(&self) -> (u64, u64) {
         let inner = self.lock();
-        (inner.queue.len() + inner.held_messages, inner.bytes + inner.held_bytes)
+        (
+            (inner.queue.len() + inner.held_messages) as u64 + inner.stored.count,
+            (inner.bytes + inner.held_bytes) as u64 + inner.stored.bytes,
+        )
     }
 }
 
@@ -248,7 +434,10 @@ mod tests {
     use crate::message::Content;
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
-        let outbox = Outbox::new(1, Bounds { messages_max, bytes_max: 1 << 20, policy, keeps_qos0: false });
+        let outbox = Outbox::new(
+            1,
+            Bounds { messages_max, bytes_max: 1 << 20, policy, keeps_qos0: false, stored_bytes_max: 0 },
+        );
         outbox.connect();
         outbox
     }
@@ -265,7 +454,7 @@ mod tests {
             expires_at: None,
         };
         let message = Message::new(&content);
-        Delivery { message, qos, retain: false, subscription_ids: SubscriptionIds::None, share: None }
+        Delivery { message, qos, retain: false, subscription_ids: SubscriptionIds::None, share: None, seq: 0 }
     }
 
     fn taken(outbox: &Outbox) -> Vec<String> {
@@ -276,7 +465,9 @@ mod tests {
 
     #[test]
     fn a_full_outbox_drops_by_its_policy() {
-        let push = |outbox: &Outbox| ["a", "b", "c"].map(|p| outbox.push(delivery(p, QoS::AtLeastOnce)));
+        let push = |outbox: &Outbox| {
+            ["a", "b", "c"].map(|p| outbox.push(delivery(p, QoS::AtLeastOnce), &mut Journal::off()))
+        };
         let newest = outbox(2, QueuePolicy::DropNewest);
         assert!(matches!(push(&newest)[2], Pushed::Dropped));
         assert_eq!((taken(&newest), newest.dropped()), (vec!["a".into(), "b".into()], 1));
@@ -290,21 +481,24 @@ mod tests {
     #[test]
     fn what_the_session_holds_counts_until_it_says_otherwise() {
         let outbox = outbox(2, QueuePolicy::DropNewest);
-        outbox.push(delivery("a", QoS::AtLeastOnce));
-        outbox.push(delivery("b", QoS::AtLeastOnce));
+        outbox.push(delivery("a", QoS::AtLeastOnce), &mut Journal::off());
+        outbox.push(delivery("b", QoS::AtLeastOnce), &mut Journal::off());
         assert_eq!(taken(&outbox).len(), 2);
-        assert!(matches!(outbox.push(delivery("c", QoS::AtLeastOnce)), Pushed::Dropped));
+        assert!(matches!(outbox.push(delivery("c", QoS::AtLeastOnce), &mut Journal::off()), Pushed::Dropped));
         outbox.holds(1, 1);
-        assert!(matches!(outbox.push(delivery("d", QoS::AtLeastOnce)), Pushed::Queued(_)));
+        assert!(matches!(
+            outbox.push(delivery("d", QoS::AtLeastOnce), &mut Journal::off()),
+            Pushed::Queued(_)
+        ));
     }
 
     #[test]
     fn a_resting_session_keeps_no_qos_0() {
         let outbox = outbox(9, QueuePolicy::DropNewest);
-        outbox.push(delivery("a", QoS::AtMostOnce));
-        outbox.push(delivery("b", QoS::AtLeastOnce));
+        outbox.push(delivery("a", QoS::AtMostOnce), &mut Journal::off());
+        outbox.push(delivery("b", QoS::AtLeastOnce), &mut Journal::off());
         outbox.disconnect();
-        assert!(matches!(outbox.push(delivery("c", QoS::AtMostOnce)), Pushed::NotKept));
+        assert!(matches!(outbox.push(delivery("c", QoS::AtMostOnce), &mut Journal::off()), Pushed::NotKept));
         assert_eq!(taken(&outbox), ["b"]);
     }
 }

@@ -176,12 +176,29 @@ impl Registry {
         rest: RestNumber,
         ask: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
+        self.with_resting(client_id, rest, |resident| ask(&mut resident.session))
+    }
+
+    /// As [`resting`](Self::resting), with its outbox.
+    pub fn with_resting<T>(
+        &self,
+        client_id: &str,
+        rest: RestNumber,
+        ask: impl FnOnce(&mut Resident) -> T,
+    ) -> Option<T> {
         match self.lock().entries.get_mut(client_id) {
-            Some(Entry::Resting { resident, rest: current }) if *current == rest => {
-                Some(ask(&mut resident.session))
-            }
+            Some(Entry::Resting { resident, rest: current }) if *current == rest => Some(ask(resident)),
             _ => None,
         }
+    }
+
+    /// Takes over a session that an earlier run left at rest.
+    pub fn restore(&self, resident: Resident) -> RestNumber {
+        let mut inner = self.lock();
+        inner.last_rest += 1;
+        let rest = inner.last_rest;
+        inner.entries.insert(resident.session.client_id.clone(), Entry::Resting { resident, rest });
+        rest
     }
 
     /// Takes out a session that still rests as `rest` says.

@@ -63,7 +63,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 fn set(core: &Core, topic: &str, value: &str) {
     let topic = format!("$SYS/broker/{topic}");
-    core.publish_now(&Message::new(&Content {
+    core.publish_own(&Message::new(&Content {
         topic: &topic,
         properties: &[],
         payload: value.as_bytes(),
@@ -84,7 +84,7 @@ fn publish_once(core: &Core) {
 fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     let put = |topic: &str, value: u64| set(core, topic, &value.to_string());
     let (clients, metrics) = (core.registry.counts(), &core.metrics);
-    set(core, "uptime", &format!("{} seconds", core.now() / 1000));
+    set(core, "uptime", &format!("{} seconds", core.uptime_ms() / 1000));
     put("clients/connected", clients.live as u64);
     put("clients/active", clients.live as u64);
     put("clients/disconnected", clients.resting as u64);
@@ -110,6 +110,9 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     put("messages/stored", retained as u64);
     put("store/messages/count", retained as u64);
     put("store/messages/bytes", bytes);
+    if core.store.keeps() {
+        store(core);
+    }
     let Some(now) = samples.front() else { return };
     for (name, minutes) in [("1min", 1), ("5min", 5), ("15min", 15)] {
         let steps = usize::try_from(minutes * 60 / every_s).unwrap_or(1).clamp(1, samples.len().max(2) - 1);
@@ -120,4 +123,19 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
             set(core, &format!("load/{load}/{name}"), &format!("{per_minute:.2}"));
         }
     }
+}
+
+/// The figures of the store.
+fn store(core: &Core) {
+    let put = |topic: &str, value: u64| set(core, &format!("store/{topic}"), &value.to_string());
+    let figures = core.store.figures();
+    set(core, "store/health", figures.health.text());
+    put("queues/bytes", core.stored.bytes());
+    put("bytes/records", figures.record_bytes);
+    put("bytes/log", figures.log_bytes);
+    put("bytes/checkpoint", figures.checkpoint_bytes);
+    put("syncs", figures.syncs);
+    put("checkpoints", figures.checkpoints);
+    put("corrupt", figures.corrupt);
+    set(core, "store/write amplification", &format!("{:.2}", figures.write_amplification()));
 }

@@ -79,7 +79,7 @@ impl World {
             message_expiry_max_s: u32::MAX,
         };
         World {
-            session: Session::new(1, "client".into(), None, &terms),
+            session: Session::new(1, "client".into(), None, &terms, false),
             terms,
             now: 0,
             to_client: VecDeque::new(),
@@ -129,8 +129,14 @@ impl World {
         });
         self.enqueued.push(qos);
         self.client_count.push(0);
-        let delivery =
-            Delivery { message, qos, retain: false, subscription_ids: SubscriptionIds::None, share: None };
+        let delivery = Delivery {
+            message,
+            qos,
+            retain: false,
+            subscription_ids: SubscriptionIds::None,
+            share: None,
+            seq: 0,
+        };
         self.session.outgoing.pending.push_back(delivery);
     }
 

@@ -18,7 +18,7 @@ pub struct Program {
     lines: Receiver<String>,
     /// Its listeners, as `mqtt://127.0.0.1:1883`.
     pub listeners: Vec<String>,
-    _folder: Option<Folder>,
+    _folders: Vec<Folder>,
 }
 
 /// A folder for the files of one test; dropping it removes it.
@@ -89,15 +89,24 @@ impl Program {
         let folder = Folder::new("config");
         let file = folder.file("lapwing.toml", toml);
         let mut program = Program::spawn(&["-c", &file.display().to_string()]);
-        program._folder = Some(folder);
+        program._folders.push(folder);
         program.wait_for("Lapwing ");
         program
     }
 
-    /// Starts with these arguments and waits for nothing.
+    /// Starts with these arguments and waits for nothing. Its state is in a folder of its own.
     pub fn spawn(arguments: &[&str]) -> Program {
+        let folder = Folder::new("state");
+        let mut program = Program::spawn_with_state(&folder.0, arguments);
+        program._folders.push(folder);
+        program
+    }
+
+    /// Starts with these arguments and the state in this folder, and waits for nothing.
+    pub fn spawn_with_state(state: &Path, arguments: &[&str]) -> Program {
         let mut child = Command::new(binary())
             .args(arguments)
+            .env("LAPWING_STORE__DATA_DIR", state.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -112,7 +121,7 @@ impl Program {
                 let _ = send.send(line);
             }
         });
-        Program { child, log, lines, listeners: Vec::new(), _folder: None }
+        Program { child, log, lines, listeners: Vec::new(), _folders: Vec::new() }
     }
 
     /// Waits for a line with this text and returns it.

@@ -1,5 +1,6 @@
 //! Plays dialogues that are written as data. `tests/cases/conformance/README.md` tells the language.
 
+use crate::program::Folder;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -144,7 +145,9 @@ impl Client {
 pub fn play(case: &Case, version: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let text = format!("[[listener]]\naddress = '127.0.0.1:0'\n{}", toml_of(&case.config));
-    let config = Config::from_toml(&text, &case.file).map_err(|error| error.to_string())?;
+    let mut config = Config::from_toml(&text, &case.file).map_err(|error| error.to_string())?;
+    let state = Folder::new("script");
+    config.store.data_dir = state.0.display().to_string();
     let broker = runtime
         .block_on(Broker::builder().config(config).auth_method(TwoRounds).start())
         .map_err(|e| e.to_string())?;

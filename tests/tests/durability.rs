@@ -7,13 +7,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lapwing::Broker;
+use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::store::{Lsn, Record, Store};
+use lapwing::message::Message;
+use lapwing::outbox::Delivery;
+use lapwing::store::{
+    Durability, Failed, Figures, Lsn, MemoryStore, OpenError, Page, Paged, Record, Recovered, Reply, Seat,
+    Seq, Store, Ticket, Unavailable,
+};
 use lapwing_tests::wire::{self, Fields};
 
 /// Numbers records and makes them durable when the test says so.
 #[derive(Clone, Debug, Default)]
-struct Slow(Arc<(Mutex<State>, Condvar)>);
+struct Slow(Arc<(Mutex<State>, Condvar, MemoryStore)>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,26 +29,80 @@ struct State {
 }
 
 impl Store for Slow {
-    fn append(&self, record: Record) -> Lsn {
-        let mut state = self.0.0.lock().unwrap();
-        let name = format!("{record:?}").split(' ').next().unwrap().to_owned();
-        state.records.push(name);
-        self.0.1.notify_all();
-        state.records.len() as Lsn
+    fn keeps(&self) -> bool {
+        true
     }
 
-    fn poll_durable(&self, lsn: Lsn, cx: &mut Context<'_>) -> Poll<()> {
+    fn reserve(&self) -> Result<Lsn, Unavailable> {
         let mut state = self.0.0.lock().unwrap();
-        if lsn <= state.durable {
-            return Poll::Ready(());
+        state.records.push("reserved".to_owned());
+        Ok(state.records.len() as Lsn)
+    }
+
+    fn fill(&self, lsn: Lsn, record: Record, _: Durability) {
+        let mut state = self.0.0.lock().unwrap();
+        state.records[lsn as usize - 1] = name(&record);
+        self.0.1.notify_all();
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Ticket {
+        let mut state = self.0.0.lock().unwrap();
+        state.records.push(name(&record));
+        self.0.1.notify_all();
+        Ticket { lsn: state.records.len() as Lsn, durability }
+    }
+
+    fn poll(&self, ticket: Ticket, _: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let mut state = self.0.0.lock().unwrap();
+        if ticket.is_free() || ticket.lsn <= state.durable {
+            return Poll::Ready(Ok(()));
         }
         state.waiting.push(cx.waker().clone());
         Poll::Pending
     }
 
-    fn keeps(&self) -> bool {
-        true
+    fn poll_room(&self, _: &mut Seat, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
+
+    fn queued(&self, page: Page) -> Reply<Paged> {
+        self.0.2.queued(page)
+    }
+
+    fn placed(&self, session: u64, places: Vec<Seq>) -> Reply<Vec<Delivery>> {
+        self.0.2.placed(session, places)
+    }
+
+    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>> {
+        self.0.2.retained(topics)
+    }
+
+    fn next_number(&self) -> u64 {
+        self.0.2.next_number()
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.2.clock()
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+
+    fn recover(&self) -> Result<Recovered, OpenError> {
+        self.0.2.recover()
+    }
+
+    fn each_retained(&self, _: &mut dyn FnMut(Message)) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// The kind of a record.
+fn name(record: &Record) -> String {
+    format!("{record:?}").split([' ', '(']).next().unwrap().to_owned()
 }
 
 impl Slow {

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::value::{self, Given, Unit};
+use crate::store::{Durability, OnCorruption};
 
 /// A key with all that is known about it.
 #[derive(Clone, Copy)]
@@ -70,6 +71,37 @@ impl Parse for String {
     }
 }
 
+impl Parse for Vec<String> {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value::list(given).map(|mut list| {
+            list.retain(|item| !item.is_empty());
+            list
+        })
+    }
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+impl Parse for Durability {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        durability(given)
+    }
+    fn show(&self) -> String {
+        let name =
+            DURABILITIES.iter().find(|(_, durability)| durability == self).map_or("", |(name, _)| name);
+        format!("\"{name}\"")
+    }
+}
+
+const DURABILITIES: &[(&str, Durability)] =
+    &[("always", Durability::Always), ("interval", Durability::Interval), ("none", Durability::None)];
+
+/// One of the words for it.
+pub(super) fn durability(given: &Given) -> Result<Durability, String> {
+    value::choice(given, DURABILITIES)
+}
+
 macro_rules! choices {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -99,6 +131,19 @@ choices! {
         Refuse = "refuse",
     }
 }
+
+impl Parse for OnCorruption {
+    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value::choice(given, ON_CORRUPTION)
+    }
+    fn show(&self) -> String {
+        let name = ON_CORRUPTION.iter().find(|(_, choice)| choice == self).map_or("", |(name, _)| name);
+        format!("\"{name}\"")
+    }
+}
+
+const ON_CORRUPTION: &[(&str, OnCorruption)] =
+    &[("refuse", OnCorruption::Refuse), ("quarantine", OnCorruption::Quarantine)];
 
 choices! {
     /// The form of a log line.
@@ -232,6 +277,37 @@ sections! {
         memory_pause_percent: u32 = 70, 1..=100;
         /// How long a stop waits for clients that do not read, in seconds.
         shutdown_timeout_s: u32 = 10, 0..=3_600;
+    }
+    /// Where the state is kept, and how safely (docs/PROMISES.md).
+    Store store {
+        /// The folder of the state; made if it is not there. `--data-dir` says it, too.
+        data_dir: String = "lapwing-data".to_owned(), ANY;
+        /// Keep everything in memory only: a restart forgets it. `--in-memory` says it, too.
+        in_memory: bool = false, ANY;
+        /// What an acknowledgement of a stored message means: "always" - it is on disk; "interval" - it is written, and synced by a timer; "none" - it will be written soon. Also for each listener.
+        durability: Durability = Durability::Always, ANY;
+        /// Topic filters whose messages are kept as "always" says, whatever the listener says.
+        topics_always: Vec<String> = Vec::new(), ANY;
+        /// Topic filters whose messages are kept as "interval" says.
+        topics_interval: Vec<String> = Vec::new(), ANY;
+        /// Topic filters whose messages are kept as "none" says.
+        topics_none: Vec<String> = Vec::new(), ANY;
+        /// How long "interval" may leave what is written unsynced, in milliseconds.
+        sync_interval_ms: u32 = 1_000, 1..=3_600_000;
+        /// The least time between two syncs, in milliseconds: 10 to 20 spares an SD card, at the price of slower acknowledgements.
+        min_sync_interval_ms: u32 = 0, 0..=60_000;
+        /// What to do at the start about a damaged file: "refuse" to start, or "quarantine" it and use what is sound.
+        on_corruption: OnCorruption = OnCorruption::Refuse, ANY;
+        /// How many bytes of messages wait on disk for one session, beyond what is in memory; then limits.queue_policy decides.
+        queue_bytes_max: u64 = 268_435_456, 0..=1_099_511_627_776;
+        /// How many bytes of messages wait on disk for all sessions.
+        queues_bytes_max: u64 = 2_147_483_648, 0..=1_099_511_627_776;
+        /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.
+        retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
+        /// How much log there is between two checkpoints, in bytes; it takes about as much memory, twice.
+        window_bytes: u64 = 8_388_608, 65_536..=1_073_741_824;
+        /// The cache of the checkpoint, in bytes of memory.
+        cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824;
     }
     /// What is written to the log.
     Log log {

@@ -4,6 +4,7 @@ use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 
 use super::value::{self, Given, Unit};
+use crate::store::Durability;
 
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,6 +75,7 @@ pub struct Listener {
     pub nodelay: bool,
     pub tcp_keep_alive_s: u32,
     pub tcp_user_timeout_s: u32,
+    pub durability: Option<Durability>,
 }
 
 impl Default for Listener {
@@ -93,6 +95,7 @@ impl Default for Listener {
             nodelay: true,
             tcp_keep_alive_s: 60,
             tcp_user_timeout_s: 30,
+            durability: None,
         }
     }
 }
@@ -133,6 +136,11 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "30",
         "After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default.",
     ),
+    (
+        "durability",
+        "store.durability",
+        "What an acknowledgement of a stored message means to clients of this listener: \"always\", \"interval\" or \"none\".",
+    ),
 ];
 
 const TRANSPORTS: &[(&str, Transport)] = &[
@@ -170,6 +178,9 @@ impl Listener {
             "websocket_origins" => value::list(given).map(|origins| self.websocket_origins = origins),
             "tcp_keep_alive_s" => seconds(name).map(|s| self.tcp_keep_alive_s = s),
             "tcp_user_timeout_s" => seconds(name).map(|s| self.tcp_user_timeout_s = s),
+            "durability" => {
+                super::keys::durability(given).map(|durability| self.durability = Some(durability))
+            }
             "socket_mode" => text()
                 .and_then(|text| u32::from_str_radix(&text, 8).map_err(|_| String::new()))
                 .map(|mode| self.socket_mode = mode)

@@ -8,10 +8,12 @@ mod keys;
 mod listener;
 mod value;
 
-pub use keys::{Key, Limits, Log, LogFormat, Mqtt, QueuePolicy};
+pub use keys::{Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store};
 pub use listener::{ClientCertificate, Listener, Transport};
 
 use std::path::Path;
+
+use lapwing_protocol::topic;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// What is bounded.
     pub limits: Limits,
+    /// Where the state is kept.
+    pub store: Store,
     /// What is written to the log.
     pub log: Log,
 }
@@ -33,6 +37,7 @@ impl Default for Config {
             listeners: vec![Listener::default()],
             mqtt: Mqtt::default(),
             limits: Limits::default(),
+            store: Store::default(),
             log: Log::default(),
         }
     }
@@ -93,6 +98,15 @@ impl Config {
         }
         for listener in &self.listeners {
             errors.extend(listener.check());
+        }
+        let store = &self.store;
+        for (key, filters) in [
+            ("topics_always", &store.topics_always),
+            ("topics_interval", &store.topics_interval),
+            ("topics_none", &store.topics_none),
+        ] {
+            let wrong = filters.iter().filter(|filter| topic::check_filter(filter).is_err());
+            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }

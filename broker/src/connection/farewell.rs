@@ -4,6 +4,7 @@
 //! for a bounded time.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapwing_protocol::ReasonCode;
@@ -18,6 +19,7 @@ use crate::core::{Core, LastWord};
 use crate::net::Stream;
 use crate::output::Output;
 use crate::registry::{ConnectionNumber, End, Resident};
+use crate::store::Durability;
 
 /// How long the last bytes may take to be written, and the client to close its side.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -70,7 +72,7 @@ impl Connection {
 
 /// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or nobody.
 pub(crate) fn settle(
-    core: &Core,
+    core: &Arc<Core>,
     number: ConnectionNumber,
     mut resident: Resident,
     mut end: oneshot::Receiver<End>,
@@ -88,10 +90,13 @@ pub(crate) fn settle(
     let client_id = session.client_id.clone();
     let ends = session.expiry_s == 0;
     let due = session.rest(now);
+    // What the store has need not be in memory until the client is back.
+    resident.outbox.settle(&mut session.outgoing.pending);
+    session.outgoing.recount();
     resident.outbox.holds(session.outgoing.pending.len(), session.outgoing.pending_bytes);
     if ends {
         // The session and its will are over before anybody else has the client identifier.
-        core.end_session(resident);
+        core.end_session(resident, Durability::None);
         if !core.registry.release(&client_id, number)
             && let Some(to) = claimed(told)
         {
@@ -105,6 +110,11 @@ pub(crate) fn settle(
         session.will_at = None;
     }
     let due = if word.is_some() { session.due_at() } else { due };
+    // The will first: published twice is better than never.
+    if let Some(word) = word {
+        core.publish_will(&word);
+    }
+    core.record_session(&mut resident, false);
     match core.registry.rest(number, resident) {
         Ok(rest) => {
             if let Some(due) = due {
@@ -116,12 +126,9 @@ pub(crate) fn settle(
                 && let Err(Some(resident)) = to.send(Some(resident))
             {
                 warn!(client = %client_id, "nobody took the session over; it ends here");
-                core.end_session(resident);
+                core.end_session(resident, Durability::None);
             }
         }
-    }
-    if let Some(word) = word {
-        core.publish_will(&word);
     }
 }
 

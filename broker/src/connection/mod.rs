@@ -5,8 +5,10 @@
 //! write. Nothing in here waits for another client: pushing to an outbox never blocks, and a client that does not read is not
 //! read from either.
 //!
-//! What a packet means is in [`packets`] and [`subscribe`], how the connection ends in [`farewell`].
+//! What a packet means is in [`packets`] and [`subscribe`], how messages leave in [`delivery`], how the connection ends in
+//! [`farewell`].
 
+mod delivery;
 mod farewell;
 mod packets;
 mod reauth;
@@ -17,7 +19,7 @@ pub(crate) use packets::user_properties_fit;
 pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -35,12 +37,12 @@ use tokio::time::Sleep;
 use crate::auth::Identity;
 use crate::budget::{Place, Pressure};
 use crate::core::Core;
-use crate::message::Millis;
+use crate::message::{Message, Millis};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::registry::{ConnectionNumber, End, Resident};
 use crate::router::RouteCache;
-use crate::store::Lsn;
+use crate::store::{Failed, Seat, Ticket};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
@@ -93,9 +95,17 @@ pub struct Agreement {
 /// An acknowledgement that waits for the store.
 #[derive(Debug)]
 struct HeldAck {
-    lsn: Lsn,
+    ticket: Ticket,
     bytes: Vec<u8>,
     is_puback: bool,
+}
+
+/// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does.
+#[derive(Debug)]
+struct HeldPublish {
+    ticket: Ticket,
+    header: Vec<u8>,
+    message: Message,
 }
 
 /// What a look at the stream brought.
@@ -150,6 +160,18 @@ pub(crate) struct State {
     wakers: Vec<Waker>,
     scratch: Vec<u8>,
     held_acks: VecDeque<HeldAck>,
+    held_publishes: VecDeque<HeldPublish>,
+    held_publish_bytes: usize,
+    seat: Seat,
+    /// The store has no room: no PUBLISH is taken in.
+    store_full: bool,
+    /// What an earlier connection has sent is on record from here on.
+    resumed: Ticket,
+    fetch: Option<delivery::Fetch>,
+    /// Retained messages that were fetched.
+    fetched: HashMap<Box<str>, Message>,
+    /// The store could not be read: nothing more is fetched over this connection.
+    unreadable: bool,
     timer: Option<Pin<Box<Sleep>>>,
     timer_at: Millis,
     blocked_since: Option<Millis>,
@@ -161,9 +183,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// With bytes that came behind CONNECT, perhaps.
-    pub(crate) fn with_input(any: bool) -> State {
-        State { stopped: any, ..State::default() }
+    /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
+    pub(crate) fn new(any_input: bool, resumed: Ticket) -> State {
+        State { stopped: any_input, resumed, ..State::default() }
+    }
+
+    /// CONNACK, where it has to wait for the store.
+    pub(crate) fn hold(&mut self, bytes: Vec<u8>, ticket: Ticket) {
+        self.held_acks.push_back(HeldAck { ticket, bytes, is_puback: false });
     }
 }
 
@@ -180,6 +207,8 @@ impl Connection {
                 return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
             }
             let now = self.core.now();
+            let seat = &mut self.state.seat;
+            self.state.store_full = self.core.store.poll_room(seat, cx).is_pending();
             let read = self.poll_read(now, cx);
             // Also after the last packet of a connection: others wait for what came before it.
             self.state.wakers.drain(..).for_each(Waker::wake);
@@ -187,8 +216,12 @@ impl Connection {
                 Ok(read) => read,
                 Err(exit) => return Poll::Ready(exit),
             };
-            self.release_acks(cx);
-            let more = self.gather(now, cx.waker());
+            let more = self.gather(now, cx);
+            // Behind both that make things wait, so that this task is woken for all of them.
+            if self.release(cx).is_err() {
+                let text = "the store has failed: what was sent is not acknowledged".to_owned();
+                return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
+            }
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,
@@ -224,6 +257,7 @@ impl Connection {
         self.output.len() < self.core.config.limits.write_buffer_bytes_max as usize
             && self.state.held_acks.len() < HELD_ACKS_MAX
             && self.state.paused_until.is_none_or(|until| until <= now)
+            && !(self.state.store_full && self.state.stopped)
     }
 
     /// Reads once and handles what came.
@@ -273,55 +307,32 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends the acknowledgements that the store has made true, in order.
-    fn release_acks(&mut self, cx: &mut Context<'_>) {
-        while let Some(ack) = self.state.held_acks.front() {
-            if self.core.store.poll_durable(ack.lsn, cx).is_pending() {
-                return;
+    /// Sends what the store has made true: acknowledgements in their order, messages in theirs.
+    fn release(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
+        let store = self.core.store.clone();
+        let state = &mut self.state;
+        while let Some(ack) = state.held_acks.front() {
+            match store.poll(ack.ticket, &mut state.seat, cx) {
+                Poll::Pending => break,
+                Poll::Ready(kept) => kept?,
             }
             if ack.is_puback {
                 self.resident.session.puback_sent();
             }
             self.output.extend(&ack.bytes);
-            self.state.held_acks.pop_front();
+            state.held_acks.pop_front();
         }
-    }
-
-    /// Gathers what the session has to send; `true` when there may be more once this is written.
-    fn gather(&mut self, now: Millis, waker: &Waker) -> bool {
-        let more = loop {
-            if self.output.len() >= GATHER_BYTES {
-                break true;
+        while let Some(publish) = state.held_publishes.front() {
+            match store.poll(publish.ticket, &mut state.seat, cx) {
+                Poll::Pending => break,
+                Poll::Ready(kept) => kept?,
             }
-            if let Some(transmit) = self.resident.session.poll(now) {
-                self.transmit(transmit, now);
-                continue;
-            }
-            let Resident { session, outbox } = &mut self.resident;
-            if !session.outgoing.is_hungry() {
-                break false;
-            }
-            if let Some(replay) = session.subscriptions.replays.front_mut() {
-                let replayed = &mut session.outgoing.replay;
-                if !self.core.router.retained.next(replay, REPLAY_MESSAGES, now, replayed) {
-                    session.subscriptions.replays.pop_front();
-                }
-                continue;
-            }
-            let outgoing = &mut session.outgoing;
-            if !outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, waker) {
-                self.state.reported = 0;
-                break false;
-            }
-            self.state.reported = outgoing.pending.len();
-        };
-        // The outbox counts what was taken until it hears otherwise.
-        let outgoing = &self.resident.session.outgoing;
-        if self.state.reported != outgoing.pending.len() {
-            self.state.reported = outgoing.pending.len();
-            self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+            self.output.extend(&publish.header);
+            self.output.payload(&publish.message);
+            state.held_publish_bytes -= publish.header.len() + publish.message.size();
+            state.held_publishes.pop_front();
         }
-        more
+        Ok(())
     }
 
     /// Sets the timer for what is due next, or says that it is due.
@@ -362,6 +373,3 @@ impl Connection {
         pauses
     }
 }
-
-/// How many retained messages are fetched at once for a new subscription.
-const REPLAY_MESSAGES: usize = 64;

@@ -1,19 +1,24 @@
-//! What each packet of a client does, and how messages become packets for it.
+//! What each packet of a client does.
 
-use lapwing_protocol::alias::{self, AliasError, Naming, TopicPlace};
+use lapwing_protocol::alias::{self, AliasError};
 use lapwing_protocol::frame::{self, Split};
-use lapwing_protocol::packet::{Ack, Packet, Publish, PublishHeader};
+use lapwing_protocol::packet::{Ack, Packet, Publish};
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
-use lapwing_protocol::{DecodeError, EncodeError, PacketType, ReasonCode, Version, topic};
-use tracing::{debug, info, warn};
+use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
+use tracing::{debug, warn};
 
 use super::{AliasedTopic, Connection, Exit, HeldAck};
 use crate::auth::Action;
-use crate::message::{Content, Expiry, Message, Millis, forwarded};
+use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Kept;
-use crate::session::{Effect, Reply, Transmit, Violation};
-use crate::store::Lsn;
+use crate::session::{Effect, Reply, Violation};
+use crate::store::{Durability, Record, Ticket};
 
+/// The store takes no message.
+const UNAVAILABLE: Violation = Violation::new(
+    ReasonCode::QuotaExceeded,
+    "the message cannot be stored: the disk is full, or the store has failed",
+);
 /// How often a client's refusals are worth a line in the log.
 const COMPLAIN_EVERY_MS: Millis = 1_000;
 /// The longest reason string that the broker writes, in bytes.
@@ -40,7 +45,8 @@ impl Connection {
                 Err(error) => return Err(self.malformed(error, rest)),
             };
             let publish = frame.packet_type == PacketType::Publish;
-            if (publish && self.pauses(now)) || self.output.len() >= output_max {
+            let barred = publish && (self.state.store_full || self.pauses(now));
+            if barred || self.output.len() >= output_max {
                 self.state.stopped = true;
                 break;
             }
@@ -59,7 +65,9 @@ impl Connection {
                 return Err(Violation::new(ReasonCode::QuotaExceeded, text).into());
             }
             let effect = self.resident.session.handle(packet)?;
-            self.carry_out(effect, now)?;
+            let level = self.level();
+            let recorded = self.core.record_outcomes(&mut self.resident.session, level);
+            self.carry_out(effect, recorded, now)?;
         }
         Ok(used)
     }
@@ -92,14 +100,37 @@ impl Connection {
         Exit::Violation(error.reason(), text)
     }
 
-    fn carry_out(&mut self, effect: Effect<'_>, now: Millis) -> Result<(), Exit> {
+    /// How safely the state of the session is kept.
+    pub(super) fn level(&self) -> Durability {
+        self.peer.durability.unwrap_or(self.core.config.store.durability)
+    }
+
+    /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
+    fn step(&mut self, reply: &Reply, recorded: Ticket) -> Ticket {
+        let session = self.resident.session.number;
+        let record = match (reply.packet_type, reply.reason) {
+            _ if !self.resident.outbox.is_stored() => return Ticket::default(),
+            (PacketType::PubComp, ReasonCode::Success) => {
+                Record::Released { session, packet_id: reply.packet_id }
+            }
+            // The record of the message itself may still be on its way.
+            (PacketType::PubRec, _) => Record::Nothing,
+            _ => return recorded,
+        };
+        self.core.store.append(record, self.level())
+    }
+
+    fn carry_out(&mut self, effect: Effect<'_>, recorded: Ticket, now: Millis) -> Result<(), Exit> {
         match effect {
             Effect::Nothing => {}
-            Effect::Reply(reply) => self.reply(reply, None, 0),
+            Effect::Reply(reply) => {
+                let ticket = self.step(&reply, recorded);
+                self.reply(reply, None, ticket);
+            }
             Effect::Publish(publish) => self.publish(&publish, now)?,
             Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
-            Effect::Pong => self.send(&Packet::PingResp, 0, false),
+            Effect::Pong => self.send(&Packet::PingResp, Ticket::default(), false),
             Effect::Disconnect(_) => {
                 let expiry_max_s = self.core.config.limits.session_expiry_max_s;
                 let session = &mut self.resident.session;
@@ -130,16 +161,23 @@ impl Connection {
         let topic = self.topic_name(publish, &mut aliases);
         let outcome = topic.map(|topic| self.pass_on(publish, topic, now));
         self.state.aliases_in = aliases;
-        let (reason, lsn, text) = match outcome? {
-            Ok((reason, lsn)) => (reason, lsn, None),
+        let (reason, ticket, text) = match outcome? {
+            Ok((reason, ticket)) => (reason, ticket, None),
             Err(refusal) => {
                 self.complain("PUBLISH", publish.topic, &refusal);
                 core.metrics.publish_dropped.add(1);
-                (refusal.reason, 0, Some(refusal.text))
+                if refusal == UNAVAILABLE
+                    && publish.packet_id.is_some()
+                    && !self.agreement.version.has_properties()
+                {
+                    // MQTT 3 has no word for it but silence; the client keeps the message and comes again.
+                    return Err(refusal.into());
+                }
+                (refusal.reason, Ticket::default(), Some(refusal.text))
             }
         };
         if let Some(reply) = self.resident.session.acknowledge(publish.qos, publish.packet_id, reason) {
-            self.reply(reply, text, lsn);
+            self.reply(reply, text, ticket);
         }
         Ok(())
     }
@@ -190,7 +228,7 @@ impl Connection {
         publish: &Publish<'_>,
         topic: &str,
         now: Millis,
-    ) -> Result<(ReasonCode, Lsn), Violation> {
+    ) -> Result<(ReasonCode, Ticket), Violation> {
         let core = &self.core;
         let limits = &core.config.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
@@ -235,7 +273,15 @@ impl Connection {
             published_at: now,
             expires_at,
         });
-        let published = core.publish(&message, &mut self.state.cache, &mut self.state.wakers);
+        let durability = core.durability(topic, self.peer.durability);
+        let received =
+            publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());
+        let received = received.map(|packet_id| (session.number, packet_id));
+        let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
+        let published = core.publish(&message, durability, received, cache, wakers);
+        if published.unavailable {
+            return Err(UNAVAILABLE);
+        }
         if published.kept == Kept::Full {
             return refuse(
                 ReasonCode::QuotaExceeded,
@@ -252,7 +298,7 @@ impl Connection {
             0 => ReasonCode::NoMatchingSubscribers,
             _ => ReasonCode::Success,
         };
-        Ok((reason, published.lsn))
+        Ok((reason, published.ticket))
     }
 
     /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
@@ -266,7 +312,7 @@ impl Connection {
     }
 
     /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
-    fn reply(&mut self, reply: Reply, text: Option<&str>, lsn: Lsn) {
+    fn reply(&mut self, reply: Reply, text: Option<&str>, ticket: Ticket) {
         let Reply { packet_type, packet_id, reason } = reply;
         let mut buffer = [0; REASON_STRING_MAX];
         let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
@@ -276,15 +322,15 @@ impl Connection {
             PacketType::PubRel => Packet::PubRel(ack),
             _ => Packet::PubComp(ack),
         };
-        self.send(&packet, lsn, packet_type == PacketType::PubAck);
+        self.send(&packet, ticket, packet_type == PacketType::PubAck);
     }
 
-    /// Sends a packet once the store has kept everything up to `lsn`, behind the acknowledgements that wait already.
-    pub(super) fn send(&mut self, packet: &Packet<'_>, lsn: Lsn, is_puback: bool) {
+    /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
+    pub(super) fn send(&mut self, packet: &Packet<'_>, ticket: Ticket, is_puback: bool) {
         let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
         self.core.metrics.packets_sent.add(1);
         let written = packet.encoded_len(version, most).and_then(|len| {
-            if lsn == 0 && self.state.held_acks.is_empty() {
+            if ticket.is_free() && self.state.held_acks.is_empty() {
                 if is_puback {
                     self.resident.session.puback_sent();
                 }
@@ -292,102 +338,12 @@ impl Connection {
             }
             let mut bytes = vec![0; len];
             packet.encode(version, most, &mut bytes)?;
-            self.state.held_acks.push_back(HeldAck { lsn, bytes, is_puback });
+            self.state.held_acks.push_back(HeldAck { ticket, bytes, is_puback });
             Ok(())
         });
         if let Err(error) = written {
             // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
             debug!(client = %self.resident.session.client_id, packet = %packet.packet_type(), %error, "not sent");
-        }
-    }
-
-    /// Sends what the session gave out.
-    pub(super) fn transmit(&mut self, transmit: Transmit, now: Millis) {
-        let (delivery, packet_id, dup) = match transmit {
-            Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
-            Transmit::PubRel(packet_id) => {
-                let ack = Ack::new(packet_id, ReasonCode::Success);
-                return self.send(&Packet::PubRel(ack), 0, false);
-            }
-        };
-        let message = &delivery.message;
-        let client_id = &self.resident.session.client_id;
-        let policy = &self.core.auth.policy;
-        let sent = if policy.restricts_delivery()
-            && !policy.allows(&self.identity, client_id, Action::Receive, message.topic_str())
-        {
-            info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
-            false
-        } else {
-            let (topic, topic_alias) = self.name_topic(message.topic());
-            let header = PublishHeader {
-                dup,
-                qos: delivery.qos,
-                retain: delivery.retain,
-                topic: if topic { message.topic() } else { &[] },
-                packet_id,
-                forwarded: message.properties(),
-                message_expiry_interval_s: match message.expiry(now) {
-                    Expiry::Never => None,
-                    Expiry::Left(seconds) => Some(seconds),
-                    // It was sent in time once, and is sent again.
-                    Expiry::Expired => Some(0),
-                },
-                topic_alias,
-                subscription_identifiers: delivery.subscription_ids.as_slice(),
-                payload_len: message.payload().len(),
-            };
-            let sent = self.send_publish(&header, message);
-            // An alias that was not sent is not known to the client.
-            if let Some(alias) = topic_alias.filter(|_| !sent)
-                && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
-            {
-                place.set(&[]);
-            }
-            sent
-        };
-        if !sent {
-            self.core.metrics.publish_dropped.add(1);
-            if let Some(id) = packet_id {
-                self.resident.session.outgoing.undeliverable(id);
-            }
-        }
-    }
-
-    fn send_publish(&mut self, header: &PublishHeader<'_>, message: &Message) -> bool {
-        let (version, packet_bytes_max) = (self.agreement.version, self.agreement.packet_bytes_max);
-        let header_max = PublishHeader::OVERHEAD_MAX
-            + header.topic.len()
-            + header.forwarded.len()
-            + 5 * header.subscription_identifiers.len();
-        let encoded: Result<(), EncodeError> =
-            self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out));
-        if let Err(error) = encoded {
-            debug!(client = %self.resident.session.client_id, topic = message.topic_str(), %error, "not delivered");
-            return false;
-        }
-        self.output.payload(message);
-        let metrics = &self.core.metrics;
-        metrics.packets_sent.add(1);
-        metrics.publish_sent.add(1);
-        metrics.publish_bytes_sent.add(header.payload_len as u64);
-        true
-    }
-
-    /// Whether to write the topic name, and the alias to write.
-    fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
-        let most = usize::from(self.agreement.topic_alias_max);
-        if most == 0 {
-            return (true, None);
-        }
-        let state = &mut self.state;
-        if state.aliases_out.is_empty() {
-            state.aliases_out.resize_with(most, Default::default);
-        }
-        match state.alias_book.name(&mut state.aliases_out, topic) {
-            Naming::Name => (true, None),
-            Naming::Introduce(alias) => (true, Some(alias)),
-            Naming::Alias(alias) => (false, Some(alias)),
         }
     }
 }

@@ -8,6 +8,7 @@ use tracing::info;
 use super::{Connection, Exit};
 use crate::auth::{AuthExchange, AuthStep, Credentials};
 use crate::session::Violation;
+use crate::store::Ticket;
 
 /// The steps that an exchange may take.
 pub(crate) const AUTH_ROUNDS_MAX: usize = 8;
@@ -83,7 +84,7 @@ impl Connection {
     fn send_auth(&mut self, reason: ReasonCode, method: &str, data: Option<&[u8]>) {
         let mut buffer = vec![0; AUTH_BYTES_MAX];
         match auth_packet(reason, method, data, &mut buffer) {
-            Ok(packet) => self.send(&packet, 0, false),
+            Ok(packet) => self.send(&packet, Ticket::default(), false),
             Err(error) => info!(%error, "AUTH not sent"),
         }
     }

@@ -1,7 +1,5 @@
 //! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session learn of it.
 
-use std::num::NonZeroU32;
-
 use lapwing_protocol::packet::{
     Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
 };
@@ -14,7 +12,7 @@ use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::router::Subscriber;
 use crate::session::{Held, Replay, Violation};
-use crate::store::{Lsn, Record};
+use crate::store::{KeptSubscription, Record, Ticket};
 
 /// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
 const REPLAYS_MAX: usize = 1_000;
@@ -24,25 +22,19 @@ impl Connection {
         let id = subscribe.properties.subscription_identifier();
         let mut reasons = Vec::new();
         let mut replay = Replay::default();
-        let mut lsn = 0;
+        let mut ticket = Ticket::default();
         let mut text = None;
         for subscription in subscribe.subscriptions.iter() {
             let filter = subscription.filter;
             match self.subscribe_one(&subscription, id) {
-                Ok((held, new, at)) => {
-                    lsn = lsn.max(at);
+                Ok((held, wanted, recorded)) => {
+                    ticket = ticket.and(recorded);
                     reasons.push(match held.options.qos {
                         QoS::AtMostOnce => ReasonCode::Success,
                         QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
                         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
                     });
-                    // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
-                    let wanted = match held.options.retain_handling {
-                        RetainHandling::Send => true,
-                        RetainHandling::SendIfNew => new,
-                        RetainHandling::DoNotSend => false,
-                    };
-                    if wanted && topic::shared(filter).is_none() {
+                    if wanted {
                         replay.push(filter, held);
                     }
                 }
@@ -60,15 +52,16 @@ impl Connection {
         let mut buffer = [0; REASON_STRING_MAX];
         let properties = self.words(text, &mut buffer);
         let answer = SubAck { packet_id, properties, reasons: ReasonCodes::new(&reasons) };
-        self.send(&Packet::SubAck(answer), lsn, false);
+        self.send(&Packet::SubAck(answer), ticket, false);
         Ok(())
     }
 
+    /// The subscription, whether its retained messages are to be sent, and when it may be acknowledged.
     fn subscribe_one(
         &mut self,
         subscription: &Subscription<'_>,
         id: Option<u32>,
-    ) -> Result<(Held, bool, Lsn), Violation> {
+    ) -> Result<(Held, bool, Ticket), Violation> {
         let core = &self.core;
         let limits = &core.config.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
@@ -103,21 +96,31 @@ impl Connection {
         options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());
         let held = Held { options, id };
         session.subscriptions.insert(filter, held);
-        core.router.subscribe(filter, subscriber(&self.resident, &held));
+        core.router.subscribe(filter, Subscriber::new(&self.resident.outbox, &held));
+        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
+        let wanted = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !known,
+            RetainHandling::DoNotSend => false,
+        };
+        let wanted = wanted && topic::shared(filter).is_none();
         let session = &self.resident.session;
-        let lsn = if session.expiry_s > 0 && core.store.keeps() {
-            core.store.append(Record::Subscribed { session: session.number, filter: filter.into(), held })
+        let ticket = if self.resident.outbox.is_stored() {
+            let subscription = KeptSubscription { held, group: core.router.group(filter), replay: wanted };
+            let filter = filter.into();
+            core.store
+                .append(Record::Subscribed { session: session.number, filter, subscription }, self.level())
         } else {
-            0
+            Ticket::default()
         };
         debug!(client = %session.client_id, filter, qos = ?options.qos, "subscribed");
-        Ok((held, !known, lsn))
+        Ok((held, wanted, ticket))
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) {
         let core = self.core.clone();
         let mut reasons = Vec::new();
-        let mut lsn = 0;
+        let mut ticket = Ticket::default();
         for filter in unsubscribe.filters.iter() {
             if topic::check_filter(filter).is_err() {
                 reasons.push(ReasonCode::TopicFilterInvalid);
@@ -133,25 +136,15 @@ impl Connection {
             if let Some(group) = group {
                 core.give_shared(&mut self.resident, Some(group), false);
             }
-            if core.store.keeps() {
-                lsn = core.store.append(Record::Unsubscribed { session: number, filter: filter.into() });
+            if self.resident.outbox.is_stored() {
+                let record = Record::Unsubscribed { session: number, filter: filter.into() };
+                ticket = ticket.and(core.store.append(record, self.level()));
             }
             reasons.push(ReasonCode::Success);
         }
         let packet_id = unsubscribe.packet_id;
         let answer =
             UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
-        self.send(&Packet::UnsubAck(answer), lsn, false);
-    }
-}
-
-/// A session's subscription as the router has it.
-fn subscriber(resident: &crate::registry::Resident, held: &Held) -> Subscriber {
-    Subscriber {
-        outbox: resident.outbox.clone(),
-        qos: held.options.qos,
-        no_local: held.options.no_local,
-        retain_as_published: held.options.retain_as_published,
-        id: held.id.and_then(NonZeroU32::new),
+        self.send(&Packet::UnsubAck(answer), ticket, false);
     }
 }

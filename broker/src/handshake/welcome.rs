@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::output::Output;
 use crate::registry::{Claim, Resident};
 use crate::session::Session;
-use crate::store::Record;
+use crate::store::{Durability, Record, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
@@ -50,23 +50,28 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             return Err(Box::new(Refusal { stream, output, text }));
         }
     };
-    let (mut resident, session_present) = resident(core, &mut request, &identity, earlier);
+    let level = peer.durability.unwrap_or(core.config.store.durability);
+    let (mut resident, session_present, ended) = resident(core, &mut request, &identity, earlier, level);
     resident.session.will = request.will.take();
     resident.outbox.connect();
-    let session = &resident.session;
-    if session.expiry_s > 0 && core.store.keeps() {
-        core.store.append(Record::Session {
-            session: session.number,
-            client_id: client_id.clone(),
-            expiry_s: session.expiry_s,
-        });
-    }
+    core.record_session(&mut resident, true);
+    let resumed = if resident.outbox.is_stored() && resident.session.outgoing.in_flight() > 0 {
+        core.store.append(Record::Nothing, level)
+    } else {
+        Ticket::default()
+    };
     info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?identity.user,
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
-    if let Err(error) = connack(core, &request, session_present, &mut output) {
-        debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
+    let mut state = State::new(!input.is_empty(), resumed);
+    match connack(core, &request, session_present) {
+        // The client may rely on its old session being gone.
+        Ok(bytes) if !ended.is_free() => state.hold(bytes, ended),
+        Ok(bytes) => output.extend(&bytes),
+        Err(error) => {
+            debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
+        }
     }
     core.metrics.packets_sent.add(1);
     Ok(Box::new(Connection {
@@ -79,7 +84,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         identity,
         agreement: request.agreement,
         end,
-        state: State::with_input(!input.is_empty()),
+        state,
         input,
         output,
         keep_alive,
@@ -88,11 +93,12 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
 
 /// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.
 fn resident(
-    core: &Core,
+    core: &Arc<Core>,
     request: &mut Request,
     identity: &Identity,
     earlier: Option<Resident>,
-) -> (Resident, bool) {
+    level: Durability,
+) -> (Resident, bool, Ticket) {
     let over = |resident: &Resident| resident.session.ends_at.is_some_and(|at| at <= core.now());
     match earlier {
         Some(mut resident) if !request.clean_start && !over(&resident) => {
@@ -100,16 +106,16 @@ fn resident(
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;
             recheck(core, &mut resident, identity);
-            (resident, true)
+            (resident, true, Ticket::default())
         }
         earlier => {
-            if let Some(resident) = earlier {
-                core.end_session(resident);
-            }
+            let ended = earlier.map(|resident| core.end_session(resident, level)).unwrap_or_default();
             let number = core.next_number();
-            let session =
-                Session::new(number, request.client_id.clone(), identity.user.clone(), &request.terms);
-            (Resident { session: Box::new(session), outbox: core.outbox(number) }, false)
+            let stored = request.terms.expiry_s > 0 && core.store.keeps();
+            let (client_id, user) = (request.client_id.clone(), identity.user.clone());
+            let session = Session::new(number, client_id, user, &request.terms, stored);
+            let outbox = core.outbox(number, stored);
+            (Resident { session: Box::new(session), outbox }, false, ended)
         }
     }
 }
@@ -131,15 +137,14 @@ fn recheck(core: &Core, resident: &mut Resident, identity: &Identity) {
         warn!(client = %session.client_id, %filter, "subscription removed at resume: not authorized any more");
         session.subscriptions.remove(&filter);
         core.router.unsubscribe(&filter, session.number);
+        if resident.outbox.is_stored() {
+            let record = Record::Unsubscribed { session: session.number, filter };
+            core.store.append(record, Durability::None);
+        }
     }
 }
 
-fn connack(
-    core: &Core,
-    request: &Request,
-    session_present: bool,
-    output: &mut Output,
-) -> Result<(), EncodeError> {
+fn connack(core: &Core, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {
     let (config, agreement) = (&core.config, &request.agreement);
     let mut buffer = vec![0; AUTH_BYTES_MAX];
     let mut p = PropertyWriter::new(&mut buffer);
@@ -177,5 +182,7 @@ fn connack(
     let properties: Properties<'_> = p.finish();
     let packet = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
     let len = packet.encoded_len(agreement.version, agreement.packet_bytes_max)?;
-    output.append(len, |out| packet.encode(agreement.version, agreement.packet_bytes_max, out))
+    let mut bytes = vec![0; len];
+    packet.encode(agreement.version, agreement.packet_bytes_max, &mut bytes)?;
+    Ok(bytes)
 }

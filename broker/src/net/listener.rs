@@ -272,6 +272,7 @@ impl Accepted {
             listener: shared.name.clone(),
             transport: shared.config.transport,
             certificates,
+            durability: shared.config.durability,
         };
         let tcp = match raw {
             Raw::Unix(stream) => return Ok((Stream::Unix(stream), peer(None))),

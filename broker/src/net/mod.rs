@@ -20,7 +20,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 
-pub use crate::config::Transport;
+use crate::config::Transport;
+pub use crate::store::Durability;
 use websocket::WebSocket;
 
 /// The bytes of a connection, whatever carries them.
@@ -44,6 +45,8 @@ pub struct Peer {
     pub transport: Transport,
     /// The certificates it has shown, its own first; they were verified.
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// What its listener says of durability.
+    pub durability: Option<Durability>,
 }
 
 /// An address of a client.

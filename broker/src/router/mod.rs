@@ -9,7 +9,7 @@ mod retained;
 mod share;
 mod trie;
 
-pub use retained::{Kept, Retained};
+pub use retained::{Kept, Next, Retained};
 pub use share::Group;
 pub use trie::Subscriber;
 
@@ -21,6 +21,7 @@ use std::task::Waker;
 
 use lapwing_protocol::topic;
 
+use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Pushed, SubscriptionIds};
 use share::Shares;
@@ -46,6 +47,8 @@ pub struct Routed {
     pub dropped: usize,
     /// An outbox is full and its policy is to tell the publisher.
     pub refused: bool,
+    /// The store takes nothing now.
+    pub unavailable: bool,
 }
 
 /// All subscriptions and retained messages.
@@ -73,12 +76,17 @@ impl Router {
 
     /// Adds or replaces the subscription of a session to a valid topic filter, shared or not.
     pub fn subscribe(&self, filter: &str, subscriber: Subscriber) {
+        self.restore(filter, subscriber, None);
+    }
+
+    /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier run.
+    pub fn restore(&self, filter: &str, subscriber: Subscriber, group: Option<NonZeroU32>) {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         let Table { trie, shares, count, shared_count } = &mut *table;
         match topic::shared(filter) {
             None => *count += usize::from(trie.node_mut(filter).subscribe(subscriber)),
             Some((name, inner)) => {
-                *shared_count += usize::from(shares.join(trie.node_mut(inner), name, subscriber));
+                *shared_count += usize::from(shares.join(trie.node_mut(inner), name, subscriber, group));
             }
         }
         self.generation.fetch_add(1, Ordering::Release);
@@ -104,6 +112,11 @@ impl Router {
         removed
     }
 
+    /// No group gets a number up to this one: earlier runs have used them.
+    pub fn restore_last_group(&self, last: u32) {
+        self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).shares.restore_last(last);
+    }
+
     /// Changes with every subscription.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -123,7 +136,13 @@ impl Router {
 
     /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`, for when the publisher has
     /// passed on all it has.
-    pub fn route(&self, message: &Message, cache: &mut RouteCache, wakers: &mut Vec<Waker>) -> Routed {
+    pub fn route(
+        &self,
+        message: &Message,
+        cache: &mut RouteCache,
+        wakers: &mut Vec<Waker>,
+        journal: &mut Journal<'_>,
+    ) -> Routed {
         let mut routed = Routed::default();
         let (topic, publisher) = (message.topic_str(), message.publisher());
         for target in cache.targets(self, topic) {
@@ -133,14 +152,12 @@ impl Router {
                         continue;
                     }
                     routed.matched += 1;
-                    routed.count(
-                        subscriber.outbox.push(subscriber.delivery(message, ids.clone(), None)),
-                        wakers,
-                    );
+                    let delivery = subscriber.delivery(message, ids.clone(), None);
+                    routed.count(subscriber.outbox.push(delivery, journal), wakers);
                 }
                 Target::Share(group) => {
                     routed.matched += 1;
-                    routed.count(group.push(message), wakers);
+                    routed.count(group.push(message, journal), wakers);
                 }
             }
         }
@@ -149,11 +166,17 @@ impl Router {
 
     /// Gives a message of a shared group that `leaving` did not get through to another member (`[MQTT-4.8.2-5]`); `false`
     /// when nobody else is there to take it.
-    pub fn reassign(&self, delivery: &Delivery, leaving: SessionNumber, wakers: &mut Vec<Waker>) -> bool {
+    pub fn reassign(
+        &self,
+        delivery: &Delivery,
+        leaving: SessionNumber,
+        wakers: &mut Vec<Waker>,
+        journal: &mut Journal<'_>,
+    ) -> bool {
         let group = delivery
             .share
             .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
-        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers))
+        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal))
     }
 
     /// The group of a shared subscription.
@@ -178,6 +201,7 @@ impl Routed {
             }
             Pushed::Dropped => self.dropped += 1,
             Pushed::Refused => self.refused = true,
+            Pushed::Unavailable => self.unavailable = true,
             Pushed::NotKept => {}
         }
     }

@@ -2,14 +2,18 @@
 //!
 //! The order is what makes delivery cheap in memory: a new subscription remembers the topic it was sent last and asks for
 //! the next few, as fast as its client reads, whatever happens to the store meanwhile.
+//!
+//! All topics are in memory, the messages only as far as the cache goes where a store has them: the others are fetched when
+//! somebody wants them.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock};
 
 use lapwing_protocol::topic;
 
+use crate::journal::Journal;
 use crate::message::{Expiry, Message, Millis};
 use crate::outbox::{Delivery, SubscriptionIds};
 use crate::session::Replay;
@@ -19,8 +23,21 @@ use crate::session::Replay;
 pub enum Kept {
     /// It is the retained message of its topic now, or its empty payload removed that.
     Done,
-    /// The store is full: 0x97.
+    /// There are too many: 0x97.
     Full,
+    /// The store takes nothing now: 0x97.
+    Unavailable,
+}
+
+/// What a look for more messages brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Perhaps some, and there may be more.
+    More,
+    /// Perhaps some, and there are no more.
+    End,
+    /// Perhaps some; then those of these topics have to be fetched from the store.
+    Fetch(Vec<Box<str>>),
 }
 
 /// The store.
@@ -28,6 +45,8 @@ pub enum Kept {
 pub struct Retained {
     messages_max: usize,
     bytes_max: u64,
+    /// How many bytes of messages stay in memory.
+    cache_bytes_max: u64,
     inner: RwLock<Inner>,
 }
 
@@ -35,6 +54,10 @@ pub struct Retained {
 struct Inner {
     messages: BTreeMap<Key, ()>,
     bytes: u64,
+    /// The part of it that is in memory.
+    cached: u64,
+    /// Where making room in memory goes on.
+    hand: Option<Box<str>>,
     /// The broker's own messages among them: no client can make them more, so they do not count against the bounds.
     own: usize,
 }
@@ -43,14 +66,25 @@ struct Inner {
 #[derive(Debug)]
 enum Key {
     Message(Message),
+    /// The store has it.
+    Stored(Box<Stored>),
     /// To ask with.
     Topic(Box<str>),
+}
+
+/// What is known of a message that only the store has.
+#[derive(Debug)]
+struct Stored {
+    topic: Box<str>,
+    size: u64,
+    expires_at: Option<Millis>,
 }
 
 impl Key {
     fn topic(&self) -> &str {
         match self {
             Key::Message(message) => message.topic_str(),
+            Key::Stored(stored) => &stored.topic,
             Key::Topic(topic) => topic,
         }
     }
@@ -85,6 +119,8 @@ const VISITS_MAX: usize = 1_024;
 struct Slice {
     messages: usize,
     visits: usize,
+    /// Topics whose messages have to be fetched; nothing is delivered behind the first, so that the order stays.
+    missing: Vec<Box<str>>,
 }
 
 impl Slice {
@@ -96,16 +132,51 @@ impl Slice {
     fn is_used_up(&self) -> bool {
         self.messages == 0 || self.visits == 0
     }
+
+    fn deliver(
+        &mut self,
+        replay: &Replay,
+        key: &Key,
+        fetched: &HashMap<Box<str>, Message>,
+    ) -> Option<Delivery> {
+        let message = match key {
+            Key::Message(message) => Some(message),
+            _ => fetched.get(key.topic()),
+        };
+        match message {
+            Some(message) if self.missing.is_empty() => delivery(replay, message),
+            Some(_) => None,
+            None => {
+                self.missing.push(key.topic().into());
+                None
+            }
+        }
+    }
 }
 
 impl Retained {
-    /// An empty store with its bounds.
-    pub fn new(messages_max: usize, bytes_max: u64) -> Retained {
-        Retained { messages_max, bytes_max, inner: RwLock::default() }
+    /// An empty store with its bounds. `cache_bytes_max`: so many bytes of messages stay in memory; all where nothing else
+    /// keeps them.
+    pub fn new(messages_max: usize, bytes_max: u64, cache_bytes_max: u64) -> Retained {
+        Retained { messages_max, bytes_max, cache_bytes_max, inner: RwLock::default() }
+    }
+
+    /// Takes over what an earlier run has kept; no bounds but the cache's hold.
+    pub fn restore(&self, message: Message) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let size = message.size() as u64;
+        let key = if inner.cached + size > self.cache_bytes_max {
+            Key::stored(&message)
+        } else {
+            Key::Message(message)
+        };
+        inner.remove(&key);
+        inner.insert(key);
     }
 
     /// Keeps a message in place of the one that its topic had; an empty payload only removes (`[MQTT-3.3.1-6]`).
-    pub fn keep(&self, message: &Message) -> Kept {
+    /// Its place in the log is reserved here, so that log and memory agree on which of two messages is the last.
+    pub fn keep(&self, message: &Message, journal: &mut Journal<'_>) -> Kept {
         let key = Key::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
@@ -117,25 +188,18 @@ impl Retained {
                 return Kept::Full;
             }
         }
+        if journal.reserve().is_err() {
+            return Kept::Unavailable;
+        }
         // Insertion would keep the old key.
         inner.remove(&key);
         if !message.payload().is_empty() {
-            inner.bytes += message.size() as u64;
-            inner.own += usize::from(key.is_own());
-            inner.messages.insert(key, ());
+            inner.insert(key);
+            if inner.cached > self.cache_bytes_max {
+                inner.make_room(self.cache_bytes_max / 8 * 7);
+            }
         }
         Kept::Done
-    }
-
-    /// The retained message of one topic.
-    pub fn get(&self, topic: &str, now: Millis) -> Option<Message> {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        match inner.messages.get_key_value(&Key::Topic(topic.into())) {
-            Some((Key::Message(message), ())) if message.expiry(now) != Expiry::Expired => {
-                Some(message.clone())
-            }
-            _ => None,
-        }
     }
 
     /// Number and bytes.
@@ -144,30 +208,36 @@ impl Retained {
         (inner.messages.len(), inner.bytes)
     }
 
-    /// The next few messages for a new subscription; `false` when there are no more.
+    /// The next few messages for a new subscription. `fetched` has what the store was asked for.
     pub fn next(
         &self,
         replay: &mut Replay,
         most: usize,
         now: Millis,
+        fetched: &HashMap<Box<str>, Message>,
         into: &mut impl Extend<Delivery>,
-    ) -> bool {
-        let mut slice = Slice { messages: most, visits: VISITS_MAX };
+    ) -> Next {
+        let mut slice = Slice { messages: most, visits: VISITS_MAX, missing: Vec::new() };
         while let Some(filter) = replay.filter() {
             if slice.is_used_up() {
-                return true;
+                return Next::More;
             }
             // A filter without wildcards, the most usual kind, is one look-up.
             if !topic::has_wildcard(filter) {
-                let message = self.get(filter, now).filter(|message| !replay.has_come(message.topic_str()));
-                slice.visit(message.is_some());
-                into.extend(message.and_then(|message| delivery(replay, &message)));
-            } else if self.walk(replay, &mut slice, now, into) {
-                return true;
+                let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+                let key = inner.messages.get_key_value(&Key::Topic(filter.into())).map(|(key, ())| key);
+                let wanted = key.filter(|key| !key.has_expired(now) && !replay.has_come(key.topic()));
+                slice.visit(wanted.is_some());
+                into.extend(wanted.and_then(|key| slice.deliver(replay, key, fetched)));
+            } else if self.walk(replay, &mut slice, now, fetched, into) {
+                return if slice.missing.is_empty() { Next::More } else { Next::Fetch(slice.missing) };
+            }
+            if !slice.missing.is_empty() {
+                return Next::Fetch(slice.missing);
             }
             replay.next_filter();
         }
-        false
+        Next::End
     }
 
     /// Walks on over the topics of one filter; `true` when it stopped before their end.
@@ -176,13 +246,14 @@ impl Retained {
         replay: &mut Replay,
         slice: &mut Slice,
         now: Millis,
+        fetched: &HashMap<Box<str>, Message>,
         into: &mut impl Extend<Delivery>,
     ) -> bool {
         let filter = replay.filter().unwrap_or("").to_owned();
         let prefix = literal_prefix(&filter);
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let mut start = match replay.after.take() {
-            Some(after) => Bound::Excluded(Key::Topic(after)),
+        let mut start = match &replay.after {
+            Some(after) => Bound::Excluded(Key::Topic(after.clone())),
             None => Bound::Included(Key::Topic(prefix.into())),
         };
         loop {
@@ -196,16 +267,16 @@ impl Retained {
                 let mut found = false;
                 if !topic::matches(&filter, topic) {
                     step = after_mismatch(&filter, topic);
-                } else if let Key::Message(message) = key
-                    && message.expiry(now) != Expiry::Expired
-                    && !replay.has_come(topic)
-                {
+                } else if !key.has_expired(now) && !replay.has_come(topic) {
                     found = true;
-                    into.extend(delivery(replay, message));
+                    into.extend(slice.deliver(replay, key, fetched));
                 }
                 slice.visit(found);
-                if slice.is_used_up() {
+                // What has to be fetched is walked over once more.
+                if slice.missing.is_empty() && (found || slice.is_used_up()) {
                     replay.after = Some(topic.into());
+                }
+                if slice.is_used_up() {
                     return true;
                 }
                 if !matches!(step, Step::Next) {
@@ -219,40 +290,95 @@ impl Retained {
         }
     }
 
-    /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns where it stopped.
-    pub fn sweep(&self, after: Option<Box<str>>, now: Millis) -> Option<Box<str>> {
+    /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns where it stopped. `forget`
+    /// hears of each topic while nobody else can give it a new message.
+    pub fn sweep(
+        &self,
+        after: Option<Box<str>>,
+        now: Millis,
+        mut forget: impl FnMut(&str),
+    ) -> Option<Box<str>> {
         let start = after.map_or(Bound::Unbounded, |topic| Bound::Excluded(Key::Topic(topic)));
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let mut void = Vec::new();
+        let mut void: Vec<Box<str>> = Vec::new();
         let mut last = None;
         for (visited, (key, ())) in inner.messages.range((start, Bound::Unbounded)).enumerate() {
             if visited >= VISITS_MAX {
                 last = Some(key.topic().into());
                 break;
             }
-            if let Key::Message(message) = key
-                && message.expiry(now) == Expiry::Expired
-            {
-                void.push(message.clone());
+            if key.has_expired(now) {
+                void.push(key.topic().into());
             }
         }
-        for message in void {
-            inner.remove(&Key::Message(message));
+        for topic in void {
+            forget(&topic);
+            inner.remove(&Key::Topic(topic));
         }
         last
+    }
+
+    /// Of these topics, those have no message after all: the store has lost it.
+    pub fn lost(&self, topics: &[Box<str>]) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        for topic in topics {
+            let key = Key::Topic(topic.clone());
+            if matches!(inner.messages.get_key_value(&key), Some((Key::Stored(_), ()))) {
+                inner.remove(&key);
+            }
+        }
     }
 }
 
 impl Inner {
+    fn insert(&mut self, key: Key) {
+        self.bytes += key.size();
+        self.cached += key.cached();
+        self.own += usize::from(key.is_own());
+        self.messages.insert(key, ());
+    }
+
     fn remove(&mut self, key: &Key) {
         if let Some((old, ())) = self.messages.remove_entry(key) {
             self.bytes -= old.size();
+            self.cached -= old.cached();
             self.own -= usize::from(old.is_own());
+        }
+    }
+
+    /// Lets go of messages that the store has, round and round, until there are no more than `bytes` in memory.
+    fn make_room(&mut self, bytes: u64) {
+        let start = self.hand.take().map_or(Bound::Unbounded, |topic| Bound::Excluded(Key::Topic(topic)));
+        let mut left = self.cached.saturating_sub(bytes);
+        let mut stored = Vec::new();
+        for (key, ()) in self.messages.range((start, Bound::Unbounded)) {
+            if left == 0 {
+                break;
+            }
+            if let Key::Message(message) = key
+                && !key.is_own()
+            {
+                left = left.saturating_sub(key.cached());
+                stored.push(Key::stored(message));
+            }
+        }
+        self.hand = if left == 0 { stored.last().map(|key| key.topic().into()) } else { None };
+        for key in stored {
+            self.remove(&key);
+            self.insert(key);
         }
     }
 }
 
 impl Key {
+    fn stored(message: &Message) -> Key {
+        Key::Stored(Box::new(Stored {
+            topic: message.topic_str().into(),
+            size: message.size() as u64,
+            expires_at: message.expires_at(),
+        }))
+    }
+
     fn is_own(&self) -> bool {
         matches!(self, Key::Message(message) if message.publisher() == 0)
     }
@@ -260,7 +386,24 @@ impl Key {
     fn size(&self) -> u64 {
         match self {
             Key::Message(message) => message.size() as u64,
+            Key::Stored(stored) => stored.size,
             Key::Topic(_) => 0,
+        }
+    }
+
+    /// Its part of the cache.
+    fn cached(&self) -> u64 {
+        match self {
+            Key::Message(message) => message.size() as u64,
+            _ => 0,
+        }
+    }
+
+    fn has_expired(&self, now: Millis) -> bool {
+        match self {
+            Key::Message(message) => message.expiry(now) == Expiry::Expired,
+            Key::Stored(stored) => stored.expires_at.is_some_and(|at| at <= now),
+            Key::Topic(_) => false,
         }
     }
 }
@@ -274,6 +417,7 @@ fn delivery(replay: &Replay, message: &Message) -> Option<Delivery> {
         retain: true,
         subscription_ids: ids.collect::<SubscriptionIds>(),
         share: None,
+        seq: 0,
     })
 }
 
@@ -345,14 +489,48 @@ mod tests {
         let mut replay = Replay::default();
         filters.iter().for_each(|filter| replay.push(filter, held));
         let mut all: Vec<Delivery> = Vec::new();
-        while retained.next(&mut replay, most, 0, &mut all) {}
+        while retained.next(&mut replay, most, 0, &HashMap::new(), &mut all) == Next::More {}
         all.iter().map(|delivery| delivery.message.topic_str().to_owned()).collect()
+    }
+
+    fn get(retained: &Retained, topic: &str, now: Millis) -> Option<Message> {
+        let mut replay = Replay::default();
+        replay.push(topic, Held { options: SubscriptionOptions::default(), id: None });
+        let mut all: Vec<Delivery> = Vec::new();
+        retained.next(&mut replay, 1, now, &HashMap::new(), &mut all);
+        all.pop().map(|delivery| delivery.message)
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_fetched_and_comes_in_its_place() {
+        let retained = Retained::new(1_000, 1 << 30, 300);
+        let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
+        all.iter().for_each(|message| assert_eq!(retained.keep(message, &mut Journal::off()), Kept::Done));
+        assert_eq!(retained.len().0, 20);
+        let mut replay = Replay::default();
+        replay.push("t/#", Held { options: SubscriptionOptions::default(), id: None });
+        let (mut got, mut fetched, mut fetches): (Vec<Delivery>, _, _) = (Vec::new(), HashMap::new(), 0);
+        loop {
+            match retained.next(&mut replay, 3, 0, &fetched, &mut got) {
+                Next::End => break,
+                Next::More => {}
+                Next::Fetch(topics) => {
+                    fetches += 1;
+                    assert!(topics.len() <= 3, "{topics:?}");
+                    let of = |topic: &str| all.iter().find(|m| m.topic_str() == topic).cloned();
+                    fetched = topics.iter().map(|topic| (topic.clone(), of(topic).unwrap())).collect();
+                }
+            }
+        }
+        let topics: Vec<_> = got.iter().map(|delivery| delivery.message.topic_str().to_owned()).collect();
+        assert_eq!(topics, all.iter().map(|m| m.topic_str().to_owned()).collect::<Vec<_>>());
+        assert!(fetches > 0);
     }
 
     #[test]
     fn a_replay_in_small_steps_brings_what_the_plain_matcher_would_and_each_topic_once() {
         let levels = ["a", "b", "a-b", "", "c", "ab", "$x", "a\u{1}"];
-        let retained = Retained::new(10_000, 1 << 30);
+        let retained = Retained::new(10_000, 1 << 30, u64::MAX);
         let mut topics = Vec::new();
         for one in levels {
             topics.push(one.to_owned());
@@ -362,7 +540,9 @@ mod tests {
             }
         }
         topics.retain(|topic| !topic.is_empty());
-        topics.iter().for_each(|topic| assert_eq!(retained.keep(&message(topic, "x", None)), Kept::Done));
+        topics.iter().for_each(|topic| {
+            assert_eq!(retained.keep(&message(topic, "x", None), &mut Journal::off()), Kept::Done)
+        });
         let filters = [
             "#", "+", "a", "a/#", "a/+", "+/b", "+/b/#", "+/+/c", "a/+/c", "a-b/#", "/#", "/+", "b/c/ab",
             "$x/#", "+/$x/+",
@@ -389,22 +569,22 @@ mod tests {
     // 3.1.1: [MQTT-3.3.1-10] [MQTT-3.3.1-11]  5.0: [MQTT-3.3.1-6] [MQTT-3.3.1-7]
     #[test]
     fn an_empty_payload_removes_and_is_not_kept() {
-        let retained = Retained::new(1, 1_000);
-        assert_eq!(retained.keep(&message("t", "1", None)), Kept::Done);
-        assert_eq!(retained.keep(&message("u", "1", None)), Kept::Full);
-        assert_eq!(retained.keep(&message("t", "22", None)), Kept::Done);
-        assert_eq!(retained.get("t", 0).map(|m| m.payload().to_vec()), Some(b"22".to_vec()));
-        assert_eq!(retained.keep(&message("t", "", None)), Kept::Done);
-        assert_eq!((retained.get("t", 0), retained.len()), (None, (0, 0)));
+        let retained = Retained::new(1, 1_000, u64::MAX);
+        assert_eq!(retained.keep(&message("t", "1", None), &mut Journal::off()), Kept::Done);
+        assert_eq!(retained.keep(&message("u", "1", None), &mut Journal::off()), Kept::Full);
+        assert_eq!(retained.keep(&message("t", "22", None), &mut Journal::off()), Kept::Done);
+        assert_eq!(get(&retained, "t", 0).map(|m| m.payload().to_vec()), Some(b"22".to_vec()));
+        assert_eq!(retained.keep(&message("t", "", None), &mut Journal::off()), Kept::Done);
+        assert_eq!((get(&retained, "t", 0), retained.len()), (None, (0, 0)));
     }
 
     #[test]
     fn expired_messages_are_neither_delivered_nor_kept_for_long() {
-        let retained = Retained::new(10, 1_000);
-        retained.keep(&message("t", "1", Some(10)));
-        retained.keep(&message("u", "1", None));
-        assert!(retained.get("t", 9).is_some() && retained.get("t", 10).is_none());
-        assert_eq!(retained.sweep(None, 10), None);
+        let retained = Retained::new(10, 1_000, u64::MAX);
+        retained.keep(&message("t", "1", Some(10)), &mut Journal::off());
+        retained.keep(&message("u", "1", None), &mut Journal::off());
+        assert!(get(&retained, "t", 9).is_some() && get(&retained, "t", 10).is_none());
+        assert_eq!(retained.sweep(None, 10, |_| {}), None);
         assert_eq!(retained.len().0, 1);
     }
 }

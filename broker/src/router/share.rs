@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
 use super::trie::{Node, Subscriber};
+use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Pushed, SubscriptionIds};
 
@@ -35,11 +36,11 @@ impl Group {
     }
 
     /// Gives the message to the first member that takes it.
-    pub(super) fn push(&self, message: &Message) -> Pushed {
+    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>) -> Pushed {
         let mut last = Pushed::NotKept;
         for member in self.in_turn(message.size()) {
             let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-            last = member.outbox.push(member.delivery(message, ids, Some(self.id)));
+            last = member.outbox.push(member.delivery(message, ids, Some(self.id)), journal);
             if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
                 break;
             }
@@ -53,6 +54,7 @@ impl Group {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
+        journal: &mut Journal<'_>,
     ) -> bool {
         let size = delivery.message.size();
         for member in self.in_turn(size) {
@@ -61,8 +63,8 @@ impl Group {
                 continue;
             }
             let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-            if let Pushed::Queued(waker) = outbox.push(member.delivery(&delivery.message, ids, Some(self.id)))
-            {
+            let given = member.delivery(&delivery.message, ids, Some(self.id));
+            if let Pushed::Queued(waker) = outbox.push(given, journal) {
                 wakers.extend(waker);
                 return true;
             }
@@ -93,11 +95,21 @@ impl Shares {
         }
     }
 
+    pub(super) fn restore_last(&mut self, last: u32) {
+        self.last_id = self.last_id.max(last);
+    }
+
     /// Adds or replaces a member; `true` when it is new.
-    pub(super) fn join(&mut self, node: &mut Node, name: &str, subscriber: Subscriber) -> bool {
+    pub(super) fn join(
+        &mut self,
+        node: &mut Node,
+        name: &str,
+        subscriber: Subscriber,
+        known: Option<NonZeroU32>,
+    ) -> bool {
         let (id, turn, mut members) = match node.share(name) {
             Some(group) => (group.id, group.turn.clone(), group.members.clone()),
-            None => (self.next_id(), Arc::default(), Vec::new()),
+            None => (known.unwrap_or_else(|| self.next_id()), Arc::default(), Vec::new()),
         };
         let session = subscriber.outbox.session();
         let new = match members.iter_mut().find(|member| member.outbox.session() == session) {

@@ -13,6 +13,7 @@ use super::share::Group;
 use super::{Target, merge};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Outbox, SubscriptionIds};
+use crate::session::Held;
 
 /// A session's interest in a topic filter.
 #[derive(Clone, Debug)]
@@ -30,6 +31,17 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// A session's subscription as the router has it.
+    pub fn new(outbox: &Arc<Outbox>, held: &Held) -> Subscriber {
+        Subscriber {
+            outbox: outbox.clone(),
+            qos: held.options.qos,
+            no_local: held.options.no_local,
+            retain_as_published: held.options.retain_as_published,
+            id: held.id.and_then(NonZeroU32::new),
+        }
+    }
+
     /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`, `[MQTT-3.3.1-13]`).
     pub(super) fn delivery(
         &self,
@@ -43,6 +55,7 @@ impl Subscriber {
             message: message.clone(),
             subscription_ids,
             share,
+            seq: 0,
         }
     }
 }
@@ -214,7 +227,10 @@ mod tests {
 
     fn outbox(session: SessionNumber) -> Arc<Outbox> {
         let policy = crate::config::QueuePolicy::DropNewest;
-        Arc::new(Outbox::new(session, Bounds { messages_max: 9, bytes_max: 999, policy, keeps_qos0: false }))
+        Arc::new(Outbox::new(
+            session,
+            Bounds { messages_max: 9, bytes_max: 999, policy, keeps_qos0: false, stored_bytes_max: 0 },
+        ))
     }
 
     fn sessions(trie: &Trie, topic: &str) -> Vec<SessionNumber> {

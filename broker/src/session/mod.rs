@@ -12,13 +12,13 @@ mod subscriptions;
 mod will;
 
 pub use inbound::ReceivedIds;
-pub use outbound::{Outgoing, Transmit};
+pub use outbound::{KeptFlight, Outcome, Outgoing, Transmit};
 pub use subscriptions::{Held, Replay, Subscriptions};
 pub use will::Will;
 
 use std::sync::Arc;
 
-use lapwing_protocol::flight::{Answer, Arrival, Inbound};
+use lapwing_protocol::flight::{Answer, Arrival, Inbound, InboundStore};
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
 use lapwing_protocol::property::PropertyId;
@@ -60,6 +60,8 @@ pub struct Session {
     pub will_at: Option<Millis>,
     /// While it rests: when it ends.
     pub ends_at: Option<Millis>,
+    /// The store knows of it.
+    pub recorded: bool,
     inbound: Inbound,
     received: ReceivedIds,
 }
@@ -120,19 +122,57 @@ impl Violation {
 
 impl Session {
     /// A new session with its first connection.
-    pub fn new(number: SessionNumber, client_id: Arc<str>, user: Option<Arc<str>>, terms: &Terms) -> Session {
+    /// `stored`: the store keeps it.
+    pub fn new(
+        number: SessionNumber,
+        client_id: Arc<str>,
+        user: Option<Arc<str>>,
+        terms: &Terms,
+        stored: bool,
+    ) -> Session {
         Session {
             number,
             client_id,
             user,
             expiry_s: terms.expiry_s,
             subscriptions: Subscriptions::default(),
-            outgoing: Outgoing::new(terms),
+            outgoing: Outgoing::new(terms, stored),
             will: None,
             will_at: None,
             ends_at: None,
+            recorded: false,
             inbound: Inbound::new(terms.receive_maximum),
             received: ReceivedIds::default(),
+        }
+    }
+
+    /// A stored session after a restart, at rest: `flights` in the order of their first sending, `last_id` the packet
+    /// identifier that was used last, and the QoS 2 messages that its client has not released.
+    pub fn restored(
+        number: SessionNumber,
+        client_id: Arc<str>,
+        user: Option<Arc<str>>,
+        flights: &[KeptFlight],
+        last_id: u16,
+        received: &[PacketId],
+    ) -> Session {
+        let mut ids = ReceivedIds::default();
+        for id in received {
+            ids.insert(*id);
+        }
+        Session {
+            number,
+            client_id,
+            user,
+            expiry_s: 0,
+            subscriptions: Subscriptions::default(),
+            outgoing: Outgoing::restored(flights, last_id),
+            will: None,
+            will_at: None,
+            ends_at: None,
+            recorded: true,
+            inbound: Inbound::new(1),
+            received: ids,
         }
     }
 

@@ -2,15 +2,19 @@
 //!
 //! One order for all (`4.6`): a message that has to wait for quota holds back those behind it, QoS 0 included, so that a
 //! subscriber sees what it gets in the order it was published.
+//!
+//! What the store has of a session is not kept in memory while it rests: a flight knows the place of its message, and gets it
+//! back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent again. What becomes of stored messages is noted as
+//! [`Outcome`]s, for the connection to pass on.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
 use super::Terms;
-use crate::message::{Expiry, Millis};
+use crate::message::{Expiry, Millis, REPLAYED, Seq};
 use crate::outbox::Delivery;
 
 /// A thing to send.
@@ -34,10 +38,57 @@ pub enum Transmit {
 struct Flight {
     id: PacketId,
     state: OutboundState,
-    /// `None` once the client has it (PUBREC).
+    /// `None` once the client has it (PUBREC), and while only the store has it.
     delivery: Option<Delivery>,
     /// Over this connection.
     sent: bool,
+    /// The place of its message in the store; 0: none.
+    seq: Seq,
+    /// The size of its message, in bytes.
+    size: u32,
+}
+
+/// A flight of a stored session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFlight {
+    /// The packet identifier.
+    pub packet_id: PacketId,
+    /// Flights were first sent in this order.
+    pub order: u64,
+    /// What it waits for.
+    pub state: OutboundState,
+    /// The place of its message.
+    pub seq: Seq,
+    /// The size of its message, in bytes.
+    pub size: u32,
+}
+
+/// What has become of a stored message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is over: acknowledged, expired, or too large for the client.
+    Done {
+        /// Its place.
+        seq: Seq,
+        /// Its size, in bytes.
+        size: u32,
+        /// What it was sent with.
+        packet_id: Option<PacketId>,
+    },
+    /// The client has it (PUBREC).
+    HandedOver {
+        /// Its place.
+        seq: Seq,
+        /// Its size, in bytes.
+        size: u32,
+        /// What it was sent with.
+        packet_id: PacketId,
+    },
+    /// Its identifier is free again (PUBCOMP).
+    Completed {
+        /// Which.
+        packet_id: PacketId,
+    },
 }
 
 /// The flights in the order of their first sending. Few, and acknowledged mostly in order: a search from the front is short.
@@ -63,6 +114,21 @@ impl OutboundStore for Flights {
     }
 }
 
+impl Flight {
+    /// Whether only the store has its message.
+    fn is_away(&self) -> bool {
+        self.delivery.is_none() && self.state != OutboundState::AwaitPubComp
+    }
+
+    fn done(&self) -> Outcome {
+        Outcome::Done { seq: self.seq, size: self.size, packet_id: Some(self.id) }
+    }
+}
+
+fn size(delivery: &Delivery) -> u32 {
+    u32::try_from(delivery.message.size()).unwrap_or(u32::MAX)
+}
+
 fn wait_max(terms: &Terms) -> Millis {
     u64::from(terms.message_expiry_max_s) * 1000
 }
@@ -84,11 +150,19 @@ pub struct Outgoing {
     pub pending_bytes: usize,
     /// Messages that became void before they were sent.
     pub expired: u64,
+    /// What became of stored messages, since it was taken last.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the session is stored.
+    stored: bool,
+    last_replayed: Seq,
 }
 
 impl Outgoing {
-    pub(super) fn new(terms: &Terms) -> Outgoing {
+    pub(super) fn new(terms: &Terms, stored: bool) -> Outgoing {
         Outgoing {
+            outcomes: Vec::new(),
+            stored,
+            last_replayed: 0,
             machine: Outbound::new(terms.in_flight_max),
             wait_max: wait_max(terms),
             flights: Flights::default(),
@@ -98,6 +172,27 @@ impl Outgoing {
             pending_bytes: 0,
             expired: 0,
         }
+    }
+
+    /// A stored session after a restart: what was on its way, in the order of the first sending.
+    pub(super) fn restored(flights: &[KeptFlight], last_id: u16) -> Outgoing {
+        let terms = Terms { receive_maximum: 1, in_flight_max: 1, expiry_s: 0, message_expiry_max_s: 0 };
+        let mut outgoing = Outgoing::new(&terms, true);
+        outgoing.machine = Outbound::resumed(1, last_id);
+        for KeptFlight { packet_id, state, seq, size, .. } in flights.iter().copied() {
+            outgoing.flights.0.push_back(Flight {
+                id: packet_id,
+                state,
+                delivery: None,
+                sent: false,
+                seq,
+                size,
+            });
+            if seq & REPLAYED != 0 {
+                outgoing.last_replayed = outgoing.last_replayed.max(seq ^ REPLAYED);
+            }
+        }
+        outgoing
     }
 
     pub(super) fn reconnected(&mut self, terms: &Terms) {
@@ -114,9 +209,54 @@ impl Outgoing {
         self.recount();
         self.pending.shrink_to_fit();
         self.flights.0.shrink_to_fit();
+        for flight in self.flights.0.iter_mut().filter(|flight| flight.seq != 0) {
+            flight.delivery = None;
+        }
     }
 
-    fn recount(&mut self) {
+    /// The places of messages that have to be fetched before more can be sent again, `most` at a time.
+    pub fn missing(&self, most: usize) -> Vec<Seq> {
+        let mut unsent = self.flights.0.iter().filter(|flight| !flight.sent).peekable();
+        // Only if the next one waits: what is there goes first.
+        match unsent.peek() {
+            Some(next) if next.is_away() => {
+                unsent.filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The places of all messages that only the store has, `most` at a time.
+    pub fn all_missing(&self, most: usize) -> Vec<Seq> {
+        self.flights.0.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
+    }
+
+    /// Whether only the store has messages of flights.
+    pub fn is_missing_any(&self) -> bool {
+        self.flights.0.iter().any(Flight::is_away)
+    }
+
+    /// Messages came back from the store. What was asked for and did not come is lost: it is not sent again.
+    pub fn supply(&mut self, asked: &[Seq], deliveries: Vec<Delivery>) {
+        let mut found: HashMap<Seq, Delivery> =
+            deliveries.into_iter().map(|delivery| (delivery.seq, delivery)).collect();
+        let (unsent, outcomes) = (&mut self.unsent, &mut self.outcomes);
+        self.flights.0.retain_mut(|flight| {
+            if !flight.is_away() || !asked.contains(&flight.seq) {
+                return true;
+            }
+            flight.delivery = found.remove(&flight.seq);
+            let lost = flight.delivery.is_none();
+            if lost {
+                *unsent = unsent.saturating_sub(usize::from(!flight.sent));
+                outcomes.push(flight.done());
+            }
+            !lost
+        });
+    }
+
+    /// What is in `pending` was changed from outside.
+    pub fn recount(&mut self) {
         self.pending_bytes = self.pending.iter().map(|delivery| delivery.message.size()).sum();
     }
 
@@ -135,17 +275,25 @@ impl Outgoing {
             if !expired && next.qos != QoS::AtMostOnce {
                 flight = Some(self.machine.start(next.qos, &self.flights)?);
             }
-            let delivery = queue.pop_front()?;
+            let mut delivery = queue.pop_front()?;
             if !replaying {
                 self.pending_bytes = self.pending_bytes.saturating_sub(delivery.message.size());
             }
             if expired {
                 // `[MQTT-3.3.2-5]`
                 self.expired += 1;
+                self.dropped(&delivery);
                 continue;
             }
             if let Some((id, state)) = flight {
-                self.flights.0.push_back(Flight { id, state, delivery: Some(delivery.clone()), sent: true });
+                if self.stored && replaying {
+                    // No queue of the store has it: it is stored with its flight.
+                    self.last_replayed += 1;
+                    delivery.seq = REPLAYED | self.last_replayed;
+                }
+                let (seq, size) = (delivery.seq, size(&delivery));
+                let delivery = Some(delivery.clone());
+                self.flights.0.push_back(Flight { id, state, delivery, sent: true, seq, size });
             }
             return Some(Transmit::Publish { delivery, packet_id: flight.map(|(id, _)| id), dup: false });
         }
@@ -154,7 +302,7 @@ impl Outgoing {
     /// The next flight to be sent again, in the order of the first sending (`[MQTT-4.6.0-1]`).
     fn resend(&mut self) -> Option<Transmit> {
         let flight = self.flights.0.iter_mut().find(|flight| !flight.sent)?;
-        if !self.machine.resend(flight.state) {
+        if flight.is_away() || !self.machine.resend(flight.state) {
             return None;
         }
         flight.sent = true;
@@ -191,12 +339,40 @@ impl Outgoing {
             flight.sent = true;
             self.unsent -= 1;
         }
-        acknowledge(&mut self.machine, &mut self.flights)
+        let before = self.flights.0.iter().find(|f| f.id == id && f.seq != 0);
+        let Some((state, done)) = before.map(|flight| (flight.state, flight.done())) else {
+            return acknowledge(&mut self.machine, &mut self.flights);
+        };
+        let answer = acknowledge(&mut self.machine, &mut self.flights);
+        match (state, self.flights.state(id), done) {
+            (OutboundState::AwaitPubComp, None, _) => {
+                self.outcomes.push(Outcome::Completed { packet_id: id });
+            }
+            (_, None, _) => self.outcomes.push(done),
+            (
+                OutboundState::AwaitPubRec,
+                Some(OutboundState::AwaitPubComp),
+                Outcome::Done { seq, size, .. },
+            ) => {
+                self.outcomes.push(Outcome::HandedOver { seq, size, packet_id: id });
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// A message that was never sent is over.
+    fn dropped(&mut self, delivery: &Delivery) {
+        if delivery.seq != 0 {
+            self.outcomes.push(Outcome::Done { seq: delivery.seq, size: size(delivery), packet_id: None });
+        }
     }
 
     /// A delivery that [`poll`](super::Session::poll) gave out and that could not be written (too large for the client):
     /// it counts as delivered (`[MQTT-3.1.2-25]`).
     pub fn undeliverable(&mut self, id: PacketId) {
+        let stored = self.flights.0.iter().find(|flight| flight.id == id && flight.seq != 0);
+        self.outcomes.extend(stored.map(Flight::done));
         self.machine.abandon(id, true, &mut self.flights);
     }
 
@@ -207,28 +383,29 @@ impl Outgoing {
 
     /// Offers what a shared group (`group`, or any) gave to this session and its client did not get through: queued messages,
     /// and with `sent` the QoS 1 messages on their way. What `give` takes is gone from here; the rest stays as it is, packet
-    /// identifiers included. QoS 2 stays with the client that has begun it (`[MQTT-4.8.2-4]`).
+    /// identifiers included. QoS 2 stays with the client that has begun it (`[MQTT-4.8.2-4]`). `give` also hears what a message
+    /// was sent with.
     pub fn give_shared(
         &mut self,
         group: Option<NonZeroU32>,
         sent: bool,
-        mut give: impl FnMut(&Delivery) -> bool,
+        mut give: impl FnMut(&Delivery, Option<PacketId>) -> bool,
     ) {
-        let mut given = |delivery: &Delivery| {
-            delivery.share.is_some() && (group.is_none() || delivery.share == group) && give(delivery)
+        let mut given = |delivery: &Delivery, id: Option<PacketId>| {
+            delivery.share.is_some() && (group.is_none() || delivery.share == group) && give(delivery, id)
         };
         if sent {
             let unsent = &mut self.unsent;
             self.flights.0.retain(|flight| {
                 let gone = flight.state == OutboundState::AwaitPubAck
-                    && flight.delivery.as_ref().is_some_and(&mut given);
+                    && flight.delivery.as_ref().is_some_and(|delivery| given(delivery, Some(flight.id)));
                 if gone && !flight.sent {
                     *unsent = unsent.saturating_sub(1);
                 }
                 !gone
             });
         }
-        self.pending.retain(|delivery| !given(delivery));
+        self.pending.retain(|delivery| !given(delivery, None));
         self.recount();
     }
 

@@ -31,6 +31,11 @@ impl Replay {
         self.filters.push((filter.into(), held));
     }
 
+    /// The filters that asked.
+    pub fn filters(&self) -> impl Iterator<Item = &(Box<str>, Held)> {
+        self.filters.iter()
+    }
+
     /// Whether no filter asked.
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()

@@ -6,7 +6,7 @@ use lapwing_protocol::packet;
 use crate::message::{Content, Message, Millis, forwarded};
 
 /// A will as the session keeps it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Will {
     /// The topic name.
     pub topic: Box<str>,

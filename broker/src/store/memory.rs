@@ -1,23 +1,92 @@
 //! The store that keeps nothing beyond the process: the state in memory is all there is, so all of it is durable at once.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use super::{Lsn, Record, Store};
+use tokio::sync::oneshot;
+
+use super::{
+    Durability, Failed, Figures, Lsn, OpenError, Page, Paged, Record, Recovered, Reply, Seat, Seq, Store,
+    Ticket, Unavailable,
+};
+use crate::clock::Clock;
+use crate::message::{Message, SessionNumber};
+use crate::outbox::Delivery;
 
 /// See the module.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MemoryStore;
+#[derive(Debug)]
+pub struct MemoryStore {
+    clock: Clock,
+    last_number: AtomicU64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore { clock: Clock::after(0), last_number: AtomicU64::new(0) }
+    }
+}
+
+/// Nothing is there, and that is known at once.
+fn empty<T: Default>() -> Reply<T> {
+    let (sender, receiver) = oneshot::channel();
+    let _ = sender.send(T::default());
+    receiver
+}
 
 impl Store for MemoryStore {
-    fn append(&self, _: Record) -> Lsn {
-        0
-    }
-
-    fn poll_durable(&self, _: Lsn, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
-
     fn keeps(&self) -> bool {
         false
     }
+
+    fn reserve(&self) -> Result<Lsn, Unavailable> {
+        Ok(0)
+    }
+
+    fn fill(&self, _: Lsn, _: Record, _: Durability) {}
+
+    fn append(&self, _: Record, _: Durability) -> Ticket {
+        Ticket::default()
+    }
+
+    fn poll(&self, _: Ticket, _: &mut Seat, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_room(&self, _: &mut Seat, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn queued(&self, _: Page) -> Reply<Paged> {
+        empty()
+    }
+
+    fn placed(&self, _: SessionNumber, _: Vec<Seq>) -> Reply<Vec<Delivery>> {
+        empty()
+    }
+
+    fn retained(&self, _: Vec<Box<str>>) -> Reply<Vec<Message>> {
+        empty()
+    }
+
+    fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+
+    fn recover(&self) -> Result<Recovered, OpenError> {
+        Ok(Recovered { clean: true, ..Recovered::default() })
+    }
+
+    fn each_retained(&self, _: &mut dyn FnMut(Message)) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn close(&self) {}
 }

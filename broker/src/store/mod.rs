@@ -1,82 +1,238 @@
 //! The durability seam: where the broker's state goes so that an acknowledgement can mean "kept".
 //!
-//! The rest of the broker hands records over and gets a log sequence number ([`Lsn`]) at once; it lets an acknowledgement go
-//! when that number is durable. Nothing here assumes that a store is local or answers at once: numbers become durable in
-//! batches, at any later time, and whoever waits is woken. In memory everything is durable immediately.
+//! The rest of the broker hands records over and gets a place in the log at once; it lets an acknowledgement go when the
+//! [`Ticket`] for that place says so. Nothing here assumes that a store is local or answers at once: places become durable
+//! in batches, at any later time, and whoever waits is woken. In memory everything is durable immediately.
+//!
+//! `FORMAT.md` beside this file draws what [`DurableStore`] writes, `docs/PROMISES.md` says what it is worth.
 
+mod checkpoint;
+mod codec;
+mod disk;
+mod durable;
+mod error;
+mod frame;
+mod keeper;
 mod memory;
+mod record;
+mod rows;
+mod segments;
+mod shared;
+mod table;
+mod writer;
 
+pub use disk::{Disk, DiskFile, Folder};
+pub use durable::{DurableStore, OnCorruption, Options};
+pub use error::OpenError;
 pub use memory::MemoryStore;
+pub use record::{KeptFlight, KeptSession, KeptSubscription, Origin, Queued, Record, SessionTerms, Waiting};
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::message::{Message, SessionNumber};
-use crate::session::Held;
-use lapwing_protocol::PacketId;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::message::{Message, Millis, SessionNumber};
+pub use crate::message::{REPLAYED, Seq};
+use crate::outbox::Delivery;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
 pub type Lsn = u64;
 
-/// One change of what the broker keeps.
-#[derive(Clone, Debug)]
-pub enum Record {
-    /// A session began or changed its terms.
-    Session {
-        /// Which.
-        session: SessionNumber,
-        /// Its client identifier.
-        client_id: Arc<str>,
-        /// Session Expiry Interval, in seconds.
-        expiry_s: u32,
-    },
-    /// A session ended with all it had.
-    SessionEnded {
-        /// Which.
-        session: SessionNumber,
-    },
-    /// A subscription was made or replaced.
-    Subscribed {
-        /// Whose.
-        session: SessionNumber,
-        /// The topic filter, `$share/…` included.
-        filter: Box<str>,
-        /// Its options.
-        held: Held,
-    },
-    /// A subscription was removed.
-    Unsubscribed {
-        /// Whose.
-        session: SessionNumber,
-        /// The topic filter.
-        filter: Box<str>,
-    },
-    /// A message was routed: kept for its topic if it is retained, queued where a session that outlives its connection took it.
-    Published {
-        /// The message.
-        message: Message,
-        /// The outboxes that took it.
-        queued: usize,
-    },
-    /// A QoS 2 message came in (`true`) or was released (`false`).
-    Received {
-        /// From whom.
-        session: SessionNumber,
-        /// Its packet identifier.
-        packet_id: PacketId,
-        /// Whether the identifier is in use now.
-        open: bool,
-    },
+/// When a record counts as kept (`docs/PROMISES.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// At once; it is written soon.
+    None,
+    /// When it is written: what a crash of the broker does not take. Synced by a timer.
+    Interval,
+    /// When it is on disk: what a loss of power does not take.
+    #[default]
+    Always,
 }
+
+/// What an acknowledgement waits for. The default waits for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket {
+    /// The place in the log; 0: none.
+    pub lsn: Lsn,
+    /// What has to become of it.
+    pub durability: Durability,
+}
+
+impl Ticket {
+    /// Waits for both.
+    #[must_use]
+    pub fn and(self, other: Ticket) -> Ticket {
+        Ticket { lsn: self.lsn.max(other.lsn), durability: self.durability.max(other.durability) }
+    }
+
+    /// Whether there is nothing to wait for.
+    pub fn is_free(&self) -> bool {
+        self.lsn == 0 || self.durability == Durability::None
+    }
+}
+
+/// The store takes nothing new now: the disk is full, or it has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// The store has failed for good: nothing more becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed;
+
+/// Where a task is registered to be woken: at most once, however often it asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seat {
+    pub(crate) epoch: u64,
+}
+
+/// How the store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Health {
+    /// Well.
+    #[default]
+    Good = 0,
+    /// There is no space for new messages; acknowledgements of old ones still go through.
+    Full = 1,
+    /// A write or a sync failed: nothing is acknowledged any more.
+    Failed = 2,
+}
+
+impl Health {
+    /// As `$SYS/broker/store/health` has it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Health::Good => "good",
+            Health::Full => "full",
+            Health::Failed => "failed",
+        }
+    }
+}
+
+/// Figures since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// How it is.
+    pub health: Health,
+    /// Bytes of records that were handed over, before framing.
+    pub record_bytes: u64,
+    /// Bytes written to the log, padding included.
+    pub log_bytes: u64,
+    /// Bytes written to the checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Times that the disk was asked to keep what was written.
+    pub syncs: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Rows and frames found corrupt.
+    pub corrupt: u64,
+}
+
+impl Figures {
+    /// Bytes written for each byte of records; 0 before the first.
+    pub fn write_amplification(&self) -> f64 {
+        if self.record_bytes == 0 {
+            return 0.0;
+        }
+        (self.log_bytes + self.checkpoint_bytes) as f64 / self.record_bytes as f64
+    }
+}
+
+/// What to read of a session's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Whose.
+    pub session: SessionNumber,
+    /// From here on.
+    pub from: Seq,
+    /// Up to here, exclusive.
+    pub until: Seq,
+    /// At most so many messages.
+    pub messages_max: usize,
+    /// And no further one once they have so many bytes.
+    pub bytes_max: usize,
+}
+
+/// A part of a queue.
+#[derive(Debug, Default, PartialEq)]
+pub struct Paged {
+    /// Messages in order; places that are empty were passed over.
+    pub deliveries: Vec<Delivery>,
+    /// Where the next page begins.
+    pub next: Seq,
+}
+
+/// An answer that comes later; none comes where the store has failed.
+pub type Reply<T> = oneshot::Receiver<T>;
 
 /// A place for records.
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Takes a record; never waits. When it is durable, [`poll_durable`](Self::poll_durable) tells.
-    fn append(&self, record: Record) -> Lsn;
-
-    /// Ready once this number is durable; until then the waker of `cx` is kept and woken when it may be.
-    fn poll_durable(&self, lsn: Lsn, cx: &mut Context<'_>) -> Poll<()>;
-
     /// Whether records are worth making: `false` when appending is free of any effect.
     fn keeps(&self) -> bool;
+
+    /// Reserves the next place in the log for a message. It must be filled soon: what comes behind it waits.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the message is not to be taken.
+    fn reserve(&self) -> Result<Lsn, Unavailable>;
+
+    /// Fills a reserved place.
+    fn fill(&self, lsn: Lsn, record: Record, durability: Durability);
+
+    /// Takes a record that must not be refused: it is about what the store has already. Never waits.
+    fn append(&self, record: Record, durability: Durability) -> Ticket;
+
+    /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when it may be.
+    fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
+
+    /// Ready when there is room for more records; messages are not read from clients until then.
+    fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Messages of a queue.
+    fn queued(&self, page: Page) -> Reply<Paged>;
+
+    /// Messages in these places, in any order; those that are not there are missing.
+    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> Reply<Vec<Delivery>>;
+
+    /// The retained messages of these topics; those that have none are missing.
+    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>>;
+
+    /// A number for a session or a connection, never given before.
+    fn next_number(&self) -> u64;
+
+    /// The clock that the store's moments are of.
+    fn clock(&self) -> Clock;
+
+    /// Figures since the start.
+    fn figures(&self) -> Figures;
+
+    /// What an earlier run left; asked once, at the start.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    fn recover(&self) -> Result<Recovered, OpenError>;
+
+    /// Every retained message that an earlier run left, in any order; asked once, at the start.
+    ///
+    /// # Errors
+    /// That they cannot be read.
+    fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError>;
+
+    /// Writes and syncs all there is, and takes nothing more. May block for as long as the disk needs.
+    fn close(&self);
+}
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The sessions.
+    pub sessions: Vec<KeptSession>,
+    /// The highest number of a shared group.
+    pub last_group: u32,
+    /// The last moment that the earlier run is known to have seen.
+    pub last_clock: Millis,
+    /// Whether the earlier run ended well; if not, what it did last may be unknown.
+    pub clean: bool,
 }

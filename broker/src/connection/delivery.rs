@@ -1,0 +1,296 @@
+//! How messages leave: out of the session, the outbox and the store, and as packets to the client.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lapwing_protocol::alias::{Naming, TopicPlace};
+use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
+use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
+use tracing::{debug, info, warn};
+
+use super::{Connection, GATHER_BYTES, HeldPublish};
+use crate::auth::Action;
+use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
+use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
+use crate::outbox::{Delivery, Take};
+use crate::registry::Resident;
+use crate::router::Next;
+use crate::session::Transmit;
+use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+
+/// How many retained messages are looked up at once for a new subscription.
+const REPLAY_MESSAGES: usize = 64;
+
+/// What was asked of the store.
+#[derive(Debug)]
+pub(super) enum Fetch {
+    /// The next messages of the queue.
+    Queue(Reply<Paged>),
+    /// Messages that are to be sent again.
+    Flights(Vec<Seq>, Reply<Vec<Delivery>>),
+    /// Retained messages.
+    Retained(Vec<Box<str>>, Reply<Vec<Message>>),
+}
+
+impl Connection {
+    /// Gathers what the session has to send; `true` when there may be more once this is written.
+    pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
+        let more = self.gather_until_idle(now, cx);
+        let level = self.level();
+        self.core.record_outcomes(&mut self.resident.session, level);
+        // The outbox counts what was taken until it hears otherwise.
+        let outgoing = &self.resident.session.outgoing;
+        if self.state.reported != outgoing.pending.len() {
+            self.state.reported = outgoing.pending.len();
+            self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        }
+        more
+    }
+
+    fn gather_until_idle(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
+        loop {
+            if self.state.held_publish_bytes >= GATHER_BYTES {
+                // The store wakes this task when they may go.
+                return false;
+            }
+            if self.output.len() >= GATHER_BYTES {
+                return true;
+            }
+            let fetching = self.poll_fetch(cx);
+            if let Some(transmit) = self.resident.session.poll(now) {
+                self.transmit(transmit, now);
+                continue;
+            }
+            if fetching || self.state.unreadable {
+                return false;
+            }
+            let Resident { session, outbox } = &mut self.resident;
+            let (number, outgoing) = (session.number, &mut session.outgoing);
+            let missing = outgoing.missing(PAGE_MESSAGES);
+            if !missing.is_empty() {
+                let reply = self.core.store.placed(number, missing.clone());
+                self.state.fetch = Some(Fetch::Flights(missing, reply));
+                continue;
+            }
+            if !outgoing.is_hungry() {
+                return false;
+            }
+            if let Some(replay) = session.subscriptions.replays.front_mut() {
+                let (retained, fetched) = (&self.core.router.retained, &self.state.fetched);
+                match retained.next(replay, REPLAY_MESSAGES, now, fetched, &mut outgoing.replay) {
+                    Next::More => {}
+                    Next::End => self.replayed(),
+                    Next::Fetch(topics) => {
+                        let reply = self.core.store.retained(topics.clone());
+                        self.state.fetch = Some(Fetch::Retained(topics, reply));
+                    }
+                }
+                continue;
+            }
+            match outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, cx.waker()) {
+                Take::Some => self.state.reported = outgoing.pending.len(),
+                Take::Nothing => {
+                    self.state.reported = 0;
+                    return false;
+                }
+                Take::Stored(from, until) => {
+                    let page = Page {
+                        session: number,
+                        from,
+                        until,
+                        messages_max: PAGE_MESSAGES,
+                        bytes_max: PAGE_BYTES,
+                    };
+                    self.state.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
+                }
+            }
+        }
+    }
+
+    /// Takes in what was fetched; `true`: it is still on its way.
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(fetch) = &mut self.state.fetch else { return false };
+        let outgoing = &mut self.resident.session.outgoing;
+        let known = match fetch {
+            Fetch::Queue(reply) => match Pin::new(reply).poll(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(paged) => paged.map(|Paged { mut deliveries, next }| {
+                    self.resident.outbox.paged(&mut deliveries, next);
+                    outgoing.pending.extend(deliveries);
+                    outgoing.recount();
+                }),
+            },
+            Fetch::Flights(asked, reply) => match Pin::new(reply).poll(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(found) => found.map(|deliveries| {
+                    let (asked_for, found) = (asked.len(), deliveries.len());
+                    outgoing.supply(asked, deliveries);
+                    if found < asked_for {
+                        warn!(client = %self.resident.session.client_id, lost = asked_for - found,
+                            "messages on their way to the client are not in the store any more");
+                    }
+                }),
+            },
+            Fetch::Retained(topics, reply) => match Pin::new(reply).poll(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(found) => found.map(|messages| {
+                    let by_topic = |message: Message| (Box::from(message.topic_str()), message);
+                    self.state.fetched = messages.into_iter().map(by_topic).collect();
+                    topics.retain(|topic| !self.state.fetched.contains_key(topic));
+                    self.core.router.retained.lost(topics);
+                }),
+            },
+        };
+        self.state.fetch = None;
+        if known.is_err() {
+            warn!(client = %self.resident.session.client_id, "the store cannot be read: its messages are not delivered now");
+            self.state.unreadable = true;
+        }
+        false
+    }
+
+    /// The retained messages for a SUBSCRIBE were all given out.
+    fn replayed(&mut self) {
+        self.state.fetched = HashMap::new();
+        let Resident { session, outbox } = &mut self.resident;
+        let Some(replay) = session.subscriptions.replays.pop_front() else { return };
+        if !outbox.is_stored() {
+            return;
+        }
+        for (filter, held) in replay.filters() {
+            let subscription = KeptSubscription { held: *held, group: None, replay: false };
+            let record = Record::Subscribed { session: session.number, filter: filter.clone(), subscription };
+            self.core.store.append(record, Durability::None);
+        }
+    }
+
+    /// Sends what the session gave out.
+    pub(super) fn transmit(&mut self, transmit: Transmit, now: Millis) {
+        let (delivery, packet_id, dup) = match transmit {
+            Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
+            Transmit::PubRel(packet_id) => {
+                let ack = Ack::new(packet_id, ReasonCode::Success);
+                return self.send(&Packet::PubRel(ack), self.state.resumed, false);
+            }
+        };
+        let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
+        let message = &delivery.message;
+        let client_id = &self.resident.session.client_id;
+        let policy = &self.core.auth.policy;
+        let sent = if policy.restricts_delivery()
+            && !policy.allows(&self.identity, client_id, Action::Receive, message.topic_str())
+        {
+            info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
+            false
+        } else {
+            let (topic, topic_alias) = self.name_topic(message.topic());
+            let header = PublishHeader {
+                dup,
+                qos: delivery.qos,
+                retain: delivery.retain,
+                topic: if topic { message.topic() } else { &[] },
+                packet_id,
+                forwarded: message.properties(),
+                message_expiry_interval_s: match message.expiry(now) {
+                    Expiry::Never => None,
+                    Expiry::Left(seconds) => Some(seconds),
+                    // It was sent in time once, and is sent again.
+                    Expiry::Expired => Some(0),
+                },
+                topic_alias,
+                subscription_identifiers: delivery.subscription_ids.as_slice(),
+                payload_len: message.payload().len(),
+            };
+            let sent = self.send_publish(&header, message, ticket);
+            // An alias that was not sent is not known to the client.
+            if let Some(alias) = topic_alias.filter(|_| !sent)
+                && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
+            {
+                place.set(&[]);
+            }
+            sent
+        };
+        if !sent {
+            self.core.metrics.publish_dropped.add(1);
+            if let Some(id) = packet_id {
+                self.resident.session.outgoing.undeliverable(id);
+            }
+        }
+    }
+
+    /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a
+    /// crash, it would come twice.
+    fn record_sent(&self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
+        if delivery.seq == 0 {
+            return Ticket::default();
+        }
+        let exactly_once = delivery.qos == QoS::ExactlyOnce;
+        if dup {
+            return if exactly_once { self.state.resumed } else { Ticket::default() };
+        }
+        let record = Record::Sent {
+            session: self.resident.session.number,
+            packet_id,
+            seq: delivery.seq,
+            qos: delivery.qos,
+            size: u32::try_from(delivery.message.size()).unwrap_or(u32::MAX),
+            body: (delivery.seq & REPLAYED != 0).then(|| Box::new(delivery.clone())),
+        };
+        let level = if exactly_once { self.level() } else { Durability::None };
+        let ticket = self.core.store.append(record, level);
+        if exactly_once { ticket } else { Ticket::default() }
+    }
+
+    fn send_publish(&mut self, header: &PublishHeader<'_>, message: &Message, ticket: Ticket) -> bool {
+        let (version, packet_bytes_max) = (self.agreement.version, self.agreement.packet_bytes_max);
+        let header_max = PublishHeader::OVERHEAD_MAX
+            + header.topic.len()
+            + header.forwarded.len()
+            + 5 * header.subscription_identifiers.len();
+        let state = &mut self.state;
+        // Nothing overtakes a message that waits: order, and aliases that it introduces.
+        let held = !ticket.is_free() || !state.held_publishes.is_empty();
+        let encoded: Result<(), EncodeError> = if held {
+            let mut bytes = vec![0; header_max];
+            header.encode(version, packet_bytes_max, &mut bytes).map(|len| {
+                bytes.truncate(len);
+                state.held_publish_bytes += len + message.size();
+                let message = message.clone();
+                state.held_publishes.push_back(HeldPublish { ticket, header: bytes, message });
+            })
+        } else {
+            self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out))
+        };
+        if let Err(error) = encoded {
+            debug!(client = %self.resident.session.client_id, topic = message.topic_str(), %error, "not delivered");
+            return false;
+        }
+        if !held {
+            self.output.payload(message);
+        }
+        let metrics = &self.core.metrics;
+        metrics.packets_sent.add(1);
+        metrics.publish_sent.add(1);
+        metrics.publish_bytes_sent.add(header.payload_len as u64);
+        true
+    }
+
+    /// Whether to write the topic name, and the alias to write.
+    fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
+        let most = usize::from(self.agreement.topic_alias_max);
+        if most == 0 {
+            return (true, None);
+        }
+        let state = &mut self.state;
+        if state.aliases_out.is_empty() {
+            state.aliases_out.resize_with(most, Default::default);
+        }
+        match state.alias_book.name(&mut state.aliases_out, topic) {
+            Naming::Name => (true, None),
+            Naming::Introduce(alias) => (true, Some(alias)),
+            Naming::Alias(alias) => (false, Some(alias)),
+        }
+    }
+}

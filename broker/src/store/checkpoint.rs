@@ -1,0 +1,598 @@
+//! The checkpoint: a redb database with everything that outlives the window of the log. It is written from a closed table in
+//! one transaction, and never otherwise; `FORMAT.md` lists its tables.
+
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use lapwing_protocol::PacketId;
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
+    StorageBackend, StorageError, TableDefinition, WriteTransaction,
+};
+use tracing::error;
+
+use super::codec::{self, Reader};
+use super::disk::{Disk, DiskFile, read_full, write_full};
+use super::error::OpenError;
+use super::frame::FORMAT;
+use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
+use super::shared::Counters;
+use super::table::Table;
+use super::{Lsn, Seq};
+use crate::message::{Message, Millis, SessionNumber};
+use crate::outbox::Delivery;
+
+/// Its file.
+pub(super) const FILE: &str = "checkpoint.redb";
+/// Its file while it is made.
+const FILE_NEW: &str = "checkpoint.new";
+
+type Bytes = &'static [u8];
+pub(super) const META: TableDefinition<'_, &str, Bytes> = TableDefinition::new("meta");
+const SESSIONS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("sessions");
+const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), Bytes> = TableDefinition::new("subscriptions");
+const QUEUE: TableDefinition<'_, (u64, u64), Bytes> = TableDefinition::new("queue");
+const BODIES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("bodies");
+const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
+const FLIGHTS: TableDefinition<'_, (u64, u16), Bytes> = TableDefinition::new("flights");
+const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("received");
+const RETAINED: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("retained");
+const WAITING: TableDefinition<'_, u64, Bytes> = TableDefinition::new("waiting");
+const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
+
+/// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
+const GARBAGE_ROWS_MAX: usize = 20_000;
+
+/// Where the checkpoint stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// Everything up to this record is in it.
+    pub(super) lsn: Lsn,
+    pub(super) clock: Millis,
+    pub(super) number: u64,
+    pub(super) last_group: u32,
+}
+
+/// redb on a [`DiskFile`].
+#[derive(Debug)]
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    counters: Arc<Counters>,
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let wanted = out.len();
+        match read_full(&*self.file, out, offset)? {
+            n if n == wanted => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.counters.syncs.add(1);
+        self.file.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.counters.checkpoint_bytes.add(data.len() as u64);
+        write_full(&*self.file, data, offset)
+    }
+}
+
+/// Any error of redb as one of the disk.
+pub(super) fn as_io(error: impl Into<redb::Error>) -> io::Error {
+    match error.into() {
+        redb::Error::Io(error) => error,
+        redb::Error::Corrupted(what) => io::Error::new(io::ErrorKind::InvalidData, what),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// The open checkpoint.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    disk: Arc<dyn Disk>,
+    counters: Arc<Counters>,
+    cache_bytes: usize,
+    /// `None` between an error and the next attempt.
+    db: Option<Arc<Database>>,
+}
+
+/// A row with its checksum in front.
+fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+    out.clear();
+    out.extend_from_slice(&[0; 4]);
+    put(out);
+    let sum = crc32c::crc32c(out.get(4..).unwrap_or(&[])).to_le_bytes();
+    if let Some(place) = out.get_mut(..4) {
+        place.copy_from_slice(&sum);
+    }
+    out
+}
+
+/// What is behind the checksum, if that is right.
+fn verified(row: &[u8]) -> Option<&[u8]> {
+    let (sum, body) = row.split_at_checked(4)?;
+    (crc32c::crc32c(body).to_le_bytes() == sum).then_some(body)
+}
+
+/// A queue row whose message stands in the bodies: 1 and its number; else 0 and the message.
+fn body_of(row: &[u8]) -> Option<u64> {
+    let mut body = None;
+    let mut note = |lsn| {
+        body = Some(lsn);
+        None
+    };
+    // Without the message this is no delivery; its place is what is asked for.
+    let _ = codec::delivery(&mut Reader(verified(row)?), 0, |reader| placed(reader, &mut note));
+    body
+}
+
+fn placed(reader: &mut Reader<'_>, fetch: &mut dyn FnMut(u64) -> Option<Message>) -> Option<Message> {
+    match codec::shared_body(reader)? {
+        Some(lsn) => fetch(lsn),
+        None => codec::message(reader),
+    }
+}
+
+impl Checkpoint {
+    /// Opens it, or makes an empty one.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        counters: Arc<Counters>,
+        cache_bytes: usize,
+    ) -> Result<Checkpoint, OpenError> {
+        let path = disk.path(FILE);
+        let names = disk.list("").map_err(OpenError::io(format!("listing {}", disk.path(""))))?;
+        if !names.iter().any(|name| name == FILE) {
+            create(&disk, &counters).map_err(OpenError::io(format!("making {path}")))?;
+        }
+        let db = open_file(&disk, &counters, cache_bytes, FILE).map_err(|error| match error {
+            DatabaseError::UpgradeRequired(version) => {
+                OpenError::Foreign(format!("{path} has version {version} of the redb file format"))
+            }
+            DatabaseError::Storage(StorageError::Corrupted(what)) => {
+                OpenError::Corrupt { file: path.clone(), offset: 0, what }
+            }
+            DatabaseError::Storage(StorageError::Io(error))
+                if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                OpenError::Corrupt { file: path.clone(), offset: 0, what: error.to_string() }
+            }
+            other => OpenError::Io { doing: format!("opening {path}"), error: as_io(other) },
+        })?;
+        let checkpoint = Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)) };
+        let format = checkpoint.read().and_then(|read| read.meta_number("format"));
+        match format.map_err(OpenError::io(format!("reading {path}")))? {
+            Some(format) if format == u64::from(FORMAT) => Ok(checkpoint),
+            Some(format) => Err(OpenError::Foreign(format!(
+                "{path} has format {format}, this version of lapwing reads format {FORMAT}"
+            ))),
+            None => Err(OpenError::Foreign(format!("{path} was not written by lapwing"))),
+        }
+    }
+
+    /// Opens it anew after an error, which leaves redb unusable. Nobody may be reading.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        self.db = None;
+        let db = open_file(&self.disk, &self.counters, self.cache_bytes, FILE).map_err(as_io)?;
+        self.db = Some(Arc::new(db));
+        Ok(())
+    }
+
+    /// The database, to write to while others read.
+    pub(super) fn database(&self) -> Option<Arc<Database>> {
+        self.db.clone()
+    }
+
+    /// A look at it that no later write changes.
+    pub(super) fn read(&self) -> io::Result<Read> {
+        let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
+        guarded(|| db.begin_read().map(|txn| Read { txn, path: self.disk.path(FILE) }).map_err(as_io))
+    }
+}
+
+/// redb panics on some damaged pages; to us that is one more error.
+pub(super) fn guarded<T>(f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a page of the checkpoint is damaged"))
+    })
+}
+
+fn open_file(
+    disk: &Arc<dyn Disk>,
+    counters: &Arc<Counters>,
+    cache_bytes: usize,
+    name: &str,
+) -> Result<Database, DatabaseError> {
+    let file = disk.open(name, true).map_err(StorageError::Io)?;
+    let backend = Backend { file, counters: counters.clone() };
+    let open = || {
+        let mut builder = Builder::new();
+        builder.set_cache_size(cache_bytes);
+        builder.create_with_backend(backend)
+    };
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(DatabaseError::Storage(StorageError::Corrupted("the file is no database, or damaged".to_owned())))
+    })
+}
+
+/// Makes an empty checkpoint beside the real name first: one that is half made is never taken for real.
+fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>) -> io::Result<()> {
+    if disk.list("")?.iter().any(|name| name == FILE_NEW) {
+        disk.remove(FILE_NEW)?;
+    }
+    let db = open_file(disk, counters, 1 << 20, FILE_NEW).map_err(as_io)?;
+    write(&db, &Table::default(), &Meta::default())?;
+    drop(db);
+    disk.rename(FILE_NEW, FILE)?;
+    disk.sync_folder("")
+}
+
+/// Writes a closed table in one transaction.
+pub(super) fn write(db: &Database, table: &Table, meta: &Meta) -> io::Result<()> {
+    guarded(|| write_all(db, table, meta).map_err(as_io))
+}
+
+fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Error> {
+    let mut txn = db.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    txn.set_quick_repair(true);
+    let mut scratch = Vec::new();
+    let mut less: HashMap<u64, u64> = HashMap::new();
+    {
+        let mut put = txn.open_table(META)?;
+        for (name, value) in [
+            ("format", u64::from(FORMAT)),
+            ("lsn", meta.lsn),
+            ("clock", meta.clock),
+            ("number", meta.number),
+            ("last_group", u64::from(meta.last_group)),
+        ] {
+            put.insert(name, value.to_le_bytes().as_slice())?;
+        }
+    }
+    end_sessions(&txn, table)?;
+    {
+        let mut rows = txn.open_table(SESSIONS)?;
+        for (number, terms) in &table.sessions {
+            match terms {
+                Some(terms) => {
+                    rows.insert(number, checked(&mut scratch, |out| codec::put_session(out, terms)))?
+                }
+                None => rows.remove(number)?,
+            };
+        }
+    }
+    {
+        let mut rows = txn.open_table(SUBSCRIPTIONS)?;
+        for ((session, filter), kept) in &table.subscriptions {
+            let key = (*session, &**filter);
+            match kept {
+                Some(kept) => {
+                    rows.insert(key, checked(&mut scratch, |out| codec::put_subscription(out, kept)))?
+                }
+                None => rows.remove(key)?,
+            };
+        }
+    }
+    write_queue(&txn, table, &mut scratch, &mut less)?;
+    {
+        let mut rows = txn.open_table(FLIGHTS)?;
+        for ((session, packet_id), layered) in &table.flights {
+            let key = (*session, packet_id.get());
+            match &layered.row {
+                Some(flight) => {
+                    rows.insert(key, checked(&mut scratch, |out| codec::put_flight(out, flight)))?
+                }
+                None => rows.remove(key)?,
+            };
+        }
+    }
+    {
+        let mut rows = txn.open_table(RECEIVED)?;
+        for ((session, packet_id), layered) in &table.received {
+            let key = (*session, packet_id.get());
+            match layered.row {
+                Some(()) => rows.insert(key, ())?,
+                None => rows.remove(key)?,
+            };
+        }
+    }
+    {
+        let mut rows = txn.open_table(RETAINED)?;
+        for (topic, message) in &table.retained {
+            let key = retained_key(topic);
+            match message {
+                Some(message) => {
+                    rows.insert(&*key, checked(&mut scratch, |out| codec::put_message(out, message)))?
+                }
+                None => rows.remove(&*key)?,
+            };
+        }
+    }
+    {
+        let mut rows = txn.open_table(WAITING)?;
+        for (session, waiting) in &table.waiting {
+            rows.insert(session, checked(&mut scratch, |out| codec::put_waiting(out, waiting)))?;
+        }
+    }
+    collect_garbage(&txn, &mut less)?;
+    {
+        let (mut uses, mut bodies) = (txn.open_table(BODY_USES)?, txn.open_table(BODIES)?);
+        for (body, fewer) in less {
+            let left = uses.get(body)?.map_or(0, |uses| uses.value()).saturating_sub(fewer);
+            if left == 0 {
+                uses.remove(body)?;
+                bodies.remove(body)?;
+            } else {
+                uses.insert(body, left)?;
+            }
+        }
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+fn end_sessions(txn: &WriteTransaction, table: &Table) -> Result<(), redb::Error> {
+    let mut garbage = txn.open_table(GARBAGE)?;
+    let mut waiting = txn.open_table(WAITING)?;
+    let mut subscriptions = txn.open_table(SUBSCRIPTIONS)?;
+    let mut flights = txn.open_table(FLIGHTS)?;
+    let mut received = txn.open_table(RECEIVED)?;
+    for session in &table.ended {
+        let session = *session;
+        if waiting.remove(session)?.is_some() {
+            garbage.insert(session, ())?;
+        }
+        subscriptions.retain_in((session, "")..(session + 1, ""), |_, _| false)?;
+        flights.retain_in((session, 0)..(session + 1, 0), |_, _| false)?;
+        received.retain_in((session, 0)..(session + 1, 0), |_, _| false)?;
+    }
+    Ok(())
+}
+
+fn write_queue(
+    txn: &WriteTransaction,
+    table: &Table,
+    scratch: &mut Vec<u8>,
+    less: &mut HashMap<u64, u64>,
+) -> Result<(), redb::Error> {
+    let mut rows = txn.open_table(QUEUE)?;
+    let mut bodies = txn.open_table(BODIES)?;
+    let mut body_uses = txn.open_table(BODY_USES)?;
+    // A message with one row left stands in it; one with several is written once.
+    let mut uses: HashMap<Lsn, u64> = HashMap::new();
+    for row in table.queue.values().flatten().filter(|row| row.shared_by > 1) {
+        *uses.entry(row.lsn).or_default() += 1;
+    }
+    let mut written: HashMap<Lsn, ()> = HashMap::new();
+    for (key, row) in &table.queue {
+        let Some(row) = row else {
+            if let Some(old) = rows.remove(key)?
+                && let Some(body) = body_of(old.value())
+            {
+                *less.entry(body).or_default() += 1;
+            }
+            continue;
+        };
+        let shared = uses.get(&row.lsn).copied().filter(|uses| *uses > 1);
+        if let Some(uses) = shared
+            && written.insert(row.lsn, ()).is_none()
+        {
+            bodies.insert(row.lsn, checked(scratch, |out| codec::put_message(out, &row.delivery.message)))?;
+            body_uses.insert(row.lsn, uses)?;
+        }
+        let value = checked(scratch, |out| {
+            codec::put_delivery_terms(out, &row.delivery);
+            codec::put_shared_body(out, shared.map(|_| row.lsn));
+            if shared.is_none() {
+                codec::put_message(out, &row.delivery.message);
+            }
+        });
+        rows.insert(key, value)?;
+    }
+    Ok(())
+}
+
+/// Removes some of what ended sessions have left in their queues.
+fn collect_garbage(txn: &WriteTransaction, less: &mut HashMap<u64, u64>) -> Result<(), redb::Error> {
+    let mut garbage = txn.open_table(GARBAGE)?;
+    let mut rows = txn.open_table(QUEUE)?;
+    let mut left = GARBAGE_ROWS_MAX;
+    while left > 0 {
+        let Some(session) = garbage.first()?.map(|(key, _)| key.value()) else { return Ok(()) };
+        let mut keys = Vec::new();
+        for row in rows.range((session, 0)..(session + 1, 0))?.take(left) {
+            let (key, value) = row?;
+            if let Some(body) = body_of(value.value()) {
+                *less.entry(body).or_default() += 1;
+            }
+            keys.push(key.value());
+        }
+        for key in &keys {
+            rows.remove(key)?;
+        }
+        if keys.len() < left {
+            garbage.remove(session)?;
+        }
+        // An empty queue costs a little, too.
+        left = left.saturating_sub(keys.len().max(1));
+    }
+    Ok(())
+}
+
+/// A topic in the order that the broker walks topics in: `/` sorts below every other byte.
+fn retained_key(topic: &str) -> Vec<u8> {
+    topic.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
+}
+
+/// A look at the checkpoint.
+pub(super) struct Read {
+    txn: ReadTransaction,
+    path: String,
+}
+
+impl Read {
+    fn meta_number(&self, name: &str) -> io::Result<Option<u64>> {
+        let table = match self.txn.open_table(META) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(as_io(error)),
+        };
+        let value = table.get(name).map_err(as_io)?;
+        Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes)))
+    }
+
+    pub(super) fn meta(&self) -> io::Result<Meta> {
+        let number = |name| self.meta_number(name).map(Option::unwrap_or_default);
+        Ok(Meta {
+            lsn: number("lsn")?,
+            clock: number("clock")?,
+            number: number("number")?,
+            last_group: u32::try_from(number("last_group")?).unwrap_or(0),
+        })
+    }
+
+    /// A row that is not as it should be: told, counted and passed over.
+    fn corrupt(&self, table: &str, key: &dyn std::fmt::Debug, bad: &mut u64) {
+        *bad += 1;
+        error!(file = %self.path, table, ?key, "a row of the checkpoint is corrupt and is passed over");
+    }
+
+    /// Rows of a queue from `from` on, for as long as `give` wants more.
+    pub(super) fn queue(
+        &self,
+        session: SessionNumber,
+        range: std::ops::Range<Seq>,
+        bad: &mut u64,
+        mut give: impl FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool,
+    ) -> io::Result<()> {
+        guarded(|| {
+            let rows = self.txn.open_table(QUEUE).map_err(as_io)?;
+            let bodies = self.txn.open_table(BODIES).map_err(as_io)?;
+            for row in rows.range((session, range.start)..(session, range.end)).map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                let seq = key.value().1;
+                let mut read = || {
+                    let found = verified(value.value()).and_then(|row| {
+                        Reader::all(row, |reader| {
+                            codec::delivery(reader, seq, |reader| {
+                                placed(reader, &mut |lsn| {
+                                    let body = bodies.get(lsn).ok()??;
+                                    Reader::all(verified(body.value())?, codec::message)
+                                })
+                            })
+                        })
+                    });
+                    if found.is_none() {
+                        self.corrupt("queue", &(session, seq), bad);
+                    }
+                    found
+                };
+                if !give(seq, &mut read) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn retained(&self, topic: &str, bad: &mut u64) -> io::Result<Option<Message>> {
+        guarded(|| {
+            let rows = self.txn.open_table(RETAINED).map_err(as_io)?;
+            let Some(row) = rows.get(&*retained_key(topic)).map_err(as_io)? else { return Ok(None) };
+            let message = verified(row.value()).and_then(|row| Reader::all(row, codec::message));
+            if message.is_none() {
+                self.corrupt("retained", &topic, bad);
+            }
+            Ok(message)
+        })
+    }
+
+    /// All retained messages, in the broker's order of topics.
+    pub(super) fn each_retained(&self, bad: &mut u64, give: &mut dyn FnMut(Message)) -> io::Result<()> {
+        guarded(|| {
+            let rows = self.txn.open_table(RETAINED).map_err(as_io)?;
+            for row in rows.iter().map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                match verified(value.value()).and_then(|row| Reader::all(row, codec::message)) {
+                    Some(message) => give(message),
+                    None => self.corrupt("retained", &String::from_utf8_lossy(key.value()), bad),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// All sessions with what they have, but their queues.
+    pub(super) fn sessions(&self, bad: &mut u64) -> io::Result<HashMap<SessionNumber, KeptSession>> {
+        guarded(|| {
+            let mut all = HashMap::new();
+            for row in self.txn.open_table(SESSIONS).map_err(as_io)?.iter().map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                match verified(value.value()).and_then(|row| Reader::all(row, codec::session)) {
+                    Some(terms) => drop(all.insert(key.value(), kept(terms))),
+                    None => self.corrupt("sessions", &key.value(), bad),
+                }
+            }
+            for row in self.txn.open_table(SUBSCRIPTIONS).map_err(as_io)?.iter().map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                let (session, filter) = key.value();
+                let Some(kept) = all.get_mut(&session) else { continue };
+                match verified(value.value()).and_then(|row| Reader::all(row, codec::subscription)) {
+                    Some(subscription) => kept.subscriptions.push((filter.into(), subscription)),
+                    None => self.corrupt("subscriptions", &(session, filter), bad),
+                }
+            }
+            for row in self.txn.open_table(FLIGHTS).map_err(as_io)?.iter().map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                let (session, id) = key.value();
+                let Some(kept) = all.get_mut(&session) else { continue };
+                let flight: Option<KeptFlight> = PacketId::new(id)
+                    .zip(verified(value.value()))
+                    .and_then(|(id, row)| Reader::all(row, |reader| codec::flight(reader, id)));
+                match flight {
+                    Some(flight) => kept.flights.push(flight),
+                    None => self.corrupt("flights", &(session, id), bad),
+                }
+            }
+            for row in self.txn.open_table(RECEIVED).map_err(as_io)?.iter().map_err(as_io)? {
+                let (session, id) = row.map_err(as_io)?.0.value();
+                if let Some(kept) = all.get_mut(&session) {
+                    kept.received.extend(PacketId::new(id));
+                }
+            }
+            for row in self.txn.open_table(WAITING).map_err(as_io)?.iter().map_err(as_io)? {
+                let (key, value) = row.map_err(as_io)?;
+                let Some(kept) = all.get_mut(&key.value()) else { continue };
+                match verified(value.value()).and_then(|row| Reader::all(row, codec::waiting)) {
+                    Some(waiting) => kept.waiting = waiting,
+                    None => self.corrupt("waiting", &key.value(), bad),
+                }
+            }
+            Ok(all)
+        })
+    }
+}
+
+pub(super) fn kept(terms: SessionTerms) -> KeptSession {
+    KeptSession {
+        terms,
+        subscriptions: Vec::new(),
+        flights: Vec::new(),
+        received: Vec::new(),
+        waiting: Waiting::default(),
+    }
+}

@@ -1,0 +1,439 @@
+//! Records and rows as bytes: the same codec in the log, in the checkpoint and in an export. `FORMAT.md` draws it.
+//!
+//! Reading trusts nothing: a length is checked before it is used, and bytes that are left over make the whole invalid.
+
+use std::num::NonZeroU32;
+
+use lapwing_protocol::flight::OutboundState;
+use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
+use lapwing_protocol::{PacketId, QoS};
+
+use super::record::{KeptFlight, KeptSubscription, Origin, Queued, Record, SessionTerms, Waiting};
+use crate::message::Message;
+use crate::outbox::{Delivery, SubscriptionIds};
+use crate::session::{Held, Will};
+
+/// Reads from the front of bytes; `None` at the first thing that is not as it should be.
+#[derive(Debug)]
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.number()?.try_into().ok()
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let n = usize::try_from(self.number()?).ok()?;
+        self.take(n)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    fn boolean(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        if self.boolean()? { read(self).map(Some) } else { Some(None) }
+    }
+
+    fn packet_id(&mut self) -> Option<PacketId> {
+        PacketId::new(u16::try_from(self.number()?).ok()?)
+    }
+
+    fn qos(&mut self) -> Option<QoS> {
+        QoS::from_u8(self.u8()?)
+    }
+
+    fn message(&mut self) -> Option<Message> {
+        Message::from_bytes(self.bytes()?)
+    }
+
+    /// The whole, if nothing is left.
+    pub(super) fn all<T>(bytes: &'a [u8], read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let mut reader = Reader(bytes);
+        let value = read(&mut reader)?;
+        reader.0.is_empty().then_some(value)
+    }
+}
+
+pub(super) fn put_number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn put_id(out: &mut Vec<u8>, id: PacketId) {
+    put_number(out, u64::from(id.get()));
+}
+
+fn put_packet(out: &mut Vec<u8>, (session, id): (u64, PacketId)) {
+    put_number(out, session);
+    put_id(out, id);
+}
+
+fn put_ids(out: &mut Vec<u8>, ids: &SubscriptionIds) {
+    put_number(out, ids.as_slice().len() as u64);
+    ids.as_slice().iter().for_each(|id| put_number(out, u64::from(*id)));
+}
+
+fn ids(reader: &mut Reader<'_>) -> Option<SubscriptionIds> {
+    let count = reader.number()?;
+    (0..count).map(|_| reader.u32()).collect()
+}
+
+fn share(reader: &mut Reader<'_>) -> Option<Option<NonZeroU32>> {
+    Some(NonZeroU32::new(reader.u32()?))
+}
+
+fn put_share(out: &mut Vec<u8>, share: Option<NonZeroU32>) {
+    put_number(out, share.map_or(0, |id| u64::from(id.get())));
+}
+
+/// How a message is delivered, without the message and without whose it is.
+fn put_terms(out: &mut Vec<u8>, qos: QoS, retain: bool, ids: &SubscriptionIds, share: Option<NonZeroU32>) {
+    out.push(qos as u8 | u8::from(retain) << 2);
+    put_ids(out, ids);
+    put_share(out, share);
+}
+
+fn terms(reader: &mut Reader<'_>) -> Option<(QoS, bool, SubscriptionIds, Option<NonZeroU32>)> {
+    let flags = reader.u8().filter(|flags| *flags < 8)?;
+    Some((QoS::from_u8(flags & 3)?, flags & 4 != 0, ids(reader)?, share(reader)?))
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+    put_number(out, origin.session);
+    put_number(out, origin.seq);
+    put_number(out, u64::from(origin.size));
+    put_number(out, origin.packet_id.map_or(0, |id| u64::from(id.get())));
+}
+
+fn origin(reader: &mut Reader<'_>) -> Option<Origin> {
+    Some(Origin {
+        session: reader.number()?,
+        seq: reader.number()?,
+        size: reader.u32()?,
+        packet_id: PacketId::new(u16::try_from(reader.number()?).ok()?),
+    })
+}
+
+fn put_will(out: &mut Vec<u8>, will: &Will) {
+    put_bytes(out, will.topic.as_bytes());
+    put_bytes(out, &will.payload);
+    put_bytes(out, &will.properties);
+    out.push(will.qos as u8);
+    out.push(u8::from(will.retain));
+    put_option(out, will.expiry_s, |out, s| put_number(out, u64::from(s)));
+    put_number(out, u64::from(will.delay_s));
+}
+
+fn will(reader: &mut Reader<'_>) -> Option<Will> {
+    Some(Will {
+        topic: reader.text()?.into(),
+        payload: reader.bytes()?.into(),
+        properties: reader.bytes()?.into(),
+        qos: reader.qos()?,
+        retain: reader.boolean()?,
+        expiry_s: reader.option(Reader::u32)?,
+        delay_s: reader.u32()?,
+    })
+}
+
+/// A session's terms.
+pub(super) fn put_session(out: &mut Vec<u8>, terms: &SessionTerms) {
+    put_number(out, terms.number);
+    put_bytes(out, terms.client_id.as_bytes());
+    put_option(out, terms.user.as_ref(), |out, user| put_bytes(out, user.as_bytes()));
+    put_number(out, u64::from(terms.expiry_s));
+    put_option(out, terms.will.as_ref(), put_will);
+    out.push(u8::from(terms.connected));
+    put_option(out, terms.will_at, put_number);
+    put_option(out, terms.ends_at, put_number);
+}
+
+pub(super) fn session(reader: &mut Reader<'_>) -> Option<SessionTerms> {
+    Some(SessionTerms {
+        number: reader.number()?,
+        client_id: reader.text()?.into(),
+        user: reader.option(|reader| reader.text().map(Into::into))?,
+        expiry_s: reader.u32()?,
+        will: reader.option(will)?,
+        connected: reader.boolean()?,
+        will_at: reader.option(Reader::number)?,
+        ends_at: reader.option(Reader::number)?,
+    })
+}
+
+/// A subscription without its filter.
+pub(super) fn put_subscription(out: &mut Vec<u8>, kept: &KeptSubscription) {
+    let SubscriptionOptions { qos, no_local, retain_as_published, retain_handling } = kept.held.options;
+    let handling = match retain_handling {
+        RetainHandling::Send => 0u8,
+        RetainHandling::SendIfNew => 1,
+        RetainHandling::DoNotSend => 2,
+    };
+    out.push(
+        qos as u8
+            | u8::from(no_local) << 2
+            | u8::from(retain_as_published) << 3
+            | handling << 4
+            | u8::from(kept.replay) << 6,
+    );
+    put_number(out, kept.held.id.map_or(0, u64::from));
+    put_share(out, kept.group);
+}
+
+pub(super) fn subscription(reader: &mut Reader<'_>) -> Option<KeptSubscription> {
+    let flags = reader.u8().filter(|flags| *flags < 0x80)?;
+    let options = SubscriptionOptions {
+        qos: QoS::from_u8(flags & 3)?,
+        no_local: flags & 4 != 0,
+        retain_as_published: flags & 8 != 0,
+        retain_handling: match flags >> 4 & 3 {
+            0 => RetainHandling::Send,
+            1 => RetainHandling::SendIfNew,
+            2 => RetainHandling::DoNotSend,
+            _ => return None,
+        },
+    };
+    let id = Some(reader.u32()?).filter(|id| *id != 0);
+    Some(KeptSubscription { held: Held { options, id }, group: share(reader)?, replay: flags & 0x40 != 0 })
+}
+
+/// A delivery whose message stands elsewhere.
+pub(super) fn put_delivery_terms(out: &mut Vec<u8>, delivery: &Delivery) {
+    put_terms(out, delivery.qos, delivery.retain, &delivery.subscription_ids, delivery.share);
+}
+
+/// Reads it back, with the message that `message` finds behind it.
+pub(super) fn delivery(
+    reader: &mut Reader<'_>,
+    seq: u64,
+    message: impl FnOnce(&mut Reader<'_>) -> Option<Message>,
+) -> Option<Delivery> {
+    let (qos, retain, subscription_ids, share) = terms(reader)?;
+    Some(Delivery { message: message(reader)?, qos, retain, subscription_ids, share, seq })
+}
+
+/// A message with its length.
+pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
+    put_bytes(out, message.as_bytes());
+}
+
+pub(super) fn message(reader: &mut Reader<'_>) -> Option<Message> {
+    reader.message()
+}
+
+/// A flight without its packet identifier.
+pub(super) fn put_flight(out: &mut Vec<u8>, flight: &KeptFlight) {
+    out.push(flight.state as u8);
+    put_number(out, flight.order);
+    put_number(out, flight.seq);
+    put_number(out, u64::from(flight.size));
+}
+
+pub(super) fn flight(reader: &mut Reader<'_>, packet_id: PacketId) -> Option<KeptFlight> {
+    let state = match reader.u8()? {
+        0 => OutboundState::AwaitPubAck,
+        1 => OutboundState::AwaitPubRec,
+        2 => OutboundState::AwaitPubComp,
+        _ => return None,
+    };
+    Some(KeptFlight { packet_id, state, order: reader.number()?, seq: reader.number()?, size: reader.u32()? })
+}
+
+/// What waits in a queue.
+pub(super) fn put_waiting(out: &mut Vec<u8>, waiting: &Waiting) {
+    put_number(out, waiting.last);
+    put_number(out, waiting.count);
+    put_number(out, waiting.bytes);
+    put_number(out, u64::from(waiting.packet_id));
+}
+
+pub(super) fn waiting(reader: &mut Reader<'_>) -> Option<Waiting> {
+    Some(Waiting {
+        last: reader.number()?,
+        count: reader.number()?,
+        bytes: reader.number()?,
+        packet_id: u16::try_from(reader.number()?).ok()?,
+    })
+}
+
+/// Adds a record: kind, then its fields.
+pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
+    match record {
+        Record::Nothing => out.push(0),
+        Record::Session(terms) => {
+            out.push(1);
+            put_session(out, terms);
+        }
+        Record::SessionEnded { session } => {
+            out.push(2);
+            put_number(out, *session);
+        }
+        Record::Subscribed { session, filter, subscription } => {
+            out.push(3);
+            put_number(out, *session);
+            put_bytes(out, filter.as_bytes());
+            put_subscription(out, subscription);
+        }
+        Record::Unsubscribed { session, filter } => {
+            out.push(4);
+            put_number(out, *session);
+            put_bytes(out, filter.as_bytes());
+        }
+        Record::Published { message, retained, queued, received, origin } => {
+            out.push(5);
+            put_message(out, message);
+            out.push(u8::from(*retained));
+            put_number(out, queued.len() as u64);
+            for place in queued {
+                put_number(out, place.session);
+                put_number(out, place.seq);
+                put_terms(out, place.qos, place.retain, &place.subscription_ids, place.share);
+            }
+            put_option(out, *received, put_packet);
+            put_option(out, origin.as_ref(), put_origin);
+        }
+        Record::Forgotten { topic } => {
+            out.push(6);
+            put_bytes(out, topic.as_bytes());
+        }
+        Record::Sent { session, packet_id, seq, qos, size, body } => {
+            out.push(7);
+            put_packet(out, (*session, *packet_id));
+            put_number(out, *seq);
+            out.push(*qos as u8);
+            put_number(out, u64::from(*size));
+            put_option(out, body.as_ref(), |out, body| {
+                put_delivery_terms(out, body);
+                put_message(out, &body.message);
+            });
+        }
+        Record::Done(origin) => {
+            out.push(8);
+            put_origin(out, origin);
+        }
+        Record::HandedOver(origin) => {
+            out.push(9);
+            put_origin(out, origin);
+        }
+        Record::Completed { session, packet_id } => {
+            out.push(10);
+            put_packet(out, (*session, *packet_id));
+        }
+        Record::Released { session, packet_id } => {
+            out.push(11);
+            put_packet(out, (*session, *packet_id));
+        }
+    }
+}
+
+fn packet(reader: &mut Reader<'_>) -> Option<(u64, PacketId)> {
+    Some((reader.number()?, reader.packet_id()?))
+}
+
+/// Reads one record.
+pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
+    Some(match reader.u8()? {
+        0 => Record::Nothing,
+        1 => Record::Session(Box::new(session(reader)?)),
+        2 => Record::SessionEnded { session: reader.number()? },
+        3 => Record::Subscribed {
+            session: reader.number()?,
+            filter: reader.text()?.into(),
+            subscription: subscription(reader)?,
+        },
+        4 => Record::Unsubscribed { session: reader.number()?, filter: reader.text()?.into() },
+        5 => {
+            let message = reader.message()?;
+            let retained = reader.boolean()?;
+            let count = reader.number()?;
+            let queued = (0..count)
+                .map(|_| {
+                    let (session, seq) = (reader.number()?, reader.number()?);
+                    let (qos, retain, subscription_ids, share) = terms(reader)?;
+                    Some(Queued { session, seq, qos, retain, subscription_ids, share })
+                })
+                .collect::<Option<Vec<_>>>()?;
+            let received = reader.option(packet)?;
+            Record::Published { message, retained, queued, received, origin: reader.option(origin)? }
+        }
+        6 => Record::Forgotten { topic: reader.text()?.into() },
+        7 => {
+            let (session, packet_id) = packet(reader)?;
+            let seq = reader.number()?;
+            let qos = reader.qos().filter(|qos| *qos != QoS::AtMostOnce)?;
+            let size = reader.u32()?;
+            let body = reader.option(|reader| delivery(reader, seq, message).map(Box::new))?;
+            Record::Sent { session, packet_id, seq, qos, size, body }
+        }
+        8 => Record::Done(origin(reader)?),
+        9 => Record::HandedOver(origin(reader)?),
+        10 => {
+            let (session, packet_id) = packet(reader)?;
+            Record::Completed { session, packet_id }
+        }
+        11 => {
+            let (session, packet_id) = packet(reader)?;
+            Record::Released { session, packet_id }
+        }
+        _ => return None,
+    })
+}
+
+/// Where a queue row has its message: elsewhere under this number, or right behind.
+pub(super) fn put_shared_body(out: &mut Vec<u8>, body: Option<u64>) {
+    put_option(out, body, put_number);
+}
+
+pub(super) fn shared_body(reader: &mut Reader<'_>) -> Option<Option<u64>> {
+    reader.option(Reader::number)
+}

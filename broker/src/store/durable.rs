@@ -1,0 +1,398 @@
+//! The durable store: its threads, and its side of the [`Store`] seam.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::checkpoint::{self, Checkpoint, Meta};
+use super::disk::{Disk, Folder};
+use super::error::OpenError;
+use super::record::{KeptSession, Record};
+use super::rows::{self, Request, Wanted};
+use super::segments::{self, Beyond, Damage, Scan};
+use super::shared::{Counters, Ground, Shared, Supply, View, lock, weight};
+use super::table::{Queues, Table};
+use super::writer::Writer;
+use super::{
+    Durability, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
+    Unavailable, keeper,
+};
+use crate::clock::Clock;
+use crate::message::{Message, SessionNumber};
+use crate::outbox::Delivery;
+
+/// What to do about a damaged file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCorruption {
+    /// Do not start.
+    #[default]
+    Refuse,
+    /// Set it aside and start with what is sound.
+    Quarantine,
+}
+
+/// How a store is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long `Durability::Interval` may leave what is written unsynced.
+    pub sync_interval: Duration,
+    /// The least time between two syncs.
+    pub min_sync_interval: Duration,
+    /// How much log there is between two checkpoints, in bytes; about as much memory is taken, twice.
+    pub window_bytes: u64,
+    /// A segment of the log, in bytes.
+    pub segment_bytes: u64,
+    /// The memory of the checkpoint's cache, in bytes.
+    pub cache_bytes: usize,
+    /// The memory of records that wait to be written, in bytes.
+    pub inbox_bytes_max: usize,
+    /// What to do about a damaged file.
+    pub on_corruption: OnCorruption,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            sync_interval: Duration::from_secs(1),
+            min_sync_interval: Duration::ZERO,
+            window_bytes: 8 << 20,
+            segment_bytes: 4 << 20,
+            cache_bytes: 8 << 20,
+            inbox_bytes_max: 16 << 20,
+            on_corruption: OnCorruption::default(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct DurableStore {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What was found at the start, until it is asked for.
+    found: Mutex<Option<Found>>,
+}
+
+#[derive(Debug)]
+struct Found {
+    sessions: Vec<KeptSession>,
+    scan: Scan,
+    meta: Meta,
+}
+
+impl DurableStore {
+    /// Opens the state in a folder, or begins it there.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(folder: &Path, options: Options) -> Result<DurableStore, OpenError> {
+        let shown = folder.display().to_string();
+        let folder = Folder::lock(folder).map_err(OpenError::io(format!("opening {shown}")))?;
+        DurableStore::on(Arc::new(folder.ok_or(OpenError::Locked(shown))?), options)
+    }
+
+    /// As [`open`](Self::open), on any disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn on(disk: Arc<dyn Disk>, options: Options) -> Result<DurableStore, OpenError> {
+        let counters = Arc::new(Counters::default());
+        disk.create_folder(segments::FOLDER)
+            .map_err(OpenError::io(format!("making {}", disk.path(segments::FOLDER))))?;
+        let checkpoint = open_checkpoint(&disk, &counters, &options)?;
+        let path = disk.path(checkpoint::FILE);
+        let meta = checkpoint.read().and_then(|read| read.meta());
+        let meta = meta.map_err(OpenError::io(format!("reading {path}")))?;
+
+        let (mut table, mut queues, scan) = replay(&disk, &checkpoint, &meta, &options)?;
+        table.last_group = table.last_group.max(meta.last_group);
+        let clock = Clock::after(scan.clock.max(meta.clock));
+        let applied = scan.last;
+        let mut next_id = scan.segments.last().map_or(0, |(id, _)| *id);
+        let mut view =
+            View { active: table, frozen: None, frozen_meta: Meta::default(), checkpoint, applied };
+        let mut bad = 0;
+        let sessions = rows::sessions(&view, &queues, &mut bad);
+        let sessions = sessions.map_err(OpenError::io(format!("reading {path}")))?;
+        counters.corrupt.add(bad + scan.damage.len() as u64);
+        let number = scan.number.max(meta.number);
+        let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
+        let mut kept = meta.lsn;
+        if !scan.damage.is_empty() {
+            // The damaged log was set aside; what was sound in it goes to the checkpoint before it is let go.
+            let writing = || OpenError::io(format!("writing {path}"));
+            view.active.close(&queues);
+            let meta = Meta { lsn: applied, clock: clock.now(), number, last_group: view.active.last_group };
+            if let Some(db) = view.checkpoint.database() {
+                checkpoint::write(&db, &view.active, &meta).map_err(writing())?;
+            }
+            view.active = view.active.following();
+            kept = applied;
+            for (id, _) in full.drain(..) {
+                disk.remove(&segments::name(id)).map_err(writing())?;
+            }
+            disk.sync_folder(segments::FOLDER).map_err(writing())?;
+        }
+        next_id += 1;
+        let old = full.iter().position(|(_, last)| *last <= kept).map(|at| full.remove(at).0);
+        let first = segments::prepare(&*disk, next_id, old, options.segment_bytes)
+            .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
+        queues.shrink_to_fit();
+        let supply = Supply { full, next_id, kept, ..Supply::default() };
+        let shared = Arc::new(Shared::new(Ground { disk, options, counters, clock, number }, view, supply));
+        let writer = Writer::new(shared.clone(), first, queues, applied);
+        let (keeping, reading) = (shared.clone(), shared.clone());
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(run)
+        };
+        let threads = [
+            spawn("store-writer", Box::new(move || writer.run())),
+            spawn("store-keeper", Box::new(move || keeper::run(&keeping))),
+            spawn("store-reader", Box::new(move || rows::run(&reading))),
+        ];
+        let threads: io::Result<Vec<_>> = threads.into_iter().collect();
+        let threads = threads.map_err(OpenError::io("starting a thread"))?;
+        Ok(DurableStore {
+            shared,
+            threads: Mutex::new(threads),
+            found: Mutex::new(Some(Found { sessions, scan, meta })),
+        })
+    }
+
+    /// The folder or whatever else it is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.shared.disk
+    }
+
+    fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Reply<T> {
+        let (sender, receiver) = oneshot::channel();
+        let after = self.shared.tail();
+        lock(&self.shared.requests).push(Request { after, wanted: wanted(sender) });
+        self.shared.requests_changed.notify_all();
+        receiver
+    }
+}
+
+fn open_checkpoint(
+    disk: &Arc<dyn Disk>,
+    counters: &Arc<Counters>,
+    options: &Options,
+) -> Result<Checkpoint, OpenError> {
+    let open = || Checkpoint::open(disk.clone(), counters.clone(), options.cache_bytes);
+    match open() {
+        Err(OpenError::Corrupt { file, offset, what })
+            if options.on_corruption == OnCorruption::Quarantine =>
+        {
+            warn!(
+                file,
+                offset, what, "the checkpoint is damaged: it is set aside, only the log behind it is used"
+            );
+            counters.corrupt.add(1);
+            let doing = || OpenError::io(format!("setting {file} aside"));
+            disk.create_folder(segments::QUARANTINE).map_err(doing())?;
+            let aside = format!("{}/{}-{}", segments::QUARANTINE, Clock::after(0).now(), checkpoint::FILE);
+            disk.rename(checkpoint::FILE, &aside).map_err(doing())?;
+            disk.sync_folder("").map_err(doing())?;
+            open()
+        }
+        other => other,
+    }
+}
+
+/// Reads the log behind the checkpoint into a table.
+fn replay(
+    disk: &Arc<dyn Disk>,
+    checkpoint: &Checkpoint,
+    meta: &Meta,
+    options: &Options,
+) -> Result<(Table, Queues, Scan), OpenError> {
+    let read = |beyond| {
+        let mut bad = 0;
+        let kept = checkpoint.read().and_then(|read| read.sessions(&mut bad));
+        let kept = kept.map_err(OpenError::io(format!("reading {}", disk.path(checkpoint::FILE))))?;
+        let mut queues: Queues = kept.into_iter().map(|(number, kept)| (number, kept.waiting)).collect();
+        let mut table = Table::default();
+        let scan = segments::scan(&**disk, meta.lsn, beyond, &mut |lsn, record| {
+            table.apply(lsn, record, &mut queues);
+        })?;
+        Ok((table, queues, scan))
+    };
+    let (table, queues, scan) = read(Beyond::Stop)?;
+    let place = |damage: &Damage| disk.path(&segments::name(damage.segment));
+    if let Some(torn) = &scan.torn {
+        info!(
+            file = place(torn),
+            offset = torn.offset,
+            "the end of the log was torn and is cut; it was never acknowledged"
+        );
+        cut(&**disk, torn).map_err(OpenError::io(format!("cutting {}", place(torn))))?;
+    }
+    let Some(damage) = scan.damage.first() else { return Ok((table, queues, scan)) };
+    if options.on_corruption == OnCorruption::Refuse {
+        return Err(OpenError::Corrupt {
+            file: place(damage),
+            offset: damage.offset,
+            what: damage.what.clone(),
+        });
+    }
+    let (table, queues, scan) = read(Beyond::GoOn)?;
+    let doing = || OpenError::io("setting the damaged log aside");
+    disk.create_folder(segments::QUARANTINE).map_err(doing())?;
+    for damage in &scan.damage {
+        warn!(
+            file = place(damage),
+            offset = damage.offset,
+            what = damage.what,
+            "the log is damaged here: it is set aside, and what is sound of it is used"
+        );
+        set_aside(&**disk, damage.segment).map_err(doing())?;
+    }
+    disk.sync_folder(segments::QUARANTINE).map_err(doing())?;
+    Ok((table, queues, scan))
+}
+
+/// Copies a segment to the quarantine.
+fn set_aside(disk: &dyn Disk, segment: u64) -> io::Result<()> {
+    let from = disk.open(&segments::name(segment), false)?;
+    let to = disk.open(&format!("{}/{segment:016}.log", segments::QUARANTINE), true)?;
+    let mut bytes = vec![0; from.len()? as usize];
+    let read = super::disk::read_full(&*from, &mut bytes, 0)?;
+    super::disk::write_full(&*to, bytes.get(..read).unwrap_or(&[]), 0)?;
+    to.sync()
+}
+
+/// Overwrites what is behind a torn end with zeros, so that nothing of it is taken for sound later.
+fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
+    let file = disk.open(&segments::name(torn.segment), false)?;
+    let len = file.len()?;
+    let zeros = vec![0; len.saturating_sub(torn.offset) as usize];
+    super::disk::write_full(&*file, &zeros, torn.offset)?;
+    file.sync()
+}
+
+impl Store for DurableStore {
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn reserve(&self) -> Result<Lsn, Unavailable> {
+        if self.shared.health() != Health::Good {
+            return Err(Unavailable);
+        }
+        let mut inbox = lock(&self.shared.inbox);
+        if inbox.closed {
+            return Err(Unavailable);
+        }
+        inbox.slots.push_back(None);
+        Ok(inbox.first + inbox.slots.len() as u64 - 1)
+    }
+
+    fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
+        let weight = weight(&record);
+        let mut inbox = lock(&self.shared.inbox);
+        let at = lsn.checked_sub(inbox.first).and_then(|at| usize::try_from(at).ok());
+        let Some(slot) = at.and_then(|at| inbox.slots.get_mut(at)) else { return };
+        *slot = Some((record, durability));
+        inbox.bytes += weight;
+        drop(inbox);
+        if at == Some(0) || durability != Durability::None {
+            self.shared.inbox_filled.notify_one();
+        }
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Ticket {
+        let weight = weight(&record);
+        let mut inbox = lock(&self.shared.inbox);
+        if inbox.closed || self.shared.health() == Health::Failed {
+            return Ticket { lsn: Lsn::MAX, durability };
+        }
+        inbox.slots.push_back(Some((record, durability)));
+        inbox.bytes += weight;
+        let count = inbox.slots.len() as u64;
+        let lsn = inbox.first + count - 1;
+        drop(inbox);
+        if count == 1 || durability != Durability::None {
+            self.shared.inbox_filled.notify_one();
+        }
+        Ticket { lsn, durability }
+    }
+
+    fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.shared.poll(ticket, seat, cx)
+    }
+
+    fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_room(seat, cx)
+    }
+
+    fn queued(&self, page: Page) -> Reply<Paged> {
+        self.ask(|sender| Wanted::Queued(page, sender))
+    }
+
+    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> Reply<Vec<Delivery>> {
+        self.ask(|sender| Wanted::Placed(session, places, sender))
+    }
+
+    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>> {
+        self.ask(|sender| Wanted::Retained(topics, sender))
+    }
+
+    fn next_number(&self) -> u64 {
+        self.shared.number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    fn figures(&self) -> Figures {
+        self.shared.figures()
+    }
+
+    fn recover(&self) -> Result<Recovered, OpenError> {
+        let Some(found) = lock(&self.found).take() else { return Ok(Recovered::default()) };
+        let last_group = lock(&self.shared.view).active.last_group.max(found.meta.last_group);
+        Ok(Recovered {
+            sessions: found.sessions,
+            last_group,
+            last_clock: found.scan.clock.max(found.meta.clock),
+            clean: found.scan.clean && found.scan.damage.is_empty(),
+        })
+    }
+
+    fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError> {
+        let mut bad = 0;
+        let result = rows::each_retained(&lock(&self.shared.view), &mut bad, give);
+        self.shared.counters.corrupt.add(bad);
+        result
+    }
+
+    fn close(&self) {
+        lock(&self.shared.inbox).closed = true;
+        self.shared.inbox_filled.notify_all();
+        let mut threads = lock(&self.threads);
+        let mut threads = threads.drain(..);
+        // The writer first: it may still need the keeper.
+        if let Some(writer) = threads.next() {
+            let _ = writer.join();
+        }
+        lock(&self.shared.supply).closed = true;
+        self.shared.supply_changed.notify_all();
+        self.shared.requests_changed.notify_all();
+        threads.for_each(|thread| drop(thread.join()));
+        self.shared.wake();
+    }
+}
+
+impl Drop for DurableStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

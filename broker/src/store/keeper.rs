@@ -1,0 +1,143 @@
+//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind it, and has new segments
+//! ready before the writer needs them. It is where a full disk is noticed first, while there is still room for
+//! acknowledgements.
+
+use std::io;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::Health;
+use super::checkpoint;
+use super::segments;
+use super::shared::{Shared, Supply, lock};
+
+/// Segments that are ready beside the one in use.
+const SPARES: usize = 2;
+/// How often a disk that was full is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until the store closes.
+pub(super) fn run(shared: &Shared) {
+    let mut retry = false;
+    loop {
+        let mut supply = lock(&shared.supply);
+        loop {
+            let health = shared.health();
+            let due = supply.wanted || supply.spares.len() < SPARES || health == Health::Full;
+            if supply.closed {
+                return;
+            }
+            if std::mem::take(&mut retry) {
+                let waited = shared.supply_changed.wait_timeout(supply, RETRY);
+                supply = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else if due && health != Health::Failed {
+                break;
+            } else {
+                supply = shared.supply_changed.wait(supply).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        let wanted = std::mem::take(&mut supply.wanted);
+        drop(supply);
+        let result = if wanted { keep(shared) } else { Ok(()) }.and_then(|()| spare(shared));
+        let full = match &result {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => true,
+            Err(error) => {
+                error!(%error, "the store has failed: the checkpoint or a new segment could not be written");
+                shared.set_health(Health::Failed);
+                continue;
+            }
+        };
+        let before = shared.health();
+        {
+            let mut supply = lock(&shared.supply);
+            supply.no_space = full;
+            supply.wanted |= wanted && full;
+        }
+        match (full, before) {
+            (true, Health::Good) => {
+                warn!("the disk is full: new messages are refused (0x97) until there is space");
+                shared.set_health(Health::Full);
+            }
+            (false, Health::Full) => {
+                info!("the disk has space again: messages are taken");
+                shared.set_health(Health::Good);
+            }
+            _ => {}
+        }
+        retry = full;
+    }
+}
+
+/// Writes the frozen table into the checkpoint, if there is one.
+fn keep(shared: &Shared) -> io::Result<()> {
+    let (table, meta, db) = {
+        let mut view = lock(&shared.view);
+        let Some(table) = view.frozen.clone() else { return Ok(()) };
+        if view.checkpoint.database().is_none() {
+            view.checkpoint.reopen()?;
+        }
+        (table, view.frozen_meta, view.checkpoint.database())
+    };
+    let written = match &db {
+        Some(db) => checkpoint::write(db, &table, &meta),
+        None => Err(io::Error::other("the checkpoint is closed")),
+    };
+    drop(db);
+    if let Err(error) = written {
+        // redb takes nothing more after an error; the table is written again.
+        let nobody_reads = shared.reading.write();
+        let reopened = lock(&shared.view).checkpoint.reopen();
+        drop(nobody_reads);
+        return reopened.and(Err(error));
+    }
+    let mut view = lock(&shared.view);
+    view.frozen = None;
+    drop(view);
+    shared.counters.checkpoints.add(1);
+    {
+        let mut supply = lock(&shared.supply);
+        supply.kept = meta.lsn;
+        supply.made += 1;
+    }
+    shared.supply_changed.notify_all();
+    // A large table takes its time to go; nobody waits for it here.
+    drop(table);
+    Ok(())
+}
+
+/// Takes a segment that is not needed any more.
+fn reusable(supply: &mut Supply) -> Option<u64> {
+    let kept = supply.kept;
+    let at = supply.full.iter().position(|(_, last)| *last <= kept)?;
+    Some(supply.full.remove(at).0)
+}
+
+/// Makes segments ready, out of those that the checkpoint has made superfluous; the others of these are removed.
+fn spare(shared: &Shared) -> io::Result<()> {
+    loop {
+        let (id, old, enough) = {
+            let mut supply = lock(&shared.supply);
+            let enough = supply.spares.len() >= SPARES;
+            let old = reusable(&mut supply);
+            if !enough {
+                supply.next_id += 1;
+            }
+            (supply.next_id, old, enough)
+        };
+        if enough {
+            let Some(old) = old else { return Ok(()) };
+            shared.disk.remove(&segments::name(old))?;
+            continue;
+        }
+        let made = segments::prepare(&*shared.disk, id, old, shared.options.segment_bytes);
+        if made.is_err() {
+            // What is half made only takes up space, which is perhaps what is missing.
+            let _ = shared.disk.remove(&segments::name(id));
+        }
+        lock(&shared.supply).spares.push_back(made?);
+        shared.supply_changed.notify_all();
+    }
+}

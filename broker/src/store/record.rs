@@ -1,0 +1,211 @@
+//! What the store is told, one change at a time; and what it gives back of a session after a restart.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use lapwing_protocol::{PacketId, QoS};
+
+use super::Seq;
+use crate::message::{Message, Millis, SessionNumber};
+use crate::outbox::{Delivery, SubscriptionIds};
+pub use crate::session::KeptFlight;
+use crate::session::{Held, Will};
+
+/// What is known of a session itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionTerms {
+    /// Its number.
+    pub number: SessionNumber,
+    /// The client identifier.
+    pub client_id: Arc<str>,
+    /// Whose it is.
+    pub user: Option<Arc<str>>,
+    /// Session Expiry Interval, in seconds; 0: it is kept only for its will.
+    pub expiry_s: u32,
+    /// Its will.
+    pub will: Option<Will>,
+    /// A connection serves it.
+    pub connected: bool,
+    /// While it rests: when the will is due.
+    pub will_at: Option<Millis>,
+    /// While it rests: when it ends.
+    pub ends_at: Option<Millis>,
+}
+
+/// A message's place in the queue of one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Whose queue.
+    pub session: SessionNumber,
+    /// Where in it.
+    pub seq: Seq,
+    /// The QoS to deliver with.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    pub subscription_ids: SubscriptionIds,
+    /// The shared group it was given out by.
+    pub share: Option<NonZeroU32>,
+}
+
+impl Queued {
+    /// The place of a delivery.
+    pub fn of(session: SessionNumber, delivery: &Delivery) -> Queued {
+        let Delivery { qos, retain, subscription_ids, share, seq, .. } = delivery;
+        Queued {
+            session,
+            seq: *seq,
+            qos: *qos,
+            retain: *retain,
+            subscription_ids: subscription_ids.clone(),
+            share: *share,
+        }
+    }
+
+    /// The delivery of a message in this place.
+    pub fn delivery(&self, message: Message) -> Delivery {
+        let Queued { seq, qos, retain, subscription_ids, share, .. } = self;
+        Delivery {
+            message,
+            qos: *qos,
+            retain: *retain,
+            subscription_ids: subscription_ids.clone(),
+            share: *share,
+            seq: *seq,
+        }
+    }
+}
+
+/// Where a message comes from when it changes hands within the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The session that had it.
+    pub session: SessionNumber,
+    /// Its place there.
+    pub seq: Seq,
+    /// Its size, in bytes.
+    pub size: u32,
+    /// The packet identifier that it was sent with.
+    pub packet_id: Option<PacketId>,
+}
+
+/// One change of what the broker keeps; all of it or nothing survives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// Nothing: a place that was not needed.
+    Nothing,
+    /// A session began or changed its terms.
+    Session(Box<SessionTerms>),
+    /// A session ended with all it had.
+    SessionEnded {
+        /// Which.
+        session: SessionNumber,
+    },
+    /// A subscription was made or replaced.
+    Subscribed {
+        /// Whose.
+        session: SessionNumber,
+        /// The topic filter, `$share/…` included.
+        filter: Box<str>,
+        /// What it is.
+        subscription: KeptSubscription,
+    },
+    /// A subscription was removed.
+    Unsubscribed {
+        /// Whose.
+        session: SessionNumber,
+        /// The topic filter.
+        filter: Box<str>,
+    },
+    /// A message was routed.
+    Published {
+        /// The message.
+        message: Message,
+        /// It is the retained message of its topic now, or removes that.
+        retained: bool,
+        /// The queues that took it.
+        queued: Vec<Queued>,
+        /// The QoS 2 packet that brought it: not to be taken again until it is released.
+        received: Option<(SessionNumber, PacketId)>,
+        /// It was another session's before.
+        origin: Option<Origin>,
+    },
+    /// A retained message has expired.
+    Forgotten {
+        /// Its topic.
+        topic: Box<str>,
+    },
+    /// A message was sent to the client of a session.
+    Sent {
+        /// Whose.
+        session: SessionNumber,
+        /// The packet identifier.
+        packet_id: PacketId,
+        /// The message's place.
+        seq: Seq,
+        /// The QoS it was sent with, 1 or 2.
+        qos: QoS,
+        /// Its size, in bytes.
+        size: u32,
+        /// The message, where no queue has it (see [`REPLAYED`](super::REPLAYED)).
+        body: Option<Box<Delivery>>,
+    },
+    /// A message is over for a session: acknowledged, expired, dropped.
+    Done(Origin),
+    /// The client has a QoS 2 message (PUBREC): the identifier stays until PUBCOMP.
+    HandedOver(Origin),
+    /// A QoS 2 message is over (PUBCOMP).
+    Completed {
+        /// Whose.
+        session: SessionNumber,
+        /// The packet identifier.
+        packet_id: PacketId,
+    },
+    /// A client released a QoS 2 message (PUBREL).
+    Released {
+        /// Whose.
+        session: SessionNumber,
+        /// The packet identifier.
+        packet_id: PacketId,
+    },
+}
+
+/// A subscription as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptSubscription {
+    /// Options and identifier.
+    pub held: Held,
+    /// The number of the shared group.
+    pub group: Option<NonZeroU32>,
+    /// Its retained messages are still to be sent.
+    pub replay: bool,
+}
+
+/// What waits in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The place that the next message gets is above this.
+    pub last: Seq,
+    /// Messages, those on their way included.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The packet identifier that was used last; 0: none.
+    pub packet_id: u16,
+}
+
+/// A session as an earlier run left it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptSession {
+    /// Its terms.
+    pub terms: SessionTerms,
+    /// Its subscriptions by filter.
+    pub subscriptions: Vec<(Box<str>, KeptSubscription)>,
+    /// What was on its way to the client, in the order of the first sending.
+    pub flights: Vec<KeptFlight>,
+    /// The QoS 2 messages that the client has not released.
+    pub received: Vec<PacketId>,
+    /// What waits.
+    pub waiting: Waiting,
+}

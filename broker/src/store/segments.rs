@@ -1,0 +1,200 @@
+//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and read back at the start.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Lsn;
+use super::disk::{Disk, DiskFile, read_full, write_full};
+use super::error::OpenError;
+use super::frame::{self, Found};
+use super::record::Record;
+use crate::message::Millis;
+
+/// Their folder.
+pub(super) const FOLDER: &str = "wal";
+/// Damaged ones are set aside here.
+pub(super) const QUARANTINE: &str = "quarantine";
+
+/// The name of a segment.
+pub(super) fn name(id: u64) -> String {
+    format!("{FOLDER}/{id:016}.log")
+}
+
+fn id(name: &str) -> Option<u64> {
+    name.strip_suffix(".log")?.parse().ok()
+}
+
+/// The segments that there are, in order.
+pub(super) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let mut ids: Vec<u64> = disk.list(FOLDER)?.iter().filter_map(|name| id(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// A segment to write to.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Where the next frame goes.
+    pub(super) at: u64,
+}
+
+/// Makes a segment full of zeros, out of an old one where there is one: nothing but the data has to be made durable when a
+/// frame is written to it.
+pub(super) fn prepare(disk: &dyn Disk, id: u64, old: Option<u64>, bytes: u64) -> io::Result<Segment> {
+    let new = name(id);
+    if let Some(old) = old {
+        disk.rename(&name(old), &new)?;
+    }
+    let file = disk.open(&new, true)?;
+    let len = file.len()?;
+    if len > bytes {
+        file.set_len(bytes)?;
+    }
+    let zeros = vec![0u8; 256 * 1024];
+    let mut at = len;
+    while at < bytes {
+        let n = (bytes - at).min(zeros.len() as u64);
+        write_full(&*file, zeros.get(..n as usize).unwrap_or(&[]), at)?;
+        at += n;
+    }
+    if len != bytes {
+        file.sync()?;
+    }
+    disk.sync_folder(FOLDER)?;
+    Ok(Segment { id, file, at: 0 })
+}
+
+/// Where the log is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) what: String,
+}
+
+/// What the log says.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// The last sound record.
+    pub(super) last: Lsn,
+    pub(super) clock: Millis,
+    pub(super) number: u64,
+    /// The run before ended well.
+    pub(super) clean: bool,
+    /// Records that were known to be durable are missing or unreadable.
+    pub(super) damage: Vec<Damage>,
+    /// The end of what was written when the run before was cut off: never acknowledged as durable.
+    pub(super) torn: Option<Damage>,
+    /// Each segment with its last record; 0 where it has none.
+    pub(super) segments: Vec<(u64, Lsn)>,
+}
+
+/// How to go on behind damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beyond {
+    /// Stop: only what is whole counts.
+    Stop,
+    /// Use every frame that is sound.
+    GoOn,
+}
+
+/// Reads the log from the record behind `after` on.
+pub(super) fn scan(
+    disk: &dyn Disk,
+    after: Lsn,
+    beyond: Beyond,
+    give: &mut dyn FnMut(Lsn, Record),
+) -> Result<Scan, OpenError> {
+    let listing = || format!("listing {}", disk.path(FOLDER));
+    let mut scan = Scan { last: after, ..Scan::default() };
+    let mut hole: Option<Damage> = None;
+    // The highest record that some frame calls durable.
+    let mut vouched = 0;
+    let mut newest = 0;
+    for id in ids(disk).map_err(OpenError::io(listing()))? {
+        let reading = || OpenError::io(format!("reading {}", disk.path(&name(id))));
+        let file = disk.open(&name(id), false).map_err(reading())?;
+        let len = file.len().map_err(reading())?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
+        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
+        bytes.truncate(read);
+        let mut last_here = 0;
+        let mut at = 0;
+        let mut whole = true;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let damage = |what: String| Damage { segment: id, offset: at as u64, what };
+            let head = match frame::find(rest, id) {
+                Found::Frame(head) => head,
+                Found::Newer(format) => {
+                    let file = disk.path(&name(id));
+                    return Err(OpenError::Foreign(format!(
+                        "{file} has format {format}, this version of lapwing reads format {}",
+                        frame::FORMAT
+                    )));
+                }
+                Found::Nothing => {
+                    if whole {
+                        // The unused end of a segment looks like this, too: what follows tells.
+                        hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
+                        whole = false;
+                    }
+                    at += frame::PAGE;
+                    continue;
+                }
+            };
+            vouched = vouched.max(head.durable);
+            newest = newest.max(head.clock);
+            let behind = !whole || head.first > scan.last + 1;
+            if behind && head.last() > scan.last {
+                if whole && hole.as_ref().is_none_or(|hole| hole.segment == id) {
+                    hole =
+                        Some(damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1)));
+                }
+                if beyond == Beyond::Stop {
+                    at += head.padded();
+                    last_here = last_here.max(head.last());
+                    continue;
+                }
+                scan.damage.extend(hole.take());
+            }
+            if head.last() > scan.last {
+                match frame::records(rest, &head) {
+                    Some(records) => {
+                        for (lsn, record) in (head.first..).zip(records) {
+                            if lsn > scan.last {
+                                give(lsn, record);
+                            }
+                        }
+                        scan.clock = head.clock;
+                        scan.number = scan.number.max(head.number);
+                        scan.clean = head.clean;
+                        hole = None;
+                        whole = true;
+                    }
+                    None => {
+                        scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
+                        if beyond == Beyond::Stop {
+                            return Ok(scan);
+                        }
+                    }
+                }
+                scan.last = head.last();
+            }
+            last_here = last_here.max(head.last());
+            at += head.padded();
+        }
+        scan.segments.push((id, last_here));
+    }
+    // Frames that nobody vouches for may be missing: the run was cut off before they were on disk.
+    if let Some(hole) = hole {
+        if vouched > scan.last {
+            scan.damage.push(hole);
+        } else if beyond == Beyond::Stop && scan.segments.iter().any(|(_, last)| *last > scan.last) {
+            scan.torn = Some(hole);
+        }
+    }
+    scan.clock = scan.clock.max(newest);
+    Ok(scan)
+}

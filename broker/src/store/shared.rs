@@ -1,0 +1,242 @@
+//! What the store's threads and the broker's tasks share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+
+use super::checkpoint::{Checkpoint, Meta};
+use super::disk::Disk;
+use super::durable::Options;
+use super::record::Record;
+use super::rows::Request;
+use super::segments::Segment;
+use super::table::Table;
+use super::{Durability, Failed, Figures, Health, Lsn, Seat, Ticket};
+use crate::clock::Clock;
+use crate::metrics::Counter;
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) record_bytes: Counter,
+    pub(super) log_bytes: Counter,
+    pub(super) checkpoint_bytes: Counter,
+    pub(super) syncs: Counter,
+    pub(super) checkpoints: Counter,
+    pub(super) corrupt: Counter,
+}
+
+/// Records on their way to the writer: a window of the log, its places reserved in order and filled in any.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) slots: VecDeque<Option<(Record, Durability)>>,
+    /// The place of the first slot.
+    pub(super) first: Lsn,
+    /// An estimate of the memory that the records take.
+    pub(super) bytes: usize,
+    pub(super) closed: bool,
+}
+
+/// The newest state that can be read: two tables over the checkpoint.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) active: Table,
+    pub(super) frozen: Option<Arc<Table>>,
+    pub(super) frozen_meta: Meta,
+    pub(super) checkpoint: Checkpoint,
+    /// The last record that is in the tables.
+    pub(super) applied: Lsn,
+}
+
+/// Between the writer, which uses segments up, and the keeper, which makes new ones.
+#[derive(Debug, Default)]
+pub(super) struct Supply {
+    pub(super) spares: VecDeque<Segment>,
+    /// Segments that are full, with their last record.
+    pub(super) full: Vec<(u64, Lsn)>,
+    pub(super) next_id: u64,
+    /// The log up to here is in the checkpoint.
+    pub(super) kept: Lsn,
+    /// A checkpoint was asked for, and how many were made.
+    pub(super) wanted: bool,
+    pub(super) made: u64,
+    /// The disk said that it is full.
+    pub(super) no_space: bool,
+    pub(super) closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    wakers: Vec<Waker>,
+    epoch: u64,
+}
+
+/// What the store stands on.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: Options,
+    pub(super) counters: Arc<Counters>,
+    pub(super) clock: Clock,
+    /// The highest number that was given out.
+    pub(super) number: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: Options,
+    pub(super) counters: Arc<Counters>,
+    pub(super) clock: Clock,
+    pub(super) number: AtomicU64,
+    pub(super) inbox: Mutex<Inbox>,
+    pub(super) inbox_filled: Condvar,
+    pub(super) view: Mutex<View>,
+    pub(super) supply: Mutex<Supply>,
+    pub(super) supply_changed: Condvar,
+    pub(super) requests: Mutex<Vec<Request>>,
+    pub(super) requests_changed: Condvar,
+    /// Read while somebody reads the checkpoint.
+    pub(super) reading: RwLock<()>,
+    pub(super) written: AtomicU64,
+    pub(super) durable: AtomicU64,
+    health: AtomicU8,
+    waiters: Mutex<Waiters>,
+}
+
+/// A panic while a lock of the store is held leaves values that are still values; the thread that panicked is found out by
+/// its silence.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(ground: Ground, view: View, supply: Supply) -> Shared {
+        let Ground { disk, options, counters, clock, number } = ground;
+        let last = view.applied;
+        Shared {
+            disk,
+            options,
+            counters,
+            clock,
+            number: AtomicU64::new(number),
+            inbox: Mutex::new(Inbox { slots: VecDeque::new(), first: last + 1, bytes: 0, closed: false }),
+            inbox_filled: Condvar::new(),
+            view: Mutex::new(view),
+            supply: Mutex::new(supply),
+            supply_changed: Condvar::new(),
+            requests: Mutex::default(),
+            requests_changed: Condvar::new(),
+            reading: RwLock::new(()),
+            written: AtomicU64::new(last),
+            durable: AtomicU64::new(last),
+            health: AtomicU8::new(Health::Good as u8),
+            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1 }),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Good,
+            1 => Health::Full,
+            _ => Health::Failed,
+        }
+    }
+
+    /// Sets it; a failure stays.
+    pub(super) fn set_health(&self, health: Health) {
+        let before = self.health.fetch_max(health as u8, Ordering::AcqRel);
+        if health == Health::Good && before == Health::Full as u8 {
+            let _ = self.health.compare_exchange(before, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+        if before != health as u8 {
+            self.wake();
+            self.inbox_filled.notify_all();
+            self.supply_changed.notify_all();
+            self.requests_changed.notify_all();
+        }
+    }
+
+    /// Wakes everybody who waits for a ticket or for room.
+    pub(super) fn wake(&self) {
+        let wakers = {
+            let mut waiters = lock(&self.waiters);
+            if waiters.wakers.is_empty() {
+                return;
+            }
+            waiters.epoch += 1;
+            std::mem::take(&mut waiters.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// `look` until it finds something; registers the task before it looks for the last time.
+    fn wait<T>(&self, seat: &mut Seat, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
+        if let Some(found) = look() {
+            return Poll::Ready(found);
+        }
+        let mut waiters = lock(&self.waiters);
+        if let Some(found) = look() {
+            return Poll::Ready(found);
+        }
+        if seat.epoch != waiters.epoch {
+            seat.epoch = waiters.epoch;
+            waiters.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &Context<'_>) -> Poll<Result<(), Failed>> {
+        let mark = match ticket.durability {
+            Durability::None => return Poll::Ready(Ok(())),
+            Durability::Interval => &self.written,
+            Durability::Always => &self.durable,
+        };
+        self.wait(seat, cx, || {
+            if ticket.lsn <= mark.load(Ordering::Acquire) {
+                Some(Ok(()))
+            } else {
+                (self.health() == Health::Failed).then_some(Err(Failed))
+            }
+        })
+    }
+
+    pub(super) fn poll_room(&self, seat: &mut Seat, cx: &Context<'_>) -> Poll<()> {
+        self.wait(seat, cx, || self.has_room().then_some(()))
+    }
+
+    fn has_room(&self) -> bool {
+        lock(&self.inbox).bytes < self.options.inbox_bytes_max || self.health() == Health::Failed
+    }
+
+    /// The last place in the log that was reserved.
+    pub(super) fn tail(&self) -> Lsn {
+        let inbox = lock(&self.inbox);
+        inbox.first + inbox.slots.len() as u64 - 1
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        let counters = &self.counters;
+        Figures {
+            health: self.health(),
+            record_bytes: counters.record_bytes.get(),
+            log_bytes: counters.log_bytes.get(),
+            checkpoint_bytes: counters.checkpoint_bytes.get(),
+            syncs: counters.syncs.get(),
+            checkpoints: counters.checkpoints.get(),
+            corrupt: counters.corrupt.get(),
+        }
+    }
+}
+
+/// An estimate of the memory that a record takes.
+pub(super) fn weight(record: &Record) -> usize {
+    match record {
+        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.len(),
+        Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
+        Record::Sent { body: Some(body), .. } => 96 + body.message.size(),
+        _ => 64,
+    }
+}

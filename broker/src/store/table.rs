@@ -1,0 +1,214 @@
+//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is gone.
+//!
+//! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use lapwing_protocol::flight::OutboundState;
+use lapwing_protocol::{PacketId, QoS};
+
+use super::record::{KeptFlight, KeptSubscription, Origin, Record, SessionTerms, Waiting};
+use super::{Lsn, REPLAYED, Seq};
+use crate::message::{Message, SessionNumber};
+use crate::outbox::Delivery;
+
+/// A row of a queue.
+#[derive(Clone, Debug)]
+pub(super) struct QueueRow {
+    pub(super) delivery: Delivery,
+    /// The record that brought it: rows of one record share the message.
+    pub(super) lsn: Lsn,
+    /// How many rows that record brought.
+    pub(super) shared_by: u32,
+}
+
+/// A row that may replace one that an older table has.
+#[derive(Clone, Debug)]
+pub(super) struct Layered<T> {
+    /// `None`: it is gone.
+    pub(super) row: Option<T>,
+    /// An older table may have it.
+    below: bool,
+}
+
+/// The rows of a part of the log.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
+    pub(super) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
+    pub(super) queue: BTreeMap<(SessionNumber, Seq), Option<QueueRow>>,
+    pub(super) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
+    pub(super) received: BTreeMap<(SessionNumber, PacketId), Layered<()>>,
+    pub(super) retained: BTreeMap<Box<str>, Option<Message>>,
+    /// Sessions that ended: nothing that older tables have of them counts.
+    pub(super) ended: BTreeSet<SessionNumber>,
+    /// What waits in the queues that changed; set when the table is closed.
+    pub(super) waiting: BTreeMap<SessionNumber, Waiting>,
+    touched: BTreeSet<SessionNumber>,
+    /// The last record in it.
+    pub(super) last: Lsn,
+    pub(super) last_group: u32,
+}
+
+/// What waits in each queue, at the last record applied.
+pub(super) type Queues = HashMap<SessionNumber, Waiting>;
+
+impl Table {
+    /// Takes in the record with this number.
+    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, queues: &mut Queues) {
+        self.last = self.last.max(lsn);
+        match record {
+            Record::Nothing => {}
+            Record::Session(terms) => drop(self.sessions.insert(terms.number, Some(Arc::from(terms)))),
+            Record::SessionEnded { session } => self.end(session, queues),
+            Record::Subscribed { session, filter, subscription } => {
+                self.last_group = self.last_group.max(subscription.group.map_or(0, |group| group.get()));
+                self.subscriptions.insert((session, filter), Some(subscription));
+            }
+            Record::Unsubscribed { session, filter } => {
+                self.subscriptions.insert((session, filter), None);
+            }
+            Record::Published { message, retained, queued, received, origin } => {
+                let shared_by = queued.len() as u32;
+                for place in &queued {
+                    let row = QueueRow { delivery: place.delivery(message.clone()), lsn, shared_by };
+                    self.enqueue(place.session, row, queues);
+                }
+                if let Some(key) = received {
+                    set(&mut self.received, key, ());
+                }
+                if let Some(origin) = origin {
+                    self.done(&origin, queues);
+                }
+                if retained {
+                    let topic = message.topic_str().into();
+                    self.retained.insert(topic, Some(message).filter(|m| !m.payload().is_empty()));
+                }
+            }
+            Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
+            Record::Sent { session, packet_id, seq, qos, size, body } => {
+                if let Some(body) = body {
+                    let row = QueueRow { delivery: *body, lsn, shared_by: 1 };
+                    self.enqueue(session, row, queues);
+                }
+                let state = match qos {
+                    QoS::ExactlyOnce => OutboundState::AwaitPubRec,
+                    _ => OutboundState::AwaitPubAck,
+                };
+                queues.entry(session).or_default().packet_id = packet_id.get();
+                self.touched.insert(session);
+                let flight = KeptFlight { packet_id, order: lsn, state, seq, size };
+                set(&mut self.flights, (session, packet_id), flight);
+            }
+            Record::Done(origin) => self.done(&origin, queues),
+            Record::HandedOver(origin) => {
+                self.dequeue(&origin, queues);
+                if let Some(packet_id) = origin.packet_id {
+                    let before = self.flights.get(&(origin.session, packet_id)).and_then(|f| f.row);
+                    let flight = KeptFlight {
+                        packet_id,
+                        order: before.map_or(lsn, |flight| flight.order),
+                        state: OutboundState::AwaitPubComp,
+                        seq: origin.seq,
+                        size: origin.size,
+                    };
+                    // Where this table does not know it, an older one may.
+                    let below = self.flights.get(&(origin.session, packet_id)).is_none_or(|f| f.below);
+                    self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
+                }
+            }
+            Record::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
+            Record::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
+        }
+    }
+
+    fn enqueue(&mut self, session: SessionNumber, row: QueueRow, queues: &mut Queues) {
+        let seq = row.delivery.seq;
+        if seq & REPLAYED == 0 {
+            let waiting = queues.entry(session).or_default();
+            waiting.last = waiting.last.max(seq);
+            waiting.count += 1;
+            waiting.bytes += row.delivery.message.size() as u64;
+            self.touched.insert(session);
+        }
+        self.queue.insert((session, seq), Some(row));
+    }
+
+    fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
+        let key = (origin.session, origin.seq);
+        if origin.seq == 0 {
+            return;
+        }
+        // A row stands in one table only: one that is here is nowhere else.
+        if !matches!(self.queue.remove(&key), Some(Some(_))) {
+            self.queue.insert(key, None);
+        }
+        if origin.seq & REPLAYED == 0 {
+            let waiting = queues.entry(origin.session).or_default();
+            waiting.count = waiting.count.saturating_sub(1);
+            waiting.bytes = waiting.bytes.saturating_sub(u64::from(origin.size));
+            if waiting.count == 0 {
+                waiting.bytes = 0;
+            }
+            self.touched.insert(origin.session);
+        }
+    }
+
+    fn done(&mut self, origin: &Origin, queues: &mut Queues) {
+        self.dequeue(origin, queues);
+        if let Some(packet_id) = origin.packet_id {
+            unset(&mut self.flights, (origin.session, packet_id));
+        }
+    }
+
+    fn end(&mut self, session: SessionNumber, queues: &mut Queues) {
+        fn forget<K: Ord + Clone, V>(
+            rows: &mut BTreeMap<K, V>,
+            from: K,
+            of: impl Fn(&K) -> SessionNumber,
+            session: SessionNumber,
+        ) {
+            let keys: Vec<K> = rows
+                .range(from..)
+                .map(|(key, _)| key)
+                .take_while(|key| of(key) == session)
+                .cloned()
+                .collect();
+            keys.iter().for_each(|key| drop(rows.remove(key)));
+        }
+        forget(&mut self.subscriptions, (session, Box::from("")), |key| key.0, session);
+        forget(&mut self.queue, (session, 0), |key| key.0, session);
+        forget(&mut self.flights, (session, PacketId::MIN), |key| key.0, session);
+        forget(&mut self.received, (session, PacketId::MIN), |key| key.0, session);
+        self.sessions.insert(session, None);
+        self.ended.insert(session);
+        self.touched.remove(&session);
+        queues.remove(&session);
+    }
+
+    /// Nothing is added any more: notes what waits in the queues that changed.
+    pub(super) fn close(&mut self, queues: &Queues) {
+        for session in std::mem::take(&mut self.touched) {
+            self.waiting.insert(session, queues.get(&session).copied().unwrap_or_default());
+        }
+    }
+
+    /// An empty table that goes on behind this one.
+    pub(super) fn following(&self) -> Table {
+        Table { last_group: self.last_group, ..Table::default() }
+    }
+}
+
+fn set<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K, row: V) {
+    // The identifier was free, so that no older table has a row for it that still counts.
+    let below = rows.get(&key).is_some_and(|old| old.below);
+    rows.insert(key, Layered { row: Some(row), below });
+}
+
+fn unset<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K) {
+    match rows.remove(&key) {
+        Some(Layered { below: false, row: Some(_) }) => {}
+        _ => drop(rows.insert(key, Layered { row: None, below: true })),
+    }
+}

@@ -1,0 +1,332 @@
+//! The writer: one thread that turns records into frames, one write and at most one sync for as many as there are.
+//!
+//! While a sync runs, the next records gather by themselves, so that nothing has to linger. A write or sync that fails is
+//! the end: what a disk says after that is worth nothing. Only "no space" is waited out, since nothing was promised yet.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::checkpoint::Meta;
+use super::codec;
+use super::disk::write_full;
+use super::frame::{self, Head};
+use super::record::Record;
+use super::segments::Segment;
+use super::shared::{Shared, lock, weight};
+use super::table::Queues;
+use super::{Durability, Health, Lsn};
+
+/// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
+const RECORDS_MAX: usize = 8_192;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// How long records that nobody waits for may gather.
+const LAZY: Duration = Duration::from_millis(50);
+/// How often a full disk is asked again.
+const RETRY: Duration = Duration::from_millis(200);
+
+struct Batch {
+    first: Lsn,
+    records: Vec<Record>,
+    durability: Durability,
+}
+
+/// See the module.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    segment: Segment,
+    queues: Queues,
+    last: Lsn,
+    /// Since the table was frozen last, in bytes of log.
+    since_frozen: u64,
+    synced_at: Option<Instant>,
+    /// Since when written records wait for a sync by the timer.
+    unsynced_since: Option<Instant>,
+    frame: Vec<u8>,
+}
+
+/// Why the writer stops.
+enum Stop {
+    Closed,
+    Failed(io::Error),
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, segment: Segment, queues: Queues, last: Lsn) -> Writer {
+        Writer {
+            shared,
+            segment,
+            queues,
+            last,
+            since_frozen: 0,
+            synced_at: None,
+            unsynced_since: None,
+            frame: Vec::new(),
+        }
+    }
+
+    /// Runs until the store closes or fails.
+    pub(super) fn run(mut self) {
+        let stop = loop {
+            let Some(batch) = self.next() else { break self.finish().err().unwrap_or(Stop::Closed) };
+            let result = match batch {
+                Some(batch) => self.commit(batch),
+                None => self.sync(),
+            };
+            if let Err(stop) = result {
+                break stop;
+            }
+        };
+        if let Stop::Failed(error) = stop {
+            error!(%error, segment = %self.shared.disk.path(&super::segments::name(self.segment.id)),
+                "the store has failed: nothing is acknowledged any more, publishers are told 0x97. Check the disk, then restart");
+            self.shared.set_health(Health::Failed);
+            let mut inbox = lock(&self.shared.inbox);
+            let count = inbox.slots.len() as u64;
+            inbox.first += count;
+            inbox.slots.clear();
+            inbox.bytes = 0;
+        }
+        self.shared.wake();
+    }
+
+    /// Waits for the next records; `Some(None)`: a sync is due; `None`: all is done and the store closes.
+    fn next(&mut self) -> Option<Option<Batch>> {
+        let shared = self.shared.clone();
+        let options = &shared.options;
+        let mut inbox = lock(&shared.inbox);
+        let mut lazy_since: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
+            let mut ready = 0;
+            let mut durability = Durability::None;
+            let mut bytes = 0;
+            for (record, level) in inbox.slots.iter().map_while(|slot| slot.as_ref()) {
+                let weight = weight(record);
+                if ready > 0 && (ready >= RECORDS_MAX || bytes + weight > BATCH_BYTES_MAX) {
+                    break;
+                }
+                ready += 1;
+                bytes += weight;
+                durability = durability.max(*level);
+            }
+            let closed = inbox.closed;
+            let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
+            if ready > 0 {
+                let since = *lazy_since.get_or_insert(now);
+                let due = match durability {
+                    // Each sync wears the flash: they can be made rarer.
+                    Durability::Always => self.synced_at.map_or(now, |at| at + options.min_sync_interval),
+                    Durability::Interval => now,
+                    Durability::None => since + LAZY,
+                };
+                if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
+                    let first = inbox.first;
+                    let records: Vec<Record> =
+                        inbox.slots.drain(..ready).flatten().map(|(record, _)| record).collect();
+                    inbox.first += ready as u64;
+                    let was_full = inbox.bytes >= options.inbox_bytes_max;
+                    inbox.bytes = inbox.bytes.saturating_sub(bytes);
+                    if was_full && inbox.bytes < options.inbox_bytes_max {
+                        shared.wake();
+                    }
+                    return Some(Some(Batch { first, records, durability }));
+                }
+                let until = due - now;
+                wait = Some(wait.map_or(until, |wait| wait.min(until)));
+            } else if closed && inbox.slots.is_empty() {
+                return None;
+            }
+            if sync_at.is_some_and(|at| at <= now) {
+                return Some(None);
+            }
+            inbox = match wait {
+                Some(wait) => {
+                    shared.inbox_filled.wait_timeout(inbox, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => shared.inbox_filled.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Writes a frame, syncs it if it is asked for, and shows it to readers.
+    fn commit(&mut self, batch: Batch) -> Result<(), Stop> {
+        let Batch { first, records, durability } = batch;
+        let last = first + records.len() as u64 - 1;
+        self.write(&records, first, false)?;
+        let shared = self.shared.clone();
+        shared.written.store(last, Ordering::Release);
+        self.last = last;
+        match durability {
+            Durability::Always => self.sync()?,
+            Durability::Interval => {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+            }
+            Durability::None => {}
+        }
+        let mut frozen = false;
+        {
+            let mut view = lock(&shared.view);
+            for (lsn, record) in (first..).zip(records) {
+                view.active.apply(lsn, record, &mut self.queues);
+            }
+            view.applied = last;
+            if self.since_frozen >= shared.options.window_bytes && view.frozen.is_none() {
+                self.freeze(&mut view);
+                frozen = true;
+            }
+        }
+        if durability != Durability::None {
+            shared.wake();
+        }
+        if !lock(&shared.requests).is_empty() {
+            shared.requests_changed.notify_all();
+        }
+        if frozen {
+            lock(&shared.supply).wanted = true;
+            shared.supply_changed.notify_all();
+        } else if self.since_frozen >= shared.options.window_bytes.saturating_mul(3) {
+            self.await_checkpoint();
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, view: &mut super::shared::View) {
+        let shared = &self.shared;
+        let mut table = std::mem::take(&mut view.active);
+        table.close(&self.queues);
+        view.active = table.following();
+        view.frozen_meta = Meta {
+            lsn: view.applied,
+            clock: shared.clock.now(),
+            number: shared.number.load(Ordering::Relaxed),
+            last_group: table.last_group,
+        };
+        view.frozen = Some(Arc::new(table));
+        self.since_frozen = 0;
+    }
+
+    /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is nothing to wait for.
+    fn await_checkpoint(&self) {
+        let shared = &self.shared;
+        let mut supply = lock(&shared.supply);
+        let made = supply.made;
+        while supply.made == made && shared.health() == Health::Good && !supply.closed {
+            let busy = { lock(&shared.view).frozen.is_some() };
+            if !busy {
+                return;
+            }
+            supply =
+                shared.supply_changed.wait_timeout(supply, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Writes records as one frame.
+    fn write(&mut self, records: &[Record], first: Lsn, clean: bool) -> Result<(), Stop> {
+        frame::begin(&mut self.frame);
+        for record in records {
+            codec::put_record(&mut self.frame, record);
+        }
+        let shared = self.shared.clone();
+        let len = self.frame.len() - frame::HEAD;
+        let padded = self.frame.len().next_multiple_of(frame::PAGE) as u64;
+        // A frame that fits nowhere makes its segment longer.
+        if self.segment.at > 0 && self.segment.at + padded > shared.options.segment_bytes {
+            self.rotate()?;
+        }
+        let head = Head {
+            segment: self.segment.id,
+            first,
+            count: records.len() as u32,
+            len: len as u32,
+            durable: shared.durable.load(Ordering::Relaxed),
+            clock: shared.clock.now(),
+            number: shared.number.load(Ordering::Relaxed),
+            clean,
+        };
+        frame::seal(&mut self.frame, &head);
+        loop {
+            match write_full(&*self.segment.file, &self.frame, self.segment.at) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.await_space(&error)?,
+                Err(error) => return Err(Stop::Failed(error)),
+            }
+        }
+        self.segment.at += padded;
+        self.since_frozen += padded;
+        shared.counters.record_bytes.add(len as u64);
+        shared.counters.log_bytes.add(padded);
+        if self.frame.capacity() > 4 * BATCH_BYTES_MAX {
+            self.frame = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// The frame could not be written for want of space. Nobody was promised anything yet: it is tried again.
+    fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
+        if lock(&self.shared.inbox).closed {
+            return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
+        }
+        if self.shared.health() == Health::Good {
+            warn!(%error, "the disk is full: new messages are refused until there is space");
+        }
+        self.shared.set_health(Health::Full);
+        lock(&self.shared.supply).no_space = true;
+        std::thread::sleep(RETRY);
+        Ok(())
+    }
+
+    /// Goes on in the next segment; the one before is on disk first, so that only the last one can have a torn end.
+    fn rotate(&mut self) -> Result<(), Stop> {
+        self.sync()?;
+        let shared = self.shared.clone();
+        let mut supply = lock(&shared.supply);
+        let mut told = false;
+        let next = loop {
+            if let Some(next) = supply.spares.pop_front() {
+                break next;
+            }
+            if supply.no_space && !told {
+                told = true;
+                warn!("the disk is full: records wait for space");
+            }
+            if supply.closed || shared.health() == Health::Failed {
+                return Err(Stop::Failed(io::ErrorKind::StorageFull.into()));
+            }
+            supply =
+                shared.supply_changed.wait_timeout(supply, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        supply.full.push((self.segment.id, self.last));
+        drop(supply);
+        shared.supply_changed.notify_all();
+        self.segment = next;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Stop> {
+        self.unsynced_since = None;
+        if self.shared.durable.load(Ordering::Relaxed) >= self.last {
+            return Ok(());
+        }
+        self.shared.counters.syncs.add(1);
+        self.segment.file.sync().map_err(Stop::Failed)?;
+        self.synced_at = Some(Instant::now());
+        self.shared.durable.store(self.last, Ordering::Release);
+        Ok(())
+    }
+
+    /// Leaves a last word that says that all is well.
+    fn finish(&mut self) -> Result<(), Stop> {
+        self.sync()?;
+        let last = self.last + 1;
+        self.write(&[Record::Nothing], last, true)?;
+        self.last = last;
+        self.sync()?;
+        info!(last, "the store is closed: all of it is on disk");
+        Ok(())
+    }
+}
