@@ -109,7 +109,10 @@ pub(super) fn scan(
 ) -> Result<Scan, OpenError> {
     let listing = || format!("listing {}", disk.path(FOLDER));
     let mut scan = Scan { last: after, ..Scan::default() };
+    // Where no whole frame stands; the unused end of a segment looks like this, too.
     let mut hole: Option<Damage> = None;
+    // The first hole that sound frames stand behind.
+    let mut gap: Option<Damage> = None;
     // The highest record that some frame calls durable.
     let mut vouched = 0;
     let mut newest = 0;
@@ -136,7 +139,6 @@ pub(super) fn scan(
                 }
                 Found::Nothing => {
                     if whole {
-                        // The unused end of a segment looks like this, too: what follows tells.
                         hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
                         whole = false;
                     }
@@ -148,16 +150,15 @@ pub(super) fn scan(
             newest = newest.max(head.clock);
             let behind = !whole || head.first > scan.last + 1;
             if behind && head.last() > scan.last {
-                if whole && hole.as_ref().is_none_or(|hole| hole.segment == id) {
-                    hole =
-                        Some(damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1)));
-                }
+                let missing =
+                    || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
+                gap = gap.or_else(|| hole.take()).or_else(|| Some(missing()));
                 if beyond == Beyond::Stop {
                     at += head.padded();
                     last_here = last_here.max(head.last());
                     continue;
                 }
-                scan.damage.extend(hole.take());
+                scan.damage.extend(gap.take());
             }
             if head.last() > scan.last {
                 match frame::records(rest, &head) {
@@ -188,12 +189,10 @@ pub(super) fn scan(
         scan.segments.push((id, last_here));
     }
     // Frames that nobody vouches for may be missing: the run was cut off before they were on disk.
-    if let Some(hole) = hole {
-        if vouched > scan.last {
-            scan.damage.push(hole);
-        } else if beyond == Beyond::Stop && scan.segments.iter().any(|(_, last)| *last > scan.last) {
-            scan.torn = Some(hole);
-        }
+    match gap.or(hole) {
+        Some(gap) if vouched > scan.last => scan.damage.push(gap),
+        Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
+        _ => {}
     }
     scan.clock = scan.clock.max(newest);
     Ok(scan)

@@ -1,0 +1,316 @@
+//! The store on a disk that loses power, breaks, or is full: what was acknowledged is there afterwards, nothing else is, and
+//! what is there is the state at one moment.
+//!
+//! `LAPWING_CUTS=500` for more points; `LAPWING_SEED` repeats a run.
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapwing::store::{Durability, DurableStore, Health, OnCorruption, OpenError, Options, Store};
+use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk, Random};
+use lapwing_tests::ledger::{self, Model, State};
+
+fn options() -> Options {
+    Options {
+        // Small, so that a short run has checkpoints, new segments and recycled ones.
+        window_bytes: 200 * 1024,
+        segment_bytes: 64 * 1024,
+        cache_bytes: 1 << 20,
+        ..Options::default()
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("LAPWING_SEED").map_or_else(
+        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into(),
+        |seed| seed.parse().unwrap(),
+    );
+    println!("LAPWING_SEED={seed}");
+    seed
+}
+
+fn cuts(usual: usize) -> usize {
+    std::env::var("LAPWING_CUTS").map_or(usual, |n| n.parse().unwrap())
+}
+
+/// What a run did.
+struct Run {
+    /// The state before the first record and behind each.
+    states: Vec<State>,
+    /// Records that were acknowledged.
+    acknowledged: usize,
+}
+
+/// Tells a store so many records and notes on the disk which were acknowledged. Ends early where the store says no.
+fn run(store: &DurableStore, disk: &MemoryDisk, records: usize, random: &mut Random) -> Run {
+    let mut model = Model::default();
+    let mut run = Run { states: vec![State::new()], acknowledged: 0 };
+    for n in 1..=records {
+        // Some wait, so that those before them are in one frame with them.
+        let waits = random.below(4) == 0;
+        let level = if waits { Durability::Always } else { Durability::None };
+        let Some(ticket) = ledger::tell(store, model.next(random), level) else { break };
+        run.states.push(model.state.clone());
+        if waits {
+            if ledger::wait(store, ticket).is_err() {
+                break;
+            }
+            disk.mark(n as u64);
+            run.acknowledged = n;
+        }
+    }
+    run
+}
+
+/// Whether the state is that of one moment, behind everything acknowledged.
+fn judge(found: &State, states: &HashMap<String, Vec<usize>>, acknowledged: usize) -> Result<(), String> {
+    match states.get(&format!("{found:?}")) {
+        Some(moments) if moments.iter().any(|at| *at >= acknowledged) => Ok(()),
+        Some(moments) => {
+            Err(format!("the state is that after {moments:?}, {acknowledged} were acknowledged"))
+        }
+        None => Err("the state is that of no moment".to_owned()),
+    }
+}
+
+fn by_text(states: &[State]) -> HashMap<String, Vec<usize>> {
+    let mut all: HashMap<String, Vec<usize>> = HashMap::new();
+    for (at, state) in states.iter().enumerate() {
+        all.entry(format!("{state:?}")).or_default().push(at);
+    }
+    all
+}
+
+fn open(disk: &MemoryDisk, options: Options) -> Result<(DurableStore, State), OpenError> {
+    let store = DurableStore::on(Arc::new(disk.clone()), options)?;
+    let state = ledger::recovered(&store)?;
+    Ok((store, state))
+}
+
+#[test]
+fn a_loss_of_power_takes_nothing_acknowledged() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let disk = MemoryDisk::default();
+    let (store, _) = open(&disk, options()).unwrap();
+    let run = run(&store, &disk, 3_000, &mut random);
+    let figures = store.figures();
+    drop(store);
+    assert!(figures.checkpoints > 3, "{figures:?}: too few checkpoints to show anything");
+    let states = by_text(&run.states);
+    let mut moments = BTreeSet::new();
+    let mut losses_without_syncs = 0;
+    let cuts = cuts(70);
+    for n in 0..cuts {
+        let upto = random.below(disk.changes() as u64 + 1) as usize;
+        let loss = LOSSES[n % LOSSES.len()];
+        let (image, marks) = disk.after_power_loss(upto, loss, &mut random, true);
+        let acknowledged = marks.last().copied().unwrap_or(0) as usize;
+        let place = format!("seed {seed}, cut at {upto}, {loss:?}");
+        let (store, found) = open(&image, options()).unwrap_or_else(|error| panic!("{place}: {error}"));
+        judge(&found, &states, acknowledged).unwrap_or_else(|fault| panic!("{place}: {fault}"));
+        moments.insert(acknowledged);
+        // It goes on from there, and opens once more.
+        if n % 5 == 0 {
+            drop(store);
+            let (_, again) =
+                open(&image, options()).unwrap_or_else(|error| panic!("{place}, again: {error}"));
+            assert_eq!(found, again, "{place}: opened twice");
+        }
+        // The negative control: on a disk that only pretends to sync, the same check finds losses.
+        let (image, marks) = disk.after_power_loss(upto, loss, &mut random, false);
+        let acknowledged = marks.last().copied().unwrap_or(0) as usize;
+        let lost =
+            open(&image, options()).map_or(true, |(_, found)| judge(&found, &states, acknowledged).is_err());
+        losses_without_syncs += usize::from(lost);
+    }
+    println!(
+        "{cuts} cuts at {} moments: nothing lost; without syncs {losses_without_syncs} of them lose",
+        moments.len()
+    );
+    assert!(losses_without_syncs * 4 > cuts, "the check does not find losses where there must be some");
+}
+
+#[test]
+fn a_second_loss_of_power_soon_after_the_first_takes_nothing_either() {
+    let seed = seed();
+    let mut random = Random(seed ^ 0x5eed);
+    for n in 0..cuts(70) / 5 {
+        let disk = MemoryDisk::default();
+        let (store, _) = open(&disk, options()).unwrap();
+        run(&store, &disk, 300, &mut random);
+        drop(store);
+        let upto = random.below(disk.changes() as u64 + 1) as usize;
+        let (image, _) = disk.after_power_loss(upto, LOSSES[n % LOSSES.len()], &mut random, true);
+        let (store, before) = open(&image, options()).unwrap();
+        // A few retained messages on top of whatever was found.
+        let base = image.copy_with_history();
+        drop(store);
+        let (store, again) = open(&base, options()).unwrap();
+        assert_eq!(before, again);
+        let mut model = Model::from(before.clone());
+        let mut states = vec![before];
+        for n in 1..=40 {
+            let record = model.retained(&mut random);
+            let ticket = ledger::tell(&store, record, Durability::Always).unwrap();
+            states.push(model.state.clone());
+            ledger::wait(&store, ticket).unwrap();
+            base.mark(n);
+        }
+        drop(store);
+        let states = by_text(&states);
+        for loss in LOSSES {
+            let upto = random.below(base.changes() as u64 + 1) as usize;
+            let (image, marks) = base.after_power_loss(upto, loss, &mut random, true);
+            let acknowledged = marks.last().copied().unwrap_or(0) as usize;
+            let (_, found) = open(&image, options()).unwrap_or_else(|e| panic!("seed {seed}, {loss:?}: {e}"));
+            judge(&found, &states, acknowledged)
+                .unwrap_or_else(|f| panic!("seed {seed}, {n}, {loss:?}: {f}"));
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing_acknowledged() {
+    let seed = seed();
+    // How many calls there are is found out without a fault.
+    let disk = MemoryDisk::forgetful();
+    let (store, _) = open(&disk, options()).unwrap();
+    run(&store, &disk, 700, &mut Random(seed));
+    drop(store);
+    let calls = disk.calls();
+    let kinds = disk.kinds();
+    let mut points: Vec<(Option<&'static str>, u64)> = Vec::new();
+    let step = (calls * 2 / cuts(70).max(1) as u64).max(1);
+    points.extend((1..=calls).step_by(step as usize).map(|at| (None, at)));
+    // Of each kind the first, the second, and one in the middle, whatever the steps hit.
+    for (kind, count) in &kinds {
+        points.extend([1, 2, count / 2].map(|n| (Some(*kind), n)));
+    }
+    let mut failed: BTreeSet<&'static str> = BTreeSet::new();
+    for (kind, n) in &points {
+        for fault in [Fault::ShortWrite, Fault::Io, Fault::NoSpace] {
+            let disk = MemoryDisk::forgetful();
+            match kind {
+                Some(kind) => disk.fail_one(kind, *n, fault),
+                None => disk.fail(*n, 1, fault),
+            }
+            let place = format!("seed {seed}, call {n} of {kind:?}, {fault:?}");
+            let done = open(&disk, options()).map(|(store, _)| run(&store, &disk, 700, &mut Random(seed)));
+            failed.extend(disk.failed());
+            disk.heal();
+            // Nothing was acknowledged by a store that did not open.
+            let done = done.unwrap_or(Run { states: vec![State::new()], acknowledged: 0 });
+            let (_, found) = open(&disk, options()).unwrap_or_else(|error| panic!("{place}: {error}"));
+            judge(&found, &by_text(&done.states), done.acknowledged)
+                .unwrap_or_else(|fault| panic!("{place}: {fault}"));
+        }
+    }
+    println!("faults at {} of {calls} calls: {kinds:?}", points.len());
+    assert_eq!(failed, kinds.keys().copied().collect(), "a kind of call never failed");
+}
+
+#[test]
+fn a_full_disk_refuses_messages_and_goes_on_where_it_stopped() {
+    let disk = MemoryDisk::forgetful();
+    let (store, _) = open(&disk, options()).unwrap();
+    let mut random = Random(7);
+    let mut model = Model::default();
+    let mut tell = |model: &mut Model| {
+        let mut next = model.clone();
+        let ticket = ledger::tell(&store, next.next(&mut random), Durability::Always);
+        if ticket.is_some() {
+            *model = next;
+        }
+        ticket
+    };
+    for _ in 0..50 {
+        let ticket = tell(&mut model).unwrap();
+        ledger::wait(&store, ticket).unwrap();
+    }
+    // From now on nothing can grow.
+    disk.fail(disk.calls() + 1, u64::MAX, Fault::NoSpace);
+    let mut told = 0;
+    let mut open_tickets = Vec::new();
+    while store.figures().health == Health::Good {
+        open_tickets.extend(tell(&mut model));
+        told += 1;
+        assert!(told < 100_000, "the store never says that the disk is full");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    assert!(store.reserve().is_err(), "a message is taken although the disk is full");
+    disk.heal();
+    // Those that were taken become durable now, none of them was lost.
+    for ticket in open_tickets {
+        ledger::wait(&store, ticket).unwrap();
+    }
+    while store.figures().health != Health::Good {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ticket = tell(&mut model).unwrap();
+    ledger::wait(&store, ticket).unwrap();
+    drop(store);
+    assert_eq!(open(&disk, options()).unwrap().1, model.state);
+}
+
+/// Where the third frame of a segment begins.
+fn third_frame(segment: &[u8]) -> usize {
+    (0..2).fold(0, |at, _| {
+        let len = u32::from_le_bytes(segment[at + 12..at + 16].try_into().unwrap()) as usize;
+        at + (64 + len).next_multiple_of(4096)
+    })
+}
+
+#[test]
+fn a_flipped_bit_is_found_told_with_its_place_and_set_aside_on_demand() {
+    let disk = MemoryDisk::forgetful();
+    // All of it stays in the log.
+    let large = Options { window_bytes: 64 << 20, ..options() };
+    let (store, _) = open(&disk, large).unwrap();
+    let mut random = Random(3);
+    let done = run(&store, &disk, 200, &mut random);
+    drop(store);
+    let name = "wal/0000000000000001.log";
+    let mut bytes = disk.content(name).unwrap();
+    let at = third_frame(&bytes);
+    bytes[at + 100] ^= 1;
+    disk.put(name, &bytes);
+    let error = open(&disk, large).unwrap_err().to_string();
+    assert!(
+        error.contains(name) && error.contains(&format!("byte {at}:")) && error.contains("on_corruption"),
+        "file, place and remedy are missing: {error}"
+    );
+    // The rest is sound, and is used.
+    let quarantine = Options { on_corruption: OnCorruption::Quarantine, ..large };
+    let store = DurableStore::on(Arc::new(disk.clone()), quarantine).unwrap();
+    assert!(store.figures().corrupt > 0);
+    let mut retained = 0;
+    store.each_retained(&mut |_| retained += 1).unwrap();
+    let wanted = done.states.last().unwrap().keys().filter(|key| key.starts_with("retained")).count();
+    assert!(retained + 2 >= wanted, "{retained} of {wanted} retained messages are there");
+    assert!(disk.content("quarantine/0000000000000001.log").is_some(), "nothing was set aside");
+    drop(store);
+    DurableStore::on(Arc::new(disk.clone()), large).expect("it opens after that");
+}
+
+#[test]
+fn what_another_version_wrote_is_refused_by_name() {
+    let disk = MemoryDisk::forgetful();
+    drop(open(&disk, options()).unwrap());
+    let name = "wal/0000000000000001.log";
+    let mut bytes = disk.content(name).unwrap();
+    assert_eq!(&bytes[..4], b"LWlg", "the last word of the first run");
+    bytes[8] = 99;
+    let sum = crc32c::crc32c(&bytes[8..64 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize]);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    disk.put(name, &bytes);
+    let error = open(&disk, options()).unwrap_err().to_string();
+    assert!(error.contains("format 99") && error.contains(name), "{error}");
+
+    let disk = MemoryDisk::forgetful();
+    disk.put("checkpoint.redb", b"this is no database at all, only a file that has its name");
+    let error = open(&disk, options()).unwrap_err().to_string();
+    assert!(error.contains("checkpoint.redb"), "{error}");
+}
