@@ -1,9 +1,12 @@
 //! `lapwing-bench`: what the broker costs, measured from outside.
 //!
-//! Now only `idle`: the memory of the broker without clients and with many idle ones. The load generator and the comparison with
-//! other brokers are to come.
+//! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
+//! rumqttd. The load generator for everything else is to come.
 
+mod client;
 mod idle;
+mod peer;
+mod store;
 
 use std::process::ExitCode;
 
@@ -21,11 +24,16 @@ struct Arguments {
 enum What {
     /// Resident memory without clients, and for each idle plain connection
     Idle(idle::Idle),
+    /// Rates, bytes and restarts of the durable store, beside other brokers
+    Store(store::Store),
 }
 
 fn main() -> ExitCode {
-    let What::Idle(idle) = Arguments::parse().what;
-    match idle.run() {
+    let result = match Arguments::parse().what {
+        What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
+        What::Store(store) => store.run().map_err(|error| error.to_string()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lapwing-bench: {error}");

@@ -1,12 +1,13 @@
 //! The program: arguments, configuration, log, signals. Everything else is the library.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use lapwing::Broker;
 use lapwing::config::{Config, ConfigErrors, LogFormat};
+use lapwing::store::tools;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -16,14 +17,16 @@ use tracing_subscriber::fmt::time::SystemTime;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration, TOML (every key: docs/CONFIGURATION.md, or --reference)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The port to listen on, on this machine only; 0 for any free one
     #[arg(short, long)]
     port: Option<u16>,
     /// The folder of the state, made if it is not there [default: lapwing-data]
-    #[arg(short, long, value_name = "FOLDER")]
+    #[arg(short, long, value_name = "FOLDER", global = true)]
     data_dir: Option<String>,
     /// Keep everything in memory only: a restart forgets it
     #[arg(long, conflicts_with = "data_dir")]
@@ -42,6 +45,58 @@ struct Arguments {
     reference: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look after the state on disk
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Read all of it, say what there is and what is damaged
+    Check,
+    /// Write all of it to a file that other versions and engines can read
+    Export {
+        /// A new file
+        file: PathBuf,
+    },
+    /// Make a new state of an export
+    Import {
+        /// The export
+        file: PathBuf,
+    },
+    /// Copy it into a new folder, also while a broker uses it
+    Backup {
+        /// A new folder; `lapwing --data-dir` starts with it
+        folder: PathBuf,
+    },
+}
+
+/// Carries out `lapwing store …`.
+fn store(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, tools::Problem> {
+    match command {
+        StoreCommand::Check => {
+            let report = tools::check(data_dir)?;
+            println!("{report}");
+            return Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        StoreCommand::Export { file } => {
+            let records = tools::export(data_dir, file)?;
+            println!("{records} records written to {}", file.display());
+        }
+        StoreCommand::Import { file } => {
+            let records = tools::import(data_dir, file)?;
+            println!("{records} records read into {}", data_dir.display());
+        }
+        StoreCommand::Backup { folder } => {
+            tools::backup(data_dir, folder)?;
+            println!("backup made: lapwing --data-dir {}", folder.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.reference {
@@ -52,6 +107,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&errors),
     };
+    if let Some(Command::Store(command)) = &arguments.command {
+        return store(command, Path::new(&config.store.data_dir)).unwrap_or_else(|error| fail(&error));
+    }
     if arguments.test_config {
         if let Err(error) = lapwing::net::check(&config) {
             return fail(&error);

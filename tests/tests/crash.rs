@@ -94,7 +94,6 @@ fn known_after(id: &str) -> bool {
 }
 
 const TICK: Duration = Duration::from_millis(5);
-const PACE: Duration = Duration::from_micros(300);
 const WINDOW: usize = 24;
 const LAG_MAX: usize = 2_000;
 

@@ -171,8 +171,20 @@ impl Connection {
         let (delivery, packet_id, dup) = match transmit {
             Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
             Transmit::PubRel(packet_id) => {
-                let ack = Ack::new(packet_id, ReasonCode::Success);
-                return self.send(&Packet::PubRel(ack), self.state.resumed, false);
+                // In one order with the messages that are sent again.
+                let packet = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
+                let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
+                let Ok(len) = packet.encoded_len(version, most) else { return };
+                let mut header = vec![0; len];
+                if packet.encode(version, most, &mut header).is_ok() {
+                    self.core.metrics.packets_sent.add(1);
+                    self.state.hold_publish(HeldPublish {
+                        ticket: self.state.resumed,
+                        header,
+                        message: None,
+                    });
+                }
+                return;
             }
         };
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
@@ -256,9 +268,7 @@ impl Connection {
             let mut bytes = vec![0; header_max];
             header.encode(version, packet_bytes_max, &mut bytes).map(|len| {
                 bytes.truncate(len);
-                state.held_publish_bytes += len + message.size();
-                let message = message.clone();
-                state.held_publishes.push_back(HeldPublish { ticket, header: bytes, message });
+                state.hold_publish(HeldPublish { ticket, header: bytes, message: Some(message.clone()) });
             })
         } else {
             self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out))

@@ -96,16 +96,23 @@ pub struct Agreement {
 #[derive(Debug)]
 struct HeldAck {
     ticket: Ticket,
-    bytes: Vec<u8>,
+    /// How many of the held bytes are its.
+    len: usize,
     is_puback: bool,
 }
 
-/// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does.
+/// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does; or a PUBREL that is sent again.
 #[derive(Debug)]
 struct HeldPublish {
     ticket: Ticket,
     header: Vec<u8>,
-    message: Message,
+    message: Option<Message>,
+}
+
+impl HeldPublish {
+    fn len(&self) -> usize {
+        self.header.len() + self.message.as_ref().map_or(0, Message::size)
+    }
 }
 
 /// What a look at the stream brought.
@@ -160,6 +167,7 @@ pub(crate) struct State {
     wakers: Vec<Waker>,
     scratch: Vec<u8>,
     held_acks: VecDeque<HeldAck>,
+    held_bytes: VecDeque<u8>,
     held_publishes: VecDeque<HeldPublish>,
     held_publish_bytes: usize,
     seat: Seat,
@@ -188,9 +196,16 @@ impl State {
         State { stopped: any_input, resumed, ..State::default() }
     }
 
-    /// CONNACK, where it has to wait for the store.
-    pub(crate) fn hold(&mut self, bytes: Vec<u8>, ticket: Ticket) {
-        self.held_acks.push_back(HeldAck { ticket, bytes, is_puback: false });
+    /// A message that has to wait for the store, or for one that has to.
+    fn hold_publish(&mut self, publish: HeldPublish) {
+        self.held_publish_bytes += publish.len();
+        self.held_publishes.push_back(publish);
+    }
+
+    /// An acknowledgement that has to wait for the store.
+    pub(crate) fn hold(&mut self, bytes: &[u8], ticket: Ticket, is_puback: bool) {
+        self.held_bytes.extend(bytes);
+        self.held_acks.push_back(HeldAck { ticket, len: bytes.len(), is_puback });
     }
 }
 
@@ -311,6 +326,7 @@ impl Connection {
     fn release(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
         let store = self.core.store.clone();
         let state = &mut self.state;
+        let mut ready = 0;
         while let Some(ack) = state.held_acks.front() {
             match store.poll(ack.ticket, &mut state.seat, cx) {
                 Poll::Pending => break,
@@ -319,8 +335,18 @@ impl Connection {
             if ack.is_puback {
                 self.resident.session.puback_sent();
             }
-            self.output.extend(&ack.bytes);
+            ready += ack.len;
             state.held_acks.pop_front();
+        }
+        if ready > 0 {
+            let (front, back) = state.held_bytes.as_slices();
+            let split = ready.min(front.len());
+            self.output.extend(front.get(..split).unwrap_or(&[]));
+            self.output.extend(back.get(..ready - split).unwrap_or(&[]));
+            state.held_bytes.drain(..ready);
+            if state.held_bytes.is_empty() {
+                state.held_bytes = VecDeque::new();
+            }
         }
         while let Some(publish) = state.held_publishes.front() {
             match store.poll(publish.ticket, &mut state.seat, cx) {
@@ -328,8 +354,10 @@ impl Connection {
                 Poll::Ready(kept) => kept?,
             }
             self.output.extend(&publish.header);
-            self.output.payload(&publish.message);
-            state.held_publish_bytes -= publish.header.len() + publish.message.size();
+            if let Some(message) = &publish.message {
+                self.output.payload(message);
+            }
+            state.held_publish_bytes -= publish.len();
             state.held_publishes.pop_front();
         }
         Ok(())

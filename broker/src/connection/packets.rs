@@ -7,7 +7,7 @@ use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWrite
 use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, warn};
 
-use super::{AliasedTopic, Connection, Exit, HeldAck};
+use super::{AliasedTopic, Connection, Exit};
 use crate::auth::Action;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Kept;
@@ -336,10 +336,15 @@ impl Connection {
                 }
                 return self.output.append(len, |out| packet.encode(version, most, out));
             }
-            let mut bytes = vec![0; len];
-            packet.encode(version, most, &mut bytes)?;
-            self.state.held_acks.push_back(HeldAck { ticket, bytes, is_puback });
-            Ok(())
+            let mut bytes = std::mem::take(&mut self.state.scratch);
+            bytes.clear();
+            bytes.resize(len, 0);
+            let encoded = packet.encode(version, most, &mut bytes);
+            if encoded.is_ok() {
+                self.state.hold(&bytes, ticket, is_puback);
+            }
+            self.state.scratch = bytes;
+            encoded.map(drop)
         });
         if let Err(error) = written {
             // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).

@@ -67,7 +67,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let mut state = State::new(!input.is_empty(), resumed);
     match connack(core, &request, session_present) {
         // The client may rely on its old session being gone.
-        Ok(bytes) if !ended.is_free() => state.hold(bytes, ended),
+        Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
         Ok(bytes) => output.extend(&bytes),
         Err(error) => {
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");

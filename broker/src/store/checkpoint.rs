@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use lapwing_protocol::PacketId;
@@ -17,6 +18,7 @@ use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full, write_full};
 use super::error::OpenError;
 use super::frame::FORMAT;
+use super::queue;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
 use super::shared::Counters;
 use super::table::Table;
@@ -29,21 +31,16 @@ pub(super) const FILE: &str = "checkpoint.redb";
 /// Its file while it is made.
 const FILE_NEW: &str = "checkpoint.new";
 
-type Bytes = &'static [u8];
+pub(super) type Bytes = &'static [u8];
 pub(super) const META: TableDefinition<'_, &str, Bytes> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("sessions");
 const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), Bytes> = TableDefinition::new("subscriptions");
-const QUEUE: TableDefinition<'_, (u64, u64), Bytes> = TableDefinition::new("queue");
-const BODIES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("bodies");
-const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
+pub(super) const BODIES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("bodies");
+pub(super) const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
 const FLIGHTS: TableDefinition<'_, (u64, u16), Bytes> = TableDefinition::new("flights");
 const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("received");
 const RETAINED: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("retained");
 const WAITING: TableDefinition<'_, u64, Bytes> = TableDefinition::new("waiting");
-const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
-
-/// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
-const GARBAGE_ROWS_MAX: usize = 20_000;
 
 /// Where the checkpoint stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +107,7 @@ pub(super) struct Checkpoint {
 }
 
 /// A row with its checksum in front.
-fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+pub(super) fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
     out.clear();
     out.extend_from_slice(&[0; 4]);
     put(out);
@@ -122,28 +119,9 @@ fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
 }
 
 /// What is behind the checksum, if that is right.
-fn verified(row: &[u8]) -> Option<&[u8]> {
+pub(super) fn verified(row: &[u8]) -> Option<&[u8]> {
     let (sum, body) = row.split_at_checked(4)?;
     (crc32c::crc32c(body).to_le_bytes() == sum).then_some(body)
-}
-
-/// A queue row whose message stands in the bodies: 1 and its number; else 0 and the message.
-fn body_of(row: &[u8]) -> Option<u64> {
-    let mut body = None;
-    let mut note = |lsn| {
-        body = Some(lsn);
-        None
-    };
-    // Without the message this is no delivery; its place is what is asked for.
-    let _ = codec::delivery(&mut Reader(verified(row)?), 0, |reader| placed(reader, &mut note));
-    body
-}
-
-fn placed(reader: &mut Reader<'_>, fetch: &mut dyn FnMut(u64) -> Option<Message>) -> Option<Message> {
-    match codec::shared_body(reader)? {
-        Some(lsn) => fetch(lsn),
-        None => codec::message(reader),
-    }
 }
 
 impl Checkpoint {
@@ -250,7 +228,7 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
     txn.set_durability(Durability::Immediate)?;
     txn.set_quick_repair(true);
     let mut scratch = Vec::new();
-    let mut less: HashMap<u64, u64> = HashMap::new();
+    let mut less = queue::Less::new();
     {
         let mut put = txn.open_table(META)?;
         for (name, value) in [
@@ -287,7 +265,8 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
             };
         }
     }
-    write_queue(&txn, table, &mut scratch, &mut less)?;
+    queue::create(&txn)?;
+    queue::write(&txn, table, &mut less)?;
     {
         let mut rows = txn.open_table(FLIGHTS)?;
         for ((session, packet_id), layered) in &table.flights {
@@ -328,7 +307,7 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
             rows.insert(session, checked(&mut scratch, |out| codec::put_waiting(out, waiting)))?;
         }
     }
-    collect_garbage(&txn, &mut less)?;
+    queue::collect_garbage(&txn, &mut less)?;
     {
         let (mut uses, mut bodies) = (txn.open_table(BODY_USES)?, txn.open_table(BODIES)?);
         for (body, fewer) in less {
@@ -346,7 +325,6 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
 }
 
 fn end_sessions(txn: &WriteTransaction, table: &Table) -> Result<(), redb::Error> {
-    let mut garbage = txn.open_table(GARBAGE)?;
     let mut waiting = txn.open_table(WAITING)?;
     let mut subscriptions = txn.open_table(SUBSCRIPTIONS)?;
     let mut flights = txn.open_table(FLIGHTS)?;
@@ -354,7 +332,7 @@ fn end_sessions(txn: &WriteTransaction, table: &Table) -> Result<(), redb::Error
     for session in &table.ended {
         let session = *session;
         if waiting.remove(session)?.is_some() {
-            garbage.insert(session, ())?;
+            queue::discard(txn, session)?;
         }
         subscriptions.retain_in((session, "")..(session + 1, ""), |_, _| false)?;
         flights.retain_in((session, 0)..(session + 1, 0), |_, _| false)?;
@@ -363,79 +341,44 @@ fn end_sessions(txn: &WriteTransaction, table: &Table) -> Result<(), redb::Error
     Ok(())
 }
 
-fn write_queue(
-    txn: &WriteTransaction,
-    table: &Table,
-    scratch: &mut Vec<u8>,
-    less: &mut HashMap<u64, u64>,
-) -> Result<(), redb::Error> {
-    let mut rows = txn.open_table(QUEUE)?;
-    let mut bodies = txn.open_table(BODIES)?;
-    let mut body_uses = txn.open_table(BODY_USES)?;
-    // A message with one row left stands in it; one with several is written once.
-    let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for row in table.queue.values().flatten().filter(|row| row.shared_by > 1) {
-        *uses.entry(row.lsn).or_default() += 1;
-    }
-    let mut written: HashMap<Lsn, ()> = HashMap::new();
-    for (key, row) in &table.queue {
-        let Some(row) = row else {
-            if let Some(old) = rows.remove(key)?
-                && let Some(body) = body_of(old.value())
-            {
-                *less.entry(body).or_default() += 1;
-            }
-            continue;
-        };
-        let shared = uses.get(&row.lsn).copied().filter(|uses| *uses > 1);
-        if let Some(uses) = shared
-            && written.insert(row.lsn, ()).is_none()
-        {
-            bodies.insert(row.lsn, checked(scratch, |out| codec::put_message(out, &row.delivery.message)))?;
-            body_uses.insert(row.lsn, uses)?;
-        }
-        let value = checked(scratch, |out| {
-            codec::put_delivery_terms(out, &row.delivery);
-            codec::put_shared_body(out, shared.map(|_| row.lsn));
-            if shared.is_none() {
-                codec::put_message(out, &row.delivery.message);
-            }
-        });
-        rows.insert(key, value)?;
-    }
-    Ok(())
-}
-
-/// Removes some of what ended sessions have left in their queues.
-fn collect_garbage(txn: &WriteTransaction, less: &mut HashMap<u64, u64>) -> Result<(), redb::Error> {
-    let mut garbage = txn.open_table(GARBAGE)?;
-    let mut rows = txn.open_table(QUEUE)?;
-    let mut left = GARBAGE_ROWS_MAX;
-    while left > 0 {
-        let Some(session) = garbage.first()?.map(|(key, _)| key.value()) else { return Ok(()) };
-        let mut keys = Vec::new();
-        for row in rows.range((session, 0)..(session + 1, 0))?.take(left) {
-            let (key, value) = row?;
-            if let Some(body) = body_of(value.value()) {
-                *less.entry(body).or_default() += 1;
-            }
-            keys.push(key.value());
-        }
-        for key in &keys {
-            rows.remove(key)?;
-        }
-        if keys.len() < left {
-            garbage.remove(session)?;
-        }
-        // An empty queue costs a little, too.
-        left = left.saturating_sub(keys.len().max(1));
-    }
-    Ok(())
-}
-
 /// A topic in the order that the broker walks topics in: `/` sorts below every other byte.
 fn retained_key(topic: &str) -> Vec<u8> {
     topic.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
+}
+
+/// Copies all tables, as they are in this look, into a new file.
+pub(super) fn copy(read: &Read, to: &Path) -> io::Result<()> {
+    let from = &read.txn;
+    guarded(|| {
+        let db = Builder::new().set_cache_size(16 << 20).create(to).map_err(as_io)?;
+        let mut txn = db.begin_write().map_err(as_io)?;
+        txn.set_quick_repair(true);
+        copy_table(from, &txn, META)?;
+        copy_table(from, &txn, SESSIONS)?;
+        copy_table(from, &txn, SUBSCRIPTIONS)?;
+        copy_table(from, &txn, BODIES)?;
+        copy_table(from, &txn, BODY_USES)?;
+        copy_table(from, &txn, FLIGHTS)?;
+        copy_table(from, &txn, RECEIVED)?;
+        copy_table(from, &txn, RETAINED)?;
+        copy_table(from, &txn, WAITING)?;
+        queue::copy(from, &txn)?;
+        txn.commit().map_err(as_io)
+    })
+}
+
+pub(super) fn copy_table<K: redb::Key, V: redb::Value>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> io::Result<()> {
+    let from = from.open_table(table).map_err(as_io)?;
+    let mut to = to.open_table(table).map_err(as_io)?;
+    for row in from.iter().map_err(as_io)? {
+        let (key, value) = row.map_err(as_io)?;
+        to.insert(key.value(), value.value()).map_err(as_io)?;
+    }
+    Ok(())
 }
 
 /// A look at the checkpoint.
@@ -471,7 +414,7 @@ impl Read {
         error!(file = %self.path, table, ?key, "a row of the checkpoint is corrupt and is passed over");
     }
 
-    /// Rows of a queue from `from` on, for as long as `give` wants more.
+    /// Rows of a queue, for as long as `give` wants more.
     pub(super) fn queue(
         &self,
         session: SessionNumber,
@@ -479,34 +422,8 @@ impl Read {
         bad: &mut u64,
         mut give: impl FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool,
     ) -> io::Result<()> {
-        guarded(|| {
-            let rows = self.txn.open_table(QUEUE).map_err(as_io)?;
-            let bodies = self.txn.open_table(BODIES).map_err(as_io)?;
-            for row in rows.range((session, range.start)..(session, range.end)).map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                let seq = key.value().1;
-                let mut read = || {
-                    let found = verified(value.value()).and_then(|row| {
-                        Reader::all(row, |reader| {
-                            codec::delivery(reader, seq, |reader| {
-                                placed(reader, &mut |lsn| {
-                                    let body = bodies.get(lsn).ok()??;
-                                    Reader::all(verified(body.value())?, codec::message)
-                                })
-                            })
-                        })
-                    });
-                    if found.is_none() {
-                        self.corrupt("queue", &(session, seq), bad);
-                    }
-                    found
-                };
-                if !give(seq, &mut read) {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        let mut corrupt = |session, seq: Seq| self.corrupt("queue_chunks", &(session, seq), bad);
+        guarded(|| queue::read(&self.txn, session, range, &mut corrupt, &mut give))
     }
 
     pub(super) fn retained(&self, topic: &str, bad: &mut u64) -> io::Result<Option<Message>> {

@@ -97,7 +97,8 @@ pub(super) fn put_number(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Bytes with their length.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
@@ -373,6 +374,10 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             out.push(11);
             put_packet(out, (*session, *packet_id));
         }
+        Record::Received { session, packet_id } => {
+            out.push(12);
+            put_packet(out, (*session, *packet_id));
+        }
     }
 }
 
@@ -425,8 +430,16 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
             let (session, packet_id) = packet(reader)?;
             Record::Released { session, packet_id }
         }
+        12 => {
+            let (session, packet_id) = packet(reader)?;
+            Record::Received { session, packet_id }
+        }
         _ => return None,
     })
+}
+
+pub(super) fn bytes<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    reader.bytes()
 }
 
 /// Where a queue row has its message: elsewhere under this number, or right behind.

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::checkpoint::{self, Checkpoint, Meta};
+use super::control::{self, Control};
 use super::disk::{Disk, Folder};
 use super::error::OpenError;
 use super::record::{KeptSession, Record};
@@ -76,6 +77,8 @@ impl Default for Options {
 pub struct DurableStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Where a backup is asked for.
+    control: Mutex<Option<Control>>,
     /// What was found at the start, until it is asked for.
     found: Mutex<Option<Found>>,
 }
@@ -94,8 +97,21 @@ impl DurableStore {
     /// [`OpenError`].
     pub fn open(folder: &Path, options: Options) -> Result<DurableStore, OpenError> {
         let shown = folder.display().to_string();
-        let folder = Folder::lock(folder).map_err(OpenError::io(format!("opening {shown}")))?;
-        DurableStore::on(Arc::new(folder.ok_or(OpenError::Locked(shown))?), options)
+        let locked = Folder::lock(folder).map_err(OpenError::io(format!("opening {shown}")))?;
+        let store = DurableStore::on(Arc::new(locked.ok_or(OpenError::Locked(shown))?), options)?;
+        match Control::start(store.shared.clone(), folder) {
+            Ok(control) => *lock(&store.control) = Some(control),
+            Err(error) => warn!(%error, "no control socket: no backup can be made while the broker runs"),
+        }
+        Ok(store)
+    }
+
+    /// Copies the state as it is now into a new folder, while it is in use.
+    ///
+    /// # Errors
+    /// That the folder is not empty or cannot be written to, or that the store is not well.
+    pub fn backup(&self, to: &Path) -> Result<(), super::tools::Problem> {
+        control::backup(&self.shared, to)
     }
 
     /// As [`open`](Self::open), on any disk.
@@ -162,6 +178,7 @@ impl DurableStore {
         Ok(DurableStore {
             shared,
             threads: Mutex::new(threads),
+            control: Mutex::new(None),
             found: Mutex::new(Some(Found { sessions, scan, meta })),
         })
     }
@@ -173,7 +190,7 @@ impl DurableStore {
 
     fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Reply<T> {
         let (sender, receiver) = oneshot::channel();
-        let after = self.shared.tail();
+        let after = self.shared.hurry();
         lock(&self.shared.requests).push(Request { after, wanted: wanted(sender) });
         self.shared.requests_changed.notify_all();
         receiver
@@ -301,27 +318,15 @@ impl Store for DurableStore {
         let Some(slot) = at.and_then(|at| inbox.slots.get_mut(at)) else { return };
         *slot = Some((record, durability));
         inbox.bytes += weight;
+        let wakes = inbox.sleeping && (at == Some(0) || durability != Durability::None);
         drop(inbox);
-        if at == Some(0) || durability != Durability::None {
+        if wakes {
             self.shared.inbox_filled.notify_one();
         }
     }
 
     fn append(&self, record: Record, durability: Durability) -> Ticket {
-        let weight = weight(&record);
-        let mut inbox = lock(&self.shared.inbox);
-        if inbox.closed || self.shared.health() == Health::Failed {
-            return Ticket { lsn: Lsn::MAX, durability };
-        }
-        inbox.slots.push_back(Some((record, durability)));
-        inbox.bytes += weight;
-        let count = inbox.slots.len() as u64;
-        let lsn = inbox.first + count - 1;
-        drop(inbox);
-        if count == 1 || durability != Durability::None {
-            self.shared.inbox_filled.notify_one();
-        }
-        Ticket { lsn, durability }
+        self.shared.append(record, durability)
     }
 
     fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
@@ -377,6 +382,7 @@ impl Store for DurableStore {
     fn close(&self) {
         lock(&self.shared.inbox).closed = true;
         self.shared.inbox_filled.notify_all();
+        drop(lock(&self.control).take());
         let mut threads = lock(&self.threads);
         let mut threads = threads.drain(..);
         // The writer first: it may still need the keeper.

@@ -100,6 +100,12 @@ pub(super) fn seal(out: &mut Vec<u8>, head: &Head) {
     out.resize(out.len().next_multiple_of(PAGE), 0);
 }
 
+/// How many bytes of records the frame at the front says that it has, right or wrong.
+pub(super) fn stated_len(bytes: &[u8]) -> Option<usize> {
+    let len = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC))?.get(12..16)?;
+    Some(u32::from_le_bytes(len.try_into().ok()?) as usize).filter(|len| *len <= FRAME_MAX)
+}
+
 /// Looks for a frame of `segment` at the front of `bytes`.
 pub(super) fn find(bytes: &[u8], segment: u64) -> Found {
     let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else { return Found::Nothing };

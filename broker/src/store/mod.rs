@@ -8,17 +8,20 @@
 
 mod checkpoint;
 mod codec;
+mod control;
 mod disk;
 mod durable;
 mod error;
 mod frame;
 mod keeper;
 mod memory;
+mod queue;
 mod record;
 mod rows;
 mod segments;
 mod shared;
 mod table;
+pub mod tools;
 mod writer;
 
 pub use disk::{Disk, DiskFile, Folder};

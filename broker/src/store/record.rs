@@ -162,6 +162,13 @@ pub enum Record {
         /// The packet identifier.
         packet_id: PacketId,
     },
+    /// A QoS 2 message was taken in; of an export, where its message is elsewhere.
+    Received {
+        /// Whose.
+        session: SessionNumber,
+        /// The packet identifier.
+        packet_id: PacketId,
+    },
     /// A client released a QoS 2 message (PUBREL).
     Released {
         /// Whose.

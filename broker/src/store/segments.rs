@@ -52,7 +52,8 @@ pub(super) fn prepare(disk: &dyn Disk, id: u64, old: Option<u64>, bytes: u64) ->
     if len > bytes {
         file.set_len(bytes)?;
     }
-    let zeros = vec![0u8; 256 * 1024];
+    // Page by page: what is written at once, the kernel may keep and count as one piece from then on.
+    let zeros = [0u8; frame::PAGE];
     let mut at = len;
     while at < bytes {
         let n = (bytes - at).min(zeros.len() as u64);

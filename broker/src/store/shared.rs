@@ -35,6 +35,12 @@ pub(super) struct Inbox {
     pub(super) first: Lsn,
     /// An estimate of the memory that the records take.
     pub(super) bytes: usize,
+    /// Somebody waits to read what is up to here: it is written at once.
+    pub(super) needed: Lsn,
+    /// The writer sleeps: a wake-up costs a system call, so that nobody makes one for nothing.
+    pub(super) sleeping: bool,
+    /// The next table is to be frozen whatever its size.
+    pub(super) freeze: bool,
     pub(super) closed: bool,
 }
 
@@ -122,7 +128,15 @@ impl Shared {
             counters,
             clock,
             number: AtomicU64::new(number),
-            inbox: Mutex::new(Inbox { slots: VecDeque::new(), first: last + 1, bytes: 0, closed: false }),
+            inbox: Mutex::new(Inbox {
+                slots: VecDeque::new(),
+                first: last + 1,
+                bytes: 0,
+                needed: 0,
+                sleeping: false,
+                freeze: false,
+                closed: false,
+            }),
             inbox_filled: Condvar::new(),
             view: Mutex::new(view),
             supply: Mutex::new(supply),
@@ -203,6 +217,25 @@ impl Shared {
         })
     }
 
+    /// Puts a record at the end of the log.
+    pub(super) fn append(&self, record: Record, durability: Durability) -> Ticket {
+        let weight = weight(&record);
+        let mut inbox = lock(&self.inbox);
+        if inbox.closed || self.health() == Health::Failed {
+            return Ticket { lsn: Lsn::MAX, durability };
+        }
+        inbox.slots.push_back(Some((record, durability)));
+        inbox.bytes += weight;
+        let count = inbox.slots.len() as u64;
+        let lsn = inbox.first + count - 1;
+        let wakes = inbox.sleeping && (count == 1 || durability != Durability::None);
+        drop(inbox);
+        if wakes {
+            self.inbox_filled.notify_one();
+        }
+        Ticket { lsn, durability }
+    }
+
     pub(super) fn poll_room(&self, seat: &mut Seat, cx: &Context<'_>) -> Poll<()> {
         self.wait(seat, cx, || self.has_room().then_some(()))
     }
@@ -211,10 +244,16 @@ impl Shared {
         lock(&self.inbox).bytes < self.options.inbox_bytes_max || self.health() == Health::Failed
     }
 
-    /// The last place in the log that was reserved.
-    pub(super) fn tail(&self) -> Lsn {
-        let inbox = lock(&self.inbox);
-        inbox.first + inbox.slots.len() as u64 - 1
+    /// The last place in the log that was reserved; what is there will be written without delay.
+    pub(super) fn hurry(&self) -> Lsn {
+        let mut inbox = lock(&self.inbox);
+        inbox.needed = inbox.first + inbox.slots.len() as u64 - 1;
+        let (tail, sleeping) = (inbox.needed, inbox.sleeping);
+        drop(inbox);
+        if sleeping {
+            self.inbox_filled.notify_one();
+        }
+        tail
     }
 
     pub(super) fn figures(&self) -> Figures {

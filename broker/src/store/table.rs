@@ -119,6 +119,7 @@ impl Table {
                 }
             }
             Record::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
+            Record::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
             Record::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
         }
     }

@@ -122,6 +122,7 @@ impl Writer {
                     // Each sync wears the flash: they can be made rarer.
                     Durability::Always => self.synced_at.map_or(now, |at| at + options.min_sync_interval),
                     Durability::Interval => now,
+                    Durability::None if inbox.needed >= inbox.first => now,
                     Durability::None => since + LAZY,
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
@@ -144,12 +145,15 @@ impl Writer {
             if sync_at.is_some_and(|at| at <= now) {
                 return Some(None);
             }
+            inbox.sleeping = true;
             inbox = match wait {
                 Some(wait) => {
-                    shared.inbox_filled.wait_timeout(inbox, wait).unwrap_or_else(PoisonError::into_inner).0
+                    let waited = shared.inbox_filled.wait_timeout(inbox, wait);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => shared.inbox_filled.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             };
+            inbox.sleeping = false;
         }
     }
 
@@ -161,6 +165,10 @@ impl Writer {
         let shared = self.shared.clone();
         shared.written.store(last, Ordering::Release);
         self.last = last;
+        let frozen = self.show(first, records);
+        if !lock(&shared.requests).is_empty() {
+            shared.requests_changed.notify_all();
+        }
         match durability {
             Durability::Always => self.sync()?,
             Durability::Interval => {
@@ -168,23 +176,8 @@ impl Writer {
             }
             Durability::None => {}
         }
-        let mut frozen = false;
-        {
-            let mut view = lock(&shared.view);
-            for (lsn, record) in (first..).zip(records) {
-                view.active.apply(lsn, record, &mut self.queues);
-            }
-            view.applied = last;
-            if self.since_frozen >= shared.options.window_bytes && view.frozen.is_none() {
-                self.freeze(&mut view);
-                frozen = true;
-            }
-        }
         if durability != Durability::None {
             shared.wake();
-        }
-        if !lock(&shared.requests).is_empty() {
-            shared.requests_changed.notify_all();
         }
         if frozen {
             lock(&shared.supply).wanted = true;
@@ -193,6 +186,24 @@ impl Writer {
             self.await_checkpoint();
         }
         Ok(())
+    }
+
+    /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading it. `true`: a table is
+    /// full now.
+    fn show(&mut self, first: Lsn, records: Vec<Record>) -> bool {
+        let shared = self.shared.clone();
+        let mut view = lock(&shared.view);
+        view.applied = first + records.len() as u64 - 1;
+        for (lsn, record) in (first..).zip(records) {
+            view.active.apply(lsn, record, &mut self.queues);
+        }
+        let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
+            && view.frozen.is_none();
+        if full {
+            lock(&shared.inbox).freeze = false;
+            self.freeze(&mut view);
+        }
+        full
     }
 
     fn freeze(&mut self, view: &mut super::shared::View) {

@@ -1,0 +1,109 @@
+//! The socket beside the state: a running broker is asked for a backup there, since nobody else may touch its files.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Durability;
+use super::Health;
+use super::checkpoint;
+use super::record::Record;
+use super::shared::{Shared, lock};
+use super::tools::Problem;
+
+/// Its name.
+pub(super) const SOCKET: &str = "control.sock";
+/// How long one who asks may take to say what.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest request, in bytes.
+const LINE_MAX: u64 = 8_192;
+/// How often a checkpoint on its way is looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The thread that answers; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Control {
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Listens in the folder of the state. A socket there is one of a broker that is gone: the folder is locked.
+    pub(super) fn start(shared: Arc<Shared>, folder: &Path) -> io::Result<Control> {
+        let path = folder.join(SOCKET);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let thread = std::thread::Builder::new().name("store-control".to_owned()).spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if lock(&shared.inbox).closed {
+                    return;
+                }
+                if let Err(error) = answer(&shared, stream) {
+                    warn!(%error, "a request to the control socket was not answered");
+                }
+            }
+        })?;
+        Ok(Control { path, thread: Some(thread) })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Wakes the thread, which sees that the store is closed.
+        drop(UnixStream::connect(&self.path));
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(shared: &Shared, stream: UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    let mut reader = BufReader::new(io::Read::take(&stream, LINE_MAX));
+    reader.read_line(&mut line)?;
+    let answer = match line.trim_end().strip_prefix("backup ") {
+        Some(to) => match backup(shared, Path::new(to)) {
+            Ok(()) => "done".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        None => "the request is not known".to_owned(),
+    };
+    writeln!(&stream, "{answer}")
+}
+
+/// Brings the checkpoint up to date, then copies it as it is at that moment.
+pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
+    let problem = |error: io::Error| format!("{}: {error}", to.display());
+    if to.exists() && std::fs::read_dir(to).map_err(problem)?.next().is_some() {
+        return Err(format!("{} is not empty: name a new folder", to.display()).into());
+    }
+    std::fs::create_dir_all(to).map_err(problem)?;
+    let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
+    loop {
+        if lock(&shared.supply).kept >= wanted {
+            break;
+        }
+        if shared.health() != Health::Good || lock(&shared.supply).closed {
+            return Err("the store is not well: no backup can be made of it".into());
+        }
+        if lock(&shared.view).frozen.is_none() {
+            lock(&shared.inbox).freeze = true;
+            shared.append(Record::Nothing, Durability::Always);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let read = lock(&shared.view).checkpoint.read()?;
+    checkpoint::copy(&read, &to.join(checkpoint::FILE))?;
+    std::fs::File::open(to).and_then(|folder| folder.sync_all()).map_err(problem)?;
+    info!(to = %to.display(), "backup made");
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! What an operator does with the state on disk: `lapwing store check|export|import|backup`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use lapwing_protocol::QoS;
+use lapwing_protocol::flight::OutboundState;
+
+use super::checkpoint::{self, Checkpoint};
+use super::codec;
+use super::control;
+use super::disk::{Disk, Folder};
+use super::durable::{DurableStore, Options};
+use super::error::OpenError;
+use super::frame::{self, Found, Head};
+use super::record::{KeptSession, Origin, Queued, Record};
+use super::segments::{self, Beyond};
+use super::shared::Counters;
+use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
+
+/// Stands in the frames of an export in place of a segment.
+const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
+/// How many records one frame of an export has at most, and about how many bytes.
+const EXPORT_RECORDS: usize = 1_000;
+const EXPORT_BYTES: usize = 1 << 20;
+/// How many rows are read at once.
+const PAGE_ROWS: usize = 500;
+
+/// What went wrong, in words.
+pub type Problem = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Sessions.
+    pub sessions: u64,
+    /// Their subscriptions.
+    pub subscriptions: u64,
+    /// Messages in their queues.
+    pub messages: u64,
+    /// Messages on their way to clients.
+    pub in_flight: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Records of the log that are not in the checkpoint yet.
+    pub log_records: u64,
+    /// What is damaged: file, place, and what is wrong.
+    pub damage: Vec<String>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Report { sessions, subscriptions, messages, in_flight, retained, log_records, damage } = self;
+        writeln!(
+            f,
+            "{sessions} sessions with {subscriptions} subscriptions, {messages} messages in queues ({in_flight} on their way), \
+             {retained} retained messages, {log_records} records in the log behind the checkpoint"
+        )?;
+        damage.iter().try_for_each(|damage| writeln!(f, "damaged: {damage}"))?;
+        write!(f, "{}", if damage.is_empty() { "all of it is sound" } else { "the state is damaged" })
+    }
+}
+
+/// The folder, if there is a state in it and nobody else has it.
+fn existing(folder: &Path) -> Result<Folder, Problem> {
+    if !folder.join(checkpoint::FILE).is_file() {
+        return Err(
+            format!("there is no state in {}: name its folder with --data-dir", folder.display()).into()
+        );
+    }
+    let shown = folder.display().to_string();
+    match Folder::lock(folder) {
+        Ok(Some(folder)) => Ok(folder),
+        Ok(None) => Err(OpenError::Locked(shown).into()),
+        Err(error) => Err(OpenError::io(format!("opening {shown}"))(error).into()),
+    }
+}
+
+/// Reads all there is and changes nothing of it.
+///
+/// # Errors
+/// That it cannot be read at all.
+pub fn check(folder: &Path) -> Result<Report, Problem> {
+    let disk: Arc<dyn Disk> = Arc::new(existing(folder)?);
+    let mut report = Report::default();
+    let checkpoint = match Checkpoint::open(disk.clone(), Arc::new(Counters::default()), 16 << 20) {
+        Ok(checkpoint) => checkpoint,
+        Err(error @ OpenError::Corrupt { .. }) => {
+            report.damage.push(error.to_string());
+            return Ok(report);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let meta = checkpoint.read()?.meta()?;
+    let mut records = 0;
+    let scan = segments::scan(&*disk, meta.lsn, Beyond::Stop, &mut |_, _| records += 1)?;
+    report.log_records = records;
+    for damage in scan.damage {
+        let file = disk.path(&segments::name(damage.segment));
+        report.damage.push(format!("{file} at byte {}: {}", damage.offset, damage.what));
+    }
+    if !report.damage.is_empty() {
+        return Ok(report);
+    }
+    drop(checkpoint);
+    let store = DurableStore::on(disk, Options::default())?;
+    for kept in store.recover()?.sessions {
+        report.sessions += 1;
+        report.subscriptions += kept.subscriptions.len() as u64;
+        report.in_flight += kept.flights.len() as u64;
+        each_queued(&store, &kept, &mut |_| {
+            report.messages += 1;
+            Ok(())
+        })?;
+    }
+    store.each_retained(&mut |_| report.retained += 1)?;
+    let corrupt = store.figures().corrupt;
+    if corrupt > 0 {
+        let file = folder.join(checkpoint::FILE);
+        report.damage.push(format!("{}: {corrupt} rows are corrupt; the log names them", file.display()));
+    }
+    Ok(report)
+}
+
+/// Reads a whole queue.
+fn each_queued(
+    store: &DurableStore,
+    kept: &KeptSession,
+    give: &mut dyn FnMut(crate::outbox::Delivery) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let (session, until) = (kept.terms.number, kept.waiting.last + 1);
+    let mut from = 1;
+    while from < until {
+        let page = Page { session, from, until, messages_max: PAGE_ROWS, bytes_max: EXPORT_BYTES };
+        let paged = store.queued(page).blocking_recv().map_err(|_| "the queue cannot be read")?;
+        from = paged.next;
+        paged.deliveries.into_iter().try_for_each(&mut *give)?;
+    }
+    Ok(())
+}
+
+/// Writes records in frames to a file.
+struct Exporter {
+    file: std::io::BufWriter<std::fs::File>,
+    records: Vec<Record>,
+    bytes: usize,
+    next: u64,
+    frame: Vec<u8>,
+}
+
+impl Exporter {
+    fn put(&mut self, record: Record) -> Result<(), Problem> {
+        self.bytes += super::shared::weight(&record);
+        self.records.push(record);
+        if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
+            self.flush(false)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn flush(&mut self, last: bool) -> Result<(), Problem> {
+        if last {
+            self.records.push(Record::Nothing);
+        }
+        frame::begin(&mut self.frame);
+        self.records.iter().for_each(|record| codec::put_record(&mut self.frame, record));
+        let head = Head {
+            segment: EXPORT,
+            first: self.next,
+            count: self.records.len() as u32,
+            len: (self.frame.len() - frame::HEAD) as u32,
+            clean: last,
+            ..Head::default()
+        };
+        frame::seal(&mut self.frame, &head);
+        self.next += self.records.len() as u64;
+        self.records.clear();
+        self.bytes = 0;
+        self.file.write_all(&self.frame)?;
+        Ok(())
+    }
+}
+
+/// Writes the state as records to a file that any engine can read (`FORMAT.md`); how many records.
+///
+/// # Errors
+/// That the state cannot be read or the file not be written.
+pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
+    let store = DurableStore::on(Arc::new(existing(folder)?), Options::default())?;
+    let created = std::fs::File::create_new(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut out = Exporter {
+        file: std::io::BufWriter::new(created),
+        records: Vec::new(),
+        bytes: 0,
+        next: 1,
+        frame: Vec::new(),
+    };
+    for kept in store.recover()?.sessions {
+        export_session(&store, &kept, &mut out)?;
+    }
+    let mut problem = Ok(());
+    store.each_retained(&mut |message| {
+        let (queued, received, origin) = (Vec::new(), None, None);
+        if problem.is_ok() {
+            problem = out.put(Record::Published { message, retained: true, queued, received, origin });
+        }
+    })?;
+    problem?;
+    out.flush(true)?;
+    out.file.into_inner()?.sync_all()?;
+    Ok(out.next - 1)
+}
+
+fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) -> Result<(), Problem> {
+    let session = kept.terms.number;
+    out.put(Record::Session(Box::new(kept.terms.clone())))?;
+    for (filter, subscription) in &kept.subscriptions {
+        out.put(Record::Subscribed { session, filter: filter.clone(), subscription: *subscription })?;
+    }
+    each_queued(store, kept, &mut |delivery| {
+        let queued = vec![Queued::of(session, &delivery)];
+        let (received, origin) = (None, None);
+        out.put(Record::Published { message: delivery.message, retained: false, queued, received, origin })
+    })?;
+    for flight in &kept.flights {
+        let (packet_id, seq, size) = (flight.packet_id, flight.seq, flight.size);
+        let placed = store.placed(session, vec![seq]).blocking_recv()?.pop();
+        let body = placed.filter(|_| seq & REPLAYED != 0).map(Box::new);
+        let qos = match flight.state {
+            OutboundState::AwaitPubAck => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        };
+        out.put(Record::Sent { session, packet_id, seq, qos, size, body })?;
+        if flight.state == OutboundState::AwaitPubComp {
+            // Its message is the client's already: only the identifier is left.
+            let origin = Origin { session, seq: 0, size: 0, packet_id: Some(packet_id) };
+            out.put(Record::HandedOver(origin))?;
+        }
+    }
+    for packet_id in &kept.received {
+        out.put(Record::Received { session, packet_id: *packet_id })?;
+    }
+    Ok(())
+}
+
+/// Makes a new state of an export; how many records.
+///
+/// # Errors
+/// That there is a state already, or that the file is no whole export.
+pub fn import(folder: &Path, file: &Path) -> Result<u64, Problem> {
+    let shown = file.display();
+    if folder.join(checkpoint::FILE).exists() {
+        return Err(format!(
+            "there is a state in {} already: name an empty folder with --data-dir",
+            folder.display()
+        )
+        .into());
+    }
+    let mut input = std::fs::File::open(file).map_err(|error| format!("{shown}: {error}"))?;
+    // Once through all of it before anything is made of it.
+    let count = each_frame(&mut input, &mut |_| Ok(())).map_err(|error| format!("{shown}: {error}"))?;
+    let store = DurableStore::open(folder, Options::default())?;
+    let mut input = std::fs::File::open(file)?;
+    each_frame(&mut input, &mut |records| {
+        let mut ticket = Ticket::default();
+        for record in records {
+            ticket = store.append(record, Durability::Always);
+        }
+        wait(&store, ticket)
+    })?;
+    store.close();
+    Ok(count)
+}
+
+fn each_frame(
+    input: &mut impl Read,
+    give: &mut dyn FnMut(Vec<Record>) -> Result<(), Problem>,
+) -> Result<u64, Problem> {
+    let mut bytes = Vec::new();
+    let mut next = 1;
+    loop {
+        bytes.clear();
+        input.by_ref().take(frame::PAGE as u64).read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            return Err("the export is not whole: its end is missing".into());
+        }
+        // The head says how much more belongs to it.
+        let len = frame::stated_len(&bytes).ok_or("this is no export of lapwing")?;
+        let more = (frame::HEAD + len).next_multiple_of(frame::PAGE) - frame::PAGE;
+        input.by_ref().take(more as u64).read_to_end(&mut bytes)?;
+        let head = match frame::find(&bytes, EXPORT) {
+            Found::Frame(head) if head.first == next => head,
+            Found::Newer(format) => {
+                return Err(
+                    format!("the export has format {format}, this version reads {}", frame::FORMAT).into()
+                );
+            }
+            _ => return Err(format!("the export is damaged behind record {}", next - 1).into()),
+        };
+        let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
+        next = head.last() + 1;
+        give(records)?;
+        if head.clean {
+            return Ok(next - 1);
+        }
+    }
+}
+
+/// Copies the state into a new folder, which a broker can be started with. A broker that runs on it makes the copy itself.
+///
+/// # Errors
+/// That there is no state, or that the copy cannot be made.
+pub fn backup(folder: &Path, to: &Path) -> Result<(), Problem> {
+    let to = std::path::absolute(to)?;
+    if let Ok(mut broker) = UnixStream::connect(folder.join(control::SOCKET)) {
+        let text = to.to_str().ok_or("the name of the folder is not UTF-8")?;
+        writeln!(broker, "backup {text}")?;
+        let mut answer = String::new();
+        BufReader::new(broker).read_line(&mut answer)?;
+        return match answer.trim() {
+            "done" => Ok(()),
+            "" => Err("the broker ended before the backup was made".into()),
+            other => Err(other.to_owned().into()),
+        };
+    }
+    let store = DurableStore::on(Arc::new(existing(folder)?), Options::default())?;
+    store.backup(&to)
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Blocks until a ticket is good.
+pub(super) fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Problem> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut seat = Seat::default();
+    loop {
+        match store.poll(ticket, &mut seat, &mut Context::from_waker(&waker)) {
+            Poll::Ready(kept) => return kept.map_err(|_| "the store has failed: the log says why".into()),
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
