@@ -27,13 +27,14 @@ pub struct Idle {
     connection_kib_max: f64,
 }
 
-/// The broker's process; dropping it kills it.
-struct Broker(Child);
+/// The broker's process and its state; dropping it ends both.
+struct Broker(Child, PathBuf);
 
 impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let _ = std::fs::remove_dir_all(&self.1);
     }
 }
 
@@ -63,8 +64,11 @@ impl Idle {
     /// # Errors
     /// What could not be measured, or the bound that is exceeded.
     pub fn run(&self) -> Result<(), Error> {
+        // With its durable store, as everybody runs it.
+        let folder = std::env::temp_dir().join(format!("lapwing-idle-{}", std::process::id()));
         let child = Command::new(&self.broker)
-            .args(["-p", "0"])
+            .args(["-p", "0", "--data-dir"])
+            .arg(&folder)
             .env("LAPWING_MQTT__SYS_INTERVAL_S", "0")
             .stderr(Stdio::piped())
             .spawn();
@@ -72,7 +76,7 @@ impl Idle {
             format!("{}: {error}; build it with cargo build --release", self.broker.display())
         })?;
         let log = child.stderr.take().ok_or("no log")?;
-        let broker = Broker(child);
+        let broker = Broker(child, folder);
         let mut lines = BufReader::new(log).lines();
         let address: SocketAddr = loop {
             let line = lines.next().ok_or("the broker ended")??;

@@ -149,7 +149,7 @@ impl Store {
                 peer.name(),
                 rate / ours
             );
-            if let (Peer::LapwingInMemory(_), 100) = (peer, window) {
+            if let (Peer::LapwingInMemory(_), 100, 1) = (peer, window, sessions) {
                 let part = ours / rate;
                 floors.check("durable is at least half of in-memory", part, part >= 0.5);
             }

@@ -5,7 +5,7 @@ use lapwing_protocol::PacketId;
 
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
-use crate::store::{Durability, Lsn, Origin, Queued, Record, Store, Ticket, Unavailable};
+use crate::store::{Durability, Lsn, Origin, Places, Queued, Record, Store, Ticket, Unavailable};
 
 /// See the module. Dropped without [`write`](Journal::write), it leaves nothing.
 #[derive(Debug)]
@@ -13,18 +13,18 @@ pub struct Journal<'s> {
     store: Option<&'s dyn Store>,
     durability: Durability,
     reserved: Option<Lsn>,
-    queued: Vec<Queued>,
+    queued: Places,
 }
 
 impl<'s> Journal<'s> {
     /// Of a message that is to be as durable as this.
     pub fn new(store: &'s dyn Store, durability: Durability) -> Journal<'s> {
-        Journal { store: store.keeps().then_some(store), durability, reserved: None, queued: Vec::new() }
+        Journal { store: store.keeps().then_some(store), durability, reserved: None, queued: Places::None }
     }
 
     /// Of a message that is never stored.
     pub fn off() -> Journal<'s> {
-        Journal { store: None, durability: Durability::None, reserved: None, queued: Vec::new() }
+        Journal { store: None, durability: Durability::None, reserved: None, queued: Places::None }
     }
 
     /// Whether nothing is stored.

@@ -11,8 +11,8 @@ use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::session::Held;
 use lapwing::store::{
-    Durability, DurableStore, Failed, KeptSubscription, OpenError, Origin, Page, Queued, Record, Seat,
-    SessionTerms, Store, Ticket,
+    Durability, DurableStore, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued, Record,
+    Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
@@ -84,7 +84,7 @@ impl Model {
         let topic = format!("t/{}", random.below(6));
         let message = message(1_000_000 + self.published, &topic, b"later");
         self.state.insert(format!("retained {topic}"), text(&message));
-        Record::Published { message, retained: true, queued: Vec::new(), received: None, origin: None }
+        Record::Published { message, retained: true, queued: Places::None, received: None, origin: None }
     }
 
     fn begin(&mut self) -> Record {
@@ -149,7 +149,7 @@ impl Model {
         } else if retained {
             self.state.insert(format!("retained {topic}"), text(&message));
         }
-        let mut queued = Vec::new();
+        let mut queued = Places::None;
         for (session, last) in &mut self.sessions {
             if random.below(2) == 0 {
                 continue;

@@ -106,15 +106,24 @@ pub(super) struct Checkpoint {
     db: Option<Arc<Database>>,
 }
 
+/// Begins a row: room for its checksum.
+pub(super) fn unsealed(row: &mut Vec<u8>) {
+    row.clear();
+    row.extend_from_slice(&[0; 4]);
+}
+
+/// Puts the checksum in front of a row.
+pub(super) fn seal(row: &mut [u8]) {
+    if let Some((sum, body)) = row.split_at_mut_checked(4) {
+        sum.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    }
+}
+
 /// A row with its checksum in front.
 pub(super) fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
-    out.clear();
-    out.extend_from_slice(&[0; 4]);
+    unsealed(out);
     put(out);
-    let sum = crc32c::crc32c(out.get(4..).unwrap_or(&[])).to_le_bytes();
-    if let Some(place) = out.get_mut(..4) {
-        place.copy_from_slice(&sum);
-    }
+    seal(out);
     out
 }
 

@@ -8,7 +8,7 @@ use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
 use lapwing_protocol::{PacketId, QoS};
 
-use super::record::{KeptFlight, KeptSubscription, Origin, Queued, Record, SessionTerms, Waiting};
+use super::record::{KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting};
 use crate::message::Message;
 use crate::outbox::{Delivery, SubscriptionIds};
 use crate::session::{Held, Will};
@@ -334,8 +334,8 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             out.push(5);
             put_message(out, message);
             out.push(u8::from(*retained));
-            put_number(out, queued.len() as u64);
-            for place in queued {
+            put_number(out, queued.as_slice().len() as u64);
+            for place in queued.as_slice() {
                 put_number(out, place.session);
                 put_number(out, place.seq);
                 put_terms(out, place.qos, place.retain, &place.subscription_ids, place.share);
@@ -407,7 +407,7 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
                     let (qos, retain, subscription_ids, share) = terms(reader)?;
                     Some(Queued { session, seq, qos, retain, subscription_ids, share })
                 })
-                .collect::<Option<Vec<_>>>()?;
+                .collect::<Option<Places>>()?;
             let received = reader.option(packet)?;
             Record::Published { message, retained, queued, received, origin: reader.option(origin)? }
         }

@@ -28,7 +28,9 @@ pub use disk::{Disk, DiskFile, Folder};
 pub use durable::{DurableStore, OnCorruption, Options};
 pub use error::OpenError;
 pub use memory::MemoryStore;
-pub use record::{KeptFlight, KeptSession, KeptSubscription, Origin, Queued, Record, SessionTerms, Waiting};
+pub use record::{
+    KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+};
 
 use std::task::{Context, Poll};
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::checkpoint::{BODIES, BODY_USES, Bytes, as_io, checked, copy_table, verified};
+use super::checkpoint::{BODIES, BODY_USES, Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
 use super::table::{QueueRow, Table};
 use super::{Lsn, Seq};
@@ -104,17 +104,16 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> R
         *uses.entry(row.lsn).or_default() += 1;
     }
     let mut written: BTreeSet<Lsn> = BTreeSet::new();
-    let (mut scratch, mut packed, mut run) = (Vec::new(), Vec::new(), Run::default());
+    let (mut packed, mut run) = (Vec::new(), Run::default());
     let mut put = |run: &mut Run| -> Result<(), redb::Error> {
         if run.count > 0 {
-            let value = checked(&mut scratch, |out| out.extend_from_slice(&run.bytes));
-            chunks.insert((run.session, run.first), value)?;
+            seal(&mut run.bytes);
+            chunks.insert((run.session, run.first), run.bytes.as_slice())?;
         }
         run.count = 0;
-        run.bytes.clear();
         Ok(())
     };
-    let mut body_scratch = Vec::new();
+    let mut scratch = Vec::new();
     for ((session, seq), row) in &table.queue {
         let Some(row) = row else { continue };
         let shared = uses.get(&row.lsn).copied().filter(|uses| *uses > 1);
@@ -122,7 +121,7 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> R
             && written.insert(row.lsn)
         {
             let message = &row.delivery.message;
-            bodies.insert(row.lsn, checked(&mut body_scratch, |out| codec::put_message(out, message)))?;
+            bodies.insert(row.lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
             body_uses.insert(row.lsn, uses)?;
         }
         packed.clear();
@@ -133,6 +132,7 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> R
         }
         if run.count == 0 {
             (run.session, run.first) = (*session, *seq);
+            unsealed(&mut run.bytes);
         }
         run.count += 1;
         codec::put_bytes(&mut run.bytes, &packed);

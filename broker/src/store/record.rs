@@ -77,6 +77,50 @@ impl Queued {
     }
 }
 
+/// The queues that took a message: mostly one, which costs no allocation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Places {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(Queued),
+    /// Several.
+    Many(Vec<Queued>),
+}
+
+impl Places {
+    /// One more.
+    pub fn push(&mut self, queued: Queued) {
+        *self = match std::mem::take(self) {
+            Places::None => Places::One(queued),
+            Places::One(first) => Places::Many(vec![first, queued]),
+            Places::Many(mut all) => {
+                all.push(queued);
+                Places::Many(all)
+            }
+        };
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[Queued] {
+        match self {
+            Places::None => &[],
+            Places::One(queued) => std::slice::from_ref(queued),
+            Places::Many(all) => all,
+        }
+    }
+}
+
+impl FromIterator<Queued> for Places {
+    fn from_iter<I: IntoIterator<Item = Queued>>(all: I) -> Places {
+        all.into_iter().fold(Places::None, |mut places, queued| {
+            places.push(queued);
+            places
+        })
+    }
+}
+
 /// Where a message comes from when it changes hands within the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -125,7 +169,7 @@ pub enum Record {
         /// It is the retained message of its topic now, or removes that.
         retained: bool,
         /// The queues that took it.
-        queued: Vec<Queued>,
+        queued: Places,
         /// The QoS 2 packet that brought it: not to be taken again until it is released.
         received: Option<(SessionNumber, PacketId)>,
         /// It was another session's before.

@@ -273,7 +273,7 @@ impl Shared {
 /// An estimate of the memory that a record takes.
 pub(super) fn weight(record: &Record) -> usize {
     match record {
-        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.len(),
+        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
         Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
         Record::Sent { body: Some(body), .. } => 96 + body.message.size(),
         _ => 64,

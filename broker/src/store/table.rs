@@ -70,8 +70,8 @@ impl Table {
                 self.subscriptions.insert((session, filter), None);
             }
             Record::Published { message, retained, queued, received, origin } => {
-                let shared_by = queued.len() as u32;
-                for place in &queued {
+                let shared_by = queued.as_slice().len() as u32;
+                for place in queued.as_slice() {
                     let row = QueueRow { delivery: place.delivery(message.clone()), lsn, shared_by };
                     self.enqueue(place.session, row, queues);
                 }

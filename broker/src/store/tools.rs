@@ -17,7 +17,7 @@ use super::disk::{Disk, Folder};
 use super::durable::{DurableStore, Options};
 use super::error::OpenError;
 use super::frame::{self, Found, Head};
-use super::record::{KeptSession, Origin, Queued, Record};
+use super::record::{KeptSession, Origin, Places, Queued, Record};
 use super::segments::{self, Beyond};
 use super::shared::Counters;
 use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
@@ -126,6 +126,17 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     Ok(report)
 }
 
+/// The records of a log as they would be replayed, from its first on; with `beyond_damage` also those behind what is damaged.
+///
+/// # Errors
+/// That it cannot be read, or was written by a newer version.
+pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, OpenError> {
+    let beyond = if beyond_damage { Beyond::GoOn } else { Beyond::Stop };
+    let mut records = Vec::new();
+    segments::scan(disk, 0, beyond, &mut |_, record| records.push(record))?;
+    Ok(records)
+}
+
 /// Reads a whole queue.
 fn each_queued(
     store: &DurableStore,
@@ -205,7 +216,7 @@ pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
     }
     let mut problem = Ok(());
     store.each_retained(&mut |message| {
-        let (queued, received, origin) = (Vec::new(), None, None);
+        let (queued, received, origin) = (Places::None, None, None);
         if problem.is_ok() {
             problem = out.put(Record::Published { message, retained: true, queued, received, origin });
         }
@@ -223,7 +234,7 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
         out.put(Record::Subscribed { session, filter: filter.clone(), subscription: *subscription })?;
     }
     each_queued(store, kept, &mut |delivery| {
-        let queued = vec![Queued::of(session, &delivery)];
+        let queued = Places::One(Queued::of(session, &delivery));
         let (received, origin) = (None, None);
         out.put(Record::Published { message: delivery.message, retained: false, queued, received, origin })
     })?;
