@@ -137,6 +137,9 @@ fn publisher(world: &World, k: usize) {
                         0 => format!("retained/{k}/{qos}/{}", random.below(5)),
                         _ => format!("load/{k}/{qos}"),
                     };
+                    if topic.starts_with("load") {
+                        world.sent.fetch_add(1, Ordering::Relaxed);
+                    }
                     if topic.starts_with("retained") {
                         world.retained.lock().unwrap().entry(topic.clone()).or_default().1 = n;
                     }
