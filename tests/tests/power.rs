@@ -295,6 +295,41 @@ fn a_flipped_bit_is_found_told_with_its_place_and_set_aside_on_demand() {
     DurableStore::on(Arc::new(disk.clone()), large).expect("it opens after that");
 }
 
+/// A payload can hold any bytes, also those of a frame, and a crash can leave it where a frame would be looked for.
+#[test]
+fn a_frame_inside_a_payload_counts_for_nothing() {
+    let disk = MemoryDisk::forgetful();
+    let large = Options { window_bytes: 64 << 20, ..options() };
+    let (store, _) = open(&disk, large).unwrap();
+    let done = run(&store, &disk, 3, &mut Random(5));
+    drop(store);
+    let name = "wal/0000000000000001.log";
+    let mut bytes = disk.content(name).unwrap();
+    let third = third_frame(&bytes);
+    let forged = |salt: u8| {
+        let mut frame = bytes[..third].to_vec();
+        let len = u32::from_le_bytes(frame[12..16].try_into().unwrap()) as usize;
+        frame.truncate((64 + len).next_multiple_of(4096));
+        frame[24..32].copy_from_slice(&1_000u64.to_le_bytes());
+        frame[32..40].copy_from_slice(&2_000u64.to_le_bytes());
+        frame[60] ^= salt;
+        let sum = crc32c::crc32c(&frame[8..64 + len]);
+        frame[4..8].copy_from_slice(&sum.to_le_bytes());
+        frame
+    };
+    let (guessed, known) = (forged(1), forged(0));
+    let at = bytes.len() - 8 * 4096;
+    bytes[at..at + guessed.len()].copy_from_slice(&guessed);
+    disk.put(name, &bytes);
+    let (store, found) = open(&disk, large).expect("nothing is damaged");
+    assert_eq!(Some(&found), done.states.last());
+    drop(store);
+    // With the salt, which nobody outside knows, it would have been believed.
+    bytes[at..at + known.len()].copy_from_slice(&known);
+    disk.put(name, &bytes);
+    assert!(open(&disk, large).is_err());
+}
+
 #[test]
 fn what_another_version_wrote_is_refused_by_name() {
     let disk = MemoryDisk::forgetful();

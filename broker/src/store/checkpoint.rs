@@ -50,6 +50,8 @@ pub(super) struct Meta {
     pub(super) clock: Millis,
     pub(super) number: u64,
     pub(super) last_group: u32,
+    /// Of the frames of the log.
+    pub(super) salt: u32,
 }
 
 /// redb on a [`DiskFile`].
@@ -134,16 +136,17 @@ pub(super) fn verified(row: &[u8]) -> Option<&[u8]> {
 }
 
 impl Checkpoint {
-    /// Opens it, or makes an empty one.
+    /// Opens it, or makes an empty one with this salt.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         counters: Arc<Counters>,
         cache_bytes: usize,
+        salt: u32,
     ) -> Result<Checkpoint, OpenError> {
         let path = disk.path(FILE);
         let names = disk.list("").map_err(OpenError::io(format!("listing {}", disk.path(""))))?;
         if !names.iter().any(|name| name == FILE) {
-            create(&disk, &counters).map_err(OpenError::io(format!("making {path}")))?;
+            create(&disk, &counters, salt).map_err(OpenError::io(format!("making {path}")))?;
         }
         let db = open_file(&disk, &counters, cache_bytes, FILE).map_err(|error| match error {
             DatabaseError::UpgradeRequired(version) => {
@@ -216,12 +219,12 @@ fn open_file(
 }
 
 /// Makes an empty checkpoint beside the real name first: one that is half made is never taken for real.
-fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>) -> io::Result<()> {
+fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Result<()> {
     if disk.list("")?.iter().any(|name| name == FILE_NEW) {
         disk.remove(FILE_NEW)?;
     }
     let db = open_file(disk, counters, 1 << 20, FILE_NEW).map_err(as_io)?;
-    write(&db, &Table::default(), &Meta::default())?;
+    write(&db, &Table::default(), &Meta { salt, ..Meta::default() })?;
     drop(db);
     disk.rename(FILE_NEW, FILE)?;
     disk.sync_folder("")
@@ -246,6 +249,7 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
             ("clock", meta.clock),
             ("number", meta.number),
             ("last_group", u64::from(meta.last_group)),
+            ("salt", u64::from(meta.salt)),
         ] {
             put.insert(name, value.to_le_bytes().as_slice())?;
         }
@@ -414,6 +418,7 @@ impl Read {
             clock: number("clock")?,
             number: number("number")?,
             last_group: u32::try_from(number("last_group")?).unwrap_or(0),
+            salt: u32::try_from(number("salt")?).unwrap_or(0),
         })
     }
 

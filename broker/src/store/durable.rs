@@ -145,7 +145,13 @@ impl DurableStore {
             // The damaged log was set aside; what was sound in it goes to the checkpoint before it is let go.
             let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
-            let meta = Meta { lsn: applied, clock: clock.now(), number, last_group: view.active.last_group };
+            let meta = Meta {
+                lsn: applied,
+                clock: clock.now(),
+                number,
+                last_group: view.active.last_group,
+                salt: meta.salt,
+            };
             if let Some(db) = view.checkpoint.database() {
                 checkpoint::write(&db, &view.active, &meta).map_err(writing())?;
             }
@@ -162,7 +168,11 @@ impl DurableStore {
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
         let supply = Supply { full, next_id, kept, ..Supply::default() };
-        let shared = Arc::new(Shared::new(Ground { disk, options, counters, clock, number }, view, supply));
+        let shared = Arc::new(Shared::new(
+            Ground { disk, options, counters, clock, number, salt: meta.salt },
+            view,
+            supply,
+        ));
         let writer = Writer::new(shared.clone(), first, queues, applied);
         let (keeping, reading) = (shared.clone(), shared.clone());
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -202,7 +212,12 @@ fn open_checkpoint(
     counters: &Arc<Counters>,
     options: &Options,
 ) -> Result<Checkpoint, OpenError> {
-    let open = || Checkpoint::open(disk.clone(), counters.clone(), options.cache_bytes);
+    let reading = || OpenError::io(format!("reading {}", disk.path(segments::FOLDER)));
+    let salt = match segments::salt(&**disk).map_err(reading())? {
+        Some(salt) => salt,
+        None => getrandom::u32().map_err(|error| reading()(io::Error::other(error.to_string())))?,
+    };
+    let open = || Checkpoint::open(disk.clone(), counters.clone(), options.cache_bytes, salt);
     match open() {
         Err(OpenError::Corrupt { file, offset, what })
             if options.on_corruption == OnCorruption::Quarantine =>
@@ -236,7 +251,7 @@ fn replay(
         let kept = kept.map_err(OpenError::io(format!("reading {}", disk.path(checkpoint::FILE))))?;
         let mut queues: Queues = kept.into_iter().map(|(number, kept)| (number, kept.waiting)).collect();
         let mut table = Table::default();
-        let scan = segments::scan(&**disk, meta.lsn, beyond, &mut |lsn, record| {
+        let scan = segments::scan(&**disk, meta.lsn, Some(meta.salt), beyond, &mut |lsn, record| {
             table.apply(lsn, record, &mut queues);
         })?;
         Ok((table, queues, scan))

@@ -38,6 +38,8 @@ pub(super) struct Head {
     pub number: u64,
     /// The run ended well behind it.
     pub clean: bool,
+    /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
+    pub salt: u32,
 }
 
 impl Head {
@@ -90,6 +92,7 @@ pub(super) fn seal(out: &mut Vec<u8>, head: &Head) {
     put(&head.clock.to_le_bytes());
     put(&head.number.to_le_bytes());
     put(&head.count.to_le_bytes());
+    put(&head.salt.to_le_bytes());
     if let Some(place) = out.get_mut(..HEAD) {
         place.copy_from_slice(&bytes);
     }
@@ -106,8 +109,8 @@ pub(super) fn stated_len(bytes: &[u8]) -> Option<usize> {
     Some(u32::from_le_bytes(len.try_into().ok()?) as usize).filter(|len| *len <= FRAME_MAX)
 }
 
-/// Looks for a frame of `segment` at the front of `bytes`.
-pub(super) fn find(bytes: &[u8], segment: u64) -> Found {
+/// Looks for a frame of `segment` at the front of `bytes`, with this salt or any.
+pub(super) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
     let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else { return Found::Nothing };
     let mut at = 4;
     let mut take = |n: usize| {
@@ -127,10 +130,12 @@ pub(super) fn find(bytes: &[u8], segment: u64) -> Found {
         clock: take(8),
         number: take(8),
         count: take(4) as u32,
+        salt: take(4) as u32,
         clean: flags & u64::from(CLEAN) != 0,
     };
     let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return Found::Nothing };
-    if head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
+    let salted = salt.is_none_or(|salt| salt == head.salt);
+    if !salted || head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
         return Found::Nothing;
     }
     if format != u64::from(FORMAT) {

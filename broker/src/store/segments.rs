@@ -67,6 +67,24 @@ pub(super) fn prepare(disk: &dyn Disk, id: u64, old: Option<u64>, bytes: u64) ->
     Ok(Segment { id, file, at: 0 })
 }
 
+/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides what stands there. `None`
+/// where there is no such frame.
+pub(super) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
+    for id in ids(disk)? {
+        let file = disk.open(&name(id), false)?;
+        let mut bytes = vec![0; frame::PAGE];
+        let read = read_full(&*file, &mut bytes, 0)?;
+        bytes.truncate(read);
+        let whole = frame::stated_len(&bytes).map_or(0, |len| frame::HEAD + len);
+        bytes.resize(whole.max(frame::PAGE).min(usize::try_from(file.len()?).unwrap_or(0)), 0);
+        read_full(&*file, &mut bytes, 0)?;
+        if let Found::Frame(head) = frame::find(&bytes, id, None) {
+            return Ok(Some(head.salt));
+        }
+    }
+    Ok(None)
+}
+
 /// Where the log is damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
@@ -105,6 +123,7 @@ pub(super) enum Beyond {
 pub(super) fn scan(
     disk: &dyn Disk,
     after: Lsn,
+    salt: Option<u32>,
     beyond: Beyond,
     give: &mut dyn FnMut(Lsn, Record),
 ) -> Result<Scan, OpenError> {
@@ -129,7 +148,7 @@ pub(super) fn scan(
         let mut whole = true;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let damage = |what: String| Damage { segment: id, offset: at as u64, what };
-            let head = match frame::find(rest, id) {
+            let head = match frame::find(rest, id, salt) {
                 Found::Frame(head) => head,
                 Found::Newer(format) => {
                     let file = disk.path(&name(id));

@@ -87,6 +87,8 @@ pub(super) struct Ground {
     pub(super) clock: Clock,
     /// The highest number that was given out.
     pub(super) number: u64,
+    /// Of the frames of the log.
+    pub(super) salt: u32,
 }
 
 /// See the module.
@@ -97,6 +99,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
     pub(super) number: AtomicU64,
+    pub(super) salt: u32,
     pub(super) inbox: Mutex<Inbox>,
     pub(super) inbox_filled: Condvar,
     pub(super) view: Mutex<View>,
@@ -120,7 +123,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn new(ground: Ground, view: View, supply: Supply) -> Shared {
-        let Ground { disk, options, counters, clock, number } = ground;
+        let Ground { disk, options, counters, clock, number, salt } = ground;
         let last = view.applied;
         Shared {
             disk,
@@ -128,6 +131,7 @@ impl Shared {
             counters,
             clock,
             number: AtomicU64::new(number),
+            salt,
             inbox: Mutex::new(Inbox {
                 slots: VecDeque::new(),
                 first: last + 1,

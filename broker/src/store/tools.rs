@@ -87,7 +87,7 @@ fn existing(folder: &Path) -> Result<Folder, Problem> {
 pub fn check(folder: &Path) -> Result<Report, Problem> {
     let disk: Arc<dyn Disk> = Arc::new(existing(folder)?);
     let mut report = Report::default();
-    let checkpoint = match Checkpoint::open(disk.clone(), Arc::new(Counters::default()), 16 << 20) {
+    let checkpoint = match Checkpoint::open(disk.clone(), Arc::new(Counters::default()), 16 << 20, 0) {
         Ok(checkpoint) => checkpoint,
         Err(error @ OpenError::Corrupt { .. }) => {
             report.damage.push(error.to_string());
@@ -97,7 +97,7 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     };
     let meta = checkpoint.read()?.meta()?;
     let mut records = 0;
-    let scan = segments::scan(&*disk, meta.lsn, Beyond::Stop, &mut |_, _| records += 1)?;
+    let scan = segments::scan(&*disk, meta.lsn, Some(meta.salt), Beyond::Stop, &mut |_, _| records += 1)?;
     report.log_records = records;
     for damage in scan.damage {
         let file = disk.path(&segments::name(damage.segment));
@@ -133,7 +133,8 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
 pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, OpenError> {
     let beyond = if beyond_damage { Beyond::GoOn } else { Beyond::Stop };
     let mut records = Vec::new();
-    segments::scan(disk, 0, beyond, &mut |_, record| records.push(record))?;
+    let salt = segments::salt(disk).map_err(OpenError::io("reading the log"))?;
+    segments::scan(disk, 0, salt, beyond, &mut |_, record| records.push(record))?;
     Ok(records)
 }
 
@@ -304,7 +305,7 @@ fn each_frame(
         let len = frame::stated_len(&bytes).ok_or("this is no export of lapwing")?;
         let more = (frame::HEAD + len).next_multiple_of(frame::PAGE) - frame::PAGE;
         input.by_ref().take(more as u64).read_to_end(&mut bytes)?;
-        let head = match frame::find(&bytes, EXPORT) {
+        let head = match frame::find(&bytes, EXPORT, Some(0)) {
             Found::Frame(head) if head.first == next => head,
             Found::Newer(format) => {
                 return Err(

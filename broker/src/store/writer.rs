@@ -145,7 +145,8 @@ impl Writer {
             if sync_at.is_some_and(|at| at <= now) {
                 return Some(None);
             }
-            inbox.sleeping = true;
+            // What waits for the next sync to be due waits for nobody else.
+            inbox.sleeping = ready == 0 || durability != Durability::Always;
             inbox = match wait {
                 Some(wait) => {
                     let waited = shared.inbox_filled.wait_timeout(inbox, wait);
@@ -216,6 +217,7 @@ impl Writer {
             clock: shared.clock.now(),
             number: shared.number.load(Ordering::Relaxed),
             last_group: table.last_group,
+            salt: shared.salt,
         };
         view.frozen = Some(Arc::new(table));
         self.since_frozen = 0;
@@ -258,6 +260,7 @@ impl Writer {
             clock: shared.clock.now(),
             number: shared.number.load(Ordering::Relaxed),
             clean,
+            salt: shared.salt,
         };
         frame::seal(&mut self.frame, &head);
         loop {
