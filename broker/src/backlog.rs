@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use lapwing_protocol::flight::OutboundState;
 use tracing::{debug, info};
 
 use crate::core::{Core, LastWord};
@@ -61,9 +62,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis, clean: bool) {
     // What was sent stands before what waits.
     let in_queue = |flight: &&KeptFlight| flight.seq & REPLAYED == 0 && flight.seq != 0;
     let sent = flights.iter().filter(in_queue).map(|flight| flight.seq).max().unwrap_or(0);
-    let whole = |flight: &&KeptFlight| {
-        flight.state != lapwing_protocol::flight::OutboundState::AwaitPubComp && in_queue(flight)
-    };
+    let whole = |flight: &&KeptFlight| flight.state != OutboundState::AwaitPubComp && in_queue(flight);
     let (count, bytes) =
         flights.iter().filter(whole).fold((waiting.count, waiting.bytes), |(count, bytes), flight| {
             (count.saturating_sub(1), bytes.saturating_sub(u64::from(flight.size)))

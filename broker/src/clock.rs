@@ -37,3 +37,23 @@ impl Clock {
         Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX / 4)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_MS: Millis = 86_400_000;
+
+    #[test]
+    fn a_wall_clock_that_was_set_by_a_day_makes_time_stand_or_leap_but_never_go_back() {
+        let wall = Clock::after(0).now();
+        // Set back: the last run saw a moment that the wall clock has not reached.
+        let behind = Clock::after(wall + DAY_MS);
+        assert!(behind.now() >= wall + DAY_MS && behind.now() < wall + DAY_MS + 60_000);
+        assert!(behind.ahead_ms() > DAY_MS - 60_000, "nobody could be told");
+        // Set forward: it is believed.
+        let forward = Clock::after(wall - DAY_MS);
+        assert!(forward.now() >= wall && forward.now() < wall + 60_000);
+        assert_eq!(forward.ahead_ms(), 0);
+    }
+}

@@ -336,6 +336,11 @@ impl State {
 
     /// Counts a call, and lets it fail if its time has come.
     fn call(&mut self, kind: &'static str) -> Result<(), Fault> {
+        self.call_for(kind, matches!(kind, "open" | "create_folder"))
+    }
+
+    /// As [`call`](Self::call), of a call that may need more space or not: one that needs none has it on a full disk.
+    fn call_for(&mut self, kind: &'static str, needs_space: bool) -> Result<(), Fault> {
         self.calls += 1;
         let of_kind = self.calls_of.entry(kind).or_default();
         *of_kind += 1;
@@ -345,8 +350,6 @@ impl State {
             Some(wanted) if wanted == kind => *of_kind,
             Some(_) => return Ok(()),
         };
-        // Space is only asked for by those who need it.
-        let needs_space = matches!(kind, "write" | "set_len" | "open" | "create_folder");
         if n < from || n >= from.saturating_add(count) || (fault == Fault::NoSpace && !needs_space) {
             return Ok(());
         }
@@ -427,7 +430,8 @@ impl DiskFile for OpenFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.0.lock().unwrap();
-        state.call("set_len").map_err(Fault::error)?;
+        let grows = state.contents[&self.file].len() < len as usize;
+        state.call_for("set_len", grows).map_err(Fault::error)?;
         let change = Change::SetLen { file: self.file, len };
         state.apply(&change);
         state.remember(change);
@@ -446,7 +450,8 @@ impl DiskFile for OpenFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.0.lock().unwrap();
-        let failed = state.call("write").err();
+        let grows = state.contents[&self.file].len() < offset as usize + bytes.len();
+        let failed = state.call_for("write", grows).err();
         let len = match failed {
             None => bytes.len(),
             Some(Fault::ShortWrite) => bytes.len() / 2,

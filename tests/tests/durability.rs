@@ -12,9 +12,10 @@ use lapwing::config::Config;
 use lapwing::message::Message;
 use lapwing::outbox::Delivery;
 use lapwing::store::{
-    Durability, Failed, Figures, Lsn, MemoryStore, OpenError, Page, Paged, Record, Recovered, Reply, Seat,
-    Seq, Store, Ticket, Unavailable,
+    Durability, DurableStore, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged, Record,
+    Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
 };
+use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::wire::{self, Fields};
 
 /// Numbers records and makes them durable when the test says so.
@@ -195,5 +196,136 @@ fn acknowledgements_wait_for_the_store_and_leave_in_order() {
         records.contains(&"Session".to_owned()) && records.contains(&"Subscribed".to_owned()),
         "{records:?}"
     );
+    runtime.block_on(broker.stop());
+}
+
+fn start(
+    runtime: &tokio::runtime::Runtime,
+    listener: &str,
+    more: &str,
+    store: impl Store + 'static,
+) -> (Broker, String) {
+    let text =
+        format!("[mqtt]\nsys_interval_s = 0\n{more}\n[[listener]]\naddress = '127.0.0.1:0'\n{listener}\n");
+    let config = Config::from_toml(&text, "test").unwrap();
+    let broker = runtime.block_on(Broker::builder().config(config).store(store).start()).unwrap();
+    let address = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
+    (broker, address)
+}
+
+#[test]
+fn a_listener_and_a_topic_filter_say_what_waits() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let store = Slow::default();
+    let (broker, address) =
+        start(&runtime, "durability = 'none'", "[store]\ntopics_always = ['safe/#']", store.clone());
+    let mut client = Client::connect(&address, "client");
+    // Nothing is ever synced here, and nothing waits for it.
+    client.send("subscribe", &[("filters", "#@1")]);
+    assert_eq!(client.next().0, "suback");
+    client.send("publish", &[("topic", "fast/1"), ("qos", "1"), ("id", "1")]);
+    let mut kinds = [client.next().0, client.next().0];
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["puback", "publish"]);
+    client.send("publish", &[("topic", "safe/1"), ("qos", "1"), ("id", "2")]);
+    assert_eq!(client.next().0, "publish");
+    client.0.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(client.0.read(&mut [0]).is_err(), "an acknowledgement left before the store was ready");
+    client.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    store.wait_for("Published", 2);
+    store.sync();
+    assert_eq!(client.next().0, "puback");
+    runtime.block_on(broker.stop());
+}
+
+fn on(disk: &MemoryDisk) -> DurableStore {
+    let options = Options { segment_bytes: 64 * 1024, window_bytes: 128 * 1024, ..Options::default() };
+    DurableStore::on(Arc::new(disk.clone()), options).unwrap()
+}
+
+/// Publishes one message; the reason code of its acknowledgement.
+fn publish(client: &mut Client, id: u16, more: &[(&str, &str)]) -> String {
+    let id = id.to_string();
+    client.send(
+        "publish",
+        &[&[("topic", "t"), ("qos", "1"), ("id", &id), ("payload", "rep:5000")], more].concat(),
+    );
+    let (name, fields) = client.next();
+    assert_eq!((name, &fields["id"]), ("puback", &id));
+    fields["reason"].clone()
+}
+
+#[test]
+fn a_full_disk_is_told_to_publishers_and_passes() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let disk = MemoryDisk::forgetful();
+    let (broker, address) = start(&runtime, "", "", on(&disk));
+    let mut subscriber = Client::connect(&address, "subscriber");
+    subscriber.send("subscribe", &[("filters", "t@1")]);
+    assert_eq!(subscriber.next().0, "suback");
+    subscriber.send("disconnect", &[]);
+    let mut publisher = Client::connect(&address, "publisher");
+    assert_eq!(publish(&mut publisher, 1, &[]), "0");
+    disk.fail(disk.calls() + 1, u64::MAX, Fault::NoSpace);
+    let mut taken = 1;
+    let refused = (2..2_000).find(|id| {
+        let reason = publish(&mut publisher, *id, &[]);
+        taken += u16::from(reason == "0");
+        reason == "151"
+    });
+    let refused = refused.expect("0x97 once the disk is full");
+    // What needs no store goes on: nobody durable gets this.
+    assert_eq!(publish(&mut publisher, 1, &[("topic", "elsewhere")]), "16");
+    // MQTT 3 has no such word: the connection ends, and the client keeps its message.
+    let mut old = TcpStream::connect(&address).unwrap();
+    old.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    for (name, fields) in [
+        ("connect", vec![("id", "old"), ("clean", "1")]),
+        ("publish", vec![("topic", "t"), ("qos", "1"), ("id", "1"), ("payload", "x")]),
+    ] {
+        let fields: Fields = fields.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        old.write_all(&wire::encode(name, &fields, "3.1.1")).unwrap();
+    }
+    let mut answer = Vec::new();
+    old.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.len(), 4, "CONNACK and no PUBACK: {answer:?}");
+
+    disk.heal();
+    let back = (refused + 1..u16::MAX).find(|id| publish(&mut publisher, *id, &[]) == "0");
+    assert!(back.is_some(), "there is space again");
+    taken += 1;
+    // None that was acknowledged is lost.
+    let mut subscriber = Client::connect(&address, "subscriber");
+    for _ in 0..taken {
+        let (name, fields) = subscriber.next();
+        assert_eq!(name, "publish");
+        subscriber.send("puback", &[("id", &fields["id"])]);
+    }
+    runtime.block_on(broker.stop());
+}
+
+#[test]
+fn after_a_sync_error_nothing_is_acknowledged_and_readers_go_on() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let disk = MemoryDisk::forgetful();
+    let (broker, address) = start(&runtime, "", "", on(&disk));
+    let mut publisher = Client::connect(&address, "publisher");
+    assert_eq!(publish(&mut publisher, 1, &[("topic", "kept"), ("retain", "1")]), "16");
+    disk.fail(disk.calls() + 1, u64::MAX, Fault::Io);
+    publisher
+        .send("publish", &[("topic", "lost"), ("qos", "1"), ("id", "2"), ("retain", "1"), ("payload", "x")]);
+    let (name, fields) = publisher.next();
+    assert_eq!((name, fields["reason"].as_str()), ("disconnect", "136"), "no PUBACK, but server unavailable");
+    disk.heal();
+    // The disk is well again, but what it has is not known: fail-stop.
+    let mut reader = TcpStream::connect(&address).map(Client).unwrap();
+    reader.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    reader.send("connect", &[("id", "reader"), ("clean", "1")]);
+    assert_eq!(reader.next().0, "connack");
+    assert_eq!(publish(&mut reader, 3, &[("topic", "kept"), ("retain", "1")]), "151");
+    reader.send("subscribe", &[("filters", "kept@0")]);
+    let mut seen = vec![reader.next().0, reader.next().0];
+    seen.sort_unstable();
+    assert_eq!(seen, ["publish", "suback"]);
     runtime.block_on(broker.stop());
 }

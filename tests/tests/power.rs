@@ -295,6 +295,20 @@ fn a_flipped_bit_is_found_told_with_its_place_and_set_aside_on_demand() {
     DurableStore::on(Arc::new(disk.clone()), large).expect("it opens after that");
 }
 
+#[test]
+fn syncs_are_no_more_frequent_than_asked() {
+    let disk = MemoryDisk::forgetful();
+    let interval = Duration::from_millis(20);
+    let (store, _) = open(&disk, Options { min_sync_interval: interval, ..options() }).unwrap();
+    let before = store.figures().syncs;
+    let begun = std::time::Instant::now();
+    let done = run(&store, &disk, 100, &mut Random(11));
+    let most = begun.elapsed().as_millis() as u64 / 20 + 2;
+    let syncs = store.figures().syncs - before;
+    assert!(syncs <= most, "{syncs} syncs where {most} are allowed");
+    assert!(done.acknowledged > 10);
+}
+
 /// A payload can hold any bytes, also those of a frame, and a crash can leave it where a frame would be looked for.
 #[test]
 fn a_frame_inside_a_payload_counts_for_nothing() {

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,12 +130,12 @@ pub struct Folder {
 const LOCK: &str = "lock";
 
 impl Folder {
-    /// Makes the folder if it is not there and locks it against other processes; `None` when another one has it.
+    /// Makes the folder if it is not there, for its owner only, and locks it against other processes; `None` when another one has it.
     ///
     /// # Errors
     /// Of the file system.
     pub fn lock(root: &Path) -> io::Result<Option<Folder>> {
-        std::fs::create_dir_all(root)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Folder { root: root.to_owned(), _lock: Some(file) })),

@@ -66,10 +66,14 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for both.
+    /// Waits for both. One that waits for nothing adds nothing: no sync may ever come for its record.
     #[must_use]
     pub fn and(self, other: Ticket) -> Ticket {
-        Ticket { lsn: self.lsn.max(other.lsn), durability: self.durability.max(other.durability) }
+        match (self.is_free(), other.is_free()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => Ticket { lsn: self.lsn.max(other.lsn), durability: self.durability.max(other.durability) },
+        }
     }
 
     /// Whether there is nothing to wait for.
