@@ -296,6 +296,21 @@ fn a_flipped_bit_is_found_told_with_its_place_and_set_aside_on_demand() {
 }
 
 #[test]
+fn many_short_runs_leave_no_more_log_than_one() {
+    let disk = MemoryDisk::forgetful();
+    let mut model = Model::default();
+    let mut random = Random(13);
+    for _ in 0..40 {
+        let (store, found) = open(&disk, options()).unwrap();
+        assert_eq!(found, model.state);
+        let ticket = ledger::tell(&store, model.next(&mut random), Durability::Always).unwrap();
+        ledger::wait(&store, ticket).unwrap();
+    }
+    let segments = (1..1_000).filter(|id| disk.content(&format!("wal/{id:016}.log")).is_some()).count();
+    assert!(segments <= 10, "{segments} segments");
+}
+
+#[test]
 fn syncs_are_no_more_frequent_than_asked() {
     let disk = MemoryDisk::forgetful();
     let interval = Duration::from_millis(20);

@@ -280,6 +280,33 @@ fn the_backlog_of_a_shared_group_is_still_its_members() {
 }
 
 #[test]
+fn a_subscription_is_kept_as_it_was_made_last() {
+    let state = Folder::new("subscriptions");
+    let broker = start(&state);
+    broker.publish(&[("topic", "a"), ("payload", "retained"), ("retain", "1")]);
+    let mut client = broker.session("s", "5.0", false);
+    // Three in one write: the retained messages of the first are sent after the others were made.
+    for (filter, id) in [("a@0", "1"), ("a@1", "2"), ("b@2", "3")] {
+        let all = [("id", id), ("filters", filter), ("p.sub_id", id)];
+        client.send("subscribe", &all).unwrap();
+    }
+    client.send("unsubscribe", &[("id", "9"), ("filters", "b")]).unwrap();
+    while expect(&mut client).0 != "unsuback" {}
+    drop(drain(&mut client));
+    drop(client);
+    broker.publish(&[("topic", "flush"), ("payload", "x"), ("retain", "1")]);
+    broker.end("KILL");
+    let broker = start(&state);
+    let mut client = broker.session("s", "5.0", true);
+    drop(drain(&mut client));
+    broker.publish(&[("topic", "b"), ("payload", "not this")]);
+    broker.publish(&[("topic", "a"), ("payload", "this")]);
+    let message = expect(&mut client);
+    let found = (field(&message, "payload"), field(&message, "qos"), field(&message, "p.sub_id"));
+    assert_eq!(found, ("this", "1", "2"));
+}
+
+#[test]
 fn a_second_broker_on_the_same_state_is_refused() {
     let state = Folder::new("locked");
     let broker = start(&state);

@@ -159,9 +159,12 @@ impl Connection {
         if !outbox.is_stored() {
             return;
         }
-        for (filter, held) in replay.filters() {
-            let subscription = KeptSubscription { held: *held, group: None, replay: false };
-            let record = Record::Subscribed { session: session.number, filter: filter.clone(), subscription };
+        for filter in replay.filters() {
+            // As it is now: the client may have subscribed with other options meanwhile.
+            let Some(held) = session.subscriptions.get(filter).copied() else { continue };
+            let replay = session.subscriptions.is_replaying(filter);
+            let subscription = KeptSubscription { held, group: None, replay };
+            let record = Record::Subscribed { session: session.number, filter: filter.into(), subscription };
             self.core.store.append(record, Durability::None);
         }
     }

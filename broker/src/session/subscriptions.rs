@@ -32,8 +32,8 @@ impl Replay {
     }
 
     /// The filters that asked.
-    pub fn filters(&self) -> impl Iterator<Item = &(Box<str>, Held)> {
-        self.filters.iter()
+    pub fn filters(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().map(|(filter, _)| &**filter)
     }
 
     /// Whether no filter asked.
@@ -96,6 +96,16 @@ impl Subscriptions {
         }
         self.replays.retain(|replay| replay.filter().is_some());
         self.held.remove(filter).is_some()
+    }
+
+    /// The one with exactly this filter.
+    pub fn get(&self, filter: &str) -> Option<&Held> {
+        self.held.get(filter)
+    }
+
+    /// Whether retained messages for this filter are still to be sent.
+    pub fn is_replaying(&self, filter: &str) -> bool {
+        self.replays.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
     }
 
     /// Whether there is one with exactly this filter.

@@ -29,6 +29,9 @@ use crate::clock::Clock;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
 
+/// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of its own.
+const SEGMENTS_LEFT: usize = 2;
+
 /// What to do about a damaged file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnCorruption {
@@ -167,6 +170,7 @@ impl DurableStore {
         let first = segments::prepare(&*disk, next_id, old, options.segment_bytes)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
+        let left = full.iter().filter(|(_, last)| *last > kept).count();
         let supply = Supply { full, next_id, kept, ..Supply::default() };
         let shared = Arc::new(Shared::new(
             Ground { disk, options, counters, clock, number, salt: meta.salt },
@@ -185,6 +189,11 @@ impl DurableStore {
         ];
         let threads: io::Result<Vec<_>> = threads.into_iter().collect();
         let threads = threads.map_err(OpenError::io("starting a thread"))?;
+        if left >= SEGMENTS_LEFT {
+            // Runs that were too short for a checkpoint of their own.
+            lock(&shared.inbox).freeze = true;
+            shared.append(Record::Nothing, Durability::None);
+        }
         Ok(DurableStore {
             shared,
             threads: Mutex::new(threads),

@@ -207,13 +207,14 @@ pub(super) fn sessions(
     Ok(all.into_values().collect())
 }
 
-/// Every retained message, the log's over the checkpoint's.
+/// Every retained message: the log's over the checkpoint's.
 pub(super) fn each_retained(
     view: &View,
     bad: &mut u64,
     give: &mut dyn FnMut(Message),
 ) -> Result<(), OpenError> {
-    let newer = &view.active.retained;
+    let mut newer = view.frozen.as_ref().map(|frozen| frozen.retained.clone()).unwrap_or_default();
+    newer.extend(view.active.retained.iter().map(|(topic, message)| (topic.clone(), message.clone())));
     let read = view.checkpoint.read();
     read.and_then(|read| {
         read.each_retained(bad, &mut |message| {
@@ -223,6 +224,6 @@ pub(super) fn each_retained(
         })
     })
     .map_err(OpenError::io("reading the retained messages"))?;
-    newer.values().flatten().for_each(|message| give(message.clone()));
+    newer.into_values().flatten().for_each(give);
     Ok(())
 }
