@@ -13,8 +13,10 @@ use super::checkpoint;
 use super::segments;
 use super::shared::{Shared, Supply, lock};
 
-/// Segments that are ready beside the one in use.
+/// Segments that are ready beside the one in use, at least.
 const SPARES: usize = 2;
+/// How many are kept for later rather than removed: about as many as one window of log takes, in its usual size.
+const SPARES_KEPT: usize = 6;
 /// How often a disk that was full is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -115,23 +117,25 @@ fn reusable(supply: &mut Supply) -> Option<u64> {
     Some(supply.full.remove(at).0)
 }
 
-/// Makes segments ready, out of those that the checkpoint has made superfluous; the others of these are removed.
+/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no write, or new ones where too
+/// few are left.
 fn spare(shared: &Shared) -> io::Result<()> {
     loop {
-        let (id, old, enough) = {
+        let (id, old) = {
             let mut supply = lock(&shared.supply);
-            let enough = supply.spares.len() >= SPARES;
             let old = reusable(&mut supply);
-            if !enough {
-                supply.next_id += 1;
+            match old {
+                Some(old) if supply.spares.len() >= SPARES_KEPT => {
+                    drop(supply);
+                    shared.disk.remove(&segments::name(old))?;
+                    continue;
+                }
+                None if supply.spares.len() >= SPARES => return Ok(()),
+                _ => {}
             }
-            (supply.next_id, old, enough)
+            supply.next_id += 1;
+            (supply.next_id, old)
         };
-        if enough {
-            let Some(old) = old else { return Ok(()) };
-            shared.disk.remove(&segments::name(old))?;
-            continue;
-        }
         let made = segments::prepare(&*shared.disk, id, old, shared.options.segment_bytes);
         if made.is_err() {
             // What is half made only takes up space, which is perhaps what is missing.
