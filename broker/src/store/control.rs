@@ -1,7 +1,7 @@
 //! The socket beside the state: a running broker is asked for a backup there, since nobody else may touch its files.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,7 +86,8 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
     if to.exists() && std::fs::read_dir(to).map_err(problem)?.next().is_some() {
         return Err(format!("{} is not empty: name a new folder", to.display()).into());
     }
-    std::fs::create_dir_all(to).map_err(problem)?;
+    // It holds what the folder of the state does: for its owner only.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(problem)?;
     let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
     loop {
         if lock(&shared.supply).kept >= wanted {

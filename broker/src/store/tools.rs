@@ -1,6 +1,7 @@
 //! What an operator does with the state on disk: `lapwing store check|export|import|backup`.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -204,7 +205,8 @@ impl Exporter {
 /// That the state cannot be read or the file not be written.
 pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
     let store = DurableStore::on(Arc::new(existing(folder)?), Options::default())?;
-    let created = std::fs::File::create_new(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let created = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let created = created.map_err(|error| format!("{}: {error}", file.display()))?;
     let mut out = Exporter {
         file: std::io::BufWriter::new(created),
         records: Vec::new(),
