@@ -93,7 +93,7 @@ fn known_after(id: &str) -> bool {
     id.starts_with("sub")
 }
 
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(1);
 const WINDOW: usize = 24;
 const LAG_MAX: usize = 2_000;
 
@@ -442,7 +442,6 @@ fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
     world.ending.store(true, Ordering::Relaxed);
 
     // Publishers settle, then subscribers get what is left; the check waits for it, not for a time.
-    let patience = Instant::now() + Duration::from_secs(60);
     let missing = || {
         let acknowledged = world.acknowledged.lock().unwrap();
         let mut missing = Vec::new();
@@ -466,7 +465,7 @@ fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
     let mut still_since = Instant::now();
     loop {
         let left = missing().len();
-        if left == 0 || Instant::now() > patience || still_since.elapsed() > Duration::from_secs(15) {
+        if left == 0 || still_since.elapsed() > Duration::from_secs(20) {
             break;
         }
         if left != before {
