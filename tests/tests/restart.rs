@@ -416,7 +416,9 @@ fn an_export_can_be_imported_and_a_check_says_what_there_is() {
     assert!(!output.status.success() && text.contains("export"), "{text}");
     assert!(!Path::new(&data).join("checkpoint.redb").exists(), "a state was begun nevertheless");
 
-    // A damaged log is named with its place, and changes nothing.
+    // A damaged log is named with its place.
+    let state = Folder::new("damaged");
+    filled(&state);
     let log = state.0.join("data/wal/0000000000000001.log");
     let mut bytes = std::fs::read(&log).unwrap();
     bytes[4096 + 80] ^= 1;
