@@ -107,6 +107,16 @@ impl Running {
         Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
     }
 
+    /// The CPU time that all its threads took so far, by its own accounting.
+    pub fn cpu(&self) -> Result<Duration, Error> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in brackets may have spaces; user and system time are the 12th and 13th field behind it, in ticks of 10 ms.
+        let fields = text.rsplit(')').next().ok_or("no statistics")?;
+        let ticks: Vec<u64> =
+            fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+    }
+
     /// Bytes that it caused to be written to the disk so far.
     pub fn bytes_written(&self) -> Result<u64, Error> {
         self.of_proc("io", "write_bytes:")

@@ -16,12 +16,13 @@ use crate::store::{Durability, KeptSession, OpenError, Page, Record, Recovered};
 /// How much of a queue is read at once.
 pub(crate) const PAGE_MESSAGES: usize = 256;
 pub(crate) const PAGE_BYTES: usize = 256 * 1024;
-/// After a crash, packet identifiers go on this far behind the last one known: those between may be on their way still.
+/// After a restart packet identifiers go on this far behind the last one known: after a crash, now or in a run before, those
+/// between may be on their way still.
 const UNKNOWN_IDS: u16 = 16_384;
 
 /// Makes sessions and retained messages of what an earlier run left.
 pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
-    let Recovered { mut sessions, last_group, last_clock, clean } = core.store.recover()?;
+    let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
     core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
     core.router.restore_last_group(last_group);
     // Of two sessions with one client identifier, the later has taken its place.
@@ -37,7 +38,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         if kept.terms.expiry_s == 0 {
             over.push(kept);
         } else {
-            session(core, kept, last_clock, clean);
+            session(core, kept, last_clock);
         }
     }
     for kept in over {
@@ -56,9 +57,9 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn session(core: &Core, kept: KeptSession, last_clock: Millis, clean: bool) {
+fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let KeptSession { terms, subscriptions, flights, received, waiting } = kept;
-    let last_id = waiting.packet_id.wrapping_add(if clean { 0 } else { UNKNOWN_IDS });
+    let last_id = waiting.packet_id.wrapping_add(UNKNOWN_IDS);
     // What was sent stands before what waits.
     let in_queue = |flight: &&KeptFlight| flight.seq & REPLAYED == 0 && flight.seq != 0;
     let sent = flights.iter().filter(in_queue).map(|flight| flight.seq).max().unwrap_or(0);

@@ -250,16 +250,12 @@ impl Core {
         outgoing.give_shared(group, sent, |delivery, packet_id| {
             let mut journal = Journal::new(&*self.store, Durability::None);
             let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
-            if given && delivery.seq != 0 {
+            if given {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
-                let origin = Origin { session: session.number, seq: delivery.seq, size, packet_id };
+                let (session, seq) = (session.number, delivery.seq);
+                let origin = (seq != 0).then_some(Origin { session, seq, size, packet_id });
                 // One record: the message is never with both of them, nor with none.
-                match journal.is_reserved() {
-                    true => drop(journal.write(&delivery.message, false, None, Some(origin))),
-                    false => journal.done(origin),
-                }
-            } else if given {
-                journal.write(&delivery.message, false, None, None);
+                journal.write(&delivery.message, false, None, origin);
             }
             given
         });

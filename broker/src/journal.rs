@@ -55,12 +55,8 @@ impl<'s> Journal<'s> {
         }
     }
 
-    /// Whether there is anything to write.
-    pub fn is_reserved(&self) -> bool {
-        self.reserved.is_some()
-    }
-
-    /// Writes the record; what its acknowledgement waits for.
+    /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing waited for, where nobody kept the
+    /// message after all.
     pub fn write(
         mut self,
         message: &Message,
@@ -68,8 +64,15 @@ impl<'s> Journal<'s> {
         received: Option<(SessionNumber, PacketId)>,
         origin: Option<Origin>,
     ) -> Ticket {
-        let (Some(store), Some(lsn)) = (self.store, self.reserved.take()) else { return Ticket::default() };
         let queued = std::mem::take(&mut self.queued);
+        let kept = retained || received.is_some() || !queued.as_slice().is_empty();
+        let (Some(store), Some(lsn), true) = (self.store, self.reserved, kept) else {
+            if let Some(origin) = origin {
+                self.done(origin);
+            }
+            return Ticket::default();
+        };
+        self.reserved = None;
         let record = Record::Published { message: message.clone(), retained, queued, received, origin };
         store.fill(lsn, record, self.durability);
         Ticket { lsn, durability: self.durability }

@@ -236,8 +236,8 @@ impl Outbox {
                     return Pushed::Dropped;
                 }
                 QueuePolicy::DropOldest => {
-                    let Some(oldest) = self.drop_oldest(&mut inner, on_disk) else { return Pushed::Dropped };
                     self.dropped.fetch_add(1, Ordering::Relaxed);
+                    let Some(oldest) = self.drop_oldest(&mut inner, on_disk) else { return Pushed::Dropped };
                     dropped = true;
                     if oldest.seq != 0 {
                         journal.done(oldest);

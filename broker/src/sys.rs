@@ -136,6 +136,8 @@ fn store(core: &Core) {
     put("bytes/checkpoint", figures.checkpoint_bytes);
     put("syncs", figures.syncs);
     put("checkpoints", figures.checkpoints);
+    put("segments kept", figures.segments_kept);
+    put("moved", figures.moved);
     put("corrupt", figures.corrupt);
     set(core, "store/write amplification", &format!("{:.2}", figures.write_amplification()));
 }

@@ -421,6 +421,18 @@ impl Disk for MemoryDisk {
     }
 }
 
+impl OpenFile {
+    fn resize(&self, call: &'static str, len: u64) -> io::Result<()> {
+        let mut state = self.disk.0.lock().unwrap();
+        let grows = state.contents[&self.file].len() < len as usize;
+        state.call_for(call, grows).map_err(Fault::error)?;
+        let change = Change::SetLen { file: self.file, len };
+        state.apply(&change);
+        state.remember(change);
+        Ok(())
+    }
+}
+
 impl DiskFile for OpenFile {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.disk.0.lock().unwrap();
@@ -429,13 +441,11 @@ impl DiskFile for OpenFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.0.lock().unwrap();
-        let grows = state.contents[&self.file].len() < len as usize;
-        state.call_for("set_len", grows).map_err(Fault::error)?;
-        let change = Change::SetLen { file: self.file, len };
-        state.apply(&change);
-        state.remember(change);
-        Ok(())
+        self.resize("set_len", len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.resize("reserve", len)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -255,11 +255,11 @@ pub fn recovered(store: &DurableStore) -> Result<State, OpenError> {
                 state.insert(format!("queue {session} {:06}", delivery.seq), text(&delivery.message));
             }
         }
-        assert_eq!(
-            (kept.waiting.count, kept.waiting.bytes),
-            (count, bytes),
-            "what waits for session {session}"
-        );
+        if (kept.waiting.count, kept.waiting.bytes) != (count, bytes) {
+            // No model has this: it is the state of no moment.
+            let waiting = format!("{:?}, but {count} with {bytes} bytes can be read", kept.waiting);
+            state.insert(format!("queue {session} is wrong"), waiting);
+        }
     }
     store.each_retained(&mut |message| {
         state.insert(format!("retained {}", message.topic_str()), text(&message));

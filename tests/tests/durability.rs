@@ -238,6 +238,30 @@ fn a_listener_and_a_topic_filter_say_what_waits() {
     runtime.block_on(broker.stop());
 }
 
+#[test]
+fn a_message_that_nobody_keeps_costs_no_sync() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let store = Slow::default();
+    let (broker, address) = start(&runtime, "", "[store]\nqueue_bytes_max = 1", store.clone());
+    let mut subscriber = Client::connect(&address, "subscriber");
+    subscriber.send("subscribe", &[("filters", "t@1")]);
+    store.wait_for("Subscribed", 1);
+    store.sync();
+    assert_eq!(subscriber.next().0, "suback");
+    subscriber.send("disconnect", &[]);
+    assert_eq!(subscriber.0.read(&mut [0]).unwrap(), 0, "the session rests");
+    let mut publisher = Client::connect(&address, "publisher");
+    publisher.send("publish", &[("topic", "t"), ("qos", "1"), ("id", "1")]);
+    store.wait_for("Published", 1);
+    store.sync();
+    assert_eq!(publisher.next().0, "puback");
+    // The queue is full: the policy drops this one, and there is nothing to wait for.
+    publisher.send("publish", &[("topic", "t"), ("qos", "1"), ("id", "2")]);
+    assert_eq!(publisher.next().1["id"], "2");
+    assert_eq!(store.records().iter().filter(|record| *record == "Published").count(), 1);
+    runtime.block_on(broker.stop());
+}
+
 fn on(disk: &MemoryDisk) -> DurableStore {
     let options = Options { segment_bytes: 64 * 1024, window_bytes: 128 * 1024, ..Options::default() };
     DurableStore::on(Arc::new(disk.clone()), options).unwrap()

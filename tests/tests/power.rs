@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapwing::store::{Durability, DurableStore, Health, OnCorruption, OpenError, Options, Store};
+use lapwing::store::{
+    Durability, DurableStore, Health, OnCorruption, OpenError, Options, Record, Store, Ticket,
+};
 use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk, Random};
 use lapwing_tests::ledger::{self, Model, State};
 
@@ -48,8 +50,9 @@ fn run(store: &DurableStore, disk: &MemoryDisk, records: usize, random: &mut Ran
     let mut model = Model::default();
     let mut run = Run { states: vec![State::new()], acknowledged: 0 };
     for n in 1..=records {
-        // Some wait, so that those before them are in one frame with them.
-        let waits = random.below(4) == 0;
+        // Some wait, so that those before them are in one frame with them. Where only few do, frames are dense, and their messages
+        // stay in the log.
+        let waits = random.below(if n % 1_000 > 400 { 16 } else { 4 }) == 0;
         let level = if waits { Durability::Always } else { Durability::None };
         let Some(ticket) = ledger::tell(store, model.next(random), level) else { break };
         run.states.push(model.state.clone());
@@ -99,6 +102,7 @@ fn a_loss_of_power_takes_nothing_acknowledged() {
     let figures = store.figures();
     drop(store);
     assert!(figures.checkpoints > 3, "{figures:?}: too few checkpoints to show anything");
+    assert!(figures.segments_kept > 0, "{figures:?}: no messages that stay in the log");
     let states = by_text(&run.states);
     let mut moments = BTreeSet::new();
     let mut losses_without_syncs = 0;
@@ -253,6 +257,22 @@ fn a_full_disk_refuses_messages_and_goes_on_where_it_stopped() {
     ledger::wait(&store, ticket).unwrap();
     drop(store);
     assert_eq!(open(&disk, options()).unwrap().1, model.state);
+}
+
+#[test]
+fn a_full_disk_does_not_keep_a_broker_from_ending() {
+    let disk = MemoryDisk::forgetful();
+    let (store, _) = open(&disk, options()).unwrap();
+    disk.fail(disk.calls() + 1, u64::MAX, Fault::NoSpace);
+    // More than the segments that are ready can take.
+    let mut last = Ticket::default();
+    for _ in 0..400 {
+        last = store.append(Record::Forgotten { topic: "x".repeat(5_000).into() }, Durability::Always);
+    }
+    store.close();
+    assert!(ledger::wait(&store, last).is_err(), "it was acknowledged and is not on disk");
+    disk.heal();
+    open(&disk, options()).expect("what there was room for is sound");
 }
 
 /// Where the third frame of a segment begins.

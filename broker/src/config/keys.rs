@@ -83,31 +83,9 @@ impl Parse for Vec<String> {
     }
 }
 
-impl Parse for Durability {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        durability(given)
-    }
-    fn show(&self) -> String {
-        let name =
-            DURABILITIES.iter().find(|(_, durability)| durability == self).map_or("", |(name, _)| name);
-        format!("\"{name}\"")
-    }
-}
-
-const DURABILITIES: &[(&str, Durability)] =
-    &[("always", Durability::Always), ("interval", Durability::Interval), ("none", Durability::None)];
-
-/// One of the words for it.
-pub(super) fn durability(given: &Given) -> Result<Durability, String> {
-    value::choice(given, DURABILITIES)
-}
-
-macro_rules! choices {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
+/// The words of an enum.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $text:literal,)+ }) => {
         impl Parse for $name {
             fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
                 value::choice(given, &[$(($text, $name::$variant)),+])
@@ -116,6 +94,24 @@ macro_rules! choices {
                 match self { $($name::$variant => concat!("\"", $text, "\"").to_owned(),)+ }
             }
         }
+    };
+}
+
+words! { Durability { Always = "always", Interval = "interval", None = "none", } }
+words! { OnCorruption { Refuse = "refuse", Quarantine = "quarantine", } }
+
+/// For listeners, which have no section.
+pub(super) fn durability(given: &Given) -> Result<Durability, String> {
+    Durability::parse(given, "durability", ANY)
+}
+
+macro_rules! choices {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        words! { $name { $($variant = $text,)+ } }
     };
 }
 
@@ -131,19 +127,6 @@ choices! {
         Refuse = "refuse",
     }
 }
-
-impl Parse for OnCorruption {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        value::choice(given, ON_CORRUPTION)
-    }
-    fn show(&self) -> String {
-        let name = ON_CORRUPTION.iter().find(|(_, choice)| choice == self).map_or("", |(name, _)| name);
-        format!("\"{name}\"")
-    }
-}
-
-const ON_CORRUPTION: &[(&str, OnCorruption)] =
-    &[("refuse", OnCorruption::Refuse), ("quarantine", OnCorruption::Quarantine)];
 
 choices! {
     /// The form of a log line.

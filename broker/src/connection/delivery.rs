@@ -1,6 +1,5 @@
 //! How messages leave: out of the session, the outbox and the store, and as packets to the client.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,7 +15,7 @@ use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::{Delivery, Take};
 use crate::registry::Resident;
-use crate::router::Next;
+use crate::router::{Fetched, Next};
 use crate::session::Transmit;
 use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
 
@@ -136,10 +135,9 @@ impl Connection {
             Fetch::Retained(topics, reply) => match Pin::new(reply).poll(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(found) => found.map(|messages| {
-                    let by_topic = |message: Message| (Box::from(message.topic_str()), message);
-                    self.state.fetched = messages.into_iter().map(by_topic).collect();
-                    topics.retain(|topic| !self.state.fetched.contains_key(topic));
-                    self.core.router.retained.lost(topics);
+                    let by_topic = |message: Message| (message.topic_str().into(), Some(message));
+                    self.state.fetched = topics.drain(..).map(|topic| (topic, None)).collect();
+                    self.state.fetched.extend(messages.into_iter().map(by_topic));
                 }),
             },
         };
@@ -153,7 +151,7 @@ impl Connection {
 
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
-        self.state.fetched = HashMap::new();
+        self.state.fetched = Fetched::new();
         let Resident { session, outbox } = &mut self.resident;
         let Some(replay) = session.subscriptions.replays.pop_front() else { return };
         if !outbox.is_stored() {

@@ -19,7 +19,7 @@ pub(crate) use packets::user_properties_fit;
 pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -41,7 +41,7 @@ use crate::message::{Message, Millis};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::registry::{ConnectionNumber, End, Resident};
-use crate::router::RouteCache;
+use crate::router::{Fetched, RouteCache};
 use crate::store::{Failed, Seat, Ticket};
 
 /// How much one read takes at most.
@@ -177,7 +177,7 @@ pub(crate) struct State {
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
     /// Retained messages that were fetched.
-    fetched: HashMap<Box<str>, Message>,
+    fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
     unreadable: bool,
     timer: Option<Pin<Box<Sleep>>>,

@@ -40,6 +40,9 @@ pub enum Next {
     Fetch(Vec<Box<str>>),
 }
 
+/// What the store was asked for, by topic; `None`: it has none.
+pub type Fetched = HashMap<Box<str>, Option<Message>>;
+
 /// The store.
 #[derive(Debug)]
 pub struct Retained {
@@ -133,24 +136,18 @@ impl Slice {
         self.messages == 0 || self.visits == 0
     }
 
-    fn deliver(
-        &mut self,
-        replay: &Replay,
-        key: &Key,
-        fetched: &HashMap<Box<str>, Message>,
-    ) -> Option<Delivery> {
+    fn deliver(&mut self, replay: &Replay, key: &Key, fetched: &Fetched) -> Option<Delivery> {
         let message = match key {
             Key::Message(message) => Some(message),
-            _ => fetched.get(key.topic()),
+            _ => match fetched.get(key.topic()) {
+                Some(message) => message.as_ref(),
+                None => {
+                    self.missing.push(key.topic().into());
+                    None
+                }
+            },
         };
-        match message {
-            Some(message) if self.missing.is_empty() => delivery(replay, message),
-            Some(_) => None,
-            None => {
-                self.missing.push(key.topic().into());
-                None
-            }
-        }
+        message.filter(|_| self.missing.is_empty()).and_then(|message| delivery(replay, message))
     }
 }
 
@@ -214,7 +211,7 @@ impl Retained {
         replay: &mut Replay,
         most: usize,
         now: Millis,
-        fetched: &HashMap<Box<str>, Message>,
+        fetched: &Fetched,
         into: &mut impl Extend<Delivery>,
     ) -> Next {
         let mut slice = Slice { messages: most, visits: VISITS_MAX, missing: Vec::new() };
@@ -246,7 +243,7 @@ impl Retained {
         replay: &mut Replay,
         slice: &mut Slice,
         now: Millis,
-        fetched: &HashMap<Box<str>, Message>,
+        fetched: &Fetched,
         into: &mut impl Extend<Delivery>,
     ) -> bool {
         let filter = replay.filter().unwrap_or("").to_owned();
@@ -316,17 +313,6 @@ impl Retained {
             inner.remove(&Key::Topic(topic));
         }
         last
-    }
-
-    /// Of these topics, those have no message after all: the store has lost it.
-    pub fn lost(&self, topics: &[Box<str>]) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        for topic in topics {
-            let key = Key::Topic(topic.clone());
-            if matches!(inner.messages.get_key_value(&key), Some((Key::Stored(_), ()))) {
-                inner.remove(&key);
-            }
-        }
     }
 }
 
@@ -518,7 +504,7 @@ mod tests {
                     fetches += 1;
                     assert!(topics.len() <= 3, "{topics:?}");
                     let of = |topic: &str| all.iter().find(|m| m.topic_str() == topic).cloned();
-                    fetched = topics.iter().map(|topic| (topic.clone(), of(topic).unwrap())).collect();
+                    fetched = topics.iter().map(|topic| (topic.clone(), of(topic))).collect();
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The checkpoint: a redb database with everything that outlives the window of the log. It is written from a closed table in
 //! one transaction, and never otherwise; `FORMAT.md` lists its tables.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,13 +14,13 @@ use redb::{
 };
 use tracing::error;
 
+use super::bodies::{self, BODIES, BODY_USES, Balance, Log, Settled};
 use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full, write_full};
 use super::error::OpenError;
-use super::frame::FORMAT;
 use super::queue;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
-use super::shared::Counters;
+use super::shared::{Counters, Look, Looks};
 use super::table::Table;
 use super::{Lsn, Seq};
 use crate::message::{Message, Millis, SessionNumber};
@@ -28,6 +28,9 @@ use crate::outbox::Delivery;
 
 /// Its file.
 pub(super) const FILE: &str = "checkpoint.redb";
+/// The version of its format. Version 1 had no messages that stand in the log; it is read, and written on as this one.
+const FORMAT: u64 = 2;
+const FORMAT_MIN: u64 = 1;
 /// Its file while it is made.
 const FILE_NEW: &str = "checkpoint.new";
 
@@ -35,8 +38,6 @@ pub(super) type Bytes = &'static [u8];
 pub(super) const META: TableDefinition<'_, &str, Bytes> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("sessions");
 const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), Bytes> = TableDefinition::new("subscriptions");
-pub(super) const BODIES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("bodies");
-pub(super) const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
 const FLIGHTS: TableDefinition<'_, (u64, u16), Bytes> = TableDefinition::new("flights");
 const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("received");
 const RETAINED: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("retained");
@@ -52,6 +53,8 @@ pub(super) struct Meta {
     pub(super) last_group: u32,
     /// Of the frames of the log.
     pub(super) salt: u32,
+    /// No segment before this one has records behind `lsn`.
+    pub(super) segment: u64,
 }
 
 /// redb on a [`DiskFile`].
@@ -106,6 +109,8 @@ pub(super) struct Checkpoint {
     cache_bytes: usize,
     /// `None` between an error and the next attempt.
     db: Option<Arc<Database>>,
+    /// Who reads it.
+    looks: Arc<Looks>,
 }
 
 /// Begins a row: room for its checksum.
@@ -162,10 +167,11 @@ impl Checkpoint {
             }
             other => OpenError::Io { doing: format!("opening {path}"), error: as_io(other) },
         })?;
-        let checkpoint = Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)) };
+        let checkpoint =
+            Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), looks: Arc::default() };
         let format = checkpoint.read().and_then(|read| read.meta_number("format"));
         match format.map_err(OpenError::io(format!("reading {path}")))? {
-            Some(format) if format == u64::from(FORMAT) => Ok(checkpoint),
+            Some(FORMAT_MIN..=FORMAT) => Ok(checkpoint),
             Some(format) => Err(OpenError::Foreign(format!(
                 "{path} has format {format}, this version of lapwing reads format {FORMAT}"
             ))),
@@ -186,10 +192,17 @@ impl Checkpoint {
         self.db.clone()
     }
 
+    /// Who reads it.
+    pub(super) fn looks(&self) -> &Arc<Looks> {
+        &self.looks
+    }
+
     /// A look at it that no later write changes.
     pub(super) fn read(&self) -> io::Result<Read> {
         let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
-        guarded(|| db.begin_read().map(|txn| Read { txn, path: self.disk.path(FILE) }).map_err(as_io))
+        let (path, log) = (self.disk.path(FILE), Log::new(self.disk.clone()));
+        let look = self.looks.begin();
+        guarded(|| db.begin_read().map(|txn| Read { txn, path, log, _look: look }).map_err(as_io))
     }
 }
 
@@ -224,32 +237,46 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
         disk.remove(FILE_NEW)?;
     }
     let db = open_file(disk, counters, 1 << 20, FILE_NEW).map_err(as_io)?;
-    write(&db, &Table::default(), &Meta { salt, ..Meta::default() })?;
+    let nothing = Log::new(disk.clone());
+    write(&db, &Table::default(), &Meta { salt, ..Meta::default() }, &nothing, u64::MAX)?;
     drop(db);
     disk.rename(FILE_NEW, FILE)?;
     disk.sync_folder("")
 }
 
-/// Writes a closed table in one transaction.
-pub(super) fn write(db: &Database, table: &Table, meta: &Meta) -> io::Result<()> {
-    guarded(|| write_all(db, table, meta).map_err(as_io))
+/// Writes a closed table in one transaction; which segments it needs from now on, and which it does not any more.
+pub(super) fn write(
+    db: &Database,
+    table: &Table,
+    meta: &Meta,
+    log: &Log,
+    segment_bytes: u64,
+) -> io::Result<Settled> {
+    guarded(|| write_all(db, table, meta, log, segment_bytes).map_err(as_io))
 }
 
-fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Error> {
+fn write_all(
+    db: &Database,
+    table: &Table,
+    meta: &Meta,
+    log: &Log,
+    segment_bytes: u64,
+) -> Result<Settled, redb::Error> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_quick_repair(true);
     let mut scratch = Vec::new();
-    let mut less = queue::Less::new();
+    let mut balance = Balance::default();
     {
         let mut put = txn.open_table(META)?;
         for (name, value) in [
-            ("format", u64::from(FORMAT)),
+            ("format", FORMAT),
             ("lsn", meta.lsn),
             ("clock", meta.clock),
             ("number", meta.number),
             ("last_group", u64::from(meta.last_group)),
             ("salt", u64::from(meta.salt)),
+            ("segment", meta.segment),
         ] {
             put.insert(name, value.to_le_bytes().as_slice())?;
         }
@@ -279,7 +306,7 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
         }
     }
     queue::create(&txn)?;
-    queue::write(&txn, table, &mut less)?;
+    queue::write(&txn, table, &mut balance)?;
     {
         let mut rows = txn.open_table(FLIGHTS)?;
         for ((session, packet_id), layered) in &table.flights {
@@ -320,20 +347,31 @@ fn write_all(db: &Database, table: &Table, meta: &Meta) -> Result<(), redb::Erro
             rows.insert(session, checked(&mut scratch, |out| codec::put_waiting(out, waiting)))?;
         }
     }
-    queue::collect_garbage(&txn, &mut less)?;
-    {
-        let (mut uses, mut bodies) = (txn.open_table(BODY_USES)?, txn.open_table(BODIES)?);
-        for (body, fewer) in less {
-            let left = uses.get(body)?.map_or(0, |uses| uses.value()).saturating_sub(fewer);
-            if left == 0 {
-                uses.remove(body)?;
-                bodies.remove(body)?;
-            } else {
-                uses.insert(body, left)?;
-            }
-        }
-    }
+    queue::collect_garbage(&txn, &mut balance)?;
+    move_out(&txn, log, segment_bytes, &mut balance)?;
+    let settled = balance.settle(&txn)?;
     txn.commit()?;
+    Ok(settled)
+}
+
+/// Empties segments that have become mostly empty, some of it at each checkpoint.
+fn move_out(
+    txn: &WriteTransaction,
+    log: &Log,
+    segment_bytes: u64,
+    balance: &mut Balance,
+) -> Result<(), redb::Error> {
+    const AT: [&str; 2] = ["moved_session", "moved_place"];
+    let sparse = bodies::sparse(txn, segment_bytes)?;
+    if sparse.is_empty() {
+        return Ok(());
+    }
+    let mut meta = txn.open_table(META)?;
+    let at = |name| -> Option<u64> { meta.get(name).ok()??.value().try_into().ok().map(u64::from_le_bytes) };
+    let from = (at(AT[0]).unwrap_or(0), at(AT[1]).unwrap_or(0));
+    let next = queue::move_out(txn, &sparse, from, log, balance)?;
+    meta.insert(AT[0], next.0.to_le_bytes().as_slice())?;
+    meta.insert(AT[1], next.1.to_le_bytes().as_slice())?;
     Ok(())
 }
 
@@ -375,7 +413,7 @@ pub(super) fn copy(read: &Read, to: &Path) -> io::Result<()> {
         copy_table(from, &txn, RECEIVED)?;
         copy_table(from, &txn, RETAINED)?;
         copy_table(from, &txn, WAITING)?;
-        queue::copy(from, &txn)?;
+        queue::copy(from, &txn, &read.log)?;
         txn.commit().map_err(as_io)
     })
 }
@@ -398,6 +436,8 @@ pub(super) fn copy_table<K: redb::Key, V: redb::Value>(
 pub(super) struct Read {
     txn: ReadTransaction,
     path: String,
+    log: Log,
+    _look: Look,
 }
 
 impl Read {
@@ -419,6 +459,7 @@ impl Read {
             number: number("number")?,
             last_group: u32::try_from(number("last_group")?).unwrap_or(0),
             salt: u32::try_from(number("salt")?).unwrap_or(0),
+            segment: number("segment")?,
         })
     }
 
@@ -437,7 +478,12 @@ impl Read {
         mut give: impl FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool,
     ) -> io::Result<()> {
         let mut corrupt = |session, seq: Seq| self.corrupt("queue_chunks", &(session, seq), bad);
-        guarded(|| queue::read(&self.txn, session, range, &mut corrupt, &mut give))
+        guarded(|| queue::read(&self.txn, &self.log, session, range, &mut corrupt, &mut give))
+    }
+
+    /// The segments that it has messages in.
+    pub(super) fn segments(&self) -> io::Result<BTreeSet<u64>> {
+        guarded(|| bodies::needed(&self.txn))
     }
 
     pub(super) fn retained(&self, topic: &str, bad: &mut u64) -> io::Result<Option<Message>> {

@@ -13,6 +13,9 @@ use crate::message::Message;
 use crate::outbox::{Delivery, SubscriptionIds};
 use crate::session::{Held, Will};
 
+/// The kind of [`Record::Published`].
+const PUBLISHED: u8 = 5;
+
 /// Reads from the front of bytes; `None` at the first thing that is not as it should be.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
@@ -24,11 +27,11 @@ impl<'a> Reader<'a> {
         Some(head)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(super) fn number(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -44,7 +47,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.number()?.try_into().ok()
     }
 
@@ -307,6 +310,16 @@ pub(super) fn waiting(reader: &mut Reader<'_>) -> Option<Waiting> {
     })
 }
 
+/// Where in a packed record its message begins, if it is one that queues may have.
+pub(super) fn message_at(record: &[u8]) -> Option<usize> {
+    let mut reader = Reader(record);
+    if reader.u8()? != PUBLISHED {
+        return None;
+    }
+    reader.number()?;
+    Some(record.len() - reader.0.len())
+}
+
 /// Adds a record: kind, then its fields.
 pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
     match record {
@@ -331,7 +344,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_bytes(out, filter.as_bytes());
         }
         Record::Published { message, retained, queued, received, origin } => {
-            out.push(5);
+            out.push(PUBLISHED);
             put_message(out, message);
             out.push(u8::from(*retained));
             put_number(out, queued.as_slice().len() as u64);
@@ -397,7 +410,7 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
             subscription: subscription(reader)?,
         },
         4 => Record::Unsubscribed { session: reader.number()?, filter: reader.text()?.into() },
-        5 => {
+        PUBLISHED => {
             let message = reader.message()?;
             let retained = reader.boolean()?;
             let count = reader.number()?;
@@ -440,13 +453,4 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
 
 pub(super) fn bytes<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     reader.bytes()
-}
-
-/// Where a queue row has its message: elsewhere under this number, or right behind.
-pub(super) fn put_shared_body(out: &mut Vec<u8>, body: Option<u64>) {
-    put_option(out, body, put_number);
-}
-
-pub(super) fn shared_body(reader: &mut Reader<'_>) -> Option<Option<u64>> {
-    reader.option(Reader::number)
 }

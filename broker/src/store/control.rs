@@ -102,6 +102,7 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
+    let _reading = shared.reading.read();
     let read = lock(&shared.view).checkpoint.read()?;
     checkpoint::copy(&read, &to.join(checkpoint::FILE))?;
     std::fs::File::open(to).and_then(|folder| folder.sync_all()).map_err(problem)?;

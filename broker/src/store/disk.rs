@@ -83,6 +83,12 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// Of the file system.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Makes it this long, and takes the space for it; what was not written reads as zeros.
+    ///
+    /// # Errors
+    /// Of the file system; that it has no space.
+    fn reserve(&self, len: u64) -> io::Result<()>;
+
     /// Makes what was written durable, the length included.
     ///
     /// # Errors
@@ -114,6 +120,20 @@ pub(super) fn write_full(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> io::
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// What the kernel is given at once, in bytes: of larger pieces it makes folios that it counts as written whole from then on.
+const PIECE: usize = 4096;
+
+/// Writes zeros from one byte of a file to another.
+pub(super) fn write_zeros(file: &dyn DiskFile, mut from: u64, to: u64) -> io::Result<()> {
+    let zeros = [0u8; PIECE];
+    while from < to {
+        let n = (to - from).min(zeros.len() as u64);
+        write_full(file, zeros.get(..n as usize).unwrap_or(&[]), from)?;
+        from += n;
     }
     Ok(())
 }
@@ -204,6 +224,16 @@ impl DiskFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         FileExt::write_at(self, bytes, offset)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(self, FallocateFlags::empty(), 0, len) {
+            // A file system that cannot: it has to be written.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, DiskFile::len(self)?, len),
+            done => done.map_err(io::Error::from),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

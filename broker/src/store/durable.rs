@@ -1,5 +1,6 @@
 //! The durable store: its threads, and its side of the [`Store`] seam.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -9,15 +10,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::bodies::Log;
 use super::checkpoint::{self, Checkpoint, Meta};
 use super::control::{self, Control};
 use super::disk::{Disk, Folder};
 use super::error::OpenError;
 use super::record::{KeptSession, Record};
 use super::rows::{self, Request, Wanted};
-use super::segments::{self, Beyond, Damage, Scan};
+use super::segments::{self, Beyond, Damage, Room, Scan, Since};
 use super::shared::{Counters, Ground, Shared, Supply, View, lock, weight};
 use super::table::{Queues, Table};
 use super::writer::Writer;
@@ -127,19 +129,20 @@ impl DurableStore {
             .map_err(OpenError::io(format!("making {}", disk.path(segments::FOLDER))))?;
         let checkpoint = open_checkpoint(&disk, &counters, &options)?;
         let path = disk.path(checkpoint::FILE);
-        let meta = checkpoint.read().and_then(|read| read.meta());
-        let meta = meta.map_err(OpenError::io(format!("reading {path}")))?;
+        let mut bad = 0;
+        let known =
+            checkpoint.read().and_then(|read| Ok((read.meta()?, read.sessions(&mut bad)?, read.segments()?)));
+        let (meta, kept, mut needed) = known.map_err(OpenError::io(format!("reading {path}")))?;
 
-        let (mut table, mut queues, scan) = replay(&disk, &checkpoint, &meta, &options)?;
+        let (mut table, mut queues, scan) = replay(&*disk, &kept, &meta, &options)?;
+        let sessions = rows::sessions(kept, &table, &queues);
         table.last_group = table.last_group.max(meta.last_group);
+        table.covers = scan.covers.clone();
         let clock = Clock::after(scan.clock.max(meta.clock));
         let applied = scan.last;
         let mut next_id = scan.segments.last().map_or(0, |(id, _)| *id);
         let mut view =
             View { active: table, frozen: None, frozen_meta: Meta::default(), checkpoint, applied };
-        let mut bad = 0;
-        let sessions = rows::sessions(&view, &queues, &mut bad);
-        let sessions = sessions.map_err(OpenError::io(format!("reading {path}")))?;
         counters.corrupt.add(bad + scan.damage.len() as u64);
         let number = scan.number.max(meta.number);
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
@@ -148,30 +151,36 @@ impl DurableStore {
             // The damaged log was set aside; what was sound in it goes to the checkpoint before it is let go.
             let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
+            view.active.leave_log();
             let meta = Meta {
                 lsn: applied,
                 clock: clock.now(),
                 number,
                 last_group: view.active.last_group,
                 salt: meta.salt,
+                segment: next_id + 1,
             };
             if let Some(db) = view.checkpoint.database() {
-                checkpoint::write(&db, &view.active, &meta).map_err(writing())?;
+                let log = Log::new(disk.clone());
+                let settled = checkpoint::write(&db, &view.active, &meta, &log, options.segment_bytes)
+                    .map_err(writing())?;
+                needed.retain(|segment| !settled.freed.contains(segment));
             }
             view.active = view.active.following();
             kept = applied;
-            for (id, _) in full.drain(..) {
+            for (id, _) in full.extract_if(.., |(id, _)| !needed.contains(id)) {
                 disk.remove(&segments::name(id)).map_err(writing())?;
             }
             disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let old = full.iter().position(|(_, last)| *last <= kept).map(|at| full.remove(at).0);
-        let first = segments::prepare(&*disk, next_id, old, options.segment_bytes)
+        let mut supply = Supply { full, needed, kept, ..Supply::default() };
+        let old = supply.reusable(0);
+        let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Room::Written)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
-        let left = full.iter().filter(|(_, last)| *last > kept).count();
-        let supply = Supply { full, next_id, kept, ..Supply::default() };
+        let left = supply.full.iter().filter(|(_, last)| *last > kept).count();
+        supply.next_id = next_id;
         let shared = Arc::new(Shared::new(
             Ground { disk, options, counters, clock, number, salt: meta.salt },
             view,
@@ -180,7 +189,11 @@ impl DurableStore {
         let writer = Writer::new(shared.clone(), first, queues, applied);
         let (keeping, reading) = (shared.clone(), shared.clone());
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(run)
+            let watched = Watched(shared.clone());
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                let _watched = watched;
+                run();
+            })
         };
         let threads = [
             spawn("store-writer", Box::new(move || writer.run())),
@@ -202,17 +215,26 @@ impl DurableStore {
         })
     }
 
-    /// The folder or whatever else it is on.
-    pub fn disk(&self) -> &Arc<dyn Disk> {
-        &self.shared.disk
-    }
-
     fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Reply<T> {
         let (sender, receiver) = oneshot::channel();
         let after = self.shared.hurry();
         lock(&self.shared.requests).push(Request { after, wanted: wanted(sender) });
         self.shared.requests_changed.notify_all();
         receiver
+    }
+}
+
+/// A thread of the store: without it nothing becomes durable, so that its panic is a failure of the store.
+struct Watched(Arc<Shared>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!(
+                "a thread of the store has panicked: nothing is acknowledged any more. Restart, and report it"
+            );
+            self.0.set_health(Health::Failed);
+        }
     }
 }
 
@@ -249,19 +271,17 @@ fn open_checkpoint(
 
 /// Reads the log behind the checkpoint into a table.
 fn replay(
-    disk: &Arc<dyn Disk>,
-    checkpoint: &Checkpoint,
+    disk: &dyn Disk,
+    kept: &HashMap<SessionNumber, KeptSession>,
     meta: &Meta,
     options: &Options,
 ) -> Result<(Table, Queues, Scan), OpenError> {
     let read = |beyond| {
-        let mut bad = 0;
-        let kept = checkpoint.read().and_then(|read| read.sessions(&mut bad));
-        let kept = kept.map_err(OpenError::io(format!("reading {}", disk.path(checkpoint::FILE))))?;
-        let mut queues: Queues = kept.into_iter().map(|(number, kept)| (number, kept.waiting)).collect();
+        let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
         let mut table = Table::default();
-        let scan = segments::scan(&**disk, meta.lsn, Some(meta.salt), beyond, &mut |lsn, record| {
-            table.apply(lsn, record, &mut queues);
+        let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
+        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, spot| {
+            table.apply(lsn, record, spot, &mut queues);
         })?;
         Ok((table, queues, scan))
     };
@@ -273,7 +293,7 @@ fn replay(
             offset = torn.offset,
             "the end of the log was torn and is cut; it was never acknowledged"
         );
-        cut(&**disk, torn).map_err(OpenError::io(format!("cutting {}", place(torn))))?;
+        cut(disk, torn).map_err(OpenError::io(format!("cutting {}", place(torn))))?;
     }
     let Some(damage) = scan.damage.first() else { return Ok((table, queues, scan)) };
     if options.on_corruption == OnCorruption::Refuse {
@@ -293,7 +313,7 @@ fn replay(
             what = damage.what,
             "the log is damaged here: it is set aside, and what is sound of it is used"
         );
-        set_aside(&**disk, damage.segment).map_err(doing())?;
+        set_aside(disk, damage.segment).map_err(doing())?;
     }
     disk.sync_folder(segments::QUARANTINE).map_err(doing())?;
     Ok((table, queues, scan))
@@ -392,7 +412,6 @@ impl Store for DurableStore {
             sessions: found.sessions,
             last_group,
             last_clock: found.scan.clock.max(found.meta.clock),
-            clean: found.scan.clean && found.scan.damage.is_empty(),
         })
     }
 

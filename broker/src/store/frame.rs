@@ -16,8 +16,8 @@ pub(super) const FORMAT: u16 = 1;
 pub(super) const FRAME_MAX: usize = 1 << 30;
 
 const MAGIC: [u8; 4] = *b"LWlg";
-/// The last frame of a run that ended well.
-const CLEAN: u16 = 1;
+/// The last frame of a run that was ended, or of an export.
+const LAST: u16 = 1;
 
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(super) struct Head {
     pub clock: Millis,
     /// The highest number that was given to a session or a connection.
     pub number: u64,
-    /// The run ended well behind it.
-    pub clean: bool,
+    /// Nothing of this run or export comes behind it.
+    pub ends: bool,
     /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
     pub salt: u32,
 }
@@ -84,7 +84,7 @@ pub(super) fn seal(out: &mut Vec<u8>, head: &Head) {
     put(&MAGIC);
     put(&[0; 4]);
     put(&FORMAT.to_le_bytes());
-    put(&(if head.clean { CLEAN } else { 0 }).to_le_bytes());
+    put(&(if head.ends { LAST } else { 0 }).to_le_bytes());
     put(&head.len.to_le_bytes());
     put(&head.segment.to_le_bytes());
     put(&head.first.to_le_bytes());
@@ -131,7 +131,7 @@ pub(super) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
         number: take(8),
         count: take(4) as u32,
         salt: take(4) as u32,
-        clean: flags & u64::from(CLEAN) != 0,
+        ends: flags & u64::from(LAST) != 0,
     };
     let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return Found::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);
@@ -148,8 +148,15 @@ pub(super) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
     Found::Frame(head)
 }
 
-/// The records of a frame that [`find`] found at the front of `bytes`; `None` where they are not as they should be.
-pub(super) fn records(bytes: &[u8], head: &Head) -> Option<Vec<Record>> {
-    let body = bytes.get(HEAD..HEAD + head.len as usize)?;
-    Reader::all(body, |reader| (0..head.count).map(|_| codec::record(reader)).collect())
+/// The records of a frame that [`find`] found at the front of `bytes`, each with the byte of the frame where its message begins;
+/// `None` where they are not as they should be.
+pub(super) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<usize>)>> {
+    let end = HEAD + head.len as usize;
+    let body = bytes.get(HEAD..end)?;
+    let one = |reader: &mut Reader<'_>| {
+        let (packed, at) = (reader.0, end - reader.0.len());
+        let record = codec::record(reader)?;
+        Some((record, codec::message_at(packed).map(|within| at + within)))
+    };
+    Reader::all(body, |reader| (0..head.count).map(|_| one(reader)).collect())
 }

@@ -4,19 +4,21 @@
 
 use std::io;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::Health;
+use super::bodies::Log;
 use super::checkpoint;
-use super::segments;
-use super::shared::{Shared, Supply, lock};
+use super::segments::{self, Room};
+use super::shared::{Shared, lock};
 
 /// Segments that are ready beside the one in use, at least.
 const SPARES: usize = 2;
-/// How many are kept for later rather than removed: about as many as one window of log takes, in its usual size.
-const SPARES_KEPT: usize = 6;
+/// Above what one window of log takes, so many are kept for later rather than removed.
+const SPARES_MORE: u64 = 4;
 /// How often a disk that was full is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -75,32 +77,45 @@ pub(super) fn run(shared: &Shared) {
 
 /// Writes the frozen table into the checkpoint, if there is one.
 fn keep(shared: &Shared) -> io::Result<()> {
-    let (table, meta, db) = {
+    let (table, meta, db, looks) = {
         let mut view = lock(&shared.view);
         let Some(table) = view.frozen.clone() else { return Ok(()) };
         if view.checkpoint.database().is_none() {
             view.checkpoint.reopen()?;
         }
-        (table, view.frozen_meta, view.checkpoint.database())
+        (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.looks().clone())
     };
+    if shared.durable.load(Ordering::Acquire) < meta.lsn {
+        // The checkpoint may refer to what is in the log: that has to be on disk before it is.
+        for segment in table.covers.keys() {
+            shared.counters.syncs.add(1);
+            shared.disk.open(&segments::name(*segment), false)?.sync()?;
+        }
+    }
+    let log = Log::new(shared.disk.clone());
     let written = match &db {
-        Some(db) => checkpoint::write(db, &table, &meta),
+        Some(db) => checkpoint::write(db, &table, &meta, &log, shared.options.segment_bytes),
         None => Err(io::Error::other("the checkpoint is closed")),
     };
     drop(db);
-    if let Err(error) = written {
-        // redb takes nothing more after an error; the table is written again.
-        let nobody_reads = shared.reading.write();
-        let reopened = lock(&shared.view).checkpoint.reopen();
-        drop(nobody_reads);
-        return reopened.and(Err(error));
-    }
+    let settled = match written {
+        Ok(settled) => settled,
+        Err(error) => {
+            // redb takes nothing more after an error; the table is written again.
+            let nobody_reads = shared.reading.write();
+            let reopened = lock(&shared.view).checkpoint.reopen();
+            drop(nobody_reads);
+            return reopened.and(Err(error));
+        }
+    };
     let mut view = lock(&shared.view);
     view.frozen = None;
     drop(view);
     shared.counters.checkpoints.add(1);
+    shared.counters.moved.add(settled.moved);
     {
         let mut supply = lock(&shared.supply);
+        supply.settle(settled, looks.made());
         supply.kept = meta.lsn;
         supply.made += 1;
     }
@@ -110,22 +125,18 @@ fn keep(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a segment that is not needed any more.
-fn reusable(supply: &mut Supply) -> Option<u64> {
-    let kept = supply.kept;
-    let at = supply.full.iter().position(|(_, last)| *last <= kept)?;
-    Some(supply.full.remove(at).0)
-}
-
 /// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no write, or new ones where too
 /// few are left.
 fn spare(shared: &Shared) -> io::Result<()> {
+    let options = &shared.options;
+    let enough = (options.window_bytes / options.segment_bytes.max(1) + SPARES_MORE) as usize;
     loop {
-        let (id, old) = {
+        let oldest = lock(&shared.view).checkpoint.looks().oldest();
+        let (id, old, room) = {
             let mut supply = lock(&shared.supply);
-            let old = reusable(&mut supply);
+            let old = supply.reusable(oldest);
             match old {
-                Some(old) if supply.spares.len() >= SPARES_KEPT => {
+                Some(old) if supply.spares.len() >= enough => {
                     drop(supply);
                     shared.disk.remove(&segments::name(old))?;
                     continue;
@@ -134,9 +145,10 @@ fn spare(shared: &Shared) -> io::Result<()> {
                 _ => {}
             }
             supply.next_id += 1;
-            (supply.next_id, old)
+            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
+            (supply.next_id, old, room)
         };
-        let made = segments::prepare(&*shared.disk, id, old, shared.options.segment_bytes);
+        let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);
         if made.is_err() {
             // What is half made only takes up space, which is perhaps what is missing.
             let _ = shared.disk.remove(&segments::name(id));

@@ -81,7 +81,7 @@ impl Store for MemoryStore {
     }
 
     fn recover(&self) -> Result<Recovered, OpenError> {
-        Ok(Recovered { clean: true, ..Recovered::default() })
+        Ok(Recovered::default())
     }
 
     fn each_retained(&self, _: &mut dyn FnMut(Message)) -> Result<(), OpenError> {

@@ -6,6 +6,7 @@
 //!
 //! `FORMAT.md` beside this file draws what [`DurableStore`] writes, `docs/PROMISES.md` says what it is worth.
 
+mod bodies;
 mod checkpoint;
 mod codec;
 mod control;
@@ -135,6 +136,10 @@ pub struct Figures {
     pub syncs: u64,
     /// Checkpoints made.
     pub checkpoints: u64,
+    /// Segments of the log that are kept since messages of queues stand in them.
+    pub segments_kept: u64,
+    /// Messages that were moved out of such segments, since little else was left in them.
+    pub moved: u64,
     /// Rows and frames found corrupt.
     pub corrupt: u64,
 }
@@ -242,6 +247,4 @@ pub struct Recovered {
     pub last_group: u32,
     /// The last moment that the earlier run is known to have seen.
     pub last_clock: Millis,
-    /// Whether the earlier run ended well; if not, what it did last may be unknown.
-    pub clean: bool,
 }

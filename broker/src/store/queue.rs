@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::checkpoint::{BODIES, BODY_USES, Bytes, as_io, checked, copy_table, seal, unsealed, verified};
+use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log};
+use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
 use super::table::{QueueRow, Table};
 use super::{Lsn, Seq};
@@ -26,9 +27,9 @@ const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
 const CHUNK_BYTES_MAX: usize = 15_500;
 /// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
 const GARBAGE_ROWS_MAX: usize = 50_000;
-
-/// How many uses of messages that stand elsewhere are over, by message.
-pub(super) type Less = HashMap<Lsn, u64>;
+/// Chunks that one checkpoint looks through for rows whose segments are mostly empty, and rows that it moves.
+const LOOKED_MAX: usize = 2_000;
+const MOVED_MAX: usize = 20_000;
 
 /// Gets a row's place, and how to read it; whether it wants more.
 pub(super) type Give<'g> = dyn FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool + 'g;
@@ -43,22 +44,39 @@ fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
     Some(rows)
 }
 
-/// Where a packed row has its message, if that is elsewhere.
-fn body_of(row: &[u8]) -> Option<Lsn> {
-    let mut body = None;
-    let mut note = |lsn| {
-        body = Some(lsn);
-        None
-    };
+/// Where a packed row has its message.
+fn body_of(row: &[u8]) -> Body {
+    let mut body = Body::Here;
     // Without the message this is no delivery; its place is what is asked for.
-    let _ = codec::delivery(&mut Reader(row), 0, |reader| placed(reader, &mut note));
+    let _ = codec::delivery(&mut Reader(row), 0, |reader| {
+        body = bodies::body(reader)?;
+        None
+    });
     body
 }
 
-fn placed(reader: &mut Reader<'_>, fetch: &mut dyn FnMut(Lsn) -> Option<Message>) -> Option<Message> {
-    match codec::shared_body(reader)? {
-        Some(lsn) => fetch(lsn),
-        None => codec::message(reader),
+/// A packed row with its message, wherever that stands.
+fn unpack(
+    row: &[u8],
+    seq: Seq,
+    shared: &mut dyn FnMut(Lsn) -> Option<Message>,
+    log: &Log,
+) -> Option<Delivery> {
+    Reader::all(row, |reader| {
+        codec::delivery(reader, seq, |reader| match bodies::body(reader)? {
+            Body::Here => codec::message(reader),
+            Body::Shared(lsn) => shared(lsn),
+            Body::Log(place) => log.message(&place),
+        })
+    })
+}
+
+fn pack(out: &mut Vec<u8>, delivery: &Delivery, body: &Body) {
+    out.clear();
+    codec::put_delivery_terms(out, delivery);
+    bodies::put(out, body);
+    if *body == Body::Here {
+        codec::put_message(out, &delivery.message);
     }
 }
 
@@ -70,11 +88,141 @@ pub(super) fn create(txn: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Copies them.
-pub(super) fn copy(from: &ReadTransaction, to: &WriteTransaction) -> io::Result<()> {
-    copy_table(from, to, CHUNKS)?;
-    copy_table(from, to, GONE)?;
+/// Copies them; what stands in the log moves into its row, so that the copy needs no log.
+pub(super) fn copy(from: &ReadTransaction, to: &WriteTransaction, log: &Log) -> io::Result<()> {
+    let chunks = from.open_table(CHUNKS).map_err(as_io)?;
+    let gone = from.open_table(GONE).map_err(as_io)?;
+    let mut copied = to.open_table(CHUNKS).map_err(as_io)?;
+    let mut copied_gone = to.open_table(GONE).map_err(as_io)?;
+    for chunk in chunks.iter().map_err(as_io)? {
+        let (key, chunk) = chunk.map_err(as_io)?;
+        let (session, first) = key.value();
+        let Some(rows) = rows(chunk.value()) else {
+            copied.insert((session, first), chunk.value()).map_err(as_io)?;
+            continue;
+        };
+        let missing = missing(&gone, session, first, rows.len()).map_err(as_io)?;
+        let apart = Apart { session, first, rows: &rows, missing: &missing };
+        for piece in without_log(&apart, &|_| true, log, &mut Balance::default()) {
+            for seq in missing.range(piece.first..piece.first + piece.count) {
+                copied_gone.insert((session, *seq), ()).map_err(as_io)?;
+            }
+            copied.insert((session, piece.first), piece.bytes.as_slice()).map_err(as_io)?;
+        }
+        log.failure()?;
+    }
     copy_table(from, to, GARBAGE)
+}
+
+/// The rows of a chunk that are gone.
+fn missing(
+    gone: &impl ReadableTable<(u64, u64), ()>,
+    session: SessionNumber,
+    first: Seq,
+    rows: usize,
+) -> Result<BTreeSet<Seq>, redb::StorageError> {
+    let end = first + rows.max(1) as u64;
+    gone.range((session, first)..(session, end))?.map(|row| row.map(|row| row.0.value().1)).collect()
+}
+
+/// A chunk, taken apart.
+struct Apart<'a> {
+    session: SessionNumber,
+    first: Seq,
+    rows: &'a [&'a [u8]],
+    /// Those that are gone.
+    missing: &'a BTreeSet<Seq>,
+}
+
+/// A chunk anew, in one piece or several, the messages of these segments moved into it. Pieces of which all is gone are left out.
+fn without_log(
+    chunk: &Apart<'_>,
+    leaves: &dyn Fn(u64) -> bool,
+    log: &Log,
+    balance: &mut Balance,
+) -> Vec<Run> {
+    let Apart { session, first, rows, missing } = *chunk;
+    let mut pieces: Vec<Run> = Vec::new();
+    let mut packed = Vec::new();
+    let mut run = Run { session, first, ..Run::default() };
+    unsealed(&mut run.bytes);
+    let mut used = false;
+    let mut end = |run: &mut Run, used: &mut bool| {
+        let next = Run { session, first: run.first + run.count, ..Run::default() };
+        let mut done = std::mem::replace(run, next);
+        unsealed(&mut run.bytes);
+        seal(&mut done.bytes);
+        if std::mem::take(used) {
+            pieces.push(done);
+        }
+    };
+    for (seq, row) in (first..).zip(rows) {
+        let body = body_of(row);
+        let moves = matches!(body, Body::Log(place) if leaves(place.spot.segment));
+        let row: &[u8] = if missing.contains(&seq) {
+            &[]
+        } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
+            balance.moved(&body);
+            pack(&mut packed, &delivery, &Body::Here);
+            &packed
+        } else {
+            row
+        };
+        if run.count > 0 && run.bytes.len() + row.len() > CHUNK_BYTES_MAX {
+            end(&mut run, &mut used);
+        }
+        used |= !missing.contains(&seq);
+        run.count += 1;
+        codec::put_bytes(&mut run.bytes, row);
+    }
+    end(&mut run, &mut used);
+    pieces
+}
+
+/// Moves some messages out of segments that are mostly empty, from `from` on; where to go on.
+pub(super) fn move_out(
+    txn: &WriteTransaction,
+    sparse: &BTreeSet<u64>,
+    from: (u64, u64),
+    log: &Log,
+    balance: &mut Balance,
+) -> Result<(u64, u64), redb::Error> {
+    let mut chunks = txn.open_table(CHUNKS)?;
+    let mut gone = txn.open_table(GONE)?;
+    let leaves = |segment| sparse.contains(&segment);
+    let mut found: Vec<((u64, u64), Vec<u8>)> = Vec::new();
+    let (mut looked, mut moving, mut next) = (0, 0, (0, 0));
+    for chunk in chunks.range(from..)? {
+        let (key, chunk) = chunk?;
+        if looked >= LOOKED_MAX || moving >= MOVED_MAX {
+            next = key.value();
+            break;
+        }
+        looked += 1;
+        let in_them = |row: &&[u8]| matches!(body_of(row), Body::Log(place) if leaves(place.spot.segment));
+        let count = rows(chunk.value()).unwrap_or_default().iter().filter(|row| in_them(row)).count();
+        if count > 0 {
+            moving += count;
+            found.push((key.value(), chunk.value().to_vec()));
+        }
+    }
+    for ((session, first), chunk) in found {
+        let rows = rows(&chunk).unwrap_or_default();
+        let missing = missing(&gone, session, first, rows.len())?;
+        let apart = Apart { session, first, rows: &rows, missing: &missing };
+        let pieces = without_log(&apart, &leaves, log, balance);
+        log.failure()?;
+        chunks.remove((session, first))?;
+        let stays =
+            |seq: &Seq| pieces.iter().any(|piece| (piece.first..piece.first + piece.count).contains(seq));
+        for seq in missing.iter().filter(|seq| !stays(seq)) {
+            gone.remove((session, *seq))?;
+        }
+        for piece in &pieces {
+            chunks.insert((session, piece.first), piece.bytes.as_slice())?;
+        }
+    }
+    Ok(next)
 }
 
 /// A session ended: what it has in its queue is removed bit by bit.
@@ -93,14 +241,16 @@ struct Run {
 }
 
 /// Writes the rows of a table, and takes away those that are gone.
-pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> Result<(), redb::Error> {
-    take_away(txn, table, less)?;
+pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
+    take_away(txn, table, balance)?;
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut bodies = txn.open_table(BODIES)?;
     let mut body_uses = txn.open_table(BODY_USES)?;
+    let staying = bodies::staying(table);
+    let in_log = |row: &QueueRow| row.spot.filter(|spot| staying.contains(&spot.segment));
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for row in table.queue.values().flatten().filter(|row| row.shared_by > 1) {
+    for row in table.queue.values().flatten().filter(|row| row.shared_by > 1 && in_log(row).is_none()) {
         *uses.entry(row.lsn).or_default() += 1;
     }
     let mut written: BTreeSet<Lsn> = BTreeSet::new();
@@ -116,16 +266,20 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> R
     let mut scratch = Vec::new();
     for ((session, seq), row) in &table.queue {
         let Some(row) = row else { continue };
-        let shared = uses.get(&row.lsn).copied().filter(|uses| *uses > 1);
-        if let Some(uses) = shared
-            && written.insert(row.lsn)
-        {
-            let message = &row.delivery.message;
-            bodies.insert(row.lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
-            body_uses.insert(row.lsn, uses)?;
-        }
-        packed.clear();
-        pack(&mut packed, row, shared.is_some());
+        let body = match (in_log(row), uses.get(&row.lsn)) {
+            (Some(spot), _) => Body::Log(bodies::place(row, spot)),
+            (None, Some(uses)) if *uses > 1 => {
+                if written.insert(row.lsn) {
+                    let message = &row.delivery.message;
+                    bodies.insert(row.lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
+                    body_uses.insert(row.lsn, uses)?;
+                }
+                Body::Shared(row.lsn)
+            }
+            _ => Body::Here,
+        };
+        balance.more(&body);
+        pack(&mut packed, &row.delivery, &body);
         let goes_on = run.session == *session && run.first + run.count == *seq;
         if run.count > 0 && (!goes_on || run.bytes.len() + packed.len() > CHUNK_BYTES_MAX) {
             put(&mut run)?;
@@ -140,15 +294,7 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, less: &mut Less) -> R
     put(&mut run)
 }
 
-fn pack(out: &mut Vec<u8>, row: &QueueRow, shared: bool) {
-    codec::put_delivery_terms(out, &row.delivery);
-    codec::put_shared_body(out, shared.then_some(row.lsn));
-    if !shared {
-        codec::put_message(out, &row.delivery.message);
-    }
-}
-
-fn take_away(txn: &WriteTransaction, table: &Table, less: &mut Less) -> Result<(), redb::Error> {
+fn take_away(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut gone = txn.open_table(GONE)?;
     let mut over = table.queue.iter().filter(|(_, row)| row.is_none()).map(|(key, _)| *key).peekable();
@@ -167,13 +313,10 @@ fn take_away(txn: &WriteTransaction, table: &Table, less: &mut Less) -> Result<(
         while let Some((_, seq)) = over.next_if(|(of, seq)| *of == session && *seq < end) {
             lost.insert(seq);
         }
-        let mut before = BTreeSet::new();
-        for row in gone.range((session, first)..(session, end))? {
-            before.insert(row?.0.value().1);
-        }
+        let before = missing(&gone, session, first, bodies.len())?;
         for seq in lost.difference(&before) {
-            if let Some(Some(body)) = bodies.get((seq - first) as usize) {
-                *less.entry(*body).or_default() += 1;
+            if let Some(body) = bodies.get((seq - first) as usize) {
+                balance.less(body);
             }
         }
         if before.union(&lost).count() == bodies.len() {
@@ -191,7 +334,7 @@ fn take_away(txn: &WriteTransaction, table: &Table, less: &mut Less) -> Result<(
 }
 
 /// Removes some of what ended sessions have left in their queues.
-pub(super) fn collect_garbage(txn: &WriteTransaction, less: &mut Less) -> Result<(), redb::Error> {
+pub(super) fn collect_garbage(txn: &WriteTransaction, balance: &mut Balance) -> Result<(), redb::Error> {
     let mut garbage = txn.open_table(GARBAGE)?;
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut gone = txn.open_table(GONE)?;
@@ -203,15 +346,9 @@ pub(super) fn collect_garbage(txn: &WriteTransaction, less: &mut Less) -> Result
             left -= 1;
             continue;
         };
-        let end = first + bodies.len().max(1) as u64;
-        let mut before = BTreeSet::new();
-        for row in gone.range((session, first)..(session, end))? {
-            before.insert(row?.0.value().1);
-        }
-        for (seq, body) in (first..).zip(&bodies) {
-            if let Some(body) = body.filter(|_| !before.contains(&seq)) {
-                *less.entry(body).or_default() += 1;
-            }
+        let before = missing(&gone, session, first, bodies.len())?;
+        for (_, body) in (first..).zip(&bodies).filter(|(seq, _)| !before.contains(seq)) {
+            balance.less(body);
         }
         for seq in before {
             gone.remove((session, seq))?;
@@ -222,8 +359,8 @@ pub(super) fn collect_garbage(txn: &WriteTransaction, less: &mut Less) -> Result
     Ok(())
 }
 
-/// Where a chunk begins, and where its rows have their messages if that is elsewhere.
-type Chunk = (Seq, Vec<Option<Lsn>>);
+/// Where a chunk begins, and where its rows have their messages.
+type Chunk = (Seq, Vec<Body>);
 
 /// The first chunk of a session: where it begins, and where its rows have their messages.
 fn first_chunk(
@@ -240,6 +377,7 @@ fn first_chunk(
 /// it. `corrupt` hears of rows and chunks that are not as they should be.
 pub(super) fn read(
     txn: &ReadTransaction,
+    log: &Log,
     session: SessionNumber,
     range: Range<Seq>,
     corrupt: &mut dyn FnMut(SessionNumber, Seq),
@@ -257,28 +395,26 @@ pub(super) fn read(
             corrupt(session, first);
             continue;
         };
-        let end = first + rows.len() as u64;
-        let mut missing = BTreeSet::new();
-        for row in gone.range((session, first)..(session, end)).map_err(as_io)? {
-            missing.insert(row.map_err(as_io)?.0.value().1);
-        }
+        let missing = missing(&gone, session, first, rows.len()).map_err(as_io)?;
         for (seq, row) in (first..).zip(rows).filter(|(seq, _)| range.contains(seq) && !missing.contains(seq))
         {
+            let mut shared = |lsn| {
+                let body = bodies.get(lsn).ok()??;
+                Reader::all(verified(body.value())?, codec::message)
+            };
+            let mut failure = Ok(());
             let mut read = || {
-                let found = Reader::all(row, |reader| {
-                    codec::delivery(reader, seq, |reader| {
-                        placed(reader, &mut |lsn| {
-                            let body = bodies.get(lsn).ok()??;
-                            Reader::all(verified(body.value())?, codec::message)
-                        })
-                    })
-                });
-                if found.is_none() {
+                let found = unpack(row, seq, &mut shared, log);
+                failure = log.failure();
+                if found.is_none() && failure.is_ok() {
                     corrupt(session, seq);
                 }
                 found
             };
-            if !give(seq, &mut read) {
+            let more = give(seq, &mut read);
+            // What cannot be read now may be later: it is not passed over.
+            failure?;
+            if !more {
                 return Ok(());
             }
         }

@@ -1,7 +1,7 @@
 //! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so that nobody who serves
 //! clients waits for the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tracing::error;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
 use super::shared::{Shared, View, lock};
-use super::table::{QueueRow, Table};
+use super::table::{QueueRow, Queues, Table};
 use super::{Health, Lsn, OpenError, Page, Paged, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -165,14 +165,12 @@ fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Opti
     }
 }
 
-/// Everything that is known of the sessions, with what the log adds to the checkpoint.
+/// Everything that is known of the sessions: what the log adds to those of the checkpoint.
 pub(super) fn sessions(
-    view: &View,
-    queues: &super::table::Queues,
-    bad: &mut u64,
-) -> std::io::Result<Vec<KeptSession>> {
-    let mut all = view.checkpoint.read()?.sessions(bad)?;
-    let table = &view.active;
+    mut all: HashMap<SessionNumber, KeptSession>,
+    table: &Table,
+    queues: &Queues,
+) -> Vec<KeptSession> {
     for session in &table.ended {
         all.remove(session);
     }
@@ -204,7 +202,7 @@ pub(super) fn sessions(
         known.waiting = queues.get(session).copied().unwrap_or_default();
         known.flights.sort_by_key(|flight| flight.order);
     }
-    Ok(all.into_values().collect())
+    all.into_values().collect()
 }
 
 /// Every retained message: the log's over the checkpoint's.

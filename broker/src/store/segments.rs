@@ -1,10 +1,12 @@
 //! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and read back at the start.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use super::Lsn;
-use super::disk::{Disk, DiskFile, read_full, write_full};
+use super::bodies::Spot;
+use super::disk::{Disk, DiskFile, read_full, write_zeros};
 use super::error::OpenError;
 use super::frame::{self, Found};
 use super::record::Record;
@@ -40,9 +42,24 @@ pub(super) struct Segment {
     pub(super) at: u64,
 }
 
-/// Makes a segment full of zeros, out of an old one where there is one: nothing but the data has to be made durable when a
-/// frame is written to it.
-pub(super) fn prepare(disk: &dyn Disk, id: u64, old: Option<u64>, bytes: u64) -> io::Result<Segment> {
+/// How a new segment is made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
+    Written,
+    /// Only reserved: each sync has to note besides what was written, which is little beside a large frame, and all of it is
+    /// written once less.
+    Reserved,
+}
+
+/// Makes a segment, out of an old one where there is one.
+pub(super) fn prepare(
+    disk: &dyn Disk,
+    id: u64,
+    old: Option<u64>,
+    bytes: u64,
+    room: Room,
+) -> io::Result<Segment> {
     let new = name(id);
     if let Some(old) = old {
         disk.rename(&name(old), &new)?;
@@ -52,13 +69,11 @@ pub(super) fn prepare(disk: &dyn Disk, id: u64, old: Option<u64>, bytes: u64) ->
     if len > bytes {
         file.set_len(bytes)?;
     }
-    // Page by page: what is written at once, the kernel may keep and count as one piece from then on.
-    let zeros = [0u8; frame::PAGE];
-    let mut at = len;
-    while at < bytes {
-        let n = (bytes - at).min(zeros.len() as u64);
-        write_full(&*file, zeros.get(..n as usize).unwrap_or(&[]), at)?;
-        at += n;
+    if len < bytes {
+        match room {
+            Room::Written => write_zeros(&*file, len, bytes)?,
+            Room::Reserved => file.reserve(bytes)?,
+        }
     }
     if len != bytes {
         file.sync()?;
@@ -100,14 +115,14 @@ pub(super) struct Scan {
     pub(super) last: Lsn,
     pub(super) clock: Millis,
     pub(super) number: u64,
-    /// The run before ended well.
-    pub(super) clean: bool,
     /// Records that were known to be durable are missing or unreadable.
     pub(super) damage: Vec<Damage>,
     /// The end of what was written when the run before was cut off: never acknowledged as durable.
     pub(super) torn: Option<Damage>,
     /// Each segment with its last record; 0 where it has none.
     pub(super) segments: Vec<(u64, Lsn)>,
+    /// How many bytes of each segment the records were in.
+    pub(super) covers: BTreeMap<u64, u64>,
 }
 
 /// How to go on behind damage.
@@ -119,14 +134,25 @@ pub(super) enum Beyond {
     GoOn,
 }
 
-/// Reads the log from the record behind `after` on.
+/// What is to be read of the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Since {
+    /// The records behind this one.
+    pub(super) after: Lsn,
+    /// They begin in this segment at the earliest.
+    pub(super) segment: u64,
+    /// The salt of the frames; `None`: any.
+    pub(super) salt: Option<u32>,
+}
+
+/// Reads the log; each record comes with where its message stands.
 pub(super) fn scan(
     disk: &dyn Disk,
-    after: Lsn,
-    salt: Option<u32>,
+    since: Since,
     beyond: Beyond,
-    give: &mut dyn FnMut(Lsn, Record),
+    give: &mut dyn FnMut(Lsn, Record, Option<Spot>),
 ) -> Result<Scan, OpenError> {
+    let Since { after, segment: first, salt } = since;
     let listing = || format!("listing {}", disk.path(FOLDER));
     let mut scan = Scan { last: after, ..Scan::default() };
     // Where no whole frame stands; the unused end of a segment looks like this, too.
@@ -137,6 +163,10 @@ pub(super) fn scan(
     let mut vouched = 0;
     let mut newest = 0;
     for id in ids(disk).map_err(OpenError::io(listing()))? {
+        if id < first {
+            scan.segments.push((id, 0));
+            continue;
+        }
         let reading = || OpenError::io(format!("reading {}", disk.path(&name(id))));
         let file = disk.open(&name(id), false).map_err(reading())?;
         let len = file.len().map_err(reading())?;
@@ -183,14 +213,16 @@ pub(super) fn scan(
             if head.last() > scan.last {
                 match frame::records(rest, &head) {
                     Some(records) => {
-                        for (lsn, record) in (head.first..).zip(records) {
+                        for (lsn, (record, message)) in (head.first..).zip(records) {
                             if lsn > scan.last {
-                                give(lsn, record);
+                                let spot =
+                                    message.map(|within| Spot { segment: id, at: (at + within) as u64 });
+                                give(lsn, record, spot);
                             }
                         }
+                        *scan.covers.entry(id).or_default() += head.padded() as u64;
                         scan.clock = head.clock;
                         scan.number = scan.number.max(head.number);
-                        scan.clean = head.clean;
                         hole = None;
                         whole = true;
                     }

@@ -1,10 +1,11 @@
 //! What the store's threads and the broker's tasks share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
+use super::bodies::Settled;
 use super::checkpoint::{Checkpoint, Meta};
 use super::disk::Disk;
 use super::durable::Options;
@@ -24,6 +25,7 @@ pub(super) struct Counters {
     pub(super) checkpoint_bytes: Counter,
     pub(super) syncs: Counter,
     pub(super) checkpoints: Counter,
+    pub(super) moved: Counter,
     pub(super) corrupt: Counter,
 }
 
@@ -61,7 +63,13 @@ pub(super) struct Supply {
     pub(super) spares: VecDeque<Segment>,
     /// Segments that are full, with their last record.
     pub(super) full: Vec<(u64, Lsn)>,
+    /// Segments that the checkpoint has messages in.
+    pub(super) needed: BTreeSet<u64>,
+    /// Those that it has none in any more, since that checkpoint: somebody may still read an older one.
+    pub(super) freed: Vec<(u64, u64)>,
     pub(super) next_id: u64,
+    /// The last segment that was filled had few frames: no need to make every single sync cheap.
+    pub(super) large_frames: bool,
     /// The log up to here is in the checkpoint.
     pub(super) kept: Lsn,
     /// A checkpoint was asked for, and how many were made.
@@ -70,6 +78,80 @@ pub(super) struct Supply {
     /// The disk said that it is full.
     pub(super) no_space: bool,
     pub(super) closed: bool,
+}
+
+impl Supply {
+    /// A checkpoint with this number was made.
+    pub(super) fn settle(&mut self, settled: Settled, made: u64) {
+        let Settled { kept, freed, .. } = settled;
+        self.freed.retain(|(_, segment)| !kept.contains(segment));
+        self.needed.extend(kept);
+        self.freed.extend(freed.into_iter().map(|segment| (made, segment)));
+    }
+
+    /// Takes a segment that nobody needs any more, if nobody looks at a checkpoint older than `oldest`.
+    pub(super) fn reusable(&mut self, oldest: u64) -> Option<u64> {
+        let needed = &mut self.needed;
+        self.freed.retain(|(made, segment)| {
+            let free = *made <= oldest;
+            if free {
+                needed.remove(segment);
+            }
+            !free
+        });
+        let reusable = |(id, last): &(u64, Lsn)| *last <= self.kept && !self.needed.contains(id);
+        let at = self.full.iter().position(reusable)?;
+        Some(self.full.remove(at).0)
+    }
+}
+
+/// Who looks at which checkpoint: what was freed by a later one is not used again while somebody may still read it.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// The number of the newest checkpoint, and how many look at each.
+    state: Mutex<(u64, BTreeMap<u64, usize>)>,
+}
+
+impl Looks {
+    /// Begins a look, before the checkpoint is read: it is one at the newest, or at a still newer one.
+    pub(super) fn begin(self: &Arc<Looks>) -> Look {
+        let mut state = lock(&self.state);
+        let at = state.0;
+        *state.1.entry(at).or_default() += 1;
+        Look { looks: self.clone(), at }
+    }
+
+    /// A checkpoint was made; its number.
+    pub(super) fn made(&self) -> u64 {
+        let mut state = lock(&self.state);
+        state.0 += 1;
+        state.0
+    }
+
+    /// The oldest checkpoint that somebody looks at; the newest if nobody does.
+    pub(super) fn oldest(&self) -> u64 {
+        let state = lock(&self.state);
+        state.1.keys().next().copied().unwrap_or(state.0)
+    }
+}
+
+/// While it lives, what its checkpoint refers to stays.
+#[derive(Debug)]
+pub(super) struct Look {
+    looks: Arc<Looks>,
+    at: u64,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut state = lock(&self.looks.state);
+        if let Some(count) = state.1.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                state.1.remove(&self.at);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -269,6 +351,8 @@ impl Shared {
             checkpoint_bytes: counters.checkpoint_bytes.get(),
             syncs: counters.syncs.get(),
             checkpoints: counters.checkpoints.get(),
+            segments_kept: lock(&self.supply).needed.len() as u64,
+            moved: counters.moved.get(),
             corrupt: counters.corrupt.get(),
         }
     }

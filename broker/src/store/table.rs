@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
+use super::bodies::Spot;
 use super::record::{KeptFlight, KeptSubscription, Origin, Record, SessionTerms, Waiting};
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
@@ -21,6 +22,8 @@ pub(super) struct QueueRow {
     pub(super) lsn: Lsn,
     /// How many rows that record brought.
     pub(super) shared_by: u32,
+    /// Where the message stands in the log.
+    pub(super) spot: Option<Spot>,
 }
 
 /// A row that may replace one that an older table has.
@@ -46,6 +49,8 @@ pub(super) struct Table {
     /// What waits in the queues that changed; set when the table is closed.
     pub(super) waiting: BTreeMap<SessionNumber, Waiting>,
     touched: BTreeSet<SessionNumber>,
+    /// How much of each segment of the log it was made of, in bytes.
+    pub(super) covers: BTreeMap<u64, u64>,
     /// The last record in it.
     pub(super) last: Lsn,
     pub(super) last_group: u32,
@@ -55,8 +60,8 @@ pub(super) struct Table {
 pub(super) type Queues = HashMap<SessionNumber, Waiting>;
 
 impl Table {
-    /// Takes in the record with this number.
-    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, queues: &mut Queues) {
+    /// Takes in the record with this number, whose message stands here in the log.
+    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, spot: Option<Spot>, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         match record {
             Record::Nothing => {}
@@ -72,7 +77,7 @@ impl Table {
             Record::Published { message, retained, queued, received, origin } => {
                 let shared_by = queued.as_slice().len() as u32;
                 for place in queued.as_slice() {
-                    let row = QueueRow { delivery: place.delivery(message.clone()), lsn, shared_by };
+                    let row = QueueRow { delivery: place.delivery(message.clone()), lsn, shared_by, spot };
                     self.enqueue(place.session, row, queues);
                 }
                 if let Some(key) = received {
@@ -89,7 +94,7 @@ impl Table {
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
-                    let row = QueueRow { delivery: *body, lsn, shared_by: 1 };
+                    let row = QueueRow { delivery: *body, lsn, shared_by: 1, spot: None };
                     self.enqueue(session, row, queues);
                 }
                 let state = match qos {
@@ -193,6 +198,11 @@ impl Table {
         for session in std::mem::take(&mut self.touched) {
             self.waiting.insert(session, queues.get(&session).copied().unwrap_or_default());
         }
+    }
+
+    /// The log that it was made of will not be kept.
+    pub(super) fn leave_log(&mut self) {
+        self.queue.values_mut().flatten().for_each(|row| row.spot = None);
     }
 
     /// An empty table that goes on behind this one.

@@ -19,7 +19,7 @@ use super::durable::{DurableStore, Options};
 use super::error::OpenError;
 use super::frame::{self, Found, Head};
 use super::record::{KeptSession, Origin, Places, Queued, Record};
-use super::segments::{self, Beyond};
+use super::segments::{self, Beyond, Since};
 use super::shared::Counters;
 use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
 
@@ -81,7 +81,7 @@ fn existing(folder: &Path) -> Result<Folder, Problem> {
     }
 }
 
-/// Reads all there is and changes nothing of it.
+/// Looks for damage, and where there is none opens the state as a broker would and reads all of it.
 ///
 /// # Errors
 /// That it cannot be read at all.
@@ -98,7 +98,8 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     };
     let meta = checkpoint.read()?.meta()?;
     let mut records = 0;
-    let scan = segments::scan(&*disk, meta.lsn, Some(meta.salt), Beyond::Stop, &mut |_, _| records += 1)?;
+    let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
+    let scan = segments::scan(&*disk, since, Beyond::Stop, &mut |_, _, _| records += 1)?;
     report.log_records = records;
     for damage in scan.damage {
         let file = disk.path(&segments::name(damage.segment));
@@ -135,7 +136,8 @@ pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, 
     let beyond = if beyond_damage { Beyond::GoOn } else { Beyond::Stop };
     let mut records = Vec::new();
     let salt = segments::salt(disk).map_err(OpenError::io("reading the log"))?;
-    segments::scan(disk, 0, salt, beyond, &mut |_, record| records.push(record))?;
+    let since = Since { salt, ..Since::default() };
+    segments::scan(disk, since, beyond, &mut |_, record, _| records.push(record))?;
     Ok(records)
 }
 
@@ -187,7 +189,7 @@ impl Exporter {
             first: self.next,
             count: self.records.len() as u32,
             len: (self.frame.len() - frame::HEAD) as u32,
-            clean: last,
+            ends: last,
             ..Head::default()
         };
         frame::seal(&mut self.frame, &head);
@@ -318,8 +320,8 @@ fn each_frame(
         };
         let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
         next = head.last() + 1;
-        give(records)?;
-        if head.clean {
+        give(records.into_iter().map(|(record, _)| record).collect())?;
+        if head.ends {
             return Ok(next - 1);
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::bodies::Spot;
 use super::checkpoint::Meta;
 use super::codec;
 use super::disk::write_full;
@@ -23,6 +24,8 @@ use super::{Durability, Health, Lsn};
 /// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
 const RECORDS_MAX: usize = 8_192;
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
+const LARGE_FRAME: u64 = 64 << 10;
 /// How long records that nobody waits for may gather.
 const LAZY: Duration = Duration::from_millis(50);
 /// How often a full disk is asked again.
@@ -46,6 +49,12 @@ pub(super) struct Writer {
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
     frame: Vec<u8>,
+    /// Where the messages of the records in the frame begin.
+    spots: Vec<Option<Spot>>,
+    /// What the frame took in the log, in bytes.
+    framed: u64,
+    /// Frames in this segment.
+    frames: u64,
 }
 
 /// Why the writer stops.
@@ -65,6 +74,9 @@ impl Writer {
             synced_at: None,
             unsynced_since: None,
             frame: Vec::new(),
+            spots: Vec::new(),
+            framed: 0,
+            frames: 0,
         }
     }
 
@@ -195,9 +207,10 @@ impl Writer {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
         view.applied = first + records.len() as u64 - 1;
-        for (lsn, record) in (first..).zip(records) {
-            view.active.apply(lsn, record, &mut self.queues);
+        for ((lsn, record), spot) in (first..).zip(records).zip(self.spots.drain(..)) {
+            view.active.apply(lsn, record, spot, &mut self.queues);
         }
+        *view.active.covers.entry(self.segment.id).or_default() += self.framed;
         let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
             && view.frozen.is_none();
         if full {
@@ -218,6 +231,7 @@ impl Writer {
             number: shared.number.load(Ordering::Relaxed),
             last_group: table.last_group,
             salt: shared.salt,
+            segment: self.segment.id,
         };
         view.frozen = Some(Arc::new(table));
         self.since_frozen = 0;
@@ -239,10 +253,15 @@ impl Writer {
     }
 
     /// Writes records as one frame.
-    fn write(&mut self, records: &[Record], first: Lsn, clean: bool) -> Result<(), Stop> {
+    fn write(&mut self, records: &[Record], first: Lsn, ends: bool) -> Result<(), Stop> {
         frame::begin(&mut self.frame);
+        self.spots.clear();
         for record in records {
+            let from = self.frame.len();
             codec::put_record(&mut self.frame, record);
+            let message = codec::message_at(self.frame.get(from..).unwrap_or(&[]));
+            // The segment and the place of the frame in it are known below.
+            self.spots.push(message.map(|at| Spot { segment: 0, at: (from + at) as u64 }));
         }
         let shared = self.shared.clone();
         let len = self.frame.len() - frame::HEAD;
@@ -259,7 +278,7 @@ impl Writer {
             durable: shared.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
             number: shared.number.load(Ordering::Relaxed),
-            clean,
+            ends,
             salt: shared.salt,
         };
         frame::seal(&mut self.frame, &head);
@@ -270,7 +289,12 @@ impl Writer {
                 Err(error) => return Err(Stop::Failed(error)),
             }
         }
+        for spot in self.spots.iter_mut().flatten() {
+            *spot = Spot { segment: self.segment.id, at: self.segment.at + spot.at };
+        }
         self.segment.at += padded;
+        self.framed = padded;
+        self.frames += 1;
         self.since_frozen += padded;
         shared.counters.record_bytes.add(len as u64);
         shared.counters.log_bytes.add(padded);
@@ -308,13 +332,15 @@ impl Writer {
                 told = true;
                 warn!("the disk is full: records wait for space");
             }
-            if supply.closed || shared.health() == Health::Failed {
+            let given_up = supply.no_space && lock(&shared.inbox).closed;
+            if given_up || supply.closed || shared.health() == Health::Failed {
                 return Err(Stop::Failed(io::ErrorKind::StorageFull.into()));
             }
             supply =
                 shared.supply_changed.wait_timeout(supply, RETRY).unwrap_or_else(PoisonError::into_inner).0;
         };
         supply.full.push((self.segment.id, self.last));
+        supply.large_frames = self.segment.at >= std::mem::take(&mut self.frames) * LARGE_FRAME;
         drop(supply);
         shared.supply_changed.notify_all();
         self.segment = next;
@@ -333,7 +359,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves a last word that says that all is well.
+    /// Leaves a last frame, which says that all before it is on disk.
     fn finish(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let last = self.last + 1;
