@@ -111,7 +111,7 @@ fn main() -> ExitCode {
         return store(command, Path::new(&config.store.data_dir)).unwrap_or_else(|error| fail(&error));
     }
     if arguments.test_config {
-        if let Err(error) = lapwing::net::check(&config) {
+        if let Err(error) = lapwing::check_files(&config) {
             return fail(&error);
         }
         println!("the configuration is good");
@@ -203,7 +203,11 @@ async fn serve(config: Config) -> ExitCode {
         tokio::select! {
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
-            () = next(&mut hangup) => warn!("SIGHUP: the configuration cannot be reloaded yet; restart to apply it"),
+            () = next(&mut hangup) => {
+                info!("SIGHUP: reading users, rules, keys and certificates anew; changed keys of the configuration need a restart");
+                // How it went is in the log.
+                let _ = broker.reload().await;
+            }
         }
     }
     info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");

@@ -278,6 +278,17 @@ sections! {
         /// How long a stop waits for clients that do not read, in seconds.
         shutdown_timeout_s: u32 = 10, 0..=3_600;
     }
+    /// Who clients are and what they may do (docs/SECURITY.md). Without any of it everybody may do everything.
+    Auth auth {
+        /// Whether clients without credentials are let in beside those with. Without any authentication everybody is. Also for each listener.
+        allow_anonymous: bool = false, ANY;
+        /// Whether a session can only be resumed and taken over by the user that made it; another one with the same client identifier is refused with 0x85.
+        sessions_belong_to_users: bool = true, ANY;
+        /// Whether a client whose right to one of its subscriptions is revoked is disconnected (0x87), rather than only losing the subscription.
+        revoked_disconnects: bool = false, ANY;
+        /// Whether sessions at rest end, with all that waits in them, when a reload finds that their user was removed. Otherwise they wait for their expiry, and nobody can resume them.
+        removed_users_end_sessions: bool = false, ANY;
+    }
     /// Where the state is kept, and how safely (docs/PROMISES.md).
     Store store {
         /// The folder of the state; made if it is not there. `--data-dir` says it, too.

@@ -8,10 +8,10 @@ mod keys;
 mod listener;
 mod value;
 
-pub use keys::{Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store};
+pub use keys::{Auth, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store};
 pub use listener::{ClientCertificate, Listener, Transport};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lapwing_protocol::topic;
 
@@ -24,6 +24,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// What is bounded.
     pub limits: Limits,
+    /// Who clients are and what they may do.
+    pub auth: Auth,
     /// Where the state is kept.
     pub store: Store,
     /// What is written to the log.
@@ -37,6 +39,7 @@ impl Default for Config {
             listeners: vec![Listener::default()],
             mqtt: Mqtt::default(),
             limits: Limits::default(),
+            auth: Auth::default(),
             store: Store::default(),
             log: Log::default(),
         }
@@ -109,6 +112,18 @@ impl Config {
             errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The files that a reload reads anew.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of = |listener: &Listener| {
+            [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of).collect()
     }
 
     /// All keys as a document in Markdown.

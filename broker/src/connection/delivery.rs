@@ -66,7 +66,7 @@ impl Connection {
             if fetching || self.state.unreadable {
                 return false;
             }
-            let Resident { session, outbox } = &mut self.resident;
+            let Resident { session, outbox, .. } = &mut self.resident;
             let (number, outgoing) = (session.number, &mut session.outgoing);
             let missing = outgoing.missing(PAGE_MESSAGES);
             if !missing.is_empty() {
@@ -154,7 +154,7 @@ impl Connection {
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
         self.state.fetched = HashMap::new();
-        let Resident { session, outbox } = &mut self.resident;
+        let Resident { session, outbox, .. } = &mut self.resident;
         let Some(replay) = session.subscriptions.replays.pop_front() else { return };
         if !outbox.is_stored() {
             return;
@@ -193,9 +193,9 @@ impl Connection {
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
         let client_id = &self.resident.session.client_id;
-        let policy = &self.core.auth.policy;
-        let sent = if policy.restricts_delivery()
-            && !policy.allows(&self.identity, client_id, Action::Receive, message.topic_str())
+        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
+        let sent = if policy.restricts_delivery(identity)
+            && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
         {
             info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
             false

@@ -192,7 +192,7 @@ impl Connection {
         }
         state.complained_at = Some(now);
         let hushed = std::mem::take(&mut state.hushed);
-        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.identity.user, topic,
+        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.resident.identity.user, topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 
@@ -259,7 +259,8 @@ impl Connection {
             );
         }
         let session = &self.resident.session;
-        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Publish, topic) {
+        if !self.trust.auth.policy.allows(&self.resident.identity, &session.client_id, Action::Publish, topic)
+        {
             return refuse(ReasonCode::NotAuthorized, "this client may not publish to this topic");
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);

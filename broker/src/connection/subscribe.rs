@@ -89,7 +89,12 @@ impl Connection {
                 "the retained messages of too many SUBSCRIBEs are still to be read",
             );
         }
-        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
+        if !self.trust.auth.policy.allows(
+            &self.resident.identity,
+            &session.client_id,
+            Action::Subscribe,
+            inner,
+        ) {
             return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
         }
         let mut options = subscription.options;

@@ -7,7 +7,7 @@ mod listener;
 mod tls;
 mod websocket;
 
-pub use listener::{Accepted, BindError, EstablishError, Listener, bind_all, check};
+pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, bind_all, prepare};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
