@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::janitor::Agenda;
 use crate::journal::Journal;
-use crate::live::Live;
-use crate::message::{Message, Millis, Seq, SessionNumber};
+use crate::live::{Live, Trust};
+use crate::message::{Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::registry::{Registry, Resident, RestNumber};
@@ -195,12 +195,33 @@ impl Core {
         });
         if let Err(rule) = may {
             self.metrics.denied.add(1);
-            audit::denied("will", client_id, identity, &will.topic, &rule);
+            audit::denied("will", client_id, identity, &will.topic, &rule, 0);
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
         let journal = Journal::new(&*self.store, self.durability(&will.topic, None));
-        self.publish_for_nobody(&will.message(*session, self.now()), journal);
+        let source = self.source(identity, client_id).filter(|_| will.retain);
+        self.publish_for_nobody(&will.message(*session, self.now(), source), journal);
+    }
+
+    /// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
+    pub fn source<'a>(&self, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
+        let asks = self.config.auth.retained_source_checked
+            && identity.rights.is_some()
+            && identity.grants.is_none();
+        asks.then_some(Source { client_id, user: identity.user.as_deref() })
+    }
+
+    /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
+    pub fn source_may(&self, trust: &Trust, message: &Message) -> bool {
+        let Some(source) = message.source().filter(|_| message.published_at() < trust.since) else {
+            return true;
+        };
+        let identity = Identity { user: source.user.map(Arc::from), ..Identity::default() };
+        let policy = &trust.auth.policy;
+        policy.renew(&identity, source.client_id, None).is_ok_and(|identity| {
+            policy.allows(&identity, source.client_id, Action::Publish, message.topic_str())
+        })
     }
 
     /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.

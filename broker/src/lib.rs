@@ -48,6 +48,7 @@ use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
 use crate::live::Live;
+use crate::reload::Own;
 use crate::store::{DurableStore, MemoryStore, Options, Store};
 
 /// The version of this broker.
@@ -135,13 +136,14 @@ impl Builder {
     /// [`StartError`]; no port stays open then.
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
-        let (auth, tls) = reload::load(&self.config, self.auth.as_ref()).map_err(StartError::Files)?;
+        let own = Own::new(&self.config, self.auth);
+        let (auth, tls) = reload::load(&self.config, &own).map_err(StartError::Files)?;
         let listeners = net::bind_all(&self.config).await.map_err(StartError::Bind)?;
         let store = match self.store {
             Some(store) => store,
             None => open_store(&self.config.store).map_err(StartError::Store)?,
         };
-        let core = Arc::new(Core::new(self.config, Live::new(auth, tls), store));
+        let core = Arc::new(Core::new(self.config, Live::new(auth, tls, store.clock().now()), store));
         backlog::restore(&core).map_err(StartError::Store)?;
         let (stopping, stopped) = watch::channel(false);
         let connections = Arc::new(accept::Connections::default());
@@ -156,7 +158,7 @@ impl Builder {
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         let (reloads, requests) = mpsc::channel(4);
-        background.spawn(reload::run(core.clone(), self.auth, requests));
+        background.spawn(reload::run(core.clone(), own, requests));
         Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads })
     }
 }
@@ -166,7 +168,7 @@ impl Builder {
 /// # Errors
 /// All that is wrong with them.
 pub fn check_files(config: &Config) -> Result<(), String> {
-    reload::load(config, None).map(drop)
+    reload::load(config, &Own::new(config, None)).map(drop)
 }
 
 /// What `[store]` says.

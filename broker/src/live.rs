@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::auth::Auth;
+use crate::message::Millis;
 use crate::net::Acceptors;
 
 /// The snapshot.
@@ -15,6 +16,8 @@ pub struct Trust {
     pub auth: Auth,
     /// The TLS of each listener, in the order of the configuration.
     pub tls: Acceptors,
+    /// When it was put in place.
+    pub since: Millis,
     /// Counts the snapshots.
     pub generation: u64,
 }
@@ -34,9 +37,9 @@ pub struct Live {
 
 impl Live {
     /// Begins with this.
-    pub fn new(auth: Auth, tls: Acceptors) -> Live {
+    pub fn new(auth: Auth, tls: Acceptors, since: Millis) -> Live {
         Live {
-            current: RwLock::new(Arc::new(Trust { auth, tls, generation: 0 })),
+            current: RwLock::new(Arc::new(Trust { auth, tls, since, generation: 0 })),
             generation: AtomicU64::new(0),
         }
     }
@@ -53,10 +56,10 @@ impl Live {
     }
 
     /// Puts another in its place.
-    pub fn replace(&self, auth: Auth, tls: Acceptors) -> Arc<Trust> {
+    pub fn replace(&self, auth: Auth, tls: Acceptors, since: Millis) -> Arc<Trust> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
-        *current = Arc::new(Trust { auth, tls, generation });
+        *current = Arc::new(Trust { auth, tls, since, generation });
         self.generation.store(generation, Ordering::Release);
         current.clone()
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::auth::{Auth, audit};
+use crate::auth::password::Lasting;
+use crate::auth::{self, Auth, audit};
 use crate::config::Config;
 use crate::core::Core;
 use crate::net;
@@ -44,14 +45,35 @@ fn stamps(config: &Config) -> BTreeMap<PathBuf, Stamp> {
 ///
 /// # Errors
 /// All that is wrong with them.
-pub(crate) fn load(config: &Config, own: Option<&Auth>) -> Result<(Auth, net::Acceptors), String> {
-    let tls = net::prepare(config).map_err(|error| error.to_string())?;
-    let auth = own.cloned().unwrap_or_default();
-    Ok((auth, tls))
+pub(crate) fn load(config: &Config, own: &Own) -> Result<(Auth, net::Acceptors), String> {
+    let tls = net::prepare(config).map_err(|error| error.to_string());
+    let auth = match &own.auth {
+        Some(auth) => Ok(auth.clone()),
+        None => auth::load::load(config, &own.lasting).map_err(|errors| errors.join("\n")),
+    };
+    match (tls, auth) {
+        (Ok(tls), Ok(auth)) => Ok((auth, tls)),
+        (Err(one), Err(other)) => Err(format!("{one}\n{other}")),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+/// What reloads leave in place.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// The policy of the program that embeds the broker, in place of the configuration's.
+    auth: Option<Auth>,
+    lasting: Arc<Lasting>,
+}
+
+impl Own {
+    pub(crate) fn new(config: &Config, auth: Option<Auth>) -> Own {
+        Own { auth, lasting: Arc::new(Lasting::new(&config.auth)) }
+    }
 }
 
 /// Reloads on request and on change, until the broker stops.
-pub(crate) async fn run(core: Arc<Core>, own: Option<Auth>, mut requests: mpsc::Receiver<Request>) {
+pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<Request>) {
     let own = Arc::new(own);
     let mut known = stamps(&core.config);
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -64,6 +86,10 @@ pub(crate) async fn run(core: Arc<Core>, own: Option<Auth>, mut requests: mpsc::
                 let _ = reply.send(reload(&core, &own, "asked to").await);
             }
             _ = look.tick() => {
+                if let (true, Some(path)) = (own.lasting.has_rehashed(), core.config.auth.password_file.clone()) {
+                    let own = own.clone();
+                    let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;
+                }
                 let now = stamps(&core.config);
                 if now != known {
                     known = when_still(&core.config, now).await;
@@ -88,12 +114,12 @@ async fn when_still(config: &Config, mut last: BTreeMap<PathBuf, Stamp>) -> BTre
 }
 
 /// Reads everything and puts it in place, or leaves all as it is.
-async fn reload(core: &Arc<Core>, own: &Arc<Option<Auth>>, why: &str) -> Result<(), String> {
+async fn reload(core: &Arc<Core>, own: &Arc<Own>, why: &str) -> Result<(), String> {
     let reading = (core.clone(), own.clone());
-    let read = tokio::task::spawn_blocking(move || load(&reading.0.config, (*reading.1).as_ref()));
+    let read = tokio::task::spawn_blocking(move || load(&reading.0.config, &reading.1));
     let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
     let (auth, tls) = read.inspect_err(|error| audit::not_reloaded(why, error))?;
-    let trust = core.live.replace(auth, tls);
+    let trust = core.live.replace(auth, tls, core.now());
     audit::reloaded(why, trust.generation);
     core.registry.nudge();
     revise_resting(core).await;

@@ -49,9 +49,9 @@ pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
 }
 
 /// A client may not do something. The caller sees to the rate.
-pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str) {
+pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
     warn!(target: "audit", client = %Plain(client_id), user = %user(identity), topic = %Plain(topic), rule = %Plain(rule),
-        "{what} denied");
+        more_before, "{what} denied");
 }
 
 /// A subscription was removed, its right revoked.

@@ -3,7 +3,19 @@
 //! One [`Policy`] answers both. The default lets everybody do everything, which is right for a listener on loopback; a program
 //! that embeds the broker can bring its own. Enhanced authentication (`4.12`) is a [`AuthMethod`] for each method name.
 
+pub mod acl;
 pub mod audit;
+mod configured;
+pub(crate) mod load;
+pub mod password;
+pub mod scram;
+mod secret;
+pub mod template;
+mod throttle;
+
+pub use configured::Configured;
+pub use load::configured;
+pub use secret::Secret;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,6 +40,12 @@ pub struct Identity {
     pub expires_at_s: Option<u64>,
     /// The client identifier that goes with the credentials, in place of none or another.
     pub client_id: Option<Arc<str>>,
+    /// The groups among them that came with the credentials; the others are as the rules say.
+    pub(crate) brought: Arc<[Box<str>]>,
+    /// Rules that came with the credentials.
+    pub(crate) grants: Option<Arc<[acl::Rule]>>,
+    /// What the rules come to for this client.
+    pub(crate) rights: Option<Arc<acl::Rights>>,
 }
 
 impl Identity {

@@ -8,8 +8,11 @@ mod keys;
 mod listener;
 mod value;
 
-pub use keys::{Auth, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store};
-pub use listener::{ClientCertificate, Listener, Transport};
+pub use keys::{
+    Auth, DeniedPublish, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
+};
+pub(crate) use listener::why_not_readable;
+pub use listener::{ClientCertificate, Listener, Method, Transport};
 
 use std::path::{Path, PathBuf};
 
@@ -100,7 +103,8 @@ impl Config {
             errors.push("there is no listener: add a [[listener]] with an address".to_owned());
         }
         for listener in &self.listeners {
-            errors.extend(listener.check());
+            errors.extend(listener.check(self.authenticates(listener)));
+            errors.extend(self.check_methods(listener));
         }
         let store = &self.store;
         for (key, filters) in [
@@ -114,16 +118,57 @@ impl Config {
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
+    /// What tells who the clients of a listener are, in the order in which it is tried: as the listener says, or everything
+    /// that is configured.
+    pub fn methods(&self, listener: &Listener) -> Vec<Method> {
+        match &listener.authentication {
+            Some(methods) => methods.clone(),
+            None => Method::ALL.into_iter().filter(|method| self.has(*method, listener)).collect(),
+        }
+    }
+
+    /// Whether a method has what it needs.
+    fn has(&self, method: Method, _listener: &Listener) -> bool {
+        match method {
+            Method::Password => self.auth.password_file.is_some(),
+        }
+    }
+
+    /// Whether nobody gets in by a listener who has not shown who it is.
+    fn authenticates(&self, listener: &Listener) -> bool {
+        let anonymous = listener.allow_anonymous.unwrap_or(self.auth.allow_anonymous);
+        listener.client_certificate == ClientCertificate::Required
+            || (!self.methods(listener).is_empty() && !anonymous)
+    }
+
+    fn check_methods(&self, listener: &Listener) -> Vec<String> {
+        let named = listener.authentication.iter().flatten();
+        let lacking = named.filter(|method| !self.has(**method, listener));
+        let text = |method: &Method| {
+            format!(
+                "listener {}: authentication by {} needs {}",
+                listener.name(),
+                method.name(),
+                method.needs()
+            )
+        };
+        lacking.map(text).collect()
+    }
+
+    /// Whether clients of this machine only can connect.
+    pub fn is_local(&self) -> bool {
+        self.listeners.iter().all(Listener::is_local)
+    }
+
     /// The files that a reload reads anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let of = |listener: &Listener| {
-            [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]
-                .into_iter()
-                .flatten()
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        self.listeners.iter().flat_map(of).collect()
+        let of_listeners = self
+            .listeners
+            .iter()
+            .flat_map(|listener| [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]);
+        let of_auth = [&self.auth.password_file, &self.auth.acl_file];
+        let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
+        of_listeners.flatten().cloned().chain(of_auth).collect()
     }
 
     /// All keys as a document in Markdown.

@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use lapwing_protocol::alias::{Naming, TopicPlace};
 use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
 use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use super::packets::{DENIED_DELIVERY, DENIED_SOURCE};
 use super::{Connection, GATHER_BYTES, HeldPublish};
 use crate::auth::Action;
 use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
@@ -17,7 +18,7 @@ use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::{Delivery, Take};
 use crate::registry::Resident;
 use crate::router::Next;
-use crate::session::Transmit;
+use crate::session::{Transmit, Violation};
 use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
 
 /// How many retained messages are looked up at once for a new subscription.
@@ -192,12 +193,8 @@ impl Connection {
         };
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
-        let client_id = &self.resident.session.client_id;
-        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
-        let sent = if policy.restricts_delivery(identity)
-            && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
-        {
-            info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
+        let sent = if let Some(denied) = self.denies(message, delivery.retain) {
+            self.complain("delivery", message.topic_str(), &denied);
             false
         } else {
             let (topic, topic_alias) = self.name_topic(message.topic());
@@ -233,6 +230,19 @@ impl Connection {
                 self.resident.session.outgoing.undeliverable(id);
             }
         }
+    }
+
+    /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
+    fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
+        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
+        let own_topic = message.topic().first() == Some(&b'$');
+        let client_id = &self.resident.session.client_id;
+        if (own_topic || policy.restricts_delivery(identity))
+            && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
+        {
+            return Some(DENIED_DELIVERY);
+        }
+        (retain && !self.core.source_may(&self.trust, message)).then_some(DENIED_SOURCE)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a

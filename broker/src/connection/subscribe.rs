@@ -7,7 +7,7 @@ use lapwing_protocol::property::Properties;
 use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
-use super::packets::REASON_STRING_MAX;
+use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
 use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::router::Subscriber;
@@ -95,7 +95,7 @@ impl Connection {
             Action::Subscribe,
             inner,
         ) {
-            return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
+            return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
         options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());

@@ -241,7 +241,7 @@ async fn admit(
     {
         core.metrics.denied.add(1);
         let rule = policy.rule(&identity, client_id, Action::Publish, will.topic);
-        audit::denied("CONNECT with a will", client_id, &identity, will.topic, &rule);
+        audit::denied("CONNECT with a will", client_id, &identity, will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
         let told = Some("this client may not publish to its will topic");
         return Err(Refuse {

@@ -259,6 +259,7 @@ impl Accepted {
         let peer = |certificates| Peer {
             address,
             listener: shared.name.clone(),
+            place: shared.place,
             transport: shared.config.transport,
             certificates,
             durability: shared.config.durability,
