@@ -126,7 +126,7 @@ async fn serve(
     let address = accepted.address().to_string();
     // Boxed: what only the first second of a connection needs is not kept for its life.
     let introduction = Box::pin(async {
-        let (stream, peer) = match accepted.establish().await {
+        let (stream, peer) = match accepted.establish(&core.live.get().tls).await {
             Ok(established) => established,
             Err(error) => {
                 core.metrics.refused.add(1);

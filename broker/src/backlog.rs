@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lapwing_protocol::flight::OutboundState;
 use tracing::{debug, info};
 
+use crate::auth::Identity;
 use crate::core::{Core, LastWord};
 use crate::message::{Millis, REPLAYED};
 use crate::registry::Resident;
@@ -45,7 +46,8 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         let mut session =
             Session::restored(kept.terms.number, kept.terms.client_id, kept.terms.user, &[], 0, &[]);
         session.will = kept.terms.will;
-        wills.extend(LastWord::take(&mut session));
+        let identity = Identity { user: session.user.clone(), ..Identity::default() };
+        wills.extend(LastWord::take(&mut session, &identity));
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
     // Their connections ended with the earlier run.
@@ -92,8 +94,9 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
         (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
     }
     let (due, client_id) = (session.due_at(), session.client_id.clone());
+    let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest = core.registry.restore(Resident { session: Box::new(session), outbox });
+    let rest = core.registry.restore(Resident { identity, session: Box::new(session), outbox });
     if let Some(due) = due {
         core.agenda.add(due, client_id, rest);
     }
@@ -104,7 +107,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
 pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: Resident) {
     let number = resident.session.number;
     loop {
-        let Resident { session, outbox } = &mut resident;
+        let Resident { session, outbox, .. } = &mut resident;
         let missing = session.outgoing.all_missing(PAGE_MESSAGES);
         if !missing.is_empty() {
             let Ok(deliveries) = core.store.placed(number, missing.clone()).await else { break };

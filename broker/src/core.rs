@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use lapwing_protocol::{PacketId, topic};
-use tracing::{debug, info};
+use tracing::debug;
 
-use crate::auth::{Action, Auth, Identity};
+use crate::auth::{Action, Identity, Policy, audit};
 use crate::backlog;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::janitor::Agenda;
 use crate::journal::Journal;
-use crate::message::{Message, Millis, Seq, SessionNumber};
+use crate::live::{Live, Trust};
+use crate::message::{Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::registry::{Registry, Resident, RestNumber};
@@ -27,8 +28,8 @@ use crate::store::{Durability, Origin, Record, SessionTerms, Store, Ticket};
 pub struct Core {
     /// As it was started with.
     pub config: Config,
-    /// Who may do what.
-    pub auth: Auth,
+    /// Who may do what, and the TLS of the listeners.
+    pub live: Live,
     /// Subscriptions and retained messages.
     pub router: Router,
     /// Sessions.
@@ -61,13 +62,13 @@ pub struct Published {
 
 impl Core {
     /// An empty broker.
-    pub fn new(config: Config, auth: Auth, store: Arc<dyn Store>) -> Core {
+    pub fn new(config: Config, live: Live, store: Arc<dyn Store>) -> Core {
         let limits = &config.limits;
         let cache_bytes_max = if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX };
         let retained =
             Retained::new(limits.retained_messages_max as usize, limits.retained_bytes_max, cache_bytes_max);
         Core {
-            auth,
+            live,
             router: Router::new(retained),
             registry: Registry::new(limits.sessions_max as usize),
             clock: store.clock(),
@@ -185,20 +186,47 @@ impl Core {
 
     /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).
     pub fn publish_will(&self, will: &LastWord) {
-        let LastWord { will, session, client_id, user } = will;
-        let identity = Identity { user: user.clone() };
-        if !self.auth.policy.allows(&identity, client_id, Action::Publish, &will.topic) {
-            info!(client = %client_id, topic = %will.topic, "the will is not published: not authorized");
+        let LastWord { will, session, client_id, identity } = will;
+        let trust = self.live.get();
+        let policy = &trust.auth.policy;
+        let may = policy.renew(identity, client_id, None).map_err(|refused| refused.text).and_then(|now| {
+            let may = policy.allows(&now, client_id, Action::Publish, &will.topic);
+            may.then_some(()).ok_or_else(|| policy.rule(&now, client_id, Action::Publish, &will.topic))
+        });
+        if let Err(rule) = may {
+            self.metrics.denied.add(1);
+            audit::denied("will", client_id, identity, &will.topic, &rule, 0);
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
         let journal = Journal::new(&*self.store, self.durability(&will.topic, None));
-        self.publish_for_nobody(&will.message(*session, self.now()), journal);
+        let source = self.source(identity, client_id).filter(|_| will.retain);
+        self.publish_for_nobody(&will.message(*session, self.now(), source), journal);
+    }
+
+    /// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
+    pub fn source<'a>(&self, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
+        let asks = self.config.auth.retained_source_checked
+            && identity.rights.is_some()
+            && identity.grants.is_none();
+        asks.then_some(Source { client_id, user: identity.user.as_deref() })
+    }
+
+    /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
+    pub fn source_may(&self, trust: &Trust, message: &Message) -> bool {
+        let Some(source) = message.source().filter(|_| message.published_at() < trust.since) else {
+            return true;
+        };
+        let identity = Identity { user: source.user.map(Arc::from), ..Identity::default() };
+        let policy = &trust.auth.policy;
+        policy.renew(&identity, source.client_id, None).is_ok_and(|identity| {
+            policy.allows(&identity, source.client_id, Action::Publish, message.topic_str())
+        })
     }
 
     /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
     pub fn record_session(&self, resident: &mut Resident, connected: bool) {
-        let Resident { session, outbox } = resident;
+        let Resident { session, outbox, .. } = resident;
         let worth = outbox.is_stored() || session.will.is_some();
         if !self.store.keeps() || !(worth || session.recorded) {
             return;
@@ -243,7 +271,7 @@ impl Core {
     /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
     /// `sent`, also what is on its way.
     pub fn give_shared(&self, resident: &mut Resident, group: Option<NonZeroU32>, sent: bool) {
-        let Resident { session, outbox } = resident;
+        let Resident { session, outbox, .. } = resident;
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
         let mut wakers = Vec::new();
@@ -263,18 +291,48 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Removes the subscriptions of a session that its user has no right to any more; how many they were.
+    pub fn revoke(&self, policy: &dyn Policy, resident: &mut Resident) -> usize {
+        let Resident { session, identity, .. } = resident;
+        let denied = |filter: &&str| {
+            let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
+            !policy.allows(identity, &session.client_id, Action::Subscribe, inner)
+        };
+        let revoked: Vec<Box<str>> =
+            session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
+        let count = revoked.len();
+        for filter in revoked {
+            let Resident { session, outbox, identity } = &mut *resident;
+            let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
+            let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
+            audit::revoked(&session.client_id, identity, &filter, &rule);
+            self.metrics.denied.add(1);
+            let (group, number) = (self.router.group(&filter), session.number);
+            session.subscriptions.remove(&filter);
+            self.router.unsubscribe(&filter, number);
+            let stored = outbox.is_stored();
+            if let Some(group) = group {
+                self.give_shared(resident, Some(group), false);
+            }
+            if stored {
+                self.store.append(Record::Unsubscribed { session: number, filter }, Durability::None);
+            }
+        }
+        count
+    }
+
     /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
     /// when it will not come back, if `durability` is asked for.
     pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
         resident.outbox.disconnect();
         self.give_shared(&mut resident, None, true);
-        let Resident { session, outbox } = &mut resident;
+        let Resident { session, outbox, identity } = &mut resident;
         let mut shared = false;
         for (filter, _) in session.subscriptions.iter() {
             shared |= topic::shared(filter).is_some();
             self.router.unsubscribe(filter, session.number);
         }
-        if let Some(will) = LastWord::take(session) {
+        if let Some(will) = LastWord::take(session, identity) {
             self.publish_will(&will);
         }
         if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
@@ -288,7 +346,7 @@ impl Core {
 
     /// The last record of a session.
     pub fn forget_session(&self, resident: &Resident, durability: Durability) -> Ticket {
-        let Resident { session, outbox } = resident;
+        let Resident { session, outbox, .. } = resident;
         outbox.close();
         match session.recorded {
             true => self.store.append(Record::SessionEnded { session: session.number }, durability),
@@ -307,9 +365,9 @@ impl Core {
             }
             return;
         }
-        let due = self.registry.resting(client_id, rest, |session| {
+        let due = self.registry.with_resting(client_id, rest, |Resident { session, identity, .. }| {
             let due = session.will_at.take_if(|at| *at <= now);
-            (due.and_then(|_| LastWord::take(session)), session.due_at())
+            (due.and_then(|_| LastWord::take(session, identity)), session.due_at())
         });
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
@@ -328,17 +386,17 @@ pub struct LastWord {
     will: Will,
     session: SessionNumber,
     client_id: Arc<str>,
-    user: Option<Arc<str>>,
+    identity: Identity,
 }
 
 impl LastWord {
     /// Takes the will out of a session, so that it is published once.
-    pub fn take(session: &mut Session) -> Option<LastWord> {
+    pub fn take(session: &mut Session, identity: &Identity) -> Option<LastWord> {
         session.will.take().map(|will| LastWord {
             will,
             session: session.number,
             client_id: session.client_id.clone(),
-            user: session.user.clone(),
+            identity: identity.clone(),
         })
     }
 }

@@ -22,12 +22,14 @@ mod core;
 mod handshake;
 mod janitor;
 pub mod journal;
+mod live;
 pub mod message;
 mod metrics;
 pub mod net;
 pub mod outbox;
 mod output;
 mod registry;
+mod reload;
 pub mod router;
 pub mod session;
 pub mod store;
@@ -38,13 +40,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use lapwing_protocol::{QoS, ReasonCode, Version};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
+use crate::live::Live;
+use crate::reload::Own;
 use crate::store::{DurableStore, MemoryStore, Options, Store};
 
 /// The version of this broker.
@@ -60,6 +64,7 @@ pub struct Broker {
     acceptors: JoinSet<()>,
     background: JoinSet<()>,
     connections: Arc<accept::Connections>,
+    reloads: mpsc::Sender<reload::Request>,
 }
 
 /// Why a broker did not start.
@@ -67,6 +72,8 @@ pub struct Broker {
 pub enum StartError {
     /// The configuration is wrong.
     Config(config::ConfigErrors),
+    /// A file that the configuration names is not good.
+    Files(String),
     /// A listener could not be opened.
     Bind(net::BindError),
     /// The state could not be opened.
@@ -77,6 +84,7 @@ impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StartError::Config(error) => error.fmt(f),
+            StartError::Files(error) => error.fmt(f),
             StartError::Bind(error) => error.fmt(f),
             StartError::Store(error) => error.fmt(f),
         }
@@ -89,7 +97,7 @@ impl std::error::Error for StartError {}
 #[derive(Debug)]
 pub struct Builder {
     config: Config,
-    auth: Auth,
+    auth: Option<Auth>,
     store: Option<Arc<dyn Store>>,
 }
 
@@ -101,17 +109,17 @@ impl Builder {
         self
     }
 
-    /// Who may do what; the default lets everybody do everything.
+    /// Who may do what, in place of what `[auth]` of the configuration says.
     #[must_use]
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
-        self.auth.policy = Arc::new(policy);
+        self.auth.get_or_insert_default().policy = Arc::new(policy);
         self
     }
 
     /// Adds an enhanced authentication method.
     #[must_use]
     pub fn auth_method(mut self, method: impl AuthMethod + 'static) -> Self {
-        self.auth.methods.push(Arc::new(method));
+        self.auth.get_or_insert_default().methods.push(Arc::new(method));
         self
     }
 
@@ -128,12 +136,14 @@ impl Builder {
     /// [`StartError`]; no port stays open then.
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
+        let own = Own::new(&self.config, self.auth);
+        let (auth, tls) = reload::load(&self.config, &own).map_err(StartError::Files)?;
         let listeners = net::bind_all(&self.config).await.map_err(StartError::Bind)?;
         let store = match self.store {
             Some(store) => store,
             None => open_store(&self.config.store).map_err(StartError::Store)?,
         };
-        let core = Arc::new(Core::new(self.config, self.auth, store));
+        let core = Arc::new(Core::new(self.config, Live::new(auth, tls, store.clock().now()), store));
         backlog::restore(&core).map_err(StartError::Store)?;
         let (stopping, stopped) = watch::channel(false);
         let connections = Arc::new(accept::Connections::default());
@@ -147,8 +157,18 @@ impl Builder {
         let mut background = JoinSet::new();
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
-        Ok(Broker { core, listeners: names, stopping, acceptors, background, connections })
+        let (reloads, requests) = mpsc::channel(4);
+        background.spawn(reload::run(core.clone(), own, requests));
+        Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads })
     }
+}
+
+/// Reads every file that a configuration names, as a start would.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn check_files(config: &Config) -> Result<(), String> {
+    reload::load(config, &Own::new(config, None)).map(drop)
 }
 
 /// What `[store]` says.
@@ -184,12 +204,21 @@ impl Drop for Broker {
 impl Broker {
     /// What to start a broker with.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), auth: Auth::default(), store: None }
+        Builder { config: Config::default(), auth: None, store: None }
     }
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> &[Arc<str>] {
         &self.listeners
+    }
+
+    /// Reads the files of the configuration anew: users, rules, keys and certificates; also done when one of them changes. The
+    /// keys of the configuration itself stay as they are.
+    ///
+    /// # Errors
+    /// What is wrong with them; all stays as it was then.
+    pub async fn reload(&self) -> Result<(), String> {
+        reload::ask(&self.reloads).await
     }
 
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within

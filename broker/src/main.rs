@@ -1,5 +1,7 @@
 //! The program: arguments, configuration, log, signals. Everything else is the library.
 
+mod commands;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,6 +33,12 @@ struct Arguments {
     /// Keep everything in memory only: a restart forgets it
     #[arg(long, conflicts_with = "data_dir")]
     in_memory: bool,
+    /// The address to listen on, like 0.0.0.0:1883, in place of this machine only; needs authentication
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "port")]
+    listen: Option<String>,
+    /// The users and their passwords (auth.password_file); `lapwing user add` makes it
+    #[arg(long, value_name = "FILE", global = true)]
+    password_file: Option<String>,
     /// More log: -v debug, -vv trace
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
@@ -50,6 +58,11 @@ enum Command {
     /// Look after the state on disk
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Look after the users and their passwords
+    #[command(subcommand)]
+    User(commands::user::User),
+    /// Say what a client may do, and which rule decides
+    Explain(commands::explain::Explain),
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,11 +120,20 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&errors),
     };
-    if let Some(Command::Store(command)) = &arguments.command {
-        return store(command, Path::new(&config.store.data_dir)).unwrap_or_else(|error| fail(&error));
+    match &arguments.command {
+        Some(Command::Store(command)) => {
+            return store(command, Path::new(&config.store.data_dir)).unwrap_or_else(|error| fail(&error));
+        }
+        Some(Command::User(command)) => {
+            return commands::user::run(command, &config).unwrap_or_else(|error| fail(&error));
+        }
+        Some(Command::Explain(explain)) => {
+            return commands::explain::run(explain, &config).unwrap_or_else(|error| fail(&error));
+        }
+        None => {}
     }
     if arguments.test_config {
-        if let Err(error) = lapwing::net::check(&config) {
+        if let Err(error) = lapwing::check_files(&config) {
             return fail(&error);
         }
         println!("the configuration is good");
@@ -146,6 +168,16 @@ fn configure(arguments: &Arguments) -> Result<Config, ConfigErrors> {
         let host = first.address.rsplit_once(':').map_or("localhost", |(host, _)| host).to_owned();
         first.address = format!("{host}:{port}");
     }
+    if let Some(address) = &arguments.listen {
+        let first = config.listeners.first_mut();
+        first
+            .ok_or_else(|| ConfigErrors(vec!["--listen needs a listener".to_owned()]))?
+            .address
+            .clone_from(address);
+    }
+    if let Some(file) = &arguments.password_file {
+        config.auth.password_file = Some(file.clone());
+    }
     if let Some(folder) = &arguments.data_dir {
         config.store.data_dir.clone_from(folder);
     }
@@ -179,13 +211,13 @@ async fn serve(config: Config) -> ExitCode {
         |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
     let (mut terminate, mut interrupt, mut hangup) =
         (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
-    let local = config.listeners.iter().all(|listener| !listener.open);
+    let local = config.is_local();
     let broker = match Broker::builder().config(config).start().await {
         Ok(broker) => broker,
         Err(error) => return fail(&error),
     };
     let scope = if local {
-        " (this machine only; examples/lapwing.toml shows how to open it to your network)"
+        " (this machine only; to open it to your network: lapwing user add NAME --password-file users && lapwing --listen 0.0.0.0:1883 --password-file users)"
     } else {
         ""
     };
@@ -203,7 +235,11 @@ async fn serve(config: Config) -> ExitCode {
         tokio::select! {
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
-            () = next(&mut hangup) => warn!("SIGHUP: the configuration cannot be reloaded yet; restart to apply it"),
+            () = next(&mut hangup) => {
+                info!("SIGHUP: reading users, rules, keys and certificates anew; changed keys of the configuration need a restart");
+                // How it went is in the log.
+                let _ = broker.reload().await;
+            }
         }
     }
     info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");

@@ -29,6 +29,27 @@ const PUBLISHED: std::ops::Range<usize> = 24..32;
 const HEAD: usize = 32;
 const NEVER: u64 = u64::MAX;
 const RETAIN: u8 = 0b100;
+/// Behind the payload stands who published it, and then how long that is, in two bytes.
+const SOURCED: u8 = 0b1000;
+/// The longest source that is kept, in bytes.
+const SOURCE_MAX: usize = 4_096;
+
+/// Who published a message, kept with it where it is worth asking again whether they still may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// The client identifier.
+    pub client_id: &'a str,
+    /// The user.
+    pub user: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// Neither part holds U+0000: MQTT forbids it.
+    fn to_bytes(self) -> Vec<u8> {
+        let user = self.user.map(|user| [b"\0", user.as_bytes()].concat());
+        [self.client_id.as_bytes(), &user.unwrap_or_default()].concat()
+    }
+}
 
 /// What a message is made of.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +90,17 @@ pub enum Expiry {
 impl Message {
     /// Copies the content into one allocation.
     pub fn new(content: &Content<'_>) -> Message {
+        Message::from_source(content, None)
+    }
+
+    /// As [`new`](Self::new), with who published it.
+    pub fn from_source(content: &Content<'_>, source: Option<Source<'_>>) -> Message {
         let Content { topic, properties, payload, .. } = content;
         let body = HEAD + topic.len();
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, body + properties.len() + payload.len()).collect();
+        let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
+        let behind = source.as_ref().map_or(0, |source| source.len() + 2);
+        let end = body + properties.len() + payload.len();
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
             out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
             out[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
@@ -82,7 +111,12 @@ impl Message {
             out[FLAGS] = content.qos as u8 | if content.retain { RETAIN } else { 0 };
             out[HEAD..body].copy_from_slice(topic.as_bytes());
             out[body..body + properties.len()].copy_from_slice(properties);
-            out[body + properties.len()..].copy_from_slice(payload);
+            out[body + properties.len()..end].copy_from_slice(payload);
+            if let Some(source) = source {
+                out[FLAGS] |= SOURCED;
+                out[end..end + source.len()].copy_from_slice(&source);
+                out[end + source.len()..].copy_from_slice(&(source.len() as u16).to_le_bytes());
+            }
         }
         Message(bytes)
     }
@@ -95,10 +129,10 @@ impl Message {
     /// Reads [`as_bytes`](Self::as_bytes) back; `None` where they are no message.
     pub fn from_bytes(bytes: &[u8]) -> Option<Message> {
         let message = Message(bytes.into());
-        let whole = bytes.len() >= HEAD && message.payload_start() <= bytes.len();
+        let whole = bytes.len() >= HEAD && message.payload_start() <= message.payload_end();
         let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
         let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
-        (named && flags & !0b111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
+        (named && flags & !0b1111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
@@ -111,6 +145,26 @@ impl Message {
 
     fn payload_start(&self) -> usize {
         self.topic_end() + u32::from_le_bytes(self.array(PROPERTIES_LEN)) as usize
+    }
+
+    #[inline]
+    fn payload_end(&self) -> usize {
+        let len = self.0.len();
+        match self.0.get(FLAGS).copied().unwrap_or(0) & SOURCED {
+            0 => len,
+            _ => len
+                .saturating_sub(2 + usize::from(u16::from_le_bytes(self.array(len.saturating_sub(2)..len)))),
+        }
+    }
+
+    /// Who published it, where that was kept.
+    pub fn source(&self) -> Option<Source<'_>> {
+        let bytes = self.0.get(self.payload_end()..)?;
+        let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
+        Some(match text.split_once('\0') {
+            Some((client_id, user)) => Source { client_id, user: Some(user) },
+            None => Source { client_id: text, user: None },
+        })
     }
 
     /// The topic name, as bytes of UTF-8.
@@ -133,7 +187,7 @@ impl Message {
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.0.get(self.payload_start()..).unwrap_or(&[])
+        self.0.get(self.payload_start()..self.payload_end()).unwrap_or(&[])
     }
 
     /// As published.
@@ -237,8 +291,39 @@ mod tests {
             ("a/ä", &[1, 1][..], &b"xyz"[..])
         );
         assert_eq!((message.qos(), message.retain(), message.publisher()), (QoS::ExactlyOnce, true, 7));
+        assert_eq!(
+            (message.source(), Message::from_bytes(message.as_bytes())),
+            (None, Some(message.clone()))
+        );
         assert_eq!(message.expiry(0), Expiry::Left(5));
         assert_eq!(message.expiry(4_001), Expiry::Left(1));
         assert_eq!(message.expiry(5_000), Expiry::Expired);
+    }
+
+    #[test]
+    fn a_message_keeps_who_published_it_through_the_store() {
+        let content = Content {
+            topic: "a",
+            properties: &[1, 1],
+            payload: b"xyz",
+            qos: QoS::AtMostOnce,
+            retain: true,
+            publisher: 7,
+            published_at: 0,
+            expires_at: None,
+        };
+        for source in [Source { client_id: "c", user: Some("ann") }, Source { client_id: "", user: None }] {
+            let message = Message::from_source(&content, Some(source));
+            let read = Message::from_bytes(message.as_bytes()).unwrap();
+            assert_eq!(
+                (read.source(), read.payload(), read.properties()),
+                (Some(source), &b"xyz"[..], &[1, 1][..])
+            );
+        }
+        let mut cut =
+            Message::from_source(&content, Some(Source { client_id: "c", user: None })).as_bytes().to_vec();
+        let len = cut.len();
+        cut[len - 2..].copy_from_slice(&u16::MAX.to_le_bytes());
+        assert_eq!(Message::from_bytes(&cut), None);
     }
 }

@@ -50,6 +50,10 @@ counters! {
     connections,
     /// Connections refused or closed for breaking a rule.
     refused,
+    /// Clients that could not say who they are.
+    authentication_failures,
+    /// Things that clients were not allowed to do.
+    denied,
     /// Sessions that expired.
     sessions_expired,
 }

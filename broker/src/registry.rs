@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::task::AtomicWaker;
 use lapwing_protocol::ReasonCode;
 use tokio::sync::oneshot;
 
+use crate::auth::Identity;
 use crate::outbox::Outbox;
 use crate::session::Session;
 
@@ -23,6 +25,8 @@ pub struct Resident {
     pub session: Box<Session>,
     /// Its queue.
     pub outbox: Arc<Outbox>,
+    /// Whose it is, as its last connection was recognized.
+    pub identity: Identity,
 }
 
 /// Why a connection is told to end.
@@ -37,6 +41,23 @@ pub enum End {
     },
     /// The broker or its operator ends it.
     Closed(ReasonCode),
+}
+
+/// What a connection brings to its claim.
+#[derive(Debug)]
+pub struct Claimant<'a> {
+    /// Itself.
+    pub connection: ConnectionNumber,
+    /// Its user; a session belongs to its user.
+    pub user: Option<&'a Arc<str>>,
+    /// Another user may have the session, too.
+    pub any_user: bool,
+    /// Tells it when to end.
+    pub end: oneshot::Sender<End>,
+    /// Wakes it when there is news for all connections.
+    pub nudge: Arc<AtomicWaker>,
+    /// What it is called in the log.
+    pub by: &'a Arc<str>,
 }
 
 /// What a claim found.
@@ -56,8 +77,16 @@ pub enum Claim {
 
 #[derive(Debug)]
 enum Entry {
-    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, user: Option<Arc<str>> },
-    Resting { resident: Resident, rest: RestNumber },
+    Live {
+        connection: ConnectionNumber,
+        end: Option<oneshot::Sender<End>>,
+        user: Option<Arc<str>>,
+        nudge: Arc<AtomicWaker>,
+    },
+    Resting {
+        resident: Resident,
+        rest: RestNumber,
+    },
 }
 
 /// Names one rest of one session, so that a timer of an earlier rest does nothing.
@@ -101,15 +130,9 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes `connection` the one that has this client identifier (`[MQTT-3.1.4-3]`). `end` tells it when to end.
-    pub fn claim(
-        &self,
-        client_id: &Arc<str>,
-        user: Option<&Arc<str>>,
-        connection: ConnectionNumber,
-        end: oneshot::Sender<End>,
-        by: &Arc<str>,
-    ) -> Claim {
+    /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
+    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant<'_>) -> Claim {
+        let Claimant { connection, user, any_user, end, nudge, by } = claimant;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
@@ -120,11 +143,11 @@ impl Registry {
             None => None,
         };
         match owner {
-            Some(owner) if owner != user => return Claim::ForeignUser,
+            Some(owner) if owner != user && !any_user => return Claim::ForeignUser,
             None if inner.entries.len() >= self.sessions_max => return Claim::Full,
             _ => {}
         }
-        let entry = Entry::Live { connection, end: Some(end), user: user.cloned() };
+        let entry = Entry::Live { connection, end: Some(end), user: user.cloned(), nudge };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
             Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
@@ -225,6 +248,25 @@ impl Registry {
                 let _ = end.send(End::Closed(reason));
             }
         }
+    }
+
+    /// Wakes every connection: there is news for all of them.
+    pub fn nudge(&self) {
+        let live = |entry: &Entry| match entry {
+            Entry::Live { nudge, .. } => Some(nudge.clone()),
+            Entry::Resting { .. } => None,
+        };
+        let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
+        nudges.iter().for_each(|nudge| nudge.wake());
+    }
+
+    /// The sessions that rest now.
+    pub fn all_resting(&self) -> Vec<(Arc<str>, RestNumber)> {
+        let resting = |(client_id, entry): (&Arc<str>, &Entry)| match entry {
+            Entry::Resting { rest, .. } => Some((client_id.clone(), *rest)),
+            Entry::Live { .. } => None,
+        };
+        self.lock().entries.iter().filter_map(resting).collect()
     }
 
     /// How many there are.

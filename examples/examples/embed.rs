@@ -3,7 +3,7 @@
 //! `cargo run --example embed`, then in another terminal
 //! `mosquitto_sub -p 1884 -t 'public/#' -v` and `mosquitto_pub -p 1884 -t public/hello -m hi`.
 
-use lapwing::auth::{Action, Credentials, Identity, Policy};
+use lapwing::auth::{Action, Credentials, Identity, Policy, Refused, Verdict};
 use lapwing::config::Config;
 use lapwing::{Broker, ReasonCode};
 
@@ -11,12 +11,17 @@ use lapwing::{Broker, ReasonCode};
 struct HouseRules;
 
 impl Policy for HouseRules {
-    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, ReasonCode> {
-        match (credentials.user_name, credentials.password) {
-            (Some("admin"), Some(b"only-an-example")) => Ok(Identity { user: Some("admin".into()) }),
-            (Some("admin"), _) => Err(ReasonCode::BadUserNameOrPassword),
-            _ => Ok(Identity::default()),
-        }
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+        // This may wait for a database, say.
+        Box::pin(async move {
+            match (credentials.user_name, credentials.password) {
+                (Some("admin"), Some(b"only-an-example")) => Ok(Identity::of("admin")),
+                (Some("admin"), _) => {
+                    Err(Refused::new(ReasonCode::BadUserNameOrPassword, "not the password of admin"))
+                }
+                _ => Ok(Identity::default()),
+            }
+        })
     }
 
     fn allows(&self, identity: &Identity, _client_id: &str, _action: Action, topic: &str) -> bool {

@@ -4,6 +4,7 @@
 //! read by `mqttbytes` as well, where that is sound. [`script`] plays dialogues written as data (`tests/cases/conformance/`).
 //! [`model`] drives a session without sockets. [`table`] makes `docs/CONFORMANCE.md` from the statements of the standards and the tests that show them.
 
+pub mod access;
 pub mod client;
 pub mod disk;
 pub mod ledger;

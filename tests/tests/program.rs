@@ -141,10 +141,10 @@ fn a_client_that_does_not_read_delays_the_stop_only_so_long() {
 }
 
 #[test]
-fn sighup_ends_nothing() {
+fn sighup_reads_the_files_anew_and_ends_nothing() {
     let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
     broker.signal("HUP");
-    broker.wait_for("SIGHUP");
+    broker.wait_for("reloaded");
     let mut stream = open(&broker.address("mqtt"));
     stream.write_all(&connect_packet("x", "3.1.1")).unwrap();
     assert_eq!(packet(&mut stream, "3.1.1").unwrap().0, "connack");

@@ -95,6 +95,7 @@ fn only_the_outbox_and_the_tables_that_all_share_have_locks() {
         "router/retained.rs",
         "budget.rs",
         "janitor.rs",
+        "live.rs",
         // The store's threads and the broker's tasks.
         "store/shared.rs",
         "store/durable.rs",

@@ -1,20 +1,78 @@
 //! Who a client is and what it may do: the points where the broker asks.
 //!
-//! One [`Policy`] answers both. The default lets everybody do everything, which is right for a listener on loopback; passwords,
-//! certificates and access lists come as policies of their own. Enhanced authentication (`4.12`) is a [`AuthMethod`] for each
-//! method name.
+//! One [`Policy`] answers both. The default lets everybody do everything, which is right for a listener on loopback; a program
+//! that embeds the broker can bring its own. Enhanced authentication (`4.12`) is a [`AuthMethod`] for each method name.
 
+pub mod acl;
+pub mod audit;
+mod configured;
+pub(crate) mod load;
+pub mod password;
+pub mod scram;
+mod secret;
+pub mod template;
+mod throttle;
+
+pub use configured::Configured;
+pub use load::configured;
+pub use secret::Secret;
+
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use lapwing_protocol::ReasonCode;
 
 use crate::net::Peer;
 
-/// A client that was let in.
+/// A client that was let in: all that is known of who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The user, if there is one. A session belongs to its user.
     pub user: Option<Arc<str>>,
+    /// The groups that the user is in.
+    pub groups: Arc<[Box<str>]>,
+    /// The listener it came by.
+    pub listener: Arc<str>,
+    /// How it was recognized, like `password`; empty: it was not.
+    pub method: &'static str,
+    /// When the credentials end, in seconds since the Unix epoch: the client is disconnected then.
+    pub expires_at_s: Option<u64>,
+    /// The client identifier that goes with the credentials, in place of none or another.
+    pub client_id: Option<Arc<str>>,
+    /// The groups among them that came with the credentials; the others are as the rules say.
+    pub(crate) brought: Arc<[Box<str>]>,
+    /// Rules that came with the credentials.
+    pub(crate) grants: Option<Arc<[acl::Rule]>>,
+    /// What the rules come to for this client.
+    pub(crate) rights: Option<Arc<acl::Rights>>,
+}
+
+impl Identity {
+    /// A user known by name and nothing else.
+    pub fn of(user: &str) -> Identity {
+        Identity { user: Some(user.into()), ..Identity::default() }
+    }
+}
+
+/// Why a client is not let in, or not any longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// For CONNACK or DISCONNECT.
+    pub reason: ReasonCode,
+    /// For the log: cause and remedy.
+    pub text: String,
+    /// For the client, where the log says more than it should know.
+    pub told: Option<&'static str>,
+    /// It may be guessing: the answer waits a second.
+    pub slow: bool,
+}
+
+impl Refused {
+    /// With the same words for the log and for the client.
+    pub fn new(reason: ReasonCode, text: impl Into<String>) -> Refused {
+        Refused { reason, text: text.into(), told: None, slow: false }
+    }
 }
 
 /// What a client brings to be let in.
@@ -51,20 +109,39 @@ pub enum Action {
     Receive,
 }
 
+/// An answer that may take a while: hashing a password, asking somebody.
+pub type Verdict<'a> = Pin<Box<dyn Future<Output = Result<Identity, Refused>> + Send + 'a>>;
+
 /// The one place that decides.
 pub trait Policy: Send + Sync {
-    /// Lets a client in.
-    ///
-    /// # Errors
-    /// The reason code for CONNACK.
-    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, ReasonCode>;
+    /// Lets a client in, or says why not. The caller bounds the time.
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a>;
 
     /// Whether a client may do this.
     fn allows(&self, identity: &Identity, client_id: &str, action: Action, topic: &str) -> bool;
 
-    /// Whether [`Action::Receive`] has to be asked at each delivery.
-    fn restricts_delivery(&self) -> bool {
+    /// Whether [`Action::Receive`] has to be asked at each delivery to this client.
+    fn restricts_delivery(&self, _identity: &Identity) -> bool {
         true
+    }
+
+    /// The rule that decides, for people.
+    fn rule(&self, _identity: &Identity, _client_id: &str, _action: Action, _topic: &str) -> String {
+        "the policy of this program".to_owned()
+    }
+
+    /// What has become of a client that an earlier policy let in: asked when this one takes its place, and when a session is
+    /// back that nobody has claimed since.
+    ///
+    /// # Errors
+    /// Why it may not stay.
+    fn renew(
+        &self,
+        identity: &Identity,
+        _client_id: &str,
+        _peer: Option<&Peer>,
+    ) -> Result<Identity, Refused> {
+        Ok(identity.clone())
     }
 }
 
@@ -73,15 +150,16 @@ pub trait Policy: Send + Sync {
 pub struct Open;
 
 impl Policy for Open {
-    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, ReasonCode> {
-        Ok(Identity { user: credentials.user_name.map(Arc::from) })
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+        let (user, listener) = (credentials.user_name.map(Arc::from), credentials.peer.listener.clone());
+        Box::pin(std::future::ready(Ok(Identity { user, listener, ..Identity::default() })))
     }
 
     fn allows(&self, _: &Identity, _: &str, _: Action, _: &str) -> bool {
         true
     }
 
-    fn restricts_delivery(&self) -> bool {
+    fn restricts_delivery(&self, _: &Identity) -> bool {
         false
     }
 }

@@ -129,6 +129,28 @@ choices! {
 }
 
 choices! {
+    /// What happens to a subscription that is wider than what the rules allow.
+    WideSubscriptions {
+        /// It is refused: 0x87.
+        #[default]
+        Refuse = "refuse",
+        /// It is accepted where some of it is allowed, and brings only that.
+        Filter = "filter",
+    }
+}
+
+choices! {
+    /// What an MQTT 3 client is told that publishes what it may not.
+    DeniedPublish {
+        /// That all is well: there is no other answer, and the message is dropped.
+        #[default]
+        Acknowledge = "acknowledge",
+        /// Its connection is closed.
+        Close = "close",
+    }
+}
+
+choices! {
     /// The form of a log line.
     LogFormat {
         /// For people.
@@ -260,6 +282,45 @@ sections! {
         memory_pause_percent: u32 = 70, 1..=100;
         /// How long a stop waits for clients that do not read, in seconds.
         shutdown_timeout_s: u32 = 10, 0..=3_600;
+    }
+    /// Who clients are and what they may do (docs/SECURITY.md). Without any of it everybody may do everything.
+    Auth auth {
+        /// Whether clients without credentials are let in beside those with. Without any authentication everybody is. Also for each listener.
+        allow_anonymous: bool = false, ANY;
+        /// The users and their passwords, one a line; made by `lapwing user add`. Files of mosquitto_passwd are read as they are.
+        password_file: Option<String> = None, ANY;
+        /// Whether a password that Mosquitto hashed ($6$, $7$) is hashed anew with argon2id, in the file, when its user logs in.
+        password_rehash: bool = false, ANY;
+        /// The memory that argon2id takes for a new password, in bytes.
+        password_memory_bytes: u64 = 8_388_608, 65_536..=1_073_741_824;
+        /// How often argon2id passes over that memory for a new password.
+        password_passes: u32 = 1, 1..=64;
+        /// How many passwords are hashed at once; 0: half of the cores.
+        password_hashers_max: u32 = 0, 0..=1_024;
+        /// How many passwords wait to be hashed; above that clients are told that the server is busy (0x89).
+        password_queue_max: u32 = 1_000, 1..=100_000;
+        /// How long a password that was found right needs no hashing again, in seconds; 0: never. What is remembered is in memory only, and not the password.
+        password_cache_s: u32 = 86_400, 0..=31_536_000;
+        /// How many of them are remembered.
+        password_cache_entries_max: u32 = 100_000, 0..=10_000_000;
+        /// How many wrong passwords within a minute before an address (a /64 network of IPv6) is refused with 0x9F for the rest of it; 0: any number.
+        failures_per_address_max: u32 = 10, 0..=1_000_000;
+        /// The client identifier that a user must have: a text in which %u is the user, and a * at the end is anything. None: any.
+        client_id_template: Option<String> = None, ANY;
+        /// The access rules: TOML if it ends in .toml, else Mosquitto's format. Without it everybody who is let in may do everything; with it nothing that no rule allows.
+        acl_file: Option<String> = None, ANY;
+        /// What happens to a subscription that is wider than what the rules allow, as # is where a/# is allowed: "refuse" it, or "filter" what it brings.
+        wide_subscriptions: WideSubscriptions = WideSubscriptions::Refuse, ANY;
+        /// Whether a retained message is delivered only as long as its publisher may publish to its topic.
+        retained_source_checked: bool = true, ANY;
+        /// What an MQTT 3 client is told that publishes what it may not: "acknowledge" and drop, or "close" the connection. MQTT 5 has 0x87 for it.
+        denied_publish: DeniedPublish = DeniedPublish::Acknowledge, ANY;
+        /// Whether a session can only be resumed and taken over by the user that made it; another one with the same client identifier is refused with 0x85.
+        sessions_belong_to_users: bool = true, ANY;
+        /// Whether a client whose right to one of its subscriptions is revoked is disconnected (0x87), rather than only losing the subscription.
+        revoked_disconnects: bool = false, ANY;
+        /// Whether sessions at rest end, with all that waits in them, when a reload finds that their user was removed. Otherwise they wait for their expiry, and nobody can resume them.
+        removed_users_end_sessions: bool = false, ANY;
     }
     /// Where the state is kept, and how safely (docs/PROMISES.md).
     Store store {

@@ -57,15 +57,44 @@ pub enum ClientCertificate {
     Required,
 }
 
+/// What tells who a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// User name and password, by the password file.
+    Password,
+}
+
+impl Method {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Method; 1] = [Method::Password];
+
+    /// As it is called in the configuration and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Password => "password",
+        }
+    }
+
+    /// The key that it needs.
+    pub(super) const fn needs(self) -> &'static str {
+        match self {
+            Method::Password => "auth.password_file",
+        }
+    }
+}
+
 /// A listener.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // Each field is a key of `KEYS`, which says what it is.
 pub struct Listener {
+    pub label: Option<String>,
     pub address: String,
     pub transport: Transport,
     pub path: Option<PathBuf>,
     pub socket_mode: u32,
     pub open: bool,
+    pub authentication: Option<Vec<Method>>,
+    pub allow_anonymous: Option<bool>,
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
     pub client_ca_file: Option<PathBuf>,
@@ -81,11 +110,14 @@ pub struct Listener {
 impl Default for Listener {
     fn default() -> Self {
         Listener {
+            label: None,
             address: "localhost:1883".to_owned(),
             transport: Transport::Tcp,
             path: None,
             socket_mode: 0o660,
             open: false,
+            authentication: None,
+            allow_anonymous: None,
             certificate_file: None,
             key_file: None,
             client_ca_file: None,
@@ -102,6 +134,7 @@ impl Default for Listener {
 
 /// Name, default and words of each key.
 pub(super) const KEYS: &[(&str, &str, &str)] = &[
+    ("name", "its address", "What rules and logs of authentication call it."),
     ("address", "\"localhost:1883\"", "Host and port; `localhost` is IPv4 and IPv6, port 0 any free one."),
     ("transport", "\"tcp\"", "\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"."),
     ("path", "none", "The Unix socket."),
@@ -110,6 +143,16 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "open",
         "false",
         "Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.",
+    ),
+    (
+        "authentication",
+        "all that is configured",
+        "What tells who a client is, in the order in which it is tried: a list of \"password\"; empty: nothing.",
+    ),
+    (
+        "allow_anonymous",
+        "auth.allow_anonymous",
+        "Whether clients without credentials are let in beside those with.",
     ),
     ("certificate_file", "none", "The certificate chain of the server, PEM."),
     ("key_file", "none", "Its private key, PEM."),
@@ -168,6 +211,16 @@ impl Listener {
         };
         Some(match name {
             "address" => text().map(|text| self.address = text),
+            "name" => text().map(|text| self.label = Some(text)),
+            "authentication" => value::list(given).and_then(|names| {
+                let named = |name: &String| Method::ALL.into_iter().find(|method| method.name() == name);
+                let all = Method::ALL.map(|method| format!("\"{}\"", method.name())).join(", ");
+                let methods: Option<Vec<_>> = names.iter().map(named).collect();
+                methods
+                    .map(|methods| self.authentication = Some(methods))
+                    .ok_or_else(|| format!("a list of {all}"))
+            }),
+            "allow_anonymous" => value::boolean(given).map(|allow| self.allow_anonymous = Some(allow)),
             "path" => file().map(|path| self.path = path),
             "open" => value::boolean(given).map(|open| self.open = open),
             "nodelay" => value::boolean(given).map(|nodelay| self.nodelay = nodelay),
@@ -201,8 +254,20 @@ impl Listener {
         }
     }
 
-    /// What would make it fail, as far as can be told without opening the port.
-    pub(super) fn check(&self) -> Vec<String> {
+    /// Whether clients of this machine only can connect.
+    pub fn is_local(&self) -> bool {
+        let addresses = || self.address.to_socket_addrs().map(Vec::from_iter).unwrap_or_default();
+        self.transport == Transport::Unix || addresses().iter().all(|address| address.ip().is_loopback())
+    }
+
+    /// As rules and logs of authentication call it.
+    pub fn label(&self) -> String {
+        self.label.clone().unwrap_or_else(|| self.name())
+    }
+
+    /// What would make it fail, as far as can be told without opening the port. `authenticates`: nobody gets in who has not
+    /// shown who it is.
+    pub(super) fn check(&self, authenticates: bool) -> Vec<String> {
         let mut errors = Vec::new();
         let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.name()));
         if self.transport == Transport::Unix {
@@ -212,10 +277,13 @@ impl Listener {
         } else {
             match self.address.to_socket_addrs().map(|all| all.collect::<Vec<_>>()) {
                 Err(error) => wrong(format!("the address is not HOST:PORT: {error}")),
-                Ok(addresses) if !self.open && !addresses.iter().all(|a| a.ip().is_loopback()) => {
+                Ok(addresses)
+                    if !self.open && !authenticates && !addresses.iter().all(|a| a.ip().is_loopback()) =>
+                {
                     wrong(
-                        "anybody who can reach this address could connect, since there is no authentication on it. Listen on \
-                         localhost, or add open = true to this [[listener]] if that is what you want"
+                        "anybody who can reach this address could connect, since there is no authentication on it. Add users \
+                         (`lapwing user add NAME`, then [auth] password_file), or listen on localhost, or add open = true to \
+                         this [[listener]] if that is what you want"
                             .to_owned(),
                     );
                 }
@@ -226,7 +294,7 @@ impl Listener {
             for (key, file) in [("certificate_file", &self.certificate_file), ("key_file", &self.key_file)] {
                 match file {
                     None => wrong(format!("TLS needs a {key}")),
-                    Some(path) => readable(key, path).into_iter().for_each(&mut wrong),
+                    Some(path) => why_not_readable(key, path).into_iter().for_each(&mut wrong),
                 }
             }
         } else if self.certificate_file.is_some() || self.client_certificate != ClientCertificate::None {
@@ -235,7 +303,7 @@ impl Listener {
         if self.client_certificate != ClientCertificate::None {
             match &self.client_ca_file {
                 None => wrong("client_certificate needs a client_ca_file".to_owned()),
-                Some(path) => readable("client_ca_file", path).into_iter().for_each(&mut wrong),
+                Some(path) => why_not_readable("client_ca_file", path).into_iter().for_each(&mut wrong),
             }
         }
         errors
@@ -243,9 +311,13 @@ impl Listener {
 }
 
 /// Why a file cannot be read: who tried, and what its permissions are.
-fn readable(key: &str, path: &Path) -> Option<String> {
+pub(crate) fn why_not_readable(key: &str, path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
-    let error = std::fs::File::open(path).err()?;
+    let error = match std::fs::File::open(path) {
+        Ok(_) if path.is_dir() => return Some(format!("{key} {} is a folder, not a file", path.display())),
+        Ok(_) => return None,
+        Err(error) => error,
+    };
     let user = std::fs::metadata("/proc/self")
         .map_or_else(|_| String::new(), |m| format!(" as user id {}", m.uid()));
     let mode = std::fs::metadata(path)

@@ -8,10 +8,13 @@ mod keys;
 mod listener;
 mod value;
 
-pub use keys::{Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store};
-pub use listener::{ClientCertificate, Listener, Transport};
+pub use keys::{
+    Auth, DeniedPublish, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
+};
+pub(crate) use listener::why_not_readable;
+pub use listener::{ClientCertificate, Listener, Method, Transport};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lapwing_protocol::topic;
 
@@ -24,6 +27,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// What is bounded.
     pub limits: Limits,
+    /// Who clients are and what they may do.
+    pub auth: Auth,
     /// Where the state is kept.
     pub store: Store,
     /// What is written to the log.
@@ -37,6 +42,7 @@ impl Default for Config {
             listeners: vec![Listener::default()],
             mqtt: Mqtt::default(),
             limits: Limits::default(),
+            auth: Auth::default(),
             store: Store::default(),
             log: Log::default(),
         }
@@ -97,7 +103,8 @@ impl Config {
             errors.push("there is no listener: add a [[listener]] with an address".to_owned());
         }
         for listener in &self.listeners {
-            errors.extend(listener.check());
+            errors.extend(listener.check(self.authenticates(listener)));
+            errors.extend(self.check_methods(listener));
         }
         let store = &self.store;
         for (key, filters) in [
@@ -109,6 +116,59 @@ impl Config {
             errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// What tells who the clients of a listener are, in the order in which it is tried: as the listener says, or everything
+    /// that is configured.
+    pub fn methods(&self, listener: &Listener) -> Vec<Method> {
+        match &listener.authentication {
+            Some(methods) => methods.clone(),
+            None => Method::ALL.into_iter().filter(|method| self.has(*method, listener)).collect(),
+        }
+    }
+
+    /// Whether a method has what it needs.
+    fn has(&self, method: Method, _listener: &Listener) -> bool {
+        match method {
+            Method::Password => self.auth.password_file.is_some(),
+        }
+    }
+
+    /// Whether nobody gets in by a listener who has not shown who it is.
+    fn authenticates(&self, listener: &Listener) -> bool {
+        let anonymous = listener.allow_anonymous.unwrap_or(self.auth.allow_anonymous);
+        listener.client_certificate == ClientCertificate::Required
+            || (!self.methods(listener).is_empty() && !anonymous)
+    }
+
+    fn check_methods(&self, listener: &Listener) -> Vec<String> {
+        let named = listener.authentication.iter().flatten();
+        let lacking = named.filter(|method| !self.has(**method, listener));
+        let text = |method: &Method| {
+            format!(
+                "listener {}: authentication by {} needs {}",
+                listener.name(),
+                method.name(),
+                method.needs()
+            )
+        };
+        lacking.map(text).collect()
+    }
+
+    /// Whether clients of this machine only can connect.
+    pub fn is_local(&self) -> bool {
+        self.listeners.iter().all(Listener::is_local)
+    }
+
+    /// The files that a reload reads anew.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_listeners = self
+            .listeners
+            .iter()
+            .flat_map(|listener| [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]);
+        let of_auth = [&self.auth.password_file, &self.auth.acl_file];
+        let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
+        of_listeners.flatten().cloned().chain(of_auth).collect()
     }
 
     /// All keys as a document in Markdown.

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use lapwing_protocol::alias::{Naming, TopicPlace};
 use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
 use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use super::packets::{DENIED_DELIVERY, DENIED_SOURCE};
 use super::{Connection, GATHER_BYTES, HeldPublish};
 use crate::auth::Action;
 use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
@@ -16,7 +17,7 @@ use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::{Delivery, Take};
 use crate::registry::Resident;
 use crate::router::{Fetched, Next};
-use crate::session::Transmit;
+use crate::session::{Transmit, Violation};
 use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
 
 /// How many retained messages are looked up at once for a new subscription.
@@ -65,7 +66,7 @@ impl Connection {
             if fetching || self.state.unreadable {
                 return false;
             }
-            let Resident { session, outbox } = &mut self.resident;
+            let Resident { session, outbox, .. } = &mut self.resident;
             let (number, outgoing) = (session.number, &mut session.outgoing);
             let missing = outgoing.missing(PAGE_MESSAGES);
             if !missing.is_empty() {
@@ -152,7 +153,7 @@ impl Connection {
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
         self.state.fetched = Fetched::new();
-        let Resident { session, outbox } = &mut self.resident;
+        let Resident { session, outbox, .. } = &mut self.resident;
         let Some(replay) = session.subscriptions.replays.pop_front() else { return };
         if !outbox.is_stored() {
             return;
@@ -190,12 +191,8 @@ impl Connection {
         };
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
-        let client_id = &self.resident.session.client_id;
-        let policy = &self.core.auth.policy;
-        let sent = if policy.restricts_delivery()
-            && !policy.allows(&self.identity, client_id, Action::Receive, message.topic_str())
-        {
-            info!(client = %client_id, topic = message.topic_str(), "not delivered: not authorized");
+        let sent = if let Some(denied) = self.denies(message, delivery.retain) {
+            self.complain("delivery", message.topic_str(), &denied);
             false
         } else {
             let (topic, topic_alias) = self.name_topic(message.topic());
@@ -231,6 +228,19 @@ impl Connection {
                 self.resident.session.outgoing.undeliverable(id);
             }
         }
+    }
+
+    /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
+    fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
+        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
+        let own_topic = message.topic().first() == Some(&b'$');
+        let client_id = &self.resident.session.client_id;
+        if (own_topic || policy.restricts_delivery(identity))
+            && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
+        {
+            return Some(DENIED_DELIVERY);
+        }
+        (retain && !self.core.source_may(&self.trust, message)).then_some(DENIED_SOURCE)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a

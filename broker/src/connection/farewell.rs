@@ -60,7 +60,7 @@ impl Connection {
             Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
             Exit::Violation(reason, text) => {
                 self.core.metrics.refused.add(1);
-                warn!(%client, %peer, user = ?self.identity.user, %reason, "connection closed: {text}");
+                warn!(%client, %peer, user = ?self.resident.identity.user, %reason, "connection closed: {text}");
             }
             Exit::Told(End::TakenOver { by, .. }) => {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
@@ -105,7 +105,7 @@ pub(crate) fn settle(
         return;
     }
     // A will without delay is published now; one with a delay waits with the session.
-    let word = if session.will_at == Some(now) { LastWord::take(session) } else { None };
+    let word = if session.will_at == Some(now) { LastWord::take(session, &resident.identity) } else { None };
     if word.is_some() {
         session.will_at = None;
     }

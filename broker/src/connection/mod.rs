@@ -12,6 +12,7 @@ mod delivery;
 mod farewell;
 mod packets;
 mod reauth;
+mod rights;
 mod subscribe;
 
 pub(crate) use farewell::close;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::{ReasonCode, Version};
@@ -34,9 +36,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use crate::auth::Identity;
 use crate::budget::{Place, Pressure};
 use crate::core::Core;
+use crate::live::Trust;
 use crate::message::{Message, Millis};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
@@ -144,9 +146,14 @@ pub struct Connection {
     pub(crate) place: Place,
     pub(crate) number: ConnectionNumber,
     pub(crate) resident: Resident,
-    pub(crate) identity: Identity,
     pub(crate) agreement: Agreement,
     pub(crate) end: oneshot::Receiver<End>,
+    /// Woken when there is news for all connections.
+    pub(crate) nudge: Arc<AtomicWaker>,
+    /// What says who may do what, as this connection last saw it.
+    pub(crate) trust: Arc<Trust>,
+    /// When the client's credentials end.
+    pub(crate) expires_at: Option<Millis>,
     /// Bytes of a packet that is not whole, or that wait because reading has stopped.
     pub(crate) input: Vec<u8>,
     pub(crate) output: Output,
@@ -217,7 +224,11 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
+        self.nudge.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
+            if let Err(exit) = self.heed_news() {
+                return Poll::Ready(exit);
+            }
             if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
                 return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
             }
@@ -376,7 +387,12 @@ impl Connection {
             let text = "the client did not read for limits.write_stall_timeout_s".to_owned();
             return Some(Exit::Violation(ReasonCode::ImplementationSpecificError, text));
         }
-        let due = keep_alive.into_iter().chain(stalled).chain(self.state.paused_until).min()?;
+        if self.expires_at.is_some_and(|at| at <= now) {
+            let text = "the credentials have ended: come again with new ones".to_owned();
+            return Some(Exit::Violation(ReasonCode::MaximumConnectTime, text));
+        }
+        let others = self.state.paused_until.into_iter().chain(self.expires_at);
+        let due = keep_alive.into_iter().chain(stalled).chain(others).min()?;
         let wait = Duration::from_millis(due.saturating_sub(now) + 1);
         // A deadline that has moved on is found out when the old one fires: no timer is touched for each packet.
         if self.state.timer.is_none() || self.state.timer_at > due {

@@ -8,7 +8,8 @@ use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic}
 use tracing::{debug, warn};
 
 use super::{AliasedTopic, Connection, Exit};
-use crate::auth::Action;
+use crate::auth::{Action, audit};
+use crate::config::DeniedPublish;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Kept;
 use crate::session::{Effect, Reply, Violation};
@@ -19,6 +20,15 @@ const UNAVAILABLE: Violation = Violation::new(
     ReasonCode::QuotaExceeded,
     "the message cannot be stored: the disk is full, or the store has failed",
 );
+/// What the rules say no to.
+const DENIED_PUBLISH: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "this client may not publish to this topic");
+pub(super) const DENIED_SUBSCRIBE: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
+pub(super) const DENIED_DELIVERY: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "this client may not have messages of this topic");
+pub(super) const DENIED_SOURCE: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "who published this retained message may not any more");
 /// How often a client's refusals are worth a line in the log.
 const COMPLAIN_EVERY_MS: Millis = 1_000;
 /// The longest reason string that the broker writes, in bytes.
@@ -159,18 +169,22 @@ impl Connection {
         // Taken out, so that the topic name may borrow from it beside `self`.
         let mut aliases = std::mem::take(&mut self.state.aliases_in);
         let topic = self.topic_name(publish, &mut aliases);
-        let outcome = topic.map(|topic| self.pass_on(publish, topic, now));
+        let outcome = topic.map(|topic| {
+            let outcome = self.pass_on(publish, topic, now);
+            if let Err(refusal) = &outcome {
+                self.complain("PUBLISH", topic, refusal);
+            }
+            outcome
+        });
         self.state.aliases_in = aliases;
         let (reason, ticket, text) = match outcome? {
             Ok((reason, ticket)) => (reason, ticket, None),
             Err(refusal) => {
-                self.complain("PUBLISH", publish.topic, &refusal);
                 core.metrics.publish_dropped.add(1);
-                if refusal == UNAVAILABLE
-                    && publish.packet_id.is_some()
-                    && !self.agreement.version.has_properties()
-                {
-                    // MQTT 3 has no word for it but silence; the client keeps the message and comes again.
+                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
+                let closes = (refusal == UNAVAILABLE && publish.packet_id.is_some())
+                    || (refusal == DENIED_PUBLISH && core.config.auth.denied_publish == DeniedPublish::Close);
+                if closes && !self.agreement.version.has_properties() {
                     return Err(refusal.into());
                 }
                 (refusal.reason, Ticket::default(), Some(refusal.text))
@@ -184,15 +198,41 @@ impl Connection {
 
     /// One line a second for each client says what was refused; how many lines were held back stands on the next.
     pub(super) fn complain(&mut self, packet: &str, topic: &str, refusal: &Violation) {
+        let asked = match *refusal {
+            DENIED_PUBLISH => Some(Action::Publish),
+            DENIED_SUBSCRIBE => Some(Action::Subscribe),
+            DENIED_DELIVERY => Some(Action::Receive),
+            DENIED_SOURCE => None,
+            _ => return self.complain_of_limit(packet, topic, refusal),
+        };
+        self.core.metrics.denied.add(1);
+        let Some(more_before) = self.may_complain() else { return };
+        let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
+        let rule = asked.map_or_else(
+            || refusal.text.to_owned(),
+            |action| {
+                let topic = topic::shared(topic).map_or(topic, |(_, inner)| inner);
+                self.trust.auth.policy.rule(identity, client_id, action, topic)
+            },
+        );
+        audit::denied(packet, client_id, identity, topic, &rule, more_before);
+    }
+
+    /// How many lines were held back, if it is time for one.
+    fn may_complain(&mut self) -> Option<u64> {
         let now = self.core.now();
         let state = &mut self.state;
         if state.complained_at.is_some_and(|at| now < at + COMPLAIN_EVERY_MS) {
             state.hushed += 1;
-            return;
+            return None;
         }
         state.complained_at = Some(now);
-        let hushed = std::mem::take(&mut state.hushed);
-        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.identity.user, topic,
+        Some(std::mem::take(&mut state.hushed))
+    }
+
+    fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
+        let Some(hushed) = self.may_complain() else { return };
+        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.resident.identity.user, topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 
@@ -259,11 +299,13 @@ impl Connection {
             );
         }
         let session = &self.resident.session;
-        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Publish, topic) {
-            return refuse(ReasonCode::NotAuthorized, "this client may not publish to this topic");
+        if !self.trust.auth.policy.allows(&self.resident.identity, &session.client_id, Action::Publish, topic)
+        {
+            return Err(DENIED_PUBLISH);
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
-        let message = Message::new(&Content {
+        let source = core.source(&self.resident.identity, &session.client_id).filter(|_| publish.retain);
+        let content = Content {
             topic,
             properties: forwarded(&publish.properties, &mut self.state.scratch),
             payload: publish.payload,
@@ -272,7 +314,8 @@ impl Connection {
             publisher: session.number,
             published_at: now,
             expires_at,
-        });
+        };
+        let message = Message::from_source(&content, source);
         let durability = core.durability(topic, self.peer.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());

@@ -6,7 +6,8 @@ use lapwing_protocol::{EncodeError, ReasonCode};
 use tracing::info;
 
 use super::{Connection, Exit};
-use crate::auth::{AuthExchange, AuthStep, Credentials};
+use crate::auth::{AuthExchange, AuthStep, Credentials, audit};
+use crate::handshake;
 use crate::session::Violation;
 use crate::store::Ticket;
 
@@ -36,14 +37,13 @@ impl Connection {
         }
         match auth.reason {
             ReasonCode::ReAuthenticate if self.state.reauth.is_none() => {
-                let core = self.core.clone();
-                let Some(method) = core.auth.method(&method) else {
+                let Some(method) = self.trust.auth.method(&method) else {
                     return Err(violation("the authentication method is gone"));
                 };
                 let credentials = Credentials {
                     peer: &self.peer,
                     client_id: &self.resident.session.client_id,
-                    user_name: self.identity.user.as_deref(),
+                    user_name: self.resident.identity.user.as_deref(),
                     password: None,
                 };
                 self.state.reauth = Some(Reauth { exchange: method.begin(&credentials), rounds: 0 });
@@ -63,11 +63,18 @@ impl Connection {
             }
             AuthStep::Accept { identity, data } => {
                 self.state.reauth = None;
-                if identity != self.identity {
+                if identity.user != self.resident.identity.user {
                     let text = "re-authenticated as another user: a session belongs to its user";
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
-                info!(client = %self.resident.session.client_id, user = ?self.identity.user, "re-authenticated");
+                self.expires_at = handshake::expires_at(&self.core, &identity);
+                self.resident.identity = identity;
+                let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
+                info!(client = %client_id, user = ?identity.user, "re-authenticated");
+                audit::reauthenticated(client_id, identity);
+                // The new credentials may be worth less.
+                let trust = self.trust.clone();
+                self.core.revoke(&*trust.auth.policy, &mut self.resident);
                 self.send_auth(ReasonCode::Success, &method, data.as_deref());
             }
             AuthStep::Reject(reason) => {

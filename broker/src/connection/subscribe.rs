@@ -7,7 +7,7 @@ use lapwing_protocol::property::Properties;
 use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
-use super::packets::REASON_STRING_MAX;
+use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
 use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::router::Subscriber;
@@ -89,8 +89,13 @@ impl Connection {
                 "the retained messages of too many SUBSCRIBEs are still to be read",
             );
         }
-        if !core.auth.policy.allows(&self.identity, &session.client_id, Action::Subscribe, inner) {
-            return refuse(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
+        if !self.trust.auth.policy.allows(
+            &self.resident.identity,
+            &session.client_id,
+            Action::Subscribe,
+            inner,
+        ) {
+            return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
         options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());

@@ -10,6 +10,7 @@ use super::{Refuse, read_packet};
 use crate::auth::{AuthStep, Credentials, Identity};
 use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use crate::core::Core;
+use crate::live::Trust;
 use crate::net::Stream;
 use crate::output::Output;
 
@@ -19,14 +20,15 @@ const VERSION: Version = Version::V5;
 /// Enhanced authentication (`4.12`): AUTH back and forth until the method decides.
 pub(super) async fn exchange(
     core: &Core,
+    trust: &Trust,
     stream: &mut Stream,
     input: &mut Vec<u8>,
     connect: &Connect<'_>,
-    name: &str,
     credentials: &Credentials<'_>,
 ) -> Result<(Identity, Option<Vec<u8>>), Refuse> {
+    let name = connect.properties.authentication_method().unwrap_or_default();
     let refuse = |reason, text: String| Refuse::new(VERSION, reason, text);
-    let method = core.auth.method(name).ok_or_else(|| {
+    let method = trust.auth.method(name).ok_or_else(|| {
         refuse(
             ReasonCode::BadAuthenticationMethod,
             format!("the authentication method '{name}' is not known here"),
@@ -38,7 +40,16 @@ pub(super) async fn exchange(
         let data = match step {
             AuthStep::Accept { identity, data } => return Ok((identity, data)),
             AuthStep::Reject(reason) => {
-                return Err(refuse(reason, format!("authentication by '{name}' failed")));
+                let user = credentials.user_name.unwrap_or_default();
+                let text = format!(
+                    "authentication by '{name}' failed: client '{}', user '{user}'",
+                    connect.client_id
+                );
+                return Err(Refuse {
+                    slow: true,
+                    told: Some("authentication failed"),
+                    ..refuse(reason, text)
+                });
             }
             AuthStep::Continue(data) => data,
         };

@@ -8,9 +8,10 @@ mod exchange;
 mod terms;
 mod welcome;
 
-pub(crate) use welcome::welcome;
+pub(crate) use welcome::{expires_at, welcome};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{ConnAck, Disconnect, Packet};
@@ -19,10 +20,11 @@ use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, lim
 use tokio::io::AsyncReadExt;
 use tracing::warn;
 
-use crate::auth::{Action, Credentials, Identity};
+use crate::auth::{Action, Credentials, Identity, Refused, audit};
 use crate::budget::Place;
 use crate::connection::Agreement;
 use crate::core::Core;
+use crate::live::Trust;
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::session::{Terms, Will};
@@ -42,6 +44,8 @@ pub(crate) struct Guest {
     /// What came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
+    /// What let it in.
+    trust: Arc<Trust>,
     request: Request,
 }
 
@@ -64,15 +68,25 @@ struct Request {
 pub(crate) struct Refusal {
     stream: Stream,
     output: Output,
-    /// For the log.
-    text: String,
+    /// For the log; `None`: the audit has it.
+    text: Option<String>,
+    /// It may be guessing: it waits for the answer.
+    slow: bool,
 }
+
+/// How long a client that may be guessing waits for its answer.
+const SLOW: Duration = Duration::from_secs(1);
 
 impl Refusal {
     /// Tells the client what there is to tell, and the log.
     pub(crate) async fn answer(self, core: &Core, peer: &str) {
         core.metrics.refused.add(1);
-        warn!(peer, "connection refused: {}", self.text);
+        if let Some(text) = &self.text {
+            warn!(peer, "connection refused: {text}");
+        }
+        if self.slow {
+            tokio::time::sleep(SLOW).await;
+        }
         crate::connection::close(self.stream, self.output).await;
     }
 }
@@ -83,21 +97,46 @@ struct Refuse {
     remedy: Remedy,
     text: String,
     server_reference: Option<String>,
+    /// For the client, in place of `text`.
+    told: Option<&'static str>,
+    slow: bool,
+    audited: bool,
 }
 
 impl Refuse {
     fn new(version: Version, reason: ReasonCode, text: impl Into<String>) -> Refuse {
-        Refuse { version, remedy: Remedy::Refuse(reason), text: text.into(), server_reference: None }
+        Refuse {
+            version,
+            remedy: Remedy::Refuse(reason),
+            text: text.into(),
+            server_reference: None,
+            told: None,
+            slow: false,
+            audited: false,
+        }
     }
 
     fn close(text: impl Into<String>) -> Refuse {
-        Refuse { version: OLDEST, remedy: Remedy::Close, text: text.into(), server_reference: None }
+        Refuse {
+            version: OLDEST,
+            remedy: Remedy::Close,
+            text: text.into(),
+            server_reference: None,
+            told: None,
+            slow: false,
+            audited: false,
+        }
+    }
+
+    fn refused(version: Version, refused: Refused) -> Refuse {
+        let Refused { reason, text, told, slow } = refused;
+        Refuse { told, slow, ..Refuse::new(version, reason, text) }
     }
 
     fn write(&self, output: &mut Output) {
         let mut buffer = [0; 1024];
         let mut properties = PropertyWriter::new(&mut buffer);
-        let _ = properties.push(Property::ReasonString(&self.text));
+        let _ = properties.push(Property::ReasonString(self.told.unwrap_or(&self.text)));
         if let Some(server) = &self.server_reference {
             let _ = properties.push(Property::ServerReference(server));
         }
@@ -122,11 +161,16 @@ pub(crate) async fn receive(
 ) -> Result<Guest, Box<Refusal>> {
     let mut input = Vec::new();
     match admit(core, &mut stream, &peer, &mut input).await {
-        Ok((identity, request)) => Ok(Guest { stream, peer, place, input, identity, request }),
+        Ok((identity, trust, request)) => Ok(Guest { stream, peer, place, input, identity, trust, request }),
         Err(refuse) => {
             let mut output = Output::default();
             refuse.write(&mut output);
-            Err(Box::new(Refusal { stream, output, text: refuse.text }))
+            Err(Box::new(Refusal {
+                stream,
+                output,
+                text: Some(refuse.text).filter(|_| !refuse.audited),
+                slow: refuse.slow,
+            }))
         }
     }
 }
@@ -136,7 +180,7 @@ async fn admit(
     stream: &mut Stream,
     peer: &Peer,
     input: &mut Vec<u8>,
-) -> Result<(Identity, Request), Refuse> {
+) -> Result<(Identity, Arc<Trust>, Request), Refuse> {
     let len = read_packet(core, stream, input, ANY, |first| match first {
         // A TLS handshake begins with what would be CONNECT with wrong flags.
         first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
@@ -156,12 +200,7 @@ async fn admit(
         Err(error) => {
             // An unknown protocol level is answered in the form that every version can read.
             let text = format!("CONNECT: {error}");
-            return Err(Refuse {
-                version: OLDEST,
-                remedy: error.remedy_for_connect(),
-                text,
-                server_reference: None,
-            });
+            return Err(Refuse { remedy: error.remedy_for_connect(), ..Refuse::close(text) });
         }
     };
     core.metrics.packets_received.add(1);
@@ -172,27 +211,47 @@ async fn admit(
         user_name: connect.user_name,
         password: connect.password,
     };
-    let identity = match connect.properties.authentication_method() {
-        None => core.auth.policy.authenticate(&credentials).map_err(|reason| {
-            let text = format!("{reason}: client '{}', user {:?}", connect.client_id, connect.user_name);
-            Refuse::new(connect.version, reason, text)
-        })?,
-        Some(method) => {
-            let (identity, data) =
-                exchange::exchange(core, stream, input, &connect, method, &credentials).await?;
-            request.auth_data = data;
-            request.agreement.auth_method = Some(method.into());
-            identity
-        }
+    let trust = core.live.get();
+    let policy = &trust.auth.policy;
+    let identified = match connect.properties.authentication_method() {
+        None => policy
+            .authenticate(&credentials)
+            .await
+            .map_err(|refused| Refuse::refused(connect.version, refused)),
+        Some(method) => exchange::exchange(core, &trust, stream, input, &connect, &credentials).await.map(
+            |(identity, data)| {
+                request.auth_data = data;
+                request.agreement.auth_method = Some(method.into());
+                identity
+            },
+        ),
     };
+    let identity = identified.map_err(|refuse| {
+        core.metrics.authentication_failures.add(1);
+        audit::refused(peer, connect.client_id, connect.user_name, &refuse.text);
+        Refuse { audited: true, ..refuse }
+    })?;
+    if let Some(client_id) = &identity.client_id {
+        request.assigned |= **client_id != *connect.client_id;
+        request.client_id = client_id.clone();
+    }
     let client_id = &request.client_id;
     if let Some(will) = &connect.will
-        && !core.auth.policy.allows(&identity, client_id, Action::Publish, will.topic)
+        && !policy.allows(&identity, client_id, Action::Publish, will.topic)
     {
-        let text = format!("client '{client_id}' may not publish to its will topic '{}'", will.topic);
-        return Err(Refuse::new(connect.version, ReasonCode::NotAuthorized, text));
+        core.metrics.denied.add(1);
+        let rule = policy.rule(&identity, client_id, Action::Publish, will.topic);
+        audit::denied("CONNECT with a will", client_id, &identity, will.topic, &rule, 0);
+        let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
+        let told = Some("this client may not publish to its will topic");
+        return Err(Refuse {
+            told,
+            audited: true,
+            ..Refuse::new(connect.version, ReasonCode::NotAuthorized, text)
+        });
     }
-    Ok((identity, request))
+    audit::accepted(peer, client_id, &identity);
+    Ok((identity, trust, request))
 }
 
 /// What a first byte that is not CONNECT looks like, for those who connected the wrong program or to the wrong port.

@@ -1,31 +1,44 @@
 //! A client that may come in gets its session and CONNACK.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::task::AtomicWaker;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
-use lapwing_protocol::{EncodeError, ReasonCode, topic};
+use lapwing_protocol::{EncodeError, ReasonCode};
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{Guest, Refusal, Refuse, Request};
-use crate::auth::{Action, Identity};
+use crate::auth::{Identity, audit};
 use crate::connection::{AUTH_BYTES_MAX, Connection, State};
 use crate::core::Core;
+use crate::live::Trust;
+use crate::message::Millis;
 use crate::output::Output;
-use crate::registry::{Claim, Resident};
+use crate::registry::{Claim, Claimant, Resident};
 use crate::session::Session;
 use crate::store::{Durability, Record, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
-    let Guest { stream, peer, place, input, identity, mut request } = guest;
+    let Guest { stream, peer, place, input, identity, trust, mut request } = guest;
     let number = core.next_number();
     let (end_sender, end) = oneshot::channel();
     let by: Arc<str> = peer.address.to_string().into();
     let client_id = request.client_id.clone();
-    let earlier = match core.registry.claim(&client_id, identity.user.as_ref(), number, end_sender, &by) {
+    let nudge = Arc::new(AtomicWaker::new());
+    let claimant = Claimant {
+        connection: number,
+        user: identity.user.as_ref(),
+        any_user: !core.config.auth.sessions_belong_to_users,
+        end: end_sender,
+        nudge: nudge.clone(),
+        by: &by,
+    };
+    let earlier = match core.registry.claim(&client_id, claimant) {
         Claim::Fresh => None,
         Claim::Resting(resident, rest) => {
             if let Some(due) = resident.session.due_at() {
@@ -33,7 +46,10 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             }
             Some(resident)
         }
-        Claim::Live(from) => from.await.ok().flatten(),
+        Claim::Live(from) => {
+            audit::takeover(&client_id, &identity, &by);
+            from.await.ok().flatten()
+        }
         claim @ (Claim::ForeignUser | Claim::Full) => {
             let (reason, text) = match claim {
                 Claim::ForeignUser => (
@@ -47,11 +63,12 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             };
             let mut output = Output::default();
             Refuse::new(request.agreement.version, reason, text.clone()).write(&mut output);
-            return Err(Box::new(Refusal { stream, output, text }));
+            return Err(Box::new(Refusal { stream, output, text: Some(text), slow: false }));
         }
     };
     let level = peer.durability.unwrap_or(core.config.store.durability);
-    let (mut resident, session_present, ended) = resident(core, &mut request, &identity, earlier, level);
+    let expires_at = expires_at(core, &identity);
+    let (mut resident, session_present, ended) = resident(core, &request, identity, &trust, earlier, level);
     resident.session.will = request.will.take();
     resident.outbox.connect();
     core.record_session(&mut resident, true);
@@ -60,7 +77,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     } else {
         Ticket::default()
     };
-    info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?identity.user,
+    info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?resident.identity.user,
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
@@ -81,9 +98,11 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         place,
         number,
         resident,
-        identity,
         agreement: request.agreement,
         end,
+        nudge,
+        trust,
+        expires_at,
         state,
         input,
         output,
@@ -94,8 +113,9 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
 /// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.
 fn resident(
     core: &Arc<Core>,
-    request: &mut Request,
-    identity: &Identity,
+    request: &Request,
+    identity: Identity,
+    trust: &Trust,
     earlier: Option<Resident>,
     level: Durability,
 ) -> (Resident, bool, Ticket) {
@@ -105,7 +125,9 @@ fn resident(
             resident.session.resume(&request.terms);
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;
-            recheck(core, &mut resident, identity);
+            // Rights may have changed while the session rested.
+            resident.identity = identity;
+            core.revoke(&*trust.auth.policy, &mut resident);
             (resident, true, Ticket::default())
         }
         earlier => {
@@ -115,33 +137,16 @@ fn resident(
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
             let session = Session::new(number, client_id, user, &request.terms, stored);
             let outbox = core.outbox(number, stored);
-            (Resident { session: Box::new(session), outbox }, false, ended)
+            (Resident { session: Box::new(session), outbox, identity }, false, ended)
         }
     }
 }
 
-/// Rights may have changed while the session rested: what it may no longer subscribe to is gone.
-fn recheck(core: &Core, resident: &mut Resident, identity: &Identity) {
-    let session = &mut resident.session;
-    let revoked: Vec<Box<str>> = session
-        .subscriptions
-        .iter()
-        .map(|(filter, _)| filter)
-        .filter(|filter| {
-            let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
-            !core.auth.policy.allows(identity, &session.client_id, Action::Subscribe, inner)
-        })
-        .map(Box::from)
-        .collect();
-    for filter in revoked {
-        warn!(client = %session.client_id, %filter, "subscription removed at resume: not authorized any more");
-        session.subscriptions.remove(&filter);
-        core.router.unsubscribe(&filter, session.number);
-        if resident.outbox.is_stored() {
-            let record = Record::Unsubscribed { session: session.number, filter };
-            core.store.append(record, Durability::None);
-        }
-    }
+/// When the credentials end, by the broker's clock: the wall clock says how long they are good for.
+pub(crate) fn expires_at(core: &Core, identity: &Identity) -> Option<Millis> {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = identity.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
+    Some(core.now().saturating_add(left))
 }
 
 fn connack(core: &Core, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {

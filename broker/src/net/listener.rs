@@ -42,11 +42,15 @@ impl std::fmt::Display for EstablishError {
 
 impl std::error::Error for EstablishError {}
 
+/// The TLS of each listener, in the order of the configuration.
+pub type Acceptors = Vec<Option<TlsAcceptor>>;
+
 /// What all connections of a listener share.
 struct Shared {
     name: Arc<str>,
     config: config::Listener,
-    tls: Option<TlsAcceptor>,
+    /// Its place in the configuration.
+    place: usize,
 }
 
 enum Open {
@@ -72,50 +76,35 @@ pub struct Accepted {
     shared: Arc<Shared>,
 }
 
-/// Reads the certificates and keys of all listeners, as a start would.
+/// Reads the certificates and keys of all listeners: the TLS of each, in the order of the configuration.
 ///
 /// # Errors
 /// The first that is not good.
-pub fn check(config: &Config) -> Result<(), BindError> {
-    prepare(config).map(drop)
-}
-
-/// The listeners with what their files hold.
-fn prepare(config: &Config) -> Result<Vec<(&config::Listener, Option<TlsAcceptor>)>, BindError> {
-    let prepare = |listener: &'_ config::Listener| {
-        listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose()
+pub fn prepare(config: &Config) -> Result<Acceptors, BindError> {
+    let prepare = |listener: &config::Listener| {
+        let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
+        acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.name())))
     };
-    let fail =
-        |listener: &config::Listener, error| BindError(format!("listener {}: {error}", listener.name()));
-    config
-        .listeners
-        .iter()
-        .map(|listener| Ok((listener, prepare(listener).map_err(|error| fail(listener, error))?)))
-        .collect()
+    config.listeners.iter().map(prepare).collect()
 }
 
-/// Opens all listeners of a configuration, after all their files were read.
+/// Opens all listeners of a configuration, after all their files were read by [`prepare`].
 ///
 /// # Errors
 /// The first that cannot be opened; none stays open then.
 pub async fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
-    let prepared = prepare(config)?;
     let mut listeners = Vec::new();
-    for (listener, acceptor) in prepared {
+    for (place, listener) in config.listeners.iter().enumerate() {
         if listener.transport == Transport::Unix {
-            listeners.push(bind_unix(listener)?);
+            listeners.push(bind_unix(listener, place)?);
         } else {
-            bind_tcp(listener, acceptor.as_ref(), &mut listeners)?;
+            bind_tcp(listener, place, &mut listeners)?;
         }
     }
     Ok(listeners)
 }
 
-fn bind_tcp(
-    config: &config::Listener,
-    tls: Option<&TlsAcceptor>,
-    listeners: &mut Vec<Listener>,
-) -> Result<(), BindError> {
+fn bind_tcp(config: &config::Listener, place: usize, listeners: &mut Vec<Listener>) -> Result<(), BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {}", config.name(), explain(&error)));
     let mut addresses: Vec<SocketAddr> = config.address.to_socket_addrs().map_err(fail)?.collect();
     // `localhost` may be known for one family only; it means both.
@@ -136,7 +125,7 @@ fn bind_tcp(
                 let local = socket.local_addr().map_err(fail)?;
                 port = Some(local.port());
                 let name = format!("{}://{local}", config.transport.scheme());
-                let shared = Shared { name: name.into(), config: config.clone(), tls: tls.cloned() };
+                let shared = Shared { name: name.into(), config: config.clone(), place };
                 listeners.push(Listener { socket: Open::Tcp(socket), shared: Arc::new(shared) });
             }
             // A machine without IPv6, or without IPv4, has one of the two.
@@ -184,14 +173,13 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_unix(config: &config::Listener) -> Result<Listener, BindError> {
+fn bind_unix(config: &config::Listener, place: usize) -> Result<Listener, BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {error}", config.name()));
     let path = config.path.clone().unwrap_or_default();
     remove_stale(&path).map_err(fail)?;
     let socket = UnixListener::bind(&path).map_err(fail)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(config.socket_mode)).map_err(fail)?;
-    let shared =
-        Shared { name: format!("unix://{}", path.display()).into(), config: config.clone(), tls: None };
+    let shared = Shared { name: format!("unix://{}", path.display()).into(), config: config.clone(), place };
     Ok(Listener { socket: Open::Unix(socket, path), shared: Arc::new(shared) })
 }
 
@@ -265,11 +253,13 @@ impl Accepted {
     ///
     /// # Errors
     /// What went wrong, with what it looks like.
-    pub async fn establish(self) -> Result<(Stream, Peer), EstablishError> {
+    /// `tls` is that of all listeners as it is now.
+    pub async fn establish(self, tls: &[Option<TlsAcceptor>]) -> Result<(Stream, Peer), EstablishError> {
         let Accepted { raw, address, shared } = self;
         let peer = |certificates| Peer {
             address,
             listener: shared.name.clone(),
+            place: shared.place,
             transport: shared.config.transport,
             certificates,
             durability: shared.config.durability,
@@ -279,7 +269,11 @@ impl Accepted {
             Raw::Tcp(stream) => stream,
         };
         let fail = |text: String| EstablishError(format!("on listener {}: {text}", shared.name));
-        let Some(acceptor) = &shared.tls else {
+        let acceptor = tls.get(shared.place).and_then(Option::as_ref);
+        if acceptor.is_none() && shared.config.transport.has_tls() {
+            return Err(fail("its TLS is not there".to_owned()));
+        }
+        let Some(acceptor) = acceptor else {
             return match shared.config.transport {
                 Transport::Ws => {
                     if let Some(looks) = looks_like(&tcp, Transport::Ws).await {

@@ -7,7 +7,7 @@ mod listener;
 mod tls;
 mod websocket;
 
-pub use listener::{Accepted, BindError, EstablishError, Listener, bind_all, check};
+pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, bind_all, prepare};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +41,8 @@ pub struct Peer {
     pub address: PeerAddress,
     /// The listener it came to, like `mqtt://127.0.0.1:1883`.
     pub listener: Arc<str>,
+    /// The place of that listener in the configuration.
+    pub place: usize,
     /// What carries its bytes.
     pub transport: Transport,
     /// The certificates it has shown, its own first; they were verified.

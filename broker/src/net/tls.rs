@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use crate::auth::load::why_not_secret;
 use crate::config::{ClientCertificate, Listener};
 
 /// Reads the files of a listener.
@@ -20,6 +21,9 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     let certificate_file = config.certificate_file.as_deref().ok_or("TLS needs a certificate_file")?;
     let key_file = config.key_file.as_deref().ok_or("TLS needs a key_file")?;
     let chain = certificates("certificate_file", certificate_file)?;
+    if let Some(error) = why_not_secret("key_file", key_file) {
+        return Err(error);
+    }
     let key = PrivateKeyDer::from_pem_file(key_file)
         .map_err(|error| format!("key_file {}: no private key in PEM form: {error}", key_file.display()))?;
     let provider = Arc::new(ring::default_provider());

@@ -3,7 +3,7 @@
 use lapwing_protocol::QoS;
 use lapwing_protocol::packet;
 
-use crate::message::{Content, Message, Millis, forwarded};
+use crate::message::{Content, Message, Millis, Source, forwarded};
 
 /// A will as the session keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,9 +39,9 @@ impl Will {
         }
     }
 
-    /// The message, published at `now` by `publisher`.
-    pub fn message(&self, publisher: u64, now: Millis) -> Message {
-        Message::new(&Content {
+    /// The message, published at `now` by `publisher`; `source` where it is kept with it.
+    pub fn message(&self, publisher: u64, now: Millis, source: Option<Source<'_>>) -> Message {
+        let content = Content {
             topic: &self.topic,
             properties: &self.properties,
             payload: &self.payload,
@@ -50,6 +50,7 @@ impl Will {
             publisher,
             published_at: now,
             expires_at: self.expiry_s.map(|seconds| now + u64::from(seconds) * 1000),
-        })
+        };
+        Message::from_source(&content, source)
     }
 }

@@ -1,0 +1,76 @@
+//! The audit log: who came in, who did not, what was denied, what was replaced. Its target is `audit`, so that
+//! `log.level = "info,audit=warn"` and the like can treat it apart.
+//!
+//! What clients say is written with its control characters escaped: nobody writes lines of their own into the log.
+
+use tracing::{info, warn};
+
+use super::Identity;
+use crate::net::Peer;
+
+/// A text with its control characters escaped.
+struct Plain<'a>(&'a str);
+
+impl std::fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::fmt::Write;
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => f.write_char(c),
+        })
+    }
+}
+
+fn user(identity: &Identity) -> String {
+    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Plain(user).to_string())
+}
+
+/// A client was let in.
+pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
+    let method = if identity.method.is_empty() { "none" } else { identity.method };
+    info!(target: "audit", client = %Plain(client_id), user = %user(identity), peer = %peer.address,
+        listener = %peer.listener, method, "accepted");
+}
+
+/// A client was not let in.
+pub fn refused(peer: &Peer, client_id: &str, user_name: Option<&str>, why: &str) {
+    warn!(target: "audit", client = %Plain(client_id), user = %Plain(user_name.unwrap_or("(none)")), peer = %peer.address,
+        listener = %peer.listener, "refused: {}", Plain(why));
+}
+
+/// A client proved anew who it is.
+pub fn reauthenticated(client_id: &str, identity: &Identity) {
+    info!(target: "audit", client = %Plain(client_id), user = %user(identity), "re-authenticated");
+}
+
+/// A client takes over the session of a connection.
+pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
+    info!(target: "audit", client = %Plain(client_id), user = %user(identity), by, "session taken over");
+}
+
+/// A client may not do something. The caller sees to the rate.
+pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
+    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), topic = %Plain(topic), rule = %Plain(rule),
+        more_before, "{what} denied");
+}
+
+/// A subscription was removed, its right revoked.
+pub fn revoked(client_id: &str, identity: &Identity, filter: &str, rule: &str) {
+    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), filter = %Plain(filter), rule = %Plain(rule),
+        "subscription removed: not allowed any more");
+}
+
+/// A client that was let in may not stay.
+pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
+    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), "disconnected: {}", Plain(why));
+}
+
+/// The files of the configuration were read anew.
+pub fn reloaded(why: &str, generation: u64) {
+    info!(target: "audit", generation, "reloaded ({why}): users, rules, keys and certificates are as their files have them now");
+}
+
+/// They could not be.
+pub fn not_reloaded(why: &str, error: &str) {
+    warn!(target: "audit", "NOT reloaded ({why}), all stays as it was: {error}");
+}

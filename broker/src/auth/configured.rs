@@ -1,0 +1,288 @@
+//! The policy that the configuration describes. Here it is decided who a client is: the methods of its listener are asked in
+//! their order, and what they find becomes one [`Identity`] with its groups and rights.
+
+use std::sync::Arc;
+
+use lapwing_protocol::ReasonCode;
+
+use super::acl::{Acl, Rights};
+use super::password::{Checked, Lasting, Passwords};
+use super::{Action, Auth, Credentials, Identity, Policy, Refused, Verdict, template};
+use crate::config::{self, Method};
+use crate::net::Peer;
+
+/// One listener's way in.
+#[derive(Debug)]
+pub struct Entrance {
+    /// As errors and rules call the listener.
+    pub name: Arc<str>,
+    /// What is tried, in this order.
+    pub methods: Vec<Method>,
+    /// Whether clients without credentials may come in.
+    pub anonymous: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Configured {
+    pub(super) config: config::Auth,
+    pub(super) lasting: Arc<Lasting>,
+    /// In the order of the listeners of the configuration.
+    pub(super) entrances: Vec<Entrance>,
+    pub(super) passwords: Option<Passwords>,
+    pub(super) acl: Option<Acl>,
+}
+
+/// What a method says about credentials.
+enum Found {
+    /// That is who it is.
+    Identity(Box<Identity>),
+    /// They are not of its kind.
+    Nothing,
+    /// They are, and they are wrong.
+    Wrong(Refused),
+    /// There is no use in asking others.
+    Stop(Refused),
+}
+
+/// What a client is told that gave wrong credentials: nothing that helps it guess.
+const WRONG: &str = "the user name or the password is wrong";
+
+impl Configured {
+    /// With the methods of enhanced authentication that go with it.
+    pub fn into_auth(self) -> Auth {
+        Auth { policy: Arc::new(self), methods: Vec::new() }
+    }
+
+    async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
+        let peer = credentials.peer;
+        let Some(entrance) = self.entrances.get(peer.place) else {
+            return Err(Refused::new(ReasonCode::NotAuthorized, "the listener is not known"));
+        };
+        // A list of bans is asked here, before anything is computed: about the address and the client identifier. What it says
+        // about users is asked in `complete`, which `renew` goes through, too.
+        let mut wrong = None;
+        for method in &entrance.methods {
+            match self.try_method(*method, credentials).await {
+                Found::Identity(identity) => return self.complete(*identity, credentials.client_id, peer),
+                Found::Nothing => {}
+                Found::Wrong(refused) => wrong = Some(refused),
+                Found::Stop(refused) => return Err(refused),
+            }
+        }
+        let brought = credentials.user_name.is_some() || credentials.password.is_some();
+        match wrong {
+            Some(refused) => Err(refused),
+            // Without any authentication a user name says nothing.
+            None if entrance.methods.is_empty() || (entrance.anonymous && !brought) => {
+                self.complete(Identity::default(), credentials.client_id, peer)
+            }
+            None => Err(self.nothing_fits(entrance, brought)),
+        }
+    }
+
+    async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> Found {
+        match method {
+            Method::Password => self.by_password(credentials).await,
+        }
+    }
+
+    async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
+        let (Some(passwords), Some(user)) = (&self.passwords, credentials.user_name) else {
+            return Found::Nothing;
+        };
+        let address = credentials.peer.address.ip();
+        let password = credentials.password.unwrap_or_default();
+        match self.lasting.check(&self.config, passwords, user, password, address).await {
+            Checked::Right => {
+                Found::Identity(Box::new(Identity { method: Method::Password.name(), ..Identity::of(user) }))
+            }
+            Checked::Wrong => {
+                let known = passwords.get(user).is_some();
+                let text = match (known, credentials.password) {
+                    (false, _) => format!("there is no user '{user}' in {}", passwords.path.display()),
+                    (true, None) => "no password was sent".to_owned(),
+                    (true, Some(_)) => "the password is wrong".to_owned(),
+                };
+                Found::Wrong(Refused {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    text,
+                    told: Some(WRONG),
+                    slow: true,
+                })
+            }
+            Checked::Shut => Found::Stop(Refused {
+                slow: true,
+                ..Refused::new(
+                    ReasonCode::ConnectionRateExceeded,
+                    format!(
+                        "more than auth.failures_per_address_max ({}) wrong passwords within a minute from this address",
+                        self.config.failures_per_address_max
+                    ),
+                )
+            }),
+            Checked::Busy => Found::Stop(Refused::new(
+                ReasonCode::ServerBusy,
+                "more passwords wait to be checked than auth.password_queue_max: come again soon",
+            )),
+        }
+    }
+
+    fn nothing_fits(&self, entrance: &Entrance, brought: bool) -> Refused {
+        let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
+        let methods = methods.join(", ");
+        if brought {
+            let text = format!(
+                "listener {}: the credentials are of no kind that it takes ({methods})",
+                entrance.name
+            );
+            return Refused {
+                told: Some(WRONG),
+                slow: true,
+                ..Refused::new(ReasonCode::BadUserNameOrPassword, text)
+            };
+        }
+        let text = format!(
+            "listener {}: no credentials were sent, and clients without are not let in there (it takes {methods}). Either add \
+             a user: `lapwing user add NAME`, and give the client that name and password; or let everybody in: \
+             allow_anonymous = true",
+            entrance.name
+        );
+        let told = Some("no user name and password were sent, and this listener lets nobody in without");
+        Refused { told, ..Refused::new(ReasonCode::NotAuthorized, text) }
+    }
+
+    /// Who was recognized, with listener, groups and rights; or why that is not enough.
+    pub(super) fn complete(
+        &self,
+        identity: Identity,
+        client_id: &str,
+        peer: &Peer,
+    ) -> Result<Identity, Refused> {
+        let listener =
+            self.entrances.get(peer.place).map(|entrance| entrance.name.clone()).unwrap_or_default();
+        let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
+        let client_id = identity.client_id.clone().unwrap_or_else(|| client_id.into());
+        Ok(self.with_rights(identity, &client_id))
+    }
+
+    fn with_client_id(&self, mut identity: Identity, client_id: &str) -> Result<Identity, Refused> {
+        let user = identity.user.as_deref();
+        if let Some(fixed) = &identity.client_id {
+            if !client_id.is_empty() && *client_id != **fixed {
+                let text = format!("the credentials are for the client identifier '{fixed}'");
+                return Err(Refused::new(ReasonCode::ClientIdentifierNotValid, text));
+            }
+            return Ok(identity);
+        }
+        let Some(wanted) = &self.config.client_id_template else { return Ok(identity) };
+        if client_id.is_empty() && !wanted.ends_with('*') {
+            let given = user.map_or_else(|| wanted.clone(), |user| wanted.replace("%u", user));
+            identity.client_id = Some(given.into());
+        } else if !template::allows_client_id(wanted, user, client_id) {
+            let text =
+                format!("auth.client_id_template does not allow this client identifier: it wants '{wanted}'");
+            return Err(Refused {
+                told: Some("this user may not have this client identifier"),
+                ..Refused::new(ReasonCode::ClientIdentifierNotValid, text)
+            });
+        }
+        Ok(identity)
+    }
+
+    fn with_rights(&self, mut identity: Identity, client_id: &str) -> Identity {
+        let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
+        identity.rights = match &self.acl {
+            Some(acl) => {
+                identity.groups = acl.groups_of(identity.user.as_deref(), &identity.brought);
+                Some(Arc::new(acl.rights(&identity, client_id, wide)))
+            }
+            None if identity.grants.is_some() => Some(Arc::new(Rights::granted(&identity, client_id, wide))),
+            None => None,
+        };
+        identity
+    }
+
+    /// A client that is not there: what it would be, for people who ask.
+    ///
+    /// # Errors
+    /// There is no such listener.
+    pub fn imagine(
+        &self,
+        user: Option<&str>,
+        client_id: &str,
+        groups: &[String],
+        listener: Option<&str>,
+    ) -> Result<Identity, String> {
+        let found =
+            self.entrances.iter().find(|entrance| listener.is_none_or(|name| *entrance.name == *name));
+        let entrance = found.ok_or_else(|| {
+            let names: Vec<&str> = self.entrances.iter().map(|entrance| &*entrance.name).collect();
+            format!("there is no such listener; there are {}", names.join(", "))
+        })?;
+        let brought: Arc<[Box<str>]> = groups.iter().map(|group| Box::from(group.as_str())).collect();
+        let (user, listener) = (user.map(Arc::from), entrance.name.clone());
+        let groups = brought.clone();
+        Ok(self.with_rights(Identity { user, listener, brought, groups, ..Identity::default() }, client_id))
+    }
+
+    /// The rules that keep a part of a subscription from being delivered.
+    pub fn exceptions(&self, identity: &Identity, filter: &str) -> Vec<String> {
+        let rights = identity.rights.iter();
+        rights.flat_map(|rights| rights.exceptions(filter)).map(ToString::to_string).collect()
+    }
+
+    /// Whether there are rules that a client without rights of its own would break.
+    fn has_rules(&self) -> bool {
+        self.acl.is_some()
+    }
+}
+
+impl Policy for Configured {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+        Box::pin(self.identify(credentials))
+    }
+
+    fn allows(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> bool {
+        match &identity.rights {
+            Some(rights) => rights.allows(action, topic),
+            None => !self.has_rules(),
+        }
+    }
+
+    fn restricts_delivery(&self, identity: &Identity) -> bool {
+        match &identity.rights {
+            Some(rights) => !rights.reads_all(),
+            None => self.has_rules(),
+        }
+    }
+
+    fn rule(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> String {
+        match &identity.rights {
+            Some(rights) => rights.explain(action, topic),
+            None if self.has_rules() => "this client was not judged by the rules yet".to_owned(),
+            None => {
+                "there are no rules: auth.acl_file is not set, so everybody who is let in may do everything"
+                    .to_owned()
+            }
+        }
+    }
+
+    fn renew(&self, identity: &Identity, client_id: &str, _peer: Option<&Peer>) -> Result<Identity, Refused> {
+        let by_password =
+            identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
+        // Of a session that an earlier run left only the user is known; where users are in the file only, it must be there.
+        let only_passwords = self.entrances.iter().all(|entrance| entrance.methods == [Method::Password]);
+        if let (Some(user), true) =
+            (&identity.user, by_password || (identity.method.is_empty() && only_passwords))
+            && self.passwords.as_ref().is_none_or(|passwords| passwords.get(user).is_none())
+        {
+            let text = format!("the user '{user}' was removed");
+            return Err(Refused {
+                told: Some("this user was removed"),
+                ..Refused::new(ReasonCode::AdministrativeAction, text)
+            });
+        }
+        Ok(self.with_rights(identity.clone(), client_id))
+    }
+}

@@ -1,0 +1,119 @@
+//! From the configuration and the files that it names to a policy.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::acl::Acl;
+use super::configured::{Configured, Entrance};
+use super::password::{Lasting, Passwords};
+use super::{Auth, Open};
+use crate::config::{Config, Listener, why_not_readable};
+
+/// Reads everything that `[auth]` and the listeners name.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(config: &Config, lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>> {
+    match configured(config, lasting)? {
+        Some(policy) => Ok(policy.into_auth()),
+        None => Ok(Auth { policy: Arc::new(Open), methods: Vec::new() }),
+    }
+}
+
+/// The policy; `None` where the configuration asks for none.
+///
+/// # Errors
+/// All that is wrong with the files.
+pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Configured>, Vec<String>> {
+    let mut errors = Vec::new();
+    let auth = &config.auth;
+    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, |text, name| {
+        Passwords::parse(text, name)
+    });
+    let acl =
+        read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, |text, name| Acl::parse(text, name));
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    if let Some(passwords) = &passwords {
+        warn_of(passwords, auth.password_rehash);
+    }
+    if acl.as_ref().is_some_and(Acl::is_empty) {
+        warn!(
+            "{} holds no rule: every publish and subscribe is denied until it does",
+            auth.acl_file.as_deref().unwrap_or_default()
+        );
+    }
+    let entrance = |listener: &Listener| Entrance {
+        name: listener.label().into(),
+        methods: config.methods(listener),
+        anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
+    };
+    let entrances: Vec<Entrance> = config.listeners.iter().map(entrance).collect();
+    if acl.is_none() && entrances.iter().all(|entrance| entrance.methods.is_empty()) {
+        return Ok(None);
+    }
+    if acl.is_some() && entrances.iter().all(|entrance| entrance.methods.is_empty()) {
+        warn!(
+            "there are rules (auth.acl_file) and no authentication: user names are not believed, so only rules for everybody and \
+               for clients without a user apply"
+        );
+    }
+    Ok(Some(Configured { config: auth.clone(), lasting: lasting.clone(), entrances, passwords, acl }))
+}
+
+fn read<T>(
+    path: Option<&str>,
+    key: &str,
+    errors: &mut Vec<String>,
+    parse: impl FnOnce(&str, &str) -> Result<T, Vec<String>>,
+) -> Option<T> {
+    let path = path?;
+    match text_of(key, Path::new(path)) {
+        Ok(text) => parse(&text, path).map_err(|mut wrong| errors.append(&mut wrong)).ok(),
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    }
+}
+
+/// The text of a file, or why there is none: a folder, no right, no UTF-8.
+pub(super) fn text_of(key: &str, path: &Path) -> Result<String, String> {
+    if let Some(error) = why_not_readable(key, path) {
+        return Err(error);
+    }
+    std::fs::read_to_string(path).map_err(|error| format!("{key} {}: {error}", path.display()))
+}
+
+/// Why a file with a secret in it is not used: others can read it.
+pub(crate) fn why_not_secret(key: &str, path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    (mode & 0o006 != 0).then(|| {
+        format!(
+            "{key} {}: everybody on this machine can read it (mode {mode:o}), so it is no secret any more. Make a new one, or, if \
+             nobody else was there yet, chmod 600 it (in a container: defaultMode 0400)",
+            path.display()
+        )
+    })
+}
+
+fn warn_of(passwords: &Passwords, rehash: bool) {
+    let path = passwords.path.as_path();
+    if why_not_secret("", path).is_some() {
+        warn!("auth.password_file {}: everybody on this machine can read it; chmod 600 it", path.display());
+    }
+    if passwords.is_empty() {
+        warn!("auth.password_file {} holds no user: add one with `lapwing user add NAME`", path.display());
+    }
+    if passwords.is_mixed && !rehash {
+        warn!(
+            "auth.password_file {} holds hashes of several kinds or costs: the time of an answer may tell which users there \
+             are; auth.password_rehash = true makes them alike as users log in",
+            path.display()
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! Passwords: the file of users, hashing without keeping anybody waiting, and the memory of what was right.
+
+mod file;
+mod hash;
+mod hashing;
+mod successes;
+
+pub use file::{Entry, Passwords, check_name, edit, line};
+pub use hash::{Cost, Hash};
+pub use hashing::{Full, Hashing};
+pub use successes::Successes;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::secret::Secret;
+use super::throttle::Throttle;
+use crate::config;
+
+/// What is found out about a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// It is the user's.
+    Right,
+    /// It is not, or there is no such user.
+    Wrong,
+    /// The address has failed too often to be listened to.
+    Shut,
+    /// Too many passwords wait to be hashed.
+    Busy,
+}
+
+/// What outlives a reload: threads, counts, and what was found right.
+#[derive(Debug)]
+pub struct Lasting {
+    /// Hashes.
+    pub hashing: Hashing,
+    /// Counts failures.
+    pub throttle: Throttle,
+    /// Remembers what was right.
+    pub successes: Successes,
+    /// Users whose line is to be written anew: what it was, and what it is to be.
+    rehashed: Mutex<HashMap<Box<str>, (Hash, Entry)>>,
+}
+
+impl Lasting {
+    /// With the bounds of the configuration.
+    pub fn new(config: &config::Auth) -> Lasting {
+        Lasting {
+            hashing: Hashing::new(config.password_hashers_max as usize, config.password_queue_max as usize),
+            throttle: Throttle::default(),
+            successes: Successes::new(config.password_cache_entries_max as usize, config.password_cache_s),
+            rehashed: Mutex::default(),
+        }
+    }
+
+    /// Whether this is the user's password.
+    pub async fn check(
+        &self,
+        config: &config::Auth,
+        passwords: &Passwords,
+        user: &str,
+        password: &[u8],
+        address: Option<IpAddr>,
+    ) -> Checked {
+        let entry = passwords.get(user);
+        let now = Instant::now();
+        if entry.is_some_and(|entry| self.successes.knows(user, &entry.hash, password, now)) {
+            return Checked::Right;
+        }
+        if self.throttle.is_shut(address, config.failures_per_address_max, now) {
+            return Checked::Shut;
+        }
+        let Some(hash) = entry.map(|entry| entry.hash.clone()).or_else(|| passwords.decoy().cloned()) else {
+            self.throttle.failed(address, now);
+            return Checked::Wrong;
+        };
+        let secret = Secret::new(password);
+        let known = entry.is_some();
+        let rehash = (config.password_rehash && known && hash.is_foreign()).then(|| cost(config));
+        let checked = self.hashing.run(move |memory| {
+            let right = hash.verify(secret.reveal(), memory) && known;
+            let anew =
+                rehash.filter(|_| right).and_then(|cost| Hash::make(secret.reveal(), cost, memory).ok());
+            (right, anew)
+        });
+        match checked.await {
+            Err(Full) => Checked::Busy,
+            Ok(Some((true, anew))) => {
+                if let Some(entry) = entry {
+                    self.successes.learn(user, &entry.hash, password, now);
+                    if let Some(hash) = anew {
+                        let new = Entry { hash, scram: entry.scram.clone() };
+                        let mut rehashed = self.rehashed.lock().unwrap_or_else(PoisonError::into_inner);
+                        rehashed.insert(user.into(), (entry.hash.clone(), new));
+                    }
+                }
+                Checked::Right
+            }
+            Ok(_) => {
+                self.throttle.failed(address, now);
+                Checked::Wrong
+            }
+        }
+    }
+
+    /// Writes what was hashed anew, all at once. A user whose line has changed meanwhile keeps it. Blocks.
+    pub fn write_rehashed(&self, path: &Path) {
+        let rehashed = std::mem::take(&mut *self.rehashed.lock().unwrap_or_else(PoisonError::into_inner));
+        if rehashed.is_empty() {
+            return;
+        }
+        let mut count = 0;
+        let mut judge = |user: &str, old: &str| match rehashed.get(user) {
+            Some((was, new)) if old == line(user, &Entry { hash: was.clone(), scram: new.scram.clone() }) => {
+                count += 1;
+                Some(line(user, new))
+            }
+            _ => Some(old.to_owned()),
+        };
+        match edit(path, &mut judge, &[]) {
+            Ok(()) => info!(target: "audit", "{count} passwords of {} are argon2id now", path.display()),
+            Err(error) => {
+                warn!("{} could not be written: {error}; auth.password_rehash needs that", path.display())
+            }
+        }
+    }
+
+    /// Whether [`write_rehashed`](Self::write_rehashed) has anything to do.
+    pub fn has_rehashed(&self) -> bool {
+        !self.rehashed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// What new passwords cost.
+pub fn cost(config: &config::Auth) -> Cost {
+    let memory_kib = u32::try_from(config.password_memory_bytes / 1024).unwrap_or(u32::MAX);
+    Cost { memory_kib, passes: config.password_passes }
+}

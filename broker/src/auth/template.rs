@@ -1,0 +1,106 @@
+//! Texts with `%u` (user), `%c` (client identifier): what a client calls itself stands in for them, and can never mean more
+//! than itself.
+//!
+//! A value that holds a wildcard, a level separator or a control character stands in for nothing (CVE-2017-7650): such a text
+//! then matches nothing where it allows, and all it could have meant where it denies. Values are never expanded again.
+
+/// What stands in.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// For `%u`.
+    pub user: Option<&'a str>,
+    /// For `%c`.
+    pub client_id: &'a str,
+}
+
+/// Whether there is anything to replace.
+pub fn has_any(text: &str) -> bool {
+    text.contains("%u") || text.contains("%c")
+}
+
+/// Whether a value can stand in a topic filter and mean itself only.
+pub fn is_plain(value: &str) -> bool {
+    !value.is_empty() && !value.contains(['+', '#', '/', '$']) && !value.chars().any(char::is_control)
+}
+
+impl<'a> Values<'a> {
+    fn of(&self, name: u8) -> Option<&'a str> {
+        match name {
+            b'u' => self.user,
+            _ => Some(self.client_id),
+        }
+        .filter(|value| is_plain(value))
+    }
+
+    /// The text with the values in it; else what of it stands before the first value that cannot stand in.
+    pub fn expand<'t>(&self, text: &'t str) -> Result<String, &'t str> {
+        let mut out = String::with_capacity(text.len() + 16);
+        let mut rest = text;
+        while let Some(at) = rest.find("%u").into_iter().chain(rest.find("%c")).min() {
+            let name = rest.as_bytes().get(at + 1).copied().unwrap_or_default();
+            let done = text.len() - rest.len() + at;
+            let value = self.of(name).ok_or(text.get(..done).unwrap_or_default())?;
+            out.push_str(rest.get(..at).unwrap_or_default());
+            out.push_str(value);
+            rest = rest.get(at + 2..).unwrap_or_default();
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+
+    /// All that a filter could mean, where a value cannot stand in: the levels before it, and everything below.
+    pub fn expand_widely(&self, filter: &str) -> String {
+        self.expand(filter).unwrap_or_else(|before| match before.rfind('/') {
+            Some(slash) => format!("{}/#", before.get(..slash).unwrap_or_default()),
+            None => "#".to_owned(),
+        })
+    }
+}
+
+/// Whether a client identifier is one that a template allows: `%u` is the user, a `*` at the end anything.
+pub fn allows_client_id(template: &str, user: Option<&str>, client_id: &str) -> bool {
+    let (fixed, open) = template.strip_suffix('*').map_or((template, false), |fixed| (fixed, true));
+    let expanded = match (fixed.contains("%u"), user) {
+        (false, _) => fixed.to_owned(),
+        (true, Some(user)) => fixed.replace("%u", user),
+        (true, None) => return false,
+    };
+    if open { client_id.starts_with(&expanded) } else { client_id == expanded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn values(client_id: &str) -> Values<'_> {
+        Values { user: Some("ann"), client_id }
+    }
+
+    #[test]
+    fn values_stand_in_once_and_mean_themselves_only() {
+        assert_eq!(values("c1").expand("a/%u/%c-x/%c").as_deref(), Ok("a/ann/c1-x/c1"));
+        assert_eq!(values("%u").expand("a/%c").as_deref(), Ok("a/%u"), "not expanded again");
+        for bad in ["+", "#", "a/#", "../x", "", "a\0b", "$SYS"] {
+            assert_eq!(values(bad).expand("a/%u/%c/b"), Err("a/%u/"), "{bad}");
+        }
+        assert_eq!(values(".*").expand("%c").as_deref(), Ok(".*"), "no pattern of its own");
+        assert_eq!(Values { user: None, client_id: "c" }.expand("x/%u"), Err("x/"));
+    }
+
+    #[test]
+    fn what_denies_denies_more_where_a_value_cannot_stand_in() {
+        assert_eq!(values("a/b").expand_widely("secret/x-%c/y"), "secret/#");
+        assert_eq!(values("#").expand_widely("%c/y"), "#");
+        assert_eq!(values("c").expand_widely("secret/%c"), "secret/c");
+    }
+
+    #[test]
+    fn a_client_id_template_binds_the_client_id_to_the_user() {
+        assert!(allows_client_id("%u", Some("ann"), "ann") && !allows_client_id("%u", Some("ann"), "bob"));
+        assert!(
+            allows_client_id("%u-*", Some("ann"), "ann-7")
+                && !allows_client_id("%u-*", Some("ann"), "anna-7")
+        );
+        assert!(!allows_client_id("%u*", None, "x") && allows_client_id("dev-*", None, "dev-1"));
+    }
+}

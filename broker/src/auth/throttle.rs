@@ -1,0 +1,92 @@
+//! Failures are counted per address: whoever guesses is slowed down, and soon not listened to for the rest of the minute.
+//!
+//! Only wrong credentials count, and credentials that are known to be right pass in any case, so that one broken device behind
+//! a router does not lock its neighbours out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Above this many addresses, those whose minute is over are forgotten.
+const ADDRESSES_KEPT: usize = 4_096;
+/// And above this many, all of them.
+const ADDRESSES_MAX: usize = 65_536;
+
+/// The counts.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    failures: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+/// IPv6 addresses of one network count as one: whoever has one has billions.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
+}
+
+impl Throttle {
+    /// Whether this address has failed `most` times within the minute; 0: it never has.
+    pub fn is_shut(&self, address: Option<IpAddr>, most: u32, now: Instant) -> bool {
+        let Some(address) = address.filter(|_| most > 0) else { return false };
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures
+            .get(&network(address))
+            .is_some_and(|(since, count)| *count >= most && now.saturating_duration_since(*since) < MINUTE)
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, address: Option<IpAddr>, now: Instant) {
+        let Some(address) = address else { return };
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= ADDRESSES_KEPT {
+            failures.retain(|_, (since, _)| now.saturating_duration_since(*since) < MINUTE);
+            if failures.len() >= ADDRESSES_MAX {
+                failures.clear();
+            }
+        }
+        let (since, count) = failures.entry(network(address)).or_insert((now, 0));
+        if now.saturating_duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shut_out_after_so_many_failures_and_only_for_the_minute() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let bad = Some(IpAddr::from([192, 0, 2, 1]));
+        for _ in 0..3 {
+            assert!(!throttle.is_shut(bad, 3, now));
+            throttle.failed(bad, now);
+        }
+        assert!(throttle.is_shut(bad, 3, now));
+        assert!(!throttle.is_shut(Some(IpAddr::from([192, 0, 2, 2])), 3, now));
+        assert!(!throttle.is_shut(bad, 0, now) && !throttle.is_shut(None, 3, now));
+        assert!(!throttle.is_shut(bad, 3, now + MINUTE));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_and_an_ipv4_address_in_ipv6_as_itself() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        throttle.failed("2001:db8::1".parse().ok(), now);
+        assert!(throttle.is_shut("2001:db8::2".parse().ok(), 1, now));
+        assert!(!throttle.is_shut("2001:db8:0:1::1".parse().ok(), 1, now));
+        throttle.failed("::ffff:192.0.2.1".parse().ok(), now);
+        assert!(
+            throttle.is_shut("192.0.2.1".parse().ok(), 1, now)
+                && !throttle.is_shut("192.0.2.2".parse().ok(), 1, now)
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! `lapwing user add|remove|list|check`: the password file. A running broker sees the change within seconds.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use lapwing::auth::password::{Entry, Hash, Passwords, check_name, cost, edit, line};
+use lapwing::auth::scram::Verifier;
+use lapwing::config::Config;
+use zeroize::Zeroizing;
+
+/// See the module.
+#[derive(Debug, Subcommand)]
+pub enum User {
+    /// Add a user, or give one a new password: asked for on the terminal, or the first line of standard input
+    Add {
+        /// The user
+        name: String,
+        /// Let it authenticate by SCRAM-SHA-256, too. What is stored for that costs less to guess than argon2id
+        #[arg(long)]
+        scram: bool,
+        /// Make up a password that nobody can guess, and print it
+        #[arg(long)]
+        generate: bool,
+    },
+    /// Remove a user; its connections are ended
+    Remove {
+        /// The user
+        name: String,
+    },
+    /// Print all users, and how their passwords are kept
+    List,
+    /// Say whether a password is the user's
+    Check {
+        /// The user
+        name: String,
+    },
+}
+
+fn read(path: &Path) -> Result<Passwords, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Passwords::parse(&text, &path.display().to_string()).map_err(|errors| errors.join("\n"))
+}
+
+fn write(path: &Path, user: &str, new: Option<String>) -> Result<(), String> {
+    let mut new = new;
+    let append: Vec<String> = match path.exists().then(|| read(path)).transpose()? {
+        Some(passwords) if passwords.get(user).is_some() => Vec::new(),
+        _ => new.take().into_iter().collect(),
+    };
+    let mut judge = |name: &str, old: &str| if name == user { new.take() } else { Some(old.to_owned()) };
+    edit(path, &mut judge, &append).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// 128 bits that can be typed.
+fn generate() -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut random = Zeroizing::new([0u8; 16]);
+    getrandom::fill(&mut *random).map_err(|error| format!("no randomness: {error}"))?;
+    Ok(Zeroizing::new(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()))
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// What is in the way.
+pub fn run(command: &User, config: &Config) -> Result<ExitCode, String> {
+    let path = config.auth.password_file.as_ref().map(PathBuf::from).ok_or(
+        "which file? Add --password-file FILE, or -c FILE with a configuration that has auth.password_file",
+    )?;
+    match command {
+        User::Add { name, scram, generate: made } => {
+            check_name(name)?;
+            // A broken file is told before anything is asked.
+            let known =
+                path.exists().then(|| read(&path)).transpose()?.is_some_and(|all| all.get(name).is_some());
+            let password = if *made { generate()? } else { super::password::read(name, true)? };
+            let hash = Hash::make(&password, cost(&config.auth), &mut Vec::new())?;
+            let scram = scram.then(|| Verifier::make(&password)).transpose()?;
+            write(&path, name, Some(line(name, &Entry { hash, scram })))?;
+            if *made {
+                println!("{}", String::from_utf8_lossy(&password));
+            }
+            eprintln!("{} {name} in {}", if known { "a new password for" } else { "added" }, path.display());
+        }
+        User::Remove { name } => {
+            if read(&path)?.get(name).is_none() {
+                return Err(format!("there is no user '{name}' in {}", path.display()));
+            }
+            write(&path, name, None)?;
+            eprintln!("removed {name} from {}", path.display());
+        }
+        User::List => {
+            for (name, entry) in read(&path)?.names() {
+                let kind = match &entry.hash {
+                    Hash::Argon2id { .. } => "argon2id",
+                    Hash::Pbkdf2 { .. } => "Mosquitto $7$",
+                    Hash::Sha512 { .. } => "Mosquitto $6$",
+                };
+                println!("{name}\t{kind}{}", if entry.scram.is_some() { ", SCRAM-SHA-256" } else { "" });
+            }
+        }
+        User::Check { name } => {
+            let passwords = read(&path)?;
+            let entry = passwords
+                .get(name)
+                .ok_or_else(|| format!("there is no user '{name}' in {}", path.display()))?;
+            let password = super::password::read(name, false)?;
+            let right = entry.hash.verify(&password, &mut Vec::new());
+            println!("{}", if right { "right" } else { "wrong" });
+            return Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

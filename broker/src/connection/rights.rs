@@ -1,0 +1,38 @@
+//! What becomes of a live connection when the policy is replaced under it.
+
+use lapwing_protocol::ReasonCode;
+
+use super::{Connection, Exit};
+use crate::auth::audit;
+use crate::handshake;
+
+impl Connection {
+    /// Asks a new policy, if there is one, whether the client may stay, and lets go of the subscriptions that it may not keep.
+    /// What waits for it is judged when it is sent.
+    pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
+        if self.core.live.is_current(&self.trust) {
+            return Ok(());
+        }
+        self.trust = self.core.live.get();
+        let trust = self.trust.clone();
+        let policy = &*trust.auth.policy;
+        let client_id = self.resident.session.client_id.clone();
+        match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
+            Ok(identity) => {
+                self.expires_at = handshake::expires_at(&self.core, &identity);
+                self.resident.identity = identity;
+            }
+            Err(refused) => {
+                audit::expelled(&client_id, &self.resident.identity, &refused.text);
+                let told = refused.told.map_or(refused.text, str::to_owned);
+                return Err(Exit::Violation(ReasonCode::AdministrativeAction, told));
+            }
+        }
+        let revoked = self.core.revoke(policy, &mut self.resident);
+        if revoked > 0 && self.core.config.auth.revoked_disconnects {
+            let text = "a subscription is not allowed any more".to_owned();
+            return Err(Exit::Violation(ReasonCode::NotAuthorized, text));
+        }
+        Ok(())
+    }
+}

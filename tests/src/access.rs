@@ -1,0 +1,86 @@
+//! Brokers with users and rules.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use lapwing::auth::password::{Cost, Entry, Hash, line};
+
+use crate::client::Client;
+use crate::program::{Folder, Program};
+
+/// Hashes of tests are cheap.
+pub const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
+
+/// The lines of a password file.
+pub fn password_lines(users: &[(&str, &str)]) -> String {
+    let line = |(user, password): &(&str, &str)| {
+        let hash = Hash::make(password.as_bytes(), CHEAP, &mut Vec::new()).expect("a hash");
+        line(user, &Entry { hash, scram: None }) + "\n"
+    };
+    users.iter().map(line).collect()
+}
+
+/// A file for its owner only.
+pub fn secret_file(folder: &Folder, name: &str, text: &str) -> PathBuf {
+    let path = folder.file(name, text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    path
+}
+
+/// A broker with a password file and rules, and the folder of both.
+pub struct Guarded {
+    /// The broker.
+    pub program: Program,
+    /// `users` and `acl.toml` are in it.
+    pub folder: Folder,
+}
+
+/// The users of tests: their password is their name and `-pw`.
+pub const USERS: [&str; 4] = ["ann", "bob", "eve", "root"];
+
+/// The password of a user of tests.
+pub fn password(user: &str) -> String {
+    format!("{user}-pw")
+}
+
+impl Guarded {
+    /// With the [`USERS`], the rules, and more configuration; `auth` stands in `[auth]`.
+    pub fn start(rules: &str, auth: &str, more: &str) -> Guarded {
+        let folder = Folder::new("guarded");
+        let passwords: Vec<String> = USERS.iter().map(|user| password(user)).collect();
+        let users: Vec<(&str, &str)> =
+            USERS.iter().copied().zip(passwords.iter().map(String::as_str)).collect();
+        secret_file(&folder, "users", &password_lines(&users));
+        folder.file("acl.toml", rules);
+        let path = folder.0.display();
+        let toml = format!(
+            "[auth]\npassword_file = '{path}/users'\nacl_file = '{path}/acl.toml'\n{auth}\n{more}\n\
+             [[listener]]\naddress = '127.0.0.1:0'\n"
+        );
+        Guarded { program: Program::start(&toml), folder }
+    }
+
+    /// Replaces the rules, and waits until the broker has them.
+    pub fn rules(&mut self, rules: &str) {
+        self.folder.file("acl.toml", rules);
+        self.reload();
+    }
+
+    /// SIGHUP; waits until everything is read anew.
+    pub fn reload(&mut self) {
+        self.program.signal("HUP");
+        self.program.wait_for("reloaded (asked to)");
+    }
+
+    /// Connects as a user, with MQTT 5 and a session that is kept; the client identifier is the name.
+    pub fn client(&self, user: &str) -> Client {
+        self.client_with(user, "5.0", &[("clean", "0"), ("p.session_expiry", "3600")])
+    }
+
+    /// Connects as a user; the client identifier is the name.
+    pub fn client_with(&self, user: &str, version: &'static str, more: &[(&str, &str)]) -> Client {
+        let password = password(user);
+        let all = [&[("id", user), ("user", user), ("password", &password)], more].concat();
+        Client::connect(&self.program.address("mqtt"), version, &all).expect("the user may come in").0
+    }
+}
