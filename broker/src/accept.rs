@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
+use crate::auth::ban::{self, Ban};
 use crate::budget::Place;
 use crate::core::Core;
 use crate::handshake;
-use crate::net::{Accepted, Listener};
+use crate::net::{Accepted, Listener, Peer, Sender, Stream};
 
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -96,7 +97,16 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        let address: Option<IpAddr> = accepted.address().ip().filter(|ip| !ip.is_loopback());
+        // Whose connection a proxy passes on is only known when it has said so.
+        let address = if accepted.is_from_proxy() { None } else { counted(&accepted) };
+        let banned = |ban: &Ban| {
+            format!("connection from {} closed: {} is banned ({})", accepted.address(), ban.whom, ban.reason)
+        };
+        if let Some(text) = core.live.get().bans.of_address(address, ban::now_s()).map(banned) {
+            core.metrics.refused.add(1);
+            complain(text);
+            continue;
+        }
         match core.budget.enter(address, now) {
             Ok(place) => {
                 core.metrics.connections.add(1);
@@ -114,11 +124,48 @@ pub(crate) async fn run(
     }
 }
 
+/// The address that counts for bounds per address; loopback is free of them.
+fn counted(accepted: &Accepted) -> Option<IpAddr> {
+    accepted.address().ip().filter(|ip| !ip.is_loopback())
+}
+
+/// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
+async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option<(Stream, Peer)> {
+    let address = accepted.address().to_string();
+    let refuse = |error: String| {
+        core.metrics.refused.add(1);
+        warn!(peer = %address, "{error}");
+    };
+    let accepted = match accepted.sender().await {
+        Ok(Sender::Client(accepted)) => accepted,
+        Ok(Sender::Proxy) => {
+            debug!(peer = %address, "the proxy looked whether the broker is there");
+            return None;
+        }
+        Err(error) => {
+            refuse(error.to_string());
+            return None;
+        }
+    };
+    let trust = core.live.get();
+    let of = accepted.address();
+    if let Some(ban) = trust.bans.of_address(counted(&accepted), ban::now_s()) {
+        refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
+        return None;
+    }
+    if let Err(full) = place.locate(counted(&accepted), Instant::now()) {
+        refuse(format!("connection of {of} closed: {} is reached", full.key()));
+        return None;
+    }
+    let established = accepted.establish(&trust.tls).await;
+    established.inspect_err(|error| refuse(error.to_string())).ok()
+}
+
 /// One connection from its first byte to its last.
 async fn serve(
     core: Arc<Core>,
     accepted: Accepted,
-    place: Place,
+    mut place: Place,
     permit: Option<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -126,14 +173,7 @@ async fn serve(
     let address = accepted.address().to_string();
     // Boxed: what only the first second of a connection needs is not kept for its life.
     let introduction = Box::pin(async {
-        let (stream, peer) = match accepted.establish(&core.live.get().tls).await {
-            Ok(established) => established,
-            Err(error) => {
-                core.metrics.refused.add(1);
-                warn!(peer = %address, "{error}");
-                return None;
-            }
-        };
+        let (stream, peer) = establish(&core, accepted, &mut place).await?;
         Some(handshake::receive(&core, stream, peer, place).await)
     });
     let introduced = within(introduction, timeout, &mut stopped).await;

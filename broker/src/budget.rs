@@ -19,6 +19,7 @@ const ADDRESSES_KEPT: usize = 1_024;
 pub struct Budget {
     connections_max: usize,
     per_address_max: usize,
+    handshakes_per_address_max: usize,
     connects_per_s: u32,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, Address>>,
@@ -32,6 +33,8 @@ pub struct Budget {
 #[derive(Debug)]
 struct Address {
     connections: usize,
+    /// Of those, connections that have not sent CONNECT.
+    handshakes: usize,
     second: Instant,
     connects: u32,
 }
@@ -54,6 +57,8 @@ pub enum Full {
     Connections,
     /// `limits.connections_per_address_max`.
     PerAddress,
+    /// `limits.handshakes_per_address_max`.
+    Handshakes,
     /// `limits.connects_per_address_per_s`.
     ConnectRate,
     /// `limits.memory_budget_bytes`.
@@ -66,6 +71,7 @@ impl Full {
         match self {
             Full::Connections => "limits.connections_max",
             Full::PerAddress => "limits.connections_per_address_max",
+            Full::Handshakes => "limits.handshakes_per_address_max",
             Full::ConnectRate => "limits.connects_per_address_per_s",
             Full::Memory => "limits.memory_budget_bytes",
         }
@@ -77,6 +83,8 @@ impl Full {
 pub struct Place {
     budget: Arc<Budget>,
     address: Option<IpAddr>,
+    /// It has not sent CONNECT.
+    handshake: bool,
 }
 
 impl Budget {
@@ -93,6 +101,7 @@ impl Budget {
         Budget {
             connections_max,
             per_address_max: limits.connections_per_address_max as usize,
+            handshakes_per_address_max: limits.handshakes_per_address_max as usize,
             connects_per_s: limits.connects_per_address_per_s,
             connections: AtomicUsize::new(0),
             addresses: Mutex::default(),
@@ -113,24 +122,8 @@ impl Budget {
             return Err(Full::Connections);
         }
         // From here on the drop of the place counts it out again.
-        let mut place = Place { budget: self.clone(), address: None };
-        if let Some(address) = address {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry =
-                addresses.entry(address).or_insert(Address { connections: 0, second: now, connects: 0 });
-            if now.duration_since(entry.second) >= SECOND {
-                (entry.second, entry.connects) = (now, 0);
-            }
-            if entry.connections >= self.per_address_max {
-                return Err(Full::PerAddress);
-            }
-            if entry.connects >= self.connects_per_s {
-                return Err(Full::ConnectRate);
-            }
-            entry.connects += 1;
-            entry.connections += 1;
-            place.address = Some(address);
-        }
+        let mut place = Place { budget: self.clone(), address: None, handshake: false };
+        place.locate(address, now)?;
         Ok(place)
     }
 
@@ -157,8 +150,46 @@ impl Budget {
     }
 }
 
+impl Place {
+    /// Says where it is from, once: at the accept, or when a proxy has said it. As of [`Budget::enter`].
+    pub fn locate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Full> {
+        let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
+        let budget = &self.budget;
+        let mut addresses = budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = Address { connections: 0, handshakes: 0, second: now, connects: 0 };
+        let entry = addresses.entry(address).or_insert(new);
+        if now.duration_since(entry.second) >= SECOND {
+            (entry.second, entry.connects) = (now, 0);
+        }
+        if entry.connections >= budget.per_address_max {
+            return Err(Full::PerAddress);
+        }
+        if entry.handshakes >= budget.handshakes_per_address_max {
+            return Err(Full::Handshakes);
+        }
+        if entry.connects >= budget.connects_per_s {
+            return Err(Full::ConnectRate);
+        }
+        entry.connects += 1;
+        entry.connections += 1;
+        entry.handshakes += 1;
+        (self.address, self.handshake) = (Some(address), true);
+        Ok(())
+    }
+
+    /// CONNECT has come.
+    pub fn introduced(&mut self) {
+        let Some(address) = self.address.filter(|_| std::mem::take(&mut self.handshake)) else { return };
+        let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = addresses.get_mut(&address) {
+            entry.handshakes -= 1;
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        self.introduced();
         self.budget.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(address) = self.address else { return };
         let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,6 +258,23 @@ mod tests {
         let _held = [budget.enter(far, now).unwrap(), budget.enter(far, now).unwrap()];
         assert_eq!(budget.enter(far, now).unwrap_err(), Full::ConnectRate);
         assert!(budget.enter(far, now + Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_without_connect() {
+        let limits = Limits { handshakes_per_address_max: 1, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        let mut first = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        first.introduced();
+        let second = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        drop(second);
+        // A proxy says later whose it is.
+        let mut proxied = budget.enter(None, now).unwrap();
+        assert_eq!(proxied.locate(far, now), Ok(()));
+        assert_eq!(budget.enter(None, now).unwrap().locate(far, now), Err(Full::Handshakes));
     }
 
     #[test]

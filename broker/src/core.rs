@@ -7,6 +7,7 @@ use std::task::Waker;
 use lapwing_protocol::{PacketId, topic};
 use tracing::debug;
 
+use crate::arrivals::Arrivals;
 use crate::auth::{Action, Identity, Policy, audit};
 use crate::backlog;
 use crate::budget::Budget;
@@ -18,6 +19,7 @@ use crate::live::{Live, Trust};
 use crate::message::{Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
+use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
 use crate::router::{Kept, Retained, RouteCache, Routed, Router};
 use crate::session::{Outcome, Session, Will};
@@ -40,6 +42,10 @@ pub struct Core {
     pub metrics: Metrics,
     /// Connections and memory.
     pub budget: Arc<Budget>,
+    /// Who comes too often.
+    pub arrivals: Arrivals,
+    /// How fast users may publish.
+    pub users: Users,
     /// Timers of resting sessions.
     pub agenda: Agenda,
     /// Messages that are on disk only.
@@ -75,6 +81,8 @@ impl Core {
             store,
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
+            arrivals: Arrivals::default(),
+            users: Users::default(),
             agenda: Agenda::default(),
             stored: Arc::new(StoredTotal::new(config.store.queues_bytes_max)),
             config,

@@ -12,6 +12,7 @@
 //! The house is described in `docs/ARCHITECTURE.md`: net → handshake → connection → session → router → outbox, and back.
 
 mod accept;
+mod arrivals;
 pub mod auth;
 mod backlog;
 mod budget;
@@ -28,6 +29,7 @@ mod metrics;
 pub mod net;
 pub mod outbox;
 mod output;
+mod rate;
 mod registry;
 mod reload;
 pub mod router;
@@ -137,13 +139,13 @@ impl Builder {
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
         let own = Own::new(&self.config, self.auth);
-        let (auth, tls) = reload::load(&self.config, &own).map_err(StartError::Files)?;
+        let loaded = reload::load(&self.config, &own).map_err(StartError::Files)?;
         let listeners = net::bind_all(&self.config).await.map_err(StartError::Bind)?;
         let store = match self.store {
             Some(store) => store,
             None => open_store(&self.config.store).map_err(StartError::Store)?,
         };
-        let core = Arc::new(Core::new(self.config, Live::new(auth, tls, store.clock().now()), store));
+        let core = Arc::new(Core::new(self.config, Live::new(loaded, store.clock().now()), store));
         backlog::restore(&core).map_err(StartError::Store)?;
         let (stopping, stopped) = watch::channel(false);
         let connections = Arc::new(accept::Connections::default());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::auth::Auth;
+use crate::auth::ban::Bans;
 use crate::message::Millis;
 use crate::net::Acceptors;
 
@@ -16,6 +17,8 @@ pub struct Trust {
     pub auth: Auth,
     /// The TLS of each listener, in the order of the configuration.
     pub tls: Acceptors,
+    /// Who is not let in.
+    pub bans: Bans,
     /// When it was put in place.
     pub since: Millis,
     /// Counts the snapshots.
@@ -28,6 +31,23 @@ impl std::fmt::Debug for Trust {
     }
 }
 
+/// What the files say, before it is in place.
+pub struct Loaded {
+    /// Who may do what.
+    pub auth: Auth,
+    /// The TLS of each listener, in the order of the configuration.
+    pub tls: Acceptors,
+    /// Who is not let in.
+    pub bans: Bans,
+}
+
+impl Loaded {
+    fn into_trust(self, since: Millis, generation: u64) -> Trust {
+        let Loaded { auth, tls, bans } = self;
+        Trust { auth, tls, bans, since, generation }
+    }
+}
+
 /// Where the current one is.
 #[derive(Debug)]
 pub struct Live {
@@ -37,11 +57,8 @@ pub struct Live {
 
 impl Live {
     /// Begins with this.
-    pub fn new(auth: Auth, tls: Acceptors, since: Millis) -> Live {
-        Live {
-            current: RwLock::new(Arc::new(Trust { auth, tls, since, generation: 0 })),
-            generation: AtomicU64::new(0),
-        }
+    pub fn new(loaded: Loaded, since: Millis) -> Live {
+        Live { current: RwLock::new(Arc::new(loaded.into_trust(since, 0))), generation: AtomicU64::new(0) }
     }
 
     /// The current snapshot.
@@ -56,10 +73,10 @@ impl Live {
     }
 
     /// Puts another in its place.
-    pub fn replace(&self, auth: Auth, tls: Acceptors, since: Millis) -> Arc<Trust> {
+    pub fn replace(&self, loaded: Loaded, since: Millis) -> Arc<Trust> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
-        *current = Arc::new(Trust { auth, tls, since, generation });
+        *current = Arc::new(loaded.into_trust(since, generation));
         self.generation.store(generation, Ordering::Release);
         current.clone()
     }

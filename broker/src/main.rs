@@ -61,6 +61,11 @@ enum Command {
     /// Look after the users and their passwords
     #[command(subcommand)]
     User(commands::user::User),
+    /// Look after who is not let in
+    #[command(subcommand)]
+    Ban(commands::ban::BanCommand),
+    /// Make certificates to try TLS with, and for devices
+    Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
     Explain(commands::explain::Explain),
 }
@@ -127,6 +132,10 @@ fn main() -> ExitCode {
         Some(Command::User(command)) => {
             return commands::user::run(command, &config).unwrap_or_else(|error| fail(&error));
         }
+        Some(Command::Ban(command)) => {
+            return commands::ban::run(command, &config).unwrap_or_else(|error| fail(&error));
+        }
+        Some(Command::Cert(cert)) => return commands::cert::run(cert).unwrap_or_else(|error| fail(&error)),
         Some(Command::Explain(explain)) => {
             return commands::explain::run(explain, &config).unwrap_or_else(|error| fail(&error));
         }

@@ -10,10 +10,11 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
 use crate::config::QueuePolicy;
@@ -150,6 +151,8 @@ struct Inner {
     held_messages: usize,
     held_bytes: usize,
     connected: bool,
+    /// Wakes the connection whatever it waits for.
+    connection: Option<Arc<AtomicWaker>>,
     closed: bool,
     waker: Option<Waker>,
     /// The place that was given out last.
@@ -163,6 +166,7 @@ pub struct Outbox {
     session: SessionNumber,
     bounds: Bounds,
     dropped: AtomicU64,
+    overran: AtomicBool,
     /// For a session that is stored.
     total: Option<Arc<StoredTotal>>,
     inner: Mutex<Inner>,
@@ -171,7 +175,14 @@ pub struct Outbox {
 impl Outbox {
     /// An empty one in memory.
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
-        Outbox { session, bounds, dropped: AtomicU64::new(0), total: None, inner: Mutex::default() }
+        Outbox {
+            session,
+            bounds,
+            dropped: AtomicU64::new(0),
+            overran: AtomicBool::new(false),
+            total: None,
+            inner: Mutex::default(),
+        }
     }
 
     /// The outbox of a session that is stored: `last` is the place that was given out last, and `count` messages of `bytes`
@@ -233,6 +244,15 @@ impl Outbox {
                 QueuePolicy::Refuse => return Pushed::Refused,
                 QueuePolicy::DropNewest => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
+                    return Pushed::Dropped;
+                }
+                QueuePolicy::Disconnect => {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    // One that is away loses what its queue cannot hold; there is nobody to let go.
+                    if let Some(connection) = inner.connection.take() {
+                        self.overran.store(true, Ordering::Relaxed);
+                        connection.wake();
+                    }
                     return Pushed::Dropped;
                 }
                 QueuePolicy::DropOldest => {
@@ -375,14 +395,24 @@ impl Outbox {
     }
 
     /// A connection serves the session from now on.
-    pub fn connect(&self) {
-        self.lock().connected = true;
+    pub fn connect(&self, connection: &Arc<AtomicWaker>) {
+        let mut inner = self.lock();
+        inner.connected = true;
+        inner.connection = Some(connection.clone());
+        self.overran.store(false, Ordering::Relaxed);
+    }
+
+    /// There was no room, and the policy is to let the client go.
+    #[inline]
+    pub fn has_overrun(&self) -> bool {
+        self.overran.load(Ordering::Relaxed)
     }
 
     /// The session rests from now on: QoS 0 messages are not kept.
     pub fn disconnect(&self) {
         let mut inner = self.lock();
         inner.connected = false;
+        inner.connection = None;
         inner.waker = None;
         if !self.bounds.keeps_qos0 {
             inner.queue.retain(|delivery| delivery.qos != QoS::AtMostOnce);
@@ -438,7 +468,7 @@ mod tests {
             1,
             Bounds { messages_max, bytes_max: 1 << 20, policy, keeps_qos0: false, stored_bytes_max: 0 },
         );
-        outbox.connect();
+        outbox.connect(&Arc::default());
         outbox
     }
 

@@ -82,6 +82,8 @@ enum Entry {
         end: Option<oneshot::Sender<End>>,
         user: Option<Arc<str>>,
         nudge: Arc<AtomicWaker>,
+        /// What it is called in the log.
+        by: Arc<str>,
     },
     Resting {
         resident: Resident,
@@ -147,7 +149,7 @@ impl Registry {
             None if inner.entries.len() >= self.sessions_max => return Claim::Full,
             _ => {}
         }
-        let entry = Entry::Live { connection, end: Some(end), user: user.cloned(), nudge };
+        let entry = Entry::Live { connection, end: Some(end), user: user.cloned(), nudge, by: by.clone() };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
             Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
@@ -164,6 +166,14 @@ impl Registry {
         inner.live += 1;
         inner.most_live = inner.most_live.max(inner.live);
         claim
+    }
+
+    /// The connection that has this client identifier, as the log calls it.
+    pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
+        match self.lock().entries.get(client_id) {
+            Some(Entry::Live { by, .. }) => Some(by.clone()),
+            _ => None,
+        }
     }
 
     /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the

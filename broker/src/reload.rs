@@ -16,6 +16,7 @@ use crate::auth::password::Lasting;
 use crate::auth::{self, Auth, audit};
 use crate::config::Config;
 use crate::core::Core;
+use crate::live::Loaded;
 use crate::net;
 
 /// How often the files are looked at.
@@ -45,16 +46,19 @@ fn stamps(config: &Config) -> BTreeMap<PathBuf, Stamp> {
 ///
 /// # Errors
 /// All that is wrong with them.
-pub(crate) fn load(config: &Config, own: &Own) -> Result<(Auth, net::Acceptors), String> {
+pub(crate) fn load(config: &Config, own: &Own) -> Result<Loaded, String> {
     let tls = net::prepare(config).map_err(|error| error.to_string());
     let auth = match &own.auth {
         Some(auth) => Ok(auth.clone()),
         None => auth::load::load(config, &own.lasting).map_err(|errors| errors.join("\n")),
     };
-    match (tls, auth) {
-        (Ok(tls), Ok(auth)) => Ok((auth, tls)),
-        (Err(one), Err(other)) => Err(format!("{one}\n{other}")),
-        (Err(error), _) | (_, Err(error)) => Err(error),
+    let bans = auth::load::bans(config).map_err(|errors| errors.join("\n"));
+    match (auth, tls, bans) {
+        (Ok(auth), Ok(tls), Ok(bans)) => Ok(Loaded { auth, tls, bans }),
+        (auth, tls, bans) => {
+            let errors = [auth.err(), tls.err(), bans.err()];
+            Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
+        }
     }
 }
 
@@ -118,8 +122,8 @@ async fn reload(core: &Arc<Core>, own: &Arc<Own>, why: &str) -> Result<(), Strin
     let reading = (core.clone(), own.clone());
     let read = tokio::task::spawn_blocking(move || load(&reading.0.config, &reading.1));
     let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
-    let (auth, tls) = read.inspect_err(|error| audit::not_reloaded(why, error))?;
-    let trust = core.live.replace(auth, tls, core.now());
+    let loaded = read.inspect_err(|error| audit::not_reloaded(why, error))?;
+    let trust = core.live.replace(loaded, core.now());
     audit::reloaded(why, trust.generation);
     core.registry.nudge();
     revise_resting(core).await;

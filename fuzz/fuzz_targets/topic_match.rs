@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     let router = Router::new(Retained::new(1, 1));
     let bounds = Bounds { messages_max: 1 << 20, bytes_max: 1 << 30, policy: QueuePolicy::DropNewest, keeps_qos0: false };
     let outboxes: Vec<Arc<Outbox>> = (1..5).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
-    outboxes.iter().for_each(|outbox| outbox.connect());
+    outboxes.iter().for_each(|outbox| outbox.connect(&Default::default()));
     let mut held: BTreeSet<(String, usize)> = BTreeSet::new();
     let mut cache = RouteCache::default();
     while let Some((what, rest)) = bytes.split_first() {

@@ -104,7 +104,17 @@ impl Program {
 
     /// Starts with these arguments and the state in this folder, and waits for nothing.
     pub fn spawn_with_state(state: &Path, arguments: &[&str]) -> Program {
+        Program::spawn_at(Path::new("."), state, arguments)
+    }
+
+    /// Starts in this folder, its state there as well, and waits for nothing.
+    pub fn spawn_in(folder: &Path, arguments: &[&str]) -> Program {
+        Program::spawn_at(folder, folder, arguments)
+    }
+
+    fn spawn_at(folder: &Path, state: &Path, arguments: &[&str]) -> Program {
         let mut child = Command::new(binary())
+            .current_dir(folder)
             .args(arguments)
             .env("LAPWING_STORE__DATA_DIR", state.join("data"))
             .stdin(Stdio::null())

@@ -48,6 +48,12 @@ pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
     info!(target: "audit", client = %Plain(client_id), user = %user(identity), by, "session taken over");
 }
 
+/// Two clients throw each other out.
+pub fn quarrel(client_id: &str, one: &str, other: &str) {
+    warn!(target: "audit", client = %Plain(client_id), one, other,
+        "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
+}
+
 /// A client may not do something. The caller sees to the rate.
 pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
     warn!(target: "audit", client = %Plain(client_id), user = %user(identity), topic = %Plain(topic), rule = %Plain(rule),

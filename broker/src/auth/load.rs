@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::acl::Acl;
+use super::ban::Bans;
 use super::configured::{Configured, Entrance};
 use super::password::{Lasting, Passwords};
 use super::{Auth, Open};
@@ -63,6 +64,19 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
         );
     }
     Ok(Some(Configured { config: auth.clone(), lasting: lasting.clone(), entrances, passwords, acl }))
+}
+
+/// Who is not let in. A list that is not there yet bans nobody.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(crate) fn bans(config: &Config) -> Result<Bans, Vec<String>> {
+    let Some(path) = config.auth.ban_file.as_deref() else { return Ok(Bans::default()) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Bans::parse(&text, path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Bans::default()),
+        Err(error) => Err(vec![format!("auth.ban_file {path} cannot be read: {error}")]),
+    }
 }
 
 fn read<T>(

@@ -1,5 +1,7 @@
 //! Commands that look after what a broker uses, without starting one.
 
+pub mod ban;
+pub mod cert;
 pub mod explain;
 pub mod password;
 pub mod user;

@@ -125,6 +125,8 @@ choices! {
         DropOldest = "drop_oldest",
         /// The publisher is told: 0x97 in MQTT 5.
         Refuse = "refuse",
+        /// It is dropped, and the client that does not keep up is disconnected: 0x97 in MQTT 5.
+        Disconnect = "disconnect",
     }
 }
 
@@ -276,6 +278,24 @@ sections! {
         handshakes_max: u32 = 500, 1..=1_000_000;
         /// How often an address may connect in a second; loopback is free.
         connects_per_address_per_s: u32 = 1_000, 1..=1_000_000;
+        /// How many connections of one address may not have sent CONNECT yet; loopback is free.
+        handshakes_per_address_max: u32 = 100, 1..=1_000_000;
+        /// How many messages a client may publish in a second; more wait, and are not read until then. 0: any number.
+        publishes_per_client_per_s: u32 = 0, 0..=10_000_000;
+        /// How many bytes of PUBLISH packets a client may send in a second; more wait. 0: any number.
+        publish_bytes_per_client_per_s: u64 = 0, 0..=1_099_511_627_776;
+        /// How many messages all clients of a user may publish in a second; more wait. 0: any number.
+        publishes_per_user_per_s: u32 = 0, 0..=10_000_000;
+        /// How many bytes of PUBLISH packets all clients of a user may send in a second; more wait. 0: any number.
+        publish_bytes_per_user_per_s: u64 = 0, 0..=1_099_511_627_776;
+        /// How often a client identifier may connect within flapping_window_s before it is banned for flapping_ban_s; 0: any number.
+        flapping_connects_max: u32 = 0, 0..=1_000_000;
+        /// See flapping_connects_max, in seconds.
+        flapping_window_s: u32 = 60, 1..=86_400;
+        /// See flapping_connects_max, in seconds.
+        flapping_ban_s: u32 = 300, 1..=31_536_000;
+        /// Whether two clients that throw each other out by the same client identifier are slowed down: each takeover within ten seconds of the last waits longer, up to 5 s.
+        takeovers_damped: bool = true, ANY;
         /// The memory of the process, in bytes, at which no new client is let in; 0: 80 % of the machine's or the control group's.
         memory_budget_bytes: u64 = 0, 0..=1_099_511_627_776;
         /// The part of it, in percent, at which PUBLISH packets wait.
@@ -309,6 +329,8 @@ sections! {
         client_id_template: Option<String> = None, ANY;
         /// The access rules: TOML if it ends in .toml, else Mosquitto's format. Without it everybody who is let in may do everything; with it nothing that no rule allows.
         acl_file: Option<String> = None, ANY;
+        /// Who is not let in: clients, users and addresses; made by `lapwing ban add`. A file that is not there yet bans nobody.
+        ban_file: Option<String> = None, ANY;
         /// What happens to a subscription that is wider than what the rules allow, as # is where a/# is allowed: "refuse" it, or "filter" what it brings.
         wide_subscriptions: WideSubscriptions = WideSubscriptions::Refuse, ANY;
         /// Whether a retained message is delivered only as long as its publisher may publish to its topic.

@@ -1,10 +1,17 @@
 //! One `[[listener]]`: where clients connect, and how.
 
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
 
 use super::value::{self, Given, Unit};
 use crate::store::Durability;
+
+/// A network, or one address.
+pub fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
 
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,6 +108,8 @@ pub struct Listener {
     pub client_certificate: ClientCertificate,
     pub websocket_paths: Vec<String>,
     pub websocket_origins: Vec<String>,
+    pub proxy_protocol_from: Vec<IpNet>,
+    pub alpn: Vec<String>,
     pub nodelay: bool,
     pub tcp_keep_alive_s: u32,
     pub tcp_user_timeout_s: u32,
@@ -124,6 +133,8 @@ impl Default for Listener {
             client_certificate: ClientCertificate::None,
             websocket_paths: vec!["/mqtt".to_owned(), "/".to_owned()],
             websocket_origins: Vec::new(),
+            proxy_protocol_from: Vec::new(),
+            alpn: Vec::new(),
             nodelay: true,
             tcp_keep_alive_s: 60,
             tcp_user_timeout_s: 30,
@@ -167,6 +178,16 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "websocket_origins",
         "[]",
         "The origins whose pages may connect, like \"https://example.org\"; empty: all, and clients that are no browser in any case.",
+    ),
+    (
+        "proxy_protocol_from",
+        "[]",
+        "Addresses or networks of proxies, like \"10.0.0.0/8\": a connection from there must begin with a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such header is believed.",
+    ),
+    (
+        "alpn",
+        "[]",
+        "The protocols that TLS offers by ALPN, like [\"mqtt\", \"x-amzn-mqtt-ca\"]; a client that names only others is refused. Empty: it is not looked at.",
     ),
     ("nodelay", "true", "Small packets leave at once (TCP_NODELAY)."),
     (
@@ -228,6 +249,13 @@ impl Listener {
             "key_file" => file().map(|path| self.key_file = path),
             "client_ca_file" => file().map(|path| self.client_ca_file = path),
             "websocket_paths" => value::list(given).map(|paths| self.websocket_paths = paths),
+            "proxy_protocol_from" => value::list(given).and_then(|names| {
+                let networks: Option<Vec<IpNet>> = names.iter().map(|name| network(name)).collect();
+                networks
+                    .map(|networks| self.proxy_protocol_from = networks)
+                    .ok_or_else(|| "a list of addresses or networks like \"10.0.0.0/8\"".to_owned())
+            }),
+            "alpn" => value::list(given).map(|protocols| self.alpn = protocols),
             "websocket_origins" => value::list(given).map(|origins| self.websocket_origins = origins),
             "tcp_keep_alive_s" => seconds(name).map(|s| self.tcp_keep_alive_s = s),
             "tcp_user_timeout_s" => seconds(name).map(|s| self.tcp_user_timeout_s = s),
@@ -299,6 +327,12 @@ impl Listener {
             }
         } else if self.certificate_file.is_some() || self.client_certificate != ClientCertificate::None {
             wrong("certificates need transport = \"tls\" or \"wss\"".to_owned());
+        }
+        if !self.alpn.is_empty() && !self.transport.has_tls() {
+            wrong("alpn needs transport = \"tls\" or \"wss\"".to_owned());
+        }
+        if !self.proxy_protocol_from.is_empty() && self.transport == Transport::Unix {
+            wrong("proxy_protocol_from is about addresses: a Unix socket has none".to_owned());
         }
         if self.client_certificate != ClientCertificate::None {
             match &self.client_ca_file {

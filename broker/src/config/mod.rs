@@ -12,7 +12,7 @@ pub use keys::{
     Auth, DeniedPublish, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
 };
 pub(crate) use listener::why_not_readable;
-pub use listener::{ClientCertificate, Listener, Method, Transport};
+pub use listener::{ClientCertificate, Listener, Method, Transport, network};
 
 use std::path::{Path, PathBuf};
 
@@ -166,7 +166,7 @@ impl Config {
             .listeners
             .iter()
             .flat_map(|listener| [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]);
-        let of_auth = [&self.auth.password_file, &self.auth.acl_file];
+        let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file];
         let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
         of_listeners.flatten().cloned().chain(of_auth).collect()
     }

@@ -42,6 +42,7 @@ use crate::live::Trust;
 use crate::message::{Message, Millis};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
+use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
 use crate::router::{Fetched, RouteCache};
 use crate::store::{Failed, Seat, Ticket};
@@ -167,6 +168,8 @@ pub(crate) struct State {
     /// `input` may hold whole packets.
     stopped: bool,
     paused_until: Option<Millis>,
+    /// What the client and its user may publish.
+    allowances: Allowances,
     aliases_in: Vec<AliasedTopic>,
     aliases_out: Vec<(AliasedTopic, u64)>,
     alias_book: OutboundAliases,
@@ -199,8 +202,8 @@ pub(crate) struct State {
 
 impl State {
     /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
-    pub(crate) fn new(any_input: bool, resumed: Ticket) -> State {
-        State { stopped: any_input, resumed, ..State::default() }
+    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances) -> State {
+        State { stopped: any_input, resumed, allowances, ..State::default() }
     }
 
     /// A message that has to wait for the store, or for one that has to.
@@ -243,6 +246,11 @@ impl Connection {
                 Err(exit) => return Poll::Ready(exit),
             };
             let more = self.gather(now, cx);
+            if self.resident.outbox.has_overrun() {
+                let text =
+                    "the client does not keep up: its queue is full, and limits.queue_policy is disconnect";
+                return Poll::Ready(Exit::Violation(ReasonCode::QuotaExceeded, text.to_owned()));
+            }
             // Behind both that make things wait, so that this task is woken for all of them.
             if self.release(cx).is_err() {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();

@@ -55,7 +55,7 @@ impl Connection {
                 Err(error) => return Err(self.malformed(error, rest)),
             };
             let publish = frame.packet_type == PacketType::Publish;
-            let barred = publish && (self.state.store_full || self.pauses(now));
+            let barred = publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now));
             if barred || self.output.len() >= output_max {
                 self.state.stopped = true;
                 break;
@@ -80,6 +80,15 @@ impl Connection {
             self.carry_out(effect, recorded, now)?;
         }
         Ok(used)
+    }
+
+    /// The client, or its user, has published more than it may for now: this PUBLISH waits.
+    fn over_rate(&mut self, len: usize, now: Millis) -> bool {
+        let free_at = self.state.allowances.take(len, now).err();
+        if free_at.is_some() {
+            self.state.paused_until = free_at;
+        }
+        free_at.is_some()
     }
 
     /// PUBLISH is refused alone; there is no such answer to the others.

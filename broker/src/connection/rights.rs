@@ -3,7 +3,7 @@
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
-use crate::auth::audit;
+use crate::auth::{audit, ban};
 use crate::handshake;
 
 impl Connection {
@@ -17,6 +17,15 @@ impl Connection {
         let trust = self.trust.clone();
         let policy = &*trust.auth.policy;
         let client_id = self.resident.session.client_id.clone();
+        let (user, address) = (self.resident.identity.user.as_deref(), self.peer.address.ip());
+        if let Some(ban) = trust.bans.of(&client_id, user, address, ban::now_s()) {
+            let text = format!("{} is banned ({})", ban.whom, ban.reason);
+            audit::expelled(&client_id, &self.resident.identity, &text);
+            return Err(Exit::Violation(
+                ReasonCode::AdministrativeAction,
+                "this client is banned".to_owned(),
+            ));
+        }
         match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapwing_protocol::frame::{self, Split};
-use lapwing_protocol::packet::{ConnAck, Disconnect, Packet};
+use lapwing_protocol::packet::{ConnAck, Connect, Disconnect, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
 
-use crate::auth::{Action, Credentials, Identity, Refused, audit};
+use crate::auth::{Action, Credentials, Identity, Refused, audit, ban};
 use crate::budget::Place;
 use crate::connection::Agreement;
 use crate::core::Core;
@@ -157,11 +157,14 @@ pub(crate) async fn receive(
     core: &Core,
     mut stream: Stream,
     peer: Peer,
-    place: Place,
+    mut place: Place,
 ) -> Result<Guest, Box<Refusal>> {
     let mut input = Vec::new();
     match admit(core, &mut stream, &peer, &mut input).await {
-        Ok((identity, trust, request)) => Ok(Guest { stream, peer, place, input, identity, trust, request }),
+        Ok((identity, trust, request)) => {
+            place.introduced();
+            Ok(Guest { stream, peer, place, input, identity, trust, request })
+        }
         Err(refuse) => {
             let mut output = Output::default();
             refuse.write(&mut output);
@@ -236,6 +239,22 @@ async fn admit(
         request.client_id = client_id.clone();
     }
     let client_id = &request.client_id;
+    let (user, address) = (identity.user.as_deref(), peer.address.ip());
+    if let Some(ban) = trust.bans.of(client_id, user, address, ban::now_s()) {
+        return Err(banned(
+            connect.version,
+            peer,
+            &connect,
+            &format!("{} is banned ({})", ban.whom, ban.reason),
+        ));
+    }
+    if let Err(left) = core.arrivals.connects(client_id, &core.config.limits, core.now()) {
+        let text = format!(
+            "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
+            left.as_secs()
+        );
+        return Err(banned(connect.version, peer, &connect, &text));
+    }
     if let Some(will) = &connect.will
         && !policy.allows(&identity, client_id, Action::Publish, will.topic)
     {
@@ -252,6 +271,13 @@ async fn admit(
     }
     audit::accepted(peer, client_id, &identity);
     Ok((identity, trust, request))
+}
+
+/// The refusal of a client that is banned; why is not for it to know.
+fn banned(version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> Refuse {
+    audit::refused(peer, connect.client_id, connect.user_name, text);
+    let told = Some("this client is banned");
+    Refuse { told, audited: true, ..Refuse::new(version, ReasonCode::Banned, text) }
 }
 
 /// What a first byte that is not CONNECT looks like, for those who connected the wrong program or to the wrong port.

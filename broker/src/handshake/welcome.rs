@@ -30,6 +30,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let by: Arc<str> = peer.address.to_string().into();
     let client_id = request.client_id.clone();
     let nudge = Arc::new(AtomicWaker::new());
+    calm(core, &client_id, &by).await;
     let claimant = Claimant {
         connection: number,
         user: identity.user.as_ref(),
@@ -70,7 +71,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let expires_at = expires_at(core, &identity);
     let (mut resident, session_present, ended) = resident(core, &request, identity, &trust, earlier, level);
     resident.session.will = request.will.take();
-    resident.outbox.connect();
+    resident.outbox.connect(&nudge);
     core.record_session(&mut resident, true);
     let resumed = if resident.outbox.is_stored() && resident.session.outgoing.in_flight() > 0 {
         core.store.append(Record::Nothing, level)
@@ -81,7 +82,8 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
-    let mut state = State::new(!input.is_empty(), resumed);
+    let allowances = core.users.allowances(resident.identity.user.as_ref(), &core.config.limits);
+    let mut state = State::new(!input.is_empty(), resumed, allowances);
     match connack(core, &request, session_present) {
         // The client may rely on its old session being gone.
         Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
@@ -108,6 +110,20 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         output,
         keep_alive,
     }))
+}
+
+/// Two clients with one client identifier would throw each other out without end.
+async fn calm(core: &Core, client_id: &Arc<str>, by: &str) {
+    let Some(holder) = core.registry.holder(client_id).filter(|_| core.config.limits.takeovers_damped) else {
+        return;
+    };
+    let quarrel = core.arrivals.takes_over(client_id, core.now());
+    if quarrel.tell {
+        audit::quarrel(client_id, &holder, by);
+    }
+    if !quarrel.wait.is_zero() {
+        tokio::time::sleep(quarrel.wait).await;
+    }
 }
 
 /// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
+use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, tls, websocket};
 use crate::config::{self, Config};
 
@@ -41,6 +42,14 @@ impl std::fmt::Display for EstablishError {
 }
 
 impl std::error::Error for EstablishError {}
+
+/// Whose connection it is, before a byte of theirs was read.
+pub enum Sender {
+    /// This client's.
+    Client(Accepted),
+    /// A proxy's own, like a health check: there is nothing to serve.
+    Proxy,
+}
 
 /// The TLS of each listener, in the order of the configuration.
 pub type Acceptors = Vec<Option<TlsAcceptor>>;
@@ -247,6 +256,31 @@ impl Accepted {
     /// Where it comes from.
     pub fn address(&self) -> &PeerAddress {
         &self.address
+    }
+
+    /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
+    pub fn is_from_proxy(&self) -> bool {
+        let ip = self.address.ip().map(|ip| ip.to_canonical());
+        ip.is_some_and(|ip| self.shared.config.proxy_protocol_from.iter().any(|net| net.contains(&ip)))
+    }
+
+    /// Reads what a proxy says of it. The caller bounds the time.
+    ///
+    /// # Errors
+    /// That it does not say it as it should.
+    pub async fn sender(mut self) -> Result<Sender, EstablishError> {
+        if !self.is_from_proxy() {
+            return Ok(Sender::Client(self));
+        }
+        let fail = |text: String| EstablishError(format!("on listener {}: {text}", self.shared.name));
+        let Raw::Tcp(stream) = &mut self.raw else { return Ok(Sender::Client(self)) };
+        match proxy::receive(stream).await.map_err(fail)? {
+            Some(Header::Client(address)) => {
+                self.address = PeerAddress::Ip(address);
+                Ok(Sender::Client(self))
+            }
+            Some(Header::Proxy) | None => Ok(Sender::Proxy),
+        }
     }
 
     /// Goes through TLS and WebSocket. The caller bounds the time.

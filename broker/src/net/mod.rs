@@ -4,10 +4,11 @@
 //! certificate is told before any client finds an open port.
 
 mod listener;
+pub mod proxy;
 mod tls;
 mod websocket;
 
-pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, bind_all, prepare};
+pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, Sender, bind_all, prepare};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};

@@ -60,6 +60,9 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     })?;
     // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
     server.max_early_data_size = 0;
+    // Tickets are sealed with a key of this process that changes every few hours: a key that leaks later opens no old session.
+    server.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
+    server.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
 

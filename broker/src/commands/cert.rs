@@ -1,0 +1,189 @@
+//! `lapwing cert server|device`: a certificate authority of one's own, so that TLS takes one command to try. The authority is
+//! made with the first certificate; who trusts `ca.pem` trusts what it signs.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+const AUTHORITY: &str = "Lapwing local authority";
+const DAY: Duration = Duration::from_secs(86_400);
+/// What clients that look at it take at most, in days.
+const SERVER_DAYS: u32 = 397;
+const AUTHORITY_DAYS: u32 = 3_650;
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Cert {
+    /// Where the certificates and keys are, made if it is not there
+    #[arg(long, default_value = "certificates", global = true)]
+    folder: PathBuf,
+    /// For how many days the certificate is good
+    #[arg(long, global = true)]
+    days: Option<u32>,
+    #[command(subcommand)]
+    command: CertCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CertCommand {
+    /// A certificate for the broker; prints the lines for its configuration
+    Server {
+        /// The names and addresses that clients know it by [default: localhost, 127.0.0.1, ::1 and the name of this machine]
+        names: Vec<String>,
+    },
+    /// A certificate for each of these devices, which is who they are to the broker
+    Device {
+        /// Their names: letters, digits, and - _ .
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+fn authority_params() -> Result<CertificateParams, String> {
+    let mut params = params(Vec::new(), AUTHORITY, AUTHORITY_DAYS)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn params(names: Vec<String>, common_name: &str, days: u32) -> Result<CertificateParams, String> {
+    let mut params = CertificateParams::new(names).map_err(|error| error.to_string())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    // Clocks of devices are not always right.
+    params.not_before = (SystemTime::now() - DAY).into();
+    params.not_after = (SystemTime::now() + DAY * days).into();
+    Ok(params)
+}
+
+/// Writes a file that is not there yet, or takes the place of the one of `over`.
+fn write(path: &Path, text: &str, secret: bool, over: bool) -> Result<(), String> {
+    let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+    if over {
+        let _ = std::fs::remove_file(path);
+    }
+    let mode = if secret { 0o600 } else { 0o644 };
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())).map_err(wrong)
+}
+
+/// The authority in the folder, made if there is none.
+fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
+    let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca-key.pem"));
+    if key_file.exists() {
+        let wrong = |error: String| format!("{}: {error}", key_file.display());
+        let key = std::fs::read_to_string(&key_file).map_err(|error| wrong(error.to_string()))?;
+        let key =
+            KeyPair::from_pem(&key).map_err(|error| wrong(format!("no key of `lapwing cert`: {error}")))?;
+        return Ok(Issuer::new(authority_params()?, key));
+    }
+    if certificate_file.exists() {
+        return Err(format!(
+            "{} is there and its key {} is not: give another --folder, or put the key back",
+            certificate_file.display(),
+            key_file.display()
+        ));
+    }
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let params = authority_params()?;
+    let certificate = params.self_signed(&key).map_err(|error| error.to_string())?;
+    write(&key_file, &key.serialize_pem(), true, false)?;
+    write(&certificate_file, &certificate.pem(), false, false)?;
+    eprintln!(
+        "made an authority: clients trust {}; keep {} where nobody else can read it",
+        certificate_file.display(),
+        key_file.display()
+    );
+    Ok(Issuer::new(params, key))
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn sign(
+    folder: &Path,
+    file: &str,
+    mut params: CertificateParams,
+    usage: ExtendedKeyUsagePurpose,
+) -> Result<(), String> {
+    params.extended_key_usages = vec![usage];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let issuer = authority(folder)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(|error| error.to_string())?;
+    write(&folder.join(format!("{file}-key.pem")), &key.serialize_pem(), true, true)?;
+    write(&folder.join(format!("{file}.pem")), &certificate.pem(), false, true)
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// What is in the way.
+pub fn run(cert: &Cert) -> Result<ExitCode, String> {
+    let folder = &cert.folder;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
+    let shown = |name: &str| folder.join(name).display().to_string();
+    match &cert.command {
+        CertCommand::Server { names } => {
+            let usual = || {
+                let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+                local.into_iter().chain(host_name()).collect::<Vec<_>>()
+            };
+            let names = if names.is_empty() { usual() } else { names.clone() };
+            let first = names.first().cloned().unwrap_or_default();
+            let host = names.iter().find(|name| name.parse::<IpAddr>().is_err()).unwrap_or(&first);
+            let params = params(names.clone(), host, cert.days.unwrap_or(SERVER_DAYS))?;
+            sign(folder, "server", params, ExtendedKeyUsagePurpose::ServerAuth)?;
+            println!(
+                "# The broker as {}. In its configuration:\n\n[[listener]]\naddress = \"localhost:8883\"\ntransport = \"tls\"\n\
+                 certificate_file = \"{}\"\nkey_file = \"{}\"\n# For devices with certificates (lapwing cert device NAME):\n\
+                 # client_ca_file = \"{}\"\n# client_certificate = \"required\"\n",
+                names.join(", "),
+                shown("server.pem"),
+                shown("server-key.pem"),
+                shown("ca.pem")
+            );
+            println!("# Then: mosquitto_pub -h {host} -p 8883 --cafile {} -t test -m hello", shown("ca.pem"));
+        }
+        CertCommand::Device { names } => {
+            for name in names {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                if name.is_empty()
+                    || !name.chars().all(plain)
+                    || name.starts_with('.')
+                    || name == "ca"
+                    || name == "server"
+                {
+                    return Err(format!(
+                        "'{name}' is no name for a device: letters, digits, and - _ . make one"
+                    ));
+                }
+                let params = params(vec![name.clone()], name, cert.days.unwrap_or(SERVER_DAYS))?;
+                sign(folder, name, params, ExtendedKeyUsagePurpose::ClientAuth)?;
+                println!(
+                    "{name}: {} and {}, and {} to know the broker by",
+                    shown(&format!("{name}.pem")),
+                    shown(&format!("{name}-key.pem")),
+                    shown("ca.pem")
+                );
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

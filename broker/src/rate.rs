@@ -1,0 +1,177 @@
+//! How fast clients and users may publish. Who is over the rate is not read from until it has time again: nothing is lost, and
+//! TCP slows the publisher down.
+//!
+//! A meter is one number: the moment up to which what was taken is paid for, each message moving it on by its price. One second
+//! may be taken ahead, so that short bursts pass.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::config::Limits;
+use crate::message::Millis;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Above this many users, those without a connection are forgotten.
+const USERS_KEPT: usize = 1_024;
+
+/// One meter, of messages or of bytes.
+#[derive(Debug, Default)]
+struct Meter(AtomicU64);
+
+impl Meter {
+    /// The moment from which more can be taken, in nanoseconds.
+    fn free_at(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).saturating_sub(SECOND_NS)
+    }
+
+    fn charge(&self, count: u64, per_s: u64, now_ns: u64) {
+        let price = u64::try_from(u128::from(count) * u128::from(SECOND_NS) / u128::from(per_s.max(1)));
+        let price = price.unwrap_or(u64::MAX);
+        // Nobody saves up more than the one second.
+        let paid = |until: u64| Some(until.max(now_ns).saturating_add(price));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+    }
+}
+
+/// What one publisher, or all of a user, may take in a second; 0: any number.
+#[derive(Debug)]
+struct Allowance {
+    messages_per_s: u64,
+    bytes_per_s: u64,
+    messages: Meter,
+    bytes: Meter,
+}
+
+impl Allowance {
+    fn new(messages_per_s: u32, bytes_per_s: u64) -> Option<Allowance> {
+        (messages_per_s > 0 || bytes_per_s > 0).then(|| Allowance {
+            messages_per_s: messages_per_s.into(),
+            bytes_per_s,
+            messages: Meter::default(),
+            bytes: Meter::default(),
+        })
+    }
+
+    fn free_at(&self) -> u64 {
+        let of = |meter: &Meter, per_s| if per_s > 0 { meter.free_at() } else { 0 };
+        of(&self.messages, self.messages_per_s).max(of(&self.bytes, self.bytes_per_s))
+    }
+
+    fn charge(&self, bytes: u64, now_ns: u64) {
+        if self.messages_per_s > 0 {
+            self.messages.charge(1, self.messages_per_s, now_ns);
+        }
+        if self.bytes_per_s > 0 {
+            self.bytes.charge(bytes, self.bytes_per_s, now_ns);
+        }
+    }
+}
+
+/// What a connection publishes is charged here; without bounds there is nothing to charge.
+#[derive(Debug, Default)]
+pub struct Allowances {
+    own: Option<Allowance>,
+    user: Option<Arc<UserAllowance>>,
+}
+
+/// That of all clients of a user.
+#[derive(Debug)]
+pub struct UserAllowance(Allowance);
+
+impl Allowances {
+    /// Takes a PUBLISH of so many bytes, or says when it can be taken.
+    pub fn take(&self, bytes: usize, now: Millis) -> Result<(), Millis> {
+        if self.own.is_none() && self.user.is_none() {
+            return Ok(());
+        }
+        let now_ns = now.saturating_mul(1_000_000);
+        let all = || self.own.iter().chain(self.user.iter().map(|user| &user.0));
+        let free_at = all().map(Allowance::free_at).max().unwrap_or(0);
+        if free_at > now_ns {
+            return Err(free_at.div_ceil(1_000_000));
+        }
+        all().for_each(|allowance| allowance.charge(bytes as u64, now_ns));
+        Ok(())
+    }
+}
+
+/// The allowances of all users that are there.
+#[derive(Debug, Default)]
+pub struct Users(Mutex<HashMap<Arc<str>, Weak<UserAllowance>>>);
+
+impl Users {
+    /// What a new connection of this user may publish.
+    pub fn allowances(&self, user: Option<&Arc<str>>, limits: &Limits) -> Allowances {
+        let own = Allowance::new(limits.publishes_per_client_per_s, limits.publish_bytes_per_client_per_s);
+        let of_user = || Allowance::new(limits.publishes_per_user_per_s, limits.publish_bytes_per_user_per_s);
+        let user = user.and_then(|user| {
+            let fresh = of_user()?;
+            let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = users.get(user).and_then(Weak::upgrade) {
+                return Some(known);
+            }
+            if users.len() >= USERS_KEPT {
+                users.retain(|_, allowance| allowance.strong_count() > 0);
+            }
+            let allowance = Arc::new(UserAllowance(fresh));
+            users.insert(user.clone(), Arc::downgrade(&allowance));
+            Some(allowance)
+        });
+        Allowances { own, user }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many messages pass when a client sends all the time from `from` to `to`.
+    fn passed(allowances: &[&Allowances], bytes: usize, from: Millis, to: Millis) -> u64 {
+        let mut count = 0;
+        for now in from..to {
+            for allowances in allowances {
+                while allowances.take(bytes, now).is_ok() {
+                    count += 1;
+                    assert!(count < 1_000_000, "no bound");
+                }
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn a_client_gets_its_rate_and_one_second_ahead_at_most() {
+        let limits = Limits { publishes_per_client_per_s: 100, ..Limits::default() };
+        let allowances = Users::default().allowances(None, &limits);
+        let now = 1_000_000;
+        assert!((1_099..=1_102).contains(&passed(&[&allowances], 10, now, now + 10_000)));
+        // A minute of silence is not saved up.
+        let now = now + 70_000;
+        assert!((199..=202).contains(&passed(&[&allowances], 10, now, now + 1_000)));
+    }
+
+    #[test]
+    fn it_is_said_when_the_next_message_can_be_taken() {
+        let limits = Limits { publish_bytes_per_client_per_s: 1_000, ..Limits::default() };
+        let allowances = Users::default().allowances(None, &limits);
+        // A message larger than a second's worth passes, and is paid for by waiting.
+        assert_eq!(allowances.take(5_000, 1_000_000), Ok(()));
+        assert_eq!(allowances.take(1, 1_000_000), Err(1_004_000));
+        assert_eq!(allowances.take(1, 1_003_999), Err(1_004_000));
+        assert_eq!(allowances.take(1, 1_004_000), Ok(()));
+    }
+
+    #[test]
+    fn the_clients_of_a_user_share_what_the_user_has() {
+        let limits = Limits { publishes_per_user_per_s: 100, ..Limits::default() };
+        let users = Users::default();
+        let (u, v): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
+        let [one, two, other] = [&u, &u, &v].map(|user| users.allowances(Some(user), &limits));
+        let now = 1_000_000;
+        assert!((1_099..=1_102).contains(&passed(&[&one, &two], 10, now, now + 10_000)));
+        assert!((1_099..=1_102).contains(&passed(&[&other], 10, now, now + 10_000)));
+        let anonymous = users.allowances(None, &limits);
+        assert_eq!(anonymous.take(10, now), Ok(()), "without a user there is no bound per user");
+    }
+}
