@@ -30,11 +30,8 @@ pub fn load(config: &Config, lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>
 pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Configured>, Vec<String>> {
     let mut errors = Vec::new();
     let auth = &config.auth;
-    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, |text, name| {
-        Passwords::parse(text, name)
-    });
-    let acl =
-        read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, |text, name| Acl::parse(text, name));
+    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, Passwords::parse);
+    let acl = read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, Acl::parse);
     if !errors.is_empty() {
         return Err(errors);
     }
