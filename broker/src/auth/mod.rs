@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod audit;
+pub mod certificate;
 mod configured;
 pub(crate) mod load;
 pub mod password;

@@ -4,7 +4,7 @@
 //! certificate is told before any client finds an open port.
 
 mod listener;
-mod tls;
+pub(crate) mod tls;
 mod websocket;
 
 pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, bind_all, prepare};
