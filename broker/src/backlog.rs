@@ -96,7 +96,8 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let (due, client_id) = (session.due_at(), session.client_id.clone());
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest = core.registry.restore(Resident { identity, session: Box::new(session), outbox });
+    let rest =
+        core.registry.restore(Resident { identity: Box::new(identity), session: Box::new(session), outbox });
     if let Some(due) = due {
         core.agenda.add(due, client_id, rest);
     }

@@ -26,7 +26,7 @@ pub struct Resident {
     /// Its queue.
     pub outbox: Arc<Outbox>,
     /// Whose it is, as its last connection was recognized.
-    pub identity: Identity,
+    pub identity: Box<Identity>,
 }
 
 /// Why a connection is told to end.

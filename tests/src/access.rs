@@ -84,3 +84,14 @@ impl Guarded {
         Client::connect(&self.program.address("mqtt"), version, &all).expect("the user may come in").0
     }
 }
+
+/// A password as Mosquitto 1 kept it: `$6$`, SHA-512 of password and salt.
+pub fn mosquitto_1(password: &str) -> String {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let salt = *b"twelve bytes";
+    let mut context = ring::digest::Context::new(&ring::digest::SHA512);
+    context.update(password.as_bytes());
+    context.update(&salt);
+    format!("$6${}${}", STANDARD.encode(salt), STANDARD.encode(context.finish()))
+}

@@ -3,17 +3,37 @@
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::wire::{self, Fields};
 
 /// One connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     input: Vec<u8>,
     version: wire::Version,
     /// Messages that came while something else was waited for.
     aside: VecDeque<Fields>,
+}
+
+/// The bytes of a connection.
+trait Wire: Read + Write + Send {
+    fn patience(&self, patience: Duration) -> std::io::Result<()>;
+}
+
+impl Wire for TcpStream {
+    fn patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(patience))
+    }
+}
+
+impl Wire for StreamOwned<ClientConnection, TcpStream> {
+    fn patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.sock.set_read_timeout(Some(patience))
+    }
 }
 
 /// The reason code of CONNACK, in any version.
@@ -66,6 +86,31 @@ impl Client {
     ) -> std::io::Result<(Client, Fields)> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        Client::over(Box::new(stream), version, all)
+    }
+
+    /// As [`knock`](Self::knock), over TLS to `localhost`.
+    ///
+    /// # Errors
+    /// Of TLS, too.
+    pub fn knock_tls(
+        address: &str,
+        version: wire::Version,
+        all: &[(&str, &str)],
+        tls: &Arc<ClientConfig>,
+    ) -> std::io::Result<(Client, Fields)> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let name = "localhost".try_into().expect("a name");
+        let connection = ClientConnection::new(tls.clone(), name).map_err(Error::other)?;
+        Client::over(Box::new(StreamOwned::new(connection, stream)), version, all)
+    }
+
+    fn over(
+        stream: Box<dyn Wire>,
+        version: wire::Version,
+        all: &[(&str, &str)],
+    ) -> std::io::Result<(Client, Fields)> {
         let mut client = Client { stream, input: Vec::new(), version, aside: VecDeque::new() };
         client.send("connect", all)?;
         match client.next(Duration::from_secs(20))? {
@@ -165,7 +210,7 @@ impl Client {
                 let packet: Vec<u8> = self.input.drain(..len).collect();
                 return Ok(Some(wire::decode(&packet, self.version)));
             }
-            self.stream.set_read_timeout(Some(patience))?;
+            self.stream.patience(patience)?;
             let mut buffer = [0; 65_536];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),

@@ -5,6 +5,7 @@
 //! [`model`] drives a session without sockets. [`table`] makes `docs/CONFORMANCE.md` from the statements of the standards and the tests that show them.
 
 pub mod access;
+pub mod authority;
 pub mod client;
 pub mod disk;
 pub mod ledger;

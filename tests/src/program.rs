@@ -247,7 +247,7 @@ pub fn certificates(folder: &Folder) {
         parameters.extended_key_usages = vec![usage];
         let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
         folder.file(&format!("{name}.pem"), &certificate.pem());
-        folder.file(&format!("{name}.key"), &key.serialize_pem());
+        crate::access::secret_file(folder, &format!("{name}.key"), &key.serialize_pem());
     }
 }
 

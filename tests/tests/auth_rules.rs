@@ -296,7 +296,7 @@ fn f10_rules_are_about_the_topic_that_an_alias_stands_for() {
 
 #[test]
 fn f14_a_removed_user_is_disconnected_at_once_and_nothing_of_it_goes_on() {
-    let mut broker = guarded("[[rule]]\nusers = ['ann']\nall = ['#']\n");
+    let broker = guarded("[[rule]]\nusers = ['ann']\nall = ['#']\n");
     let mut watcher = broker.client_with("root", "5.0", &[("id", "watcher")]);
     let mut ann = broker.client_with("ann", "5.0", &[("will", "w"), ("will_payload", "will of ann")]);
     ann.publish("kept", "by ann", &[("retain", "1")]);

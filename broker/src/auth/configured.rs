@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use lapwing_protocol::ReasonCode;
+use tokio_rustls::rustls::pki_types::UnixTime;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
+use super::certificate;
 use super::password::{Checked, Lasting, Passwords};
 use super::{Action, Auth, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
@@ -20,6 +23,10 @@ pub struct Entrance {
     pub methods: Vec<Method>,
     /// Whether clients without credentials may come in.
     pub anonymous: bool,
+    /// What judges client certificates.
+    pub verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// How a certificate names its user.
+    pub certificate_user: Vec<String>,
 }
 
 /// See the module.
@@ -61,6 +68,9 @@ impl Configured {
         };
         // A list of bans is asked here, before anything is computed: about the address and the client identifier. What it says
         // about users is asked in `complete`, which `renew` goes through, too.
+        // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
+        self.still_certified(peer)
+            .map_err(|refused| Refused { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
         for method in &entrance.methods {
             match self.try_method(*method, credentials).await {
@@ -83,8 +93,37 @@ impl Configured {
 
     async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> Found {
         match method {
+            Method::Certificate => self.by_certificate(credentials.peer),
             Method::Password => self.by_password(credentials).await,
         }
+    }
+
+    fn by_certificate(&self, peer: &Peer) -> Found {
+        let own = peer.certificates.as_ref().and_then(|chain| chain.first());
+        let (Some(own), Some(entrance)) = (own, self.entrances.get(peer.place)) else {
+            return Found::Nothing;
+        };
+        match certificate::user(own, &entrance.certificate_user) {
+            Ok(user) => Found::Identity(Box::new(Identity {
+                method: Method::Certificate.name(),
+                ..Identity::of(&user)
+            })),
+            Err(refused) => Found::Wrong(refused),
+        }
+    }
+
+    /// Whether the certificate of a connection is still good: its authority may have gone, or it may have been revoked.
+    fn still_certified(&self, peer: &Peer) -> Result<(), Refused> {
+        let verifier = self.entrances.get(peer.place).and_then(|entrance| entrance.verifier.as_ref());
+        let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
+        let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
+        verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| Refused {
+            told: Some("the client certificate is not good any more"),
+            ..Refused::new(
+                ReasonCode::AdministrativeAction,
+                format!("the client certificate is not good any more: {error}"),
+            )
+        })
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
@@ -268,7 +307,8 @@ impl Policy for Configured {
         }
     }
 
-    fn renew(&self, identity: &Identity, client_id: &str, _peer: Option<&Peer>) -> Result<Identity, Refused> {
+    fn renew(&self, identity: &Identity, client_id: &str, peer: Option<&Peer>) -> Result<Identity, Refused> {
+        peer.map_or(Ok(()), |peer| self.still_certified(peer))?;
         let by_password =
             identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
         // Of a session that an earlier run left only the user is known; where users are in the file only, it must be there.

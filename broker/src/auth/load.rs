@@ -10,8 +10,9 @@ use super::acl::Acl;
 use super::ban::Bans;
 use super::configured::{Configured, Entrance};
 use super::password::{Lasting, Passwords};
-use super::{Auth, Open};
+use super::{Auth, Open, certificate};
 use crate::config::{Config, Listener, why_not_readable};
+use crate::net::tls;
 
 /// Reads everything that `[auth]` and the listeners name.
 ///
@@ -31,11 +32,8 @@ pub fn load(config: &Config, lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>
 pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Configured>, Vec<String>> {
     let mut errors = Vec::new();
     let auth = &config.auth;
-    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, |text, name| {
-        Passwords::parse(text, name)
-    });
-    let acl =
-        read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, |text, name| Acl::parse(text, name));
+    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, Passwords::parse);
+    let acl = read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, Acl::parse);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -48,12 +46,22 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
             auth.acl_file.as_deref().unwrap_or_default()
         );
     }
-    let entrance = |listener: &Listener| Entrance {
-        name: listener.label().into(),
-        methods: config.methods(listener),
-        anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
+    let entrance = |listener: &Listener| {
+        let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
+        let verifier =
+            tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.name()))?;
+        Ok(Entrance {
+            name: listener.label().into(),
+            methods: config.methods(listener),
+            anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
+            verifier,
+            certificate_user: Some(listener.certificate_user.clone())
+                .filter(|t| !t.is_empty())
+                .unwrap_or_else(defaults),
+        })
     };
-    let entrances: Vec<Entrance> = config.listeners.iter().map(entrance).collect();
+    let entrances: Result<Vec<Entrance>, String> = config.listeners.iter().map(entrance).collect();
+    let entrances = entrances.map_err(|error| vec![error])?;
     if acl.is_none() && entrances.iter().all(|entrance| entrance.methods.is_empty()) {
         return Ok(None);
     }

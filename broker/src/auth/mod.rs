@@ -6,6 +6,7 @@
 pub mod acl;
 pub mod audit;
 pub mod ban;
+pub mod certificate;
 mod configured;
 pub(crate) mod load;
 pub mod password;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::value::{self, Given, Unit};
+use crate::auth::certificate::check_template;
 use crate::store::Durability;
 
 /// A network, or one address.
@@ -67,17 +68,20 @@ pub enum ClientCertificate {
 /// What tells who a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
+    /// The client certificate.
+    Certificate,
     /// User name and password, by the password file.
     Password,
 }
 
 impl Method {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [Method; 1] = [Method::Password];
+    pub const ALL: [Method; 2] = [Method::Certificate, Method::Password];
 
     /// As it is called in the configuration and in logs.
     pub const fn name(self) -> &'static str {
         match self {
+            Method::Certificate => "certificate",
             Method::Password => "password",
         }
     }
@@ -85,6 +89,7 @@ impl Method {
     /// The key that it needs.
     pub(super) const fn needs(self) -> &'static str {
         match self {
+            Method::Certificate => "client_certificate = \"optional\" or \"required\"",
             Method::Password => "auth.password_file",
         }
     }
@@ -106,6 +111,8 @@ pub struct Listener {
     pub key_file: Option<PathBuf>,
     pub client_ca_file: Option<PathBuf>,
     pub client_certificate: ClientCertificate,
+    pub client_crl_file: Option<PathBuf>,
+    pub certificate_user: Vec<String>,
     pub websocket_paths: Vec<String>,
     pub websocket_origins: Vec<String>,
     pub proxy_protocol_from: Vec<IpNet>,
@@ -131,6 +138,8 @@ impl Default for Listener {
             key_file: None,
             client_ca_file: None,
             client_certificate: ClientCertificate::None,
+            client_crl_file: None,
+            certificate_user: Vec::new(),
             websocket_paths: vec!["/mqtt".to_owned(), "/".to_owned()],
             websocket_origins: Vec::new(),
             proxy_protocol_from: Vec::new(),
@@ -158,7 +167,7 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     (
         "authentication",
         "all that is configured",
-        "What tells who a client is, in the order in which it is tried: a list of \"password\"; empty: nothing.",
+        "What tells who a client is, in the order in which it is tried: a list of \"certificate\", \"password\"; empty: nothing.",
     ),
     (
         "allow_anonymous",
@@ -172,6 +181,16 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
         "client_certificate",
         "\"none\"",
         "Whether clients show a certificate: \"none\", \"optional\" or \"required\".",
+    ),
+    (
+        "client_crl_file",
+        "none",
+        "The revocation lists of those authorities, PEM; one for each authority of the chain, and none that is overdue.",
+    ),
+    (
+        "certificate_user",
+        "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication",
+        "How the user is taken from a client certificate: the first of these that it can fill, from its alternative names (URI, DNS, e-mail) or its common name; other text may stand around. Set it to let certificates name users beside other methods.",
     ),
     ("websocket_paths", "[\"/mqtt\", \"/\"]", "The paths of the WebSocket."),
     (
@@ -248,6 +267,12 @@ impl Listener {
             "certificate_file" => file().map(|path| self.certificate_file = path),
             "key_file" => file().map(|path| self.key_file = path),
             "client_ca_file" => file().map(|path| self.client_ca_file = path),
+            "client_crl_file" => file().map(|path| self.client_crl_file = path),
+            "certificate_user" => value::list(given).and_then(|templates| {
+                templates.iter().try_for_each(|template| check_template(template))?;
+                self.certificate_user = templates;
+                Ok(())
+            }),
             "websocket_paths" => value::list(given).map(|paths| self.websocket_paths = paths),
             "proxy_protocol_from" => value::list(given).and_then(|names| {
                 let networks: Option<Vec<IpNet>> = names.iter().map(|name| network(name)).collect();
@@ -339,6 +364,14 @@ impl Listener {
                 None => wrong("client_certificate needs a client_ca_file".to_owned()),
                 Some(path) => why_not_readable("client_ca_file", path).into_iter().for_each(&mut wrong),
             }
+            if let Some(path) = &self.client_crl_file {
+                why_not_readable("client_crl_file", path).into_iter().for_each(&mut wrong);
+            }
+        } else if self.client_crl_file.is_some() || !self.certificate_user.is_empty() {
+            wrong(
+                "client_crl_file and certificate_user need client_certificate = \"optional\" or \"required\""
+                    .to_owned(),
+            );
         }
         errors
     }

@@ -123,13 +123,23 @@ impl Config {
     pub fn methods(&self, listener: &Listener) -> Vec<Method> {
         match &listener.authentication {
             Some(methods) => methods.clone(),
-            None => Method::ALL.into_iter().filter(|method| self.has(*method, listener)).collect(),
+            None => {
+                let others = Method::ALL.into_iter().filter(|method| *method != Method::Certificate);
+                let mut methods: Vec<Method> = others.filter(|method| self.has(*method, listener)).collect();
+                // Beside other methods a certificate only opens the door, unless it is said that it names users, too.
+                let names = methods.is_empty() || !listener.certificate_user.is_empty();
+                if names && self.has(Method::Certificate, listener) {
+                    methods.insert(0, Method::Certificate);
+                }
+                methods
+            }
         }
     }
 
     /// Whether a method has what it needs.
-    fn has(&self, method: Method, _listener: &Listener) -> bool {
+    fn has(&self, method: Method, listener: &Listener) -> bool {
         match method {
+            Method::Certificate => listener.client_certificate != ClientCertificate::None,
             Method::Password => self.auth.password_file.is_some(),
         }
     }
@@ -162,10 +172,14 @@ impl Config {
 
     /// The files that a reload reads anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let of_listeners = self
-            .listeners
-            .iter()
-            .flat_map(|listener| [&listener.certificate_file, &listener.key_file, &listener.client_ca_file]);
+        let of_listeners = self.listeners.iter().flat_map(|listener| {
+            [
+                &listener.certificate_file,
+                &listener.key_file,
+                &listener.client_ca_file,
+                &listener.client_crl_file,
+            ]
+        });
         let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file];
         let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
         of_listeners.flatten().cloned().chain(of_auth).collect()

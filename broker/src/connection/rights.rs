@@ -29,7 +29,7 @@ impl Connection {
         match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);
-                self.resident.identity = identity;
+                *self.resident.identity = identity;
             }
             Err(refused) => {
                 audit::expelled(&client_id, &self.resident.identity, &refused.text);

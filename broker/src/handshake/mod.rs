@@ -19,6 +19,7 @@ use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Action, Credentials, Identity, Refused, audit, ban};
 use crate::budget::Place;
@@ -190,8 +191,15 @@ async fn admit(
         first => Err(not_connect(first)),
     })
     .await?;
-    let rest = input.split_off(len);
-    let bytes = std::mem::replace(input, rest);
+    // There may be a password in it: it is overwritten once it was judged.
+    let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
+    let left = input.len();
+    // What was behind it has moved to the front; so has some of it stayed behind that.
+    input.resize(left + len, 0);
+    if let Some(behind) = input.get_mut(left..) {
+        behind.fill(0);
+    }
+    input.truncate(left);
     let connect = match frame::split(&bytes, ANY, u32::MAX) {
         Ok(Split::Frame { frame, .. }) => Packet::decode(frame, ANY),
         Ok(Split::Incomplete { .. }) => return Err(Refuse::close("CONNECT is not whole")),
@@ -291,6 +299,15 @@ fn not_connect(first: u8) -> String {
     }
 }
 
+/// Makes room without leaving a copy behind, as growing in place may: there may be a password in it.
+fn grow(input: &mut Vec<u8>, more: usize) {
+    if input.capacity() - input.len() < more {
+        let mut larger = Vec::with_capacity((2 * input.len()).max(input.len() + more));
+        larger.extend_from_slice(input);
+        std::mem::replace(input, larger).zeroize();
+    }
+}
+
 /// Reads until one whole packet stands at the front of `input`; its length.
 async fn read_packet(
     core: &Core,
@@ -315,11 +332,12 @@ async fn read_packet(
             }
             Err(error) => return Err(Refuse::close(format!("the first packet: {error}"))),
         }
-        let mut buffer = [0; 2048];
-        match stream.read(&mut buffer).await {
+        let mut buffer = Zeroizing::new([0; 2048]);
+        match stream.read(&mut *buffer).await {
             Ok(0) => return Err(Refuse::close("closed by the client before CONNECT was whole")),
             Ok(n) => {
                 core.metrics.bytes_received.add(n as u64);
+                grow(input, n);
                 input.extend_from_slice(buffer.get(..n).unwrap_or(&[]));
             }
             Err(error) => return Err(Refuse::close(format!("before CONNECT was whole: {error}"))),

@@ -142,7 +142,7 @@ fn resident(
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;
             // Rights may have changed while the session rested.
-            resident.identity = identity;
+            *resident.identity = identity;
             core.revoke(&*trust.auth.policy, &mut resident);
             (resident, true, Ticket::default())
         }
@@ -153,7 +153,7 @@ fn resident(
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
             let session = Session::new(number, client_id, user, &request.terms, stored);
             let outbox = core.outbox(number, stored);
-            (Resident { session: Box::new(session), outbox, identity }, false, ended)
+            (Resident { session: Box::new(session), outbox, identity: Box::new(identity) }, false, ended)
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod listener;
 pub mod proxy;
-mod tls;
+pub(crate) mod tls;
 mod websocket;
 
 pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, Sender, bind_all, prepare};

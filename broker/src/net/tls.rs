@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::auth::load::why_not_secret;
@@ -27,29 +28,12 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     let key = PrivateKeyDer::from_pem_file(key_file)
         .map_err(|error| format!("key_file {}: no private key in PEM form: {error}", key_file.display()))?;
     let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let builder = match config.client_certificate {
-        ClientCertificate::None => builder.with_no_client_auth(),
-        wanted => {
-            let ca_file =
-                config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("client_ca_file", ca_file)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = match wanted {
-                ClientCertificate::Optional => verifier.allow_unauthenticated(),
-                _ => verifier,
-            };
-            let verifier =
-                verifier.build().map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let builder = match verifier(config)? {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut server = builder.with_single_cert(chain, key).map_err(|error| {
         format!(
@@ -64,6 +48,39 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     server.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
     server.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+/// What judges the certificates of clients; `None` where they are not asked for any.
+///
+/// # Errors
+/// What is wrong with which file.
+pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    if config.client_certificate == ClientCertificate::None {
+        return Ok(None);
+    }
+    let ca_file = config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("client_ca_file", ca_file)? {
+        roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if config.client_certificate == ClientCertificate::Optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    if let Some(path) = &config.client_crl_file {
+        let wrong = |error: String| format!("client_crl_file {}: {error}", path.display());
+        let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| wrong(format!("cannot be read as PEM: {error}")))?;
+        if lists.is_empty() {
+            return Err(wrong("no revocation list in it".to_owned()));
+        }
+        // An overdue list says nothing about what was revoked since.
+        verifier = verifier.with_crls(lists).enforce_revocation_expiration();
+    }
+    let built = verifier.build();
+    built.map(Some).map_err(|error| format!("client_ca_file {}, client_crl_file: {error}", ca_file.display()))
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -159,7 +159,8 @@ fn rule_of(table: &DeTable<'_>, text: &str, at: usize, draft: &mut Draft) {
     if topics.is_empty() {
         return draft.wrong(at, "a rule says nothing: it needs one of publish, subscribe, all, deny_publish, deny_subscribe, deny");
     }
-    let (clients, listeners): (Arc<[Box<str>]>, Arc<[Box<str>]>) = (clients.into(), listeners.into());
+    let clients: Arc<[Box<str>]> = clients.into();
+    let listeners: Arc<[Box<str>]> = listeners.into();
     for subject in subjects {
         let words: Arc<str> = subject.to_string().into();
         for (line, filter, (denies, publish, subscribe)) in &topics {

@@ -13,7 +13,7 @@ pub use successes::Successes;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -41,7 +41,7 @@ pub struct Lasting {
     /// Hashes.
     pub hashing: Hashing,
     /// Counts failures.
-    pub throttle: Throttle,
+    pub throttle: Arc<Throttle>,
     /// Remembers what was right.
     pub successes: Successes,
     /// Users whose line is to be written anew: what it was, and what it is to be.
@@ -53,7 +53,7 @@ impl Lasting {
     pub fn new(config: &config::Auth) -> Lasting {
         Lasting {
             hashing: Hashing::new(config.password_hashers_max as usize, config.password_queue_max as usize),
-            throttle: Throttle::default(),
+            throttle: Arc::default(),
             successes: Successes::new(config.password_cache_entries_max as usize, config.password_cache_s),
             rehashed: Mutex::default(),
         }
@@ -83,15 +83,23 @@ impl Lasting {
         let secret = Secret::new(password);
         let known = entry.is_some();
         let rehash = (config.password_rehash && known && hash.is_foreign()).then(|| cost(config));
+        let (throttle, most) = (self.throttle.clone(), config.failures_per_address_max);
         let checked = self.hashing.run(move |memory| {
+            // Others from there may have failed while this one waited.
+            if throttle.is_shut(address, most, Instant::now()) {
+                return (Checked::Shut, None);
+            }
             let right = hash.verify(secret.reveal(), memory) && known;
-            let anew =
-                rehash.filter(|_| right).and_then(|cost| Hash::make(secret.reveal(), cost, memory).ok());
-            (right, anew)
+            if !right {
+                throttle.failed(address, Instant::now());
+                return (Checked::Wrong, None);
+            }
+            let anew = rehash.and_then(|cost| Hash::make(secret.reveal(), cost, memory).ok());
+            (Checked::Right, anew)
         });
         match checked.await {
             Err(Full) => Checked::Busy,
-            Ok(Some((true, anew))) => {
+            Ok(Some((Checked::Right, anew))) => {
                 if let Some(entry) = entry {
                     self.successes.learn(user, &entry.hash, password, now);
                     if let Some(hash) = anew {
@@ -102,10 +110,8 @@ impl Lasting {
                 }
                 Checked::Right
             }
-            Ok(_) => {
-                self.throttle.failed(address, now);
-                Checked::Wrong
-            }
+            Ok(Some((other, _))) => other,
+            Ok(None) => Checked::Wrong,
         }
     }
 
