@@ -156,6 +156,7 @@ async fn connect(connector: &TlsConnector, address: &str, id: usize) -> TlsStrea
     let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
     let packet = wire::encode("connect", &fields(&[("id", &format!("c{id}")), ("keep_alive", "0")]), "3.1.1");
     stream.write_all(&packet).await.unwrap();
+    stream.flush().await.unwrap();
     let mut connack = [0; 4];
     stream.read_exact(&mut connack).await.unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
@@ -205,6 +206,7 @@ fn g09_a_hundred_new_certificates_under_a_thousand_connections_drop_none() {
     runtime.block_on(async {
         for client in &mut clients {
             client.write_all(&[0xc0, 0]).await.unwrap();
+            client.flush().await.unwrap();
         }
         for (n, client) in clients.iter_mut().enumerate() {
             let mut answer = [0; 2];
