@@ -97,7 +97,7 @@ decode_errors! {
     /// `2.2.2.2`: an identifier that no property has.
     PropertyUnknown => MalformedPacket, "a property identifier is not known";
     /// `2.2.2.2`: a property that does not belong in this packet.
-    PropertyNotAllowed => ProtocolError, "a property does not belong in this packet";
+    PropertyNotAllowed => MalformedPacket, "a property does not belong in this packet";
     /// A property that may occur once occurs twice.
     PropertyDuplicate => ProtocolError, "a property occurs twice";
     /// A property whose value is outside its range.

@@ -6,11 +6,13 @@
 
 pub mod access;
 pub mod authority;
+pub mod bystander;
 pub mod client;
 pub mod disk;
 pub mod ledger;
 pub mod model;
 pub mod program;
 pub mod script;
+mod siege;
 pub mod table;
 pub mod wire;

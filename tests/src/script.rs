@@ -1,6 +1,7 @@
 //! Plays dialogues that are written as data. `tests/cases/conformance/README.md` tells the language.
 
 use crate::program::Folder;
+use crate::siege::Crowd;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,8 +30,23 @@ pub struct Case {
     pub shows: Vec<String>,
     /// Lines of TOML for the broker.
     pub config: String,
+    /// The row of the abuse table that it is, if any, and what is said of that besides.
+    pub abuse: Abuse,
     /// Its steps.
     pub steps: Vec<String>,
+}
+
+/// What a case of abuse has besides a dialogue.
+#[derive(Clone, Debug, Default)]
+pub struct Abuse {
+    /// Its row.
+    pub id: String,
+    /// How much more memory the broker may take meanwhile, in MiB.
+    pub memory_mib: u64,
+    /// Some of it stays by its nature, like retained messages.
+    pub keeps: bool,
+    /// It takes long.
+    pub long: bool,
 }
 
 /// Reads all cases of a folder.
@@ -54,7 +70,8 @@ fn parse(file: &str, text: &str) -> Vec<Case> {
         if word == "case" {
             let versions = ["3.1", "3.1.1", "5.0"].map(str::to_owned).to_vec();
             let (name, file) = (rest.to_owned(), file.to_owned());
-            cases.push(Case { name, file, versions, shows: vec![], config: String::new(), steps: vec![] });
+            let (config, abuse) = (String::new(), Abuse::default());
+            cases.push(Case { name, file, versions, shows: vec![], config, abuse, steps: vec![] });
             continue;
         }
         let case = cases.last_mut().unwrap_or_else(|| panic!("{file}: a line before the first case: {line}"));
@@ -63,6 +80,10 @@ fn parse(file: &str, text: &str) -> Vec<Case> {
             "shows3" => case.shows.extend(rest.split(' ').map(|id| format!("3.1.1:MQTT-{id}"))),
             "shows5" => case.shows.extend(rest.split(' ').map(|id| format!("5.0:MQTT-{id}"))),
             "config" => case.config += &format!("{rest}\n"),
+            "row" => case.abuse.id = rest.to_owned(),
+            "memory" => case.abuse.memory_mib = wire::number(rest),
+            "keeps" => case.abuse.keeps = true,
+            "long" => case.abuse.long = true,
             _ => case.steps.push(line.to_owned()),
         }
     }
@@ -103,12 +124,12 @@ fn lapwing_reason() -> lapwing::ReasonCode {
 }
 
 /// One client.
-struct Client {
-    stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     version: String,
-    input: Vec<u8>,
+    pub(crate) input: Vec<u8>,
     /// When its last step began.
-    since: Instant,
+    pub(crate) since: Instant,
 }
 
 impl Client {
@@ -119,8 +140,12 @@ impl Client {
         Client { stream, version: version.to_owned(), input: Vec::new(), since: Instant::now() }
     }
 
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// The next packet, or `None` when the broker has closed.
-    fn receive(&mut self) -> Option<(&'static str, Fields)> {
+    pub(crate) fn receive(&mut self) -> Option<(&'static str, Fields)> {
         loop {
             if let Some(len) = wire::packet_len(&self.input) {
                 let packet: Vec<u8> = self.input.drain(..len).collect();
@@ -152,32 +177,21 @@ pub fn play(case: &Case, version: &str) -> Result<(), String> {
         .block_on(Broker::builder().config(config).auth_method(TwoRounds).start())
         .map_err(|e| e.to_string())?;
     let address: SocketAddr = broker.listeners()[0].strip_prefix("mqtt://").unwrap().parse().unwrap();
-    let mut stage = Stage {
-        address,
-        version: version.to_owned(),
-        clients: BTreeMap::new(),
-        bound: BTreeMap::new(),
-        broker: Some(broker),
-        runtime,
-    };
-    for step in &case.steps {
-        let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.step(step)));
-        if let Err(panic) = played {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            return Err(format!(
-                "{} in {} ({version}), at `{step}`:\n  {}",
-                case.name,
-                case.file,
-                text.unwrap_or_default()
-            ));
-        }
-    }
-    Ok(())
+    let mut stage = Stage::new(address, version);
+    stage.broker = Some((broker, runtime));
+    stage.play(case)
+}
+
+/// Plays a case in one version against a broker that runs already.
+///
+/// # Errors
+/// The step that went wrong, and how.
+pub fn play_at(case: &Case, version: &str, address: SocketAddr) -> Result<(), String> {
+    Stage::new(address, version).play(case)
 }
 
 /// `limits.x=1` lines as TOML tables.
-fn toml_of(config: &str) -> String {
+pub fn toml_of(config: &str) -> String {
     let mut sections: BTreeMap<&str, String> = BTreeMap::new();
     for (key, value) in config.split_whitespace().filter_map(|pair| pair.split_once('=')) {
         let (section, key) = key.split_once('.').expect("SECTION.KEY=VALUE");
@@ -186,24 +200,58 @@ fn toml_of(config: &str) -> String {
     sections.iter().map(|(section, keys)| format!("[{section}]\n{keys}")).collect()
 }
 
-struct Stage {
-    address: SocketAddr,
-    version: String,
-    clients: BTreeMap<String, Client>,
+pub(crate) struct Stage {
+    pub(crate) address: SocketAddr,
+    pub(crate) version: String,
+    pub(crate) clients: BTreeMap<String, Client>,
+    pub(crate) crowds: Vec<Crowd>,
     /// What `?name` has bound.
     bound: BTreeMap<String, String>,
-    broker: Option<Broker>,
-    runtime: tokio::runtime::Runtime,
+    broker: Option<(Broker, tokio::runtime::Runtime)>,
+    stopping: Option<tokio::runtime::Runtime>,
 }
 
 impl Stage {
-    fn step(&mut self, step: &str) {
+    fn new(address: SocketAddr, version: &str) -> Stage {
+        Stage {
+            address,
+            version: version.to_owned(),
+            clients: BTreeMap::new(),
+            crowds: Vec::new(),
+            bound: BTreeMap::new(),
+            broker: None,
+            stopping: None,
+        }
+    }
+
+    fn play(mut self, case: &Case) -> Result<(), String> {
+        let stage = &mut self;
+        for step in &case.steps {
+            let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.step(step)));
+            if let Err(panic) = played {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let (name, file, version) = (&case.name, &case.file, &stage.version);
+                return Err(format!(
+                    "{name} in {file} ({version}), at `{step}`:\n  {}",
+                    text.unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn step(&mut self, step: &str) {
         let words: Vec<&str> = step.split_whitespace().collect();
+        if self.siege(&words) {
+            return;
+        }
         match words.as_slice() {
             ["wait", ms] => std::thread::sleep(Duration::from_millis(wire::number(ms))),
             ["stop"] => {
-                let broker = self.broker.take().expect("a running broker");
-                self.runtime.spawn(broker.stop());
+                let (broker, runtime) = self.broker.take().expect("a running broker");
+                runtime.spawn(broker.stop());
+                self.stopping = Some(runtime);
             }
             [who, "join", id, rest @ ..] => {
                 // CONNECT and its success in one step.
@@ -213,6 +261,10 @@ impl Stage {
             }
             [who, "open"] => {
                 let client = Client::connect(self.address, &self.version);
+                self.clients.insert((*who).to_owned(), client);
+            }
+            [who, "open", version] => {
+                let client = Client::connect(self.address, version);
                 self.clients.insert((*who).to_owned(), client);
             }
             [who, "drop"] => drop(self.clients.remove(*who).expect("a client")),
@@ -276,11 +328,11 @@ impl Stage {
         }
     }
 
-    fn client(&mut self, who: &str) -> &mut Client {
+    pub(crate) fn client(&mut self, who: &str) -> &mut Client {
         self.clients.get_mut(who).unwrap_or_else(|| panic!("there is no client {who}"))
     }
 
-    fn send(&mut self, who: &str, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, who: &str, bytes: &[u8]) {
         let client = self.client(who);
         client.since = Instant::now();
         client.stream.write_all(bytes).expect("the broker reads");
@@ -296,7 +348,7 @@ impl Stage {
         self.send(who, &wire::encode(name, &fields, &version));
     }
 
-    fn fields(&self, words: &[&str]) -> Fields {
+    pub(crate) fn fields(&self, words: &[&str]) -> Fields {
         let mut fields = Fields::new();
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or_else(|| panic!("{word} is not KEY=VALUE"));
@@ -304,9 +356,11 @@ impl Stage {
                 Some(name) if self.bound.contains_key(name) => self.bound[name].clone(),
                 _ => value.replace('~', " "),
             };
-            let value = value
-                .strip_prefix("levels:")
-                .map_or(value.clone(), |n| vec!["a"; wire::number(n) as usize].join("/"));
+            let value = match (value.strip_prefix("levels:"), value.strip_prefix("slashes:")) {
+                (Some(n), _) => vec!["a"; wire::number(n) as usize].join("/"),
+                (_, Some(n)) => "/".repeat(wire::number(n) as usize),
+                _ => value,
+            };
             fields.entry(key.to_owned()).and_modify(|all| *all = format!("{all}|{value}")).or_insert(value);
         }
         fields

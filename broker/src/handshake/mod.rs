@@ -200,8 +200,12 @@ async fn admit(
         behind.fill(0);
     }
     input.truncate(left);
+    let mut names_v5 = false;
     let connect = match frame::split(&bytes, ANY, u32::MAX) {
-        Ok(Split::Frame { frame, .. }) => Packet::decode(frame, ANY),
+        Ok(Split::Frame { frame, .. }) => {
+            names_v5 = frame.body.starts_with(b"\0\x04MQTT\x05");
+            Packet::decode(frame, ANY)
+        }
         Ok(Split::Incomplete { .. }) => return Err(Refuse::close("CONNECT is not whole")),
         Err(error) => Err(error),
     };
@@ -209,8 +213,12 @@ async fn admit(
         Ok(Packet::Connect(connect)) => connect,
         Ok(_) => return Err(Refuse::close("the first packet is not CONNECT")),
         Err(error) => {
-            // An unknown protocol level is answered in the form that every version can read.
             let text = format!("CONNECT: {error}");
+            // `[MQTT-4.13.1-1]`: MQTT 5 has words for what is wrong with the rest of it.
+            if names_v5 {
+                return Err(Refuse::new(Version::V5, error.reason(), text));
+            }
+            // An unknown protocol level is answered in the form that every version can read.
             return Err(Refuse { remedy: error.remedy_for_connect(), ..Refuse::close(text) });
         }
     };
