@@ -13,4 +13,5 @@ pub mod model;
 pub mod program;
 pub mod script;
 pub mod table;
+pub mod token;
 pub mod wire;

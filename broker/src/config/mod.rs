@@ -140,6 +140,7 @@ impl Config {
     fn has(&self, method: Method, listener: &Listener) -> bool {
         match method {
             Method::Certificate => listener.client_certificate != ClientCertificate::None,
+            Method::Jwt => self.auth.jwt_files().next().is_some(),
             Method::Password => self.auth.password_file.is_some(),
         }
     }
@@ -180,14 +181,20 @@ impl Config {
                 &listener.client_crl_file,
             ]
         });
-        let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file];
-        let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
+        let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file].into_iter().flatten();
+        let of_auth = of_auth.chain(self.auth.jwt_files()).map(PathBuf::from);
         of_listeners.flatten().cloned().chain(of_auth).collect()
     }
 
     /// All keys as a document in Markdown.
     pub fn reference() -> String {
         keys::reference()
+    }
+}
+
+impl Auth {
+    fn jwt_files(&self) -> impl Iterator<Item = &String> {
+        [&self.jwt_key_file, &self.jwks_file, &self.jwt_secret_file].into_iter().flatten()
     }
 }
 
