@@ -102,8 +102,6 @@ impl Configured {
         let Some(entrance) = self.entrances.get(peer.place) else {
             return Err(Refused::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
-        // A list of bans is asked here, before anything is computed: about the address and the client identifier. What it says
-        // about users is asked in `complete`, which `renew` goes through, too.
         // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
         self.still_certified(peer)
             .map_err(|refused| Refused { reason: ReasonCode::NotAuthorized, ..refused })?;
