@@ -79,7 +79,10 @@ fn bounds_and_bans_are_about_the_client_behind_the_proxy() {
 fn a_health_check_is_no_line_in_the_log() {
     let mut program = Program::start(BEHIND);
     drop(TcpStream::connect(program.address("mqtt")).unwrap());
-    assert!(connack(&program, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").is_empty(), "LOCAL: there is nobody to serve");
+    assert!(
+        connack(&program, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").is_empty(),
+        "LOCAL: there is nobody to serve"
+    );
     assert_eq!(connack(&program, &binary_header([192, 0, 2, 9])), [0x20, 2, 0, 0]);
     program.wait_for("connected client=behind");
     let log = program.log.lock().unwrap().clone();

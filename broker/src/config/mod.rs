@@ -181,7 +181,8 @@ impl Config {
                 &listener.client_crl_file,
             ]
         });
-        let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file].into_iter().flatten();
+        let of_auth =
+            [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file].into_iter().flatten();
         let of_auth = of_auth.chain(self.auth.jwt_files()).map(PathBuf::from);
         of_listeners.flatten().cloned().chain(of_auth).collect()
     }
