@@ -41,6 +41,8 @@ pub struct Configured {
     pub(super) entrances: Vec<Entrance>,
     pub(super) passwords: Option<Passwords>,
     pub(super) tokens: Option<Tokens>,
+    #[cfg(feature = "http")]
+    pub(super) service: Option<super::http::Service>,
     pub(super) acl: Option<Acl>,
 }
 
@@ -77,7 +79,7 @@ impl Configured {
 
     /// For a user who is not there: the same each time, and nobody can tell that it is made up.
     pub(super) fn decoy_salt(&self, user: &str) -> [u8; 32] {
-        self.lasting.successes.decoy(user)
+        self.lasting.successes.keyed(user)
     }
 
     /// Whether an address has not guessed wrong too often.
@@ -130,6 +132,7 @@ impl Configured {
             Method::Certificate => self.by_certificate(credentials.peer),
             Method::Jwt => self.by_token(credentials),
             Method::Password => self.by_password(credentials).await,
+            Method::Http => self.by_service(credentials).await,
         }
     }
 
@@ -159,6 +162,39 @@ impl Configured {
                 format!("the client certificate is not good any more: {error}"),
             )
         })
+    }
+
+    #[cfg(not(feature = "http"))]
+    async fn by_service(&self, _: &Credentials<'_>) -> Found {
+        Found::Stop(Refused::new(ReasonCode::NotAuthorized, "this program was built without HTTP"))
+    }
+
+    #[cfg(feature = "http")]
+    async fn by_service(&self, credentials: &Credentials<'_>) -> Found {
+        use super::http::Answer;
+        let brought = credentials.user_name.is_some() || credentials.password.is_some();
+        let Some(service) = self.service.as_ref().filter(|_| brought) else { return Found::Nothing };
+        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
+            Answer::Allow(identity) => Found::Identity(identity),
+            Answer::Deny => Found::Wrong(Refused {
+                reason: ReasonCode::BadUserNameOrPassword,
+                text: "the service at auth.http_url says no".to_owned(),
+                told: Some(WRONG),
+                slow: true,
+            }),
+            Answer::Busy => {
+                Found::Stop(Refused::new(ReasonCode::ServerBusy, "too many ask the service at auth.http_url"))
+            }
+            Answer::Failed(error) => Found::Stop(Refused {
+                told: Some("who this is cannot be found out now: come again later"),
+                ..Refused::new(
+                    ReasonCode::ServerUnavailable,
+                    format!(
+                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
+                    ),
+                )
+            }),
+        }
     }
 
     fn by_token(&self, credentials: &Credentials<'_>) -> Found {

@@ -52,6 +52,18 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
     });
     let secrets = [("auth.jwt_secret_file", &auth.jwt_secret_file)];
     errors.extend(secrets.iter().filter_map(|(key, path)| why_not_secret(key, Path::new(path.as_ref()?))));
+    #[cfg(feature = "http")]
+    if let Some(url) = &auth.jwks_url {
+        match super::http::keys(auth, url, &lasting.published) {
+            Ok(published) => keys.extend(published),
+            Err(error) => errors.push(error),
+        }
+    }
+    #[cfg(feature = "http")]
+    let service = auth
+        .http_url
+        .as_ref()
+        .and_then(|url| super::http::Service::new(auth, url).map_err(|error| errors.push(error)).ok());
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -90,7 +102,16 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
                for clients without a user apply"
         );
     }
-    Ok(Some(Configured { config: auth.clone(), lasting: lasting.clone(), entrances, passwords, tokens, acl }))
+    Ok(Some(Configured {
+        config: auth.clone(),
+        lasting: lasting.clone(),
+        entrances,
+        passwords,
+        tokens,
+        #[cfg(feature = "http")]
+        service,
+        acl,
+    }))
 }
 
 /// Who is not let in. A list that is not there yet bans nobody.

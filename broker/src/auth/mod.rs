@@ -8,6 +8,8 @@ pub mod audit;
 pub mod ban;
 pub mod certificate;
 mod configured;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod jwt;
 pub(crate) mod load;
 pub mod password;

@@ -347,6 +347,20 @@ sections! {
         jwt_groups_claim: String = "groups".to_owned(), ANY;
         /// The claim that holds access rules: {"publish": ["a/#"], "subscribe": ["b/+"], "all": [], "deny": []}. They come on top of those of acl_file.
         jwt_acl_claim: String = "acl".to_owned(), ANY;
+        /// Where a JWK set is published, as https://…/jwks.json (needs a build with the feature http).
+        jwks_url: Option<String> = None, ANY;
+        /// How often it is fetched anew, in seconds.
+        jwks_refresh_s: u32 = 3_600, 10..=604_800;
+        /// A service that says who may come in: it is sent a POST for each CONNECT (needs a build with the feature http; docs/SECURITY.md).
+        http_url: Option<String> = None, ANY;
+        /// How long it, or jwks_url, may take to answer, in milliseconds; after that nobody is let in.
+        http_timeout_ms: u32 = 2_000, 10..=60_000;
+        /// How long it is not asked again about the same credentials that it allowed, in seconds; 0: it always is.
+        http_cache_s: u32 = 60, 0..=86_400;
+        /// The authorities of its certificate, and of that of jwks_url, PEM. None: those of the Web.
+        http_ca_file: Option<String> = None, ANY;
+        /// Mosquitto's psk_file. There are no pre-shared keys here: rustls has none. Client certificates do what they do.
+        psk_file: Option<String> = None, ANY;
         /// The client identifier that a user must have: a text in which %u is the user, and a * at the end is anything. None: any.
         client_id_template: Option<String> = None, ANY;
         /// The access rules: TOML if it ends in .toml, else Mosquitto's format. Without it everybody who is let in may do everything; with it nothing that no rule allows.

@@ -54,7 +54,7 @@ fn json(part: &str) -> Option<Value> {
     value.is_object().then_some(value)
 }
 
-fn name(value: &Value, claim: &str) -> Result<String, String> {
+pub(super) fn name(value: &Value, claim: &str) -> Result<String, String> {
     let name = value.as_str().filter(|name| {
         !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
     });
@@ -62,7 +62,7 @@ fn name(value: &Value, claim: &str) -> Result<String, String> {
 }
 
 /// A text, or a list of them.
-fn texts(value: &Value, claim: &str) -> Result<Vec<Box<str>>, String> {
+pub(super) fn texts(value: &Value, claim: &str) -> Result<Vec<Box<str>>, String> {
     let text = |value: &Value| value.as_str().map(Box::from);
     let all = match value {
         Value::Null => Some(Vec::new()),
@@ -158,7 +158,7 @@ impl Tokens {
 }
 
 /// The rules in a token: `{"publish": ["a/#"], "subscribe": ["b/+"], "deny": ["a/secret"]}`; `None`: it says nothing of rules.
-fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc<[Rule]>>, String> {
+pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc<[Rule]>>, String> {
     if claim.is_null() {
         return Ok(None);
     }

@@ -50,9 +50,9 @@ impl Successes {
         }
     }
 
-    /// Bytes that belong to a name, and that only this process can make.
-    pub fn decoy(&self, name: &str) -> [u8; 32] {
-        hmac::sign(&self.key, &[b"decoy", name.as_bytes()].concat()).as_ref().try_into().unwrap_or([0; 32])
+    /// Bytes that belong to a text, and that only this process can make.
+    pub fn keyed(&self, text: &str) -> [u8; 32] {
+        hmac::sign(&self.key, &[b"text:", text.as_bytes()].concat()).as_ref().try_into().unwrap_or([0; 32])
     }
 
     fn tag(&self, user: &str, hash: &Hash, password: &[u8]) -> Option<Tag> {
