@@ -1,12 +1,13 @@
 //! `lapwing-bench`: what the broker costs, measured from outside.
 //!
 //! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
-//! rumqttd. The load generator for everything else is to come.
+//! rumqttd. `storm`: devices with passwords that all come at once. The load generator for everything else is to come.
 
 mod client;
 mod idle;
 mod peer;
 mod store;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ struct Arguments {
 enum What {
     /// Resident memory without clients, and for each idle plain connection
     Idle(idle::Idle),
+    /// Ten thousand devices with passwords that come at once, and what that does to others
+    Storm(storm::Storm),
     /// Rates, bytes and restarts of the durable store, beside other brokers
     Store(store::Store),
 }
@@ -31,6 +34,7 @@ enum What {
 fn main() -> ExitCode {
     let result = match Arguments::parse().what {
         What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
+        What::Storm(storm) => storm.run().map_err(|error| error.to_string()),
         What::Store(store) => store.run().map_err(|error| error.to_string()),
     };
     match result {

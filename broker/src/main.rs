@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -203,14 +204,12 @@ fn start_log(arguments: &Arguments, config: &Config) -> Result<(), String> {
         _ => "trace",
     };
     let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let coloured = config.log.format == LogFormat::Text && std::io::stderr().is_terminal();
+    let writer = move || commands::log::Lines::new(coloured);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     match config.log.format {
         LogFormat::Json => log.json().with_timer(SystemTime).init(),
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            log.with_timer(SystemTime).with_ansi(std::io::stderr().is_terminal()).init();
-        }
+        LogFormat::Text => log.with_timer(SystemTime).with_ansi(coloured).init(),
     }
     Ok(())
 }

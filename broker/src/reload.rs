@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -80,6 +80,7 @@ impl Own {
 pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<Request>) {
     let own = Arc::new(own);
     let mut known = stamps(&core.config);
+    let mut fetched = Instant::now();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -95,7 +96,11 @@ pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<
                     let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;
                 }
                 let now = stamps(&core.config);
-                if now != known {
+                let auth = &core.config.auth;
+                if auth.jwks_url.is_some() && fetched.elapsed() >= Duration::from_secs(auth.jwks_refresh_s.into()) {
+                    fetched = Instant::now();
+                    let _ = reload(&core, &own, "auth.jwks_refresh_s is over").await;
+                } else if now != known {
                     known = when_still(&core.config, now).await;
                     let _ = reload(&core, &own, "a file has changed").await;
                 }

@@ -102,6 +102,8 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     put("bytes/received", metrics.bytes_received.get());
     put("bytes/sent", metrics.bytes_sent.get());
     put("connections/refused", metrics.refused.get());
+    put("authentication/failures", metrics.authentication_failures.get());
+    put("denied", metrics.denied.get());
     let (subscriptions, shared) = core.router.counts();
     put("subscriptions/count", subscriptions as u64);
     put("shared_subscriptions/count", shared as u64);

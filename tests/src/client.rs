@@ -89,6 +89,24 @@ impl Client {
         Client::over(Box::new(stream), version, all)
     }
 
+    /// As [`knock`](Self::knock); the first packet, whatever it is.
+    ///
+    /// # Errors
+    /// Of the network.
+    pub fn dial(
+        address: &str,
+        version: wire::Version,
+        all: &[(&str, &str)],
+    ) -> std::io::Result<(Client, &'static str, Fields)> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let mut client =
+            Client { stream: Box::new(stream), input: Vec::new(), version, aside: VecDeque::new() };
+        client.send("connect", all)?;
+        let came = client.next(Duration::from_secs(20))?;
+        came.map(|(name, fields)| (client, name, fields)).ok_or_else(|| Error::other("nothing came"))
+    }
+
     /// As [`knock`](Self::knock), over TLS to `localhost`.
     ///
     /// # Errors

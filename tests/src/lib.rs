@@ -15,4 +15,5 @@ pub mod program;
 pub mod script;
 mod siege;
 pub mod table;
+pub mod token;
 pub mod wire;

@@ -2,6 +2,7 @@
 //! their order, and what they find becomes one [`Identity`] with its groups and rights.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lapwing_protocol::ReasonCode;
 use tokio_rustls::rustls::pki_types::UnixTime;
@@ -9,8 +10,10 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
 use super::certificate;
+use super::jwt::{self, Tokens};
 use super::password::{Checked, Lasting, Passwords};
-use super::{Action, Auth, Credentials, Identity, Policy, Refused, Verdict, template};
+use super::scram::{Scram, Verifier};
+use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
 use crate::net::Peer;
 
@@ -37,6 +40,9 @@ pub struct Configured {
     /// In the order of the listeners of the configuration.
     pub(super) entrances: Vec<Entrance>,
     pub(super) passwords: Option<Passwords>,
+    pub(super) tokens: Option<Tokens>,
+    #[cfg(feature = "http")]
+    pub(super) service: Option<super::http::Service>,
     pub(super) acl: Option<Acl>,
 }
 
@@ -58,7 +64,39 @@ const WRONG: &str = "the user name or the password is wrong";
 impl Configured {
     /// With the methods of enhanced authentication that go with it.
     pub fn into_auth(self) -> Auth {
-        Auth { policy: Arc::new(self), methods: Vec::new() }
+        let policy = Arc::new(self);
+        let scram =
+            policy.passwords.is_some().then(|| Arc::new(Scram::new(policy.clone())) as Arc<dyn AuthMethod>);
+        Auth { policy, methods: scram.into_iter().collect() }
+    }
+
+    /// What a user is checked with by SCRAM, where the listener takes passwords.
+    pub(super) fn scram(&self, user: &str, peer: &Peer) -> Option<Verifier> {
+        let entrance = self.entrances.get(peer.place)?;
+        let entry = self.passwords.as_ref()?.get(user)?;
+        entry.scram.clone().filter(|_| entrance.methods.contains(&Method::Password))
+    }
+
+    /// For a user who is not there: the same each time, and nobody can tell that it is made up.
+    pub(super) fn decoy_salt(&self, user: &str) -> [u8; 32] {
+        self.lasting.successes.keyed(user)
+    }
+
+    /// Whether an address has not guessed wrong too often.
+    ///
+    /// # Errors
+    /// What it is told then.
+    pub(super) fn may_guess(&self, peer: &Peer) -> Result<(), ReasonCode> {
+        let most = self.config.failures_per_address_max;
+        match self.lasting.throttle.is_shut(peer.address.ip(), most, Instant::now()) {
+            true => Err(ReasonCode::ConnectionRateExceeded),
+            false => Ok(()),
+        }
+    }
+
+    /// An address has guessed wrong.
+    pub(super) fn guessed_wrong(&self, peer: &Peer) {
+        self.lasting.throttle.failed(peer.address.ip(), Instant::now());
     }
 
     async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
@@ -66,15 +104,13 @@ impl Configured {
         let Some(entrance) = self.entrances.get(peer.place) else {
             return Err(Refused::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
-        // A list of bans is asked here, before anything is computed: about the address and the client identifier. What it says
-        // about users is asked in `complete`, which `renew` goes through, too.
         // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
         self.still_certified(peer)
             .map_err(|refused| Refused { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
         for method in &entrance.methods {
             match self.try_method(*method, credentials).await {
-                Found::Identity(identity) => return self.complete(*identity, credentials.client_id, peer),
+                Found::Identity(identity) => return self.welcome(*identity, credentials),
                 Found::Nothing => {}
                 Found::Wrong(refused) => wrong = Some(refused),
                 Found::Stop(refused) => return Err(refused),
@@ -85,7 +121,7 @@ impl Configured {
             Some(refused) => Err(refused),
             // Without any authentication a user name says nothing.
             None if entrance.methods.is_empty() || (entrance.anonymous && !brought) => {
-                self.complete(Identity::default(), credentials.client_id, peer)
+                self.welcome(Identity::default(), credentials)
             }
             None => Err(self.nothing_fits(entrance, brought)),
         }
@@ -94,7 +130,9 @@ impl Configured {
     async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> Found {
         match method {
             Method::Certificate => self.by_certificate(credentials.peer),
+            Method::Jwt => self.by_token(credentials),
             Method::Password => self.by_password(credentials).await,
+            Method::Http => self.by_service(credentials).await,
         }
     }
 
@@ -124,6 +162,58 @@ impl Configured {
                 format!("the client certificate is not good any more: {error}"),
             )
         })
+    }
+
+    #[cfg(not(feature = "http"))]
+    async fn by_service(&self, _: &Credentials<'_>) -> Found {
+        Found::Stop(Refused::new(ReasonCode::NotAuthorized, "this program was built without HTTP"))
+    }
+
+    #[cfg(feature = "http")]
+    async fn by_service(&self, credentials: &Credentials<'_>) -> Found {
+        use super::http::Answer;
+        let brought = credentials.user_name.is_some() || credentials.password.is_some();
+        let Some(service) = self.service.as_ref().filter(|_| brought) else { return Found::Nothing };
+        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
+            Answer::Allow(identity) => Found::Identity(identity),
+            Answer::Deny => Found::Wrong(Refused {
+                reason: ReasonCode::BadUserNameOrPassword,
+                text: "the service at auth.http_url says no".to_owned(),
+                told: Some(WRONG),
+                slow: true,
+            }),
+            Answer::Busy => {
+                Found::Stop(Refused::new(ReasonCode::ServerBusy, "too many ask the service at auth.http_url"))
+            }
+            Answer::Failed(error) => Found::Stop(Refused {
+                told: Some("who this is cannot be found out now: come again later"),
+                ..Refused::new(
+                    ReasonCode::ServerUnavailable,
+                    format!(
+                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
+                    ),
+                )
+            }),
+        }
+    }
+
+    fn by_token(&self, credentials: &Credentials<'_>) -> Found {
+        let (Some(tokens), Some(token)) =
+            (&self.tokens, credentials.password.filter(|token| jwt::looks_like(token)))
+        else {
+            return Found::Nothing;
+        };
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        match tokens.identity(token, &self.config, now_s) {
+            Ok(identity) => Found::Identity(Box::new(identity)),
+            // It is nobody's password: there is no use in hashing it.
+            Err(error) => Found::Stop(Refused {
+                reason: ReasonCode::BadUserNameOrPassword,
+                text: format!("the token is not believed: {error}"),
+                told: Some("the token is not good, or not any more"),
+                slow: true,
+            }),
+        }
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
@@ -191,16 +281,22 @@ impl Configured {
         Refused { told, ..Refused::new(ReasonCode::NotAuthorized, text) }
     }
 
+    fn welcome(&self, identity: Identity, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
+        self.complete(identity, credentials.client_id, credentials.assigned_client_id, credentials.peer)
+    }
+
     /// Who was recognized, with listener, groups and rights; or why that is not enough.
     pub(super) fn complete(
         &self,
         identity: Identity,
         client_id: &str,
+        assigned_client_id: &str,
         peer: &Peer,
     ) -> Result<Identity, Refused> {
         let listener =
             self.entrances.get(peer.place).map(|entrance| entrance.name.clone()).unwrap_or_default();
         let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
+        let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
         let client_id = identity.client_id.clone().unwrap_or_else(|| client_id.into());
         Ok(self.with_rights(identity, &client_id))
     }

@@ -9,8 +9,9 @@ use tracing::warn;
 use super::acl::Acl;
 use super::ban::Bans;
 use super::configured::{Configured, Entrance};
+use super::jwt::Tokens;
 use super::password::{Lasting, Passwords};
-use super::{Auth, Open, certificate};
+use super::{Auth, Open, certificate, jwt};
 use crate::config::{Config, Listener, why_not_readable};
 use crate::net::tls;
 
@@ -34,9 +35,39 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
     let auth = &config.auth;
     let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, Passwords::parse);
     let acl = read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, Acl::parse);
+    let mut keys = Vec::new();
+    let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::Key>, String>| {
+        keys.extend(
+            read(path.as_deref(), key, &mut errors, |text, name| {
+                parse(text).map_err(|error| vec![format!("{key} {name}: {error}")])
+            })
+            .into_iter()
+            .flatten(),
+        );
+    };
+    take(&auth.jwt_key_file, "auth.jwt_key_file", jwt::pem);
+    take(&auth.jwks_file, "auth.jwks_file", jwt::jwks);
+    take(&auth.jwt_secret_file, "auth.jwt_secret_file", |text| {
+        jwt::secret(text.as_bytes()).map(|key| vec![key])
+    });
+    let secrets = [("auth.jwt_secret_file", &auth.jwt_secret_file)];
+    errors.extend(secrets.iter().filter_map(|(key, path)| why_not_secret(key, Path::new(path.as_ref()?))));
+    #[cfg(feature = "http")]
+    if let Some(url) = &auth.jwks_url {
+        match super::http::keys(auth, url, &lasting.published) {
+            Ok(published) => keys.extend(published),
+            Err(error) => errors.push(error),
+        }
+    }
+    #[cfg(feature = "http")]
+    let service = auth
+        .http_url
+        .as_ref()
+        .and_then(|url| super::http::Service::new(auth, url).map_err(|error| errors.push(error)).ok());
     if !errors.is_empty() {
         return Err(errors);
     }
+    let tokens = (!keys.is_empty()).then_some(Tokens { keys });
     if let Some(passwords) = &passwords {
         warn_of(passwords, auth.password_rehash);
     }
@@ -71,7 +102,16 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
                for clients without a user apply"
         );
     }
-    Ok(Some(Configured { config: auth.clone(), lasting: lasting.clone(), entrances, passwords, acl }))
+    Ok(Some(Configured {
+        config: auth.clone(),
+        lasting: lasting.clone(),
+        entrances,
+        passwords,
+        tokens,
+        #[cfg(feature = "http")]
+        service,
+        acl,
+    }))
 }
 
 /// Who is not let in. A list that is not there yet bans nobody.

@@ -8,6 +8,9 @@ pub mod audit;
 pub mod ban;
 pub mod certificate;
 mod configured;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod jwt;
 pub(crate) mod load;
 pub mod password;
 pub mod scram;
@@ -84,6 +87,8 @@ pub struct Credentials<'a> {
     pub peer: &'a Peer,
     /// The client identifier; empty when the server is to choose one.
     pub client_id: &'a str,
+    /// The one that the server has chosen for that case; else the same.
+    pub assigned_client_id: &'a str,
     /// The user name of CONNECT.
     pub user_name: Option<&'a str>,
     /// The password of CONNECT. Never printed.

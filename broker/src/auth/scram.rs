@@ -1,9 +1,17 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677) by MQTT 5's enhanced authentication: client and broker prove to each other that they
 //! know the password, which never crosses the wire and which the broker does not have.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use lapwing_protocol::ReasonCode;
 use ring::{digest, hmac, pbkdf2};
+use subtle::ConstantTimeEq;
+
+use super::configured::Configured;
+use super::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
+use crate::net::Peer;
 
 /// The name in MQTT's Authentication Method property.
 pub const METHOD: &str = "SCRAM-SHA-256";
@@ -86,5 +94,149 @@ impl std::fmt::Display for Verifier {
         let encode = |bytes: &[u8]| STANDARD.encode(bytes);
         let (salt, stored, server) = (encode(&self.salt), encode(&self.stored_key), encode(&self.server_key));
         write!(f, "{METHOD}${}:{salt}${stored}:{server}", self.iterations)
+    }
+}
+
+/// The method, for the users of the password file that have a verifier.
+#[derive(Debug)]
+pub struct Scram(Arc<Configured>);
+
+impl Scram {
+    /// With the policy that knows the users.
+    pub fn new(policy: Arc<Configured>) -> Scram {
+        Scram(policy)
+    }
+}
+
+impl AuthMethod for Scram {
+    fn name(&self) -> &str {
+        METHOD
+    }
+
+    fn begin(&self, credentials: &Credentials<'_>) -> Box<dyn AuthExchange> {
+        Box::new(Exchange {
+            policy: self.0.clone(),
+            peer: credentials.peer.clone(),
+            client_id: credentials.client_id.into(),
+            assigned_client_id: credentials.assigned_client_id.into(),
+            stage: Stage::First,
+        })
+    }
+}
+
+/// One exchange.
+struct Exchange {
+    policy: Arc<Configured>,
+    peer: Peer,
+    client_id: Box<str>,
+    assigned_client_id: Box<str>,
+    stage: Stage,
+}
+
+/// What is waited for.
+enum Stage {
+    First,
+    Final(Box<Challenge>),
+    Over,
+}
+
+/// What the broker has said, and what it expects for it.
+struct Challenge {
+    user: String,
+    /// The user is there and may do this.
+    known: bool,
+    verifier: Verifier,
+    /// What the client's first message begins with, in Base64 as it has to repeat it.
+    binding: String,
+    nonce: String,
+    /// What the broker answers to the first message.
+    reply: String,
+    /// Both messages so far, as they are signed.
+    signed: String,
+}
+
+/// A name as it stands in a message.
+fn decode_name(name: &str) -> Option<String> {
+    let decoded = name.replace("=2C", ",").replace("=3D", "\u{0}");
+    (!decoded.contains('=') && !name.contains('\u{0}') && !name.is_empty())
+        .then(|| decoded.replace('\u{0}', "="))
+}
+
+impl Exchange {
+    fn first(&self, message: &str) -> Option<Challenge> {
+        // No channel binding, and nobody acts for somebody else.
+        let bare = message.strip_prefix("n,,").or_else(|| message.strip_prefix("y,,"))?;
+        let (header, _) = message.split_at(3);
+        let mut parts = bare.split(',');
+        let user = decode_name(parts.next()?.strip_prefix("n=")?)?;
+        let theirs = parts.next()?.strip_prefix("r=").filter(|nonce| (8..=256).contains(&nonce.len()))?;
+        let mut random = [0; 18];
+        getrandom::fill(&mut random).ok()?;
+        let nonce = format!("{theirs}{}", STANDARD.encode(random));
+        let found = self.policy.scram(&user, &self.peer);
+        let known = found.is_some();
+        // Whoever is not there looks like everybody else, and the same each time.
+        let verifier = found.unwrap_or_else(|| {
+            let mut salt = self.policy.decoy_salt(&user).to_vec();
+            salt.truncate(16);
+            Verifier { iterations: ITERATIONS, salt: salt.into(), stored_key: [0; KEY], server_key: [0; KEY] }
+        });
+        let reply = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
+        let signed = format!("{bare},{reply}");
+        Some(Challenge { user, known, verifier, binding: STANDARD.encode(header), nonce, reply, signed })
+    }
+
+    /// The proof of the broker, if that of the client is right.
+    fn last(challenge: &Challenge, message: &str) -> Option<String> {
+        let (without_proof, proof) = message.rsplit_once(",p=")?;
+        let mut parts = without_proof.split(',');
+        let binding = parts.next()?.strip_prefix("c=")?;
+        let nonce = parts.next()?.strip_prefix("r=")?;
+        if binding != challenge.binding || nonce != challenge.nonce {
+            return None;
+        }
+        let proof: [u8; KEY] = STANDARD.decode(proof).ok()?.try_into().ok()?;
+        let signed = format!("{},{without_proof}", challenge.signed);
+        let signature = mac(&challenge.verifier.stored_key, signed.as_bytes());
+        let client_key: Vec<u8> = proof.iter().zip(signature).map(|(a, b)| a ^ b).collect();
+        let right: bool = sha256(&client_key).ct_eq(&challenge.verifier.stored_key).into();
+        let verifier = STANDARD.encode(mac(&challenge.verifier.server_key, signed.as_bytes()));
+        (right && challenge.known).then(|| format!("v={verifier}"))
+    }
+}
+
+impl AuthExchange for Exchange {
+    fn step(&mut self, data: Option<&[u8]>) -> AuthStep {
+        let message = data.and_then(|data| std::str::from_utf8(data).ok()).unwrap_or_default();
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::First => {
+                if let Err(reason) = self.policy.may_guess(&self.peer) {
+                    return AuthStep::Reject(reason);
+                }
+                // A client may send nothing with CONNECT and be asked.
+                if message.is_empty() {
+                    self.stage = Stage::First;
+                    return AuthStep::Continue(Vec::new());
+                }
+                let Some(challenge) = self.first(message) else {
+                    return AuthStep::Reject(ReasonCode::NotAuthorized);
+                };
+                let reply = challenge.reply.clone();
+                self.stage = Stage::Final(Box::new(challenge));
+                AuthStep::Continue(reply.into_bytes())
+            }
+            Stage::Final(challenge) => {
+                let Some(proof) = Exchange::last(&challenge, message) else {
+                    self.policy.guessed_wrong(&self.peer);
+                    return AuthStep::Reject(ReasonCode::NotAuthorized);
+                };
+                let identity = Identity { method: METHOD, ..Identity::of(&challenge.user) };
+                match self.policy.complete(identity, &self.client_id, &self.assigned_client_id, &self.peer) {
+                    Ok(identity) => AuthStep::Accept { identity, data: Some(proof.into_bytes()) },
+                    Err(refused) => AuthStep::Reject(refused.reason),
+                }
+            }
+            Stage::Over => AuthStep::Reject(ReasonCode::NotAuthorized),
+        }
     }
 }

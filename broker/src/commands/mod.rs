@@ -3,5 +3,6 @@
 pub mod ban;
 pub mod cert;
 pub mod explain;
+pub mod log;
 pub mod password;
 pub mod user;

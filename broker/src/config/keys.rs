@@ -325,6 +325,42 @@ sections! {
         password_cache_entries_max: u32 = 100_000, 0..=10_000_000;
         /// How many wrong passwords within a minute before an address (a /64 network of IPv6) is refused with 0x9F for the rest of it; 0: any number.
         failures_per_address_max: u32 = 10, 0..=1_000_000;
+        /// The public keys of those who sign tokens, PEM: RSA for RS256, EC P-256 for ES256, Ed25519 for EdDSA. A token (JWT) is sent as password.
+        jwt_key_file: Option<String> = None, ANY;
+        /// The same as a JWK set.
+        jwks_file: Option<String> = None, ANY;
+        /// The secret of HS256, at least 32 bytes, for nobody else's eyes.
+        jwt_secret_file: Option<String> = None, ANY;
+        /// Who a token must be by (iss). None: anybody with such a key.
+        jwt_issuer: Option<String> = None, ANY;
+        /// Whom a token must be for (aud). None: anybody.
+        jwt_audience: Option<String> = None, ANY;
+        /// Whether a token must end (exp). When it does, its client is disconnected with 0xA0.
+        jwt_expiry_required: bool = true, ANY;
+        /// How far the clocks of those who sign may be off, in seconds.
+        jwt_leeway_s: u32 = 30, 0..=3_600;
+        /// The claim that is the user.
+        jwt_user_claim: String = "sub".to_owned(), ANY;
+        /// The claim that is the only client identifier that the token is good for. None, or a token without it: any.
+        jwt_client_id_claim: Option<String> = None, ANY;
+        /// The claim that lists groups.
+        jwt_groups_claim: String = "groups".to_owned(), ANY;
+        /// The claim that holds access rules: {"publish": ["a/#"], "subscribe": ["b/+"], "all": [], "deny": []}. They come on top of those of acl_file.
+        jwt_acl_claim: String = "acl".to_owned(), ANY;
+        /// Where a JWK set is published, as https://…/jwks.json (needs a build with the feature http).
+        jwks_url: Option<String> = None, ANY;
+        /// How often it is fetched anew, in seconds.
+        jwks_refresh_s: u32 = 3_600, 10..=604_800;
+        /// A service that says who may come in: it is sent a POST for each CONNECT (needs a build with the feature http; docs/SECURITY.md).
+        http_url: Option<String> = None, ANY;
+        /// How long it, or jwks_url, may take to answer, in milliseconds; after that nobody is let in.
+        http_timeout_ms: u32 = 2_000, 10..=60_000;
+        /// How long it is not asked again about the same credentials that it allowed, in seconds; 0: it always is.
+        http_cache_s: u32 = 60, 0..=86_400;
+        /// The authorities of its certificate, and of that of jwks_url, PEM. None: those of the Web.
+        http_ca_file: Option<String> = None, ANY;
+        /// Mosquitto's psk_file. There are no pre-shared keys here: rustls has none. Client certificates do what they do.
+        psk_file: Option<String> = None, ANY;
         /// The client identifier that a user must have: a text in which %u is the user, and a * at the end is anything. None: any.
         client_id_template: Option<String> = None, ANY;
         /// The access rules: TOML if it ends in .toml, else Mosquitto's format. Without it everybody who is let in may do everything; with it nothing that no rule allows.

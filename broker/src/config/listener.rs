@@ -70,19 +70,25 @@ pub enum ClientCertificate {
 pub enum Method {
     /// The client certificate.
     Certificate,
+    /// A token as password, by keys.
+    Jwt,
     /// User name and password, by the password file.
     Password,
+    /// Whatever it is, by a service over HTTP.
+    Http,
 }
 
 impl Method {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [Method; 2] = [Method::Certificate, Method::Password];
+    pub const ALL: [Method; 4] = [Method::Certificate, Method::Jwt, Method::Password, Method::Http];
 
     /// As it is called in the configuration and in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Method::Certificate => "certificate",
+            Method::Jwt => "jwt",
             Method::Password => "password",
+            Method::Http => "http",
         }
     }
 
@@ -90,7 +96,9 @@ impl Method {
     pub(super) const fn needs(self) -> &'static str {
         match self {
             Method::Certificate => "client_certificate = \"optional\" or \"required\"",
+            Method::Jwt => "auth.jwt_key_file, auth.jwks_file or auth.jwt_secret_file",
             Method::Password => "auth.password_file",
+            Method::Http => "auth.http_url",
         }
     }
 }
@@ -167,7 +175,7 @@ pub(super) const KEYS: &[(&str, &str, &str)] = &[
     (
         "authentication",
         "all that is configured",
-        "What tells who a client is, in the order in which it is tried: a list of \"certificate\", \"password\"; empty: nothing.",
+        "What tells who a client is, in the order in which it is tried: a list of \"certificate\", \"jwt\", \"password\", \"http\"; empty: nothing.",
     ),
     (
         "allow_anonymous",

@@ -106,6 +106,18 @@ impl Config {
             errors.extend(listener.check(self.authenticates(listener)));
             errors.extend(self.check_methods(listener));
         }
+        for (key, given) in [("http_url", &self.auth.http_url), ("jwks_url", &self.auth.jwks_url)] {
+            if given.is_some() && !cfg!(feature = "http") {
+                errors.push(format!(
+                    "auth.{key}: this program was built without HTTP; build it with --features http"
+                ));
+            }
+        }
+        if self.auth.psk_file.is_some() {
+            let text = "auth.psk_file: there are no pre-shared keys (TLS-PSK) here, since rustls has none. Use client \
+                        certificates: client_certificate = \"required\" of a listener";
+            errors.push(text.to_owned());
+        }
         let store = &self.store;
         for (key, filters) in [
             ("topics_always", &store.topics_always),
@@ -140,6 +152,8 @@ impl Config {
     fn has(&self, method: Method, listener: &Listener) -> bool {
         match method {
             Method::Certificate => listener.client_certificate != ClientCertificate::None,
+            Method::Jwt => self.auth.jwt_files().next().is_some() || self.auth.jwks_url.is_some(),
+            Method::Http => self.auth.http_url.is_some(),
             Method::Password => self.auth.password_file.is_some(),
         }
     }
@@ -180,14 +194,22 @@ impl Config {
                 &listener.client_crl_file,
             ]
         });
-        let of_auth = [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file];
-        let of_auth = of_auth.into_iter().flatten().map(PathBuf::from);
+        let of_auth =
+            [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file, &self.auth.http_ca_file];
+        let of_auth = of_auth.into_iter().flatten();
+        let of_auth = of_auth.chain(self.auth.jwt_files()).map(PathBuf::from);
         of_listeners.flatten().cloned().chain(of_auth).collect()
     }
 
     /// All keys as a document in Markdown.
     pub fn reference() -> String {
         keys::reference()
+    }
+}
+
+impl Auth {
+    fn jwt_files(&self) -> impl Iterator<Item = &String> {
+        [&self.jwt_key_file, &self.jwks_file, &self.jwt_secret_file].into_iter().flatten()
     }
 }
 

@@ -43,6 +43,7 @@ impl Connection {
                 let credentials = Credentials {
                     peer: &self.peer,
                     client_id: &self.resident.session.client_id,
+                    assigned_client_id: &self.resident.session.client_id,
                     user_name: self.resident.identity.user.as_deref(),
                     password: None,
                 };

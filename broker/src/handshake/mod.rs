@@ -224,9 +224,11 @@ async fn admit(
     };
     core.metrics.packets_received.add(1);
     let mut request = terms::check(core, &connect)?;
+    let chosen = request.client_id.clone();
     let credentials = Credentials {
         peer,
         client_id: connect.client_id,
+        assigned_client_id: &chosen,
         user_name: connect.user_name,
         password: connect.password,
     };

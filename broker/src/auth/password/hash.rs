@@ -114,7 +114,7 @@ impl Hash {
         let Hash::Argon2id { cost, lanes, hash, .. } = self else { return Ok(None) };
         let params = Params::new(cost.memory_kib, cost.passes, *lanes, Some(hash.len()));
         let params = params.map_err(|error| format!("argon2id: {error}"))?;
-        Ok(Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params)))
+        Ok(Some(Argon2::new(Algorithm::Argon2id, Version::default(), params)))
     }
 
     /// Hashes a new password.

@@ -44,6 +44,9 @@ pub struct Lasting {
     pub throttle: Arc<Throttle>,
     /// Remembers what was right.
     pub successes: Successes,
+    /// The key set that was fetched last.
+    #[cfg(feature = "http")]
+    pub published: Mutex<Option<String>>,
     /// Users whose line is to be written anew: what it was, and what it is to be.
     rehashed: Mutex<HashMap<Box<str>, (Hash, Entry)>>,
 }
@@ -55,6 +58,8 @@ impl Lasting {
             hashing: Hashing::new(config.password_hashers_max as usize, config.password_queue_max as usize),
             throttle: Arc::default(),
             successes: Successes::new(config.password_cache_entries_max as usize, config.password_cache_s),
+            #[cfg(feature = "http")]
+            published: Mutex::default(),
             rehashed: Mutex::default(),
         }
     }

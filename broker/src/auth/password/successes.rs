@@ -15,8 +15,8 @@ type Tag = [u8; 16];
 
 /// See the module.
 pub struct Successes {
-    /// `None`: there is no randomness, and nothing is remembered.
-    key: Option<hmac::Key>,
+    key: hmac::Key,
+    /// 0: nothing is remembered, as where there is no randomness.
     entries_max: usize,
     age_max: Duration,
     known: Mutex<Known>,
@@ -40,8 +40,8 @@ impl Successes {
     pub fn new(entries_max: usize, age_max_s: u32) -> Successes {
         let mut key = [0; 32];
         let random = getrandom::fill(&mut key).is_ok();
-        let key =
-            (random && age_max_s > 0 && entries_max > 0).then(|| hmac::Key::new(hmac::HMAC_SHA256, &key));
+        let entries_max = if random && age_max_s > 0 { entries_max } else { 0 };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         Successes {
             key,
             entries_max,
@@ -50,8 +50,13 @@ impl Successes {
         }
     }
 
+    /// Bytes that belong to a text, and that only this process can make.
+    pub fn keyed(&self, text: &str) -> [u8; 32] {
+        hmac::sign(&self.key, &[b"text:", text.as_bytes()].concat()).as_ref().try_into().unwrap_or([0; 32])
+    }
+
     fn tag(&self, user: &str, hash: &Hash, password: &[u8]) -> Option<Tag> {
-        let mut context = hmac::Context::with_key(self.key.as_ref()?);
+        let mut context = hmac::Context::with_key(&self.key);
         let hash = hash.to_string();
         for part in [user.as_bytes(), hash.as_bytes(), password] {
             context.update(&(part.len() as u64).to_le_bytes());
@@ -84,6 +89,9 @@ impl Successes {
     }
 
     fn insert(&self, known: &mut Known, tag: Tag, since: Instant) {
+        if self.entries_max == 0 {
+            return;
+        }
         if known.young.len() >= self.entries_max.div_ceil(2) {
             known.old = std::mem::take(&mut known.young);
         }

@@ -1,0 +1,217 @@
+//! Asking others over HTTP: a service that knows the clients, and where keys are published.
+//!
+//! The service is sent one POST for each CONNECT, and what it does not allow is refused: an answer that is late, broken or an
+//! error lets nobody in. What it allowed is remembered for a while, by a keyed hash of what it was asked.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tracing::warn;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+
+use super::{Credentials, Identity, Secret, jwt};
+use crate::config;
+
+/// The largest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Questions on their way at once; others are told that the server is busy.
+const QUESTIONS_MAX: usize = 64;
+/// Answers that are remembered.
+const ANSWERS_MAX: usize = 100_000;
+/// As identities and logs have it.
+pub const METHOD: &str = "http";
+
+fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
+    let mut tls = TlsConfig::builder();
+    if let Some(path) = &config.http_ca_file {
+        let text = super::load::text_of("auth.http_ca_file", Path::new(path))?;
+        let roots: Vec<_> = parse_pem(text.as_bytes())
+            .filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            })
+            .collect();
+        if roots.is_empty() {
+            return Err(format!("auth.http_ca_file {path}: no certificate in it"));
+        }
+        tls = tls.root_certs(RootCerts::Specific(Arc::new(roots)));
+    }
+    let builder = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_millis(config.http_timeout_ms.into())))
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .tls_config(tls.build());
+    Ok(builder.build().into())
+}
+
+/// The key set that stands at `auth.jwks_url`. Blocks. Where it cannot be had, the one that was had last goes on to count: `last`.
+///
+/// # Errors
+/// It is not there, or is none, and there never was one.
+pub fn keys(config: &config::Auth, url: &str, last: &Mutex<Option<String>>) -> Result<Vec<jwt::Key>, String> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    match fetch(config, url).and_then(|text| jwt::jwks(&text).map(|keys| (text, keys))) {
+        Ok((text, keys)) => {
+            *last = Some(text);
+            Ok(keys)
+        }
+        Err(error) => match &*last {
+            Some(text) => {
+                warn!("auth.jwks_url {url}: {error}; the keys that were fetched last go on to count");
+                jwt::jwks(text)
+            }
+            None => Err(format!("auth.jwks_url {url}: {error}")),
+        },
+    }
+}
+
+fn fetch(config: &config::Auth, url: &str) -> Result<String, String> {
+    let wrong = |error: &dyn std::fmt::Display| error.to_string();
+    let mut response = agent(config)?.get(url).call().map_err(|error| wrong(&error))?;
+    let status = response.status().as_u16();
+    if status != 200 {
+        return Err(wrong(&format!("status {status}")));
+    }
+    response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(|error| wrong(&error))
+}
+
+/// What the service says.
+pub enum Answer {
+    /// Let it in, as this.
+    Allow(Box<Identity>),
+    /// Do not.
+    Deny,
+    /// Too many are asking.
+    Busy,
+    /// It could not be asked.
+    Failed(String),
+}
+
+/// The service at `auth.http_url`.
+pub struct Service {
+    url: String,
+    agent: ureq::Agent,
+    places: Arc<Semaphore>,
+    remember: Duration,
+    known: Mutex<HashMap<[u8; 32], (Instant, Identity)>>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Of the configuration; nothing is asked yet.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(config: &config::Auth, url: &str) -> Result<Service, String> {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(format!("auth.http_url '{url}' begins neither with http:// nor with https://"));
+        }
+        Ok(Service {
+            url: url.to_owned(),
+            agent: agent(config)?,
+            places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            remember: Duration::from_secs(config.http_cache_s.into()),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Asks about a client; `tag` makes a keyed hash of what was asked.
+    pub async fn ask(&self, credentials: &Credentials<'_>, tag: impl Fn(&str) -> [u8; 32]) -> Answer {
+        let password = credentials.password.map(|bytes| String::from_utf8_lossy(bytes));
+        let question = json!({
+            "user": credentials.user_name,
+            "password": password,
+            "client_id": credentials.client_id,
+            "address": credentials.peer.address.to_string(),
+            "listener": &*credentials.peer.listener,
+        });
+        // The port of the client is another one each time.
+        let what = [credentials.user_name, password.as_deref(), Some(credentials.client_id)];
+        let tag = tag(&format!("{what:?} {:?} {}", credentials.peer.address.ip(), credentials.peer.listener));
+        let now = Instant::now();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tag).cloned();
+        if let Some((_, identity)) = known.filter(|(since, _)| now.duration_since(*since) < self.remember) {
+            return Answer::Allow(Box::new(identity));
+        }
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return Answer::Busy };
+        let (agent, url, body) =
+            (self.agent.clone(), self.url.clone(), Secret::new(question.to_string().as_bytes()));
+        let asked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let request = agent.post(&url).header("content-type", "application/json");
+            let mut response = request.send(body.reveal()).map_err(|error| error.to_string())?;
+            let bytes = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+            Ok::<_, String>((response.status().as_u16(), bytes.map_err(|error| error.to_string())?))
+        });
+        let user = credentials.user_name.unwrap_or_default();
+        let answer = match asked.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok((200, body)) => judge(&body, user),
+            Ok((401 | 403, _)) => Ok(None),
+            Ok((status, _)) => Err(format!("status {status}")),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(Some(identity)) => {
+                if !self.remember.is_zero() {
+                    let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                    if known.len() >= ANSWERS_MAX {
+                        known.retain(|_, (since, _)| now.duration_since(*since) < self.remember);
+                        if known.len() >= ANSWERS_MAX {
+                            known.clear();
+                        }
+                    }
+                    known.insert(tag, (now, identity.clone()));
+                }
+                Answer::Allow(Box::new(identity))
+            }
+            Ok(None) => Answer::Deny,
+            Err(error) => Answer::Failed(error),
+        }
+    }
+}
+
+/// `{"allow": true, "user": …, "client_id": …, "groups": […], "acl": {…}, "expires_at": …}`; all but the first may be missing.
+fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
+    let answer: Value =
+        serde_json::from_slice(body).map_err(|error| format!("its answer is no JSON: {error}"))?;
+    match answer["allow"].as_bool() {
+        None => return Err("its answer has no \"allow\"".to_owned()),
+        Some(false) => return Ok(None),
+        Some(true) => {}
+    }
+    let user = match &answer["user"] {
+        Value::Null if asked.is_empty() => None,
+        Value::Null => Some(asked.to_owned()),
+        user => Some(jwt::name(user, "user")?),
+    };
+    let client_id = match &answer["client_id"] {
+        Value::Null => None,
+        id => Some(Arc::from(jwt::name(id, "client_id")?)),
+    };
+    let groups: Arc<[Box<str>]> = jwt::texts(&answer["groups"], "groups")?.into();
+    let grants = jwt::grants(&answer["acl"], "acl", user.as_deref().unwrap_or_default())?;
+    let expires_at_s = match &answer["expires_at"] {
+        Value::Null => None,
+        at => Some(at.as_u64().ok_or("its \"expires_at\" is no number of seconds")?),
+    };
+    let user = user.map(Arc::from);
+    Ok(Some(Identity {
+        user,
+        client_id,
+        groups: groups.clone(),
+        brought: groups,
+        grants,
+        expires_at_s,
+        method: METHOD,
+        ..Identity::default()
+    }))
+}

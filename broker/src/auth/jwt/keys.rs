@@ -1,0 +1,173 @@
+//! The keys that tokens are checked with: PEM files, JWKS files, and a shared secret.
+//!
+//! Each key knows the one algorithm that it is for. What a token says of its algorithm only chooses among keys, so a public
+//! key can never be taken for a shared secret, and "none" is no algorithm.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::{hmac, signature};
+use serde_json::Value;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
+use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
+
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+/// HS256 is as strong as its secret, and nobody counts how often it is guessed at (RFC 7518, 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+/// Keys of one file.
+const KEYS_MAX: usize = 256;
+
+enum Kind {
+    Hs256(hmac::Key),
+    /// DER of an `RSAPublicKey`.
+    Rs256(Vec<u8>),
+    /// Modulus and exponent.
+    RsaParts(Vec<u8>, Vec<u8>),
+    /// An uncompressed point.
+    Es256(Vec<u8>),
+    EdDsa(Vec<u8>),
+}
+
+/// One key.
+pub struct Key {
+    id: Option<String>,
+    kind: Kind,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({}, {:?})", self.algorithm(), self.id)
+    }
+}
+
+fn bytes(text: &Value) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text.as_str()?.trim_end_matches('=')).ok()
+}
+
+impl Key {
+    /// As a token names it.
+    pub fn algorithm(&self) -> &'static str {
+        match self.kind {
+            Kind::Hs256(_) => "HS256",
+            Kind::Rs256(_) | Kind::RsaParts(..) => "RS256",
+            Kind::Es256(_) => "ES256",
+            Kind::EdDsa(_) => "EdDSA",
+        }
+    }
+
+    /// Whether it may be the one of a token with this header.
+    pub fn fits(&self, algorithm: &str, id: Option<&str>) -> bool {
+        let same = |own: &str| id.is_none_or(|id| id == own);
+        self.algorithm() == algorithm && self.id.as_deref().is_none_or(same)
+    }
+
+    /// Whether the signature is by it.
+    pub fn verifies(&self, signed: &[u8], by: &[u8]) -> bool {
+        let public = |algorithm: &'static dyn signature::VerificationAlgorithm, key: &[u8]| {
+            signature::UnparsedPublicKey::new(algorithm, key).verify(signed, by).is_ok()
+        };
+        match &self.kind {
+            Kind::Hs256(key) => hmac::verify(key, signed, by).is_ok(),
+            Kind::Rs256(key) => public(&signature::RSA_PKCS1_2048_8192_SHA256, key),
+            Kind::RsaParts(n, e) => signature::RsaPublicKeyComponents { n, e }
+                .verify(&signature::RSA_PKCS1_2048_8192_SHA256, signed, by)
+                .is_ok(),
+            Kind::Es256(key) => public(&signature::ECDSA_P256_SHA256_FIXED, key),
+            Kind::EdDsa(key) => public(&signature::ED25519, key),
+        }
+    }
+}
+
+/// The shared secret of HS256: the bytes of a file, without the newline at its end.
+///
+/// # Errors
+/// It is too short.
+pub fn secret(file: &[u8]) -> Result<Key, String> {
+    let secret = file.strip_suffix(b"\n").unwrap_or(file);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(format!(
+            "a secret of {} bytes can be guessed; it needs {SECRET_BYTES_MIN}: head -c 48 /dev/urandom | base64 > FILE",
+            secret.len()
+        ));
+    }
+    Ok(Key { id: None, kind: Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)) })
+}
+
+fn public(info: &SubjectPublicKeyInfoRef<'_>) -> Result<Kind, String> {
+    let key = info.subject_public_key.as_bytes().ok_or("the key is no whole bytes")?.to_vec();
+    let curve = || info.algorithm.parameters.and_then(|curve| curve.decode_as::<ObjectIdentifier>().ok());
+    match info.algorithm.oid {
+        RSA => Ok(Kind::Rs256(key)),
+        EC if curve() == Some(P256) => Ok(Kind::Es256(key)),
+        ED25519 => Ok(Kind::EdDsa(key)),
+        other => Err(format!("a key of another kind than RSA, EC P-256 and Ed25519 ({other})")),
+    }
+}
+
+/// Public keys, or certificates, in PEM form.
+///
+/// # Errors
+/// There is none, or one of another kind.
+pub fn pem(text: &str) -> Result<Vec<Key>, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("no public key in PEM form: {error}");
+    let mut kinds = Vec::new();
+    for key in SubjectPublicKeyInfoDer::pem_slice_iter(text.as_bytes()) {
+        let key = key.map_err(|error| wrong(&error))?;
+        kinds.push(public(&SubjectPublicKeyInfoRef::from_der(&key).map_err(|error| wrong(&error))?)?);
+    }
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        let certificate = Certificate::from_der(&certificate).map_err(|error| wrong(&error))?;
+        let info =
+            certificate.tbs_certificate.subject_public_key_info.to_der().map_err(|error| wrong(&error))?;
+        kinds.push(public(&SubjectPublicKeyInfoRef::from_der(&info).map_err(|error| wrong(&error))?)?);
+    }
+    match kinds.len() {
+        0 => {
+            Err("there is no public key in PEM form in it (BEGIN PUBLIC KEY or BEGIN CERTIFICATE)".to_owned())
+        }
+        n if n > KEYS_MAX => Err(format!("more than {KEYS_MAX} keys")),
+        _ => Ok(kinds.into_iter().map(|kind| Key { id: None, kind }).collect()),
+    }
+}
+
+/// A JWK set (RFC 7517). Keys that are for something else are passed over.
+///
+/// # Errors
+/// It is none, or holds no key that can be used.
+pub fn jwks(text: &str) -> Result<Vec<Key>, String> {
+    let set: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let keys = set["keys"].as_array().ok_or("no JWK set: it has no list \"keys\"")?;
+    let usable = |key: &Value| {
+        let text = |name: &str| key[name].as_str();
+        if text("use").is_some_and(|used| used != "sig") {
+            return None;
+        }
+        let kind = match (text("kty")?, text("crv")) {
+            ("RSA", _) => Kind::RsaParts(bytes(&key["n"])?, bytes(&key["e"])?),
+            ("EC", Some("P-256")) => {
+                let (x, y) = (bytes(&key["x"])?, bytes(&key["y"])?);
+                (x.len() == 32 && y.len() == 32).then(|| Kind::Es256([&[4][..], &x, &y].concat()))?
+            }
+            ("OKP", Some("Ed25519")) => Kind::EdDsa(bytes(&key["x"]).filter(|x| x.len() == 32)?),
+            ("oct", _) => {
+                let secret = bytes(&key["k"]).filter(|secret| secret.len() >= SECRET_BYTES_MIN)?;
+                Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, &secret))
+            }
+            _ => return None,
+        };
+        let key = Key { id: text("kid").map(str::to_owned), kind };
+        text("alg").is_none_or(|algorithm| algorithm == key.algorithm()).then_some(key)
+    };
+    let keys: Vec<Key> = keys.iter().take(KEYS_MAX).filter_map(usable).collect();
+    if keys.is_empty() {
+        return Err("no key in it is for RS256, ES256, EdDSA or HS256".to_owned());
+    }
+    Ok(keys)
+}
