@@ -80,6 +80,7 @@ impl Own {
 pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<Request>) {
     let own = Arc::new(own);
     let mut known = stamps(&core.config);
+    let watches = !known.is_empty() || core.config.auth.jwks_url.is_some();
     let mut fetched = Instant::now();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -90,7 +91,8 @@ pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<
                 known = stamps(&core.config);
                 let _ = reply.send(reload(&core, &own, "asked to").await);
             }
-            _ = look.tick() => {
+            // Where there is nothing to look at, an idle broker is not woken for it.
+            _ = look.tick(), if watches => {
                 if let (true, Some(path)) = (own.lasting.has_rehashed(), core.config.auth.password_file.clone()) {
                     let own = own.clone();
                     let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;

@@ -372,6 +372,20 @@ fn refused(toml: &str) -> String {
 }
 
 #[test]
+fn g04_a_misspelt_key_is_told_with_its_line_and_the_nearest_and_nothing_starts() {
+    let told = refused("[auth]\nacl_flie = 'x'\n[[listener]]\nallow_anonymus = true\n");
+    assert!(
+        told.contains("lapwing.toml:2: unknown key 'acl_flie' in [auth]; did you mean 'acl_file'?"),
+        "{told}"
+    );
+    assert!(told.contains("lapwing.toml:4: ") && told.contains("'allow_anonymous'"), "{told}");
+    let told = refused("[auth]\npsk_file = 'x'\n");
+    assert!(told.contains("rustls has none") && told.contains("client certificates"), "{told}");
+    let told = refused("[auth]\nhttp_url = 'http://localhost/'\n");
+    assert!(told.contains("--features http"), "{told}");
+}
+
+#[test]
 fn g02_rules_that_cannot_be_read_are_refused_before_any_port_opens() {
     let folder = Folder::new("unreadable");
     let told = refused(&format!("[auth]\nacl_file = '{}'\n", folder.0.display()));

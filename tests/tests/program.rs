@@ -46,7 +46,11 @@ fn open(address: &str) -> TcpStream {
 #[test]
 fn without_arguments_but_a_port_it_serves_both_families_of_loopback_and_says_what_to_type_next() {
     let mut broker = Program::spawn(&["-p", "0"]);
-    broker.wait_for("Lapwing ");
+    let started = broker.wait_for("Lapwing ");
+    // To open it to the network takes a user; a test of passwords shows that the second command starts then.
+    let command =
+        "lapwing user add NAME --password-file users && lapwing --listen 0.0.0.0:1883 --password-file users";
+    assert!(started.contains(command), "{started}");
     let hint = broker.wait_for("try it");
     let port = broker.port("mqtt");
     assert!(hint.contains("mosquitto_sub") && hint.contains(&port), "{hint}");
