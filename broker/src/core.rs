@@ -38,6 +38,8 @@ pub struct Core {
     pub registry: Registry,
     /// What keeps them.
     pub store: Arc<dyn Store>,
+    /// How often refusals have a line in the log.
+    pub refusals: audit::Pace,
     /// Counters.
     pub metrics: Metrics,
     /// Connections and memory.
@@ -79,6 +81,7 @@ impl Core {
             registry: Registry::new(limits.sessions_max as usize),
             clock: store.clock(),
             store,
+            refusals: audit::Pace::default(),
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
             arrivals: Arrivals::default(),

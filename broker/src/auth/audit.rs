@@ -3,9 +3,13 @@
 //!
 //! What clients say is written with its control characters escaped: nobody writes lines of their own into the log.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tracing::{info, warn};
 
 use super::Identity;
+use crate::core::Core;
+use crate::message::Millis;
 use crate::net::Peer;
 
 /// A text with its control characters escaped.
@@ -32,10 +36,37 @@ pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
         listener = %peer.listener, method, "accepted");
 }
 
+/// How often refusals are worth a line: whoever guesses does not get to fill the disk.
+#[derive(Debug, Default)]
+pub struct Pace {
+    second: AtomicU64,
+    lines: AtomicU64,
+    hushed: AtomicU64,
+}
+
+/// Refusals that get a line within a second.
+const LINES_PER_S: u64 = 20;
+
+impl Pace {
+    /// How many lines were held back, if there may be one now.
+    pub fn may(&self, now: Millis) -> Option<u64> {
+        let second = now / 1000;
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        if self.lines.fetch_add(1, Ordering::Relaxed) < LINES_PER_S {
+            return Some(self.hushed.swap(0, Ordering::Relaxed));
+        }
+        self.hushed.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
 /// A client was not let in.
-pub fn refused(peer: &Peer, client_id: &str, user_name: Option<&str>, why: &str) {
+pub fn refused(core: &Core, peer: &Peer, (client_id, user_name): (&str, Option<&str>), why: &str) {
+    let Some(more_before) = core.refusals.may(core.now()) else { return };
     warn!(target: "audit", client = %Plain(client_id), user = %Plain(user_name.unwrap_or("(none)")), peer = %peer.address,
-        listener = %peer.listener, "refused: {}", Plain(why));
+        listener = %peer.listener, more_before, "refused: {}", Plain(why));
 }
 
 /// A client proved anew who it is.
@@ -79,4 +110,18 @@ pub fn reloaded(why: &str, generation: u64) {
 /// They could not be.
 pub fn not_reloaded(why: &str, error: &str) {
     warn!(target: "audit", "NOT reloaded ({why}), all stays as it was: {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_refusals_a_second_have_a_line_and_the_next_says_how_many_had_none() {
+        let pace = Pace::default();
+        let lines = (0..1_000).filter(|_| pace.may(5_000).is_some()).count();
+        assert_eq!(lines as u64, LINES_PER_S);
+        assert_eq!(pace.may(6_000), Some(1_000 - LINES_PER_S));
+        assert_eq!(pace.may(6_001), Some(0));
+    }
 }

@@ -249,7 +249,7 @@ async fn admit(
     };
     let identity = identified.map_err(|refuse| {
         core.metrics.authentication_failures.add(1);
-        audit::refused(peer, connect.client_id, connect.user_name, &refuse.text);
+        audit::refused(core, peer, (connect.client_id, connect.user_name), &refuse.text);
         Refuse { audited: true, ..refuse }
     })?;
     if let Some(client_id) = &identity.client_id {
@@ -260,6 +260,7 @@ async fn admit(
     let (user, address) = (identity.user.as_deref(), peer.address.ip());
     if let Some(ban) = trust.bans.of(client_id, user, address, ban::now_s()) {
         return Err(banned(
+            core,
             connect.version,
             peer,
             &connect,
@@ -271,7 +272,7 @@ async fn admit(
             "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
             left.as_secs()
         );
-        return Err(banned(connect.version, peer, &connect, &text));
+        return Err(banned(core, connect.version, peer, &connect, &text));
     }
     if let Some(will) = &connect.will
         && !policy.allows(&identity, client_id, Action::Publish, will.topic)
@@ -292,8 +293,8 @@ async fn admit(
 }
 
 /// The refusal of a client that is banned; why is not for it to know.
-fn banned(version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> Refuse {
-    audit::refused(peer, connect.client_id, connect.user_name, text);
+fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> Refuse {
+    audit::refused(core, peer, (connect.client_id, connect.user_name), text);
     let told = Some("this client is banned");
     Refuse { told, audited: true, ..Refuse::new(version, ReasonCode::Banned, text) }
 }
