@@ -2,16 +2,16 @@
 //! their order, and what they find becomes one [`Identity`] with its groups and rights.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use lapwing_protocol::ReasonCode;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
-use super::certificate;
-use super::jwt::{self, Tokens};
-use super::password::{Checked, Lasting, Passwords};
+use super::jwt::Tokens;
+use super::methods::{Found, WRONG};
+use super::password::{Lasting, Passwords};
 use super::scram::{Scram, Verifier};
 use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
@@ -45,21 +45,6 @@ pub struct Configured {
     pub(super) service: Option<super::http::Service>,
     pub(super) acl: Option<Acl>,
 }
-
-/// What a method says about credentials.
-enum Found {
-    /// That is who it is.
-    Identity(Box<Identity>),
-    /// They are not of its kind.
-    Nothing,
-    /// They are, and they are wrong.
-    Wrong(Refused),
-    /// There is no use in asking others.
-    Stop(Refused),
-}
-
-/// What a client is told that gave wrong credentials: nothing that helps it guess.
-const WRONG: &str = "the user name or the password is wrong";
 
 impl Configured {
     /// With the methods of enhanced authentication that go with it.
@@ -127,29 +112,6 @@ impl Configured {
         }
     }
 
-    async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> Found {
-        match method {
-            Method::Certificate => self.by_certificate(credentials.peer),
-            Method::Jwt => self.by_token(credentials),
-            Method::Password => self.by_password(credentials).await,
-            Method::Http => self.by_service(credentials).await,
-        }
-    }
-
-    fn by_certificate(&self, peer: &Peer) -> Found {
-        let own = peer.certificates.as_ref().and_then(|chain| chain.first());
-        let (Some(own), Some(entrance)) = (own, self.entrances.get(peer.place)) else {
-            return Found::Nothing;
-        };
-        match certificate::user(own, &entrance.certificate_user) {
-            Ok(user) => Found::Identity(Box::new(Identity {
-                method: Method::Certificate.name(),
-                ..Identity::of(&user)
-            })),
-            Err(refused) => Found::Wrong(refused),
-        }
-    }
-
     /// Whether the certificate of a connection is still good: its authority may have gone, or it may have been revoked.
     fn still_certified(&self, peer: &Peer) -> Result<(), Refused> {
         let verifier = self.entrances.get(peer.place).and_then(|entrance| entrance.verifier.as_ref());
@@ -162,99 +124,6 @@ impl Configured {
                 format!("the client certificate is not good any more: {error}"),
             )
         })
-    }
-
-    #[cfg(not(feature = "http"))]
-    async fn by_service(&self, _: &Credentials<'_>) -> Found {
-        Found::Stop(Refused::new(ReasonCode::NotAuthorized, "this program was built without HTTP"))
-    }
-
-    #[cfg(feature = "http")]
-    async fn by_service(&self, credentials: &Credentials<'_>) -> Found {
-        use super::http::Answer;
-        let brought = credentials.user_name.is_some() || credentials.password.is_some();
-        let Some(service) = self.service.as_ref().filter(|_| brought) else { return Found::Nothing };
-        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
-            Answer::Allow(identity) => Found::Identity(identity),
-            Answer::Deny => Found::Wrong(Refused {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url says no".to_owned(),
-                told: Some(WRONG),
-                slow: true,
-            }),
-            Answer::Busy => {
-                Found::Stop(Refused::new(ReasonCode::ServerBusy, "too many ask the service at auth.http_url"))
-            }
-            Answer::Failed(error) => Found::Stop(Refused {
-                told: Some("who this is cannot be found out now: come again later"),
-                ..Refused::new(
-                    ReasonCode::ServerUnavailable,
-                    format!(
-                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
-                    ),
-                )
-            }),
-        }
-    }
-
-    fn by_token(&self, credentials: &Credentials<'_>) -> Found {
-        let (Some(tokens), Some(token)) =
-            (&self.tokens, credentials.password.filter(|token| jwt::looks_like(token)))
-        else {
-            return Found::Nothing;
-        };
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        match tokens.identity(token, &self.config, now_s) {
-            Ok(identity) => Found::Identity(Box::new(identity)),
-            // It is nobody's password: there is no use in hashing it.
-            Err(error) => Found::Stop(Refused {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is not believed: {error}"),
-                told: Some("the token is not good, or not any more"),
-                slow: true,
-            }),
-        }
-    }
-
-    async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
-        let (Some(passwords), Some(user)) = (&self.passwords, credentials.user_name) else {
-            return Found::Nothing;
-        };
-        let address = credentials.peer.address.ip();
-        let password = credentials.password.unwrap_or_default();
-        match self.lasting.check(&self.config, passwords, user, password, address).await {
-            Checked::Right => {
-                Found::Identity(Box::new(Identity { method: Method::Password.name(), ..Identity::of(user) }))
-            }
-            Checked::Wrong => {
-                let known = passwords.get(user).is_some();
-                let text = match (known, credentials.password) {
-                    (false, _) => format!("there is no user '{user}' in {}", passwords.path.display()),
-                    (true, None) => "no password was sent".to_owned(),
-                    (true, Some(_)) => "the password is wrong".to_owned(),
-                };
-                Found::Wrong(Refused {
-                    reason: ReasonCode::BadUserNameOrPassword,
-                    text,
-                    told: Some(WRONG),
-                    slow: true,
-                })
-            }
-            Checked::Shut => Found::Stop(Refused {
-                slow: true,
-                ..Refused::new(
-                    ReasonCode::ConnectionRateExceeded,
-                    format!(
-                        "more than auth.failures_per_address_max ({}) wrong passwords within a minute from this address",
-                        self.config.failures_per_address_max
-                    ),
-                )
-            }),
-            Checked::Busy => Found::Stop(Refused::new(
-                ReasonCode::ServerBusy,
-                "more passwords wait to be checked than auth.password_queue_max: come again soon",
-            )),
-        }
     }
 
     fn nothing_fits(&self, entrance: &Entrance, brought: bool) -> Refused {

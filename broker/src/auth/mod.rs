@@ -12,6 +12,7 @@ mod configured;
 pub mod http;
 pub mod jwt;
 pub(crate) mod load;
+mod methods;
 pub mod password;
 pub mod scram;
 mod secret;

@@ -73,6 +73,8 @@ pub(crate) struct Refusal {
     text: Option<String>,
     /// It may be guessing: it waits for the answer.
     slow: bool,
+    /// It counts as a connection until it is closed, since it waits.
+    _place: Place,
 }
 
 /// How long a client that may be guessing waits for its answer.
@@ -174,6 +176,7 @@ pub(crate) async fn receive(
                 output,
                 text: Some(refuse.text).filter(|_| !refuse.audited),
                 slow: refuse.slow,
+                _place: place,
             }))
         }
     }

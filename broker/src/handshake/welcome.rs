@@ -64,7 +64,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             };
             let mut output = Output::default();
             Refuse::new(request.agreement.version, reason, text.clone()).write(&mut output);
-            return Err(Box::new(Refusal { stream, output, text: Some(text), slow: false }));
+            return Err(Box::new(Refusal { stream, output, text: Some(text), slow: false, _place: place }));
         }
     };
     let level = peer.durability.unwrap_or(core.config.store.durability);
