@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 use crate::config::Limits;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// This part of the memory budget may come in before memory is measured again.
+const UNMEASURED_PARTS: u64 = 32;
 /// Above this many addresses, those that are of no interest any more are forgotten.
 const ADDRESSES_KEPT: usize = 1_024;
 
@@ -28,6 +30,10 @@ pub struct Budget {
     memory_bytes_max: u64,
     memory_pause_percent: u64,
     pressure: AtomicU8,
+    /// What [`measure`](Self::measure) said last.
+    told: AtomicU8,
+    /// Bytes that came from clients since memory was measured last.
+    unmeasured: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -109,6 +115,8 @@ impl Budget {
             memory_bytes_max,
             memory_pause_percent: u64::from(limits.memory_pause_percent),
             pressure: AtomicU8::new(0),
+            told: AtomicU8::new(0),
+            unmeasured: AtomicU64::new(0),
         }
     }
 
@@ -136,8 +144,17 @@ impl Budget {
         }
     }
 
-    /// Measures the process's memory; returns the pressure if it changed.
-    pub fn measure(&self) -> Option<Pressure> {
+    /// So many bytes came from a client. Memory is measured by the clock, too, but it can be filled faster than that.
+    #[inline]
+    pub fn took_in(&self, bytes: usize) {
+        let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before + bytes as u64 >= self.memory_bytes_max / UNMEASURED_PARTS {
+            self.look();
+        }
+    }
+
+    fn look(&self) -> Pressure {
+        self.unmeasured.store(0, Ordering::Relaxed);
         let used = resident_bytes().unwrap_or(0);
         let pressure = if used >= self.memory_bytes_max {
             Pressure::Refuse
@@ -146,7 +163,14 @@ impl Budget {
         } else {
             Pressure::None
         };
-        (self.pressure.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
+        self.pressure.store(pressure as u8, Ordering::Relaxed);
+        pressure
+    }
+
+    /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
+    pub fn measure(&self) -> Option<Pressure> {
+        let pressure = self.look();
+        (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 }
 

@@ -316,6 +316,7 @@ impl Connection {
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
                 self.core.metrics.bytes_received.add(buffer.filled().len() as u64);
+                self.core.budget.took_in(buffer.filled().len());
                 if self.input.is_empty() {
                     let rest = self.packets(buffer.filled(), now);
                     rest.map(|used| self.input.extend_from_slice(buffer.filled().get(used..).unwrap_or(&[])))
