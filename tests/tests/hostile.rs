@@ -6,9 +6,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lapwing_tests::client::{Client, fields};
+use lapwing_tests::client::Client;
 use lapwing_tests::program::{Program, all_transports};
-use lapwing_tests::wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

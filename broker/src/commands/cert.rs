@@ -10,9 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use x509_cert::der::Decode;
 
 const AUTHORITY: &str = "Lapwing local authority";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -37,12 +40,21 @@ pub struct Cert {
 enum CertCommand {
     /// A certificate for the broker; prints the lines for its configuration
     Server {
+        /// The address to listen on, in the printed lines
+        #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8883")]
+        listen: String,
         /// The names and addresses that clients know it by [default: localhost, 127.0.0.1, ::1 and the name of this machine]
         names: Vec<String>,
     },
     /// A certificate for each of these devices, which is who they are to the broker
     Device {
         /// Their names: letters, digits, and - _ .
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Take back the certificates of these devices: writes crl.pem, for client_crl_file
+    Revoke {
+        /// Their names
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -127,6 +139,52 @@ fn sign(
     write(&folder.join(format!("{file}.pem")), &certificate.pem(), false, true)
 }
 
+/// The revocation list with the certificates of these devices on it, besides those that were.
+fn revoke(folder: &Path, names: &[String]) -> Result<(), String> {
+    if !folder.join("ca-key.pem").exists() {
+        return Err(format!("there is no authority in {}: name its --folder", folder.display()));
+    }
+    // Serial numbers in hexadecimal, a line each: a list that is signed cannot be added to.
+    let list = folder.join("revoked");
+    let known = std::fs::read_to_string(&list).unwrap_or_default();
+    let mut serials: Vec<String> = known.lines().map(str::to_owned).collect();
+    for name in names {
+        let path = folder.join(format!("{name}.pem"));
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let der = CertificateDer::from_pem_file(&path).map_err(|error| wrong(&error))?;
+        let certificate = x509_cert::Certificate::from_der(&der).map_err(|error| wrong(&error))?;
+        let serial = certificate.tbs_certificate.serial_number.as_bytes();
+        serials.push(serial.iter().map(|byte| format!("{byte:02x}")).collect());
+    }
+    serials.sort();
+    serials.dedup();
+    let bytes = |hex: &String| -> Option<Vec<u8>> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()).collect()
+    };
+    let now = SystemTime::now();
+    let one = |hex: &String| {
+        let serial = bytes(hex).ok_or_else(|| format!("{}: '{hex}' is no serial number", list.display()))?;
+        Ok(RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        })
+    };
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let params = CertificateRevocationListParams {
+        this_update: (now - DAY).into(),
+        next_update: (now + DAY * AUTHORITY_DAYS).into(),
+        crl_number: SerialNumber::from(seconds),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(one).collect::<Result<_, String>>()?,
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let signed = params.signed_by(&authority(folder)?).and_then(|list| list.pem());
+    write(&folder.join("crl.pem"), &signed.map_err(|error| error.to_string())?, false, true)?;
+    write(&list, &(serials.join("\n") + "\n"), false, true)
+}
+
 /// Carries it out.
 ///
 /// # Errors
@@ -140,7 +198,7 @@ pub fn run(cert: &Cert) -> Result<ExitCode, String> {
         .map_err(|error| format!("{}: {error}", folder.display()))?;
     let shown = |name: &str| folder.join(name).display().to_string();
     match &cert.command {
-        CertCommand::Server { names } => {
+        CertCommand::Server { listen, names } => {
             let usual = || {
                 let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
                 local.into_iter().chain(host_name()).collect::<Vec<_>>()
@@ -151,15 +209,23 @@ pub fn run(cert: &Cert) -> Result<ExitCode, String> {
             let params = params(names.clone(), host, cert.days.unwrap_or(SERVER_DAYS))?;
             sign(folder, "server", params, ExtendedKeyUsagePurpose::ServerAuth)?;
             println!(
-                "# The broker as {}. In its configuration:\n\n[[listener]]\naddress = \"localhost:8883\"\ntransport = \"tls\"\n\
+                "# The broker as {}. In its configuration:\n\n[[listener]]\naddress = \"{listen}\"\ntransport = \"tls\"\n\
                  certificate_file = \"{}\"\nkey_file = \"{}\"\n# For devices with certificates (lapwing cert device NAME):\n\
-                 # client_ca_file = \"{}\"\n# client_certificate = \"required\"\n",
+                 # client_ca_file = \"{}\"\n# client_certificate = \"required\"\n# certificate_user = [\"{{dns}}\"]\n",
                 names.join(", "),
                 shown("server.pem"),
                 shown("server-key.pem"),
                 shown("ca.pem")
             );
-            println!("# Then: mosquitto_pub -h {host} -p 8883 --cafile {} -t test -m hello", shown("ca.pem"));
+            let port = listen.rsplit(':').next().unwrap_or("8883");
+            println!(
+                "# Then: mosquitto_pub -h {host} -p {port} --cafile {} -t test -m hello",
+                shown("ca.pem")
+            );
+        }
+        CertCommand::Revoke { names } => {
+            revoke(folder, names)?;
+            println!("client_crl_file = \"{}\"", shown("crl.pem"));
         }
         CertCommand::Device { names } => {
             for name in names {

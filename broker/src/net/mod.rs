@@ -6,7 +6,7 @@
 mod listener;
 pub mod proxy;
 pub(crate) mod tls;
-mod websocket;
+pub mod websocket;
 
 pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, Sender, bind_all, prepare};
 

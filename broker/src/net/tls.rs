@@ -1,10 +1,14 @@
-//! TLS 1.2 and 1.3 by rustls, with the ring provider named explicitly: no process-wide default decides.
+//! TLS 1.2 and 1.3 by rustls. Its provider of cryptography is named here, ring or by a feature aws-lc-rs: no process-wide default
+//! decides.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
+#[cfg(feature = "aws-lc-rs")]
+use tokio_rustls::rustls::crypto::aws_lc_rs as provider;
+#[cfg(not(feature = "aws-lc-rs"))]
+use tokio_rustls::rustls::crypto::ring as provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -27,7 +31,7 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     }
     let key = PrivateKeyDer::from_pem_file(key_file)
         .map_err(|error| format!("key_file {}: no private key in PEM form: {error}", key_file.display()))?;
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -45,7 +49,7 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
     server.max_early_data_size = 0;
     // Tickets are sealed with a key of this process that changes every few hours: a key that leaks later opens no old session.
-    server.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
+    server.ticketer = provider::Ticketer::new().map_err(|error| error.to_string())?;
     server.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
@@ -63,7 +67,7 @@ pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVer
     for certificate in certificates("client_ca_file", ca_file)? {
         roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
     }
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider::default_provider());
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     if config.client_certificate == ClientCertificate::Optional {
         verifier = verifier.allow_unauthenticated();

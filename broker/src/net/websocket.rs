@@ -45,7 +45,7 @@ pub struct Rewound<S> {
 ///
 /// # Errors
 /// Why it was refused; the client got the HTTP status.
-pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     listener: &Listener,
 ) -> Result<WebSocket<S>, String> {

@@ -1,0 +1,22 @@
+//! Headers of the PROXY protocol: what is found never depends on what stands behind it, and what is missing is really missing.
+#![no_main]
+
+use lapwing::net::proxy::{Found, find};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    match find(data) {
+        Ok(Found::Header(header, len)) => {
+            assert!(len <= data.len());
+            assert_eq!(find(&data[..len]), Ok(Found::Header(header, len)), "what stands behind it counts");
+            for cut in 0..len {
+                match find(&data[..cut]) {
+                    Ok(Found::Incomplete(more)) => assert!(more > 0 && cut + more <= len, "asks for what is not its own"),
+                    other => panic!("{other:?} at {cut} of {len} bytes"),
+                }
+            }
+        }
+        Ok(Found::Incomplete(more)) => assert!(more > 0 && data.len() + more <= 4_096),
+        Err(why) => assert!(!why.is_empty()),
+    }
+});
