@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 use lapwing::Broker;
 use lapwing::config::{Config, ConfigErrors, LogFormat};
-use lapwing::store::tools;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -58,7 +57,7 @@ struct Arguments {
 enum Command {
     /// Look after the state on disk
     #[command(subcommand)]
-    Store(StoreCommand),
+    Store(commands::store::StoreCommand),
     /// Look after the users and their passwords
     #[command(subcommand)]
     User(commands::user::User),
@@ -69,51 +68,6 @@ enum Command {
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
     Explain(commands::explain::Explain),
-}
-
-#[derive(Debug, Subcommand)]
-enum StoreCommand {
-    /// Read all of it, say what there is and what is damaged
-    Check,
-    /// Write all of it to a file that other versions and engines can read
-    Export {
-        /// A new file
-        file: PathBuf,
-    },
-    /// Make a new state of an export
-    Import {
-        /// The export
-        file: PathBuf,
-    },
-    /// Copy it into a new folder, also while a broker uses it
-    Backup {
-        /// A new folder; `lapwing --data-dir` starts with it
-        folder: PathBuf,
-    },
-}
-
-/// Carries out `lapwing store …`.
-fn store(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, tools::Problem> {
-    match command {
-        StoreCommand::Check => {
-            let report = tools::check(data_dir)?;
-            println!("{report}");
-            return Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
-        StoreCommand::Export { file } => {
-            let records = tools::export(data_dir, file)?;
-            println!("{records} records written to {}", file.display());
-        }
-        StoreCommand::Import { file } => {
-            let records = tools::import(data_dir, file)?;
-            println!("{records} records read into {}", data_dir.display());
-        }
-        StoreCommand::Backup { folder } => {
-            tools::backup(data_dir, folder)?;
-            println!("backup made: lapwing --data-dir {}", folder.display());
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
@@ -128,7 +82,8 @@ fn main() -> ExitCode {
     };
     match &arguments.command {
         Some(Command::Store(command)) => {
-            return store(command, Path::new(&config.store.data_dir)).unwrap_or_else(|error| fail(&error));
+            return commands::store::run(command, Path::new(&config.store.data_dir))
+                .unwrap_or_else(|error| fail(&error));
         }
         Some(Command::User(command)) => {
             return commands::user::run(command, &config).unwrap_or_else(|error| fail(&error));

@@ -106,6 +106,15 @@ fn until(store: &DurableStore, what: &str, holds: impl Fn(&DurableStore) -> bool
     }
 }
 
+/// A store with so many messages for session 1 that stand in the log.
+fn with_backlog(disk: &MemoryDisk, count: u64) -> DurableStore {
+    let store = open(disk);
+    write(&store, [session(1)]);
+    write(&store, (1..=count).map(|n| published(n, &[1])));
+    until(&store, "the backlog is in the log", |store| store.figures().segments_kept > 2);
+    store
+}
+
 fn segments(disk: &MemoryDisk) -> usize {
     (1..10_000).filter(|id| disk.content(&format!("wal/{id:016}.log")).is_some()).count()
 }
@@ -175,12 +184,8 @@ fn segments_with_little_left_in_them_are_emptied() {
 
 #[test]
 fn a_backup_needs_no_log_of_the_original() {
-    let disk = MemoryDisk::forgetful();
-    let store = open(&disk);
-    write(&store, [session(1)]);
-    let count = 500;
-    write(&store, (1..=count).map(|n| published(n, &[1])));
-    until(&store, "the backlog is in the log", |store| store.figures().segments_kept > 0);
+    let (disk, count) = (MemoryDisk::forgetful(), 600);
+    let store = with_backlog(&disk, count);
     write(&store, (1..=count).filter(|n| n % 3 == 0).map(|n| done(1, n)));
     let folder = std::env::temp_dir().join(format!("lapwing-backlog-{}", std::process::id()));
     store.backup(&folder).unwrap();
@@ -197,12 +202,8 @@ fn a_backup_needs_no_log_of_the_original() {
 
 #[test]
 fn a_disk_that_cannot_be_read_for_a_moment_loses_no_message_of_a_backlog() {
-    let disk = MemoryDisk::forgetful();
-    let store = open(&disk);
-    write(&store, [session(1)]);
-    let count = 600;
-    write(&store, (1..=count).map(|n| published(n, &[1])));
-    until(&store, "the backlog is in the log", |store| store.figures().segments_kept > 2);
+    let (disk, count) = (MemoryDisk::forgetful(), 600);
+    let store = with_backlog(&disk, count);
     disk.fail(disk.calls() + 3, 1, Fault::Io);
     let page = Page { session: 1, from: 1, until: count + 1, messages_max: 600, bytes_max: 1 << 20 };
     assert!(store.queued(page).blocking_recv().is_err(), "an answer, though the disk could not be read");
@@ -212,12 +213,8 @@ fn a_disk_that_cannot_be_read_for_a_moment_loses_no_message_of_a_backlog() {
 
 #[test]
 fn a_message_of_a_backlog_that_is_damaged_is_counted_and_the_others_are_delivered() {
-    let disk = MemoryDisk::forgetful();
-    let store = open(&disk);
-    write(&store, [session(1)]);
-    let count = 600;
-    write(&store, (1..=count).map(|n| published(n, &[1])));
-    until(&store, "the backlog is in the log", |store| store.figures().segments_kept > 2);
+    let (disk, count) = (MemoryDisk::forgetful(), 600);
+    let store = with_backlog(&disk, count);
     drop(store);
     let wanted = message(100);
     let (name, at, mut bytes) = (1..100)

@@ -5,4 +5,5 @@ pub mod cert;
 pub mod explain;
 pub mod log;
 pub mod password;
+pub mod store;
 pub mod user;

@@ -1,0 +1,56 @@
+//! `lapwing store check|export|import|backup`: the state on disk.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use lapwing::store::tools;
+
+/// See the module.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read all of it, say what there is and what is damaged
+    Check,
+    /// Write all of it to a file that other versions and engines can read
+    Export {
+        /// A new file
+        file: PathBuf,
+    },
+    /// Make a new state of an export
+    Import {
+        /// The export
+        file: PathBuf,
+    },
+    /// Copy it into a new folder, also while a broker uses it
+    Backup {
+        /// A new folder; `lapwing --data-dir` starts with it
+        folder: PathBuf,
+    },
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// What is in the way.
+pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, tools::Problem> {
+    match command {
+        StoreCommand::Check => {
+            let report = tools::check(data_dir)?;
+            println!("{report}");
+            return Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        StoreCommand::Export { file } => {
+            let records = tools::export(data_dir, file)?;
+            println!("{records} records written to {}", file.display());
+        }
+        StoreCommand::Import { file } => {
+            let records = tools::import(data_dir, file)?;
+            println!("{records} records read into {}", data_dir.display());
+        }
+        StoreCommand::Backup { folder } => {
+            tools::backup(data_dir, folder)?;
+            println!("backup made: lapwing --data-dir {}", folder.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
