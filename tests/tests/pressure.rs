@@ -98,7 +98,9 @@ fn a_client_that_never_reads_its_answers_is_not_read_from_and_then_closed() {
 #[test]
 fn two_devices_with_the_same_identifier_fight_and_no_qos_1_message_is_lost() {
     const MESSAGES: usize = 300;
-    let broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    // As fast as they can: that they are slowed down otherwise is another test.
+    let broker =
+        Program::start("[limits]\ntakeovers_damped = false\n[[listener]]\naddress = '127.0.0.1:0'\n");
     let mut device = Client::connect(&broker, "twin", "0");
     device.send("subscribe", &[("filters", "t@1")]);
     assert_eq!(device.next().unwrap().0, "suback");

@@ -39,6 +39,9 @@ pub enum Found {
 /// # Errors
 /// Why it is none.
 pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
+    if bytes.is_empty() {
+        return Ok(Found::Incomplete(SIGNATURE.len()));
+    }
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if begins(&SIGNATURE) {
         return v2(bytes);
