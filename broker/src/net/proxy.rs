@@ -40,7 +40,8 @@ pub enum Found {
 /// Why it is none.
 pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
-    if begins(&SIGNATURE) {
+    // Nothing begins like both.
+    if !bytes.is_empty() && begins(&SIGNATURE) {
         return v2(bytes);
     }
     if !begins(b"PROXY ") {
