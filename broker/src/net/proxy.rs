@@ -43,7 +43,8 @@ pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
         return Ok(Found::Incomplete(SIGNATURE.len()));
     }
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
-    if begins(&SIGNATURE) {
+    // Nothing begins like both.
+    if !bytes.is_empty() && begins(&SIGNATURE) {
         return v2(bytes);
     }
     if !begins(b"PROXY ") {
