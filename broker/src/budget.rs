@@ -21,6 +21,7 @@ const ADDRESSES_KEPT: usize = 1_024;
 pub struct Budget {
     connections_max: usize,
     per_address_max: usize,
+    handshakes_max: usize,
     handshakes_per_address_max: usize,
     connects_per_s: u32,
     connections: AtomicUsize,
@@ -107,6 +108,7 @@ impl Budget {
         Budget {
             connections_max,
             per_address_max: limits.connections_per_address_max as usize,
+            handshakes_max: limits.handshakes_max as usize,
             handshakes_per_address_max: limits.handshakes_per_address_max as usize,
             connects_per_s: limits.connects_per_address_per_s,
             connections: AtomicUsize::new(0),
@@ -133,6 +135,11 @@ impl Budget {
         let mut place = Place { budget: self.clone(), address: None, handshake: false };
         place.locate(address, now)?;
         Ok(place)
+    }
+
+    /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
+    fn handshakes_are_scarce(&self) -> bool {
+        self.handshakes.available_permits() * 10 <= self.handshakes_max
     }
 
     /// How short memory is, as last measured.
@@ -188,7 +195,8 @@ impl Place {
         if entry.connections >= budget.per_address_max {
             return Err(Full::PerAddress);
         }
-        if entry.handshakes >= budget.handshakes_per_address_max {
+        // Many devices behind one router are welcome as long as they keep nobody out.
+        if entry.handshakes >= budget.handshakes_per_address_max && budget.handshakes_are_scarce() {
             return Err(Full::Handshakes);
         }
         if entry.connects >= budget.connects_per_s {
@@ -286,9 +294,12 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_connections_without_connect() {
-        let limits = Limits { handshakes_per_address_max: 1, ..Limits::default() };
+        let limits = Limits { handshakes_per_address_max: 1, handshakes_max: 10, ..Limits::default() };
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
+        // As long as there are places for others, one address may have several.
+        let _several = [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.introduced());
+        let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
         let mut first = budget.enter(far, now).unwrap();
         assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
         first.introduced();

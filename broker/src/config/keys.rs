@@ -278,7 +278,7 @@ sections! {
         handshakes_max: u32 = 500, 1..=1_000_000;
         /// How often an address may connect in a second; loopback is free.
         connects_per_address_per_s: u32 = 1_000, 1..=1_000_000;
-        /// How many connections of one address may not have sent CONNECT yet; loopback is free.
+        /// How many connections of one address may not have sent CONNECT yet when nine tenths of handshakes_max are taken; loopback is free.
         handshakes_per_address_max: u32 = 100, 1..=1_000_000;
         /// How many messages a client may publish in a second; more wait, and are not read until then. 0: any number.
         publishes_per_client_per_s: u32 = 0, 0..=10_000_000;

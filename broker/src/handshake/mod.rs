@@ -163,11 +163,8 @@ pub(crate) async fn receive(
     mut place: Place,
 ) -> Result<Guest, Box<Refusal>> {
     let mut input = Vec::new();
-    match admit(core, &mut stream, &peer, &mut input).await {
-        Ok((identity, trust, request)) => {
-            place.introduced();
-            Ok(Guest { stream, peer, place, input, identity, trust, request })
-        }
+    match admit(core, &mut stream, &peer, &mut place, &mut input).await {
+        Ok((identity, trust, request)) => Ok(Guest { stream, peer, place, input, identity, trust, request }),
         Err(refuse) => {
             let mut output = Output::default();
             refuse.write(&mut output);
@@ -186,6 +183,7 @@ async fn admit(
     core: &Core,
     stream: &mut Stream,
     peer: &Peer,
+    place: &mut Place,
     input: &mut Vec<u8>,
 ) -> Result<(Identity, Arc<Trust>, Request), Refuse> {
     let len = read_packet(core, stream, input, ANY, |first| match first {
@@ -226,6 +224,7 @@ async fn admit(
         }
     };
     core.metrics.packets_received.add(1);
+    place.introduced();
     let mut request = terms::check(core, &connect)?;
     let chosen = request.client_id.clone();
     let credentials = Credentials {

@@ -44,7 +44,7 @@ pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
     }
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     // Nothing begins like both.
-    if !bytes.is_empty() && begins(&SIGNATURE) {
+    if begins(&SIGNATURE) {
         return v2(bytes);
     }
     if !begins(b"PROXY ") {
