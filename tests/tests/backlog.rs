@@ -7,7 +7,8 @@ use lapwing::QoS;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::store::{
-    Durability, DurableStore, Options, Origin, Page, Places, Queued, Record, SessionTerms, Store,
+    Durability, DurableStore, OnCorruption, Options, Origin, Page, Places, Queued, Record, SessionTerms,
+    Store,
 };
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;
@@ -209,6 +210,25 @@ fn a_disk_that_cannot_be_read_for_a_moment_loses_no_message_of_a_backlog() {
     assert!(store.queued(page).blocking_recv().is_err(), "an answer, though the disk could not be read");
     assert_eq!(queue(&store, 1, count + 1), (1..=count).collect::<Vec<u64>>());
     assert_eq!(store.figures().corrupt, 0, "what could not be read for a moment is not damaged");
+}
+
+#[test]
+fn without_its_checkpoint_a_store_brings_no_message_back_that_was_acknowledged() {
+    let (disk, count) = (MemoryDisk::forgetful(), 600);
+    let store = with_backlog(&disk, count);
+    // The last one is left, so that its segment is kept.
+    write(&store, (1..count).map(|n| done(1, n)));
+    let before = store.figures().checkpoints;
+    until(&store, "that is in a checkpoint, too", |store| store.figures().checkpoints > before + 1);
+    write(&store, [session(1)]);
+    drop(store);
+    disk.put("checkpoint.redb", b"this is no database");
+    let quarantine = Options { on_corruption: OnCorruption::Quarantine, ..options() };
+    let store = DurableStore::on(Arc::new(disk.clone()), quarantine).unwrap();
+    let sessions = store.recover().unwrap().sessions;
+    assert_eq!(sessions.len(), 1, "what the log still says of the session is used");
+    assert_eq!(queue(&store, 1, count + 1), Vec::<u64>::new());
+    assert!(store.figures().corrupt > 0, "nobody was told");
 }
 
 #[test]

@@ -303,9 +303,23 @@ fn replay(
             what: damage.what.clone(),
         });
     }
-    let (table, queues, scan) = read(Beyond::GoOn)?;
+    let (mut table, mut queues, mut scan) = read(Beyond::GoOn)?;
     let doing = || OpenError::io("setting the damaged log aside");
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
+    // Without the checkpoint nobody knows what became of messages in segments that were kept for a backlog: what they say is old, and
+    // only the log behind the last of them goes together.
+    let begins = scan.damage.iter().rev().find(|damage| meta.lsn == 0 && damage.offset == 0);
+    if let Some(begins) = begins.map(|damage| damage.segment) {
+        let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
+        for id in &kept {
+            set_aside(disk, *id).map_err(doing())?;
+        }
+        disk.sync_folder(segments::QUARANTINE).map_err(doing())?;
+        for id in &kept {
+            disk.remove(&segments::name(*id)).map_err(doing())?;
+        }
+        (table, queues, scan) = read(Beyond::GoOn)?;
+    }
     for damage in &scan.damage {
         warn!(
             file = place(damage),
