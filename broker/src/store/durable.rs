@@ -308,8 +308,8 @@ fn replay(
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
     // Without the checkpoint nobody knows what became of messages in segments that were kept for a backlog: what they say is old, and
     // only the log behind the last of them goes together.
-    let begins = scan.damage.iter().rev().find(|damage| meta.lsn == 0 && damage.offset == 0);
-    if let Some(begins) = begins.map(|damage| damage.segment) {
+    let begins = scan.goes_together_from;
+    if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
         for id in &kept {
             set_aside(disk, *id).map_err(doing())?;

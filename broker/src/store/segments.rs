@@ -121,6 +121,8 @@ pub(super) struct Scan {
     pub(super) torn: Option<Damage>,
     /// Each segment with its last record; 0 where it has none.
     pub(super) segments: Vec<(u64, Lsn)>,
+    /// Records are missing before those of this segment; behind them the log goes together. 0: all of it does.
+    pub(super) goes_together_from: u64,
     /// How many bytes of each segment the records were in.
     pub(super) covers: BTreeMap<u64, u64>,
 }
@@ -209,6 +211,7 @@ pub(super) fn scan(
                     continue;
                 }
                 scan.damage.extend(gap.take());
+                scan.goes_together_from = id;
             }
             if head.last() > scan.last {
                 match frame::records(rest, &head) {
