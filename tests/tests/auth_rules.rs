@@ -166,6 +166,63 @@ fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
 }
 
 #[test]
+fn f04_f05_what_was_revoked_while_the_broker_was_down_is_revoked_when_it_is_back() {
+    use lapwing_tests::access::{USERS, password_lines, secret_file};
+    use lapwing_tests::program::Program;
+    let folder = Folder::new("restart");
+    let passwords: Vec<String> = USERS.iter().map(|user| password(user)).collect();
+    let users: Vec<(&str, &str)> = USERS.iter().copied().zip(passwords.iter().map(String::as_str)).collect();
+    let users = secret_file(&folder, "users", &password_lines(&users));
+    let acl = folder.file("acl.toml", &rules("[[rule]]\nusers = ['ann']\nall = ['a/#']\n"));
+    let config = folder.file(
+        "lapwing.toml",
+        &format!(
+            "[auth]\npassword_file = '{}'\nacl_file = '{}'\n[[listener]]\naddress = '127.0.0.1:0'\n",
+            users.display(),
+            acl.display()
+        ),
+    );
+    let start = || {
+        let mut program = Program::spawn_with_state(&folder.0, &["-c", &config.display().to_string()]);
+        program.wait_for("Lapwing ");
+        program
+    };
+    let client = |program: &Program, user: &str, more: &[(&str, &str)]| {
+        let password = password(user);
+        let all = [
+            &[
+                ("id", user),
+                ("user", user),
+                ("password", &*password),
+                ("clean", "0"),
+                ("p.session_expiry", "3600"),
+            ],
+            more,
+        ]
+        .concat();
+        Client::connect(&program.address("mqtt"), "5.0", &all).unwrap().0
+    };
+    let mut program = start();
+    let mut ann = client(&program, "ann", &[]);
+    ann.publish("a/kept", "by ann", &[("retain", "1")]);
+    ann.subscribe("a/#@1");
+    drop(ann);
+    client(&program, "root", &[]).publish("a/kept2", "by root", &[("retain", "1")]);
+    program.signal("TERM");
+    assert!(program.wait().success());
+    folder.file("acl.toml", &rules(""));
+    let mut program = start();
+    let mut root = client(&program, "root", &[("id", "looking")]);
+    root.subscribe("a/#@1");
+    client(&program, "root", &[]).publish("a/end", "last", &[]);
+    assert_eq!(root.messages_until("last"), ["a/kept2 by root"]);
+    // Her subscription is gone, and what waited for it is not delivered.
+    let mut ann = client(&program, "ann", &[]);
+    program.wait_for("subscription removed");
+    assert_eq!(ann.next(Duration::from_millis(500)).unwrap(), None);
+}
+
+#[test]
 fn f05_a_revoked_subscription_brings_nothing_more_to_a_live_connection_whatever_waits() {
     let with = "[[rule]]\nusers = ['ann']\nsubscribe = ['a', 'b', '$share/g/c']\n";
     let mut broker = guarded(with);
