@@ -209,7 +209,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing_acknowledged() {
             failed.extend(disk.failed());
             disk.heal();
             // Nothing was acknowledged by a store that did not open.
-            let done = done.unwrap_or(Run { states: vec![State::new()], acknowledged: 0 });
+            let done = done.unwrap_or(Run { states: vec![State::new()], acknowledged: 0, most_kept: 0 });
             let (_, found) = open(&disk, options()).unwrap_or_else(|error| panic!("{place}: {error}"));
             judge(&found, &by_text(&done.states), done.acknowledged)
                 .unwrap_or_else(|fault| panic!("{place}: {fault}"));
