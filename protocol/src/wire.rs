@@ -158,6 +158,11 @@ impl<'o> Writer<'o> {
         self.error.get_or_insert(error);
     }
 
+    /// The number of bytes written or counted so far.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     /// The number of bytes written or counted.
     pub(crate) fn finish(self) -> Result<usize, EncodeError> {
         self.error.map_or(Ok(self.at), Err)

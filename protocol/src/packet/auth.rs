@@ -14,7 +14,11 @@ pub struct Auth<'a> {
 }
 
 impl<'a> Auth<'a> {
-    pub(super) fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut auth = Auth { reason: ReasonCode::Success, properties: Properties::NONE };
         // `3.15.2.1`: success without properties may be left out altogether.

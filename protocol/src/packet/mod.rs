@@ -334,6 +334,57 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Writes one packet whose type is known, so that a client links no more than the packets it sends. The body is written
+/// twice: first to count.
+fn encode_alone(
+    packet_type: PacketType,
+    packet_bytes_max: u32,
+    out: &mut [u8],
+    body: &dyn Fn(&mut Writer<'_>),
+) -> Result<usize, EncodeError> {
+    let mut count = Writer::counting();
+    body(&mut count);
+    let remaining_len = u32::try_from(count.finish()?).map_err(|_| EncodeError::PacketTooLarge)?;
+    let first_byte = (packet_type as u8) << 4 | packet_type.flags();
+    let layout = Layout { first_byte, remaining_len, omit: Omit::Nothing };
+    if remaining_len > varint::MAX || layout.len() > packet_bytes_max as usize {
+        return Err(EncodeError::PacketTooLarge);
+    }
+    let mut w = Writer::over(out.get_mut(..layout.len()).ok_or(EncodeError::OutputTooShort)?);
+    w.u8(first_byte);
+    w.varint(remaining_len);
+    body(&mut w);
+    w.finish()
+}
+
+macro_rules! encode_alone {
+    ($($name:ident $(, $version:ident $(, $omit:expr)?)?;)+) => {
+        $(impl $name<'_> {
+            /// Writes this packet to the front of `out` and returns its length, as [`Packet::encode`] does, without linking
+            /// what other packets need.
+            ///
+            /// # Errors
+            /// As [`Packet::encode`].
+            pub fn encode(
+                &self,
+                $($version: Version,)?
+                packet_bytes_max: u32,
+                out: &mut [u8],
+            ) -> Result<usize, EncodeError> {
+                let packet_type = PacketType::$name;
+                encode_alone(packet_type, packet_bytes_max, out, &|w| self.write(w $(, $version $(, $omit)?)?))
+            }
+        })+
+    };
+}
+
+encode_alone! {
+    Connect;
+    Subscribe, version;
+    Unsubscribe, version;
+    Auth, version, Omit::Nothing;
+}
+
 /// The fixed header to be, and what the body leaves out.
 struct Layout {
     first_byte: u8,

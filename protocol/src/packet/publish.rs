@@ -25,8 +25,12 @@ pub struct Publish<'a> {
 }
 
 impl<'a> Publish<'a> {
+    /// Reads the body of the packet; `flags` are those of its fixed header, judged by [`frame`](crate::frame).
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
     #[inline]
-    pub(super) fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    pub fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
         let mut r = Reader::new(body);
         let topic = r.string()?;
@@ -77,6 +81,13 @@ const fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
     (dup as u8) << 3 | (qos as u8) << 1 | retain as u8
 }
 
+/// What the lengths in a header will be; they fit.
+struct Sizes {
+    remaining: u32,
+    property_len: usize,
+    header_len: usize,
+}
+
 /// A PUBLISH without its payload, so that a payload can be shared by many receivers. The topic and the properties are
 /// bytes that were checked when the message came in; the properties that change from hop to hop stand apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,6 +130,39 @@ impl PublishHeader<'_> {
         packet_bytes_max: u32,
         out: &mut [u8],
     ) -> Result<usize, EncodeError> {
+        let sizes = self.sizes(version, packet_bytes_max)?;
+        let mut w = Writer::over(out.get_mut(..sizes.header_len).ok_or(EncodeError::OutputTooShort)?);
+        self.write_before_topic(&mut w, &sizes);
+        w.bytes(self.topic);
+        self.write_after_topic(&mut w, version, &sizes);
+        if version.has_properties() {
+            w.bytes(self.forwarded);
+        }
+        w.finish()
+    }
+
+    /// For a sender that has topic and forwarded properties elsewhere and sends them from there: writes what precedes the
+    /// topic and, right behind it, what stands between topic and forwarded properties. The lengths of both; together at
+    /// most [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five for each subscription identifier.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_around(
+        &self,
+        version: Version,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<(usize, usize), EncodeError> {
+        let sizes = self.sizes(version, packet_bytes_max)?;
+        let mut w = Writer::over(out);
+        self.write_before_topic(&mut w, &sizes);
+        let before = w.position();
+        self.write_after_topic(&mut w, version, &sizes);
+        let all = w.finish()?;
+        Ok((before, all - before))
+    }
+
+    fn sizes(&self, version: Version, packet_bytes_max: u32) -> Result<Sizes, EncodeError> {
         if self.packet_id.is_some() != (self.qos != QoS::AtMostOnce) {
             return Err(EncodeError::PacketIdMismatch);
         }
@@ -141,16 +185,22 @@ impl PublishHeader<'_> {
         if remaining > varint::MAX || total > packet_bytes_max as usize {
             return Err(EncodeError::PacketTooLarge);
         }
-        let header_len = total - self.payload_len;
-        let mut w = Writer::over(out.get_mut(..header_len).ok_or(EncodeError::OutputTooShort)?);
+        Ok(Sizes { remaining, property_len, header_len: total - self.payload_len })
+    }
+
+    fn write_before_topic(&self, w: &mut Writer<'_>, sizes: &Sizes) {
         w.u8((PacketType::Publish as u8) << 4 | flags(self.dup, self.qos, self.retain));
-        w.varint(remaining);
-        w.binary(self.topic);
+        w.varint(sizes.remaining);
+        w.u16(self.topic.len() as u16);
+    }
+
+    /// Up to, but without, the forwarded properties.
+    fn write_after_topic(&self, w: &mut Writer<'_>, version: Version, sizes: &Sizes) {
         if let Some(id) = self.packet_id {
             w.packet_id(id);
         }
         if version.has_properties() {
-            w.varint(u32::try_from(property_len).unwrap_or(u32::MAX));
+            w.varint(u32::try_from(sizes.property_len).unwrap_or(u32::MAX));
             if let Some(seconds) = self.message_expiry_interval_s {
                 w.u8(PropertyId::MessageExpiryInterval as u8);
                 w.u32(seconds);
@@ -163,9 +213,7 @@ impl PublishHeader<'_> {
                 w.u8(PropertyId::SubscriptionIdentifier as u8);
                 w.varint(*id);
             }
-            w.bytes(self.forwarded);
         }
-        w.finish()
     }
 
     #[inline]

@@ -25,6 +25,19 @@ pub struct Subscription<'a> {
     pub options: SubscriptionOptions,
 }
 
+impl<'a> Subscription<'a> {
+    /// With the highest QoS to deliver with, and no more options.
+    pub const fn new(filter: &'a str, qos: QoS) -> Self {
+        let options = SubscriptionOptions {
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        Subscription { filter, options }
+    }
+}
+
 /// Subscription Options (`3.8.3.1`); MQTT 3 has only the QoS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionOptions {

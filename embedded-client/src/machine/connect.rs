@@ -1,0 +1,184 @@
+//! CONNECT and SUBSCRIBE on the way out, CONNACK on the way in.
+
+use lapwing_protocol::keepalive::ClientKeepAlive;
+use lapwing_protocol::packet::{self, ConnAck, Connect, Subscribe, Subscriptions};
+use lapwing_protocol::property::Properties;
+#[cfg(feature = "v5")]
+use lapwing_protocol::property::{Place, Property, PropertyWriter};
+use lapwing_protocol::{EncodeError, PacketId, ReasonCode};
+
+use super::{Buffers, Machine, Phase};
+use crate::Error;
+use crate::event::Happened;
+use crate::shelf::Shelf;
+#[cfg(feature = "v5")]
+use crate::shelf::kind;
+
+/// The properties that the client itself puts into CONNECT, and those of an authenticator.
+#[cfg(feature = "v5")]
+const BLOCK: usize = if cfg!(feature = "auth") { 160 } else { 16 };
+
+impl Machine<'_> {
+    /// Writes CONNECT to the front of the inbound buffer; its length, `None` when it does not fit.
+    pub(super) fn write_connect(&mut self, io: &mut Buffers<'_>) -> Option<usize> {
+        self.connect(io).ok()
+    }
+
+    fn connect(&self, io: &mut Buffers<'_>) -> Result<usize, EncodeError> {
+        let config = &self.config;
+        #[cfg(feature = "v5")]
+        let mut block = [0; BLOCK];
+        #[cfg(feature = "v5")]
+        let properties = self.connect_properties(io.inbox.len(), &mut block)?;
+        #[cfg(feature = "v5")]
+        let (out, will_properties) = self.will_properties(io.inbox)?;
+        #[cfg(not(feature = "v5"))]
+        let (out, properties, will_properties) = (&mut *io.inbox, Properties::NONE, Properties::NONE);
+        let connect = Connect {
+            version: self.version(),
+            clean_start: config.clean_start && !(self.met && self.version().has_properties()),
+            keep_alive_s: config.keep_alive_s,
+            properties,
+            client_id: self.client_id(&io.shelf),
+            will: config.will.as_ref().map(|will| packet::Will {
+                qos: will.qos,
+                retain: will.retain,
+                properties: will_properties,
+                topic: will.topic,
+                payload: will.payload,
+            }),
+            user_name: config.user_name,
+            password: config.password,
+        };
+        connect.encode(u32::MAX, out)
+    }
+
+    #[cfg(not(feature = "v5"))]
+    fn client_id(&self, _: &Shelf<'_>) -> &str {
+        self.config.client_id
+    }
+
+    /// The client identifier, or the one that the server chose the last time.
+    #[cfg(feature = "v5")]
+    fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s str {
+        if self.config.client_id.is_empty()
+            && let Some(record) = shelf.find(kind::CLIENT_ID, 0)
+        {
+            return core::str::from_utf8(shelf.slice(record.body(), record.end)).unwrap_or_default();
+        }
+        self.config.client_id
+    }
+
+    #[cfg(feature = "v5")]
+    fn connect_properties<'b>(
+        &self,
+        inbox_len: usize,
+        block: &'b mut [u8; BLOCK],
+    ) -> Result<Properties<'b>, EncodeError> {
+        let config = &self.config;
+        let mut w = PropertyWriter::new(block);
+        w.push(Property::SessionExpiryInterval(config.session_expiry_s))?;
+        w.push(Property::ReceiveMaximum(u16::from(config.receive_maximum)))?;
+        if !config.chunks {
+            w.push(Property::MaximumPacketSize(inbox_len as u32))?;
+        }
+        if config.inbound_aliases > 0 && !self.no_inbound_aliases {
+            w.push(Property::TopicAliasMaximum(u16::from(config.inbound_aliases)))?;
+        }
+        #[cfg(feature = "auth")]
+        if let Some(authenticator) = config.authenticator {
+            let mut data = [0; BLOCK / 2];
+            w.push(Property::AuthenticationMethod(authenticator.method()))?;
+            if let Some(first) = authenticator.respond(None, &mut data).and_then(|len| data.get(..len)) {
+                w.push(Property::AuthenticationData(first))?;
+            }
+        }
+        Ok(w.finish())
+    }
+
+    /// Builds the block of the will at the end of the inbound buffer, and gives what is left before it.
+    #[cfg(feature = "v5")]
+    fn will_properties<'b>(
+        &self,
+        inbox: &'b mut [u8],
+    ) -> Result<(&'b mut [u8], Properties<'b>), EncodeError> {
+        let mut w = PropertyWriter::new(inbox);
+        for property in self.config.will.as_ref().map_or(&[][..], |will| will.properties) {
+            w.push(*property)?;
+        }
+        let len = w.finish().as_bytes().len();
+        let end = inbox.len() - len;
+        inbox.copy_within(..len, end);
+        let (out, block) = inbox.split_at_mut(end);
+        Ok((out, Properties::parse(block, Place::Will).map_err(|_| EncodeError::NotInVersion)?))
+    }
+
+    /// Writes SUBSCRIBE for the subscriptions of the configuration to the front of the inbound buffer.
+    pub(super) fn write_subscribe(&mut self, io: &mut Buffers<'_>) -> Option<usize> {
+        self.subscribing = 0;
+        self.subscribing = self.allocate(&io.shelf).ok()?;
+        let subscribe = Subscribe {
+            packet_id: PacketId::new(self.subscribing)?,
+            properties: Properties::NONE,
+            subscriptions: Subscriptions::new(self.config.all_subscriptions()),
+        };
+        subscribe.encode(self.version(), self.limits.packet_bytes, io.inbox).ok()
+    }
+
+    /// CONNACK came.
+    pub(super) fn connected(
+        &mut self,
+        io: &mut Shelf<'_>,
+        connack: &ConnAck<'_>,
+        now_ms: u32,
+    ) -> Option<Happened> {
+        self.subscribe = false;
+        if connack.reason != ReasonCode::Success {
+            // The face closes the link, the pause grows.
+            self.phase = Phase::Closing;
+            self.why = Some(connack.reason);
+            let passing = matches!(
+                connack.reason,
+                ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
+            );
+            return (!passing).then_some(Happened::Failed(Error::Refused(connack.reason)));
+        }
+        let mut keep_alive_s = self.config.keep_alive_s;
+        let mut receive_maximum = u16::MAX;
+        #[cfg(feature = "v5")]
+        for property in connack.properties.iter() {
+            match property {
+                Property::ReceiveMaximum(messages) => receive_maximum = messages,
+                Property::MaximumPacketSize(bytes) => self.limits.packet_bytes = bytes,
+                Property::TopicAliasMaximum(aliases) => self.limits.aliases = aliases,
+                Property::MaximumQoS(qos) => self.limits.qos = qos,
+                Property::RetainAvailable(available) => self.limits.retain = available != 0,
+                Property::ServerKeepAlive(seconds) => keep_alive_s = seconds,
+                Property::AssignedClientIdentifier(id) => {
+                    io.push(kind::CLIENT_ID, 0, 0, id.as_bytes());
+                    self.dirty = true;
+                }
+                _ => {}
+            }
+        }
+        #[cfg(not(feature = "v5"))]
+        let _ = (&mut keep_alive_s, &mut receive_maximum);
+        if !connack.session_present {
+            self.forget_session(io);
+        }
+        // After a start the subscriptions may be others than those of the session.
+        self.subscribe = !(self.config.all_subscriptions().is_empty() || connack.session_present && self.met);
+        self.met = true;
+        self.announced = true;
+        self.phase = Phase::Up;
+        self.since_ms = now_ms;
+        self.outbound.reconnected(receive_maximum);
+        self.flights_in.reconnected(u16::from(self.config.receive_maximum), io);
+        self.keep_alive = ClientKeepAlive::new(keep_alive_s, u32::from(self.config.response_ms), now_ms);
+        #[cfg(feature = "v5")]
+        {
+            self.introduced = 0;
+        }
+        Some(Happened::Connected(connack.session_present))
+    }
+}
