@@ -1,11 +1,11 @@
 //! The client: the core and its buffers in one value.
 
-use lapwing_protocol::packet::{Subscribe, Subscriptions, TopicFilters, Unsubscribe};
-use lapwing_protocol::property::Properties;
-use lapwing_protocol::{EncodeError, PacketId, QoS, topic};
+use core::ops::Range;
+
+use lapwing_protocol::{EncodeError, PacketId, QoS, packet, topic};
 
 use crate::machine::{Buffers, Machine};
-use crate::shelf::{HEADER, Shelf, kind};
+use crate::shelf::{HEADER, Shelf, flag, kind};
 use crate::{Config, Publication, PublishError, Subscription, Token};
 
 /// An MQTT client with an outbox of `OUTBOX` bytes and room for inbound packets of `INBOX` bytes.
@@ -61,7 +61,8 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
     /// [`PublishError`]; nothing was put then.
     pub fn publish_in_pieces(&mut self, message: &Publication<'_>, len: u32) -> Result<Token, PublishError> {
         let mut message = *message;
-        message.streamed = Some(len);
+        message.streamed = len;
+        message.flags |= flag::STREAM;
         message.payload = &[];
         self.publish_with(&message)
     }
@@ -77,13 +78,7 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         let (machine, mut io) = self.parts();
         let version = machine.version();
         machine.request(&mut io, &|packet_id, out| {
-            let list = [subscription];
-            let subscriptions = Subscriptions::new(&list);
-            Subscribe { packet_id, properties: Properties::NONE, subscriptions }.encode(
-                version,
-                u32::MAX,
-                out,
-            )
+            packet::encode_subscribe(packet_id, &[subscription], version, u32::MAX, out)
         })
     }
 
@@ -96,9 +91,7 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         let (machine, mut io) = self.parts();
         let version = machine.version();
         machine.request(&mut io, &|packet_id, out| {
-            let list = [filter];
-            let filters = TopicFilters::new(&list);
-            Unsubscribe { packet_id, properties: Properties::NONE, filters }.encode(version, u32::MAX, out)
+            packet::encode_unsubscribe(packet_id, &[filter], version, u32::MAX, out)
         })
     }
 
@@ -117,12 +110,14 @@ impl Machine<'_> {
     fn request(
         &mut self,
         io: &mut Buffers<'_>,
-        write: &dyn Fn(PacketId, &mut [u8]) -> Result<usize, EncodeError>,
+        write: &dyn Fn(PacketId, &mut [u8]) -> Result<Range<usize>, EncodeError>,
     ) -> Result<Token, PublishError> {
         let id = self.allocate(&io.shelf)?;
         let packet_id = PacketId::new(id).ok_or(PublishError::NoPacketId)?;
         let out = io.shelf.free(self.kept()).get_mut(HEADER..).ok_or(PublishError::Full)?;
-        let len = write(packet_id, out).map_err(|_| PublishError::Full)?;
+        let place = write(packet_id, out).map_err(|_| PublishError::Full)?;
+        let len = place.len();
+        out.copy_within(place, 0);
         io.shelf.commit(kind::REQUEST, 0, id, len);
         self.dirty = true;
         Ok(Token(id))

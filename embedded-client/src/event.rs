@@ -1,7 +1,9 @@
 //! What the client tells the application.
 
-use lapwing_protocol::packet::Publish;
-use lapwing_protocol::{QoS, ReasonCode};
+use lapwing_protocol::property::{Place, Properties};
+use lapwing_protocol::{PacketType, QoS, ReasonCode};
+
+use crate::shelf::flag;
 
 /// Names a message or a request of this client, until it is delivered, refused or dropped. QoS 0 messages have the empty
 /// token, which no event carries.
@@ -42,7 +44,7 @@ pub enum Event<'b> {
         /// subscriptions of the [`Config`](crate::Config) are by themselves.
         session_present: bool,
     },
-    /// The connection is gone; the client will dial again. The reason code if the server said one.
+    /// The connection is gone; the client will dial again. The reason code, if the server or this client had one to say.
     Disconnected(Option<ReasonCode>),
     /// The next piece of a payload that [`publish_in_pieces`](crate::Client::publish_in_pieces) announced is to be sent now, from
     /// `offset` on, which is 0 again after a reconnect. Nothing else is sent until it is whole.
@@ -59,20 +61,24 @@ pub enum Event<'b> {
 /// A message that came.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'b> {
-    pub(crate) publish: Publish<'b>,
-    pub(crate) topic: &'b str,
+    pub(crate) topic: &'b [u8],
+    pub(crate) properties: &'b [u8],
+    pub(crate) payload: &'b [u8],
     pub(crate) left: u32,
+    pub(crate) flags: u8,
 }
 
+// It was checked when it came. Strings and properties are read on demand, so that a program that never asks links no code
+// for them.
 impl<'b> Message<'b> {
     /// The topic name, also where the server sent an alias for it.
-    pub const fn topic(&self) -> &'b str {
-        self.topic
+    pub fn topic(&self) -> &'b str {
+        core::str::from_utf8(self.topic).unwrap_or_default()
     }
 
     /// The message itself, or as much of it as fits into the inbound buffer.
     pub const fn payload(&self) -> &'b [u8] {
-        self.publish.payload
+        self.payload
     }
 
     /// The bytes of the payload that are still to come as chunks; 0 for a whole message.
@@ -82,22 +88,25 @@ impl<'b> Message<'b> {
 
     /// The QoS of this transfer.
     pub const fn qos(&self) -> QoS {
-        self.publish.qos
+        match QoS::from_u8((self.flags & flag::QOS) >> 1) {
+            Some(qos) => qos,
+            None => QoS::AtMostOnce,
+        }
     }
 
     /// Whether it was kept by the server for new subscriptions.
     pub const fn retain(&self) -> bool {
-        self.publish.retain
+        self.flags & flag::RETAIN != 0
     }
 
     /// Whether it may have come before. A QoS 2 message is handed over once in any case.
     pub const fn dup(&self) -> bool {
-        self.publish.dup
+        self.flags & flag::TRIED != 0
     }
 
     /// MQTT 5: user properties, content type, response topic, correlation data, message expiry …
-    pub const fn properties(&self) -> &lapwing_protocol::property::Properties<'b> {
-        &self.publish.properties
+    pub fn properties(&self) -> Properties<'b> {
+        Properties::parse(self.properties, Place::Packet(PacketType::Publish)).unwrap_or_default()
     }
 }
 
@@ -110,7 +119,7 @@ pub(crate) enum Happened {
     Refused(u16, ReasonCode),
     Dropped(u16),
     Connected(bool),
-    Disconnected(Option<ReasonCode>),
+    Disconnected(ReasonCode),
     PayloadWanted,
     Failed(crate::Error),
 }

@@ -17,8 +17,8 @@ pub struct Publication<'p> {
     pub(crate) topic: &'p str,
     pub(crate) payload: &'p [u8],
     pub(crate) properties: &'p [Property<'p>],
-    pub(crate) expiry_s: Option<u32>,
-    pub(crate) streamed: Option<u32>,
+    pub(crate) expiry_s: u32,
+    pub(crate) streamed: u32,
     pub(crate) policy: Option<Policy>,
     pub(crate) flags: u8,
 }
@@ -30,10 +30,10 @@ impl<'p> Publication<'p> {
             topic,
             payload,
             properties: &[],
-            expiry_s: None,
-            streamed: None,
+            expiry_s: FOR_EVER,
+            streamed: 0,
             policy: None,
-            flags: 0,
+            flags: flag::FRESH,
         }
     }
 
@@ -52,7 +52,7 @@ impl<'p> Publication<'p> {
     /// The seconds after which the message is void. It is forgotten when it was not sent by then; a server of MQTT 5 is told
     /// what is left. Counted from the first call to the client after this one, and only while it is called.
     pub const fn expires_in_s(mut self, seconds: u32) -> Self {
-        self.expiry_s = Some(seconds);
+        self.expiry_s = seconds;
         self
     }
 
@@ -70,31 +70,24 @@ impl<'p> Publication<'p> {
     }
 }
 
-/// Where the parts of a PUBLISH record are.
-pub(crate) struct Parts {
-    pub(crate) expiry_s: Option<u32>,
-    pub(crate) topic: usize,
-    pub(crate) topic_end: usize,
-    pub(crate) properties: usize,
-    pub(crate) payload: usize,
-    pub(crate) end: usize,
-    pub(crate) streamed: Option<u32>,
-}
+/// What a PUBLISH record says in front of its topic.
+const FIXED: usize = 8;
+
+/// No expiry.
+pub(crate) const FOR_EVER: u32 = u32::MAX;
 
 impl Shelf<'_> {
-    pub(crate) fn parts(&self, record: Record) -> Parts {
-        let mut at = record.body();
-        let expiry_s = record.is(flag::EXPIRES).then(|| self.u32(at));
-        if expiry_s.is_some() {
-            at += 4;
-        }
-        let topic = at + 2;
-        let topic_end = topic + self.u16(at);
-        let properties = topic_end + if cfg!(feature = "v5") { 2 } else { 0 };
-        let payload = properties + if cfg!(feature = "v5") { self.u16(topic_end) } else { 0 };
-        let end = record.end - if record.is(flag::STREAM) { 4 } else { 0 };
-        let streamed = record.is(flag::STREAM).then(|| self.u32(end));
-        Parts { expiry_s, topic, topic_end, properties, payload, end, streamed }
+    /// Where the topic, the properties and the payload of a message begin.
+    pub(crate) fn parts(&self, record: Record) -> (usize, usize, usize) {
+        let body = record.body();
+        let topic = body + FIXED;
+        let properties = topic + self.u16(body + 4);
+        (topic, properties, properties + if cfg!(feature = "v5") { self.u16(body + 6) } else { 0 })
+    }
+
+    pub(crate) fn topic(&self, record: Record) -> &[u8] {
+        let (topic, properties, _) = self.parts(record);
+        self.slice(topic, properties)
     }
 
     /// Writes a message behind the last record, keeping `kept` bytes free.
@@ -104,72 +97,56 @@ impl Shelf<'_> {
         tag: u16,
         kept: usize,
     ) -> Result<(), PublishError> {
-        let mut flags = message.flags | flag::FRESH;
         let mut w = Cursor { out: self.free(kept), at: HEADER };
-        if let Some(seconds) = message.expiry_s {
-            flags |= flag::EXPIRES;
-            w.put(&seconds.to_be_bytes())?;
-        }
-        w.put(&(message.topic.len() as u16).to_be_bytes())?;
+        let [high, low] = (message.topic.len() as u16).to_be_bytes();
+        let [a, b, c, d] = message.expiry_s.to_be_bytes();
+        w.put(&[a, b, c, d, high, low, 0, 0])?;
         w.put(message.topic.as_bytes())?;
         #[cfg(feature = "v5")]
         w.properties(message.properties)?;
-        if let Some(len) = message.streamed {
-            flags |= flag::STREAM;
-            w.put(&len.to_be_bytes())?;
-        } else {
-            w.put(message.payload)?;
+        w.put(message.payload)?;
+        if message.flags & flag::STREAM != 0 {
+            w.put(&message.streamed.to_be_bytes())?;
         }
         let len = w.at - HEADER;
-        self.commit(kind::PUBLISH, flags, tag, len);
+        self.commit(kind::PUBLISH, message.flags, tag, len);
         Ok(())
     }
 
     /// The oldest message that was not begun to be sent; with a topic, the one of that topic.
     pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Option<Record> {
-        let mut at = 0;
-        while let Some(record) = self.record(at) {
-            if record.kind == kind::PUBLISH
+        let mut record = self.first();
+        while record.kind() != 0 {
+            if record.of(kind::PUBLISH)
                 && !record.is(flag::TRIED | flag::SENT)
-                && topic.is_none_or(|topic| {
-                    let parts = self.parts(record);
-                    self.slice(parts.topic, parts.topic_end) == topic.as_bytes()
-                })
+                && topic.is_none_or(|topic| self.topic(record) == topic.as_bytes())
             {
                 return Some(record);
             }
-            at = record.end;
+            record = self.after(record);
         }
         None
     }
 
-    /// Takes `seconds` off what every message that expires has left.
-    pub(crate) fn age(&mut self, seconds: u32) {
-        let mut at = 0;
-        while let Some(record) = self.record(at) {
-            at = record.end;
-            if record.kind == kind::PUBLISH {
-                if record.is(flag::FRESH) {
-                    self.set_flags(record, record.flags & !flag::FRESH);
-                } else if record.is(flag::EXPIRES) {
-                    let left = self.u32(record.body()).saturating_sub(seconds);
-                    self.set_u32(record.body(), left);
+    /// Takes `seconds` off what every message that expires has left, and names one that is void and was not begun to be
+    /// sent.
+    pub(crate) fn age(&mut self, seconds: u32) -> Option<Record> {
+        let (mut record, mut void) = (self.first(), None);
+        while record.kind() != 0 {
+            let left = self.u32(record.body());
+            if record.of(kind::PUBLISH) && left != FOR_EVER {
+                let left = if record.is(flag::FRESH) { left } else { left.saturating_sub(seconds) };
+                self.put(record.body(), &left.to_be_bytes());
+                if seconds > 0 {
+                    self.set_flags(record, record.flags() & !flag::FRESH);
+                }
+                if left == 0 && !record.is(flag::TRIED | flag::SENT | flag::FRESH) {
+                    void = Some(record);
                 }
             }
+            record = self.after(record);
         }
-    }
-
-    /// A message that expired before it was begun to be sent.
-    pub(crate) fn void(&self) -> Option<Record> {
-        let mut at = 0;
-        while let Some(record) = self.record(at) {
-            let fixed = record.flags & (flag::FRESH | flag::EXPIRES | flag::TRIED | flag::SENT);
-            if record.kind == kind::PUBLISH && fixed == flag::EXPIRES && self.u32(record.body()) == 0 {
-                return Some(record);
-            }
-            at = record.end;
-        }
-        None
+        void
     }
 }
 
@@ -188,8 +165,6 @@ impl Cursor<'_> {
 
     #[cfg(feature = "v5")]
     fn properties(&mut self, properties: &[Property<'_>]) -> Result<(), PublishError> {
-        let at = self.at;
-        self.put(&[0, 0])?;
         let mut w = PropertyWriter::new(self.out.get_mut(self.at..).unwrap_or(&mut []));
         for property in properties {
             w.push(*property).map_err(|error| match error {
@@ -210,10 +185,9 @@ impl Cursor<'_> {
             })
             .ok_or(PublishError::PropertyInvalid)?;
         self.at += len;
-        let end = self.at;
-        self.at = at;
-        self.put(&(len as u16).to_be_bytes())?;
-        self.at = end;
+        if let Some(place) = self.out.get_mut(HEADER + 6..HEADER + FIXED) {
+            place.copy_from_slice(&(len as u16).to_be_bytes());
+        }
         Ok(())
     }
 }

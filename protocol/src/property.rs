@@ -6,7 +6,7 @@
 
 use crate::packet::PacketType;
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, Version, topic};
+use crate::{DecodeError, EncodeError, Version};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,13 +234,13 @@ fn check(kind: Kind, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         Kind::U32 => return r.u32().map(drop),
         Kind::U32NotZero => r.u32()? != 0,
         Kind::Varint => r.varint()? != 0,
-        Kind::Text => return r.string().map(drop),
+        Kind::Text => return r.text().map(drop),
         Kind::Topic => {
-            let topic = r.string()?;
-            !topic.is_empty() && !topic::has_wildcard(topic)
+            let topic = r.text()?;
+            !topic.is_empty() && !topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
         }
         Kind::Binary => return r.binary().map(drop),
-        Kind::Pair => return r.string().and_then(|_| r.string()).map(drop),
+        Kind::Pair => return r.text().and_then(|_| r.text()).map(drop),
     };
     if in_range { Ok(()) } else { Err(DecodeError::PropertyValue) }
 }
@@ -335,6 +335,31 @@ impl<'a> Properties<'a> {
     /// All of them, in order.
     pub fn iter(&self) -> Iter<'a> {
         Iter { r: Reader::new(self.bytes) }
+    }
+
+    /// The properties whose value is a number, in order, with their identifiers; the others are passed over, so that nothing
+    /// is linked for them.
+    pub fn numbers(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
+        let mut r = Reader::new(self.bytes);
+        core::iter::from_fn(move || {
+            loop {
+                let id = r.u8().ok()?;
+                let number = match spec(id)?.0 {
+                    Kind::Bit => r.u8().map(u32::from),
+                    Kind::U16 | Kind::U16NotZero => r.u16().map(u32::from),
+                    Kind::U32 | Kind::U32NotZero => r.u32(),
+                    Kind::Varint => r.varint(),
+                    kind => {
+                        r.binary().ok()?;
+                        if kind == Kind::Pair {
+                            r.binary().ok()?;
+                        }
+                        continue;
+                    }
+                };
+                return Some((id, number.ok()?));
+            }
+        })
     }
 
     /// The first occurrence of a property.

@@ -66,7 +66,7 @@ fn check_text(text: &str) -> Result<(), TopicError> {
         Err(TopicError::Empty)
     } else if text.len() > crate::limits::STRING_BYTES_MAX {
         Err(TopicError::TooLong)
-    } else if text.as_bytes().contains(&0) {
+    } else if text.bytes().any(|byte| byte == 0) {
         Err(TopicError::Nul)
     } else {
         Ok(())

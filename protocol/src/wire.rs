@@ -71,6 +71,13 @@ impl<'a> Reader<'a> {
         text::parse(self.binary()?)
     }
 
+    /// A string that is checked, but left as bytes.
+    #[inline]
+    pub(crate) fn text(&mut self) -> Result<&'a [u8], DecodeError> {
+        let bytes = self.binary()?;
+        text::check(bytes).map(|()| bytes)
+    }
+
     #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
         PacketId::new(self.u16()?).ok_or(DecodeError::PacketIdZero)
@@ -98,6 +105,11 @@ impl<'o> Writer<'o> {
 
     pub(crate) fn over(out: &'o mut [u8]) -> Self {
         Writer { out: Some(out), at: 0, error: None }
+    }
+
+    /// Writes behind the first `start` bytes of `out`.
+    pub(crate) fn after(start: usize, out: &'o mut [u8]) -> Self {
+        Writer { out: Some(out), at: start, error: None }
     }
 
     #[inline]

@@ -1,30 +1,30 @@
 //! CONNECT and SUBSCRIBE on the way out, CONNACK on the way in.
 
+use core::ops::Range;
+
 use lapwing_protocol::keepalive::ClientKeepAlive;
-use lapwing_protocol::packet::{self, ConnAck, Connect, Subscribe, Subscriptions};
+use lapwing_protocol::packet::{self, ConnAck, Connect};
 use lapwing_protocol::property::Properties;
 #[cfg(feature = "v5")]
-use lapwing_protocol::property::{Place, Property, PropertyWriter};
+use lapwing_protocol::property::{Place, Property, PropertyId, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketId, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::Error;
 use crate::event::Happened;
-use crate::shelf::Shelf;
-#[cfg(feature = "v5")]
-use crate::shelf::kind;
+use crate::shelf::{Shelf, flag, kind};
 
 /// The properties that the client itself puts into CONNECT, and those of an authenticator.
 #[cfg(feature = "v5")]
 const BLOCK: usize = if cfg!(feature = "auth") { 160 } else { 16 };
 
 impl Machine<'_> {
-    /// Writes CONNECT to the front of the inbound buffer; its length, `None` when it does not fit.
-    pub(super) fn write_connect(&mut self, io: &mut Buffers<'_>) -> Option<usize> {
+    /// Writes CONNECT into the inbound buffer, near its front: where, `None` when it does not fit.
+    pub(super) fn write_connect(&mut self, io: &mut Buffers<'_>) -> Option<Range<usize>> {
         self.connect(io).ok()
     }
 
-    fn connect(&self, io: &mut Buffers<'_>) -> Result<usize, EncodeError> {
+    fn connect(&self, io: &mut Buffers<'_>) -> Result<Range<usize>, EncodeError> {
         let config = &self.config;
         #[cfg(feature = "v5")]
         let mut block = [0; BLOCK];
@@ -61,10 +61,9 @@ impl Machine<'_> {
     /// The client identifier, or the one that the server chose the last time.
     #[cfg(feature = "v5")]
     fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s str {
-        if self.config.client_id.is_empty()
-            && let Some(record) = shelf.find(kind::CLIENT_ID, 0)
-        {
-            return core::str::from_utf8(shelf.slice(record.body(), record.end)).unwrap_or_default();
+        let record = shelf.find(kind::CLIENT_ID, 0);
+        if self.config.client_id.is_empty() && record.kind() != 0 {
+            return core::str::from_utf8(shelf.slice(record.body(), record.end())).unwrap_or_default();
         }
         self.config.client_id
     }
@@ -113,16 +112,13 @@ impl Machine<'_> {
         Ok((out, Properties::parse(block, Place::Will).map_err(|_| EncodeError::NotInVersion)?))
     }
 
-    /// Writes SUBSCRIBE for the subscriptions of the configuration to the front of the inbound buffer.
-    pub(super) fn write_subscribe(&mut self, io: &mut Buffers<'_>) -> Option<usize> {
+    /// Writes SUBSCRIBE for the subscriptions of the configuration into the inbound buffer.
+    pub(super) fn write_subscribe(&mut self, io: &mut Buffers<'_>) -> Option<Range<usize>> {
         self.subscribing = 0;
         self.subscribing = self.allocate(&io.shelf).ok()?;
-        let subscribe = Subscribe {
-            packet_id: PacketId::new(self.subscribing)?,
-            properties: Properties::NONE,
-            subscriptions: Subscriptions::new(self.config.all_subscriptions()),
-        };
-        subscribe.encode(self.version(), self.limits.packet_bytes, io.inbox).ok()
+        let packet_id = PacketId::new(self.subscribing)?;
+        let list = self.config.all_subscriptions();
+        packet::encode_subscribe(packet_id, list, self.version(), self.limits.packet_bytes, io.inbox).ok()
     }
 
     /// CONNACK came.
@@ -136,7 +132,7 @@ impl Machine<'_> {
         if connack.reason != ReasonCode::Success {
             // The face closes the link, the pause grows.
             self.phase = Phase::Closing;
-            self.why = Some(connack.reason);
+            self.why = connack.reason;
             let passing = matches!(
                 connack.reason,
                 ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
@@ -146,25 +142,34 @@ impl Machine<'_> {
         let mut keep_alive_s = self.config.keep_alive_s;
         let mut receive_maximum = u16::MAX;
         #[cfg(feature = "v5")]
-        for property in connack.properties.iter() {
-            match property {
-                Property::ReceiveMaximum(messages) => receive_maximum = messages,
-                Property::MaximumPacketSize(bytes) => self.limits.packet_bytes = bytes,
-                Property::TopicAliasMaximum(aliases) => self.limits.aliases = aliases,
-                Property::MaximumQoS(qos) => self.limits.qos = qos,
-                Property::RetainAvailable(available) => self.limits.retain = available != 0,
-                Property::ServerKeepAlive(seconds) => keep_alive_s = seconds,
-                Property::AssignedClientIdentifier(id) => {
-                    io.push(kind::CLIENT_ID, 0, 0, id.as_bytes());
-                    self.dirty = true;
-                }
+        for (id, value) in connack.properties.numbers() {
+            const RECEIVE_MAXIMUM: u8 = PropertyId::ReceiveMaximum as u8;
+            const MAXIMUM_PACKET_SIZE: u8 = PropertyId::MaximumPacketSize as u8;
+            const TOPIC_ALIAS_MAXIMUM: u8 = PropertyId::TopicAliasMaximum as u8;
+            const MAXIMUM_QOS: u8 = PropertyId::MaximumQoS as u8;
+            const RETAIN_AVAILABLE: u8 = PropertyId::RetainAvailable as u8;
+            const SERVER_KEEP_ALIVE: u8 = PropertyId::ServerKeepAlive as u8;
+            match id {
+                RECEIVE_MAXIMUM => receive_maximum = value as u16,
+                MAXIMUM_PACKET_SIZE => self.limits.packet_bytes = value,
+                TOPIC_ALIAS_MAXIMUM => self.limits.aliases = value as u16,
+                MAXIMUM_QOS => self.limits.qos = value as u8,
+                RETAIN_AVAILABLE => self.limits.retain = value != 0,
+                SERVER_KEEP_ALIVE => keep_alive_s = value as u16,
                 _ => {}
             }
+        }
+        #[cfg(feature = "v5")]
+        if let Some(id) = connack.properties.assigned_client_identifier() {
+            io.forget(kind::CLIENT_ID, 0);
+            io.push(kind::CLIENT_ID, 0, id.as_bytes());
+            self.dirty = true;
         }
         #[cfg(not(feature = "v5"))]
         let _ = (&mut keep_alive_s, &mut receive_maximum);
         if !connack.session_present {
-            self.forget_session(io);
+            // What the server may have got is sent as new, what it has is over.
+            io.forget(kind::RELEASE | kind::RECEIVED, flag::TRIED);
         }
         // After a start the subscriptions may be others than those of the session.
         self.subscribe = !(self.config.all_subscriptions().is_empty() || connack.session_present && self.met);
@@ -172,13 +177,9 @@ impl Machine<'_> {
         self.announced = true;
         self.phase = Phase::Up;
         self.since_ms = now_ms;
-        self.outbound.reconnected(receive_maximum);
-        self.flights_in.reconnected(u16::from(self.config.receive_maximum), io);
+        self.quota = receive_maximum;
         self.keep_alive = ClientKeepAlive::new(keep_alive_s, u32::from(self.config.response_ms), now_ms);
-        #[cfg(feature = "v5")]
-        {
-            self.introduced = 0;
-        }
+        self.introduced = 0;
         Some(Happened::Connected(connack.session_present))
     }
 }

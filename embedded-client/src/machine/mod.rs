@@ -10,7 +10,7 @@ mod connect;
 mod receive;
 mod transmit;
 
-use lapwing_protocol::flight::{Inbound, Outbound, PacketIds};
+use lapwing_protocol::flight::PacketIds;
 use lapwing_protocol::keepalive::{ClientKeepAlive, KeepAliveStep};
 use lapwing_protocol::{PacketId, ReasonCode, Version};
 
@@ -19,7 +19,8 @@ use crate::event::Happened;
 use crate::publication::{self, Publication};
 use crate::shelf::{HEADER, Record, Shelf, flag, kind};
 use crate::{Error, PublishError, Token};
-use transmit::Outgoing;
+use receive::Incoming;
+use transmit::{Next, Outgoing};
 
 /// What the face does next.
 pub(crate) enum Step {
@@ -47,6 +48,8 @@ pub(crate) struct Buffers<'b> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Closed by the application, or not begun: the next step dials.
+    Closed,
     /// No link; dial when the pause is over.
     Down,
     Dialing,
@@ -55,97 +58,87 @@ enum Phase {
     Up,
     /// A DISCONNECT leaves, then the link is closed.
     Closing,
-    /// Closed by the application; the next step dials.
-    Closed,
 }
 
 /// What the server allows on this connection.
 #[derive(Clone, Copy)]
 struct Limits {
     packet_bytes: u32,
-    #[cfg(feature = "v5")]
     aliases: u16,
-    #[cfg(feature = "v5")]
     qos: u8,
-    #[cfg(feature = "v5")]
     retain: bool,
 }
 
 impl Limits {
-    const NONE: Limits = Limits {
-        packet_bytes: u32::MAX,
-        #[cfg(feature = "v5")]
-        aliases: 0,
-        #[cfg(feature = "v5")]
-        qos: 2,
-        #[cfg(feature = "v5")]
-        retain: true,
-    };
+    const UNKNOWN: Limits = Limits { packet_bytes: 0, aliases: 0, qos: 0, retain: false };
+    const NONE: Limits = Limits { packet_bytes: u32::MAX, aliases: 0, qos: 2, retain: true };
 }
 
+/// What is looked at often comes first: near offsets make short instructions.
+#[repr(C)]
 pub(crate) struct Machine<'a> {
-    pub(crate) config: Config<'a>,
-    limits: Limits,
+    phase: Phase,
+    attempts: u8,
+    /// The first connection after the start was made.
+    met: bool,
+    /// SUBSCRIBE is to be sent; before CONNACK: CONNECT was sent.
+    subscribe: bool,
+    /// The application was told that the connection is up.
+    announced: bool,
+    unflushed: bool,
+    /// Something that is kept changed since it was saved.
+    pub(crate) dirty: bool,
+    no_inbound_aliases: bool,
+    /// The application wants to close, with this reason.
+    goodbye: bool,
+    goodbye_reason: ReasonCode,
+    /// Why the connection ended; success where nobody said it.
+    why: ReasonCode,
     out: Outgoing,
-    inbound: receive::Incoming,
-    keep_alive: ClientKeepAlive,
-    outbound: Outbound,
-    flights_in: Inbound,
-    ids: PacketIds,
-    /// The packet identifier of the SUBSCRIBE for the subscriptions of the configuration.
-    subscribing: u16,
+    inbound: Incoming,
     /// When the pause, the dial, the handshake or the stalled write is over.
     due_ms: u32,
     /// When the connection came up; when messages aged last.
     since_ms: u32,
     aged_ms: u32,
     random: u32,
-    #[cfg(feature = "v5")]
     introduced: u32,
-    phase: Phase,
-    attempts: u8,
-    /// The first connection after the start was made.
-    met: bool,
-    subscribe: bool,
-    /// The application was told that the connection is up.
-    announced: bool,
-    unflushed: bool,
-    #[cfg(feature = "v5")]
-    no_inbound_aliases: bool,
-    /// Something that is kept changed since it was saved.
-    pub(crate) dirty: bool,
-    goodbye: Option<ReasonCode>,
-    why: Option<ReasonCode>,
+    limits: Limits,
+    keep_alive: ClientKeepAlive,
+    /// How many more QoS 1 and 2 messages the server takes on this connection.
+    quota: u16,
+    ids: PacketIds,
+    /// The packet identifier of the SUBSCRIBE for the subscriptions of the configuration.
+    subscribing: u16,
+    pub(crate) config: Config<'a>,
 }
 
 impl<'a> Machine<'a> {
     pub(crate) const fn new(config: Config<'a>) -> Self {
         Machine {
-            limits: Limits::NONE,
-            out: Outgoing::NONE,
-            inbound: receive::Incoming::NONE,
-            keep_alive: ClientKeepAlive::new(0, 0, 0),
-            outbound: Outbound::new(1),
-            flights_in: Inbound::new(1),
-            ids: PacketIds::after(0),
-            subscribing: 0,
-            due_ms: 0,
-            since_ms: 0,
-            aged_ms: 0,
-            random: 0,
-            #[cfg(feature = "v5")]
-            introduced: 0,
             phase: Phase::Closed,
             attempts: 0,
             met: false,
             subscribe: false,
             announced: false,
             unflushed: false,
-            #[cfg(feature = "v5")]
-            no_inbound_aliases: false,
             dirty: false,
-            goodbye: None,
-            why: None,
+            no_inbound_aliases: false,
+            goodbye: false,
+            goodbye_reason: ReasonCode::Success,
+            why: ReasonCode::Success,
+            out: Outgoing::NONE,
+            inbound: Incoming::NONE,
+            due_ms: 0,
+            since_ms: 0,
+            aged_ms: 0,
+            random: 0,
+            introduced: 0,
+            limits: Limits::UNKNOWN,
+            keep_alive: ClientKeepAlive::new(0, 0, 0),
+            quota: 0,
+            ids: PacketIds::after(0),
+            subscribing: 0,
             config,
         }
     }
@@ -170,8 +163,8 @@ impl<'a> Machine<'a> {
     /// The link failed outside a step: the next one closes it.
     pub(crate) fn give_up(&mut self) {
         self.phase = Phase::Closing;
-        self.why = Some(ReasonCode::UnspecifiedError);
-        self.out = Outgoing::NONE;
+        self.why = ReasonCode::UnspecifiedError;
+        self.out.forget();
     }
 
     /// As much of a payload as is wanted.
@@ -186,11 +179,15 @@ impl<'a> Machine<'a> {
 
     /// What to do now.
     pub(crate) fn step(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Step {
-        self.age(io, now_ms);
-        while let Some(void) = io.shelf.void() {
+        let seconds = now_ms.wrapping_sub(self.aged_ms) / 1_000;
+        self.aged_ms = self.aged_ms.wrapping_add(seconds * 1_000);
+        // Until the first step, the clock is not known.
+        let mut seconds = if self.phase == Phase::Closed { 0 } else { seconds };
+        while let Some(void) = io.shelf.age(seconds) {
+            seconds = 0;
             self.discard(io, void);
-            if void.tag != 0 {
-                return Step::Tell(Happened::Dropped(void.tag));
+            if void.tag() != 0 {
+                return Step::Tell(Happened::Dropped(void.tag()));
             }
         }
         if self.config.too_many {
@@ -212,13 +209,14 @@ impl<'a> Machine<'a> {
     }
 
     fn linked(&mut self, io: &mut Buffers<'_>, now_ms: u32, overdue: bool) -> Step {
-        if !self.out.is_idle() || self.next_packet(io, now_ms) {
-            if self.out.is_idle() {
-                return Step::Tell(self.out.told());
+        if self.out.is_idle() {
+            if let Next::Told(happened) = self.next_packet(io, now_ms) {
+                return Step::Tell(happened);
             }
-            if overdue {
-                return Step::HangUp;
-            }
+        } else if overdue {
+            return Step::HangUp;
+        }
+        if !self.out.is_idle() {
             return if self.out.wants_payload() { Step::Tell(Happened::PayloadWanted) } else { Step::Write };
         }
         if self.unflushed {
@@ -255,7 +253,7 @@ impl<'a> Machine<'a> {
             random = (random ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
         }
         self.random = random | 1;
-        self.aged_ms = now_ms;
+        self.out.begin();
     }
 
     fn dial(&mut self, now_ms: u32) -> Step {
@@ -267,9 +265,8 @@ impl<'a> Machine<'a> {
     /// The link is open.
     pub(crate) fn dialed(&mut self, now_ms: u32) {
         self.phase = Phase::Opening;
-        self.out = Outgoing::NONE;
-        self.inbound = receive::Incoming::NONE;
         self.limits = Limits::NONE;
+        self.inbound.next();
         self.subscribe = false;
         self.patience(now_ms);
     }
@@ -278,11 +275,12 @@ impl<'a> Machine<'a> {
     pub(crate) fn lost(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Option<Happened> {
         let was = self.phase;
         self.abort_long_message(io);
-        self.out = Outgoing::NONE;
-        self.inbound = receive::Incoming::NONE;
+        self.out.forget();
+        self.inbound.left = 0;
         self.unflushed = false;
-        self.goodbye = None;
-        self.forget_connection(&mut io.shelf);
+        self.goodbye = false;
+        // A FRESH message begins to age, which changes little.
+        io.shelf.forget(kind::ALIAS, flag::SENT | flag::COUNTED);
         // A connection that lasted starts the pauses anew; a server that accepts and closes does not.
         if was == Phase::Up && now_ms.wrapping_sub(self.since_ms) > 10_000 {
             self.attempts = 0;
@@ -295,8 +293,8 @@ impl<'a> Machine<'a> {
         self.random ^= self.random << 5;
         self.due_ms = now_ms.wrapping_add(pause - self.random % (pause / 2 + 1));
         self.phase =
-            if self.phase == Phase::Closing && self.why.is_none() { Phase::Closed } else { Phase::Down };
-        let why = self.why.take();
+            if self.phase == Phase::Closing && self.why == ReasonCode::Success { Phase::Closed } else { Phase::Down };
+        let why = core::mem::replace(&mut self.why, ReasonCode::Success);
         core::mem::take(&mut self.announced).then_some(Happened::Disconnected(why))
     }
 
@@ -306,42 +304,12 @@ impl<'a> Machine<'a> {
         self.phase = Phase::Closed;
     }
 
-    fn forget_connection(&mut self, shelf: &mut Shelf<'_>) {
-        let mut at = 0;
-        while let Some(record) = shelf.record(at) {
-            at = record.end;
-            match record.kind {
-                kind::RELEASE => shelf.set_flags(record, flag::PENDING),
-                #[cfg(feature = "v5")]
-                kind::ALIAS => {
-                    shelf.cut(record.at, record.end);
-                    at = record.at;
-                }
-                _ => shelf.set_flags(record, record.flags & !flag::SENT),
-            }
-        }
-    }
-
-    /// The server has no session: what it may have got is sent as new, what it has is over.
-    fn forget_session(&mut self, shelf: &mut Shelf<'_>) {
-        let mut at = 0;
-        while let Some(record) = shelf.record(at) {
-            at = record.end;
-            match record.kind {
-                kind::RELEASE | kind::RECEIVED => {
-                    shelf.cut(record.at, record.end);
-                    at = record.at;
-                }
-                _ => shelf.set_flags(record, record.flags & !flag::TRIED),
-            }
-        }
-    }
-
     /// Says goodbye when the packet that is on its way out has left.
     pub(crate) fn close(&mut self, reason: ReasonCode, now_ms: u32) {
-        self.why = None;
+        self.why = ReasonCode::Success;
         if self.phase == Phase::Up {
-            self.goodbye = Some(reason);
+            self.goodbye = true;
+            self.goodbye_reason = reason;
         } else {
             self.phase = Phase::Closing;
         }
@@ -351,27 +319,19 @@ impl<'a> Machine<'a> {
     /// The peer broke a rule, or something here failed: say so where there is a word for it, and close.
     fn fail(&mut self, reason: ReasonCode, now_ms: u32) {
         self.farewell(reason, now_ms);
-        self.why = Some(reason);
-    }
-
-    fn age(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
-        let seconds = now_ms.wrapping_sub(self.aged_ms) / 1_000;
-        if seconds > 0 && self.phase != Phase::Closed {
-            io.shelf.age(seconds);
-            self.aged_ms = self.aged_ms.wrapping_add(seconds * 1_000);
-        }
+        self.why = reason;
     }
 
     /// Removes a record while another one may be on its way out.
     fn discard(&mut self, io: &mut Buffers<'_>, record: Record) {
         self.out.moved(record);
-        io.shelf.cut(record.at, record.end);
+        io.shelf.remove(record);
         self.dirty = true;
     }
 
     pub(crate) fn allocate(&mut self, shelf: &Shelf<'_>) -> Result<u16, PublishError> {
         let subscribing = self.subscribing;
-        let used = |id: PacketId| id.get() == subscribing || shelf.outbound(id.get()).is_some();
+        let used = |id: PacketId| id.get() == subscribing || shelf.find(kind::OUTBOUND, id.get()).kind() != 0;
         self.ids.allocate(used).map(PacketId::get).ok_or(PublishError::NoPacketId)
     }
 
@@ -402,7 +362,7 @@ impl<'a> Machine<'a> {
         }
         if same_topic.is_some()
             && let Some(older) = io.shelf.oldest_unsent(same_topic)
-            && older.end < io.shelf.used()
+            && older.end() < io.shelf.used()
         {
             self.discard(io, older);
         }

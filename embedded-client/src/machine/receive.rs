@@ -1,33 +1,65 @@
 //! What comes: bytes are gathered until a packet is whole, and never beyond it.
 
-use lapwing_protocol::flight::{Answer, Arrival, InboundStore, OutboundStore};
 use lapwing_protocol::frame::{self, FixedHeader};
-use lapwing_protocol::packet::{Ack, ConnAck, Disconnect, PacketType, Publish, SubAck, UnsubAck};
+use lapwing_protocol::packet::{ConnAck, Disconnect, PacketType, RawPublish, verdict};
+#[cfg(feature = "v5")]
+use lapwing_protocol::property::{Properties, PropertyId};
 use lapwing_protocol::{DecodeError, PacketId, QoS, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::Error;
 use crate::event::{Event, Happened, Message};
-use crate::shelf::{Shelf, flag, kind};
+use crate::flights::Answer;
+use crate::shelf::{Shelf, kind};
 
 /// The packet that is coming.
+#[repr(C)]
 pub(super) struct Incoming {
+    /// The answer to it: QoS and packet identifier.
+    qos: QoS,
+    /// It is handed over; otherwise it is skipped.
+    wanted: bool,
+    id: u16,
     /// What of it is in the inbound buffer, and what shall be before it is looked at again.
     len: u16,
     need: u16,
     /// What is still to come of a message larger than the buffer, and the last piece of it.
-    left: u32,
+    pub(super) left: u32,
     chunk: u16,
-    /// The answer to it: packet identifier and QoS.
-    id: u16,
-    qos: QoS,
-    /// It is handed over; otherwise it is skipped.
-    wanted: bool,
+    /// Where the parts of a message are, and its flags: for the application.
+    topic: u16,
+    topic_end: u16,
+    properties: u16,
+    payload: u16,
+    end: u16,
+    alias: u8,
+    flags: u8,
 }
 
 impl Incoming {
     pub(super) const NONE: Incoming =
-        Incoming { len: 0, need: 2, left: 0, chunk: 0, id: 0, qos: QoS::AtMostOnce, wanted: false };
+        Incoming {
+        qos: QoS::AtMostOnce,
+        wanted: false,
+        id: 0,
+        len: 0,
+        need: 0,
+        left: 0,
+        chunk: 0,
+        topic: 0,
+        topic_end: 0,
+        properties: 0,
+        payload: 0,
+        end: 0,
+        alias: 0,
+        flags: 0,
+    };
+
+    /// The next bytes begin a packet.
+    pub(super) fn next(&mut self) {
+        self.len = 0;
+        self.need = 2;
+    }
 }
 
 /// A rule that the server broke.
@@ -39,6 +71,13 @@ impl From<DecodeError> for Broken {
     }
 }
 
+#[cfg(feature = "v5")]
+fn alias_of(properties: &Properties<'_>) -> Option<u16> {
+    let alias = |(id, value)| (id == PropertyId::TopicAlias as u8).then_some(value as u16);
+    if properties.has(PropertyId::TopicAlias) { properties.numbers().find_map(alias) } else { None }
+}
+
+const NOT_FOUND: ReasonCode = ReasonCode::PacketIdentifierNotFound;
 const PROTOCOL_ERROR: Broken = Broken(ReasonCode::ProtocolError);
 
 impl Machine<'_> {
@@ -74,7 +113,7 @@ impl Machine<'_> {
             return Ok(None);
         }
         let bytes = io.inbox.get(..usize::from(self.inbound.len)).unwrap_or(&[]);
-        let Some(header) = frame::header(bytes, self.version())? else {
+        let Some(header) = frame::header_unjudged(bytes)? else {
             self.inbound.need = self.inbound.len + 1;
             return Ok(None);
         };
@@ -87,8 +126,7 @@ impl Machine<'_> {
         if bytes.len() < here {
             return Ok(None);
         }
-        self.inbound.len = 0;
-        self.inbound.need = 2;
+        self.inbound.next();
         self.inbound.left = (total - here) as u32;
         // Whatever comes shows that the server is there.
         self.keep_alive.answered();
@@ -116,10 +154,9 @@ impl Machine<'_> {
 
     /// The link is lost in the middle of a message: it will come again, from its beginning.
     pub(super) fn abort_long_message(&mut self, io: &mut Buffers<'_>) {
-        if self.inbound.left > 0
-            && let Some(id) = PacketId::new(self.inbound.id)
-        {
-            InboundStore::remove(&mut io.shelf, id);
+        let record = io.shelf.find(kind::RECEIVED, self.inbound.id);
+        if self.inbound.left > 0 && record.kind() != 0 && self.inbound.wanted {
+            io.shelf.remove(record);
         }
     }
 
@@ -142,90 +179,95 @@ impl Machine<'_> {
                 Ok(self.connected(shelf, &ConnAck::decode(body, version)?, now_ms))
             }
             (Phase::Up, PacketType::Publish) => {
-                let publish = Publish::decode(header.flags, body, version)?;
+                let publish = RawPublish::decode(header.flags, body, version)?;
+                let inbound = &mut self.inbound;
+                // Where the parts are follows from their lengths: topic length, topic, identifier, properties, payload.
+                let topic = header.header_len + 2;
+                inbound.flags = header.flags;
+                inbound.topic = topic as u16;
+                inbound.topic_end = (topic + publish.topic.len()) as u16;
+                inbound.payload = (len - publish.payload.len()) as u16;
+                inbound.properties = inbound.payload - publish.properties.as_bytes().len() as u16;
+                inbound.end = len as u16;
                 self.message(shelf, &publish)
             }
             (
                 Phase::Up,
-                packet @ (PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp),
+                packet @ (PacketType::PubAck
+                | PacketType::PubRec
+                | PacketType::PubRel
+                | PacketType::PubComp
+                | PacketType::SubAck
+                | PacketType::UnsubAck),
             ) => {
-                let ack = Ack::decode(packet, body, version)?;
-                self.dirty = true;
-                self.acknowledged(shelf, packet, &ack)
-            }
-            (Phase::Up, PacketType::SubAck) => {
-                let suback = SubAck::decode(body, version)?;
-                Ok(self.requested(
-                    shelf,
-                    suback.packet_id,
-                    suback.reasons.iter().find(|reason| reason.is_failure()),
-                ))
-            }
-            (Phase::Up, PacketType::UnsubAck) => {
-                let unsuback = UnsubAck::decode(body, version)?;
-                Ok(self.requested(
-                    shelf,
-                    unsuback.packet_id,
-                    unsuback.reasons.iter().find(|reason| reason.is_failure()),
-                ))
+                let (id, reason) = verdict(packet, body, version)?;
+                self.acknowledged(shelf, packet, id.get(), reason)
             }
             (Phase::Up, PacketType::PingResp) => Ok(None),
             (_, PacketType::Disconnect) if version.has_properties() => {
                 self.phase = Phase::Closing;
-                self.why = Some(Disconnect::decode(body, version)?.reason);
+                self.why = Disconnect::decode(body, version)?.reason;
                 Ok(None)
             }
             _ => Err(PROTOCOL_ERROR),
         }
     }
 
-    fn message(&mut self, shelf: &mut Shelf<'_>, publish: &Publish<'_>) -> Result<Option<Happened>, Broken> {
+    fn message(
+        &mut self,
+        shelf: &mut Shelf<'_>,
+        publish: &RawPublish<'_>,
+    ) -> Result<Option<Happened>, Broken> {
         #[cfg(feature = "v5")]
-        if let Some(alias) = publish.properties.topic_alias() {
-            self.learn(shelf, alias, publish.topic)?;
+        {
+            self.inbound.alias = 0;
+            if let Some(alias) = alias_of(&publish.properties) {
+                self.learn(shelf, alias, publish.topic)?;
+                self.inbound.alias = alias as u8;
+            }
         }
-        let arrival = self
-            .flights_in
-            .publish(publish.qos, publish.packet_id, shelf)
-            .map_err(|_| Broken(ReasonCode::ReceiveMaximumExceeded))?;
+        let id = publish.packet_id.map_or(0, PacketId::get);
+        let mut new = true;
         if publish.qos == QoS::ExactlyOnce {
             self.dirty = true;
+            // `[MQTT-4.3.3-10]`: what was not released is not passed on again.
+            new = shelf.find(kind::RECEIVED, id).kind() == 0;
+            if new && !shelf.push(kind::RECEIVED, id, &[]) {
+                return Err(Broken(ReasonCode::ReceiveMaximumExceeded));
+            }
         }
         let long = self.inbound.left > 0;
         self.inbound.qos = publish.qos;
-        self.inbound.id = publish.packet_id.map_or(0, PacketId::get);
-        self.inbound.wanted = arrival == Arrival::New && (!long || self.config.chunks);
+        self.inbound.id = id;
+        self.inbound.wanted = new && (!long || self.config.chunks);
         if !long {
             self.acknowledge();
         }
         if self.inbound.wanted {
             return Ok(Some(Happened::Message));
         }
-        Ok((arrival == Arrival::New).then_some(Happened::Failed(Error::MessageSkipped)))
+        Ok(new.then_some(Happened::Failed(Error::MessageSkipped)))
     }
 
     /// Keeps the topic of an alias (`[MQTT-3.3.2-9]`), or sees that it is there.
     #[cfg(feature = "v5")]
-    fn learn(&mut self, shelf: &mut Shelf<'_>, alias: u16, topic: &str) -> Result<(), Broken> {
+    fn learn(&mut self, shelf: &mut Shelf<'_>, alias: u16, topic: &[u8]) -> Result<(), Broken> {
         if alias > u16::from(self.config.inbound_aliases) {
             return Err(Broken(ReasonCode::TopicAliasInvalid));
         }
         let known = shelf.find(kind::ALIAS, alias);
-        match known {
-            None if topic.is_empty() => Err(Broken(ReasonCode::TopicAliasInvalid)),
-            _ if topic.is_empty() => Ok(()),
-            known => {
-                if let Some(known) = known {
-                    shelf.cut(known.at, known.end);
-                }
-                // Without room for it, the server is asked for names on a new connection.
-                if shelf.push(kind::ALIAS, 0, alias, topic.as_bytes()) {
-                    return Ok(());
-                }
-                self.no_inbound_aliases = true;
-                Err(Broken(ReasonCode::ImplementationSpecificError))
-            }
+        if topic.is_empty() {
+            return if known.kind() != 0 { Ok(()) } else { Err(Broken(ReasonCode::TopicAliasInvalid)) };
         }
+        if known.kind() != 0 {
+            shelf.remove(known);
+        }
+        // Without room for it, the server is asked for names on a new connection.
+        if shelf.push(kind::ALIAS, alias, topic) {
+            return Ok(());
+        }
+        self.no_inbound_aliases = true;
+        Err(Broken(ReasonCode::ImplementationSpecificError))
     }
 
     /// A step of the enhanced authentication, or the end of one (`4.12`): the answer is written into the inbound buffer from the free
@@ -260,68 +302,47 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// An acknowledgement of any kind came, PUBREL among them.
     fn acknowledged(
         &mut self,
         shelf: &mut Shelf<'_>,
         packet: PacketType,
-        ack: &Ack<'_>,
+        id: u16,
+        reason: ReasonCode,
     ) -> Result<Option<Happened>, Broken> {
-        let (id, reason) = (ack.packet_id, ack.reason);
-        let known = shelf.state(id).is_some();
-        let answer = match packet {
-            PacketType::PubAck => self.outbound.puback(id, shelf),
-            PacketType::PubRec => self.outbound.pubrec(id, reason, shelf),
-            PacketType::PubComp => self.outbound.pubcomp(id, shelf),
-            _ => {
-                let reason = self.flights_in.pubrel(id, shelf);
-                self.out.reply(PacketType::PubComp, id.get(), reason);
+        self.dirty = true;
+        if packet == PacketType::PubRel {
+            let record = shelf.find(kind::RECEIVED, id);
+            shelf.remove(record);
+            let reason = if record.kind() == 0 { NOT_FOUND } else { ReasonCode::Success };
+            self.out.reply(PacketType::PubComp, id, reason);
+            return Ok(None);
+        }
+        if packet == PacketType::SubAck && id == self.subscribing {
+            self.subscribing = 0;
+            return Ok(reason.is_failure().then_some(Happened::Failed(Error::SubscriptionRefused)));
+        }
+        let record = shelf.find(kind::OUTBOUND, id);
+        match shelf.acknowledge(record, packet, reason) {
+            Answer::Nothing => return Ok(None),
+            Answer::Violation => return Err(PROTOCOL_ERROR),
+            Answer::Unknown => {
+                self.out.reply(PacketType::PubRel, id, NOT_FOUND);
                 return Ok(None);
             }
-        };
-        match answer {
-            Answer::Violation => Err(PROTOCOL_ERROR),
-            // The record itself asks for PUBREL; only an unknown identifier has none.
-            Answer::PubRel(reason) => {
-                if !known {
-                    self.out.reply(PacketType::PubRel, id.get(), reason);
-                }
-                Ok(None)
-            }
-            Answer::Nothing if !known => Ok(None),
-            Answer::Nothing if reason.is_failure() && packet != PacketType::PubComp => {
-                Ok(Some(Happened::Refused(id.get(), reason)))
-            }
-            Answer::Nothing => Ok(Some(Happened::Delivered(id.get()))),
+            Answer::Over => {}
         }
-    }
-
-    /// SUBACK or UNSUBACK came.
-    fn requested(
-        &mut self,
-        shelf: &mut Shelf<'_>,
-        id: PacketId,
-        refused: Option<ReasonCode>,
-    ) -> Option<Happened> {
-        if id.get() == self.subscribing {
-            self.subscribing = 0;
-            return refused.map(|_| Happened::Failed(Error::SubscriptionRefused));
+        if !record.of(kind::REQUEST) {
+            self.quota = self.quota.saturating_add(1);
         }
-        let record = shelf.find(kind::REQUEST, id.get()).filter(|record| record.is(flag::SENT))?;
-        shelf.cut(record.at, record.end);
-        self.dirty = true;
-        Some(match refused {
-            Some(reason) => Happened::Refused(id.get(), reason),
-            None => Happened::Delivered(id.get()),
-        })
+        let refused = reason.is_failure() && packet != PacketType::PubComp;
+        Ok(Some(if refused { Happened::Refused(id, reason) } else { Happened::Delivered(id) }))
     }
 
     /// The event with what it borrows.
     pub(crate) fn event<'b>(&self, io: Buffers<'b>, happened: Happened) -> Result<Event<'b>, Error> {
         Ok(match happened {
-            Happened::Message => match self.view(io) {
-                Some(message) => Event::Message(message),
-                None => Event::Disconnected(None),
-            },
+            Happened::Message => Event::Message(self.view(io)),
             Happened::Chunk => {
                 let inbox: &'b [u8] = io.inbox;
                 let payload = inbox.get(..usize::from(self.inbound.chunk)).unwrap_or(&[]);
@@ -331,7 +352,7 @@ impl Machine<'_> {
             Happened::Refused(id, reason) => Event::Refused(crate::Token(id), reason),
             Happened::Dropped(id) => Event::Dropped(crate::Token(id)),
             Happened::Connected(session_present) => Event::Connected { session_present },
-            Happened::Disconnected(reason) => Event::Disconnected(reason),
+            Happened::Disconnected(why) => Event::Disconnected(Some(why).filter(|why| *why != ReasonCode::Success)),
             Happened::PayloadWanted => {
                 let (token, offset, left) = self.payload_wanted(&io);
                 Event::PayloadWanted { token, offset, left }
@@ -340,25 +361,25 @@ impl Machine<'_> {
         })
     }
 
-    /// Reads the message in the inbound buffer once more, for the application.
-    pub(crate) fn view<'b>(&self, io: Buffers<'b>) -> Option<Message<'b>> {
+    /// The message in the inbound buffer, for the application.
+    pub(crate) fn view<'b>(&self, io: Buffers<'b>) -> Message<'b> {
         let Buffers { shelf, inbox } = io;
         let inbox: &'b [u8] = inbox;
-        let header = frame::header(inbox, self.version()).ok()??;
-        let end = inbox.len().min(header.header_len + header.remaining_len);
-        let publish =
-            Publish::decode(header.flags, inbox.get(header.header_len..end)?, self.version()).ok()?;
-        #[cfg(feature = "v5")]
-        let topic = match publish.properties.topic_alias() {
-            Some(alias) if publish.topic.is_empty() => {
-                let record = shelf.find(kind::ALIAS, alias)?;
-                let Shelf { bytes, .. } = shelf;
-                core::str::from_utf8(bytes.get(record.body()..record.end)?).ok()?
-            }
-            _ => publish.topic,
-        };
-        #[cfg(not(feature = "v5"))]
-        let (topic, _) = (publish.topic, shelf);
-        Some(Message { publish, topic, left: self.inbound.left })
+        let inbound = &self.inbound;
+        let part =
+            |from: u16, to: u16| inbox.get(usize::from(from)..usize::from(to)).unwrap_or_default();
+        let mut topic = part(inbound.topic, inbound.topic_end);
+        if cfg!(feature = "v5") && topic.is_empty() {
+            let record = shelf.find(kind::ALIAS, u16::from(inbound.alias));
+            let Shelf { bytes, .. } = shelf;
+            topic = bytes.get(record.body()..record.end()).unwrap_or_default();
+        }
+        Message {
+            topic,
+            properties: part(inbound.properties, inbound.payload),
+            payload: part(inbound.payload, inbound.end),
+            left: inbound.left,
+            flags: inbound.flags,
+        }
     }
 }

@@ -4,57 +4,87 @@
 //! the connection: DUP, QoS, length, packet identifier, expiry, alias) in a scratch of a few bytes. Other packets are a head
 //! alone, or lie whole in the inbound buffer or on the shelf.
 
-use lapwing_protocol::flight::OutboundState;
+use core::ops::Range;
+
 use lapwing_protocol::keepalive::KeepAliveStep;
 use lapwing_protocol::packet::{PacketType, PublishHeader};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::event::Happened;
+use crate::publication::FOR_EVER;
 use crate::shelf::{Record, flag, kind};
 use crate::{Error, Token};
 
 /// No record.
 const NOWHERE: u16 = u16::MAX;
 
+#[repr(C)]
 pub(super) struct Outgoing {
+    /// The type of an answer that waits for its turn; 0: none does.
+    reply: u8,
+    reply_reason: ReasonCode,
+    rest_in_inbox: bool,
+    head_len: u8,
+    mid_len: u8,
+    reply_id: u16,
     /// The record that is being sent.
     record: u16,
     topic: u16,
     topic_len: u16,
-    /// On the shelf, or from the front of the inbound buffer.
+    /// On the shelf, or in the inbound buffer.
     rest: u16,
     rest_len: u16,
-    rest_in_inbox: bool,
-    head_len: u8,
-    mid_len: u8,
-    scratch: [u8; PublishHeader::OVERHEAD_MAX],
-    /// What of all pieces has left, and what the application still has to give.
+    /// What of all pieces has left.
     done: u32,
+    /// What the application still has to give, and all that it gives.
     stream_left: u32,
     stream_len: u32,
-    /// An answer that waits for its turn, or something to tell instead of a packet.
-    reply: Option<(PacketType, u16, ReasonCode)>,
-    tell: Option<Happened>,
+    scratch: [u8; PublishHeader::OVERHEAD_MAX],
+}
+
+/// What [`Machine::next_packet`] found.
+pub(super) enum Next {
+    Nothing,
+    Packet,
+    Told(Happened),
 }
 
 impl Outgoing {
     pub(super) const NONE: Outgoing = Outgoing {
-        record: NOWHERE,
+        reply: 0,
+        reply_reason: ReasonCode::Success,
+        rest_in_inbox: false,
+        head_len: 0,
+        mid_len: 0,
+        reply_id: 0,
+        record: 0,
         topic: 0,
         topic_len: 0,
         rest: 0,
         rest_len: 0,
-        rest_in_inbox: false,
-        head_len: 0,
-        mid_len: 0,
-        scratch: [0; PublishHeader::OVERHEAD_MAX],
         done: 0,
         stream_left: 0,
         stream_len: 0,
-        reply: None,
-        tell: None,
+        scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
+
+    /// Nothing is on its way out.
+    pub(super) fn begin(&mut self) {
+        self.record = NOWHERE;
+        self.head_len = 0;
+        self.mid_len = 0;
+        self.topic_len = 0;
+        self.rest_len = 0;
+        self.done = 0;
+        self.stream_left = 0;
+        self.rest_in_inbox = false;
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.begin();
+        self.reply = 0;
+    }
 
     fn total(&self) -> u32 {
         u32::from(self.head_len)
@@ -75,15 +105,10 @@ impl Outgoing {
         self.stream_left
     }
 
-    /// What stands in place of a packet.
-    pub(super) fn told(&mut self) -> Happened {
-        self.tell.take().unwrap_or(Happened::Dropped(0))
-    }
-
     /// A record is about to be removed: what lies behind it moves down.
     pub(super) fn moved(&mut self, removed: Record) {
-        if self.record != NOWHERE && usize::from(self.record) > removed.at {
-            let by = (removed.end - removed.at) as u16;
+        if self.record != NOWHERE && usize::from(self.record) > removed.at() {
+            let by = (removed.end() - removed.at()) as u16;
             self.record -= by;
             self.topic -= by;
             if !self.rest_in_inbox {
@@ -92,15 +117,12 @@ impl Outgoing {
         }
     }
 
-    fn begin(&mut self) {
-        *self = Outgoing { reply: self.reply, tell: self.tell, ..Outgoing::NONE };
-    }
-
-    /// A packet lies at the front of the inbound buffer.
-    pub(super) fn in_inbox(&mut self, len: usize) {
+    /// A packet lies in the inbound buffer.
+    pub(super) fn in_inbox(&mut self, place: Range<usize>) {
         self.begin();
         self.rest_in_inbox = true;
-        self.rest_len = len as u16;
+        self.rest = place.start as u16;
+        self.rest_len = place.len() as u16;
     }
 
     fn small(&mut self, bytes: &[u8]) {
@@ -112,7 +134,9 @@ impl Outgoing {
     }
 
     pub(super) fn reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
-        self.reply = Some((packet, id, reason));
+        self.reply = packet as u8;
+        self.reply_id = id;
+        self.reply_reason = reason;
     }
 }
 
@@ -127,7 +151,7 @@ impl Machine<'_> {
                 0 => (&out.scratch, 0, head),
                 1 => (io.shelf.bytes, usize::from(out.topic), usize::from(out.topic_len)),
                 2 => (&out.scratch, head, mid),
-                _ if out.rest_in_inbox => (io.inbox, 0, usize::from(out.rest_len)),
+                _ if out.rest_in_inbox => (io.inbox, usize::from(out.rest), usize::from(out.rest_len)),
                 _ => (io.shelf.bytes, usize::from(out.rest), usize::from(out.rest_len)),
             };
             if skip < len {
@@ -163,11 +187,9 @@ impl Machine<'_> {
             return;
         }
         self.keep_alive.sent(now_ms);
-        if let Some(record) = io.shelf.record(usize::from(self.out.record))
-            && record.kind == kind::PUBLISH
-            && record.flags & flag::QOS == 0
-        {
-            io.shelf.cut(record.at, record.end);
+        let record = io.shelf.record(usize::from(self.out.record));
+        if record.of(kind::PUBLISH) && !record.is(flag::QOS) {
+            io.shelf.remove(record);
             self.dirty = true;
         }
         self.out.record = NOWHERE;
@@ -175,58 +197,53 @@ impl Machine<'_> {
 
     /// The payload that is wanted: whose, from where on, how much.
     pub(crate) fn payload_wanted(&self, io: &Buffers<'_>) -> (Token, u32, u32) {
-        let tag = io.shelf.record(usize::from(self.out.record)).map_or(0, |record| record.tag);
+        let tag = io.shelf.record(usize::from(self.out.record)).tag();
         (Token(tag), self.out.stream_len - self.out.stream_left, self.out.stream_left)
     }
 
-    /// Chooses and lays out the next packet; `false` when there is nothing to send. When there is something to tell instead,
-    /// the answer is `true` and the outgoing packet stays idle.
-    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> bool {
-        if self.out.tell.is_some() {
-            return true;
+    /// Chooses and lays out the next packet, or finds something to tell instead.
+    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Next {
+        if self.phase == Phase::Opening && !self.subscribe {
+            self.subscribe = true;
+            let place = self.write_connect(io);
+            return self.lay_in_inbox(place);
         }
-        match self.phase {
-            Phase::Opening if !self.subscribe => {
-                // CONNECT is sent once; the flag is free until CONNACK.
-                self.subscribe = true;
-                let len = self.write_connect(io);
-                return self.lay_in_inbox(len);
-            }
-            Phase::Up => {}
-            _ => return false,
+        if self.phase != Phase::Up {
+            return Next::Nothing;
         }
-        if let Some((packet, id, reason)) = self.out.reply.take() {
-            self.lay_out_reply(packet, id, reason);
-        } else if let Some(reason) = self.goodbye.take() {
-            self.farewell(reason, now_ms);
+        self.patience(now_ms);
+        if let Some(packet) = PacketType::from_u8(self.out.reply) {
+            self.out.reply = 0;
+            self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+        } else if self.goodbye {
+            self.goodbye = false;
+            self.farewell(self.goodbye_reason, now_ms);
         } else if self.keep_alive.step(now_ms) == KeepAliveStep::Ping {
             self.keep_alive.pinged(now_ms);
             self.out.small(&[(PacketType::PingReq as u8) << 4, 0]);
         } else if self.subscribe {
             self.subscribe = false;
-            let len = self.write_subscribe(io);
-            self.lay_in_inbox(len);
-        } else if !self.next_record(io) {
-            return false;
+            let place = self.write_subscribe(io);
+            return self.lay_in_inbox(place);
+        } else {
+            return self.next_record(io);
         }
-        self.patience(now_ms);
-        true
+        Next::Packet
     }
 
-    fn lay_in_inbox(&mut self, len: Option<usize>) -> bool {
-        match len {
-            Some(len) => self.out.in_inbox(len),
-            None => self.out.tell = Some(Happened::Failed(Error::ConfigTooLarge)),
+    fn lay_in_inbox(&mut self, place: Option<Range<usize>>) -> Next {
+        match place {
+            Some(place) => {
+                self.out.in_inbox(place);
+                Next::Packet
+            }
+            None => Next::Told(Happened::Failed(Error::ConfigTooLarge)),
         }
-        true
     }
 
     fn lay_out_reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
         let [high, low] = id.to_be_bytes();
         let first = (packet as u8) << 4 | packet.flags();
-        if packet == PacketType::PubAck {
-            self.flights_in.puback_sent();
-        }
         if reason == ReasonCode::Success || !self.version().has_properties() {
             self.out.small(&[first, 2, high, low]);
         } else {
@@ -249,53 +266,48 @@ impl Machine<'_> {
     }
 
     /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
-    fn next_record(&mut self, io: &mut Buffers<'_>) -> bool {
-        let (mut at, mut held_up) = (0, false);
-        while let Some(record) = io.shelf.record(at) {
-            at = record.end;
-            match record.kind {
-                kind::PUBLISH if !record.is(flag::SENT) && !held_up => {
-                    match self.lay_out_publish(io, record) {
-                        Sendable::Yes => return true,
-                        Sendable::NoQuota => held_up = true,
-                        Sendable::Never => {
-                            self.discard(io, record);
-                            if record.tag != 0 {
-                                self.out.tell = Some(Happened::Dropped(record.tag));
-                                return true;
-                            }
-                            at = record.at;
-                        }
-                    }
-                }
-                kind::RELEASE if record.is(flag::PENDING) => {
-                    if !record.is(flag::SENT) {
-                        self.outbound.resend(OutboundState::AwaitPubComp);
-                    }
-                    io.shelf.set_flags(record, flag::SENT);
-                    self.lay_out_reply(PacketType::PubRel, record.tag, ReasonCode::Success);
-                    return true;
-                }
-                kind::REQUEST if !record.is(flag::SENT) => {
-                    io.shelf.set_flags(record, flag::SENT);
+    fn next_record(&mut self, io: &mut Buffers<'_>) -> Next {
+        let mut held_up = false;
+        let mut record = io.shelf.first();
+        while record.kind() != 0 {
+            let outbound = record.of(kind::OUTBOUND) && !record.is(flag::SENT);
+            if outbound && !record.of(kind::PUBLISH) {
+                io.shelf.set_flags(record, flag::SENT | flag::COUNTED);
+                if record.of(kind::REQUEST) {
                     self.out.begin();
-                    self.out.record = record.at as u16;
+                    self.out.record = record.at() as u16;
                     self.out.rest = record.body() as u16;
-                    self.out.rest_len = (record.end - record.body()) as u16;
-                    return true;
+                    self.out.rest_len = (record.end() - record.body()) as u16;
+                } else {
+                    if !record.is(flag::COUNTED) {
+                        // It counts, but waits for nobody (`4.9`).
+                        self.quota = self.quota.saturating_sub(1);
+                    }
+                    self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
                 }
-                _ => {}
+                return Next::Packet;
             }
+            if outbound && !held_up {
+                match self.lay_out_publish(io, record) {
+                    Sendable::Yes => return Next::Packet,
+                    Sendable::NoQuota => held_up = true,
+                    Sendable::Never => {
+                        self.discard(io, record);
+                        return Next::Told(Happened::Dropped(record.tag()));
+                    }
+                }
+            }
+            record = io.shelf.after(record);
         }
-        false
+        Next::Nothing
     }
 
     fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
-        let parts = io.shelf.parts(record);
+        let (topic_at, properties, payload) = io.shelf.parts(record);
         #[cfg(not(feature = "v5"))]
-        let flags = record.flags;
+        let flags = record.flags();
         #[cfg(feature = "v5")]
-        let mut flags = record.flags;
+        let mut flags = record.flags();
         #[cfg(feature = "v5")]
         {
             if self.limits.qos << 1 < flags & flag::QOS {
@@ -306,10 +318,16 @@ impl Machine<'_> {
             }
         }
         let qos = QoS::from_u8((flags & flag::QOS) >> 1).unwrap_or_default();
-        if qos != QoS::AtMostOnce && !self.outbound.has_quota() {
+        if qos != QoS::AtMostOnce && self.quota == 0 {
             return Sendable::NoQuota;
         }
-        let topic = io.shelf.slice(parts.topic, parts.topic_end);
+        let topic = io.shelf.slice(topic_at, properties);
+        let (mut end, mut streamed) = (record.end(), 0);
+        if record.is(flag::STREAM) {
+            end = payload;
+            streamed = io.shelf.u32(end);
+        }
+        let expiry_s = io.shelf.u32(record.body());
         #[cfg(feature = "v5")]
         let (topic_alias, named) = self.alias(topic);
         #[cfg(not(feature = "v5"))]
@@ -319,12 +337,12 @@ impl Machine<'_> {
             qos,
             retain: flags & flag::RETAIN != 0,
             topic: if named { topic } else { &[] },
-            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(record.tag) },
-            forwarded: io.shelf.slice(parts.properties, parts.payload),
-            message_expiry_interval_s: parts.expiry_s,
+            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(record.tag()) },
+            forwarded: io.shelf.slice(properties, payload),
+            message_expiry_interval_s: if expiry_s == FOR_EVER { None } else { Some(expiry_s) },
             topic_alias,
             subscription_identifiers: &[],
-            payload_len: parts.end - parts.payload + parts.streamed.unwrap_or(0) as usize,
+            payload_len: end - payload + streamed as usize,
         };
         self.out.begin();
         let around = header.encode_around(self.version(), self.limits.packet_bytes, &mut self.out.scratch);
@@ -332,20 +350,20 @@ impl Machine<'_> {
         let topic_len = header.topic.len();
         let (out, version) = (&mut self.out, self.config.version);
         let rest =
-            if cfg!(feature = "v3") && !version.has_properties() { parts.payload } else { parts.properties };
-        out.record = record.at as u16;
-        out.topic = parts.topic as u16;
+            if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
+        out.record = record.at() as u16;
+        out.topic = topic_at as u16;
         out.topic_len = topic_len as u16;
         out.rest = rest as u16;
-        out.rest_len = (parts.end - rest) as u16;
+        out.rest_len = (end - rest) as u16;
         out.head_len = head_len as u8;
         out.mid_len = mid_len as u8;
-        out.stream_len = parts.streamed.unwrap_or(0);
+        out.stream_len = streamed;
         out.stream_left = out.stream_len;
         #[cfg(feature = "v5")]
         self.introduce(topic_alias);
         if qos != QoS::AtMostOnce {
-            self.outbound.resend(OutboundState::AwaitPubAck);
+            self.quota -= 1;
         }
         io.shelf.set_flags(record, flags | flag::TRIED | flag::SENT);
         Sendable::Yes

@@ -14,15 +14,19 @@ mod suback;
 mod subscribe;
 mod unsubscribe;
 
-pub use ack::Ack;
+pub use ack::{Ack, verdict};
 pub use auth::Auth;
 pub use connack::ConnAck;
 pub use connect::{Connect, Will};
 pub use disconnect::Disconnect;
-pub use publish::{Publish, PublishHeader};
+pub use publish::{Publish, PublishHeader, RawPublish};
 pub use suback::{ReasonCodes, SubAck, UnsubAck};
-pub use subscribe::{RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions};
-pub use unsubscribe::{TopicFilters, Unsubscribe};
+pub use subscribe::{
+    RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions, encode_subscribe,
+};
+pub use unsubscribe::{TopicFilters, Unsubscribe, encode_unsubscribe};
+
+use core::ops::Range;
 
 use crate::frame::Frame;
 use crate::property::Omit;
@@ -334,34 +338,38 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Writes one packet whose type is known, so that a client links no more than the packets it sends. The body is written
-/// twice: first to count.
+/// The most bytes of a fixed header: [`encode_alone`] leaves as many free in front of the body.
+const HEADER_BYTES_MAX: usize = 5;
+
+/// Writes one packet whose type is known, so that a client links no more than the packets it sends. In one pass: the body
+/// first, then the header before it. The packet is the range of `out` that is returned; it begins within the first four
+/// bytes.
+#[inline]
 fn encode_alone(
     packet_type: PacketType,
     packet_bytes_max: u32,
     out: &mut [u8],
-    body: &dyn Fn(&mut Writer<'_>),
-) -> Result<usize, EncodeError> {
-    let mut count = Writer::counting();
-    body(&mut count);
-    let remaining_len = u32::try_from(count.finish()?).map_err(|_| EncodeError::PacketTooLarge)?;
-    let first_byte = (packet_type as u8) << 4 | packet_type.flags();
-    let layout = Layout { first_byte, remaining_len, omit: Omit::Nothing };
-    if remaining_len > varint::MAX || layout.len() > packet_bytes_max as usize {
+    body: impl FnOnce(&mut Writer<'_>),
+) -> Result<Range<usize>, EncodeError> {
+    let mut w = Writer::after(HEADER_BYTES_MAX, out);
+    body(&mut w);
+    let end = w.finish()?;
+    let remaining_len = (end - HEADER_BYTES_MAX) as u32;
+    let start = HEADER_BYTES_MAX - 1 - varint::len(remaining_len);
+    if remaining_len > varint::MAX || end - start > packet_bytes_max as usize {
         return Err(EncodeError::PacketTooLarge);
     }
-    let mut w = Writer::over(out.get_mut(..layout.len()).ok_or(EncodeError::OutputTooShort)?);
-    w.u8(first_byte);
+    let mut w = Writer::after(start, out);
+    w.u8((packet_type as u8) << 4 | packet_type.flags());
     w.varint(remaining_len);
-    body(&mut w);
-    w.finish()
+    w.finish().map(|_| start..end)
 }
 
 macro_rules! encode_alone {
     ($($name:ident $(, $version:ident $(, $omit:expr)?)?;)+) => {
         $(impl $name<'_> {
-            /// Writes this packet to the front of `out` and returns its length, as [`Packet::encode`] does, without linking
-            /// what other packets need.
+            /// Writes this packet, as [`Packet::encode`] does, without linking what other packets need. It is the range of
+            /// `out` that is returned, which begins within the first four bytes.
             ///
             /// # Errors
             /// As [`Packet::encode`].
@@ -370,9 +378,8 @@ macro_rules! encode_alone {
                 $($version: Version,)?
                 packet_bytes_max: u32,
                 out: &mut [u8],
-            ) -> Result<usize, EncodeError> {
-                let packet_type = PacketType::$name;
-                encode_alone(packet_type, packet_bytes_max, out, &|w| self.write(w $(, $version $(, $omit)?)?))
+            ) -> Result<Range<usize>, EncodeError> {
+                encode_alone(PacketType::$name, packet_bytes_max, out, |w| self.write(w $(, $version $(, $omit)?)?))
             }
         })+
     };
@@ -380,8 +387,6 @@ macro_rules! encode_alone {
 
 encode_alone! {
     Connect;
-    Subscribe, version;
-    Unsubscribe, version;
     Auth, version, Omit::Nothing;
 }
 

@@ -1,0 +1,101 @@
+//! The board: an LM3S6965 with its UART, its tick, and an end. What every program of the table shares, so that the difference to
+//! `baseline` is the client alone.
+#![no_std]
+
+use core::convert::Infallible;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use cortex_m::peripheral::SYST;
+use cortex_m::peripheral::syst::SystClkSource;
+use embedded_io::{ErrorType, Read, ReadReady, Write};
+
+static MS: AtomicU32 = AtomicU32::new(0);
+
+#[cortex_m_rt::exception]
+fn SysTick() {
+    MS.store(MS.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// Milliseconds since [`start`].
+pub fn now_ms() -> u32 {
+    MS.load(Ordering::Relaxed)
+}
+
+/// Starts the tick; the clock has 12 MHz.
+pub fn start(mut syst: SYST) -> Uart {
+    syst.set_clock_source(SystClkSource::Core);
+    syst.set_reload(12_000 - 1);
+    syst.clear_current();
+    syst.enable_counter();
+    syst.enable_interrupt();
+    Uart
+}
+
+/// UART0, a PL011.
+pub struct Uart;
+
+const DATA: *mut u32 = 0x4000_c000 as *mut u32;
+const FLAGS: *const u32 = 0x4000_c018 as *const u32;
+const RECEIVE_EMPTY: u32 = 1 << 4;
+const TRANSMIT_FULL: u32 = 1 << 5;
+
+fn flags() -> u32 {
+    // SAFETY: a register of this chip that may be read at any time.
+    unsafe { FLAGS.read_volatile() }
+}
+
+impl ErrorType for Uart {
+    type Error = Infallible;
+}
+
+impl ReadReady for Uart {
+    fn read_ready(&mut self) -> Result<bool, Infallible> {
+        Ok(flags() & RECEIVE_EMPTY == 0)
+    }
+}
+
+impl Read for Uart {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Infallible> {
+        let mut n = 0;
+        for place in out {
+            while flags() & RECEIVE_EMPTY != 0 {
+                if n > 0 {
+                    return Ok(n);
+                }
+            }
+            // SAFETY: a register of this chip; there is a byte.
+            *place = unsafe { DATA.read_volatile() } as u8;
+            n += 1;
+        }
+        Ok(n)
+    }
+}
+
+impl Write for Uart {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        for byte in bytes {
+            while flags() & TRANSMIT_FULL != 0 {}
+            // SAFETY: a register of this chip; there is room.
+            unsafe { DATA.write_volatile(u32::from(*byte)) };
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// Ends the program: by semihosting, which QEMU takes as its end.
+pub fn end(good: bool) -> ! {
+    // SAFETY: the semihosting call of this architecture; ADP_Stopped_ApplicationExit or RunTimeError.
+    unsafe { cortex_m::asm::semihosting_syscall(0x18, if good { 0x20026 } else { 0x20023 }) };
+    loop {
+        cortex_m::asm::wfi();
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    end(false)
+}
