@@ -74,7 +74,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         machine.event(io, happened)
     }
 
-    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left.
+    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left: 0 when none is wanted.
     ///
     /// # Errors
     /// The link is gone; the payload will be asked for again.
@@ -82,7 +82,13 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         let timer = dialer.timer();
         let (machine, mut io) = self.parts();
         let piece = machine.piece(piece);
-        let (Some(link), false) = (dialer.link(), piece.is_empty()) else { return Err(LinkDown) };
+        if piece.is_empty() {
+            return Ok(0);
+        }
+        let Some(link) = dialer.link() else {
+            machine.give_up();
+            return Err(LinkDown);
+        };
         let due_ms = machine.due_in_ms(timer.now_ms());
         let written = race(link.write(piece), timer.sleep_ms(due_ms)).await;
         let Some(Ok(n)) = written else {
@@ -167,7 +173,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
 }
 
 /// The first future, unless the second is done before it.
-async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
+pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     core::future::poll_fn(|context| {
         if let Poll::Ready(done) = first.as_mut().poll(context) {

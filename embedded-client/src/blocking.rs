@@ -115,7 +115,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         }
     }
 
-    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left.
+    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left: 0 when none is wanted.
     ///
     /// # Errors
     /// The link is gone; the payload will be asked for again.
@@ -123,7 +123,13 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         let now_ms = dialer.now_ms();
         let (machine, mut io) = self.parts();
         let piece = machine.piece(piece);
-        let (Some(link), false) = (dialer.link(), piece.is_empty()) else { return Err(LinkDown) };
+        if piece.is_empty() {
+            return Ok(0);
+        }
+        let Some(link) = dialer.link() else {
+            machine.give_up();
+            return Err(LinkDown);
+        };
         let Ok(n) = link.write(piece) else {
             machine.give_up();
             return Err(LinkDown);

@@ -10,10 +10,12 @@ mod authenticator;
 pub mod blocking;
 mod client;
 mod config;
+pub mod dialers;
 mod error;
 mod event;
 mod flights;
 mod machine;
+mod persist;
 mod publication;
 mod shelf;
 
@@ -28,4 +30,5 @@ pub use event::{Event, Message, Token};
 pub use lapwing_protocol::packet::{RetainHandling, Subscription, SubscriptionOptions};
 pub use lapwing_protocol::property::{Properties, Property, PropertyId};
 pub use lapwing_protocol::{QoS, ReasonCode, Version};
+pub use persist::Persist;
 pub use publication::Publication;

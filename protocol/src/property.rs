@@ -69,11 +69,12 @@ macro_rules! properties {
             }
         }
 
-        /// How the value of `id` is written and where it may stand.
-        #[inline]
-        const fn spec(id: u8) -> Option<(Kind, u16)> {
-            match id { $($id => Some((Kind::$kind, $places)),)+ _ => None }
-        }
+        /// How the value of each property is written, and where it may stand, by identifier; nowhere: there is none.
+        const SPECS: ([Kind; IDS], [u16; IDS]) = {
+            let (mut kinds, mut places) = ([Kind::Bit; IDS], [0; IDS]);
+            $(kinds[$id] = Kind::$kind; places[$id] = $places;)+
+            (kinds, places)
+        };
 
         #[inline]
         fn value<'a>(id: u8, r: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
@@ -84,6 +85,20 @@ macro_rules! properties {
             match property { $(Property::$name(value) => Value::write(*value, w, Kind::$kind),)+ }
         }
     };
+}
+
+/// One more than the highest identifier.
+const IDS: usize = 0x2b;
+/// Tables rather than a `match`: they are smaller, and not slower.
+static KINDS: [Kind; IDS] = SPECS.0;
+static PLACES: [u16; IDS] = SPECS.1;
+
+/// How the value of `id` is written and where it may stand.
+#[inline]
+fn spec(id: u8) -> Option<(Kind, u16)> {
+    let places = *PLACES.get(usize::from(id))?;
+    let kind = *KINDS.get(usize::from(id))?;
+    if places == 0 { None } else { Some((kind, places)) }
 }
 
 const WILL: u16 = Place::Will.bit();
@@ -337,29 +352,10 @@ impl<'a> Properties<'a> {
         Iter { r: Reader::new(self.bytes) }
     }
 
-    /// The properties whose value is a number, in order, with their identifiers; the others are passed over, so that nothing
-    /// is linked for them.
-    pub fn numbers(&self) -> impl Iterator<Item = (u8, u32)> + use<'a> {
-        let mut r = Reader::new(self.bytes);
-        core::iter::from_fn(move || {
-            loop {
-                let id = r.u8().ok()?;
-                let number = match spec(id)?.0 {
-                    Kind::Bit => r.u8().map(u32::from),
-                    Kind::U16 | Kind::U16NotZero => r.u16().map(u32::from),
-                    Kind::U32 | Kind::U32NotZero => r.u32(),
-                    Kind::Varint => r.varint(),
-                    kind => {
-                        r.binary().ok()?;
-                        if kind == Kind::Pair {
-                            r.binary().ok()?;
-                        }
-                        continue;
-                    }
-                };
-                return Some((id, number.ok()?));
-            }
-        })
+    /// The properties in order as identifier, number and bytes, without a look at them: of a number the bytes are empty, of
+    /// anything else (a pair: its name) the number is 0. For a receiver that has little room for code.
+    pub fn raw(&self) -> RawIter<'a> {
+        RawIter { r: Reader::new(self.bytes) }
     }
 
     /// The first occurrence of a property.
@@ -489,7 +485,52 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
+/// Walks over the properties of a block without a look at their values.
+#[derive(Clone, Debug)]
+pub struct RawIter<'a> {
+    r: Reader<'a>,
+}
+
+impl<'a> Iterator for RawIter<'a> {
+    type Item = (u8, u32, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let r = &mut self.r;
+        let id = r.u8().ok()?;
+        let (kind, _) = spec(id)?;
+        let (mut number, mut bytes) = (0, &[][..]);
+        match kind {
+            Kind::Varint => number = r.varint().ok()?,
+            Kind::Bit | Kind::U16 | Kind::U16NotZero | Kind::U32 | Kind::U32NotZero => {
+                let width = match kind {
+                    Kind::Bit => 1,
+                    Kind::U16 | Kind::U16NotZero => 2,
+                    _ => 4,
+                };
+                number = r.take(width).ok()?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+            }
+            _ => {
+                bytes = r.binary().ok()?;
+                if kind == Kind::Pair {
+                    r.binary().ok()?;
+                }
+            }
+        }
+        Some((id, number, bytes))
+    }
+}
+
 impl Property<'_> {
+    /// The bytes that it takes in a block, if its strings are not too long.
+    ///
+    /// # Errors
+    /// [`EncodeError::StringTooLong`].
+    pub fn encoded_len(&self) -> Result<usize, EncodeError> {
+        let mut w = Writer::counting();
+        self.write(&mut w);
+        w.finish()
+    }
+
     fn write(&self, w: &mut Writer<'_>) {
         w.u8(self.id() as u8);
         write_value(self, w);
@@ -543,6 +584,26 @@ impl<'b> PropertyWriter<'b> {
         self.len += w.finish()?;
         self.present |= 1 << property.id() as u8;
         Ok(())
+    }
+
+    /// Appends a property whose value is a number; `false` when there is no room or its value is none.
+    pub fn push_number(&mut self, id: PropertyId, value: u32) -> bool {
+        let bytes = value.to_be_bytes();
+        let from = match spec(id as u8) {
+            Some((Kind::Bit, _)) => 3,
+            Some((Kind::U16 | Kind::U16NotZero, _)) => 2,
+            Some((Kind::U32 | Kind::U32NotZero, _)) => 0,
+            _ => return false,
+        };
+        let value = bytes.get(from..).unwrap_or(&[]);
+        let Some([first, place @ ..]) = self.out.get_mut(self.len..self.len + 1 + value.len()) else {
+            return false;
+        };
+        *first = id as u8;
+        place.copy_from_slice(value);
+        self.len += 1 + value.len();
+        self.present |= 1 << id as u8;
+        true
     }
 
     /// The block.

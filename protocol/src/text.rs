@@ -89,7 +89,9 @@ mod tests {
         // Every pair of lead and second byte, with what may follow.
         for lead in 0..=255u8 {
             for second in 0..=255u8 {
-                for rest in [&[][..], &[0x80], &[0x80, 0x80], &[0x80, 0x80, 0x80], b"a", &[0xc0], &[0x80, b'a']] {
+                for rest in
+                    [&[][..], &[0x80], &[0x80, 0x80], &[0x80, 0x80, 0x80], b"a", &[0xc0], &[0x80, b'a']]
+                {
                     let mut bytes = std::vec![lead, second];
                     bytes.extend_from_slice(rest);
                     assert_eq!(check_slowly(&bytes).is_ok(), parse(&bytes).is_ok(), "{bytes:02x?}");

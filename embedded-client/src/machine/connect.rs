@@ -5,8 +5,10 @@ use core::ops::Range;
 use lapwing_protocol::keepalive::ClientKeepAlive;
 use lapwing_protocol::packet::{self, ConnAck, Connect};
 use lapwing_protocol::property::Properties;
+#[cfg(feature = "auth")]
+use lapwing_protocol::property::Property;
 #[cfg(feature = "v5")]
-use lapwing_protocol::property::{Place, Property, PropertyId, PropertyWriter};
+use lapwing_protocol::property::{Place, PropertyId, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketId, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
@@ -39,7 +41,7 @@ impl Machine<'_> {
             clean_start: config.clean_start && !(self.met && self.version().has_properties()),
             keep_alive_s: config.keep_alive_s,
             properties,
-            client_id: self.client_id(&io.shelf),
+            client_id: config.client_id,
             will: config.will.as_ref().map(|will| packet::Will {
                 qos: will.qos,
                 retain: will.retain,
@@ -50,22 +52,17 @@ impl Machine<'_> {
             user_name: config.user_name,
             password: config.password,
         };
-        connect.encode(u32::MAX, out)
-    }
-
-    #[cfg(not(feature = "v5"))]
-    fn client_id(&self, _: &Shelf<'_>) -> &str {
-        self.config.client_id
+        connect.encode_as(self.client_id(&io.shelf), out)
     }
 
     /// The client identifier, or the one that the server chose the last time.
-    #[cfg(feature = "v5")]
-    fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s str {
-        let record = shelf.find(kind::CLIENT_ID, 0);
-        if self.config.client_id.is_empty() && record.kind() != 0 {
-            return core::str::from_utf8(shelf.slice(record.body(), record.end())).unwrap_or_default();
+    fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s [u8] {
+        let own = self.config.client_id.as_bytes();
+        if cfg!(not(feature = "v5")) || !own.is_empty() {
+            return own;
         }
-        self.config.client_id
+        let record = shelf.find(kind::CLIENT_ID, 0);
+        shelf.slice(record.body(), record.end())
     }
 
     #[cfg(feature = "v5")]
@@ -76,13 +73,14 @@ impl Machine<'_> {
     ) -> Result<Properties<'b>, EncodeError> {
         let config = &self.config;
         let mut w = PropertyWriter::new(block);
-        w.push(Property::SessionExpiryInterval(config.session_expiry_s))?;
-        w.push(Property::ReceiveMaximum(u16::from(config.receive_maximum)))?;
+        // The block has room for these.
+        w.push_number(PropertyId::SessionExpiryInterval, config.session_expiry_s);
+        w.push_number(PropertyId::ReceiveMaximum, u32::from(config.receive_maximum));
         if !config.chunks {
-            w.push(Property::MaximumPacketSize(inbox_len as u32))?;
+            w.push_number(PropertyId::MaximumPacketSize, inbox_len as u32);
         }
-        if config.inbound_aliases > 0 && !self.no_inbound_aliases {
-            w.push(Property::TopicAliasMaximum(u16::from(config.inbound_aliases)))?;
+        if !self.no_inbound_aliases {
+            w.push_number(PropertyId::TopicAliasMaximum, u32::from(config.inbound_aliases));
         }
         #[cfg(feature = "auth")]
         if let Some(authenticator) = config.authenticator {
@@ -101,14 +99,18 @@ impl Machine<'_> {
         &self,
         inbox: &'b mut [u8],
     ) -> Result<(&'b mut [u8], Properties<'b>), EncodeError> {
-        let mut w = PropertyWriter::new(inbox);
-        for property in self.config.will.as_ref().map_or(&[][..], |will| will.properties) {
+        let properties = self.config.will.as_ref().map_or(&[][..], |will| will.properties);
+        let mut len = 0;
+        for property in properties {
+            len += property.encoded_len()?;
+        }
+        let middle = inbox.len().checked_sub(len).ok_or(EncodeError::OutputTooShort)?;
+        let (out, block) = inbox.split_at_mut_checked(middle).ok_or(EncodeError::OutputTooShort)?;
+        let mut w = PropertyWriter::new(block);
+        for property in properties {
             w.push(*property)?;
         }
-        let len = w.finish().as_bytes().len();
-        let end = inbox.len() - len;
-        inbox.copy_within(..len, end);
-        let (out, block) = inbox.split_at_mut(end);
+        let block = w.finish().as_bytes();
         Ok((out, Properties::parse(block, Place::Will).map_err(|_| EncodeError::NotInVersion)?))
     }
 
@@ -142,13 +144,14 @@ impl Machine<'_> {
         let mut keep_alive_s = self.config.keep_alive_s;
         let mut receive_maximum = u16::MAX;
         #[cfg(feature = "v5")]
-        for (id, value) in connack.properties.numbers() {
+        for (id, value, bytes) in connack.properties.raw() {
             const RECEIVE_MAXIMUM: u8 = PropertyId::ReceiveMaximum as u8;
             const MAXIMUM_PACKET_SIZE: u8 = PropertyId::MaximumPacketSize as u8;
             const TOPIC_ALIAS_MAXIMUM: u8 = PropertyId::TopicAliasMaximum as u8;
             const MAXIMUM_QOS: u8 = PropertyId::MaximumQoS as u8;
             const RETAIN_AVAILABLE: u8 = PropertyId::RetainAvailable as u8;
             const SERVER_KEEP_ALIVE: u8 = PropertyId::ServerKeepAlive as u8;
+            const ASSIGNED_CLIENT_IDENTIFIER: u8 = PropertyId::AssignedClientIdentifier as u8;
             match id {
                 RECEIVE_MAXIMUM => receive_maximum = value as u16,
                 MAXIMUM_PACKET_SIZE => self.limits.packet_bytes = value,
@@ -156,14 +159,13 @@ impl Machine<'_> {
                 MAXIMUM_QOS => self.limits.qos = value as u8,
                 RETAIN_AVAILABLE => self.limits.retain = value != 0,
                 SERVER_KEEP_ALIVE => keep_alive_s = value as u16,
+                ASSIGNED_CLIENT_IDENTIFIER => {
+                    io.forget(kind::CLIENT_ID, 0);
+                    io.push(kind::CLIENT_ID, 0, bytes);
+                    self.dirty = true;
+                }
                 _ => {}
             }
-        }
-        #[cfg(feature = "v5")]
-        if let Some(id) = connack.properties.assigned_client_identifier() {
-            io.forget(kind::CLIENT_ID, 0);
-            io.push(kind::CLIENT_ID, 0, id.as_bytes());
-            self.dirty = true;
         }
         #[cfg(not(feature = "v5"))]
         let _ = (&mut keep_alive_s, &mut receive_maximum);

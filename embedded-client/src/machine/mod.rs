@@ -292,8 +292,11 @@ impl<'a> Machine<'a> {
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         self.due_ms = now_ms.wrapping_add(pause - self.random % (pause / 2 + 1));
-        self.phase =
-            if self.phase == Phase::Closing && self.why == ReasonCode::Success { Phase::Closed } else { Phase::Down };
+        self.phase = if self.phase == Phase::Closing && self.why == ReasonCode::Success {
+            Phase::Closed
+        } else {
+            Phase::Down
+        };
         let why = core::mem::replace(&mut self.why, ReasonCode::Success);
         core::mem::take(&mut self.announced).then_some(Happened::Disconnected(why))
     }
@@ -333,6 +336,18 @@ impl<'a> Machine<'a> {
         let subscribing = self.subscribing;
         let used = |id: PacketId| id.get() == subscribing || shelf.find(kind::OUTBOUND, id.get()).kind() != 0;
         self.ids.allocate(used).map(PacketId::get).ok_or(PublishError::NoPacketId)
+    }
+
+    /// Goes on after the packet identifiers of a session that was saved.
+    pub(crate) fn resume_ids(&mut self, shelf: &Shelf<'_>) {
+        let (mut record, mut last) = (shelf.first(), 0);
+        while record.kind() != 0 {
+            if record.of(kind::OUTBOUND) {
+                last = record.tag();
+            }
+            record = shelf.after(record);
+        }
+        self.ids = PacketIds::after(last);
     }
 
     /// What stays free for inbound QoS 2 identifiers.

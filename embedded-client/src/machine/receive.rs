@@ -1,7 +1,7 @@
 //! What comes: bytes are gathered until a packet is whole, and never beyond it.
 
 use lapwing_protocol::frame::{self, FixedHeader};
-use lapwing_protocol::packet::{ConnAck, Disconnect, PacketType, RawPublish, verdict};
+use lapwing_protocol::packet::{ConnAck, PacketType, RawPublish, verdict};
 #[cfg(feature = "v5")]
 use lapwing_protocol::property::{Properties, PropertyId};
 use lapwing_protocol::{DecodeError, PacketId, QoS, ReasonCode};
@@ -37,8 +37,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) const NONE: Incoming =
-        Incoming {
+    pub(super) const NONE: Incoming = Incoming {
         qos: QoS::AtMostOnce,
         wanted: false,
         id: 0,
@@ -73,8 +72,9 @@ impl From<DecodeError> for Broken {
 
 #[cfg(feature = "v5")]
 fn alias_of(properties: &Properties<'_>) -> Option<u16> {
-    let alias = |(id, value)| (id == PropertyId::TopicAlias as u8).then_some(value as u16);
-    if properties.has(PropertyId::TopicAlias) { properties.numbers().find_map(alias) } else { None }
+    let alias =
+        |(id, value, _): (u8, u32, &[u8])| (id == PropertyId::TopicAlias as u8).then_some(value as u16);
+    properties.raw().find_map(alias)
 }
 
 const NOT_FOUND: ReasonCode = ReasonCode::PacketIdentifierNotFound;
@@ -206,7 +206,9 @@ impl Machine<'_> {
             (Phase::Up, PacketType::PingResp) => Ok(None),
             (_, PacketType::Disconnect) if version.has_properties() => {
                 self.phase = Phase::Closing;
-                self.why = Disconnect::decode(body, version)?.reason;
+                // Nothing but the reason matters now.
+                self.why =
+                    body.first().and_then(|code| ReasonCode::from_u8(*code)).unwrap_or(ReasonCode::Success);
                 Ok(None)
             }
             _ => Err(PROTOCOL_ERROR),
@@ -297,8 +299,8 @@ impl Machine<'_> {
         w.push(Property::AuthenticationMethod(authenticator.method())).map_err(|_| NO)?;
         w.push(Property::AuthenticationData(data.get(..len).ok_or(NO)?)).map_err(|_| NO)?;
         let answer = Auth { reason: auth.reason, properties: w.finish() };
-        let len = answer.encode(self.version(), u32::MAX, io.inbox).map_err(|_| NO)?;
-        self.out.in_inbox(len);
+        let place = answer.encode(u32::MAX, io.inbox).map_err(|_| NO)?;
+        self.out.in_inbox(place);
         Ok(())
     }
 
@@ -352,7 +354,9 @@ impl Machine<'_> {
             Happened::Refused(id, reason) => Event::Refused(crate::Token(id), reason),
             Happened::Dropped(id) => Event::Dropped(crate::Token(id)),
             Happened::Connected(session_present) => Event::Connected { session_present },
-            Happened::Disconnected(why) => Event::Disconnected(Some(why).filter(|why| *why != ReasonCode::Success)),
+            Happened::Disconnected(why) => {
+                Event::Disconnected(Some(why).filter(|why| *why != ReasonCode::Success))
+            }
             Happened::PayloadWanted => {
                 let (token, offset, left) = self.payload_wanted(&io);
                 Event::PayloadWanted { token, offset, left }
@@ -366,8 +370,7 @@ impl Machine<'_> {
         let Buffers { shelf, inbox } = io;
         let inbox: &'b [u8] = inbox;
         let inbound = &self.inbound;
-        let part =
-            |from: u16, to: u16| inbox.get(usize::from(from)..usize::from(to)).unwrap_or_default();
+        let part = |from: u16, to: u16| inbox.get(usize::from(from)..usize::from(to)).unwrap_or_default();
         let mut topic = part(inbound.topic, inbound.topic_end);
         if cfg!(feature = "v5") && topic.is_empty() {
             let record = shelf.find(kind::ALIAS, u16::from(inbound.alias));

@@ -349,8 +349,7 @@ impl Machine<'_> {
         let Ok((head_len, mid_len)) = around else { return Sendable::Never };
         let topic_len = header.topic.len();
         let (out, version) = (&mut self.out, self.config.version);
-        let rest =
-            if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
+        let rest = if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
         out.record = record.at() as u16;
         out.topic = topic_at as u16;
         out.topic_len = topic_len as u16;

@@ -34,6 +34,20 @@ impl<'a> Auth<'a> {
         Ok(auth)
     }
 
+    /// Writes this packet without linking what other packets need. It is the range of `out` that is returned, which begins
+    /// within the first four bytes.
+    ///
+    /// # Errors
+    /// As [`Packet::encode`](super::Packet::encode).
+    pub fn encode(
+        &self,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<core::ops::Range<usize>, EncodeError> {
+        let write = |w: &mut Writer<'_>| self.write(w, Version::V5, Omit::Nothing);
+        super::encode_alone(PacketType::Auth, packet_bytes_max, out, write)
+    }
+
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version, omit: Omit) {
         if !version.has_properties() {
             return w.fail(EncodeError::NotInVersion);

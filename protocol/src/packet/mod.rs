@@ -365,31 +365,6 @@ fn encode_alone(
     w.finish().map(|_| start..end)
 }
 
-macro_rules! encode_alone {
-    ($($name:ident $(, $version:ident $(, $omit:expr)?)?;)+) => {
-        $(impl $name<'_> {
-            /// Writes this packet, as [`Packet::encode`] does, without linking what other packets need. It is the range of
-            /// `out` that is returned, which begins within the first four bytes.
-            ///
-            /// # Errors
-            /// As [`Packet::encode`].
-            pub fn encode(
-                &self,
-                $($version: Version,)?
-                packet_bytes_max: u32,
-                out: &mut [u8],
-            ) -> Result<Range<usize>, EncodeError> {
-                encode_alone(PacketType::$name, packet_bytes_max, out, |w| self.write(w $(, $version $(, $omit)?)?))
-            }
-        })+
-    };
-}
-
-encode_alone! {
-    Connect;
-    Auth, version, Omit::Nothing;
-}
-
 /// The fixed header to be, and what the body leaves out.
 struct Layout {
     first_byte: u8,
