@@ -105,7 +105,10 @@ impl Shelf<'_> {
         while record.kind() != 0 {
             let payload = if record.of(kind::PUBLISH) { self.parts(record).2 } else { record.body() };
             let tail = if record.of(kind::PUBLISH) && record.is(flag::STREAM) { 4 } else { 0 };
-            if record.end() < record.at() + HEADER || payload + tail > record.end() || !record.kind().is_power_of_two() {
+            if record.end() < record.at() + HEADER
+                || payload + tail > record.end()
+                || !record.kind().is_power_of_two()
+            {
                 return false;
             }
             end = record.end();

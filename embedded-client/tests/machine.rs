@@ -26,9 +26,9 @@ fn connect_says_who_it_is_and_what_it_wants() {
         let properties =
             " SessionExpiryInterval(86400) ReceiveMaximum(8) MaximumPacketSize(128) TopicAliasMaximum(0)";
         let expected = match version {
-            Version::V5 => format!(
-                "Connect s17 clean=0 keep=30{properties} will s/up 0 WillDelayInterval(5)"
-            ),
+            Version::V5 => {
+                format!("Connect s17 clean=0 keep=30{properties} will s/up 0 WillDelayInterval(5)")
+            }
             _ => "Connect s17 clean=0 keep=30 will s/up 0".to_owned(),
         };
         assert_eq!(bench.sent(), [expected]);
@@ -91,8 +91,7 @@ fn with_its_session_a_client_sends_again_with_dup_the_same_identifiers_and_in_th
 #[test]
 fn without_its_session_a_client_subscribes_again_and_sends_unacknowledged_messages_as_new() {
     for version in BOTH {
-        let mut bench =
-            TestBench::connected(version, config().subscribe("led", QoS::AtLeastOnce), &[]);
+        let mut bench = TestBench::connected(version, config().subscribe("led", QoS::AtLeastOnce), &[]);
         assert_eq!(bench.sent(), ["Subscribe #1 led 1"]);
         bench.suback(1, &[ReasonCode::GrantedQoS1]);
         let _ = bench.client.publish("a", b"x", QoS::AtLeastOnce).unwrap();
@@ -104,6 +103,11 @@ fn without_its_session_a_client_subscribes_again_and_sends_unacknowledged_messag
         bench.reconnect(false);
         // The server had taken the QoS 2 message over.
         assert_eq!(bench.sent(), ["Subscribe #4 led 1", "Publish 1 #2 a x"]);
+        bench.reconnect(true);
+        let repeated = ["Subscribe #5 led 1", "Publish 1 dup #2 a x"];
+        assert_eq!(bench.sent(), repeated, "nobody said that the subscription is there");
+        bench.suback(5, &[ReasonCode::GrantedQoS1]);
+        assert_eq!(bench.poll(), []);
         bench.reconnect(true);
         assert_eq!(bench.sent(), ["Publish 1 dup #2 a x"], "the subscription is the session's");
     }
@@ -177,7 +181,8 @@ fn acknowledgements_that_belong_to_nothing_are_harmless_and_wrong_ones_end_the_c
 #[test]
 fn a_silent_client_pings_and_leaves_a_link_that_does_not_answer() {
     for version in BOTH {
-        let mut bench = TestBench::connected(version, config().keep_alive(10).response_timeout_ms(3_000), &[]);
+        let mut bench =
+            TestBench::connected(version, config().keep_alive(10).response_timeout_ms(3_000), &[]);
         bench.pass_ms(9_999);
         assert_eq!((bench.poll(), bench.sent().len()), (vec![], 0));
         bench.pass_ms(1);
@@ -424,7 +429,11 @@ fn everything_that_mqtt_5_says_about_a_message_goes_out_and_comes_in() {
     assert_eq!(bench.sent(), [format!("Publish 0 a{words} x")]);
     let mut block = [0; 128];
     let properties = support::block_of(&mut block, &properties);
-    bench.say(Packet::Publish(lapwing_protocol::packet::Publish { topic: "b", properties, ..Default::default() }));
+    bench.say(Packet::Publish(lapwing_protocol::packet::Publish {
+        topic: "b",
+        properties,
+        ..Default::default()
+    }));
     let Some(Ok(lapwing_client::Event::Message(came))) = bench.client.poll(&mut bench.net) else { panic!() };
     assert_eq!(came.properties(), properties);
     assert_eq!(came.properties().user_properties().count(), 2);
@@ -630,7 +639,8 @@ fn a_client_that_closes_says_goodbye_and_keeps_its_outbox() {
         bench.accept(true, &[]);
         assert_eq!(bench.sent(), ["Publish 1 dup #1 a x"]);
         bench.client.hang_up(&mut bench.net, ReasonCode::DisconnectWithWill);
-        let with_will: &[&str] = if version == Version::V5 { &["Disconnect DisconnectWithWill"] } else { &[] };
+        let with_will: &[&str] =
+            if version == Version::V5 { &["Disconnect DisconnectWithWill"] } else { &[] };
         assert_eq!(bench.sent(), with_will, "before MQTT 5 silence brings the will");
     }
 }
@@ -673,7 +683,10 @@ fn a_mistake_in_the_configuration_is_told() {
     assert_eq!(bench.poll(), [Seen::Failed(Error::TooManySubscriptions)]);
     let mut bench: Bench<'_, 64, 64> = Bench::new(Version::V311, config().login("user", &[b'x'; 100]));
     assert_eq!(bench.poll(), [Seen::Failed(Error::ConfigTooLarge)]);
-    let list = [Subscription::new("a/filter/that/is/rather/long/for/a/buffer/of/sixty/four/bytes/really", QoS::AtMostOnce)];
+    let list = [Subscription::new(
+        "a/filter/that/is/rather/long/for/a/buffer/of/sixty/four/bytes/really",
+        QoS::AtMostOnce,
+    )];
     let mut bench: Bench<'_, 64, 64> = Bench::new(Version::V311, config().subscriptions(&list));
     assert_eq!(bench.poll(), []);
     bench.connack(false, ReasonCode::Success, &[]);

@@ -36,6 +36,11 @@ impl TcpDialer {
         TcpDialer { address: address.into(), link: None, start: Instant::now() }
     }
 
+    /// Takes the open link away, for a link of one's own around it.
+    pub const fn take_link(&mut self) -> Option<TcpLink> {
+        self.link.take()
+    }
+
     fn connect(&self) -> std::io::Result<TcpLink> {
         let mut last = std::io::Error::from(ErrorKind::NotFound);
         for address in self.address.to_socket_addrs()? {

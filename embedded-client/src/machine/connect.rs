@@ -174,7 +174,8 @@ impl Machine<'_> {
             io.forget(kind::RELEASE | kind::RECEIVED, flag::TRIED);
         }
         // After a start the subscriptions may be others than those of the session.
-        self.subscribe = !(self.config.all_subscriptions().is_empty() || connack.session_present && self.met);
+        self.subscribed &= connack.session_present;
+        self.subscribe = !self.subscribed && !self.config.all_subscriptions().is_empty();
         self.met = true;
         self.announced = true;
         self.phase = Phase::Up;

@@ -81,6 +81,8 @@ pub(crate) struct Machine<'a> {
     attempts: u8,
     /// The first connection after the start was made.
     met: bool,
+    /// SUBACK came for the subscriptions of the configuration, in this session.
+    subscribed: bool,
     /// SUBSCRIBE is to be sent; before CONNACK: CONNECT was sent.
     subscribe: bool,
     /// The application was told that the connection is up.
@@ -119,6 +121,7 @@ impl<'a> Machine<'a> {
             phase: Phase::Closed,
             attempts: 0,
             met: false,
+            subscribed: false,
             subscribe: false,
             announced: false,
             unflushed: false,

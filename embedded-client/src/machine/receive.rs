@@ -322,6 +322,7 @@ impl Machine<'_> {
         }
         if packet == PacketType::SubAck && id == self.subscribing {
             self.subscribing = 0;
+            self.subscribed = true;
             return Ok(reason.is_failure().then_some(Happened::Failed(Error::SubscriptionRefused)));
         }
         let record = shelf.find(kind::OUTBOUND, id);
