@@ -6,12 +6,12 @@ use embedded_io::{Read, ReadReady, Write};
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    let Some(peripherals) = cortex_m::Peripherals::take() else { sizes::end(false) };
-    let mut uart = sizes::start(peripherals.SYST);
+    let Some(peripherals) = cortex_m::Peripherals::take() else { lapwing_qemu::end(false) };
+    let mut uart = lapwing_qemu::start(peripherals.SYST);
     let mut bytes = [0; 64];
     loop {
-        if sizes::now_ms() > 60_000 {
-            sizes::end(false);
+        if lapwing_qemu::now_ms() > 60_000 {
+            lapwing_qemu::end(false);
         }
         if uart.read_ready() == Ok(true)
             && let Ok(n) = uart.read(&mut bytes)
@@ -20,7 +20,7 @@ fn main() -> ! {
             let _ = uart.write(read);
             let _ = uart.flush();
             if read == b"stop" {
-                sizes::end(true);
+                lapwing_qemu::end(true);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use lapwing_client::blocking::Dialer;
 use lapwing_client::{Client, Config, LinkDown, QoS};
-use sizes::Uart;
+use lapwing_qemu::Uart;
 
 struct Net(Uart);
 
@@ -22,20 +22,20 @@ impl Dialer for Net {
     fn hang_up(&mut self) {}
 
     fn now_ms(&mut self) -> u32 {
-        sizes::now_ms()
+        lapwing_qemu::now_ms()
     }
 }
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    let Some(peripherals) = cortex_m::Peripherals::take() else { sizes::end(false) };
-    let mut net = Net(sizes::start(peripherals.SYST));
+    let Some(peripherals) = cortex_m::Peripherals::take() else { lapwing_qemu::end(false) };
+    let mut net = Net(lapwing_qemu::start(peripherals.SYST));
     let config = Config::new("sensor-17").keep_alive(30).subscribe("s/17/cmd", QoS::AtLeastOnce);
     let mut client = Client::<256, 256>::new(config);
     let _ = client.publish("s/17/temp", b"21.5", QoS::AtLeastOnce);
     loop {
         if client.wait(&mut net).is_ok_and(|message| message.payload() == b"stop") {
-            sizes::end(true);
+            lapwing_qemu::end(true);
         }
     }
 }

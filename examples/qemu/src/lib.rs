@@ -1,6 +1,10 @@
-//! The board: an LM3S6965 with its UART, its tick, and an end. What every program of the table shares, so that the difference to
-//! `baseline` is the client alone.
+//! The board: an LM3S6965 with its UART, its Ethernet controller, its tick, and what it says to the machine that emulates it.
+//!
+//! The programs of the size table stand on it, too.
 #![no_std]
+
+#[cfg(feature = "programs")]
+pub mod ethernet;
 
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -92,6 +96,24 @@ pub fn end(good: bool) -> ! {
     unsafe { cortex_m::asm::semihosting_syscall(0x18, if good { 0x20026 } else { 0x20023 }) };
     loop {
         cortex_m::asm::wfi();
+    }
+}
+
+/// The arguments that the emulator was given, separated by spaces.
+pub fn arguments(place: &mut [u8]) -> &str {
+    let mut block = [place.as_mut_ptr() as usize, place.len() - 1];
+    // SAFETY: SYS_GET_CMDLINE writes at most the given length to the given place and its length into the block.
+    let failed = unsafe { cortex_m::asm::semihosting_syscall(0x15, block.as_mut_ptr() as u32) };
+    // The compiler does not know that the block changed.
+    let len = unsafe { core::ptr::read_volatile(&raw const block[1]) };
+    if failed != 0 { "" } else { core::str::from_utf8(place.get(..len).unwrap_or(&[])).unwrap_or("") }
+}
+
+/// Says a line to the terminal of the emulator.
+pub fn say(line: &str) {
+    for byte in line.bytes().chain(*b"\n") {
+        // SAFETY: SYS_WRITEC reads one byte at the given address.
+        unsafe { cortex_m::asm::semihosting_syscall(0x03, &raw const byte as u32) };
     }
 }
 
