@@ -63,6 +63,7 @@ pub struct Config<'a> {
     pub(crate) keep_alive_s: u16,
     pub(crate) response_ms: u16,
     pub(crate) receive_maximum: u8,
+    pub(crate) send_maximum: u8,
     pub(crate) inbound_aliases: u8,
     pub(crate) version: Version,
     pub(crate) policy: Policy,
@@ -92,6 +93,7 @@ impl<'a> Config<'a> {
             keep_alive_s: 60,
             response_ms: 10_000,
             receive_maximum: 8,
+            send_maximum: 16,
             inbound_aliases: 0,
             version: if cfg!(feature = "v5") { Version::V5 } else { Version::V311 },
             policy: Policy::Reject,
@@ -177,6 +179,13 @@ impl<'a> Config<'a> {
     /// bytes free for each, to remember QoS 2 identifiers. Default 8.
     pub const fn receive_maximum(mut self, messages: u8) -> Self {
         self.receive_maximum = if messages == 0 { 1 } else { messages };
+        self
+    }
+
+    /// How many QoS 1 and 2 messages this client has on their way to the server at once, 1 to 255; an MQTT 5 server may lower it (Receive
+    /// Maximum). Default 16: Mosquitto 2.0 loses QoS 2 messages of MQTT 3.1.1 clients that have more than 20 on their way.
+    pub const fn send_maximum(mut self, messages: u8) -> Self {
+        self.send_maximum = if messages == 0 { 1 } else { messages };
         self
     }
 

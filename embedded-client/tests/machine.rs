@@ -339,6 +339,21 @@ fn receive_maximum_of_the_server_holds_messages_back_in_order() {
     assert_eq!(bench.sent(), ["Publish 1 #3 c x", "Publish 0 d x"]);
 }
 
+#[test]
+fn no_more_messages_are_on_their_way_than_the_configuration_says() {
+    for version in BOTH {
+        let mut bench = TestBench::connected(version, config().send_maximum(1), &[]);
+        let _ = bench.client.publish("a", b"x", QoS::ExactlyOnce).unwrap();
+        let _ = bench.client.publish("b", b"x", QoS::AtLeastOnce).unwrap();
+        assert_eq!((bench.poll(), bench.sent()), (vec![], vec!["Publish 2 #1 a x".to_owned()]));
+        bench.say(Packet::PubRec(ack(1)));
+        assert_eq!((bench.poll(), bench.sent()), (vec![], vec!["PubRel 1".to_owned()]));
+        bench.say(Packet::PubComp(ack(1)));
+        assert_eq!(bench.poll(), [Seen::Delivered(1)]);
+        assert_eq!(bench.sent(), ["Publish 1 #2 b x"]);
+    }
+}
+
 // [MQTT-3.2.2-11] [MQTT-3.2.2-14] [MQTT-3.2.2-15] [MQTT-3.2.2-21]
 #[test]
 fn what_the_server_does_not_take_is_not_sent_to_it() {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lapwing_client::dialers::std::TcpDialer;
-use lapwing_client::{Client, Config, Event, QoS, Version};
+use lapwing_client::{Client, Config, Event, QoS};
 use lapwing_tests::program::{Folder, Program, is_there};
 
 const PATIENCE: Duration = Duration::from_secs(60);

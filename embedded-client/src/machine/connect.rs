@@ -142,7 +142,7 @@ impl Machine<'_> {
             return (!passing).then_some(Happened::Failed(Error::Refused(connack.reason)));
         }
         let mut keep_alive_s = self.config.keep_alive_s;
-        let mut receive_maximum = u16::MAX;
+        let mut quota = u16::from(self.config.send_maximum);
         #[cfg(feature = "v5")]
         for (id, value, bytes) in connack.properties.raw() {
             const RECEIVE_MAXIMUM: u8 = PropertyId::ReceiveMaximum as u8;
@@ -153,7 +153,7 @@ impl Machine<'_> {
             const SERVER_KEEP_ALIVE: u8 = PropertyId::ServerKeepAlive as u8;
             const ASSIGNED_CLIENT_IDENTIFIER: u8 = PropertyId::AssignedClientIdentifier as u8;
             match id {
-                RECEIVE_MAXIMUM => receive_maximum = value as u16,
+                RECEIVE_MAXIMUM => quota = quota.min(value as u16),
                 MAXIMUM_PACKET_SIZE => self.limits.packet_bytes = value,
                 TOPIC_ALIAS_MAXIMUM => self.limits.aliases = value as u16,
                 MAXIMUM_QOS => self.limits.qos = value as u8,
@@ -168,7 +168,7 @@ impl Machine<'_> {
             }
         }
         #[cfg(not(feature = "v5"))]
-        let _ = (&mut keep_alive_s, &mut receive_maximum);
+        let _ = (&mut keep_alive_s, &mut quota);
         if !connack.session_present {
             // What the server may have got is sent as new, what it has is over.
             io.forget(kind::RELEASE | kind::RECEIVED, flag::TRIED);
@@ -180,7 +180,7 @@ impl Machine<'_> {
         self.announced = true;
         self.phase = Phase::Up;
         self.since_ms = now_ms;
-        self.quota = receive_maximum;
+        self.quota = quota;
         self.keep_alive = ClientKeepAlive::new(keep_alive_s, u32::from(self.config.response_ms), now_ms);
         self.introduced = 0;
         Some(Happened::Connected(connack.session_present))
