@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use lapwing_protocol::keepalive::ClientKeepAlive;
-use lapwing_protocol::packet::{self, ConnAck, Connect};
+use lapwing_protocol::packet::{self, Connect, FromServer};
 use lapwing_protocol::property::Properties;
 #[cfg(feature = "auth")]
 use lapwing_protocol::property::Property;
@@ -127,7 +127,7 @@ impl Machine<'_> {
     pub(super) fn connected(
         &mut self,
         io: &mut Shelf<'_>,
-        connack: &ConnAck<'_>,
+        connack: &FromServer<'_>,
         now_ms: u32,
     ) -> Option<Happened> {
         self.subscribe = false;

@@ -1,10 +1,10 @@
 //! What comes: bytes are gathered until a packet is whole, and never beyond it.
 
 use lapwing_protocol::frame::{self, FixedHeader};
-use lapwing_protocol::packet::{ConnAck, PacketType, RawPublish, verdict};
+use lapwing_protocol::packet::{FromServer, PacketType};
 #[cfg(feature = "v5")]
 use lapwing_protocol::property::{Properties, PropertyId};
-use lapwing_protocol::{DecodeError, PacketId, QoS, ReasonCode};
+use lapwing_protocol::{DecodeError, QoS, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::Error;
@@ -168,57 +168,43 @@ impl Machine<'_> {
         now_ms: u32,
     ) -> Result<Option<Happened>, Broken> {
         let body = io.inbox.get(header.header_len..len).unwrap_or(&[]);
-        let version = self.version();
-        #[cfg(feature = "auth")]
-        if header.packet_type == PacketType::Auth {
-            return self.authenticate(io, header, len).map(|()| None);
-        }
-        let shelf = &mut io.shelf;
-        match (self.phase, header.packet_type) {
-            (Phase::Opening, PacketType::ConnAck) => {
-                Ok(self.connected(shelf, &ConnAck::decode(body, version)?, now_ms))
-            }
-            (Phase::Up, PacketType::Publish) => {
-                let publish = RawPublish::decode(header.flags, body, version)?;
-                let inbound = &mut self.inbound;
-                // Where the parts are follows from their lengths: topic length, topic, identifier, properties, payload.
-                let topic = header.header_len + 2;
-                inbound.flags = header.flags;
-                inbound.topic = topic as u16;
-                inbound.topic_end = (topic + publish.topic.len()) as u16;
-                inbound.payload = (len - publish.payload.len()) as u16;
-                inbound.properties = inbound.payload - publish.properties.as_bytes().len() as u16;
-                inbound.end = len as u16;
-                self.message(shelf, &publish)
-            }
-            (
-                Phase::Up,
-                packet @ (PacketType::PubAck
-                | PacketType::PubRec
-                | PacketType::PubRel
-                | PacketType::PubComp
-                | PacketType::SubAck
-                | PacketType::UnsubAck),
-            ) => {
-                let (id, reason) = verdict(packet, body, version)?;
-                self.acknowledged(shelf, packet, id.get(), reason)
-            }
-            (Phase::Up, PacketType::PingResp) => Ok(None),
-            (_, PacketType::Disconnect) if version.has_properties() => {
+        let packet = FromServer::decode(header.packet_type, header.flags, body, self.version())?;
+        // CONNACK comes first and once; AUTH may come before it, DISCONNECT comes whenever.
+        let opening = self.phase == Phase::Opening;
+        match header.packet_type {
+            PacketType::ConnAck if opening => Ok(self.connected(&mut io.shelf, &packet, now_ms)),
+            #[cfg(feature = "auth")]
+            PacketType::Auth => self.authenticate(io, header, len).map(|()| None),
+            PacketType::Disconnect if self.version().has_properties() => {
                 self.phase = Phase::Closing;
-                // Nothing but the reason matters now.
-                self.why =
-                    body.first().and_then(|code| ReasonCode::from_u8(*code)).unwrap_or(ReasonCode::Success);
+                self.why = packet.reason;
                 Ok(None)
             }
-            _ => Err(PROTOCOL_ERROR),
+            PacketType::ConnAck | PacketType::Auth | PacketType::Disconnect => Err(PROTOCOL_ERROR),
+            _ if opening => Err(PROTOCOL_ERROR),
+            PacketType::Publish => {
+                let inbound = &mut self.inbound;
+                // Where the parts are follows from their lengths: topic length, topic, identifier, properties, payload.
+                inbound.flags = header.flags;
+                inbound.topic = header.header_len as u16 + 2;
+                inbound.topic_end = inbound.topic + packet.topic.len() as u16;
+                inbound.end = len as u16;
+                inbound.payload = inbound.end - packet.payload.len() as u16;
+                inbound.properties = inbound.payload - packet.properties.as_bytes().len() as u16;
+                inbound.qos = QoS::from_u8(header.flags >> 1 & 3).unwrap_or_default();
+                inbound.id = packet.packet_id;
+                self.message(&mut io.shelf, &packet)
+            }
+            PacketType::PingResp => Ok(None),
+            kind => self.acknowledged(&mut io.shelf, kind, packet.packet_id, packet.reason),
         }
     }
 
+    #[cfg_attr(not(feature = "v5"), allow(unused_variables))]
     fn message(
         &mut self,
         shelf: &mut Shelf<'_>,
-        publish: &RawPublish<'_>,
+        publish: &FromServer<'_>,
     ) -> Result<Option<Happened>, Broken> {
         #[cfg(feature = "v5")]
         {
@@ -228,9 +214,9 @@ impl Machine<'_> {
                 self.inbound.alias = alias as u8;
             }
         }
-        let id = publish.packet_id.map_or(0, PacketId::get);
+        let id = self.inbound.id;
         let mut new = true;
-        if publish.qos == QoS::ExactlyOnce {
+        if self.inbound.qos == QoS::ExactlyOnce {
             self.dirty = true;
             // `[MQTT-4.3.3-10]`: what was not released is not passed on again.
             new = shelf.find(kind::RECEIVED, id).kind() == 0;
@@ -239,8 +225,6 @@ impl Machine<'_> {
             }
         }
         let long = self.inbound.left > 0;
-        self.inbound.qos = publish.qos;
-        self.inbound.id = id;
         self.inbound.wanted = new && (!long || self.config.chunks);
         if !long {
             self.acknowledge();

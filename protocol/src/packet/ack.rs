@@ -62,35 +62,3 @@ impl<'a> Ack<'a> {
         }
     }
 }
-
-/// The verdict of an acknowledgement of any kind, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK or UNSUBACK: which packet it is about, and
-/// success or the first failure in it. For a client that asks for one thing at a time and has little room for code.
-///
-/// # Errors
-/// As the decoder of the packet.
-pub fn verdict(
-    packet: PacketType,
-    body: &[u8],
-    version: Version,
-) -> Result<(PacketId, ReasonCode), DecodeError> {
-    if !matches!(packet, PacketType::SubAck | PacketType::UnsubAck) {
-        return Ack::decode(packet, body, version).map(|ack| (ack.packet_id, ack.reason));
-    }
-    let mut r = Reader::new(body);
-    let packet_id = r.packet_id()?;
-    Properties::read_in(version, &mut r, Place::Packet(packet))?;
-    let codes = r.rest();
-    if codes.is_empty() && (packet == PacketType::SubAck || version.has_properties()) {
-        return Err(DecodeError::NoReasonCode);
-    }
-    let mut verdict = ReasonCode::Success;
-    for code in codes {
-        let reason = ReasonCode::from_u8(*code)
-            .filter(|reason| reason.allowed_in(packet))
-            .ok_or(DecodeError::ReasonCodeInvalid)?;
-        if reason.is_failure() && !verdict.is_failure() {
-            verdict = reason;
-        }
-    }
-    Ok((packet_id, verdict))
-}

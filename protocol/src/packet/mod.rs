@@ -9,17 +9,19 @@ mod auth;
 mod connack;
 mod connect;
 mod disconnect;
+mod from_server;
 mod publish;
 mod suback;
 mod subscribe;
 mod unsubscribe;
 
-pub use ack::{Ack, verdict};
+pub use ack::Ack;
 pub use auth::Auth;
 pub use connack::ConnAck;
 pub use connect::{Connect, Will};
 pub use disconnect::Disconnect;
-pub use publish::{Publish, PublishHeader, RawPublish};
+pub use from_server::FromServer;
+pub use publish::{Publish, PublishHeader};
 pub use suback::{ReasonCodes, SubAck, UnsubAck};
 pub use subscribe::{
     RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions, encode_subscribe,
@@ -142,6 +144,14 @@ impl PacketType {
         !matches!(
             self,
             PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp
+        )
+    }
+
+    /// Whether a server may send it.
+    pub const fn is_from_server(self) -> bool {
+        !matches!(
+            self,
+            PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe | PacketType::PingReq
         )
     }
 

@@ -3,7 +3,7 @@
 use super::{PacketId, QoS};
 use crate::property::{Place, Properties, PropertyId};
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, PacketType, Version, limits, text, varint};
+use crate::{DecodeError, EncodeError, PacketType, Version, limits, topic, varint};
 
 /// A PUBLISH packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,10 +31,26 @@ impl<'a> Publish<'a> {
     /// The first rule that it breaks.
     #[inline]
     pub fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
-        let raw = RawPublish::split(flags, body, version, |_| Ok(()))?;
-        let topic = text::parse(raw.topic)?;
-        let RawPublish { dup, qos, retain, packet_id, properties, payload, .. } = raw;
-        Ok(Publish { dup, qos, retain, topic, packet_id, properties, payload })
+        let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
+        let mut r = Reader::new(body);
+        let topic = r.string()?;
+        if topic::has_wildcard(topic) {
+            return Err(DecodeError::WildcardInTopicName);
+        }
+        let packet_id = if qos == QoS::AtMostOnce { None } else { Some(r.packet_id()?) };
+        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Publish))?;
+        if topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
+            return Err(DecodeError::TopicNameEmpty);
+        }
+        Ok(Publish {
+            dup: flags & 0b1000 != 0,
+            qos,
+            retain: flags & 1 != 0,
+            topic,
+            packet_id,
+            properties,
+            payload: r.rest(),
+        })
     }
 
     pub(super) fn flags(&self) -> u8 {
@@ -63,66 +79,6 @@ impl<'a> Publish<'a> {
 #[inline]
 const fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
     (dup as u8) << 3 | (qos as u8) << 1 | retain as u8
-}
-
-/// A received PUBLISH whose topic name is checked, but left as bytes: for a receiver that may never look at it, and links no
-/// more than it uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RawPublish<'a> {
-    /// Sent before, perhaps.
-    pub dup: bool,
-    /// The QoS of this transfer.
-    pub qos: QoS,
-    /// Kept by the server.
-    pub retain: bool,
-    /// The topic name, valid UTF-8; empty only in MQTT 5.0, with a topic alias.
-    pub topic: &'a [u8],
-    /// There for QoS 1 and 2, absent for QoS 0.
-    pub packet_id: Option<PacketId>,
-    /// MQTT 5.0.
-    pub properties: Properties<'a>,
-    /// The message itself, 0 bytes or more; the beginning of it, if `body` was cut in it.
-    pub payload: &'a [u8],
-}
-
-impl<'a> RawPublish<'a> {
-    /// Reads the body of the packet, whole or cut inside the payload; `flags` are those of its fixed header.
-    ///
-    /// # Errors
-    /// The first rule that it breaks.
-    pub fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
-        RawPublish::split(flags, body, version, text::check)
-    }
-
-    #[inline]
-    fn split(
-        flags: u8,
-        body: &'a [u8],
-        version: Version,
-        check: impl Fn(&[u8]) -> Result<(), DecodeError>,
-    ) -> Result<Self, DecodeError> {
-        let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
-        let mut r = Reader::new(body);
-        let topic = r.binary()?;
-        check(topic)?;
-        if topic.iter().any(|byte| matches!(byte, b'+' | b'#')) {
-            return Err(DecodeError::WildcardInTopicName);
-        }
-        let packet_id = if qos == QoS::AtMostOnce { None } else { Some(r.packet_id()?) };
-        let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Publish))?;
-        if topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
-            return Err(DecodeError::TopicNameEmpty);
-        }
-        Ok(RawPublish {
-            dup: flags & 0b1000 != 0,
-            qos,
-            retain: flags & 1 != 0,
-            topic,
-            packet_id,
-            properties,
-            payload: r.rest(),
-        })
-    }
 }
 
 /// What the lengths in a header will be; they fit.
