@@ -72,7 +72,7 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
     /// is not asked for again when the server has lost the session.
     ///
     /// # Errors
-    /// [`PublishError::Full`], [`PublishError::TopicInvalid`], [`PublishError::NoPacketId`].
+    /// [`PublishError::Full`], [`PublishError::TopicInvalid`].
     pub fn subscribe(&mut self, subscription: Subscription<'_>) -> Result<Token, PublishError> {
         topic::check_filter(subscription.filter).map_err(|_| PublishError::TopicInvalid)?;
         let (machine, mut io) = self.parts();
@@ -112,8 +112,8 @@ impl Machine<'_> {
         io: &mut Buffers<'_>,
         write: &dyn Fn(PacketId, &mut [u8]) -> Result<Range<usize>, EncodeError>,
     ) -> Result<Token, PublishError> {
-        let id = self.allocate(&io.shelf)?;
-        let packet_id = PacketId::new(id).ok_or(PublishError::NoPacketId)?;
+        let id = self.allocate(&io.shelf);
+        let packet_id = PacketId::new(id).ok_or(PublishError::Full)?;
         let out = io.shelf.free(self.kept()).get_mut(HEADER..).ok_or(PublishError::Full)?;
         let place = write(packet_id, out).map_err(|_| PublishError::Full)?;
         let len = place.len();

@@ -31,8 +31,6 @@ errors! {
         TopicInvalid => "the topic is not valid",
         /// A property that does not belong in PUBLISH, or whose value is out of range or longer than 65,535 bytes.
         PropertyInvalid => "a property is not valid in a PUBLISH",
-        /// All 65,535 packet identifiers are in use.
-        NoPacketId => "all packet identifiers are in use",
     }
 }
 

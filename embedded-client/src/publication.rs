@@ -4,7 +4,10 @@
 use lapwing_protocol::packet::PacketType;
 use lapwing_protocol::property::Property;
 #[cfg(feature = "v5")]
-use lapwing_protocol::property::{Place, Properties, PropertyWriter};
+use lapwing_protocol::{
+    EncodeError,
+    property::{self, Place, PropertyId},
+};
 use lapwing_protocol::{QoS, topic};
 
 use crate::PublishError;
@@ -165,25 +168,22 @@ impl Cursor<'_> {
 
     #[cfg(feature = "v5")]
     fn properties(&mut self, properties: &[Property<'_>]) -> Result<(), PublishError> {
-        let mut w = PropertyWriter::new(self.out.get_mut(self.at..).unwrap_or(&mut []));
-        for property in properties {
-            w.push(*property).map_err(|error| match error {
-                lapwing_protocol::EncodeError::OutputTooShort => PublishError::Full,
-                _ => PublishError::PropertyInvalid,
-            })?;
-        }
-        let block = w.finish().as_bytes();
-        let len = block.len();
-        Properties::parse(block, Place::Packet(PacketType::Publish))
-            .ok()
-            .filter(|block| {
-                use lapwing_protocol::property::PropertyId;
-                // What the client says itself, and what only a server says.
-                !block.has(PropertyId::TopicAlias)
-                    && !block.has(PropertyId::MessageExpiryInterval)
-                    && !block.has(PropertyId::SubscriptionIdentifier)
-            })
-            .ok_or(PublishError::PropertyInvalid)?;
+        let out = self.out.get_mut(self.at..).unwrap_or(&mut []);
+        // What the client says itself, and what only a server says.
+        let reserved = properties.iter().any(|property| {
+            matches!(
+                property.id(),
+                PropertyId::TopicAlias
+                    | PropertyId::MessageExpiryInterval
+                    | PropertyId::SubscriptionIdentifier
+            )
+        });
+        let place = Place::Packet(PacketType::Publish);
+        let len = match property::encode_block(properties, place, out) {
+            Ok(len) if !reserved => len,
+            Err(EncodeError::OutputTooShort) => return Err(PublishError::Full),
+            _ => return Err(PublishError::PropertyInvalid),
+        };
         self.at += len;
         if let Some(place) = self.out.get_mut(HEADER + 6..HEADER + FIXED) {
             place.copy_from_slice(&(len as u16).to_be_bytes());
@@ -194,5 +194,5 @@ impl Cursor<'_> {
 
 /// Whether a topic name may be published to.
 pub(crate) fn check(message: &Publication<'_>) -> Result<(), PublishError> {
-    topic::check_name(message.topic).map_err(|_| PublishError::TopicInvalid)
+    if topic::is_name(message.topic) { Ok(()) } else { Err(PublishError::TopicInvalid) }
 }

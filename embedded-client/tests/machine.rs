@@ -24,7 +24,7 @@ fn connect_says_who_it_is_and_what_it_wants() {
         let mut bench = TestBench::new(version, config().keep_alive(30).will_with(will).login("me", b"pw"));
         assert_eq!(bench.poll(), []);
         let properties =
-            " SessionExpiryInterval(86400) ReceiveMaximum(8) MaximumPacketSize(128) TopicAliasMaximum(0)";
+            " SessionExpiryInterval(86400) ReceiveMaximum(8) TopicAliasMaximum(0) MaximumPacketSize(128)";
         let expected = match version {
             Version::V5 => {
                 format!("Connect s17 clean=0 keep=30{properties} will s/up 0 WillDelayInterval(5)")

@@ -6,7 +6,7 @@
 
 use crate::packet::PacketType;
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, Version};
+use crate::{DecodeError, EncodeError, Version, text};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ macro_rules! properties {
 
 /// One more than the highest identifier.
 const IDS: usize = 0x2b;
-/// Tables rather than a `match`: they are smaller, and not slower.
+/// Tables rather than a `match`: they are smaller.
 static KINDS: [Kind; IDS] = SPECS.0;
 static PLACES: [u16; IDS] = SPECS.1;
 
@@ -239,25 +239,58 @@ impl<'a> Value<'a> for u32 {
     }
 }
 
-/// Passes over one value, checking all that its kind asks.
-#[inline]
-fn check(kind: Kind, r: &mut Reader<'_>) -> Result<(), DecodeError> {
-    let in_range = match kind {
-        Kind::Bit => r.u8()? <= 1,
-        Kind::U16 => return r.u16().map(drop),
-        Kind::U16NotZero => r.u16()? != 0,
-        Kind::U32 => return r.u32().map(drop),
-        Kind::U32NotZero => r.u32()? != 0,
-        Kind::Varint => r.varint()? != 0,
-        Kind::Text => return r.text().map(drop),
-        Kind::Topic => {
-            let topic = r.text()?;
-            !topic.is_empty() && !topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
+/// A property, found but not judged.
+struct Raw<'a> {
+    id: u8,
+    kind: Kind,
+    places: u16,
+    /// Of a number.
+    number: u32,
+    /// Of anything else: what it is, and of a pair the second half.
+    bytes: &'a [u8],
+    second: &'a [u8],
+}
+
+/// Passes over one property.
+fn next_raw<'a>(r: &mut Reader<'a>) -> Result<Raw<'a>, DecodeError> {
+    let id = r.u8()?;
+    let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
+    let mut raw = Raw { id, kind, places, number: 0, bytes: &[], second: &[] };
+    match kind {
+        Kind::Bit => raw.number = u32::from(r.u8()?),
+        Kind::U16 | Kind::U16NotZero => raw.number = u32::from(r.u16()?),
+        Kind::U32 | Kind::U32NotZero => raw.number = r.u32()?,
+        Kind::Varint => raw.number = r.varint()?,
+        Kind::Text | Kind::Topic | Kind::Binary => raw.bytes = r.binary()?,
+        Kind::Pair => {
+            raw.bytes = r.binary()?;
+            raw.second = r.binary()?;
         }
-        Kind::Binary => return r.binary().map(drop),
-        Kind::Pair => return r.text().and_then(|_| r.text()).map(drop),
-    };
-    if in_range { Ok(()) } else { Err(DecodeError::PropertyValue) }
+    }
+    Ok(raw)
+}
+
+impl Raw<'_> {
+    /// All that its kind asks.
+    fn check(&self) -> Result<(), DecodeError> {
+        if matches!(self.kind, Kind::Text | Kind::Topic | Kind::Pair) {
+            text::check(self.bytes)?;
+            text::check(self.second)?;
+        }
+        let good = match self.kind {
+            Kind::Bit => self.number <= 1,
+            Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => self.number != 0,
+            Kind::Topic => {
+                !self.bytes.is_empty() && !self.bytes.iter().any(|byte| matches!(byte, b'+' | b'#'))
+            }
+            _ => true,
+        };
+        if good {
+            return Ok(());
+        }
+        let alias = self.id == PropertyId::TopicAlias as u8;
+        Err(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue })
+    }
 }
 
 /// A block of properties, valid for the place it was read from or built for.
@@ -289,23 +322,19 @@ impl<'a> Properties<'a> {
         let mut r = Reader::new(bytes);
         let mut present = 0u64;
         while !r.is_empty() {
-            let id = r.u8()?;
-            let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
-            if places & place.bit() == 0 {
+            let raw = next_raw(&mut r)?;
+            if raw.places & place.bit() == 0 {
                 return Err(DecodeError::PropertyNotAllowed);
             }
-            let bit = 1u64 << (id & 63);
-            let repeats = id == PropertyId::UserProperty as u8
-                || (id == PropertyId::SubscriptionIdentifier as u8
+            let bit = 1u64 << (raw.id & 63);
+            let repeats = raw.id == PropertyId::UserProperty as u8
+                || (raw.id == PropertyId::SubscriptionIdentifier as u8
                     && place == Place::Packet(PacketType::Publish));
             if present & bit != 0 && !repeats {
                 return Err(DecodeError::PropertyDuplicate);
             }
             present |= bit;
-            check(kind, &mut r).map_err(|error| match (error, id) {
-                (DecodeError::PropertyValue, 0x23) => DecodeError::TopicAliasZero,
-                (error, _) => error,
-            })?;
+            raw.check()?;
         }
         let properties = Properties { bytes, present };
         if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
@@ -495,42 +524,12 @@ impl<'a> Iterator for RawIter<'a> {
     type Item = (u8, u32, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let r = &mut self.r;
-        let id = r.u8().ok()?;
-        let (kind, _) = spec(id)?;
-        let (mut number, mut bytes) = (0, &[][..]);
-        match kind {
-            Kind::Varint => number = r.varint().ok()?,
-            Kind::Bit | Kind::U16 | Kind::U16NotZero | Kind::U32 | Kind::U32NotZero => {
-                let width = match kind {
-                    Kind::Bit => 1,
-                    Kind::U16 | Kind::U16NotZero => 2,
-                    _ => 4,
-                };
-                number = r.take(width).ok()?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-            }
-            _ => {
-                bytes = r.binary().ok()?;
-                if kind == Kind::Pair {
-                    r.binary().ok()?;
-                }
-            }
-        }
-        Some((id, number, bytes))
+        let raw = next_raw(&mut self.r).ok()?;
+        Some((raw.id, raw.number, raw.bytes))
     }
 }
 
 impl Property<'_> {
-    /// The bytes that it takes in a block, if its strings are not too long.
-    ///
-    /// # Errors
-    /// [`EncodeError::StringTooLong`].
-    pub fn encoded_len(&self) -> Result<usize, EncodeError> {
-        let mut w = Writer::counting();
-        self.write(&mut w);
-        w.finish()
-    }
-
     fn write(&self, w: &mut Writer<'_>) {
         w.u8(self.id() as u8);
         write_value(self, w);
@@ -586,29 +585,23 @@ impl<'b> PropertyWriter<'b> {
         Ok(())
     }
 
-    /// Appends a property whose value is a number; `false` when there is no room or its value is none.
-    pub fn push_number(&mut self, id: PropertyId, value: u32) -> bool {
-        let bytes = value.to_be_bytes();
-        let from = match spec(id as u8) {
-            Some((Kind::Bit, _)) => 3,
-            Some((Kind::U16 | Kind::U16NotZero, _)) => 2,
-            Some((Kind::U32 | Kind::U32NotZero, _)) => 0,
-            _ => return false,
-        };
-        let value = bytes.get(from..).unwrap_or(&[]);
-        let Some([first, place @ ..]) = self.out.get_mut(self.len..self.len + 1 + value.len()) else {
-            return false;
-        };
-        *first = id as u8;
-        place.copy_from_slice(value);
-        self.len += 1 + value.len();
-        self.present |= 1 << id as u8;
-        true
-    }
-
     /// The block.
     pub fn finish(self) -> Properties<'b> {
         let PropertyWriter { out, len, present } = self;
         Properties { bytes: out.get(..len).unwrap_or(&[]), present }
+    }
+}
+
+/// Writes a list of properties as a block to the front of `out`, if they are valid for the place; the length of the block.
+///
+/// # Errors
+/// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not valid there.
+pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Result<usize, EncodeError> {
+    let mut w = Writer::over(out);
+    list.iter().for_each(|property| property.write(&mut w));
+    let len = w.finish()?;
+    match Properties::parse(out.get(..len).unwrap_or(&[]), place) {
+        Ok(_) => Ok(len),
+        Err(_) => Err(EncodeError::NotInVersion),
     }
 }

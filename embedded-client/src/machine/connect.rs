@@ -2,13 +2,15 @@
 
 use core::ops::Range;
 
+#[cfg(feature = "v5")]
+use lapwing_protocol::PacketType;
 use lapwing_protocol::keepalive::ClientKeepAlive;
 use lapwing_protocol::packet::{self, Connect, FromServer};
 use lapwing_protocol::property::Properties;
 #[cfg(feature = "auth")]
 use lapwing_protocol::property::Property;
 #[cfg(feature = "v5")]
-use lapwing_protocol::property::{Place, PropertyId, PropertyWriter};
+use lapwing_protocol::property::{self, Place, PropertyId};
 use lapwing_protocol::{EncodeError, PacketId, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
@@ -32,10 +34,19 @@ impl Machine<'_> {
         let mut block = [0; BLOCK];
         #[cfg(feature = "v5")]
         let properties = self.connect_properties(io.inbox.len(), &mut block)?;
+        // The block of the will lies in front of the packet.
         #[cfg(feature = "v5")]
-        let (out, will_properties) = self.will_properties(io.inbox)?;
+        let will_len = match &config.will {
+            Some(will) => property::encode_block(will.properties, Place::Will, io.inbox)?,
+            None => 0,
+        };
+        #[cfg(feature = "v5")]
+        let (will_block, out) = io.inbox.split_at_mut_checked(will_len).ok_or(EncodeError::OutputTooShort)?;
+        #[cfg(feature = "v5")]
+        let will_properties = Properties::parse(will_block, Place::Will).unwrap_or_default();
         #[cfg(not(feature = "v5"))]
-        let (out, properties, will_properties) = (&mut *io.inbox, Properties::NONE, Properties::NONE);
+        let (out, properties, will_properties, will_len) =
+            (&mut *io.inbox, Properties::NONE, Properties::NONE, 0);
         let connect = Connect {
             version: self.version(),
             clean_start: config.clean_start && !(self.met && self.version().has_properties()),
@@ -52,7 +63,8 @@ impl Machine<'_> {
             user_name: config.user_name,
             password: config.password,
         };
-        connect.encode_as(self.client_id(&io.shelf), out)
+        let place = connect.encode_as(self.client_id(&io.shelf), out)?;
+        Ok(will_len + place.start..will_len + place.end)
     }
 
     /// The client identifier, or the one that the server chose the last time.
@@ -72,52 +84,54 @@ impl Machine<'_> {
         block: &'b mut [u8; BLOCK],
     ) -> Result<Properties<'b>, EncodeError> {
         let config = &self.config;
-        let mut w = PropertyWriter::new(block);
-        // The block has room for these.
-        w.push_number(PropertyId::SessionExpiryInterval, config.session_expiry_s);
-        w.push_number(PropertyId::ReceiveMaximum, u32::from(config.receive_maximum));
-        if !config.chunks {
-            w.push_number(PropertyId::MaximumPacketSize, inbox_len as u32);
-        }
-        if !self.no_inbound_aliases {
-            w.push_number(PropertyId::TopicAliasMaximum, u32::from(config.inbound_aliases));
+        let [a, b, c, d] = config.session_expiry_s.to_be_bytes();
+        let [e, f, g, h] = (inbox_len as u32).to_be_bytes();
+        let aliases = if self.no_inbound_aliases { 0 } else { config.inbound_aliases };
+        let own = [
+            PropertyId::SessionExpiryInterval as u8,
+            a,
+            b,
+            c,
+            d,
+            PropertyId::ReceiveMaximum as u8,
+            0,
+            config.receive_maximum,
+            PropertyId::TopicAliasMaximum as u8,
+            0,
+            aliases,
+            // The last one, so that it can be left out.
+            PropertyId::MaximumPacketSize as u8,
+            e,
+            f,
+            g,
+            h,
+        ];
+        let len = if config.chunks { own.len() - 5 } else { own.len() };
+        for (place, byte) in block.iter_mut().zip(own) {
+            *place = byte;
         }
         #[cfg(feature = "auth")]
-        if let Some(authenticator) = config.authenticator {
-            let mut data = [0; BLOCK / 2];
-            w.push(Property::AuthenticationMethod(authenticator.method()))?;
-            if let Some(first) = authenticator.respond(None, &mut data).and_then(|len| data.get(..len)) {
-                w.push(Property::AuthenticationData(first))?;
-            }
-        }
-        Ok(w.finish())
+        let len = len + self.auth_properties(block.get_mut(len..).unwrap_or(&mut []))?;
+        let block = block.get(..len).unwrap_or(&[]);
+        Properties::parse(block, Place::Packet(PacketType::Connect)).map_err(|_| EncodeError::NotInVersion)
     }
 
-    /// Builds the block of the will at the end of the inbound buffer, and gives what is left before it.
-    #[cfg(feature = "v5")]
-    fn will_properties<'b>(
-        &self,
-        inbox: &'b mut [u8],
-    ) -> Result<(&'b mut [u8], Properties<'b>), EncodeError> {
-        let properties = self.config.will.as_ref().map_or(&[][..], |will| will.properties);
-        let mut len = 0;
-        for property in properties {
-            len += property.encoded_len()?;
-        }
-        let middle = inbox.len().checked_sub(len).ok_or(EncodeError::OutputTooShort)?;
-        let (out, block) = inbox.split_at_mut_checked(middle).ok_or(EncodeError::OutputTooShort)?;
-        let mut w = PropertyWriter::new(block);
-        for property in properties {
-            w.push(*property)?;
-        }
-        let block = w.finish().as_bytes();
-        Ok((out, Properties::parse(block, Place::Will).map_err(|_| EncodeError::NotInVersion)?))
+    #[cfg(feature = "auth")]
+    fn auth_properties(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
+        use lapwing_protocol::property::Property;
+        let Some(authenticator) = self.config.authenticator else { return Ok(0) };
+        let mut data = [0; BLOCK / 2];
+        let method = Property::AuthenticationMethod(authenticator.method());
+        let first = authenticator.respond(None, &mut data).and_then(|len| data.get(..len));
+        let list = [method, Property::AuthenticationData(first.unwrap_or(&[]))];
+        let list = if first.is_some() { &list[..] } else { &list[..1] };
+        property::encode_block(list, Place::Packet(PacketType::Connect), out)
     }
 
     /// Writes SUBSCRIBE for the subscriptions of the configuration into the inbound buffer.
     pub(super) fn write_subscribe(&mut self, io: &mut Buffers<'_>) -> Option<Range<usize>> {
         self.subscribing = 0;
-        self.subscribing = self.allocate(&io.shelf).ok()?;
+        self.subscribing = self.allocate(&io.shelf);
         let packet_id = PacketId::new(self.subscribing)?;
         let list = self.config.all_subscriptions();
         packet::encode_subscribe(packet_id, list, self.version(), self.limits.packet_bytes, io.inbox).ok()

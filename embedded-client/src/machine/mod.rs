@@ -10,9 +10,8 @@ mod connect;
 mod receive;
 mod transmit;
 
-use lapwing_protocol::flight::PacketIds;
 use lapwing_protocol::keepalive::{ClientKeepAlive, KeepAliveStep};
-use lapwing_protocol::{PacketId, ReasonCode, Version};
+use lapwing_protocol::{ReasonCode, Version};
 
 use crate::config::{Config, Policy};
 use crate::event::Happened;
@@ -109,7 +108,7 @@ pub(crate) struct Machine<'a> {
     keep_alive: ClientKeepAlive,
     /// How many more QoS 1 and 2 messages the server takes on this connection.
     quota: u16,
-    ids: PacketIds,
+    last_id: u16,
     /// The packet identifier of the SUBSCRIBE for the subscriptions of the configuration.
     subscribing: u16,
     pub(crate) config: Config<'a>,
@@ -140,7 +139,7 @@ impl<'a> Machine<'a> {
             limits: Limits::UNKNOWN,
             keep_alive: ClientKeepAlive::new(0, 0, 0),
             quota: 0,
-            ids: PacketIds::after(0),
+            last_id: 0,
             subscribing: 0,
             config,
         }
@@ -335,10 +334,15 @@ impl<'a> Machine<'a> {
         self.dirty = true;
     }
 
-    pub(crate) fn allocate(&mut self, shelf: &Shelf<'_>) -> Result<u16, PublishError> {
-        let subscribing = self.subscribing;
-        let used = |id: PacketId| id.get() == subscribing || shelf.find(kind::OUTBOUND, id.get()).kind() != 0;
-        self.ids.allocate(used).map(PacketId::get).ok_or(PublishError::NoPacketId)
+    /// A packet identifier that is not in use (`[MQTT-2.2.1-4]`). There is one: the shelf has no room for so many.
+    pub(crate) fn allocate(&mut self, shelf: &Shelf<'_>) -> u16 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            let id = self.last_id;
+            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND, id).kind() == 0 {
+                return id;
+            }
+        }
     }
 
     /// Goes on after the packet identifiers of a session that was saved.
@@ -350,7 +354,7 @@ impl<'a> Machine<'a> {
             }
             record = shelf.after(record);
         }
-        self.ids = PacketIds::after(last);
+        self.last_id = last;
     }
 
     /// What stays free for inbound QoS 2 identifiers.
@@ -370,7 +374,7 @@ impl<'a> Machine<'a> {
         }
         let policy = message.policy.unwrap_or(self.config.policy);
         let same_topic = if policy == Policy::LatestPerTopic { Some(message.topic) } else { None };
-        let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf)? };
+        let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
         while let Err(error) = io.shelf.enqueue(message, tag, self.kept()) {
             let may_drop = error == PublishError::Full && policy != Policy::Reject;
             let Some(victim) = io.shelf.oldest_unsent(same_topic).filter(|_| may_drop) else {

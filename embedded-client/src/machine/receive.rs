@@ -180,7 +180,9 @@ impl Machine<'_> {
                 self.why = packet.reason;
                 Ok(None)
             }
-            PacketType::ConnAck | PacketType::Auth | PacketType::Disconnect => Err(PROTOCOL_ERROR),
+            PacketType::ConnAck | PacketType::Disconnect => Err(PROTOCOL_ERROR),
+            #[cfg(not(feature = "auth"))]
+            PacketType::Auth => Err(PROTOCOL_ERROR),
             _ if opening => Err(PROTOCOL_ERROR),
             PacketType::Publish => {
                 let inbound = &mut self.inbound;

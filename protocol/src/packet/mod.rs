@@ -364,6 +364,16 @@ fn encode_alone(
     let mut w = Writer::after(HEADER_BYTES_MAX, out);
     body(&mut w);
     let end = w.finish()?;
+    head_alone(packet_type, packet_bytes_max, end, out)
+}
+
+/// Writes the header in front of a body that ends at `end`.
+fn head_alone(
+    packet_type: PacketType,
+    packet_bytes_max: u32,
+    end: usize,
+    out: &mut [u8],
+) -> Result<Range<usize>, EncodeError> {
     let remaining_len = (end - HEADER_BYTES_MAX) as u32;
     let start = HEADER_BYTES_MAX - 1 - varint::len(remaining_len);
     if remaining_len > varint::MAX || end - start > packet_bytes_max as usize {
