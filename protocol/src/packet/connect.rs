@@ -121,7 +121,7 @@ impl<'a> Connect<'a> {
             w.string(user_name);
         }
         if let Some(password) = self.password {
-            if self.user_name.is_none() && !self.version.has_properties() {
+            if self.user_name.is_none() && self.version == Version::V311 {
                 w.fail(EncodeError::NotInVersion);
             }
             w.binary(password);
