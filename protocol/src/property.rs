@@ -257,9 +257,15 @@ fn next_raw<'a>(r: &mut Reader<'a>) -> Result<Raw<'a>, DecodeError> {
     let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
     let mut raw = Raw { id, kind, places, number: 0, bytes: &[], second: &[] };
     match kind {
-        Kind::Bit => raw.number = u32::from(r.u8()?),
-        Kind::U16 | Kind::U16NotZero => raw.number = u32::from(r.u16()?),
-        Kind::U32 | Kind::U32NotZero => raw.number = r.u32()?,
+        Kind::Bit | Kind::U16 | Kind::U16NotZero | Kind::U32 | Kind::U32NotZero => {
+            let width = match kind {
+                Kind::Bit => 1,
+                Kind::U16 | Kind::U16NotZero => 2,
+                _ => 4,
+            };
+            let bytes = r.take(width)?;
+            raw.number = bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        }
         Kind::Varint => raw.number = r.varint()?,
         Kind::Text | Kind::Topic | Kind::Binary => raw.bytes = r.binary()?,
         Kind::Pair => {

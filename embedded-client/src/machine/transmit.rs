@@ -1,7 +1,7 @@
 //! What leaves: one packet at a time, in up to four pieces that lie where they are.
 //!
 //! A PUBLISH is `head topic mid rest`: topic and rest (properties and payload) lie on the shelf, head and mid (all that depends on
-//! the connection: DUP, QoS, length, packet identifier, expiry, alias) in a scratch of a few bytes. Other packets are a head
+//! the connection: DUP, QoS, length, packet identifier, expiry, alias) in a scratch of a few bytes (mid first, since its length is part of head). Other packets are a head
 //! alone, or lie whole in the inbound buffer or on the shelf.
 
 use core::ops::Range;
@@ -148,9 +148,9 @@ impl Machine<'_> {
         let mut skip = out.done as usize;
         for piece in 0..4u8 {
             let (from, at, len): (&[u8], usize, usize) = match piece {
-                0 => (&out.scratch, 0, head),
+                0 => (&out.scratch, mid, head),
                 1 => (io.shelf.bytes, usize::from(out.topic), usize::from(out.topic_len)),
-                2 => (&out.scratch, head, mid),
+                2 => (&out.scratch, 0, mid),
                 _ if out.rest_in_inbox => (io.inbox, usize::from(out.rest), usize::from(out.rest_len)),
                 _ => (io.shelf.bytes, usize::from(out.rest), usize::from(out.rest_len)),
             };
@@ -346,7 +346,7 @@ impl Machine<'_> {
         };
         self.out.begin();
         let around = header.encode_around(self.version(), self.limits.packet_bytes, &mut self.out.scratch);
-        let Ok((head_len, mid_len)) = around else { return Sendable::Never };
+        let Ok((mid_len, head_len)) = around else { return Sendable::Never };
         let topic_len = header.topic.len();
         let (out, version) = (&mut self.out, self.config.version);
         let rest = if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };

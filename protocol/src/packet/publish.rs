@@ -133,19 +133,19 @@ impl PublishHeader<'_> {
         self.check(version)?;
         let sizes = self.sizes(version, packet_bytes_max)?;
         let mut w = Writer::over(out.get_mut(..sizes.header_len).ok_or(EncodeError::OutputTooShort)?);
-        self.write_before_topic(&mut w, &sizes);
+        self.write_before_topic(&mut w, sizes.remaining);
         w.bytes(self.topic);
-        self.write_after_topic(&mut w, version, &sizes);
+        self.write_after_topic(&mut w, version, sizes.property_len);
         if version.has_properties() {
             w.bytes(self.forwarded);
         }
         w.finish()
     }
 
-    /// For a sender that has topic and forwarded properties elsewhere and sends them from there: writes what precedes the
-    /// topic and, right behind it, what stands between topic and forwarded properties. The lengths of both; together at
-    /// most [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five for each subscription identifier. QoS, packet identifier and topic are
-    /// taken as they are.
+    /// For a sender that has topic and forwarded properties elsewhere and sends them from there: writes what stands between
+    /// topic and forwarded properties to the front of `out` and, right behind it, what precedes the topic. The lengths of
+    /// both, in this order; together at most [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five for each subscription
+    /// identifier. QoS, packet identifier and topic are taken as they are.
     ///
     /// # Errors
     /// [`EncodeError::PacketTooLarge`] and [`EncodeError::OutputTooShort`].
@@ -155,13 +155,18 @@ impl PublishHeader<'_> {
         packet_bytes_max: u32,
         out: &mut [u8],
     ) -> Result<(usize, usize), EncodeError> {
-        let sizes = self.sizes(version, packet_bytes_max)?;
         let mut w = Writer::over(out);
-        self.write_before_topic(&mut w, &sizes);
-        let before = w.position();
-        self.write_after_topic(&mut w, version, &sizes);
+        let property_len = if version.has_properties() { self.property_len() } else { 0 };
+        self.write_after_topic(&mut w, version, property_len);
+        let after = w.position();
+        let forwarded = if version.has_properties() { self.forwarded.len() } else { 0 };
+        let remaining = 2 + self.topic.len() + after + forwarded + self.payload_len;
+        self.write_before_topic(&mut w, remaining as u32);
         let all = w.finish()?;
-        Ok((before, all - before))
+        if all - after + remaining - 2 > packet_bytes_max as usize {
+            return Err(EncodeError::PacketTooLarge);
+        }
+        Ok((after, all - after))
     }
 
     #[inline]
@@ -196,19 +201,19 @@ impl PublishHeader<'_> {
         Ok(Sizes { remaining, property_len, header_len: total - self.payload_len })
     }
 
-    fn write_before_topic(&self, w: &mut Writer<'_>, sizes: &Sizes) {
+    fn write_before_topic(&self, w: &mut Writer<'_>, remaining: u32) {
         w.u8((PacketType::Publish as u8) << 4 | flags(self.dup, self.qos, self.retain));
-        w.varint(sizes.remaining);
+        w.varint(remaining);
         w.u16(self.topic.len() as u16);
     }
 
     /// Up to, but without, the forwarded properties.
-    fn write_after_topic(&self, w: &mut Writer<'_>, version: Version, sizes: &Sizes) {
+    fn write_after_topic(&self, w: &mut Writer<'_>, version: Version, property_len: usize) {
         if let Some(id) = self.packet_id {
             w.packet_id(id);
         }
         if version.has_properties() {
-            w.varint(u32::try_from(sizes.property_len).unwrap_or(u32::MAX));
+            w.varint(u32::try_from(property_len).unwrap_or(u32::MAX));
             if let Some(seconds) = self.message_expiry_interval_s {
                 w.u8(PropertyId::MessageExpiryInterval as u8);
                 w.u32(seconds);
