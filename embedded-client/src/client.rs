@@ -106,12 +106,11 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
     }
 }
 
+/// Writes SUBSCRIBE or UNSUBSCRIBE.
+type WriteRequest<'w> = dyn Fn(PacketId, &mut [u8]) -> Result<Range<usize>, EncodeError> + 'w;
+
 impl Machine<'_> {
-    fn request(
-        &mut self,
-        io: &mut Buffers<'_>,
-        write: &dyn Fn(PacketId, &mut [u8]) -> Result<Range<usize>, EncodeError>,
-    ) -> Result<Token, PublishError> {
+    fn request(&mut self, io: &mut Buffers<'_>, write: &WriteRequest<'_>) -> Result<Token, PublishError> {
         let id = self.allocate(&io.shelf);
         let packet_id = PacketId::new(id).ok_or(PublishError::Full)?;
         let out = io.shelf.free(self.kept()).get_mut(HEADER..).ok_or(PublishError::Full)?;

@@ -1,6 +1,12 @@
-//! MQTT client.
+#![doc = include_str!("../README.md")]
+//! # Shape of the crate
+//!
+//! A machine without socket, clock or executor says what to do next; the two faces do it (`machine`, `asynchronous`, [`blocking`]). One
+//! byte buffer, the shelf, is outbox, store of flights and memory of the session (`shelf`, `publication`, `flights`). All that depends on
+//! the buffers' sizes is the [`Client`] around them; the logic is compiled once.
 #![no_std]
-#[cfg(any(test, feature = "std"))]
+
+#[cfg(any(test, doctest, feature = "std"))]
 extern crate std;
 
 #[cfg(feature = "async")]

@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The firmware and the emulator, or a line that says what is missing.
 fn firmware(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("LAPWING_FIRMWARE").map_or_else(|| PathBuf::from("firmware"), PathBuf::from);
+    let folder =
+        std::env::var_os("LAPWING_FIRMWARE").map_or_else(|| PathBuf::from("firmware"), PathBuf::from);
     let path = folder.join(name);
     let there = is_there("the firmware for QEMU (LAPWING_FIRMWARE)", &path)
         && is_there("qemu-system-arm", Path::new("qemu-system-arm"));
@@ -115,10 +116,14 @@ fn uart(firmware: &Path, address: &str) {
         for qos in ["0", "1", "2"] {
             let mut witness = Witness::new(address);
             let chardev = format!("socket,id=u0,host={host},port={port}");
-            let mut board =
-                Board::start(firmware, &[version, qos, "50"], &["-chardev", &chardev, "-serial", "chardev:u0"]);
+            let mut board = Board::start(
+                firmware,
+                &[version, qos, "50"],
+                &["-chardev", &chardev, "-serial", "chardev:u0"],
+            );
             witness.until("fifty numbers", |witness| witness.heard_on("qemu/up").count() >= 50);
-            let quality = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][qos.parse::<usize>().unwrap()];
+            let quality =
+                [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][qos.parse::<usize>().unwrap()];
             let _ = witness.client.publish("qemu/down", b"a question", quality).expect("room");
             witness.until("the echo", |witness| witness.heard_on("qemu/echo").count() >= 1);
             let _ = witness.client.publish("qemu/down", b"stop", quality).expect("room");
@@ -158,7 +163,8 @@ fn over_a_uart_every_qos_of_both_versions_reaches_mosquitto_and_comes_back() {
     let folder = Folder::new("mosquitto");
     let port = free_port();
     let file = folder.file("mosquitto.conf", &format!("listener {port} 127.0.0.1\nallow_anonymous true\n"));
-    let broker = Command::new(path).arg("-c").arg(file).stderr(Stdio::null()).spawn().expect("mosquitto starts");
+    let broker =
+        Command::new(path).arg("-c").arg(file).stderr(Stdio::null()).spawn().expect("mosquitto starts");
     let _broker = Board(broker);
     let until = Instant::now() + PATIENCE;
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -203,7 +209,8 @@ fn over_ethernet_nothing_is_lost_or_doubled_while_the_broker_is_killed_three_tim
         while board.ended().is_none() || ones < ALL || twos < ALL {
             assert!(Instant::now() < until, "{ones} and {twos} of {ALL}, {:?}", board.ended());
             witness.turn();
-            let distinct = |topic: &str| witness.heard_on(topic).collect::<std::collections::BTreeSet<_>>().len();
+            let distinct =
+                |topic: &str| witness.heard_on(topic).collect::<std::collections::BTreeSet<_>>().len();
             (ones, twos) = (distinct("qemu/one"), distinct("qemu/two"));
         }
         assert_eq!(board.ended(), Some(true));

@@ -34,18 +34,9 @@ pub struct SmoltcpLink<'s, D: Device> {
 }
 
 impl<'s, D: Device> SmoltcpDialer<'s, D> {
-    /// `handle` is a TCP socket in `sockets`, `first_port` the local port of the first connection (from 49,152 on; a random
-    /// one, so that a server does not take a restart for an old connection).
-    pub const fn new(
-        interface: Interface,
-        device: D,
-        sockets: SocketSet<'s>,
-        handle: SocketHandle,
-        server: IpEndpoint,
-        first_port: u16,
-        now_ms: fn() -> u32,
-    ) -> Self {
-        let link = SmoltcpLink { interface, device, sockets, handle, now_ms };
+    /// `first_port` is the local port of the first connection (from 49,152 on; a random one, so that a server does not take a
+    /// restart for an old connection).
+    pub const fn new(link: SmoltcpLink<'s, D>, server: IpEndpoint, first_port: u16) -> Self {
         SmoltcpDialer { link, server, port: first_port, dialing: false }
     }
 
@@ -56,6 +47,17 @@ impl<'s, D: Device> SmoltcpDialer<'s, D> {
 }
 
 impl<'s, D: Device> SmoltcpLink<'s, D> {
+    /// `handle` is a TCP socket in `sockets`; `now_ms` tells the milliseconds.
+    pub const fn new(
+        interface: Interface,
+        device: D,
+        sockets: SocketSet<'s>,
+        handle: SocketHandle,
+        now_ms: fn() -> u32,
+    ) -> Self {
+        SmoltcpLink { interface, device, sockets, handle, now_ms }
+    }
+
     /// Moves packets between the device and the sockets.
     pub fn poll(&mut self) {
         let now = Instant::from_millis(i64::from((self.now_ms)()));

@@ -7,8 +7,6 @@ use lapwing_protocol::PacketType;
 use lapwing_protocol::keepalive::ClientKeepAlive;
 use lapwing_protocol::packet::{self, Connect, FromServer};
 use lapwing_protocol::property::Properties;
-#[cfg(feature = "auth")]
-use lapwing_protocol::property::Property;
 #[cfg(feature = "v5")]
 use lapwing_protocol::property::{self, Place, PropertyId};
 use lapwing_protocol::{EncodeError, PacketId, ReasonCode};

@@ -61,6 +61,7 @@ enum Phase {
 
 /// What the server allows on this connection.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "v5"), allow(dead_code))]
 struct Limits {
     packet_bytes: u32,
     aliases: u16,

@@ -20,6 +20,7 @@ fn main() -> ! {
             let _ = uart.write(read);
             let _ = uart.flush();
             if read == b"stop" {
+                lapwing_qemu::report(0, 64);
                 lapwing_qemu::end(true);
             }
         }

@@ -5,7 +5,7 @@
 #![no_std]
 #![no_main]
 
-use lapwing_client::dialers::smoltcp::SmoltcpDialer;
+use lapwing_client::dialers::smoltcp::{SmoltcpDialer, SmoltcpLink};
 use lapwing_client::{Client, Config, Event, QoS, Version};
 use lapwing_qemu::ethernet::Ethernet;
 use lapwing_qemu::{arguments, end, now_ms, say, start};
@@ -38,7 +38,8 @@ fn main() -> ! {
     let socket = Socket::new(SocketBuffer::new(&mut receive[..]), SocketBuffer::new(&mut transmit[..]));
     let handle = sockets.add(socket);
     let server = (host, port).into();
-    let mut net = SmoltcpDialer::new(interface, device, sockets, handle, server, 49_152, now_ms);
+    let link = SmoltcpLink::new(interface, device, sockets, handle, now_ms);
+    let mut net = SmoltcpDialer::new(link, server, 49_152);
 
     let config = Config::new("qemu").version(version).keep_alive(2).backoff_ms(100, 1_000);
     let mut client = Client::<1024, 256>::new(config);
