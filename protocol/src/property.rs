@@ -5,8 +5,8 @@
 //! allowed in this packet, at most once, in range.
 
 use crate::packet::PacketType;
-use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, Version, text};
+use crate::wire::{Reader, Sticky, Writer};
+use crate::{DecodeError, EncodeError, Version};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,64 +239,52 @@ impl<'a> Value<'a> for u32 {
     }
 }
 
-/// A property, found but not judged.
+/// A property, not yet judged by its place.
 struct Raw<'a> {
     id: u8,
-    kind: Kind,
     places: u16,
     /// Of a number.
     number: u32,
-    /// Of anything else: what it is, and of a pair the second half.
+    /// Of anything else; of a pair the first half.
     bytes: &'a [u8],
-    second: &'a [u8],
 }
 
-/// Passes over one property.
-fn next_raw<'a>(r: &mut Reader<'a>) -> Result<Raw<'a>, DecodeError> {
-    let id = r.u8()?;
-    let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
-    let mut raw = Raw { id, kind, places, number: 0, bytes: &[], second: &[] };
+/// Passes over one property, checking all that its kind asks.
+fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
+    let id = r.number(1) as u8;
+    let Some((kind, places)) = spec(id) else {
+        r.fail(DecodeError::PropertyUnknown);
+        return Raw { id, places: 0, number: 0, bytes: &[] };
+    };
+    let (mut number, mut bytes) = (0, &[][..]);
+    let width = match kind {
+        Kind::Bit => 1,
+        Kind::U16 | Kind::U16NotZero => 2,
+        Kind::U32 | Kind::U32NotZero => 4,
+        _ => 0,
+    };
+    let mut good = true;
+    if width > 0 {
+        number = r.number(width);
+    } else {
+        match kind {
+            Kind::Varint => number = r.varint(),
+            Kind::Binary => bytes = r.binary(),
+            _ => bytes = r.text(),
+        }
+    }
     match kind {
-        Kind::Bit | Kind::U16 | Kind::U16NotZero | Kind::U32 | Kind::U32NotZero => {
-            let width = match kind {
-                Kind::Bit => 1,
-                Kind::U16 | Kind::U16NotZero => 2,
-                _ => 4,
-            };
-            let bytes = r.take(width)?;
-            raw.number = bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-        }
-        Kind::Varint => raw.number = r.varint()?,
-        Kind::Text | Kind::Topic | Kind::Binary => raw.bytes = r.binary()?,
-        Kind::Pair => {
-            raw.bytes = r.binary()?;
-            raw.second = r.binary()?;
-        }
+        Kind::Bit => good = number <= 1,
+        Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => good = number != 0,
+        Kind::Topic => good = !bytes.is_empty() && !bytes.iter().any(|byte| matches!(byte, b'+' | b'#')),
+        Kind::Pair => drop(r.text()),
+        _ => {}
     }
-    Ok(raw)
-}
-
-impl Raw<'_> {
-    /// All that its kind asks.
-    fn check(&self) -> Result<(), DecodeError> {
-        if matches!(self.kind, Kind::Text | Kind::Topic | Kind::Pair) {
-            text::check(self.bytes)?;
-            text::check(self.second)?;
-        }
-        let good = match self.kind {
-            Kind::Bit => self.number <= 1,
-            Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => self.number != 0,
-            Kind::Topic => {
-                !self.bytes.is_empty() && !self.bytes.iter().any(|byte| matches!(byte, b'+' | b'#'))
-            }
-            _ => true,
-        };
-        if good {
-            return Ok(());
-        }
-        let alias = self.id == PropertyId::TopicAlias as u8;
-        Err(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue })
+    if !good {
+        let alias = id == PropertyId::TopicAlias as u8;
+        r.fail(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue });
     }
+    Raw { id, places, number, bytes }
 }
 
 /// A block of properties, valid for the place it was read from or built for.
@@ -325,10 +313,11 @@ impl<'a> Properties<'a> {
     /// # Errors
     /// The first rule that the block breaks.
     pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
+        let mut r = Sticky::new(bytes);
         let mut present = 0u64;
         while !r.is_empty() {
-            let raw = next_raw(&mut r)?;
+            let raw = next_raw(&mut r);
+            r.check()?;
             if raw.places & place.bit() == 0 {
                 return Err(DecodeError::PropertyNotAllowed);
             }
@@ -340,7 +329,6 @@ impl<'a> Properties<'a> {
                 return Err(DecodeError::PropertyDuplicate);
             }
             present |= bit;
-            raw.check()?;
         }
         let properties = Properties { bytes, present };
         if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
@@ -390,7 +378,7 @@ impl<'a> Properties<'a> {
     /// The properties in order as identifier, number and bytes, without a look at them: of a number the bytes are empty, of
     /// anything else (a pair: its name) the number is 0. For a receiver that has little room for code.
     pub fn raw(&self) -> RawIter<'a> {
-        RawIter { r: Reader::new(self.bytes) }
+        RawIter { r: Sticky::new(self.bytes) }
     }
 
     /// The first occurrence of a property.
@@ -523,14 +511,17 @@ impl<'a> Iterator for Iter<'a> {
 /// Walks over the properties of a block without a look at their values.
 #[derive(Clone, Debug)]
 pub struct RawIter<'a> {
-    r: Reader<'a>,
+    r: Sticky<'a>,
 }
 
 impl<'a> Iterator for RawIter<'a> {
     type Item = (u8, u32, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let raw = next_raw(&mut self.r).ok()?;
+        if self.r.is_empty() {
+            return None;
+        }
+        let raw = next_raw(&mut self.r);
         Some((raw.id, raw.number, raw.bytes))
     }
 }

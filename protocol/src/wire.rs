@@ -71,13 +71,6 @@ impl<'a> Reader<'a> {
         text::parse(self.binary()?)
     }
 
-    /// A string that is checked, but left as bytes.
-    #[inline]
-    pub(crate) fn text(&mut self) -> Result<&'a [u8], DecodeError> {
-        let bytes = self.binary()?;
-        text::check(bytes).map(|()| bytes)
-    }
-
     #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
         PacketId::new(self.u16()?).ok_or(DecodeError::PacketIdZero)
@@ -86,6 +79,94 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn end(self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
+    }
+}
+
+/// Reads fields as [`Reader`] does, but remembers the first error instead of returning it: what is read behind it is empty or
+/// 0. Code that reads much and asks once is much smaller for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sticky<'a> {
+    bytes: &'a [u8],
+    error: Option<DecodeError>,
+}
+
+impl<'a> Sticky<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Sticky { bytes, error: None }
+    }
+
+    /// The first error so far.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        match self.error {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn fail(&mut self, error: DecodeError) {
+        self.error.get_or_insert(error);
+        self.bytes = &[];
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> &'a [u8] {
+        match self.bytes.split_at_checked(n) {
+            Some((taken, rest)) => {
+                self.bytes = rest;
+                taken
+            }
+            None => {
+                self.fail(DecodeError::Truncated);
+                &[]
+            }
+        }
+    }
+
+    /// A number of so many bytes.
+    pub(crate) fn number(&mut self, width: usize) -> u32 {
+        self.take(width).iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+    }
+
+    pub(crate) fn varint(&mut self) -> u32 {
+        match varint::read(self.bytes) {
+            Ok(Some((value, n))) => {
+                self.take(n);
+                value
+            }
+            Ok(None) => {
+                self.fail(DecodeError::Truncated);
+                0
+            }
+            Err(error) => {
+                self.fail(error);
+                0
+            }
+        }
+    }
+
+    pub(crate) fn binary(&mut self) -> &'a [u8] {
+        let n = self.number(2);
+        self.take(n as usize)
+    }
+
+    /// A string that is checked, but left as bytes.
+    pub(crate) fn text(&mut self) -> &'a [u8] {
+        let bytes = self.binary();
+        if let Err(error) = text::check(bytes) {
+            self.fail(error);
+        }
+        bytes
     }
 }
 

@@ -4,7 +4,7 @@
 //! third of the code of a decoder for each. It judges as they do; `tests/from_server.rs` compares them.
 
 use crate::property::{Place, Properties, PropertyId};
-use crate::wire::Reader;
+use crate::wire::Sticky;
 use crate::{DecodeError, PacketType, ReasonCode, Version};
 
 /// A packet from a server; what its type does not have is empty, 0 or success.
@@ -38,7 +38,7 @@ impl<'a> FromServer<'a> {
     ) -> Result<Self, DecodeError> {
         use PacketType as P;
         let v5 = version.has_properties();
-        let mut r = Reader::new(body);
+        let mut r = Sticky::new(body);
         let mut topic = &[][..];
         let mut session_present = false;
         let mut identified = true;
@@ -47,19 +47,19 @@ impl<'a> FromServer<'a> {
         match packet {
             P::Publish => {
                 if flags & 0b0110 == 0b0110 {
-                    return Err(DecodeError::QoSInvalid);
+                    r.fail(DecodeError::QoSInvalid);
                 }
-                topic = r.text()?;
+                topic = r.text();
                 if topic.iter().any(|byte| matches!(byte, b'+' | b'#')) {
-                    return Err(DecodeError::WildcardInTopicName);
+                    r.fail(DecodeError::WildcardInTopicName);
                 }
                 identified = flags & 0b0110 != 0;
                 short = false;
             }
             P::ConnAck => {
-                let flags = r.u8()?;
-                if flags & !1 != 0 {
-                    return Err(DecodeError::ReservedFlags);
+                let flags = r.number(1);
+                if flags > 1 {
+                    r.fail(DecodeError::ReservedFlags);
                 }
                 session_present = flags != 0;
                 identified = false;
@@ -68,45 +68,56 @@ impl<'a> FromServer<'a> {
             P::SubAck | P::UnsubAck => short = false,
             P::PubAck | P::PubRec | P::PubRel | P::PubComp => {}
             P::PingResp | P::Disconnect | P::Auth => identified = false,
-            _ => return Err(DecodeError::ReservedPacketType),
+            _ => r.fail(DecodeError::ReservedPacketType),
         }
-        let packet_id = if identified { r.packet_id()?.get() } else { 0 };
+        let mut packet_id = 0;
+        if identified {
+            packet_id = r.number(2) as u16;
+            if packet_id == 0 {
+                r.fail(DecodeError::PacketIdZero);
+            }
+        }
         let mut reason = ReasonCode::Success;
         let ends = short && (r.is_empty() || !v5);
         if packet == P::ConnAck || short && !ends {
-            reason = judge(packet, r.u8()?, version)?;
+            reason = judge(&mut r, packet, version);
         }
         let mut properties = Properties::NONE;
         // `3.4.2.2.1`: without a property length, there are no properties; only AUTH has it with every reason code.
         if v5 && !ends && !(short && packet != P::Auth && r.is_empty()) {
-            properties = Properties::read(&mut r, Place::Packet(packet))?;
+            let n = r.varint();
+            let block = r.take(n as usize);
+            r.check()?;
+            properties = Properties::parse(block, Place::Packet(packet))?;
         }
-        let rest = r.rest();
+        let payload = r.rest();
         if matches!(packet, P::SubAck | P::UnsubAck) && (v5 || packet == P::SubAck) {
-            if rest.is_empty() {
-                return Err(DecodeError::NoReasonCode);
+            if payload.is_empty() {
+                r.fail(DecodeError::NoReasonCode);
             }
-            for code in rest {
-                let one = judge(packet, *code, version)?;
+            while !r.is_empty() {
+                let one = judge(&mut r, packet, version);
                 if !reason.is_failure() {
                     reason = one;
                 }
             }
-        } else if packet != P::Publish && !rest.is_empty() {
-            return Err(DecodeError::TrailingBytes);
+        } else if packet != P::Publish && !payload.is_empty() {
+            r.fail(DecodeError::TrailingBytes);
         }
         if packet == P::Publish && topic.is_empty() && !properties.has(PropertyId::TopicAlias) {
-            return Err(DecodeError::TopicNameEmpty);
+            r.fail(DecodeError::TopicNameEmpty);
         }
         if session_present && reason != ReasonCode::Success {
-            return Err(DecodeError::SessionPresentWithError);
+            r.fail(DecodeError::SessionPresentWithError);
         }
-        Ok(FromServer { topic, packet_id, session_present, reason, properties, payload: rest })
+        r.check()?;
+        Ok(FromServer { topic, packet_id, session_present, reason, properties, payload })
     }
 }
 
-/// The reason code of a byte in this packet.
-fn judge(packet: PacketType, code: u8, version: Version) -> Result<ReasonCode, DecodeError> {
+/// The reason code that is the next byte of this packet.
+fn judge(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> ReasonCode {
+    let code = r.number(1) as u8;
     let reason = if version.has_properties() {
         ReasonCode::from_u8(code).filter(|reason| reason.allowed_in(packet))
     } else if packet == PacketType::ConnAck {
@@ -118,5 +129,8 @@ fn judge(packet: PacketType, code: u8, version: Version) -> Result<ReasonCode, D
             _ => None,
         }
     };
-    reason.ok_or(DecodeError::ReasonCodeInvalid)
+    reason.unwrap_or_else(|| {
+        r.fail(DecodeError::ReasonCodeInvalid);
+        ReasonCode::Success
+    })
 }
