@@ -8,7 +8,7 @@ use lapwing_protocol::{
     EncodeError,
     property::{self, Place, PropertyId},
 };
-use lapwing_protocol::{QoS, topic};
+use lapwing_protocol::{QoS, copy, topic};
 
 use crate::PublishError;
 use crate::config::Policy;
@@ -136,15 +136,21 @@ impl Shelf<'_> {
     pub(crate) fn age(&mut self, seconds: u32) -> Option<Record> {
         let (mut record, mut void) = (self.first(), None);
         while record.kind() != 0 {
-            let left = self.u32(record.body());
-            if record.of(kind::PUBLISH) && left != FOR_EVER {
-                let left = if record.is(flag::FRESH) { left } else { left.saturating_sub(seconds) };
-                self.put(record.body(), &left.to_be_bytes());
-                if seconds > 0 {
-                    self.set_flags(record, record.flags() & !flag::FRESH);
+            let flags = record.flags();
+            if record.of(kind::PUBLISH)
+                && let Some(seconds_left) =
+                    self.bytes.get_mut(record.body()..).and_then(|b| b.first_chunk_mut())
+            {
+                let mut left = u32::from_be_bytes(*seconds_left);
+                if left != FOR_EVER && flags & flag::FRESH == 0 {
+                    left = left.saturating_sub(seconds);
+                    *seconds_left = left.to_be_bytes();
+                    if left == 0 && flags & (flag::TRIED | flag::SENT) == 0 {
+                        void = Some(record);
+                    }
                 }
-                if left == 0 && !record.is(flag::TRIED | flag::SENT | flag::FRESH) {
-                    void = Some(record);
+                if seconds > 0 {
+                    self.set_flags(record, flags & !flag::FRESH);
                 }
             }
             record = self.after(record);
@@ -161,7 +167,7 @@ struct Cursor<'o> {
 impl Cursor<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         let end = self.at + bytes.len();
-        self.out.get_mut(self.at..end).ok_or(PublishError::Full)?.copy_from_slice(bytes);
+        copy(self.out.get_mut(self.at..end).ok_or(PublishError::Full)?, bytes);
         self.at = end;
         Ok(())
     }
@@ -186,7 +192,7 @@ impl Cursor<'_> {
         };
         self.at += len;
         if let Some(place) = self.out.get_mut(HEADER + 6..HEADER + FIXED) {
-            place.copy_from_slice(&(len as u16).to_be_bytes());
+            copy(place, &(len as u16).to_be_bytes());
         }
         Ok(())
     }

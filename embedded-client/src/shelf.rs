@@ -11,6 +11,8 @@
 //! ```
 //! All numbers are big-endian. `tag` is a packet identifier or a topic alias. `length` counts the header.
 
+use lapwing_protocol::copy;
+
 pub(crate) const HEADER: usize = 6;
 
 /// What a record is: one bit each, so that several can be looked for at once.
@@ -155,7 +157,7 @@ impl Shelf<'_> {
 
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         if let Some(place) = self.bytes.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
+            copy(place, bytes);
         }
     }
 

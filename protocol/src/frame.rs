@@ -97,22 +97,6 @@ pub fn header(bytes: &[u8], version: Version) -> Result<Option<FixedHeader>, Dec
     Ok(Some(FixedHeader { packet_type, flags, header_len: 1 + n, remaining_len }))
 }
 
-/// As [`header`], for a receiver that reads each packet with its decoder anyway and has little room for code: lengths are left
-/// to the decoder, which finds them out when the packet is whole.
-///
-/// # Errors
-/// As [`header`], less [`DecodeError::LengthInvalid`] and, for PUBLISH, what its decoder tells.
-pub fn header_unjudged(bytes: &[u8]) -> Result<Option<FixedHeader>, DecodeError> {
-    let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
-    let packet_type = PacketType::from_u8(first >> 4).ok_or(DecodeError::ReservedPacketType)?;
-    let flags = first & 0x0f;
-    if packet_type != PacketType::Publish && flags != packet_type.flags() {
-        return Err(DecodeError::ReservedFlags);
-    }
-    let Some((remaining, n)) = varint::read(rest)? else { return Ok(None) };
-    Ok(Some(FixedHeader { packet_type, flags, header_len: 1 + n, remaining_len: remaining as usize }))
-}
-
 /// Finds the first packet in `bytes`. `packet_bytes_max` is the receiver's Maximum Packet Size, header included.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use lapwing_protocol::{ReasonCode, Version};
 /// The same, from the packet that the other decoder read; `None` for what a server does not send.
 fn told<'a>(packet: &Packet<'a>, version: Version) -> Option<FromServer<'a>> {
     let none = FromServer {
+        packet: packet.packet_type(),
         topic: &[],
         packet_id: 0,
         session_present: false,
@@ -72,7 +73,7 @@ fn compare(bytes: &[u8], version: Version) {
     if version != Version::V5 && frame.packet_type == lapwing_protocol::PacketType::Disconnect {
         return;
     }
-    let ours = FromServer::decode(frame.packet_type, frame.flags, frame.body, version);
+    let ours = FromServer::decode(bytes[0], frame.body, version);
     match Packet::decode(frame, version) {
         Ok(packet) => {
             let mut ours = ours.unwrap_or_else(|error| panic!("{error:?} for {packet:?}"));

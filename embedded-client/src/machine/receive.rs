@@ -1,10 +1,9 @@
 //! What comes: bytes are gathered until a packet is whole, and never beyond it.
 
-use lapwing_protocol::frame::{self, FixedHeader};
 use lapwing_protocol::packet::{FromServer, PacketType};
 #[cfg(feature = "v5")]
 use lapwing_protocol::property::{Properties, PropertyId};
-use lapwing_protocol::{DecodeError, QoS, ReasonCode};
+use lapwing_protocol::{DecodeError, QoS, ReasonCode, varint};
 
 use super::{Buffers, Machine, Phase};
 use crate::Error;
@@ -113,13 +112,15 @@ impl Machine<'_> {
             return Ok(None);
         }
         let bytes = io.inbox.get(..usize::from(self.inbound.len)).unwrap_or(&[]);
-        let Some(header) = frame::header_unjudged(bytes)? else {
+        let Some((remaining, n)) = varint::read(bytes.get(1..).unwrap_or(&[]))? else {
             self.inbound.need = self.inbound.len + 1;
             return Ok(None);
         };
-        let total = header.header_len + header.remaining_len;
+        let head = 1 + n;
+        let total = head + remaining as usize;
         let here = total.min(io.inbox.len());
-        if here < total && header.packet_type != PacketType::Publish {
+        let first = bytes.first().map_or(0, |first| *first);
+        if here < total && first >> 4 != PacketType::Publish as u8 {
             return Err(Broken(ReasonCode::PacketTooLarge));
         }
         self.inbound.need = here as u16;
@@ -130,7 +131,7 @@ impl Machine<'_> {
         self.inbound.left = (total - here) as u32;
         // Whatever comes shows that the server is there.
         self.keep_alive.answered();
-        self.packet(io, header, here, now_ms)
+        self.packet(io, head, here, now_ms)
     }
 
     /// The next piece of a message larger than the buffer.
@@ -163,18 +164,19 @@ impl Machine<'_> {
     fn packet(
         &mut self,
         io: &mut Buffers<'_>,
-        header: FixedHeader,
+        head: usize,
         len: usize,
         now_ms: u32,
     ) -> Result<Option<Happened>, Broken> {
-        let body = io.inbox.get(header.header_len..len).unwrap_or(&[]);
-        let packet = FromServer::decode(header.packet_type, header.flags, body, self.version())?;
+        let first = io.inbox.first().map_or(0, |first| *first);
+        let body = io.inbox.get(head..len).unwrap_or(&[]);
+        let packet = FromServer::decode(first, body, self.version())?;
         // CONNACK comes first and once; AUTH may come before it, DISCONNECT comes whenever.
         let opening = self.phase == Phase::Opening;
-        match header.packet_type {
+        match packet.packet {
             PacketType::ConnAck if opening => Ok(self.connected(&mut io.shelf, &packet, now_ms)),
             #[cfg(feature = "auth")]
-            PacketType::Auth => self.authenticate(io, header, len).map(|()| None),
+            PacketType::Auth => self.authenticate(io, head, len).map(|()| None),
             PacketType::Disconnect if self.version().has_properties() => {
                 self.phase = Phase::Closing;
                 self.why = packet.reason;
@@ -187,13 +189,13 @@ impl Machine<'_> {
             PacketType::Publish => {
                 let inbound = &mut self.inbound;
                 // Where the parts are follows from their lengths: topic length, topic, identifier, properties, payload.
-                inbound.flags = header.flags;
-                inbound.topic = header.header_len as u16 + 2;
+                inbound.flags = first & 0x0f;
+                inbound.topic = head as u16 + 2;
                 inbound.topic_end = inbound.topic + packet.topic.len() as u16;
                 inbound.end = len as u16;
                 inbound.payload = inbound.end - packet.payload.len() as u16;
                 inbound.properties = inbound.payload - packet.properties.as_bytes().len() as u16;
-                inbound.qos = QoS::from_u8(header.flags >> 1 & 3).unwrap_or_default();
+                inbound.qos = QoS::from_u8(first >> 1 & 3).unwrap_or_default();
                 inbound.id = packet.packet_id;
                 self.message(&mut io.shelf, &packet)
             }
@@ -261,10 +263,10 @@ impl Machine<'_> {
     /// A step of the enhanced authentication, or the end of one (`4.12`): the answer is written into the inbound buffer from the free
     /// end of the outbox.
     #[cfg(feature = "auth")]
-    fn authenticate(&mut self, io: &mut Buffers<'_>, header: FixedHeader, len: usize) -> Result<(), Broken> {
+    fn authenticate(&mut self, io: &mut Buffers<'_>, head: usize, len: usize) -> Result<(), Broken> {
         use lapwing_protocol::packet::Auth;
         use lapwing_protocol::property::{Property, PropertyWriter};
-        let body = io.inbox.get(header.header_len..len).unwrap_or(&[]);
+        let body = io.inbox.get(head..len).unwrap_or(&[]);
         let auth = Auth::decode(body)?;
         let authenticator = self.config.authenticator.ok_or(PROTOCOL_ERROR)?;
         if auth.properties.authentication_method() != Some(authenticator.method()) {

@@ -329,9 +329,12 @@ impl Machine<'_> {
         }
         let expiry_s = io.shelf.u32(record.body());
         #[cfg(feature = "v5")]
-        let (topic_alias, named) = self.alias(topic);
+        let alias = self.alias(topic);
         #[cfg(not(feature = "v5"))]
-        let (topic_alias, named) = (None, true);
+        let alias = 0;
+        // Named once on this connection, and always without an alias.
+        let bit = if alias == 0 { 0 } else { 1 << (alias - 1) };
+        let named = self.introduced & bit == 0;
         let header = PublishHeader {
             dup: flags & flag::TRIED != 0 && qos != QoS::AtMostOnce,
             qos,
@@ -340,7 +343,7 @@ impl Machine<'_> {
             packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(record.tag()) },
             forwarded: io.shelf.slice(properties, payload),
             message_expiry_interval_s: if expiry_s == FOR_EVER { None } else { Some(expiry_s) },
-            topic_alias,
+            topic_alias: if alias == 0 { None } else { Some(alias) },
             subscription_identifiers: &[],
             payload_len: end - payload + streamed as usize,
         };
@@ -359,8 +362,7 @@ impl Machine<'_> {
         out.mid_len = mid_len as u8;
         out.stream_len = streamed;
         out.stream_left = out.stream_len;
-        #[cfg(feature = "v5")]
-        self.introduce(topic_alias);
+        self.introduced |= bit;
         if qos != QoS::AtMostOnce {
             self.quota -= 1;
         }
@@ -368,22 +370,18 @@ impl Machine<'_> {
         Sendable::Yes
     }
 
-    /// The alias of a topic, if it has one here, and whether the topic is to be named with it.
+    /// The alias of a topic here; 0: it has none.
     #[cfg(feature = "v5")]
-    fn alias(&self, topic: &[u8]) -> (Option<u16>, bool) {
-        let most = usize::from(self.limits.aliases.min(32));
-        let topics = self.config.aliased.iter().take(most);
-        match (1u16..).zip(topics).find(|(_, name)| name.as_bytes() == topic) {
-            Some((alias, _)) => (Some(alias), self.introduced & 1 << (alias - 1) == 0),
-            None => (None, true),
+    fn alias(&self, topic: &[u8]) -> u16 {
+        let most = self.limits.aliases.min(32);
+        let mut alias = 0;
+        for name in self.config.aliased {
+            alias += 1;
+            if alias <= most && name.as_bytes() == topic {
+                return alias;
+            }
         }
-    }
-
-    #[cfg(feature = "v5")]
-    fn introduce(&mut self, alias: Option<u16>) {
-        if let Some(alias) = alias {
-            self.introduced |= 1 << (alias - 1);
-        }
+        0
     }
 }
 

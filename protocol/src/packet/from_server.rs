@@ -10,6 +10,8 @@ use crate::{DecodeError, PacketType, ReasonCode, Version};
 /// A packet from a server; what its type does not have is empty, 0 or success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromServer<'a> {
+    /// What it is.
+    pub packet: PacketType,
     /// PUBLISH: the topic name, valid UTF-8; empty only in MQTT 5.0, with a topic alias.
     pub topic: &'a [u8],
     /// Not of a QoS 0 PUBLISH.
@@ -25,18 +27,18 @@ pub struct FromServer<'a> {
 }
 
 impl<'a> FromServer<'a> {
-    /// Reads the body of any packet that a server sends; `flags` are those of its fixed header.
+    /// Reads the body of any packet that a server sends; `first` is the first byte of its fixed header.
     ///
     /// # Errors
     /// The first rule that it breaks; [`DecodeError::ReservedPacketType`] for a packet that a server does not send.
     #[inline]
-    pub fn decode(
-        packet: PacketType,
-        flags: u8,
-        body: &'a [u8],
-        version: Version,
-    ) -> Result<Self, DecodeError> {
+    pub fn decode(first: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         use PacketType as P;
+        let packet = PacketType::from_u8(first >> 4).ok_or(DecodeError::ReservedPacketType)?;
+        let flags = first & 0x0f;
+        if packet != P::Publish && flags != packet.flags() {
+            return Err(DecodeError::ReservedFlags);
+        }
         let v5 = version.has_properties();
         let mut r = Sticky::new(body);
         let mut topic = &[][..];
@@ -111,7 +113,7 @@ impl<'a> FromServer<'a> {
             r.fail(DecodeError::SessionPresentWithError);
         }
         r.check()?;
-        Ok(FromServer { topic, packet_id, session_present, reason, properties, payload })
+        Ok(FromServer { packet, topic, packet_id, session_present, reason, properties, payload })
     }
 }
 
