@@ -130,10 +130,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
                 Step::HangUp => Err(LinkDown),
                 Step::Dial => match race(dialer.dial(), pause).await {
                     None => continue,
-                    Some(dialed) => dialed.map(|()| {
-                        machine.dialed(timer.now_ms());
-                        None
-                    }),
+                    Some(dialed) => dialed.map(|()| machine.dialed(timer.now_ms())),
                 },
                 step => match dialer.link() {
                     None => Err(LinkDown),
@@ -142,7 +139,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
                             None => continue,
                             Some(Ok(n)) => {
                                 machine.wrote(&mut io, n, timer.now_ms());
-                                Ok(None)
+                                Ok(())
                             }
                             Some(Err(_)) => Err(LinkDown),
                         },
@@ -150,23 +147,23 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
                             None | Some(Err(_)) => Err(LinkDown),
                             Some(Ok(())) => {
                                 machine.flushed();
-                                Ok(None)
+                                Ok(())
                             }
                         },
                         _ => match race(link.read(machine.wanted(&mut io)), pause).await {
                             None => continue,
                             Some(Ok(0) | Err(_)) => Err(LinkDown),
-                            Some(Ok(n)) => Ok(machine.received(&mut io, n, timer.now_ms())),
+                            Some(Ok(n)) => {
+                                machine.received(&mut io, n, timer.now_ms());
+                                Ok(())
+                            }
                         },
                     },
                 },
             };
-            let happened = done.unwrap_or_else(|LinkDown| {
+            if done.is_err() {
                 dialer.hang_up();
-                machine.lost(&mut io, timer.now_ms())
-            });
-            if let Some(happened) = happened {
-                return happened;
+                machine.lost(&mut io, timer.now_ms());
             }
         }
     }

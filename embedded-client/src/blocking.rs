@@ -66,51 +66,48 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(machine.view(io))
     }
 
-    /// One turn: what happened, or `None` when all is done for now.
+    /// Works until there is something to tell, or `None` when all is done for now.
     fn work<D: Dialer>(&mut self, dialer: &mut D) -> Option<Happened> {
         loop {
             let now_ms = dialer.now_ms();
             let (machine, mut io) = self.parts();
-            let ok = match machine.step(&mut io, now_ms) {
+            let step = machine.step(&mut io, now_ms);
+            let done = match step {
                 Step::Tell(happened) => return Some(happened),
                 Step::Wait => return None,
                 Step::HangUp => Err(LinkDown),
                 Step::Dial => match dialer.dial() {
                     Ok(true) => {
                         machine.dialed(now_ms);
-                        Ok(None)
+                        Ok(())
                     }
                     Ok(false) => return None,
                     Err(down) => Err(down),
                 },
-                step => match dialer.link() {
+                Step::Write | Step::Flush | Step::Read => match dialer.link() {
                     None => Err(LinkDown),
                     Some(link) => match step {
                         Step::Write => link.write(machine.outgoing(&io)).map_err(|_| LinkDown).map(|n| {
                             machine.wrote(&mut io, n, now_ms);
-                            None
                         }),
-                        Step::Flush => link.flush().map_err(|_| LinkDown).map(|()| {
-                            machine.flushed();
-                            None
-                        }),
+                        Step::Flush => link.flush().map_err(|_| LinkDown).map(|()| machine.flushed()),
                         _ => match link.read_ready() {
                             Ok(false) => return None,
                             Ok(true) => match link.read(machine.wanted(&mut io)) {
                                 Ok(0) | Err(_) => Err(LinkDown),
-                                Ok(n) => Ok(machine.received(&mut io, n, now_ms)),
+                                Ok(n) => {
+                                    machine.received(&mut io, n, now_ms);
+                                    Ok(())
+                                }
                             },
                             Err(_) => Err(LinkDown),
                         },
                     },
                 },
             };
-            let happened = ok.unwrap_or_else(|LinkDown| {
+            if done.is_err() {
                 dialer.hang_up();
-                machine.lost(&mut io, now_ms)
-            });
-            if happened.is_some() {
-                return happened;
+                machine.lost(&mut io, now_ms);
             }
         }
     }

@@ -113,6 +113,7 @@ impl<'b> Message<'b> {
 /// An [`Event`] without what it borrows.
 #[derive(Clone, Copy)]
 pub(crate) enum Happened {
+    Nothing,
     Message,
     Chunk,
     Delivered(u16),

@@ -136,12 +136,7 @@ impl Machine<'_> {
     }
 
     /// CONNACK came.
-    pub(super) fn connected(
-        &mut self,
-        io: &mut Shelf<'_>,
-        connack: &FromServer<'_>,
-        now_ms: u32,
-    ) -> Option<Happened> {
+    pub(super) fn connected(&mut self, io: &mut Shelf<'_>, connack: &FromServer<'_>, now_ms: u32) {
         self.subscribe = false;
         if connack.reason != ReasonCode::Success {
             // The face closes the link, the pause grows.
@@ -151,7 +146,10 @@ impl Machine<'_> {
                 connack.reason,
                 ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
             );
-            return (!passing).then_some(Happened::Failed(Error::Refused(connack.reason)));
+            if !passing {
+                self.tell = Happened::Failed(Error::Refused(connack.reason));
+            }
+            return;
         }
         let mut keep_alive_s = self.config.keep_alive_s;
         let mut quota = u16::from(self.config.send_maximum);
@@ -195,6 +193,6 @@ impl Machine<'_> {
         self.quota = quota;
         self.keep_alive = ClientKeepAlive::new(keep_alive_s, u32::from(self.config.response_ms), now_ms);
         self.introduced = 0;
-        Some(Happened::Connected(connack.session_present))
+        self.tell = Happened::Connected(connack.session_present);
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Machine<'a> {
     /// The application wants to close, with this reason.
     goodbye: bool,
     goodbye_reason: ReasonCode,
+    /// What the next step tells.
+    tell: Happened,
     /// Why the connection ended; success where nobody said it.
     why: ReasonCode,
     out: Outgoing,
@@ -129,6 +131,7 @@ impl<'a> Machine<'a> {
             no_inbound_aliases: false,
             goodbye: false,
             goodbye_reason: ReasonCode::Success,
+            tell: Happened::Nothing,
             why: ReasonCode::Success,
             out: Outgoing::NONE,
             inbound: Incoming::NONE,
@@ -181,7 +184,12 @@ impl<'a> Machine<'a> {
     }
 
     /// What to do now.
+    #[inline(never)]
     pub(crate) fn step(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Step {
+        match core::mem::replace(&mut self.tell, Happened::Nothing) {
+            Happened::Nothing => {}
+            happened => return Step::Tell(happened),
+        }
         let seconds = now_ms.wrapping_sub(self.aged_ms) / 1_000;
         self.aged_ms = self.aged_ms.wrapping_add(seconds * 1_000);
         // Until the first step, the clock is not known.
@@ -275,7 +283,8 @@ impl<'a> Machine<'a> {
     }
 
     /// There is no link (any more): what was begun to be sent is to be sent again.
-    pub(crate) fn lost(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Option<Happened> {
+    #[inline(never)]
+    pub(crate) fn lost(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
         let was = self.phase;
         self.abort_long_message(io);
         self.out.forget();
@@ -301,12 +310,15 @@ impl<'a> Machine<'a> {
             Phase::Down
         };
         let why = core::mem::replace(&mut self.why, ReasonCode::Success);
-        core::mem::take(&mut self.announced).then_some(Happened::Disconnected(why))
+        if core::mem::take(&mut self.announced) {
+            self.tell = Happened::Disconnected(why);
+        }
     }
 
     /// The application closed the link.
     pub(crate) fn closed(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
         self.lost(io, now_ms);
+        self.tell = Happened::Nothing;
         self.phase = Phase::Closed;
     }
 
@@ -363,6 +375,7 @@ impl<'a> Machine<'a> {
         HEADER * usize::from(self.config.receive_maximum)
     }
 
+    #[inline(never)]
     pub(crate) fn publish(
         &mut self,
         io: &mut Buffers<'_>,

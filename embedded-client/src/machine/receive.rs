@@ -22,10 +22,9 @@ pub(super) struct Incoming {
     /// What of it is in the inbound buffer, and what shall be before it is looked at again.
     len: u16,
     need: u16,
-    /// What is still to come of a message larger than the buffer, and the last piece of it.
+    /// What is still to come of a message larger than the buffer.
     pub(super) left: u32,
-    chunk: u16,
-    /// Where the parts of a message are, and its flags: for the application.
+    /// Where the parts of a message, or the last piece of one, are, and its flags: for the application.
     topic: u16,
     topic_end: u16,
     properties: u16,
@@ -43,7 +42,6 @@ impl Incoming {
         len: 0,
         need: 0,
         left: 0,
-        chunk: 0,
         topic: 0,
         topic_end: 0,
         properties: 0,
@@ -92,29 +90,27 @@ impl Machine<'_> {
         io.inbox.get_mut(from..to).unwrap_or(&mut [])
     }
 
-    /// So many bytes came; 0 is the end of the stream. `None`: there is nothing to tell.
-    pub(crate) fn received(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) -> Option<Happened> {
-        match self.gather(io, n, now_ms) {
-            Ok(happened) => happened,
-            Err(Broken(reason)) => {
-                self.fail(reason, now_ms);
-                None
-            }
+    /// So many bytes came. What they mean is told by the next step.
+    #[inline(never)]
+    pub(crate) fn received(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
+        if let Err(Broken(reason)) = self.gather(io, n, now_ms) {
+            self.fail(reason, now_ms);
         }
     }
 
-    fn gather(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) -> Result<Option<Happened>, Broken> {
+    fn gather(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) -> Result<(), Broken> {
         if self.inbound.left > 0 {
-            return Ok(self.next_piece(n));
+            self.next_piece(n);
+            return Ok(());
         }
         self.inbound.len += n as u16;
         if self.inbound.len < self.inbound.need {
-            return Ok(None);
+            return Ok(());
         }
         let bytes = io.inbox.get(..usize::from(self.inbound.len)).unwrap_or(&[]);
         let Some((remaining, n)) = varint::read(bytes.get(1..).unwrap_or(&[]))? else {
             self.inbound.need = self.inbound.len + 1;
-            return Ok(None);
+            return Ok(());
         };
         let head = 1 + n;
         let total = head + remaining as usize;
@@ -125,7 +121,7 @@ impl Machine<'_> {
         }
         self.inbound.need = here as u16;
         if bytes.len() < here {
-            return Ok(None);
+            return Ok(());
         }
         self.inbound.next();
         self.inbound.left = (total - here) as u32;
@@ -135,14 +131,16 @@ impl Machine<'_> {
     }
 
     /// The next piece of a message larger than the buffer.
-    fn next_piece(&mut self, n: usize) -> Option<Happened> {
-        self.inbound.chunk = n as u16;
+    fn next_piece(&mut self, n: usize) {
+        self.inbound.end = n as u16;
         self.inbound.left = self.inbound.left.saturating_sub(n as u32);
         self.keep_alive.answered();
         if self.inbound.left == 0 {
             self.acknowledge();
         }
-        self.inbound.wanted.then_some(Happened::Chunk)
+        if self.inbound.wanted {
+            self.tell = Happened::Chunk;
+        }
     }
 
     fn acknowledge(&mut self) {
@@ -161,26 +159,23 @@ impl Machine<'_> {
         }
     }
 
-    fn packet(
-        &mut self,
-        io: &mut Buffers<'_>,
-        head: usize,
-        len: usize,
-        now_ms: u32,
-    ) -> Result<Option<Happened>, Broken> {
+    fn packet(&mut self, io: &mut Buffers<'_>, head: usize, len: usize, now_ms: u32) -> Result<(), Broken> {
         let first = io.inbox.first().map_or(0, |first| *first);
         let body = io.inbox.get(head..len).unwrap_or(&[]);
         let packet = FromServer::decode(first, body, self.version())?;
         // CONNACK comes first and once; AUTH may come before it, DISCONNECT comes whenever.
         let opening = self.phase == Phase::Opening;
         match packet.packet {
-            PacketType::ConnAck if opening => Ok(self.connected(&mut io.shelf, &packet, now_ms)),
+            PacketType::ConnAck if opening => {
+                self.connected(&mut io.shelf, &packet, now_ms);
+                Ok(())
+            }
             #[cfg(feature = "auth")]
-            PacketType::Auth => self.authenticate(io, head, len).map(|()| None),
+            PacketType::Auth => self.authenticate(io, head, len),
             PacketType::Disconnect if self.version().has_properties() => {
                 self.phase = Phase::Closing;
                 self.why = packet.reason;
-                Ok(None)
+                Ok(())
             }
             PacketType::ConnAck | PacketType::Disconnect => Err(PROTOCOL_ERROR),
             #[cfg(not(feature = "auth"))]
@@ -199,17 +194,13 @@ impl Machine<'_> {
                 inbound.id = packet.packet_id;
                 self.message(&mut io.shelf, &packet)
             }
-            PacketType::PingResp => Ok(None),
+            PacketType::PingResp => Ok(()),
             kind => self.acknowledged(&mut io.shelf, kind, packet.packet_id, packet.reason),
         }
     }
 
     #[cfg_attr(not(feature = "v5"), allow(unused_variables))]
-    fn message(
-        &mut self,
-        shelf: &mut Shelf<'_>,
-        publish: &FromServer<'_>,
-    ) -> Result<Option<Happened>, Broken> {
+    fn message(&mut self, shelf: &mut Shelf<'_>, publish: &FromServer<'_>) -> Result<(), Broken> {
         #[cfg(feature = "v5")]
         {
             self.inbound.alias = 0;
@@ -234,9 +225,11 @@ impl Machine<'_> {
             self.acknowledge();
         }
         if self.inbound.wanted {
-            return Ok(Some(Happened::Message));
+            self.tell = Happened::Message;
+        } else if new {
+            self.tell = Happened::Failed(Error::MessageSkipped);
         }
-        Ok(new.then_some(Happened::Failed(Error::MessageSkipped)))
+        Ok(())
     }
 
     /// Keeps the topic of an alias (`[MQTT-3.3.2-9]`), or sees that it is there.
@@ -299,27 +292,30 @@ impl Machine<'_> {
         packet: PacketType,
         id: u16,
         reason: ReasonCode,
-    ) -> Result<Option<Happened>, Broken> {
+    ) -> Result<(), Broken> {
         self.dirty = true;
         if packet == PacketType::PubRel {
             let record = shelf.find(kind::RECEIVED, id);
             shelf.remove(record);
             let reason = if record.kind() == 0 { NOT_FOUND } else { ReasonCode::Success };
             self.out.reply(PacketType::PubComp, id, reason);
-            return Ok(None);
+            return Ok(());
         }
         if packet == PacketType::SubAck && id == self.subscribing {
             self.subscribing = 0;
             self.subscribed = true;
-            return Ok(reason.is_failure().then_some(Happened::Failed(Error::SubscriptionRefused)));
+            if reason.is_failure() {
+                self.tell = Happened::Failed(Error::SubscriptionRefused);
+            }
+            return Ok(());
         }
         let record = shelf.find(kind::OUTBOUND, id);
         match shelf.acknowledge(record, packet, reason) {
-            Answer::Nothing => return Ok(None),
+            Answer::Nothing => return Ok(()),
             Answer::Violation => return Err(PROTOCOL_ERROR),
             Answer::Unknown => {
                 self.out.reply(PacketType::PubRel, id, NOT_FOUND);
-                return Ok(None);
+                return Ok(());
             }
             Answer::Over => {}
         }
@@ -327,7 +323,8 @@ impl Machine<'_> {
             self.quota = self.quota.saturating_add(1);
         }
         let refused = reason.is_failure() && packet != PacketType::PubComp;
-        Ok(Some(if refused { Happened::Refused(id, reason) } else { Happened::Delivered(id) }))
+        self.tell = if refused { Happened::Refused(id, reason) } else { Happened::Delivered(id) };
+        Ok(())
     }
 
     /// The event with what it borrows.
@@ -336,7 +333,7 @@ impl Machine<'_> {
             Happened::Message => Event::Message(self.view(io)),
             Happened::Chunk => {
                 let inbox: &'b [u8] = io.inbox;
-                let payload = inbox.get(..usize::from(self.inbound.chunk)).unwrap_or(&[]);
+                let payload = inbox.get(..usize::from(self.inbound.end)).unwrap_or(&[]);
                 Event::Chunk { payload, left: self.inbound.left }
             }
             Happened::Delivered(id) => Event::Delivered(crate::Token(id)),
@@ -351,6 +348,8 @@ impl Machine<'_> {
                 Event::PayloadWanted { token, offset, left }
             }
             Happened::Failed(error) => return Err(error),
+            // Nothing is never told.
+            Happened::Nothing => Event::Disconnected(None),
         })
     }
 

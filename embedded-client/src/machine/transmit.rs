@@ -37,9 +37,8 @@ pub(super) struct Outgoing {
     rest_len: u16,
     /// What of all pieces has left.
     done: u32,
-    /// What the application still has to give, and all that it gives.
+    /// What the application still has to give.
     stream_left: u32,
-    stream_len: u32,
     scratch: [u8; PublishHeader::OVERHEAD_MAX],
 }
 
@@ -65,7 +64,6 @@ impl Outgoing {
         rest_len: 0,
         done: 0,
         stream_left: 0,
-        stream_len: 0,
         scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
 
@@ -142,6 +140,7 @@ impl Outgoing {
 
 impl Machine<'_> {
     /// The bytes to be written next.
+    #[inline(never)]
     pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
         let out = &self.out;
         let (head, mid) = (usize::from(out.head_len), usize::from(out.mid_len));
@@ -163,6 +162,7 @@ impl Machine<'_> {
     }
 
     /// So many bytes of [`outgoing`](Self::outgoing) have left.
+    #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
         self.out.done = self.out.total().min(self.out.done + n as u32);
         self.progress(io, now_ms);
@@ -197,8 +197,11 @@ impl Machine<'_> {
 
     /// The payload that is wanted: whose, from where on, how much.
     pub(crate) fn payload_wanted(&self, io: &Buffers<'_>) -> (Token, u32, u32) {
-        let tag = io.shelf.record(usize::from(self.out.record)).tag();
-        (Token(tag), self.out.stream_len - self.out.stream_left, self.out.stream_left)
+        let record = io.shelf.record(usize::from(self.out.record));
+        let left = self.out.stream_left;
+        // The length stands where the payload would.
+        let len = io.shelf.u32(io.shelf.parts(record).2);
+        (Token(record.tag()), len.saturating_sub(left), left)
     }
 
     /// Chooses and lays out the next packet, or finds something to tell instead.
@@ -360,8 +363,7 @@ impl Machine<'_> {
         out.rest_len = (end - rest) as u16;
         out.head_len = head_len as u8;
         out.mid_len = mid_len as u8;
-        out.stream_len = streamed;
-        out.stream_left = out.stream_len;
+        out.stream_left = streamed;
         self.introduced |= bit;
         if qos != QoS::AtMostOnce {
             self.quota -= 1;
