@@ -106,6 +106,7 @@ impl Shelf<'_> {
     }
 
     /// The bytes from `at` on, up to `end`; empty when there are none.
+    #[inline(never)]
     pub(crate) fn slice(&self, at: usize, end: usize) -> &[u8] {
         self.bytes.get(at..end).unwrap_or(&[])
     }
@@ -115,6 +116,7 @@ impl Shelf<'_> {
         usize::from(u16::from_be_bytes(*bytes.unwrap_or(&[0; 2])))
     }
 
+    #[inline(never)]
     pub(crate) fn u32(&self, at: usize) -> u32 {
         let bytes = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk());
         u32::from_be_bytes(*bytes.unwrap_or(&[0; 4]))

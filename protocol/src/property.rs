@@ -80,10 +80,6 @@ macro_rules! properties {
         fn value<'a>(id: u8, r: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
             match id { $($id => Ok(Property::$name(Value::read(r, Kind::$kind)?)),)+ _ => Err(DecodeError::PropertyUnknown) }
         }
-
-        fn write_value(property: &Property<'_>, w: &mut Writer<'_>) {
-            match property { $(Property::$name(value) => Value::write(*value, w, Kind::$kind),)+ }
-        }
     };
 }
 
@@ -179,24 +175,17 @@ properties! {
 /// A type of value, read and written.
 trait Value<'a>: Copy {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError>;
-    fn write(self, w: &mut Writer<'_>, kind: Kind);
 }
 
 impl<'a> Value<'a> for u8 {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.u8()
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.u8(self);
-    }
 }
 
 impl<'a> Value<'a> for u16 {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.u16()
-    }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.u16(self);
     }
 }
 
@@ -205,17 +194,11 @@ impl<'a> Value<'a> for &'a str {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.string()
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.string(self);
-    }
 }
 
 impl<'a> Value<'a> for &'a [u8] {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.binary()
-    }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.binary(self);
     }
 }
 
@@ -223,19 +206,12 @@ impl<'a> Value<'a> for (&'a str, &'a str) {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         Ok((r.string()?, r.string()?))
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.string(self.0);
-        w.string(self.1);
-    }
 }
 
 /// The 32-bit values are of two kinds; the subscription identifier is the one that is a variable byte integer.
 impl<'a> Value<'a> for u32 {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError> {
         if kind == Kind::Varint { r.varint() } else { r.u32() }
-    }
-    fn write(self, w: &mut Writer<'_>, kind: Kind) {
-        if kind == Kind::Varint { w.varint(self) } else { w.u32(self) }
     }
 }
 
@@ -528,8 +504,39 @@ impl<'a> Iterator for RawIter<'a> {
 
 impl Property<'_> {
     fn write(&self, w: &mut Writer<'_>) {
+        use Property as P;
         w.u8(self.id() as u8);
-        write_value(self, w);
+        match *self {
+            P::PayloadFormatIndicator(value)
+            | P::RequestProblemInformation(value)
+            | P::RequestResponseInformation(value)
+            | P::MaximumQoS(value)
+            | P::RetainAvailable(value)
+            | P::WildcardSubscriptionAvailable(value)
+            | P::SubscriptionIdentifierAvailable(value)
+            | P::SharedSubscriptionAvailable(value) => w.u8(value),
+            P::ServerKeepAlive(value)
+            | P::ReceiveMaximum(value)
+            | P::TopicAliasMaximum(value)
+            | P::TopicAlias(value) => w.u16(value),
+            P::MessageExpiryInterval(value)
+            | P::SessionExpiryInterval(value)
+            | P::WillDelayInterval(value)
+            | P::MaximumPacketSize(value) => w.u32(value),
+            P::SubscriptionIdentifier(value) => w.varint(value),
+            P::ContentType(text)
+            | P::ResponseTopic(text)
+            | P::AssignedClientIdentifier(text)
+            | P::AuthenticationMethod(text)
+            | P::ResponseInformation(text)
+            | P::ServerReference(text)
+            | P::ReasonString(text) => w.string(text),
+            P::CorrelationData(bytes) | P::AuthenticationData(bytes) => w.binary(bytes),
+            P::UserProperty((name, value)) => {
+                w.string(name);
+                w.string(value);
+            }
+        }
     }
 }
 

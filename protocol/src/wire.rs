@@ -240,8 +240,12 @@ impl<'o> Writer<'o> {
         if value > varint::MAX {
             return self.fail(EncodeError::PacketTooLarge);
         }
-        let (bytes, n) = varint::bytes(value);
-        self.bytes(bytes.get(..n).unwrap_or(&bytes));
+        let mut rest = value;
+        while rest > 0x7f {
+            self.u8(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.u8(rest as u8);
     }
 
     pub(crate) fn binary(&mut self, bytes: &[u8]) {

@@ -1,11 +1,11 @@
-//! TCP of embassy-net, for the async face.
+//! TCP of embassy-net and the time of embassy, for the async face.
 
-use embassy_net::dns::DnsQueryType;
-use embassy_net::tcp::{State, TcpSocket};
-use embassy_net::{IpAddress, IpEndpoint, Stack};
+#[cfg(feature = "embassy-net")]
+pub use tcp::TcpDialer;
+
 use embassy_time::{Duration, Instant, Timer as EmbassyTime};
 
-use crate::{Dialer, LinkDown, Timer};
+use crate::Timer;
 
 /// Embassy's time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,53 +21,63 @@ impl Timer for EmbassyTimer {
     }
 }
 
-/// Connects to a host by name or address.
-pub struct TcpDialer<'a> {
-    stack: Stack<'a>,
-    socket: TcpSocket<'a>,
-    host: &'a str,
-    port: u16,
-}
+#[cfg(feature = "embassy-net")]
+mod tcp {
+    use embassy_net::dns::DnsQueryType;
+    use embassy_net::tcp::{State, TcpSocket};
+    use embassy_net::{IpAddress, IpEndpoint, Stack};
 
-impl<'a> TcpDialer<'a> {
-    /// The buffers are those of the socket: 512 bytes each are enough for a sensor, more make large payloads faster.
-    pub fn new(
+    use super::EmbassyTimer;
+    use crate::{Dialer, LinkDown};
+
+    /// Connects to a host by name or address.
+    pub struct TcpDialer<'a> {
         stack: Stack<'a>,
-        receive: &'a mut [u8],
-        transmit: &'a mut [u8],
+        socket: TcpSocket<'a>,
         host: &'a str,
         port: u16,
-    ) -> Self {
-        TcpDialer { stack, socket: TcpSocket::new(stack, receive, transmit), host, port }
     }
-}
 
-impl<'a> Dialer for TcpDialer<'a> {
-    type Link = TcpSocket<'a>;
-    type Timer = EmbassyTimer;
-
-    async fn dial(&mut self) -> Result<(), LinkDown> {
-        // A dial whose future was dropped goes on.
-        if self.socket.state() == State::SynSent {
-            self.socket.wait_write_ready().await;
-            return Ok(());
+    impl<'a> TcpDialer<'a> {
+        /// The buffers are those of the socket: 512 bytes each are enough for a sensor, more make large payloads faster.
+        pub fn new(
+            stack: Stack<'a>,
+            receive: &'a mut [u8],
+            transmit: &'a mut [u8],
+            host: &'a str,
+            port: u16,
+        ) -> Self {
+            TcpDialer { stack, socket: TcpSocket::new(stack, receive, transmit), host, port }
         }
-        self.socket.abort();
-        self.stack.wait_config_up().await;
-        let addresses = self.stack.dns_query(self.host, DnsQueryType::A).await.map_err(|_| LinkDown)?;
-        let address: IpAddress = *addresses.first().ok_or(LinkDown)?;
-        self.socket.connect(IpEndpoint::new(address, self.port)).await.map_err(|_| LinkDown)
     }
 
-    fn link(&mut self) -> Option<&mut TcpSocket<'a>> {
-        Some(&mut self.socket)
-    }
+    impl<'a> Dialer for TcpDialer<'a> {
+        type Link = TcpSocket<'a>;
+        type Timer = EmbassyTimer;
 
-    fn hang_up(&mut self) {
-        self.socket.close();
-    }
+        async fn dial(&mut self) -> Result<(), LinkDown> {
+            // A dial whose future was dropped goes on.
+            if self.socket.state() == State::SynSent {
+                self.socket.wait_write_ready().await;
+                return Ok(());
+            }
+            self.socket.abort();
+            self.stack.wait_config_up().await;
+            let addresses = self.stack.dns_query(self.host, DnsQueryType::A).await.map_err(|_| LinkDown)?;
+            let address: IpAddress = *addresses.first().ok_or(LinkDown)?;
+            self.socket.connect(IpEndpoint::new(address, self.port)).await.map_err(|_| LinkDown)
+        }
 
-    fn timer(&self) -> EmbassyTimer {
-        EmbassyTimer
+        fn link(&mut self) -> Option<&mut TcpSocket<'a>> {
+            Some(&mut self.socket)
+        }
+
+        fn hang_up(&mut self) {
+            self.socket.close();
+        }
+
+        fn timer(&self) -> EmbassyTimer {
+            EmbassyTimer
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Ready-made dialers: what opens a link on a UART, on a host, with smoltcp, with embassy-net.
 
-#[cfg(feature = "embassy-net")]
+#[cfg(feature = "embassy-time")]
 pub mod embassy;
 #[cfg(feature = "embedded-io-06")]
 pub mod io_06;

@@ -66,6 +66,7 @@ impl Machine<'_> {
     }
 
     /// The client identifier, or the one that the server chose the last time.
+    #[inline(never)]
     fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s [u8] {
         let own = self.config.client_id.as_bytes();
         if cfg!(not(feature = "v5")) || !own.is_empty() {

@@ -79,6 +79,7 @@ const PROTOCOL_ERROR: Broken = Broken(ReasonCode::ProtocolError);
 
 impl Machine<'_> {
     /// Where the next bytes are to be read to; never empty.
+    #[inline(never)]
     pub(crate) fn wanted<'b>(&self, io: &'b mut Buffers<'_>) -> &'b mut [u8] {
         let inbound = &self.inbound;
         let (from, to) = if inbound.left > 0 {

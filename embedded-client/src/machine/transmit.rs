@@ -269,6 +269,7 @@ impl Machine<'_> {
     }
 
     /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
+    #[inline(never)]
     fn next_record(&mut self, io: &mut Buffers<'_>) -> Next {
         let mut held_up = false;
         let mut record = io.shelf.first();
