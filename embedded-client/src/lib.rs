@@ -5,6 +5,7 @@
 //! byte buffer, the shelf, is outbox, store of flights and memory of the session (`shelf`, `publication`, `flights`). All that depends on
 //! the buffers' sizes is the [`Client`] around them; the logic is compiled once.
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(any(test, doctest, feature = "std"))]
 extern crate std;
