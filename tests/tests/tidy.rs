@@ -94,7 +94,7 @@ fn the_machine_of_the_client_knows_no_link_clock_or_executor_and_formats_nothing
     }));
     let hits = found(
         &files,
-        &["embedded_io", "async fn", "await", "core::fmt", "format_args", "Instant", "const OUTBOX"],
+        &["embedded_io", "async fn", ".await", "core::fmt", "format_args", "Instant", "const OUTBOX"],
     );
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }
