@@ -113,7 +113,7 @@ fn a_write_that_was_cut_anywhere_is_found_out() {
 #[test]
 fn a_flipped_bit_a_smaller_outbox_and_an_empty_page_are_no_session() {
     let page = asleep(Version::V5);
-    for bit in 0..page.bytes.len() * 8 {
+    for bit in (0..page.bytes.len() * 8).step_by(if cfg!(miri) { 37 } else { 1 }) {
         let mut page = page.clone();
         page.bytes[bit / 8] ^= 1 << (bit % 8);
         let mut fresh: Client<'_, 512, 128> = Client::new(Config::new("s17"));
