@@ -1,16 +1,41 @@
-//! The MQTT client for microcontrollers: no `std`, no allocator, no `unsafe`. **Not written yet: this is its plan.**
+#![doc = include_str!("../README.md")]
+//! # Shape of the crate
 //!
-//! It will stand on `lapwing-protocol`, the crate that the broker is built on: packets ([`packet`]), QoS flows ([`flight`]), topic
-//! aliases and keep-alive are there already, with storage and time handed in by the caller.
-//!
-//! 1. A core without sockets: `transmit`, `receive`, `deadline`, `disconnected`; time is a `u32` of milliseconds. `receive` never
-//!    asks for more than the current packet needs, so dropping its future loses nothing.
-//! 2. One outbox: a ring of encoded PUBLISH packets with a state byte each, which is the store of flights as well. `publish()` never
-//!    blocks and works offline; policies `Reject`, `DropOldest`, `LatestPerTopic`; an age limit; a `Persist` hook for deep sleep.
-//! 3. Two thin faces, blocking (embedded-io) and async (embedded-io-async), over a `Dialer` that opens the connection: dial,
-//!    connect, back off with jitter, ping, resubscribe, resend, receive.
-//! 4. Payloads larger than the buffers, in and out, in pieces.
-//! 5. MQTT 3.1.1 and 5.0, chosen by feature or at run time.
+//! A machine without socket, clock or executor says what to do next; the two faces do it (`machine`, `asynchronous`, [`blocking`]). One
+//! byte buffer, the shelf, is outbox, store of flights and memory of the session (`shelf`, `publication`, `flights`). All that depends on
+//! the buffers' sizes is the [`Client`] around them; the logic is compiled once.
 #![no_std]
+#![forbid(unsafe_code)]
 
-pub use lapwing_protocol::{QoS, ReasonCode, Version, flight, packet};
+#[cfg(any(test, doctest, feature = "std"))]
+extern crate std;
+
+#[cfg(feature = "async")]
+mod asynchronous;
+#[cfg(feature = "auth")]
+mod authenticator;
+pub mod blocking;
+mod client;
+mod config;
+pub mod dialers;
+mod error;
+mod event;
+mod flights;
+mod machine;
+mod persist;
+mod publication;
+mod shelf;
+
+#[cfg(feature = "async")]
+pub use asynchronous::{Dialer, Timer};
+#[cfg(feature = "auth")]
+pub use authenticator::Authenticator;
+pub use client::Client;
+pub use config::{Config, Policy, SUBSCRIPTIONS_INLINE, Will};
+pub use error::{Error, LinkDown, PublishError};
+pub use event::{Event, Message, Token};
+pub use lapwing_protocol::packet::{RetainHandling, Subscription, SubscriptionOptions};
+pub use lapwing_protocol::property::{Properties, Property, PropertyId};
+pub use lapwing_protocol::{QoS, ReasonCode, Version};
+pub use persist::Persist;
+pub use publication::Publication;

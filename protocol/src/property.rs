@@ -5,8 +5,8 @@
 //! allowed in this packet, at most once, in range.
 
 use crate::packet::PacketType;
-use crate::wire::{Reader, Writer};
-use crate::{DecodeError, EncodeError, Version, topic};
+use crate::wire::{Reader, Sticky, Writer};
+use crate::{DecodeError, EncodeError, Version};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,21 +69,32 @@ macro_rules! properties {
             }
         }
 
-        /// How the value of `id` is written and where it may stand.
-        #[inline]
-        const fn spec(id: u8) -> Option<(Kind, u16)> {
-            match id { $($id => Some((Kind::$kind, $places)),)+ _ => None }
-        }
+        /// How the value of each property is written, and where it may stand, by identifier; nowhere: there is none.
+        const SPECS: ([Kind; IDS], [u16; IDS]) = {
+            let (mut kinds, mut places) = ([Kind::Bit; IDS], [0; IDS]);
+            $(kinds[$id] = Kind::$kind; places[$id] = $places;)+
+            (kinds, places)
+        };
 
         #[inline]
         fn value<'a>(id: u8, r: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
             match id { $($id => Ok(Property::$name(Value::read(r, Kind::$kind)?)),)+ _ => Err(DecodeError::PropertyUnknown) }
         }
-
-        fn write_value(property: &Property<'_>, w: &mut Writer<'_>) {
-            match property { $(Property::$name(value) => Value::write(*value, w, Kind::$kind),)+ }
-        }
     };
+}
+
+/// One more than the highest identifier.
+const IDS: usize = 0x2b;
+/// Tables rather than a `match`: they are smaller.
+static KINDS: [Kind; IDS] = SPECS.0;
+static PLACES: [u16; IDS] = SPECS.1;
+
+/// How the value of `id` is written and where it may stand.
+#[inline]
+fn spec(id: u8) -> Option<(Kind, u16)> {
+    let places = *PLACES.get(usize::from(id))?;
+    let kind = *KINDS.get(usize::from(id))?;
+    if places == 0 { None } else { Some((kind, places)) }
 }
 
 const WILL: u16 = Place::Will.bit();
@@ -164,24 +175,17 @@ properties! {
 /// A type of value, read and written.
 trait Value<'a>: Copy {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError>;
-    fn write(self, w: &mut Writer<'_>, kind: Kind);
 }
 
 impl<'a> Value<'a> for u8 {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.u8()
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.u8(self);
-    }
 }
 
 impl<'a> Value<'a> for u16 {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.u16()
-    }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.u16(self);
     }
 }
 
@@ -190,27 +194,17 @@ impl<'a> Value<'a> for &'a str {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.string()
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.string(self);
-    }
 }
 
 impl<'a> Value<'a> for &'a [u8] {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.binary()
     }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.binary(self);
-    }
 }
 
 impl<'a> Value<'a> for (&'a str, &'a str) {
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         Ok((r.string()?, r.string()?))
-    }
-    fn write(self, w: &mut Writer<'_>, _: Kind) {
-        w.string(self.0);
-        w.string(self.1);
     }
 }
 
@@ -219,30 +213,54 @@ impl<'a> Value<'a> for u32 {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError> {
         if kind == Kind::Varint { r.varint() } else { r.u32() }
     }
-    fn write(self, w: &mut Writer<'_>, kind: Kind) {
-        if kind == Kind::Varint { w.varint(self) } else { w.u32(self) }
-    }
 }
 
-/// Passes over one value, checking all that its kind asks.
-#[inline]
-fn check(kind: Kind, r: &mut Reader<'_>) -> Result<(), DecodeError> {
-    let in_range = match kind {
-        Kind::Bit => r.u8()? <= 1,
-        Kind::U16 => return r.u16().map(drop),
-        Kind::U16NotZero => r.u16()? != 0,
-        Kind::U32 => return r.u32().map(drop),
-        Kind::U32NotZero => r.u32()? != 0,
-        Kind::Varint => r.varint()? != 0,
-        Kind::Text => return r.string().map(drop),
-        Kind::Topic => {
-            let topic = r.string()?;
-            !topic.is_empty() && !topic::has_wildcard(topic)
-        }
-        Kind::Binary => return r.binary().map(drop),
-        Kind::Pair => return r.string().and_then(|_| r.string()).map(drop),
+/// A property, not yet judged by its place.
+struct Raw<'a> {
+    id: u8,
+    places: u16,
+    /// Of a number.
+    number: u32,
+    /// Of anything else; of a pair the first half.
+    bytes: &'a [u8],
+}
+
+/// Passes over one property, checking all that its kind asks.
+fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
+    let id = r.number(1) as u8;
+    let Some((kind, places)) = spec(id) else {
+        r.fail(DecodeError::PropertyUnknown);
+        return Raw { id, places: 0, number: 0, bytes: &[] };
     };
-    if in_range { Ok(()) } else { Err(DecodeError::PropertyValue) }
+    let (mut number, mut bytes) = (0, &[][..]);
+    let width = match kind {
+        Kind::Bit => 1,
+        Kind::U16 | Kind::U16NotZero => 2,
+        Kind::U32 | Kind::U32NotZero => 4,
+        _ => 0,
+    };
+    let mut good = true;
+    if width > 0 {
+        number = r.number(width);
+    } else {
+        match kind {
+            Kind::Varint => number = r.varint(),
+            Kind::Binary => bytes = r.binary(),
+            _ => bytes = r.text(),
+        }
+    }
+    match kind {
+        Kind::Bit => good = number <= 1,
+        Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => good = number != 0,
+        Kind::Topic => good = !bytes.is_empty() && !bytes.iter().any(|byte| matches!(byte, b'+' | b'#')),
+        Kind::Pair => drop(r.text()),
+        _ => {}
+    }
+    if !good {
+        let alias = id == PropertyId::TopicAlias as u8;
+        r.fail(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue });
+    }
+    Raw { id, places, number, bytes }
 }
 
 /// A block of properties, valid for the place it was read from or built for.
@@ -271,26 +289,22 @@ impl<'a> Properties<'a> {
     /// # Errors
     /// The first rule that the block breaks.
     pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
+        let mut r = Sticky::new(bytes);
         let mut present = 0u64;
         while !r.is_empty() {
-            let id = r.u8()?;
-            let (kind, places) = spec(id).ok_or(DecodeError::PropertyUnknown)?;
-            if places & place.bit() == 0 {
+            let raw = next_raw(&mut r);
+            r.check()?;
+            if raw.places & place.bit() == 0 {
                 return Err(DecodeError::PropertyNotAllowed);
             }
-            let bit = 1u64 << (id & 63);
-            let repeats = id == PropertyId::UserProperty as u8
-                || (id == PropertyId::SubscriptionIdentifier as u8
+            let bit = 1u64 << (raw.id & 63);
+            let repeats = raw.id == PropertyId::UserProperty as u8
+                || (raw.id == PropertyId::SubscriptionIdentifier as u8
                     && place == Place::Packet(PacketType::Publish));
             if present & bit != 0 && !repeats {
                 return Err(DecodeError::PropertyDuplicate);
             }
             present |= bit;
-            check(kind, &mut r).map_err(|error| match (error, id) {
-                (DecodeError::PropertyValue, 0x23) => DecodeError::TopicAliasZero,
-                (error, _) => error,
-            })?;
         }
         let properties = Properties { bytes, present };
         if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
@@ -335,6 +349,12 @@ impl<'a> Properties<'a> {
     /// All of them, in order.
     pub fn iter(&self) -> Iter<'a> {
         Iter { r: Reader::new(self.bytes) }
+    }
+
+    /// The properties in order as identifier, number and bytes, without a look at them: of a number the bytes are empty, of
+    /// anything else (a pair: its name) the number is 0. For a receiver that has little room for code.
+    pub fn raw(&self) -> RawIter<'a> {
+        RawIter { r: Sticky::new(self.bytes) }
     }
 
     /// The first occurrence of a property.
@@ -464,10 +484,59 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
+/// Walks over the properties of a block without a look at their values.
+#[derive(Clone, Debug)]
+pub struct RawIter<'a> {
+    r: Sticky<'a>,
+}
+
+impl<'a> Iterator for RawIter<'a> {
+    type Item = (u8, u32, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.r.is_empty() {
+            return None;
+        }
+        let raw = next_raw(&mut self.r);
+        Some((raw.id, raw.number, raw.bytes))
+    }
+}
+
 impl Property<'_> {
     fn write(&self, w: &mut Writer<'_>) {
+        use Property as P;
         w.u8(self.id() as u8);
-        write_value(self, w);
+        match *self {
+            P::PayloadFormatIndicator(value)
+            | P::RequestProblemInformation(value)
+            | P::RequestResponseInformation(value)
+            | P::MaximumQoS(value)
+            | P::RetainAvailable(value)
+            | P::WildcardSubscriptionAvailable(value)
+            | P::SubscriptionIdentifierAvailable(value)
+            | P::SharedSubscriptionAvailable(value) => w.u8(value),
+            P::ServerKeepAlive(value)
+            | P::ReceiveMaximum(value)
+            | P::TopicAliasMaximum(value)
+            | P::TopicAlias(value) => w.u16(value),
+            P::MessageExpiryInterval(value)
+            | P::SessionExpiryInterval(value)
+            | P::WillDelayInterval(value)
+            | P::MaximumPacketSize(value) => w.u32(value),
+            P::SubscriptionIdentifier(value) => w.varint(value),
+            P::ContentType(text)
+            | P::ResponseTopic(text)
+            | P::AssignedClientIdentifier(text)
+            | P::AuthenticationMethod(text)
+            | P::ResponseInformation(text)
+            | P::ServerReference(text)
+            | P::ReasonString(text) => w.string(text),
+            P::CorrelationData(bytes) | P::AuthenticationData(bytes) => w.binary(bytes),
+            P::UserProperty((name, value)) => {
+                w.string(name);
+                w.string(value);
+            }
+        }
     }
 }
 
@@ -524,5 +593,19 @@ impl<'b> PropertyWriter<'b> {
     pub fn finish(self) -> Properties<'b> {
         let PropertyWriter { out, len, present } = self;
         Properties { bytes: out.get(..len).unwrap_or(&[]), present }
+    }
+}
+
+/// Writes a list of properties as a block to the front of `out`, if they are valid for the place; the length of the block.
+///
+/// # Errors
+/// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not valid there.
+pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Result<usize, EncodeError> {
+    let mut w = Writer::over(out);
+    list.iter().for_each(|property| property.write(&mut w));
+    let len = w.finish()?;
+    match Properties::parse(out.get(..len).unwrap_or(&[]), place) {
+        Ok(_) => Ok(len),
+        Err(_) => Err(EncodeError::NotInVersion),
     }
 }

@@ -31,6 +31,12 @@ pub fn has_wildcard(topic: &str) -> bool {
     topic.bytes().any(|byte| byte == b'+' || byte == b'#')
 }
 
+/// Whether [`check_name`] would let it pass; in little code.
+pub fn is_name(topic: &str) -> bool {
+    let forbidden = |byte| matches!(byte, 0 | b'+' | b'#');
+    !topic.is_empty() && topic.len() <= crate::limits::STRING_BYTES_MAX && !topic.bytes().any(forbidden)
+}
+
 /// Judges a topic name.
 ///
 /// # Errors
@@ -66,7 +72,7 @@ fn check_text(text: &str) -> Result<(), TopicError> {
         Err(TopicError::Empty)
     } else if text.len() > crate::limits::STRING_BYTES_MAX {
         Err(TopicError::TooLong)
-    } else if text.as_bytes().contains(&0) {
+    } else if text.bytes().any(|byte| byte == 0) {
         Err(TopicError::Nul)
     } else {
         Ok(())
@@ -143,6 +149,9 @@ mod tests {
         }
         assert_eq!(check_name("a/+"), Err(TopicError::Wildcard));
         assert_eq!(check_name("a/$b"), Ok(()));
+        for name in ["", "a", "a/b", "a/+", "#", "a\0", "ä"] {
+            assert_eq!(is_name(name), check_name(name).is_ok(), "{name}");
+        }
     }
 
     // 5.0: [MQTT-4.8.2-1] [MQTT-4.8.2-2]

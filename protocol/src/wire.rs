@@ -82,6 +82,109 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads fields as [`Reader`] does, but remembers the first error instead of returning it: what is read behind it is empty or
+/// 0. Code that reads much and asks once is much smaller for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sticky<'a> {
+    bytes: &'a [u8],
+    error: Option<DecodeError>,
+}
+
+impl<'a> Sticky<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Sticky { bytes, error: None }
+    }
+
+    /// The first error so far.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        match self.error {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn fail(&mut self, error: DecodeError) {
+        self.error.get_or_insert(error);
+        self.bytes = &[];
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> &'a [u8] {
+        match self.bytes.split_at_checked(n) {
+            Some((taken, rest)) => {
+                self.bytes = rest;
+                taken
+            }
+            None => {
+                self.fail(DecodeError::Truncated);
+                &[]
+            }
+        }
+    }
+
+    /// A number of so many bytes.
+    pub(crate) fn number(&mut self, width: usize) -> u32 {
+        self.take(width).iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+    }
+
+    pub(crate) fn varint(&mut self) -> u32 {
+        match varint::read(self.bytes) {
+            Ok(Some((value, n))) => {
+                self.take(n);
+                value
+            }
+            Ok(None) => {
+                self.fail(DecodeError::Truncated);
+                0
+            }
+            Err(error) => {
+                self.fail(error);
+                0
+            }
+        }
+    }
+
+    pub(crate) fn binary(&mut self) -> &'a [u8] {
+        let n = self.number(2);
+        self.take(n as usize)
+    }
+
+    /// A string that is checked, but left as bytes.
+    pub(crate) fn text(&mut self) -> &'a [u8] {
+        let bytes = self.binary();
+        if let Err(error) = text::check(bytes) {
+            self.fail(error);
+        }
+        bytes
+    }
+}
+
+/// Copies bytes into a place of the same length. Without an OS, code counts more than time, and what is copied is short: a loop
+/// of a few instructions spares the three hundred bytes of `memcpy`.
+#[inline]
+pub fn copy(place: &mut [u8], bytes: &[u8]) {
+    if cfg!(target_os = "none") { copy_slowly(place, bytes) } else { place.copy_from_slice(bytes) }
+}
+
+#[inline(never)]
+fn copy_slowly(place: &mut [u8], bytes: &[u8]) {
+    for (place, byte) in place.iter_mut().zip(bytes) {
+        // The compiler would make a `memcpy` of it.
+        *place = core::hint::black_box(*byte);
+    }
+}
+
 /// Writes fields to the front of a slice, or only counts them: one routine per packet gives both its length and its
 /// bytes, so that the two cannot disagree. The first error sticks and is told by [`finish`](Writer::finish).
 #[derive(Debug)]
@@ -100,12 +203,17 @@ impl<'o> Writer<'o> {
         Writer { out: Some(out), at: 0, error: None }
     }
 
+    /// Writes behind the first `start` bytes of `out`.
+    pub(crate) fn after(start: usize, out: &'o mut [u8]) -> Self {
+        Writer { out: Some(out), at: start, error: None }
+    }
+
     #[inline]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let end = self.at.saturating_add(bytes.len());
         if let Some(out) = &mut self.out {
             match out.get_mut(self.at..end) {
-                Some(place) => place.copy_from_slice(bytes),
+                Some(place) => copy(place, bytes),
                 None => return self.fail(EncodeError::OutputTooShort),
             }
         }
@@ -132,8 +240,12 @@ impl<'o> Writer<'o> {
         if value > varint::MAX {
             return self.fail(EncodeError::PacketTooLarge);
         }
-        let (bytes, n) = varint::bytes(value);
-        self.bytes(bytes.get(..n).unwrap_or(&bytes));
+        let mut rest = value;
+        while rest > 0x7f {
+            self.u8(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.u8(rest as u8);
     }
 
     pub(crate) fn binary(&mut self, bytes: &[u8]) {
@@ -156,6 +268,11 @@ impl<'o> Writer<'o> {
 
     pub(crate) fn fail(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);
+    }
+
+    /// The number of bytes written or counted so far.
+    pub(crate) fn position(&self) -> usize {
+        self.at
     }
 
     /// The number of bytes written or counted.

@@ -71,6 +71,7 @@ fn version_words_stay_in_protocol_handshake_and_connection() {
 #[test]
 fn nothing_that_a_peer_sends_can_panic() {
     let mut files = sources(&root().join("protocol/src"));
+    files.extend(sources(&root().join("embedded-client/src")));
     for room in ["handshake", "connection", "session", "router", "net", "auth", "store"] {
         files.extend(sources(&root().join("broker/src").join(room)));
     }
@@ -80,6 +81,20 @@ fn nothing_that_a_peer_sends_can_panic() {
     let hits = found(
         &files,
         &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!(", "unimplemented!(", "unsafe "],
+    );
+    assert!(hits.is_empty(), "{}", hits.join("\n"));
+}
+
+#[test]
+fn the_machine_of_the_client_knows_no_link_clock_or_executor_and_formats_nothing() {
+    let client = root().join("embedded-client/src");
+    let mut files = sources(&client.join("machine"));
+    files.extend(sources(&client).into_iter().filter(|(path, _)| {
+        ["shelf.rs", "publication.rs", "flights.rs"].iter().any(|name| path.ends_with(name))
+    }));
+    let hits = found(
+        &files,
+        &["embedded_io", "async fn", ".await", "core::fmt", "format_args", "Instant", "const OUTBOX"],
     );
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }

@@ -22,8 +22,12 @@ impl<'a> Ack<'a> {
         Ack { packet_id, reason, properties: Properties::NONE }
     }
 
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
     #[inline]
-    pub(super) fn decode(packet: PacketType, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    pub fn decode(packet: PacketType, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut ack = Ack::new(r.packet_id()?, ReasonCode::Success);
         if r.is_empty() {

@@ -14,7 +14,11 @@ pub struct Auth<'a> {
 }
 
 impl<'a> Auth<'a> {
-    pub(super) fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut auth = Auth { reason: ReasonCode::Success, properties: Properties::NONE };
         // `3.15.2.1`: success without properties may be left out altogether.
@@ -28,6 +32,20 @@ impl<'a> Auth<'a> {
         auth.properties = Properties::read(&mut r, Place::Packet(PacketType::Auth))?;
         r.end()?;
         Ok(auth)
+    }
+
+    /// Writes this packet without linking what other packets need. It is the range of `out` that is returned, which begins
+    /// within the first four bytes.
+    ///
+    /// # Errors
+    /// As [`Packet::encode`](super::Packet::encode).
+    pub fn encode(
+        &self,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<core::ops::Range<usize>, EncodeError> {
+        let write = |w: &mut Writer<'_>| self.write(w, Version::V5, Omit::Nothing);
+        super::encode_alone(PacketType::Auth, packet_bytes_max, out, write)
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version, omit: Omit) {

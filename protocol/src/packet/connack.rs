@@ -16,7 +16,11 @@ pub struct ConnAck<'a> {
 }
 
 impl<'a> ConnAck<'a> {
-    pub(super) fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let flags = r.u8()?;
         if flags & !1 != 0 {

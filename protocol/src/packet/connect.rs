@@ -87,6 +87,24 @@ impl<'a> Connect<'a> {
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) {
+        self.write_as(w, self.client_id.as_bytes());
+    }
+
+    /// Writes this packet with a client identifier that is kept as bytes, without linking what other packets need. It is the
+    /// range of `out` that is returned, which begins within the first four bytes.
+    ///
+    /// # Errors
+    /// As [`Packet::encode`](super::Packet::encode).
+    pub fn encode_as(
+        &self,
+        client_id: &[u8],
+        out: &mut [u8],
+    ) -> Result<core::ops::Range<usize>, EncodeError> {
+        super::encode_alone(PacketType::Connect, u32::MAX, out, |w| self.write_as(w, client_id))
+    }
+
+    #[inline]
+    fn write_as(&self, w: &mut Writer<'_>, client_id: &[u8]) {
         let (name, level) = self.version.protocol();
         w.string(name);
         w.u8(level);
@@ -95,7 +113,7 @@ impl<'a> Connect<'a> {
         if self.version.has_properties() {
             self.properties.write(w, crate::property::Omit::Nothing);
         }
-        w.string(self.client_id);
+        w.binary(client_id);
         if let Some(will) = &self.will {
             will.write(w, self.version);
         }
@@ -103,7 +121,7 @@ impl<'a> Connect<'a> {
             w.string(user_name);
         }
         if let Some(password) = self.password {
-            if self.user_name.is_none() && !self.version.has_properties() {
+            if self.user_name.is_none() && self.version == Version::V311 {
                 w.fail(EncodeError::NotInVersion);
             }
             w.binary(password);

@@ -19,7 +19,11 @@ impl<'a> Disconnect<'a> {
         Disconnect { reason, properties: Properties::NONE }
     }
 
-    pub(super) fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut disconnect = Disconnect::new(ReasonCode::Success);
         // `3.14.2.1`: an empty body is a normal disconnection.

@@ -9,6 +9,7 @@ mod auth;
 mod connack;
 mod connect;
 mod disconnect;
+mod from_server;
 mod publish;
 mod suback;
 mod subscribe;
@@ -19,10 +20,15 @@ pub use auth::Auth;
 pub use connack::ConnAck;
 pub use connect::{Connect, Will};
 pub use disconnect::Disconnect;
+pub use from_server::FromServer;
 pub use publish::{Publish, PublishHeader};
 pub use suback::{ReasonCodes, SubAck, UnsubAck};
-pub use subscribe::{RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions};
-pub use unsubscribe::{TopicFilters, Unsubscribe};
+pub use subscribe::{
+    RetainHandling, Subscribe, Subscription, SubscriptionOptions, Subscriptions, encode_subscribe,
+};
+pub use unsubscribe::{TopicFilters, Unsubscribe, encode_unsubscribe};
+
+use core::ops::Range;
 
 use crate::frame::Frame;
 use crate::property::Omit;
@@ -138,6 +144,14 @@ impl PacketType {
         !matches!(
             self,
             PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp
+        )
+    }
+
+    /// Whether a server may send it.
+    pub const fn is_from_server(self) -> bool {
+        !matches!(
+            self,
+            PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe | PacketType::PingReq
         )
     }
 
@@ -332,6 +346,43 @@ impl<'a> Packet<'a> {
             Packet::Connect(_) | Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_)
         )
     }
+}
+
+/// The most bytes of a fixed header: [`encode_alone`] leaves as many free in front of the body.
+const HEADER_BYTES_MAX: usize = 5;
+
+/// Writes one packet whose type is known, so that a client links no more than the packets it sends. In one pass: the body
+/// first, then the header before it. The packet is the range of `out` that is returned; it begins within the first four
+/// bytes.
+#[inline]
+fn encode_alone(
+    packet_type: PacketType,
+    packet_bytes_max: u32,
+    out: &mut [u8],
+    body: impl FnOnce(&mut Writer<'_>),
+) -> Result<Range<usize>, EncodeError> {
+    let mut w = Writer::after(HEADER_BYTES_MAX, out);
+    body(&mut w);
+    let end = w.finish()?;
+    head_alone(packet_type, packet_bytes_max, end, out)
+}
+
+/// Writes the header in front of a body that ends at `end`.
+fn head_alone(
+    packet_type: PacketType,
+    packet_bytes_max: u32,
+    end: usize,
+    out: &mut [u8],
+) -> Result<Range<usize>, EncodeError> {
+    let remaining_len = (end - HEADER_BYTES_MAX) as u32;
+    let start = HEADER_BYTES_MAX - 1 - varint::len(remaining_len);
+    if remaining_len > varint::MAX || end - start > packet_bytes_max as usize {
+        return Err(EncodeError::PacketTooLarge);
+    }
+    let mut w = Writer::after(start, out);
+    w.u8((packet_type as u8) << 4 | packet_type.flags());
+    w.varint(remaining_len);
+    w.finish().map(|_| start..end)
 }
 
 /// The fixed header to be, and what the body leaves out.

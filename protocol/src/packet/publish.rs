@@ -25,8 +25,12 @@ pub struct Publish<'a> {
 }
 
 impl<'a> Publish<'a> {
+    /// Reads the body of the packet; `flags` are those of its fixed header, judged by [`frame`](crate::frame).
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
     #[inline]
-    pub(super) fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    pub fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
         let mut r = Reader::new(body);
         let topic = r.string()?;
@@ -77,6 +81,13 @@ const fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
     (dup as u8) << 3 | (qos as u8) << 1 | retain as u8
 }
 
+/// What the lengths in a header will be; they fit.
+struct Sizes {
+    remaining: u32,
+    property_len: usize,
+    header_len: usize,
+}
+
 /// A PUBLISH without its payload, so that a payload can be shared by many receivers. The topic and the properties are
 /// bytes that were checked when the message came in; the properties that change from hop to hop stand apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,12 +130,61 @@ impl PublishHeader<'_> {
         packet_bytes_max: u32,
         out: &mut [u8],
     ) -> Result<usize, EncodeError> {
+        self.check(version)?;
+        let sizes = self.sizes(version, packet_bytes_max)?;
+        let mut w = Writer::over(out.get_mut(..sizes.header_len).ok_or(EncodeError::OutputTooShort)?);
+        self.write_before_topic(&mut w, sizes.remaining);
+        w.bytes(self.topic);
+        self.write_after_topic(&mut w, version, sizes.property_len);
+        if version.has_properties() {
+            w.bytes(self.forwarded);
+        }
+        w.finish()
+    }
+
+    /// For a sender that has topic and forwarded properties elsewhere and sends them from there: writes what stands between
+    /// topic and forwarded properties to the front of `out` and, right behind it, what precedes the topic. The lengths of
+    /// both, in this order; together at most [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five for each subscription
+    /// identifier. QoS, packet identifier and topic are taken as they are.
+    ///
+    /// # Errors
+    /// [`EncodeError::PacketTooLarge`] and [`EncodeError::OutputTooShort`].
+    pub fn encode_around(
+        &self,
+        version: Version,
+        packet_bytes_max: u32,
+        out: &mut [u8],
+    ) -> Result<(usize, usize), EncodeError> {
+        let mut w = Writer::over(out);
+        let property_len = if version.has_properties() { self.property_len() } else { 0 };
+        self.write_after_topic(&mut w, version, property_len);
+        let after = w.position();
+        let forwarded = if version.has_properties() { self.forwarded.len() } else { 0 };
+        let remaining = 2 + self.topic.len() + after + forwarded + self.payload_len;
+        self.write_before_topic(&mut w, remaining as u32);
+        let all = w.finish()?;
+        if all - after + remaining - 2 > packet_bytes_max as usize {
+            return Err(EncodeError::PacketTooLarge);
+        }
+        Ok((after, all - after))
+    }
+
+    #[inline]
+    fn check(&self, version: Version) -> Result<(), EncodeError> {
         if self.packet_id.is_some() != (self.qos != QoS::AtMostOnce) {
             return Err(EncodeError::PacketIdMismatch);
         }
         if self.topic.is_empty() && !(version.has_properties() && self.topic_alias.is_some()) {
             return Err(EncodeError::NotInVersion);
         }
+        if self.topic.len() > limits::STRING_BYTES_MAX {
+            return Err(EncodeError::StringTooLong);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn sizes(&self, version: Version, packet_bytes_max: u32) -> Result<Sizes, EncodeError> {
         let id_len = if self.packet_id.is_some() { 2 } else { 0 };
         let (property_len, property_field_len) = if version.has_properties() {
             let n = self.property_len();
@@ -132,20 +192,23 @@ impl PublishHeader<'_> {
         } else {
             (0, 0)
         };
-        if self.topic.len() > limits::STRING_BYTES_MAX {
-            return Err(EncodeError::StringTooLong);
-        }
         let remaining = 2 + self.topic.len() + id_len + property_field_len + self.payload_len;
         let remaining = u32::try_from(remaining).map_err(|_| EncodeError::PacketTooLarge)?;
         let total = 1 + varint::len(remaining) + remaining as usize;
         if remaining > varint::MAX || total > packet_bytes_max as usize {
             return Err(EncodeError::PacketTooLarge);
         }
-        let header_len = total - self.payload_len;
-        let mut w = Writer::over(out.get_mut(..header_len).ok_or(EncodeError::OutputTooShort)?);
+        Ok(Sizes { remaining, property_len, header_len: total - self.payload_len })
+    }
+
+    fn write_before_topic(&self, w: &mut Writer<'_>, remaining: u32) {
         w.u8((PacketType::Publish as u8) << 4 | flags(self.dup, self.qos, self.retain));
         w.varint(remaining);
-        w.binary(self.topic);
+        w.u16(self.topic.len() as u16);
+    }
+
+    /// Up to, but without, the forwarded properties.
+    fn write_after_topic(&self, w: &mut Writer<'_>, version: Version, property_len: usize) {
         if let Some(id) = self.packet_id {
             w.packet_id(id);
         }
@@ -163,9 +226,7 @@ impl PublishHeader<'_> {
                 w.u8(PropertyId::SubscriptionIdentifier as u8);
                 w.varint(*id);
             }
-            w.bytes(self.forwarded);
         }
-        w.finish()
     }
 
     #[inline]

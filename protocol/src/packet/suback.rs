@@ -94,7 +94,11 @@ impl PartialEq for ReasonCodes<'_> {
 impl Eq for ReasonCodes<'_> {}
 
 impl<'a> SubAck<'a> {
-    pub(super) fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
         let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::SubAck))?;
@@ -112,7 +116,11 @@ impl<'a> SubAck<'a> {
 }
 
 impl<'a> UnsubAck<'a> {
-    pub(super) fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+    /// Reads the body of the packet.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
         if !version.has_properties() {

@@ -25,6 +25,19 @@ pub struct Subscription<'a> {
     pub options: SubscriptionOptions,
 }
 
+impl<'a> Subscription<'a> {
+    /// With the highest QoS to deliver with, and no more options.
+    pub const fn new(filter: &'a str, qos: QoS) -> Self {
+        let options = SubscriptionOptions {
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        Subscription { filter, options }
+    }
+}
+
 /// Subscription Options (`3.8.3.1`); MQTT 3 has only the QoS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionOptions {
@@ -155,18 +168,41 @@ impl<'a> Subscribe<'a> {
         if version.has_properties() {
             self.properties.write(w, Omit::Nothing);
         }
-        let mut none = true;
-        for subscription in self.subscriptions.iter() {
-            none = false;
-            w.string(subscription.filter);
-            w.u8(if version.has_properties() {
-                subscription.options.to_byte()
-            } else {
-                subscription.options.qos as u8
-            });
-        }
-        if none {
+        let before = w.position();
+        self.subscriptions.iter().for_each(|subscription| subscription.write(w, version));
+        if w.position() == before {
             w.fail(EncodeError::NotInVersion);
         }
     }
+}
+
+impl Subscription<'_> {
+    fn write(&self, w: &mut Writer<'_>, version: Version) {
+        w.string(self.filter);
+        w.u8(if version.has_properties() { self.options.to_byte() } else { self.options.qos as u8 });
+    }
+}
+
+/// Writes a SUBSCRIBE without properties, as [`Packet::encode`](super::Packet::encode) does, without linking what other
+/// packets need. It is the range of `out` that is returned, which begins within the first four bytes.
+///
+/// # Errors
+/// As [`Packet::encode`](super::Packet::encode).
+pub fn encode_subscribe(
+    packet_id: PacketId,
+    subscriptions: &[Subscription<'_>],
+    version: Version,
+    packet_bytes_max: u32,
+    out: &mut [u8],
+) -> Result<core::ops::Range<usize>, EncodeError> {
+    if subscriptions.is_empty() {
+        return Err(EncodeError::NotInVersion);
+    }
+    super::encode_alone(PacketType::Subscribe, packet_bytes_max, out, |w| {
+        w.packet_id(packet_id);
+        if version.has_properties() {
+            w.u8(0);
+        }
+        subscriptions.iter().for_each(|subscription| subscription.write(w, version));
+    })
 }

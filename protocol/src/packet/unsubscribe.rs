@@ -88,3 +88,27 @@ impl<'a> Unsubscribe<'a> {
         }
     }
 }
+
+/// Writes an UNSUBSCRIBE without properties, as [`Packet::encode`](super::Packet::encode) does, without linking what other
+/// packets need. It is the range of `out` that is returned, which begins within the first four bytes.
+///
+/// # Errors
+/// As [`Packet::encode`](super::Packet::encode).
+pub fn encode_unsubscribe(
+    packet_id: PacketId,
+    filters: &[&str],
+    version: Version,
+    packet_bytes_max: u32,
+    out: &mut [u8],
+) -> Result<core::ops::Range<usize>, EncodeError> {
+    if filters.is_empty() {
+        return Err(EncodeError::NotInVersion);
+    }
+    super::encode_alone(PacketType::Unsubscribe, packet_bytes_max, out, |w| {
+        w.packet_id(packet_id);
+        if version.has_properties() {
+            w.u8(0);
+        }
+        filters.iter().for_each(|filter| w.string(filter));
+    })
+}

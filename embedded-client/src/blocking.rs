@@ -1,0 +1,154 @@
+//! The blocking face: for a super-loop without an executor, and for threads.
+
+use embedded_io::{Read, ReadReady, Write};
+use lapwing_protocol::ReasonCode;
+
+use crate::event::Happened;
+use crate::machine::Step;
+use crate::{Client, Error, Event, LinkDown, Message};
+
+/// Opens the link to the server, and holds it.
+pub trait Dialer {
+    /// The open link. `read_ready` tells whether a read would give bytes, or the end of the stream, at once. A write may wait for room, for a bounded
+    /// time; what was written may stay in a buffer until it is flushed.
+    type Link: Read + ReadReady + Write;
+
+    /// Opens the link, or goes on opening it: `true` when it is open, `false` when it is to be called again.
+    ///
+    /// # Errors
+    /// The dial failed; the client pauses, then dials again.
+    fn dial(&mut self) -> Result<bool, LinkDown>;
+
+    /// The link, if it is open.
+    fn link(&mut self) -> Option<&mut Self::Link>;
+
+    /// Closes the link, or gives up a dial.
+    fn hang_up(&mut self);
+
+    /// The time in milliseconds since any moment; it may wrap around.
+    fn now_ms(&mut self) -> u32;
+
+    /// There is nothing to do for `ms` milliseconds, unless bytes come: wait for an interrupt, sleep a little, or return at once.
+    fn idle(&mut self, ms: u32) {
+        let _ = ms;
+    }
+}
+
+impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
+    /// Does what is to be done now (dials, sends, receives, pings) and returns when there is something to tell, or `None` when
+    /// there is nothing more to do at the moment. To be called again and again from the main loop.
+    ///
+    /// # Errors
+    /// [`Error`]; the next call goes on.
+    pub fn poll<D: Dialer>(&mut self, dialer: &mut D) -> Option<Result<Event<'_>, Error>> {
+        let happened = self.work(dialer)?;
+        let (machine, io) = self.parts();
+        Some(machine.event(io, happened))
+    }
+
+    /// Waits for the next message and does all else on the way.
+    ///
+    /// # Errors
+    /// [`Error`]; the next call goes on.
+    pub fn wait<D: Dialer>(&mut self, dialer: &mut D) -> Result<Message<'_>, Error> {
+        loop {
+            match self.work(dialer) {
+                Some(Happened::Message) => break,
+                Some(Happened::Failed(error)) => return Err(error),
+                Some(_) => {}
+                None => {
+                    let now_ms = dialer.now_ms();
+                    dialer.idle(self.machine.due_in_ms(now_ms));
+                }
+            }
+        }
+        let (machine, io) = self.parts();
+        Ok(machine.view(io))
+    }
+
+    /// Works until there is something to tell, or `None` when all is done for now.
+    fn work<D: Dialer>(&mut self, dialer: &mut D) -> Option<Happened> {
+        loop {
+            let now_ms = dialer.now_ms();
+            let (machine, mut io) = self.parts();
+            let step = machine.step(&mut io, now_ms);
+            let done = match step {
+                Step::Tell(happened) => return Some(happened),
+                Step::Wait => return None,
+                Step::HangUp => Err(LinkDown),
+                Step::Dial => match dialer.dial() {
+                    Ok(true) => {
+                        machine.dialed(now_ms);
+                        Ok(())
+                    }
+                    Ok(false) => return None,
+                    Err(down) => Err(down),
+                },
+                Step::Write | Step::Flush | Step::Read => match dialer.link() {
+                    None => Err(LinkDown),
+                    Some(link) => match step {
+                        Step::Write => link.write(machine.outgoing(&io)).map_err(|_| LinkDown).map(|n| {
+                            machine.wrote(&mut io, n, now_ms);
+                        }),
+                        Step::Flush => link.flush().map_err(|_| LinkDown).map(|()| machine.flushed()),
+                        _ => match link.read_ready() {
+                            Ok(false) => return None,
+                            Ok(true) => match link.read(machine.wanted(&mut io)) {
+                                Ok(0) | Err(_) => Err(LinkDown),
+                                Ok(n) => {
+                                    machine.received(&mut io, n, now_ms);
+                                    Ok(())
+                                }
+                            },
+                            Err(_) => Err(LinkDown),
+                        },
+                    },
+                },
+            };
+            if done.is_err() {
+                dialer.hang_up();
+                machine.lost(&mut io, now_ms);
+            }
+        }
+    }
+
+    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left: 0 when none is wanted.
+    ///
+    /// # Errors
+    /// The link is gone; the payload will be asked for again.
+    pub fn give_payload<D: Dialer>(&mut self, dialer: &mut D, piece: &[u8]) -> Result<usize, LinkDown> {
+        let now_ms = dialer.now_ms();
+        let (machine, mut io) = self.parts();
+        let piece = machine.piece(piece);
+        if piece.is_empty() {
+            return Ok(0);
+        }
+        let Some(link) = dialer.link() else {
+            machine.give_up();
+            return Err(LinkDown);
+        };
+        let Ok(n) = link.write(piece) else {
+            machine.give_up();
+            return Err(LinkDown);
+        };
+        machine.streamed(&mut io, n, now_ms);
+        Ok(n)
+    }
+
+    /// Says goodbye and closes the link: `Success`, or `DisconnectWithWill` (MQTT 5). What is in the outbox stays there; the next call to
+    /// [`poll`](Self::poll) or [`wait`](Self::wait) connects again.
+    pub fn hang_up<D: Dialer>(&mut self, dialer: &mut D, reason: ReasonCode) {
+        let now_ms = dialer.now_ms();
+        self.machine.close(reason, now_ms);
+        loop {
+            match self.work(dialer) {
+                Some(Happened::Disconnected(_)) | None => break,
+                Some(Happened::PayloadWanted) => break,
+                Some(_) => {}
+            }
+        }
+        dialer.hang_up();
+        let (machine, mut io) = self.parts();
+        machine.closed(&mut io, now_ms);
+    }
+}

@@ -1,0 +1,236 @@
+//! What a client is told once: who it is, where its limits are, what it wants to hear.
+
+use heapless::Vec;
+use lapwing_protocol::packet::Subscription;
+use lapwing_protocol::property::Property;
+use lapwing_protocol::{QoS, Version};
+
+/// How many subscriptions [`Config::subscribe`] takes; [`Config::subscriptions`] takes any number.
+pub const SUBSCRIPTIONS_INLINE: usize = 4;
+
+/// The message that the server publishes when the client is gone without a farewell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Will<'a> {
+    /// The topic name.
+    pub topic: &'a str,
+    /// 0 to 65,535 bytes.
+    pub payload: &'a [u8],
+    /// The QoS.
+    pub qos: QoS,
+    /// Whether it is retained.
+    pub retain: bool,
+    /// MQTT 5: content type, will delay, message expiry, user properties …
+    pub properties: &'a [Property<'a>],
+}
+
+impl<'a> Will<'a> {
+    /// QoS 0, not retained.
+    pub const fn new(topic: &'a str, payload: &'a [u8]) -> Self {
+        Will { topic, payload, qos: QoS::AtMostOnce, retain: false, properties: &[] }
+    }
+}
+
+/// What becomes of a message that is published while earlier ones still wait in the outbox. A message that was begun
+/// to be sent is never dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Policy {
+    /// A full outbox refuses the new message.
+    #[default]
+    Reject,
+    /// A full outbox forgets its oldest messages that were not sent yet.
+    DropOldest,
+    /// A new message takes the place of one with the same topic that was not sent yet; a full outbox refuses.
+    LatestPerTopic,
+}
+
+/// What a [`Client`](crate::Client) is told once. Everything but the client identifier has a default.
+#[derive(Clone)]
+pub struct Config<'a> {
+    pub(crate) client_id: &'a str,
+    pub(crate) user_name: Option<&'a str>,
+    pub(crate) password: Option<&'a [u8]>,
+    pub(crate) will: Option<Will<'a>>,
+    pub(crate) inline: Vec<Subscription<'a>, SUBSCRIPTIONS_INLINE>,
+    pub(crate) listed: &'a [Subscription<'a>],
+    #[cfg(feature = "v5")]
+    pub(crate) aliased: &'a [&'a str],
+    #[cfg(feature = "auth")]
+    pub(crate) authenticator: Option<&'a dyn crate::Authenticator>,
+    pub(crate) session_expiry_s: u32,
+    pub(crate) backoff_max_ms: u32,
+    pub(crate) backoff_min_ms: u16,
+    pub(crate) keep_alive_s: u16,
+    pub(crate) response_ms: u16,
+    pub(crate) receive_maximum: u8,
+    pub(crate) send_maximum: u8,
+    pub(crate) inbound_aliases: u8,
+    pub(crate) version: Version,
+    pub(crate) policy: Policy,
+    pub(crate) clean_start: bool,
+    pub(crate) chunks: bool,
+    pub(crate) too_many: bool,
+}
+
+impl<'a> Config<'a> {
+    /// A client with this identifier, which the server knows its session by: 1 to 23 letters and digits are taken by
+    /// every server. Empty: the server chooses one.
+    pub const fn new(client_id: &'a str) -> Self {
+        Config {
+            client_id,
+            user_name: None,
+            password: None,
+            will: None,
+            inline: Vec::new(),
+            listed: &[],
+            #[cfg(feature = "v5")]
+            aliased: &[],
+            #[cfg(feature = "auth")]
+            authenticator: None,
+            session_expiry_s: 24 * 3600,
+            backoff_max_ms: 60_000,
+            backoff_min_ms: 1_000,
+            keep_alive_s: 60,
+            response_ms: 10_000,
+            receive_maximum: 8,
+            send_maximum: 16,
+            inbound_aliases: 0,
+            version: if cfg!(feature = "v5") { Version::V5 } else { Version::V311 },
+            policy: Policy::Reject,
+            clean_start: false,
+            chunks: false,
+            too_many: false,
+        }
+    }
+
+    /// MQTT 3.1.1 or 5.0, where both were compiled in (features `v3` and `v5`); 5.0 by default. Other values count as 3.1.1.
+    pub const fn version(mut self, version: Version) -> Self {
+        self.version = match version {
+            Version::V5 => Version::V5,
+            _ => Version::V311,
+        };
+        self
+    }
+
+    /// User name and password.
+    pub const fn login(mut self, user_name: &'a str, password: &'a [u8]) -> Self {
+        self.user_name = Some(user_name);
+        self.password = Some(password);
+        self
+    }
+
+    /// Seconds of silence after which the client pings; 0 turns that off, and a dead link is then found only by writing.
+    /// Default 60. The server may overrule it (Server Keep Alive).
+    pub const fn keep_alive(mut self, seconds: u16) -> Self {
+        self.keep_alive_s = seconds;
+        self
+    }
+
+    /// Milliseconds that a dial with its CONNACK, a PINGRESP or a stalled write may take before the link counts as dead.
+    /// Default 10,000.
+    pub const fn response_timeout_ms(mut self, ms: u16) -> Self {
+        self.response_ms = ms;
+        self
+    }
+
+    /// The will, QoS 0 and not retained; [`will_with`](Self::will_with) has the rest.
+    pub const fn will(self, topic: &'a str, payload: &'a [u8]) -> Self {
+        self.will_with(Will::new(topic, payload))
+    }
+
+    /// The will.
+    pub const fn will_with(mut self, will: Will<'a>) -> Self {
+        self.will = Some(will);
+        self
+    }
+
+    /// Subscribes to a topic filter, again whenever the server has lost the session. At most
+    /// [`SUBSCRIPTIONS_INLINE`]; one more is reported by the first `next`.
+    pub fn subscribe(self, filter: &'a str, qos: QoS) -> Self {
+        self.subscribe_with(Subscription::new(filter, qos))
+    }
+
+    /// As [`subscribe`](Self::subscribe), with the options of MQTT 5.
+    pub fn subscribe_with(mut self, subscription: Subscription<'a>) -> Self {
+        self.too_many |= self.inline.push(subscription).is_err();
+        self
+    }
+
+    /// A list of subscriptions, of any length, instead of those of [`subscribe`](Self::subscribe).
+    pub const fn subscriptions(mut self, list: &'a [Subscription<'a>]) -> Self {
+        self.listed = list;
+        self
+    }
+
+    /// Starts with a new session: what the server kept for this client is forgotten, once after the start in MQTT 5,
+    /// with each connection in MQTT 3.1.1. Default `false`.
+    pub const fn clean_start(mut self, clean: bool) -> Self {
+        self.clean_start = clean;
+        self
+    }
+
+    /// MQTT 5: seconds that the server keeps the session without a connection. Default one day.
+    pub const fn session_expiry_s(mut self, seconds: u32) -> Self {
+        self.session_expiry_s = seconds;
+        self
+    }
+
+    /// MQTT 5: how many QoS 1 and 2 messages the server may have on their way to this client, 1 to 255. The outbox keeps six
+    /// bytes free for each, to remember QoS 2 identifiers. Default 8.
+    pub const fn receive_maximum(mut self, messages: u8) -> Self {
+        self.receive_maximum = if messages == 0 { 1 } else { messages };
+        self
+    }
+
+    /// How many QoS 1 and 2 messages this client has on their way to the server at once, 1 to 255; an MQTT 5 server may lower it (Receive
+    /// Maximum). Default 16: Mosquitto 2.0 loses QoS 2 messages of MQTT 3.1.1 clients that have more than 20 on their way.
+    pub const fn send_maximum(mut self, messages: u8) -> Self {
+        self.send_maximum = if messages == 0 { 1 } else { messages };
+        self
+    }
+
+    /// What publishing does while messages wait. Default [`Policy::Reject`].
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The shortest and longest pause between two attempts to connect, in milliseconds; it doubles with each failure and
+    /// is cut by up to a half at random. Default 1,000 and 60,000.
+    pub const fn backoff_ms(mut self, shortest: u16, longest: u32) -> Self {
+        self.backoff_min_ms = shortest;
+        self.backoff_max_ms = longest;
+        self
+    }
+
+    /// Takes messages that are larger than the inbound buffer: the beginning as a message, the rest as chunks. Otherwise an
+    /// MQTT 5 server is told the size of the buffer, and what an MQTT 3.1.1 server sends beyond it is skipped.
+    pub const fn chunks(mut self, take: bool) -> Self {
+        self.chunks = take;
+        self
+    }
+
+    /// MQTT 5: topics that are sent as a number from the second time on, as far as the server takes them (at most 32).
+    #[cfg(feature = "v5")]
+    pub const fn alias_topics(mut self, topics: &'a [&'a str]) -> Self {
+        self.aliased = topics;
+        self
+    }
+
+    /// MQTT 5: how many topic aliases the server may use. Their topics are kept in the outbox. Default 0.
+    pub const fn inbound_aliases(mut self, aliases: u8) -> Self {
+        self.inbound_aliases = aliases;
+        self
+    }
+
+    /// MQTT 5: the hook for enhanced authentication. Without it, AUTH ends the connection.
+    #[cfg(feature = "auth")]
+    pub const fn authenticate(mut self, authenticator: &'a dyn crate::Authenticator) -> Self {
+        self.authenticator = Some(authenticator);
+        self
+    }
+
+    pub(crate) fn all_subscriptions(&self) -> &[Subscription<'a>] {
+        if self.listed.is_empty() { &self.inline } else { self.listed }
+    }
+}

@@ -1,0 +1,13 @@
+//! Ready-made dialers: what opens a link on a UART, on a host, with smoltcp, with embassy-net.
+
+#[cfg(feature = "embassy-time")]
+pub mod embassy;
+#[cfg(feature = "embedded-io-06")]
+pub mod io_06;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
+#[cfg(feature = "std")]
+pub mod std;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+pub mod uart;

@@ -1,0 +1,60 @@
+//! QoS 1 and 2 on the records of the shelf: what an acknowledgement does (`4.3.2`, `4.3.3`).
+//!
+//! A flight is a record: PUBLISH until its PUBACK, or until PUBREC makes a RELEASE of it, which PUBCOMP ends. That is the machine of
+//! `lapwing_protocol::flight`, on state that lies in two bytes of a record.
+
+use lapwing_protocol::packet::PacketType;
+use lapwing_protocol::{QoS, ReasonCode};
+
+use crate::shelf::{HEADER, Record, Shelf, flag, kind};
+
+/// What to do after an acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing; late and repeated acknowledgements are harmless.
+    Nothing,
+    /// The flight is over, or the request answered: tell it.
+    Over,
+    /// There is no such flight: answer PUBREL or PUBCOMP with packet identifier not found (`[MQTT-4.3.3-4]`).
+    Unknown,
+    /// A protocol error: it is not of the flight's kind, or comes before its time.
+    Violation,
+}
+
+const QOS_2: u8 = QoS::ExactlyOnce as u8 * 2;
+
+impl Shelf<'_> {
+    /// PUBACK, PUBREC, PUBCOMP, SUBACK or UNSUBACK came for `record`.
+    pub(crate) fn acknowledge(&mut self, record: Record, packet: PacketType, reason: ReasonCode) -> Answer {
+        let begun = record.is(flag::SENT) || record.of(kind::RELEASE);
+        if record.kind() == 0 || !begun {
+            let unknown = packet == PacketType::PubRec && !reason.is_failure();
+            return if unknown { Answer::Unknown } else { Answer::Nothing };
+        }
+        let awaited = if record.of(kind::RELEASE) {
+            if packet == PacketType::PubRec {
+                // Repeated: PUBREL is repeated as well.
+                self.set_flags(record, record.flags() & !flag::SENT);
+                return Answer::Nothing;
+            }
+            packet == PacketType::PubComp
+        } else if record.of(kind::REQUEST) {
+            matches!(packet, PacketType::SubAck | PacketType::UnsubAck)
+        } else if record.is(QOS_2) {
+            packet == PacketType::PubRec
+        } else {
+            packet == PacketType::PubAck
+        };
+        if !awaited {
+            return Answer::Violation;
+        }
+        if packet == PacketType::PubRec && !reason.is_failure() {
+            // The message goes, a header stays.
+            self.cut(record.body(), record.end());
+            self.put(record.at(), &[0, HEADER as u8, kind::RELEASE, flag::COUNTED]);
+            return Answer::Nothing;
+        }
+        self.remove(record);
+        Answer::Over
+    }
+}

@@ -1,0 +1,397 @@
+//! What leaves: one packet at a time, in up to four pieces that lie where they are.
+//!
+//! A PUBLISH is `head topic mid rest`: topic and rest (properties and payload) lie on the shelf, head and mid (all that depends on
+//! the connection: DUP, QoS, length, packet identifier, expiry, alias) in a scratch of a few bytes (mid first, since its length is part of head). Other packets are a head
+//! alone, or lie whole in the inbound buffer or on the shelf.
+
+use core::ops::Range;
+
+use lapwing_protocol::keepalive::KeepAliveStep;
+use lapwing_protocol::packet::{PacketType, PublishHeader};
+use lapwing_protocol::{PacketId, QoS, ReasonCode};
+
+use super::{Buffers, Machine, Phase};
+use crate::event::Happened;
+use crate::publication::FOR_EVER;
+use crate::shelf::{Record, flag, kind};
+use crate::{Error, Token};
+
+/// No record.
+const NOWHERE: u16 = u16::MAX;
+
+#[repr(C)]
+pub(super) struct Outgoing {
+    /// The type of an answer that waits for its turn; 0: none does.
+    reply: u8,
+    reply_reason: ReasonCode,
+    rest_in_inbox: bool,
+    head_len: u8,
+    mid_len: u8,
+    reply_id: u16,
+    /// The record that is being sent.
+    record: u16,
+    topic: u16,
+    topic_len: u16,
+    /// On the shelf, or in the inbound buffer.
+    rest: u16,
+    rest_len: u16,
+    /// What of all pieces has left.
+    done: u32,
+    /// What the application still has to give.
+    stream_left: u32,
+    scratch: [u8; PublishHeader::OVERHEAD_MAX],
+}
+
+/// What [`Machine::next_packet`] found.
+pub(super) enum Next {
+    Nothing,
+    Packet,
+    Told(Happened),
+}
+
+impl Outgoing {
+    pub(super) const NONE: Outgoing = Outgoing {
+        reply: 0,
+        reply_reason: ReasonCode::Success,
+        rest_in_inbox: false,
+        head_len: 0,
+        mid_len: 0,
+        reply_id: 0,
+        record: 0,
+        topic: 0,
+        topic_len: 0,
+        rest: 0,
+        rest_len: 0,
+        done: 0,
+        stream_left: 0,
+        scratch: [0; PublishHeader::OVERHEAD_MAX],
+    };
+
+    /// Nothing is on its way out.
+    pub(super) fn begin(&mut self) {
+        self.record = NOWHERE;
+        self.head_len = 0;
+        self.mid_len = 0;
+        self.topic_len = 0;
+        self.rest_len = 0;
+        self.done = 0;
+        self.stream_left = 0;
+        self.rest_in_inbox = false;
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.begin();
+        self.reply = 0;
+    }
+
+    fn total(&self) -> u32 {
+        u32::from(self.head_len)
+            + u32::from(self.mid_len)
+            + u32::from(self.topic_len)
+            + u32::from(self.rest_len)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.done == self.total() && self.stream_left == 0
+    }
+
+    pub(super) fn wants_payload(&self) -> bool {
+        self.done == self.total() && self.stream_left > 0
+    }
+
+    pub(super) fn stream_left(&self) -> u32 {
+        self.stream_left
+    }
+
+    /// A record is about to be removed: what lies behind it moves down.
+    pub(super) fn moved(&mut self, removed: Record) {
+        if self.record != NOWHERE && usize::from(self.record) > removed.at() {
+            let by = (removed.end() - removed.at()) as u16;
+            self.record -= by;
+            self.topic -= by;
+            if !self.rest_in_inbox {
+                self.rest -= by;
+            }
+        }
+    }
+
+    /// A packet lies in the inbound buffer.
+    pub(super) fn in_inbox(&mut self, place: Range<usize>) {
+        self.begin();
+        self.rest_in_inbox = true;
+        self.rest = place.start as u16;
+        self.rest_len = place.len() as u16;
+    }
+
+    fn small(&mut self, bytes: &[u8]) {
+        self.begin();
+        for (place, byte) in self.scratch.iter_mut().zip(bytes) {
+            *place = *byte;
+        }
+        self.head_len = bytes.len() as u8;
+    }
+
+    pub(super) fn reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
+        self.reply = packet as u8;
+        self.reply_id = id;
+        self.reply_reason = reason;
+    }
+}
+
+impl Machine<'_> {
+    /// The bytes to be written next.
+    #[inline(never)]
+    pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
+        let out = &self.out;
+        let (head, mid) = (usize::from(out.head_len), usize::from(out.mid_len));
+        let mut skip = out.done as usize;
+        for piece in 0..4u8 {
+            let (from, at, len): (&[u8], usize, usize) = match piece {
+                0 => (&out.scratch, mid, head),
+                1 => (io.shelf.bytes, usize::from(out.topic), usize::from(out.topic_len)),
+                2 => (&out.scratch, 0, mid),
+                _ if out.rest_in_inbox => (io.inbox, usize::from(out.rest), usize::from(out.rest_len)),
+                _ => (io.shelf.bytes, usize::from(out.rest), usize::from(out.rest_len)),
+            };
+            if skip < len {
+                return from.get(at + skip..at + len).unwrap_or(&[]);
+            }
+            skip -= len;
+        }
+        &[]
+    }
+
+    /// So many bytes of [`outgoing`](Self::outgoing) have left.
+    #[inline(never)]
+    pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
+        self.out.done = self.out.total().min(self.out.done + n as u32);
+        self.progress(io, now_ms);
+    }
+
+    /// So many bytes of the payload that was wanted have left.
+    pub(crate) fn streamed(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
+        self.out.stream_left = self.out.stream_left.saturating_sub(n as u32);
+        self.progress(io, now_ms);
+    }
+
+    pub(crate) fn flushed(&mut self) {
+        self.unflushed = false;
+    }
+
+    fn progress(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
+        self.unflushed = true;
+        if self.phase == Phase::Up {
+            self.patience(now_ms);
+        }
+        if !self.out.is_idle() {
+            return;
+        }
+        self.keep_alive.sent(now_ms);
+        let record = io.shelf.record(usize::from(self.out.record));
+        if record.of(kind::PUBLISH) && !record.is(flag::QOS) {
+            io.shelf.remove(record);
+            self.dirty = true;
+        }
+        self.out.record = NOWHERE;
+    }
+
+    /// The payload that is wanted: whose, from where on, how much.
+    pub(crate) fn payload_wanted(&self, io: &Buffers<'_>) -> (Token, u32, u32) {
+        let record = io.shelf.record(usize::from(self.out.record));
+        let left = self.out.stream_left;
+        // The length stands where the payload would.
+        let len = io.shelf.u32(io.shelf.parts(record).2);
+        (Token(record.tag()), len.saturating_sub(left), left)
+    }
+
+    /// Chooses and lays out the next packet, or finds something to tell instead.
+    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Next {
+        if self.phase == Phase::Opening && !self.subscribe {
+            self.subscribe = true;
+            let place = self.write_connect(io);
+            return self.lay_in_inbox(place);
+        }
+        if self.phase != Phase::Up {
+            return Next::Nothing;
+        }
+        self.patience(now_ms);
+        if let Some(packet) = PacketType::from_u8(self.out.reply) {
+            self.out.reply = 0;
+            self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+        } else if self.goodbye {
+            self.goodbye = false;
+            self.farewell(self.goodbye_reason, now_ms);
+        } else if self.keep_alive.step(now_ms) == KeepAliveStep::Ping {
+            self.keep_alive.pinged(now_ms);
+            self.out.small(&[(PacketType::PingReq as u8) << 4, 0]);
+        } else if self.subscribe {
+            self.subscribe = false;
+            let place = self.write_subscribe(io);
+            return self.lay_in_inbox(place);
+        } else {
+            return self.next_record(io);
+        }
+        Next::Packet
+    }
+
+    fn lay_in_inbox(&mut self, place: Option<Range<usize>>) -> Next {
+        match place {
+            Some(place) => {
+                self.out.in_inbox(place);
+                Next::Packet
+            }
+            None => Next::Told(Happened::Failed(Error::ConfigTooLarge)),
+        }
+    }
+
+    fn lay_out_reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
+        let [high, low] = id.to_be_bytes();
+        let first = (packet as u8) << 4 | packet.flags();
+        if reason == ReasonCode::Success || !self.version().has_properties() {
+            self.out.small(&[first, 2, high, low]);
+        } else {
+            self.out.small(&[first, 3, high, low, reason as u8]);
+        }
+    }
+
+    /// DISCONNECT where the version has a word for the reason; then the link is closed.
+    pub(super) fn farewell(&mut self, reason: ReasonCode, now_ms: u32) {
+        self.phase = Phase::Closing;
+        self.patience(now_ms);
+        let first = (PacketType::Disconnect as u8) << 4;
+        if reason == ReasonCode::Success {
+            self.out.small(&[first, 0]);
+        } else if self.version().has_properties() {
+            self.out.small(&[first, 1, reason as u8]);
+        } else {
+            self.out.begin();
+        }
+    }
+
+    /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
+    #[inline(never)]
+    fn next_record(&mut self, io: &mut Buffers<'_>) -> Next {
+        let mut held_up = false;
+        let mut record = io.shelf.first();
+        while record.kind() != 0 {
+            let outbound = record.of(kind::OUTBOUND) && !record.is(flag::SENT);
+            if outbound && !record.of(kind::PUBLISH) {
+                io.shelf.set_flags(record, flag::SENT | flag::COUNTED);
+                if record.of(kind::REQUEST) {
+                    self.out.begin();
+                    self.out.record = record.at() as u16;
+                    self.out.rest = record.body() as u16;
+                    self.out.rest_len = (record.end() - record.body()) as u16;
+                } else {
+                    if !record.is(flag::COUNTED) {
+                        // It counts, but waits for nobody (`4.9`).
+                        self.quota = self.quota.saturating_sub(1);
+                    }
+                    self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
+                }
+                return Next::Packet;
+            }
+            if outbound && !held_up {
+                match self.lay_out_publish(io, record) {
+                    Sendable::Yes => return Next::Packet,
+                    Sendable::NoQuota => held_up = true,
+                    Sendable::Never => {
+                        self.discard(io, record);
+                        return Next::Told(Happened::Dropped(record.tag()));
+                    }
+                }
+            }
+            record = io.shelf.after(record);
+        }
+        Next::Nothing
+    }
+
+    fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
+        let (topic_at, properties, payload) = io.shelf.parts(record);
+        #[cfg(not(feature = "v5"))]
+        let flags = record.flags();
+        #[cfg(feature = "v5")]
+        let mut flags = record.flags();
+        #[cfg(feature = "v5")]
+        {
+            if self.limits.qos << 1 < flags & flag::QOS {
+                flags = flags & !(flag::QOS | flag::TRIED) | self.limits.qos << 1;
+            }
+            if !self.limits.retain {
+                flags &= !flag::RETAIN;
+            }
+        }
+        let qos = QoS::from_u8((flags & flag::QOS) >> 1).unwrap_or_default();
+        if qos != QoS::AtMostOnce && self.quota == 0 {
+            return Sendable::NoQuota;
+        }
+        let topic = io.shelf.slice(topic_at, properties);
+        let (mut end, mut streamed) = (record.end(), 0);
+        if record.is(flag::STREAM) {
+            end = payload;
+            streamed = io.shelf.u32(end);
+        }
+        let expiry_s = io.shelf.u32(record.body());
+        #[cfg(feature = "v5")]
+        let alias = self.alias(topic);
+        #[cfg(not(feature = "v5"))]
+        let alias = 0;
+        // Named once on this connection, and always without an alias.
+        let bit = if alias == 0 { 0 } else { 1 << (alias - 1) };
+        let named = self.introduced & bit == 0;
+        let header = PublishHeader {
+            dup: flags & flag::TRIED != 0 && qos != QoS::AtMostOnce,
+            qos,
+            retain: flags & flag::RETAIN != 0,
+            topic: if named { topic } else { &[] },
+            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(record.tag()) },
+            forwarded: io.shelf.slice(properties, payload),
+            message_expiry_interval_s: if expiry_s == FOR_EVER { None } else { Some(expiry_s) },
+            topic_alias: if alias == 0 { None } else { Some(alias) },
+            subscription_identifiers: &[],
+            payload_len: end - payload + streamed as usize,
+        };
+        self.out.begin();
+        let around = header.encode_around(self.version(), self.limits.packet_bytes, &mut self.out.scratch);
+        let Ok((mid_len, head_len)) = around else { return Sendable::Never };
+        let topic_len = header.topic.len();
+        let (out, version) = (&mut self.out, self.config.version);
+        let rest = if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
+        out.record = record.at() as u16;
+        out.topic = topic_at as u16;
+        out.topic_len = topic_len as u16;
+        out.rest = rest as u16;
+        out.rest_len = (end - rest) as u16;
+        out.head_len = head_len as u8;
+        out.mid_len = mid_len as u8;
+        out.stream_left = streamed;
+        self.introduced |= bit;
+        if qos != QoS::AtMostOnce {
+            self.quota -= 1;
+        }
+        io.shelf.set_flags(record, flags | flag::TRIED | flag::SENT);
+        Sendable::Yes
+    }
+
+    /// The alias of a topic here; 0: it has none.
+    #[cfg(feature = "v5")]
+    fn alias(&self, topic: &[u8]) -> u16 {
+        let most = self.limits.aliases.min(32);
+        let mut alias = 0;
+        for name in self.config.aliased {
+            alias += 1;
+            if alias <= most && name.as_bytes() == topic {
+                return alias;
+            }
+        }
+        0
+    }
+}
+
+/// Whether a message can be sent now.
+enum Sendable {
+    Yes,
+    NoQuota,
+    /// It is larger than the server takes.
+    Never,
+}

@@ -1,0 +1,130 @@
+//! The session across deep sleep and power cuts: what the outbox holds, in a flash page or in RAM that sleeps along.
+//!
+//! ```text
+//! 0     4        6      8        12
+//! | LWC1 | layout | used | CRC-32 | used bytes of records
+//! ```
+//! The records are written first and the header last, so that a write that was cut is found out by its checksum.
+
+use crate::Client;
+use crate::shelf::{HEADER, Shelf, flag, kind};
+
+/// Where a session is kept. Offsets are in bytes from the start of the place; what is asked for lies within 12 bytes and the size of
+/// the outbox. For flash: `save` is one erase, then writes without overlap.
+pub trait Persist {
+    /// What can go wrong.
+    type Error;
+
+    /// Makes room for `len` bytes; what was there may go.
+    ///
+    /// # Errors
+    /// Its own.
+    fn begin(&mut self, len: usize) -> Result<(), Self::Error>;
+
+    /// Writes bytes that were not written since [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// Its own.
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Reads bytes.
+    ///
+    /// # Errors
+    /// Its own.
+    fn read(&mut self, offset: usize, out: &mut [u8]) -> Result<(), Self::Error>;
+}
+
+const MAGIC: [u8; 4] = *b"LWC1";
+const HEAD: usize = 12;
+/// Records mean the same where the same versions are compiled in.
+const LAYOUT: u16 = if cfg!(feature = "v5") { 5 } else { 3 };
+
+impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
+    /// Whether what [`save`](Self::save) would keep has changed since.
+    pub const fn is_dirty(&self) -> bool {
+        self.machine.dirty
+    }
+
+    /// Saves what the outbox holds: messages that are not delivered, flights, QoS 2 identifiers, the client identifier that the
+    /// server chose. At any time; before deep sleep, or whenever [`is_dirty`](Self::is_dirty) says so.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub fn save<P: Persist>(&mut self, place: &mut P) -> Result<(), P::Error> {
+        let bytes = self.outbox.get(..usize::from(self.used)).unwrap_or(&[]);
+        place.begin(HEAD + bytes.len())?;
+        place.write(HEAD, bytes)?;
+        let ([a, b, c, d], [e, f]) = (MAGIC, LAYOUT.to_be_bytes());
+        let ([g, h], [i, j, k, l]) = (self.used.to_be_bytes(), crc32(bytes).to_be_bytes());
+        place.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+        self.machine.dirty = false;
+        Ok(())
+    }
+
+    /// Takes a saved session up, in place of what the outbox holds, before the first connection. `slept_s` are the seconds since, for
+    /// messages that expire; 0 when nobody knows. `false`, and the outbox is empty, when there is no whole one, or one that is larger
+    /// than the outbox or made with other versions.
+    ///
+    /// The server's half of it is found by the client identifier, unless [`Config::clean_start`](crate::Config::clean_start) is set or its
+    /// expiry is over; then what was on its way is sent anew.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub fn restore<P: Persist>(&mut self, place: &mut P, slept_s: u32) -> Result<bool, P::Error> {
+        let mut head = [0; HEAD];
+        place.read(0, &mut head)?;
+        let [a, b, c, d, e, f, g, h, crc @ ..] = head;
+        let used = usize::from(u16::from_be_bytes([g, h]));
+        if [a, b, c, d] != MAGIC || u16::from_be_bytes([e, f]) != LAYOUT || used > OUTBOX {
+            self.used = 0;
+            return Ok(false);
+        }
+        self.used = 0;
+        let Some(bytes) = self.outbox.get_mut(..used) else { return Ok(false) };
+        place.read(HEAD, bytes)?;
+        let whole = crc32(bytes).to_be_bytes() == crc;
+        self.used = used as u16;
+        let (machine, io) = self.parts();
+        let mut shelf = io.shelf;
+        if !whole || !shelf.is_sound() {
+            *shelf.used = 0;
+            return Ok(false);
+        }
+        shelf.forget(kind::ALIAS, flag::SENT | flag::COUNTED);
+        shelf.age(slept_s);
+        machine.resume_ids(&shelf);
+        Ok(true)
+    }
+}
+
+impl Shelf<'_> {
+    /// Whether the records follow each other to the end, and their parts lie within them.
+    fn is_sound(&self) -> bool {
+        let mut record = self.first();
+        let mut end = 0;
+        while record.kind() != 0 {
+            let payload = if record.of(kind::PUBLISH) { self.parts(record).2 } else { record.body() };
+            let tail = if record.of(kind::PUBLISH) && record.is(flag::STREAM) { 4 } else { 0 };
+            if record.end() < record.at() + HEADER
+                || payload + tail > record.end()
+                || !record.kind().is_power_of_two()
+            {
+                return false;
+            }
+            end = record.end();
+            record = self.after(record);
+        }
+        end == self.used()
+    }
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
