@@ -270,6 +270,12 @@ impl<'o> Writer<'o> {
         self.error.get_or_insert(error);
     }
 
+    /// Goes on at another place.
+    #[inline]
+    pub(crate) fn seek(&mut self, at: usize) {
+        self.at = at;
+    }
+
     /// The number of bytes written or counted so far.
     pub(crate) fn position(&self) -> usize {
         self.at

@@ -19,7 +19,7 @@ use crate::publication::{self, Publication};
 use crate::shelf::{HEADER, Record, Shelf, flag, kind};
 use crate::{Error, PublishError, Token};
 use receive::Incoming;
-use transmit::{Next, Outgoing};
+use transmit::Outgoing;
 
 /// What the face does next.
 pub(crate) enum Step {
@@ -205,7 +205,7 @@ impl<'a> Machine<'a> {
             self.config.too_many = false;
             return Step::Tell(Happened::Failed(Error::TooManySubscriptions));
         }
-        let overdue = self.due_in_ms(now_ms) == 0;
+        let overdue = self.left_ms(now_ms) == 0;
         match self.phase {
             Phase::Closed => {
                 self.start(now_ms);
@@ -220,9 +220,11 @@ impl<'a> Machine<'a> {
     }
 
     fn linked(&mut self, io: &mut Buffers<'_>, now_ms: u32, overdue: bool) -> Step {
+        let keep_alive = self.keep_alive.step(now_ms);
         if self.out.is_idle() {
-            if let Next::Told(happened) = self.next_packet(io, now_ms) {
-                return Step::Tell(happened);
+            match self.next_packet(io, keep_alive, now_ms) {
+                Happened::Nothing => {}
+                happened => return Step::Tell(happened),
             }
         } else if overdue {
             return Step::HangUp;
@@ -233,7 +235,7 @@ impl<'a> Machine<'a> {
         if self.unflushed {
             return Step::Flush;
         }
-        let dead = self.phase == Phase::Up && self.keep_alive.step(now_ms) == KeepAliveStep::Dead;
+        let dead = self.phase == Phase::Up && keep_alive == KeepAliveStep::Dead;
         if dead || self.phase == Phase::Closing || self.phase == Phase::Opening && overdue {
             return Step::HangUp;
         }
@@ -249,6 +251,10 @@ impl<'a> Machine<'a> {
                 KeepAliveStep::Ping | KeepAliveStep::Dead => 0,
             };
         }
+        self.left_ms(now_ms)
+    }
+
+    fn left_ms(&self, now_ms: u32) -> u32 {
         let left = self.due_ms.wrapping_sub(now_ms);
         if left > u32::MAX / 2 { 0 } else { left }
     }

@@ -21,8 +21,8 @@ const NOWHERE: u16 = u16::MAX;
 
 #[repr(C)]
 pub(super) struct Outgoing {
-    /// The type of an answer that waits for its turn; 0: none does.
-    reply: u8,
+    /// The type of an answer that waits for its turn.
+    reply: Option<PacketType>,
     reply_reason: ReasonCode,
     rest_in_inbox: bool,
     head_len: u8,
@@ -35,23 +35,16 @@ pub(super) struct Outgoing {
     /// On the shelf, or in the inbound buffer.
     rest: u16,
     rest_len: u16,
-    /// What of all pieces has left.
-    done: u32,
+    /// What of all pieces has not left yet.
+    left: u32,
     /// What the application still has to give.
     stream_left: u32,
     scratch: [u8; PublishHeader::OVERHEAD_MAX],
 }
 
-/// What [`Machine::next_packet`] found.
-pub(super) enum Next {
-    Nothing,
-    Packet,
-    Told(Happened),
-}
-
 impl Outgoing {
     pub(super) const NONE: Outgoing = Outgoing {
-        reply: 0,
+        reply: None,
         reply_reason: ReasonCode::Success,
         rest_in_inbox: false,
         head_len: 0,
@@ -62,7 +55,7 @@ impl Outgoing {
         topic_len: 0,
         rest: 0,
         rest_len: 0,
-        done: 0,
+        left: 0,
         stream_left: 0,
         scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
@@ -74,14 +67,14 @@ impl Outgoing {
         self.mid_len = 0;
         self.topic_len = 0;
         self.rest_len = 0;
-        self.done = 0;
+        self.left = 0;
         self.stream_left = 0;
         self.rest_in_inbox = false;
     }
 
     pub(super) fn forget(&mut self) {
         self.begin();
-        self.reply = 0;
+        self.reply = None;
     }
 
     fn total(&self) -> u32 {
@@ -92,11 +85,11 @@ impl Outgoing {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.done == self.total() && self.stream_left == 0
+        self.left == 0 && self.stream_left == 0
     }
 
     pub(super) fn wants_payload(&self) -> bool {
-        self.done == self.total() && self.stream_left > 0
+        self.left == 0 && self.stream_left > 0
     }
 
     pub(super) fn stream_left(&self) -> u32 {
@@ -121,18 +114,22 @@ impl Outgoing {
         self.rest_in_inbox = true;
         self.rest = place.start as u16;
         self.rest_len = place.len() as u16;
+        self.left = self.total();
     }
 
-    fn small(&mut self, bytes: &[u8]) {
+    /// A packet of which `len` bytes of `body` follow the header.
+    fn small(&mut self, packet: PacketType, len: u8, body: [u8; 4]) {
         self.begin();
-        for (place, byte) in self.scratch.iter_mut().zip(bytes) {
-            *place = *byte;
+        if let Some(head) = self.scratch.first_chunk_mut() {
+            let [a, b, c, _] = body;
+            *head = [(packet as u8) << 4 | packet.flags(), len, a, b, c];
         }
-        self.head_len = bytes.len() as u8;
+        self.head_len = 2 + len;
+        self.left = u32::from(self.head_len);
     }
 
     pub(super) fn reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
-        self.reply = packet as u8;
+        self.reply = Some(packet);
         self.reply_id = id;
         self.reply_reason = reason;
     }
@@ -144,7 +141,7 @@ impl Machine<'_> {
     pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
         let out = &self.out;
         let (head, mid) = (usize::from(out.head_len), usize::from(out.mid_len));
-        let mut skip = out.done as usize;
+        let mut skip = (out.total() - out.left) as usize;
         for piece in 0..4u8 {
             let (from, at, len): (&[u8], usize, usize) = match piece {
                 0 => (&out.scratch, mid, head),
@@ -164,7 +161,7 @@ impl Machine<'_> {
     /// So many bytes of [`outgoing`](Self::outgoing) have left.
     #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
-        self.out.done = self.out.total().min(self.out.done + n as u32);
+        self.out.left = self.out.left.saturating_sub(n as u32);
         self.progress(io, now_ms);
     }
 
@@ -204,65 +201,62 @@ impl Machine<'_> {
         (Token(record.tag()), len.saturating_sub(left), left)
     }
 
-    /// Chooses and lays out the next packet, or finds something to tell instead.
-    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Next {
-        if self.phase == Phase::Opening && !self.subscribe {
+    /// Chooses and lays out the next packet, if there is one, or finds something to tell instead.
+    pub(super) fn next_packet(
+        &mut self,
+        io: &mut Buffers<'_>,
+        keep_alive: KeepAliveStep,
+        now_ms: u32,
+    ) -> Happened {
+        let place = if self.phase == Phase::Opening && !self.subscribe {
             self.subscribe = true;
-            let place = self.write_connect(io);
-            return self.lay_in_inbox(place);
-        }
-        if self.phase != Phase::Up {
-            return Next::Nothing;
-        }
-        self.patience(now_ms);
-        if let Some(packet) = PacketType::from_u8(self.out.reply) {
-            self.out.reply = 0;
-            self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
-        } else if self.goodbye {
-            self.goodbye = false;
-            self.farewell(self.goodbye_reason, now_ms);
-        } else if self.keep_alive.step(now_ms) == KeepAliveStep::Ping {
-            self.keep_alive.pinged(now_ms);
-            self.out.small(&[(PacketType::PingReq as u8) << 4, 0]);
-        } else if self.subscribe {
-            self.subscribe = false;
-            let place = self.write_subscribe(io);
-            return self.lay_in_inbox(place);
+            self.write_connect(io)
+        } else if self.phase != Phase::Up {
+            return Happened::Nothing;
         } else {
-            return self.next_record(io);
-        }
-        Next::Packet
-    }
-
-    fn lay_in_inbox(&mut self, place: Option<Range<usize>>) -> Next {
+            self.patience(now_ms);
+            if let Some(packet) = self.out.reply.take() {
+                self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+                return Happened::Nothing;
+            }
+            if self.goodbye {
+                self.goodbye = false;
+                self.farewell(self.goodbye_reason, now_ms);
+                return Happened::Nothing;
+            }
+            if keep_alive == KeepAliveStep::Ping {
+                self.keep_alive.pinged(now_ms);
+                self.out.small(PacketType::PingReq, 0, [0; 4]);
+                return Happened::Nothing;
+            }
+            if !self.subscribe {
+                return self.next_record(io);
+            }
+            self.subscribe = false;
+            self.write_subscribe(io)
+        };
         match place {
             Some(place) => {
                 self.out.in_inbox(place);
-                Next::Packet
+                Happened::Nothing
             }
-            None => Next::Told(Happened::Failed(Error::ConfigTooLarge)),
+            None => Happened::Failed(Error::ConfigTooLarge),
         }
     }
 
     fn lay_out_reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
         let [high, low] = id.to_be_bytes();
-        let first = (packet as u8) << 4 | packet.flags();
-        if reason == ReasonCode::Success || !self.version().has_properties() {
-            self.out.small(&[first, 2, high, low]);
-        } else {
-            self.out.small(&[first, 3, high, low, reason as u8]);
-        }
+        let plain = reason == ReasonCode::Success || !self.version().has_properties();
+        self.out.small(packet, if plain { 2 } else { 3 }, [high, low, reason as u8, 0]);
     }
 
     /// DISCONNECT where the version has a word for the reason; then the link is closed.
     pub(super) fn farewell(&mut self, reason: ReasonCode, now_ms: u32) {
         self.phase = Phase::Closing;
         self.patience(now_ms);
-        let first = (PacketType::Disconnect as u8) << 4;
-        if reason == ReasonCode::Success {
-            self.out.small(&[first, 0]);
-        } else if self.version().has_properties() {
-            self.out.small(&[first, 1, reason as u8]);
+        let plain = reason == ReasonCode::Success;
+        if plain || self.version().has_properties() {
+            self.out.small(PacketType::Disconnect, if plain { 0 } else { 1 }, [reason as u8, 0, 0, 0]);
         } else {
             self.out.begin();
         }
@@ -270,7 +264,7 @@ impl Machine<'_> {
 
     /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
     #[inline(never)]
-    fn next_record(&mut self, io: &mut Buffers<'_>) -> Next {
+    fn next_record(&mut self, io: &mut Buffers<'_>) -> Happened {
         let mut held_up = false;
         let mut record = io.shelf.first();
         while record.kind() != 0 {
@@ -282,6 +276,7 @@ impl Machine<'_> {
                     self.out.record = record.at() as u16;
                     self.out.rest = record.body() as u16;
                     self.out.rest_len = (record.end() - record.body()) as u16;
+                    self.out.left = self.out.total();
                 } else {
                     if !record.is(flag::COUNTED) {
                         // It counts, but waits for nobody (`4.9`).
@@ -289,21 +284,21 @@ impl Machine<'_> {
                     }
                     self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
                 }
-                return Next::Packet;
+                return Happened::Nothing;
             }
             if outbound && !held_up {
                 match self.lay_out_publish(io, record) {
-                    Sendable::Yes => return Next::Packet,
+                    Sendable::Yes => return Happened::Nothing,
                     Sendable::NoQuota => held_up = true,
                     Sendable::Never => {
                         self.discard(io, record);
-                        return Next::Told(Happened::Dropped(record.tag()));
+                        return Happened::Dropped(record.tag());
                     }
                 }
             }
             record = io.shelf.after(record);
         }
-        Next::Nothing
+        Happened::Nothing
     }
 
     fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
@@ -365,6 +360,7 @@ impl Machine<'_> {
         out.head_len = head_len as u8;
         out.mid_len = mid_len as u8;
         out.stream_left = streamed;
+        out.left = out.total();
         self.introduced |= bit;
         if qos != QoS::AtMostOnce {
             self.quota -= 1;
