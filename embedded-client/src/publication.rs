@@ -116,25 +116,25 @@ impl Shelf<'_> {
         Ok(())
     }
 
-    /// The oldest message that was not begun to be sent; with a topic, the one of that topic.
-    pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Option<Record> {
+    /// The oldest message that was not begun to be sent; with a topic, the one of that topic. Or the end.
+    pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Record {
         let mut record = self.first();
         while record.kind() != 0 {
             if record.of(kind::PUBLISH)
                 && !record.is(flag::TRIED | flag::SENT)
                 && topic.is_none_or(|topic| self.topic(record) == topic.as_bytes())
             {
-                return Some(record);
+                break;
             }
             record = self.after(record);
         }
-        None
+        record
     }
 
     /// Takes `seconds` off what every message that expires has left, and names one that is void and was not begun to be
-    /// sent.
-    pub(crate) fn age(&mut self, seconds: u32) -> Option<Record> {
-        let (mut record, mut void) = (self.first(), None);
+    /// sent. Or the end.
+    pub(crate) fn age(&mut self, seconds: u32) -> Record {
+        let (mut record, mut void) = (self.first(), Record::NONE);
         while record.kind() != 0 {
             let flags = record.flags();
             if record.of(kind::PUBLISH)
@@ -146,7 +146,7 @@ impl Shelf<'_> {
                     left = left.saturating_sub(seconds);
                     *seconds_left = left.to_be_bytes();
                     if left == 0 && flags & (flag::TRIED | flag::SENT) == 0 {
-                        void = Some(record);
+                        void = record;
                     }
                 }
                 if seconds > 0 {

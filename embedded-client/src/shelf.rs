@@ -60,6 +60,9 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// The end.
+    pub(crate) const NONE: Record = Record { place: 0, what: 0 };
+
     pub(crate) fn kind(self) -> u8 {
         (self.what >> 24) as u8
     }

@@ -133,7 +133,7 @@ impl Machine<'_> {
         self.subscribing = self.allocate(&io.shelf);
         let packet_id = PacketId::new(self.subscribing)?;
         let list = self.config.all_subscriptions();
-        packet::encode_subscribe(packet_id, list, self.version(), self.limits.packet_bytes, io.inbox).ok()
+        packet::encode_subscribe(packet_id, list, self.version(), self.packet_bytes_max(), io.inbox).ok()
     }
 
     /// CONNACK came.

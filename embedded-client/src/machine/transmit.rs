@@ -347,7 +347,7 @@ impl Machine<'_> {
             payload_len: end - payload + streamed as usize,
         };
         self.out.begin();
-        let around = header.encode_around(self.version(), self.limits.packet_bytes, &mut self.out.scratch);
+        let around = header.encode_around(self.version(), self.packet_bytes_max(), &mut self.out.scratch);
         let Ok((mid_len, head_len)) = around else { return Sendable::Never };
         let topic_len = header.topic.len();
         let (out, version) = (&mut self.out, self.config.version);
