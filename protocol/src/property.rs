@@ -49,8 +49,10 @@ enum Kind {
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident($value:ty) = $id:literal, $kind:ident, $places:expr;)+) => {
         /// A property with its value.
+        // Numbered by identifier, so that to ask for it is to look at the first byte.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Property<'a> { $($(#[$doc])* $name($value),)+ }
+        #[repr(u8)]
+        pub enum Property<'a> { $($(#[$doc])* $name($value) = $id,)+ }
 
         /// The identifier of a property.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -600,12 +602,30 @@ impl<'b> PropertyWriter<'b> {
 ///
 /// # Errors
 /// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not valid there.
+#[inline]
 pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Result<usize, EncodeError> {
     let mut w = Writer::over(out);
-    list.iter().for_each(|property| property.write(&mut w));
-    let len = w.finish()?;
-    match Properties::parse(out.get(..len).unwrap_or(&[]), place) {
-        Ok(_) => Ok(len),
-        Err(_) => Err(EncodeError::NotInVersion),
+    write_list(&mut w, list, place);
+    w.finish()
+}
+
+/// Writes a list of properties with its length in front of it.
+pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
+    let mut count = Writer::counting();
+    write_each(&mut count, list);
+    w.varint(count.position() as u32);
+    write_list(w, list, place);
+}
+
+/// Writes a list of properties, and fails when one is not valid for the place.
+fn write_list(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
+    let start = w.position();
+    write_each(w, list);
+    if Properties::parse(w.written(start), place).is_err() {
+        w.fail(EncodeError::NotInVersion);
     }
+}
+
+fn write_each(w: &mut Writer<'_>, list: &[Property<'_>]) {
+    list.iter().for_each(|property| property.write(w));
 }

@@ -208,7 +208,8 @@ impl<'o> Writer<'o> {
         Writer { out: Some(out), at: start, error: None }
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let end = self.at.saturating_add(bytes.len());
         if let Some(out) = &mut self.out {
@@ -220,22 +221,26 @@ impl<'o> Writer<'o> {
         self.at = end;
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u8(&mut self, value: u8) {
         self.bytes(&[value]);
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u16(&mut self, value: u16) {
         self.bytes(&value.to_be_bytes());
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u32(&mut self, value: u32) {
         self.bytes(&value.to_be_bytes());
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn varint(&mut self, value: u32) {
         if value > varint::MAX {
             return self.fail(EncodeError::PacketTooLarge);
@@ -274,6 +279,11 @@ impl<'o> Writer<'o> {
     #[inline]
     pub(crate) fn seek(&mut self, at: usize) {
         self.at = at;
+    }
+
+    /// What was written from `start` on.
+    pub(crate) fn written(&self, start: usize) -> &[u8] {
+        self.out.as_ref().and_then(|out| out.get(start..self.at)).unwrap_or(&[])
     }
 
     /// The number of bytes written or counted so far.
