@@ -227,6 +227,16 @@ struct Raw<'a> {
     bytes: &'a [u8],
 }
 
+/// The bit of a property in [`Properties`]. In halves where a word is one: to shift two words takes a function.
+#[inline]
+fn bit(id: u8) -> u64 {
+    if cfg!(target_pointer_width = "64") {
+        return 1 << (id & 63);
+    }
+    let bit = 1u32 << (id & 31);
+    if id < 32 { bit.into() } else { u64::from(bit) << 32 }
+}
+
 /// Passes over one property, checking all that its kind asks.
 fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     let id = r.number(1) as u8;
@@ -299,7 +309,7 @@ impl<'a> Properties<'a> {
             if raw.places & place.bit() == 0 {
                 return Err(DecodeError::PropertyNotAllowed);
             }
-            let bit = 1u64 << (raw.id & 63);
+            let bit = bit(raw.id);
             let repeats = raw.id == PropertyId::UserProperty as u8
                 || (raw.id == PropertyId::SubscriptionIdentifier as u8
                     && place == Place::Packet(PacketType::Publish));
