@@ -46,6 +46,24 @@ enum Kind {
     Pair,
 }
 
+impl Kind {
+    #[inline]
+    const fn from_bits(bits: u8) -> Kind {
+        match bits & 0x0f {
+            0 => Kind::Bit,
+            1 => Kind::U16,
+            2 => Kind::U16NotZero,
+            3 => Kind::U32,
+            4 => Kind::U32NotZero,
+            5 => Kind::Varint,
+            6 => Kind::Text,
+            7 => Kind::Topic,
+            8 => Kind::Binary,
+            _ => Kind::Pair,
+        }
+    }
+}
+
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident($value:ty) = $id:literal, $kind:ident, $places:expr;)+) => {
         /// A property with its value.
@@ -71,11 +89,12 @@ macro_rules! properties {
             }
         }
 
-        /// How the value of each property is written, and where it may stand, by identifier; nowhere: there is none.
-        const SPECS: ([Kind; IDS], [u16; IDS]) = {
-            let (mut kinds, mut places) = ([Kind::Bit; IDS], [0; IDS]);
-            $(kinds[$id] = Kind::$kind; places[$id] = $places;)+
-            (kinds, places)
+        /// How the value of each property is written (the low half) and where it may stand (the high half: an index of
+        /// [`PLACES`]; nowhere: there is no such property), by identifier. Tables rather than a `match`: they are smaller.
+        static SPECS: [u8; IDS] = {
+            let mut specs = [0; IDS];
+            $(specs[$id] = Kind::$kind as u8 | place_index($places) << 4;)+
+            specs
         };
 
         #[inline]
@@ -87,16 +106,42 @@ macro_rules! properties {
 
 /// One more than the highest identifier.
 const IDS: usize = 0x2b;
-/// Tables rather than a `match`: they are smaller.
-static KINDS: [Kind; IDS] = SPECS.0;
-static PLACES: [u16; IDS] = SPECS.1;
+
+/// The sets of places that occur.
+static PLACES: [u16; 16] = PLACE_SETS;
+const PLACE_SETS: [u16; 16] = [
+    0,
+    PUBLISH | WILL,
+    PUBLISH | SUBSCRIBE,
+    PUBLISH,
+    WILL,
+    CONNECT,
+    CONNECT | CONNACK,
+    CONNECT | CONNACK | DISCONNECT,
+    CONNECT | CONNACK | AUTH,
+    CONNACK,
+    CONNACK | DISCONNECT,
+    REASONED,
+    ANY,
+    0,
+    0,
+    0,
+];
+
+/// Where a set stands in [`PLACES`].
+const fn place_index(places: u16) -> u8 {
+    let mut index = 0;
+    while PLACE_SETS[index as usize] != places {
+        index += 1;
+    }
+    index
+}
 
 /// How the value of `id` is written and where it may stand.
 #[inline]
 fn spec(id: u8) -> Option<(Kind, u16)> {
-    let places = *PLACES.get(usize::from(id))?;
-    let kind = *KINDS.get(usize::from(id))?;
-    if places == 0 { None } else { Some((kind, places)) }
+    let spec = *SPECS.get(usize::from(id))?;
+    if spec == 0 { None } else { Some((Kind::from_bits(spec), PLACES[usize::from(spec >> 4)])) }
 }
 
 const WILL: u16 = Place::Will.bit();
