@@ -24,19 +24,14 @@ pub(super) struct Outgoing {
     /// The type of an answer that waits for its turn.
     reply: Option<PacketType>,
     reply_reason: ReasonCode,
+    /// Rather than on the shelf.
     rest_in_inbox: bool,
-    head_len: u8,
-    mid_len: u8,
     reply_id: u16,
     /// The record that is being sent.
     record: u16,
-    topic: u16,
-    topic_len: u16,
-    /// On the shelf, or in the inbound buffer.
-    rest: u16,
-    rest_len: u16,
-    /// What of all pieces has not left yet.
-    left: u32,
+    /// What of head, topic, mid and rest has not left yet: where it lies, and how long it is.
+    at: [u16; 4],
+    len: [u16; 4],
     /// What the application still has to give.
     stream_left: u32,
     scratch: [u8; PublishHeader::OVERHEAD_MAX],
@@ -47,27 +42,20 @@ impl Outgoing {
         reply: None,
         reply_reason: ReasonCode::Success,
         rest_in_inbox: false,
-        head_len: 0,
-        mid_len: 0,
         reply_id: 0,
         record: 0,
-        topic: 0,
-        topic_len: 0,
-        rest: 0,
-        rest_len: 0,
-        left: 0,
+        at: [0; 4],
+        len: [0; 4],
         stream_left: 0,
         scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
 
     /// Nothing is on its way out.
+    #[inline(never)]
     pub(super) fn begin(&mut self) {
         self.record = NOWHERE;
-        self.head_len = 0;
-        self.mid_len = 0;
-        self.topic_len = 0;
-        self.rest_len = 0;
-        self.left = 0;
+        self.at = [0; 4];
+        self.len = [0; 4];
         self.stream_left = 0;
         self.rest_in_inbox = false;
     }
@@ -77,19 +65,12 @@ impl Outgoing {
         self.reply = None;
     }
 
-    fn total(&self) -> u32 {
-        u32::from(self.head_len)
-            + u32::from(self.mid_len)
-            + u32::from(self.topic_len)
-            + u32::from(self.rest_len)
-    }
-
     pub(super) fn is_idle(&self) -> bool {
-        self.left == 0 && self.stream_left == 0
+        self.len == [0; 4] && self.stream_left == 0
     }
 
     pub(super) fn wants_payload(&self) -> bool {
-        self.left == 0 && self.stream_left > 0
+        self.len == [0; 4] && self.stream_left > 0
     }
 
     pub(super) fn stream_left(&self) -> u32 {
@@ -101,31 +82,33 @@ impl Outgoing {
         if self.record != NOWHERE && usize::from(self.record) > removed.at() {
             let by = (removed.end() - removed.at()) as u16;
             self.record -= by;
-            self.topic -= by;
-            if !self.rest_in_inbox {
-                self.rest -= by;
-            }
+            let [_, topic, _, rest] = &mut self.at;
+            *topic = topic.wrapping_sub(by);
+            *rest = rest.wrapping_sub(by);
         }
     }
 
     /// A packet lies in the inbound buffer.
     pub(super) fn in_inbox(&mut self, place: Range<usize>) {
-        self.begin();
+        self.whole(place);
         self.rest_in_inbox = true;
-        self.rest = place.start as u16;
-        self.rest_len = place.len() as u16;
-        self.left = self.total();
+    }
+
+    /// A packet lies whole in one place.
+    fn whole(&mut self, place: Range<usize>) {
+        self.begin();
+        self.at = [0, 0, 0, place.start as u16];
+        self.len = [0, 0, 0, place.len() as u16];
     }
 
     /// A packet of which `len` bytes of `body` follow the header.
     fn small(&mut self, packet: PacketType, len: u8, body: [u8; 4]) {
         self.begin();
         if let Some(head) = self.scratch.first_chunk_mut() {
-            let [a, b, c, _] = body;
-            *head = [(packet as u8) << 4 | packet.flags(), len, a, b, c];
+            let [a, b, c, d] = body;
+            *head = [(packet as u8) << 4 | packet.flags(), len, a, b, c, d];
         }
-        self.head_len = 2 + len;
-        self.left = u32::from(self.head_len);
+        self.len = [2 + u16::from(len), 0, 0, 0];
     }
 
     pub(super) fn reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
@@ -140,20 +123,16 @@ impl Machine<'_> {
     #[inline(never)]
     pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
         let out = &self.out;
-        let (head, mid) = (usize::from(out.head_len), usize::from(out.mid_len));
-        let mut skip = (out.total() - out.left) as usize;
-        for piece in 0..4u8 {
-            let (from, at, len): (&[u8], usize, usize) = match piece {
-                0 => (&out.scratch, mid, head),
-                1 => (io.shelf.bytes, usize::from(out.topic), usize::from(out.topic_len)),
-                2 => (&out.scratch, 0, mid),
-                _ if out.rest_in_inbox => (io.inbox, usize::from(out.rest), usize::from(out.rest_len)),
-                _ => (io.shelf.bytes, usize::from(out.rest), usize::from(out.rest_len)),
-            };
-            if skip < len {
-                return from.get(at + skip..at + len).unwrap_or(&[]);
+        for (piece, (at, len)) in out.at.iter().zip(&out.len).enumerate() {
+            if *len > 0 {
+                let from: &[u8] = match piece {
+                    0 | 2 => &out.scratch,
+                    3 if out.rest_in_inbox => io.inbox,
+                    _ => io.shelf.bytes,
+                };
+                let at = usize::from(*at);
+                return from.get(at..at + usize::from(*len)).unwrap_or(&[]);
             }
-            skip -= len;
         }
         &[]
     }
@@ -161,7 +140,13 @@ impl Machine<'_> {
     /// So many bytes of [`outgoing`](Self::outgoing) have left.
     #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
-        self.out.left = self.out.left.saturating_sub(n as u32);
+        let mut n = n;
+        for (at, len) in self.out.at.iter_mut().zip(&mut self.out.len) {
+            let gone = n.min(usize::from(*len));
+            *at += gone as u16;
+            *len -= gone as u16;
+            n -= gone;
+        }
         self.progress(io, now_ms);
     }
 
@@ -272,11 +257,8 @@ impl Machine<'_> {
             if outbound && !record.of(kind::PUBLISH) {
                 io.shelf.set_flags(record, flag::SENT | flag::COUNTED);
                 if record.of(kind::REQUEST) {
-                    self.out.begin();
+                    self.out.whole(record.body()..record.end());
                     self.out.record = record.at() as u16;
-                    self.out.rest = record.body() as u16;
-                    self.out.rest_len = (record.end() - record.body()) as u16;
-                    self.out.left = self.out.total();
                 } else {
                     if !record.is(flag::COUNTED) {
                         // It counts, but waits for nobody (`4.9`).
@@ -353,14 +335,9 @@ impl Machine<'_> {
         let (out, version) = (&mut self.out, self.config.version);
         let rest = if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
         out.record = record.at() as u16;
-        out.topic = topic_at as u16;
-        out.topic_len = topic_len as u16;
-        out.rest = rest as u16;
-        out.rest_len = (end - rest) as u16;
-        out.head_len = head_len as u8;
-        out.mid_len = mid_len as u8;
+        out.at = [mid_len as u16, topic_at as u16, 0, rest as u16];
+        out.len = [head_len as u16, topic_len as u16, mid_len as u16, (end - rest) as u16];
         out.stream_left = streamed;
-        out.left = out.total();
         self.introduced |= bit;
         if qos != QoS::AtMostOnce {
             self.quota -= 1;
