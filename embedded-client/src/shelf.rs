@@ -114,11 +114,6 @@ impl Shelf<'_> {
         self.bytes.get(at..end).unwrap_or(&[])
     }
 
-    pub(crate) fn u16(&self, at: usize) -> usize {
-        let bytes = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk());
-        usize::from(u16::from_be_bytes(*bytes.unwrap_or(&[0; 2])))
-    }
-
     #[inline(never)]
     pub(crate) fn u32(&self, at: usize) -> u32 {
         let bytes = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk());

@@ -12,7 +12,7 @@ use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::event::Happened;
-use crate::publication::FOR_EVER;
+use crate::publication::{FIXED, FOR_EVER};
 use crate::shelf::{Record, flag, kind};
 use crate::{Error, Token};
 
@@ -182,7 +182,7 @@ impl Machine<'_> {
         let record = io.shelf.record(usize::from(self.out.record));
         let left = self.out.stream_left;
         // The length stands where the payload would.
-        let len = io.shelf.u32(io.shelf.parts(record).2);
+        let len = io.shelf.u32(io.shelf.parts(record).1);
         (Token(record.tag()), len.saturating_sub(left), left)
     }
 
@@ -284,7 +284,8 @@ impl Machine<'_> {
     }
 
     fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
-        let (topic_at, properties, payload) = io.shelf.parts(record);
+        let topic_at = record.body() + FIXED;
+        let (properties, payload) = io.shelf.parts(record);
         #[cfg(not(feature = "v5"))]
         let flags = record.flags();
         #[cfg(feature = "v5")]
