@@ -320,6 +320,32 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     Raw { id, places, number, bytes }
 }
 
+/// Passes over all properties: the bits of those that are there. Errors stay in the reader, which is small when it is shared.
+#[cfg_attr(target_os = "none", inline(never))]
+#[cfg_attr(not(target_os = "none"), inline)]
+fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
+    let mut present = 0u64;
+    while !r.is_empty() {
+        let raw = next_raw(r);
+        if raw.places & place.bit() == 0 {
+            r.fail(DecodeError::PropertyNotAllowed);
+        }
+        let bit = bit(raw.id);
+        let repeats = raw.id == PropertyId::UserProperty as u8
+            || (raw.id == PropertyId::SubscriptionIdentifier as u8
+                && place == Place::Packet(PacketType::Publish));
+        if present & bit != 0 && !repeats {
+            r.fail(DecodeError::PropertyDuplicate);
+        }
+        present |= bit;
+    }
+    let authentication = bit(PropertyId::AuthenticationData as u8) | bit(PropertyId::AuthenticationMethod as u8);
+    if present & authentication == bit(PropertyId::AuthenticationData as u8) {
+        r.fail(DecodeError::AuthenticationDataWithoutMethod);
+    }
+    present
+}
+
 /// A block of properties, valid for the place it was read from or built for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Properties<'a> {
@@ -347,28 +373,15 @@ impl<'a> Properties<'a> {
     /// The first rule that the block breaks.
     pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
         let mut r = Sticky::new(bytes);
-        let mut present = 0u64;
-        while !r.is_empty() {
-            let raw = next_raw(&mut r);
-            r.check()?;
-            if raw.places & place.bit() == 0 {
-                return Err(DecodeError::PropertyNotAllowed);
-            }
-            let bit = bit(raw.id);
-            let repeats = raw.id == PropertyId::UserProperty as u8
-                || (raw.id == PropertyId::SubscriptionIdentifier as u8
-                    && place == Place::Packet(PacketType::Publish));
-            if present & bit != 0 && !repeats {
-                return Err(DecodeError::PropertyDuplicate);
-            }
-            present |= bit;
-        }
-        let properties = Properties { bytes, present };
-        if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
-        {
-            return Err(DecodeError::AuthenticationDataWithoutMethod);
-        }
+        let properties = Properties::scan(&mut r, place);
+        r.check()?;
         Ok(properties)
+    }
+
+    /// As [`parse`](Self::parse), of all that is left.
+    #[inline]
+    pub(crate) fn scan(r: &mut Sticky<'a>, place: Place) -> Self {
+        Properties { bytes: r.rest(), present: scan(r, place) }
     }
 
     /// Reads the length and the block from the front of a body.
@@ -676,7 +689,9 @@ pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Plac
 fn write_list(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
     let start = w.position();
     write_each(w, list);
-    if Properties::parse(w.written(start), place).is_err() {
+    let mut r = Sticky::new(w.written(start));
+    scan(&mut r, place);
+    if r.check().is_err() {
         w.fail(EncodeError::NotInVersion);
     }
 }
