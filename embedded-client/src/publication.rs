@@ -113,8 +113,8 @@ impl Shelf<'_> {
         }
         let len = w.at - HEADER;
         let body = self.used() + HEADER;
-        self.put(body, &message.expiry_s.to_be_bytes());
-        self.put(body + 4, &((message.topic.len() as u32) << 16 | properties_len).to_be_bytes());
+        self.put_u32(body, message.expiry_s);
+        self.put_u32(body + 4, (message.topic.len() as u32) << 16 | properties_len);
         self.commit(kind::PUBLISH, message.flags, tag, len);
         Ok(())
     }

@@ -120,6 +120,13 @@ impl Shelf<'_> {
         u32::from_be_bytes(*bytes.unwrap_or(&[0; 4]))
     }
 
+    #[inline(never)]
+    pub(crate) fn put_u32(&mut self, at: usize, value: u32) {
+        if let Some(place) = self.bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
+            *place = value.to_be_bytes();
+        }
+    }
+
     /// The record at `at`.
     pub(crate) fn record(&self, at: usize) -> Record {
         let header = self.bytes.get(at..self.used()).and_then(|bytes| bytes.first_chunk());
@@ -172,8 +179,9 @@ impl Shelf<'_> {
     pub(crate) fn commit(&mut self, kind: u8, flags: u8, tag: u16, body: usize) {
         let at = self.used();
         let len = HEADER + body;
-        let ([long, short], [high, low]) = ((len as u16).to_be_bytes(), tag.to_be_bytes());
-        self.put(at, &[long, short, kind, flags, high, low]);
+        let what = u32::from(u16::from_be_bytes([kind, flags]));
+        self.put_u32(at, (len as u32) << 16 | what);
+        self.put_u32(at + 2, what << 16 | u32::from(tag));
         *self.used = (at + len) as u16;
     }
 

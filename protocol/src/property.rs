@@ -339,7 +339,8 @@ fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
         }
         present |= bit;
     }
-    let authentication = bit(PropertyId::AuthenticationData as u8) | bit(PropertyId::AuthenticationMethod as u8);
+    let authentication =
+        bit(PropertyId::AuthenticationData as u8) | bit(PropertyId::AuthenticationMethod as u8);
     if present & authentication == bit(PropertyId::AuthenticationData as u8) {
         r.fail(DecodeError::AuthenticationDataWithoutMethod);
     }
@@ -677,11 +678,13 @@ pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Resu
     w.finish()
 }
 
-/// Writes a list of properties with its length in front of it.
+/// Writes a list of properties with its length in front of it; twice, since only then the length is known.
 pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
-    let mut count = Writer::counting();
-    write_each(&mut count, list);
-    w.varint(count.position() as u32);
+    let start = w.position();
+    write_each(w, list);
+    let len = w.position() - start;
+    w.seek(start);
+    w.varint(len as u32);
     write_list(w, list, place);
 }
 
