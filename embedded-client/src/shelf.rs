@@ -162,12 +162,6 @@ impl Shelf<'_> {
         self.set(record.at() + 3, flags);
     }
 
-    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(at..at + bytes.len()) {
-            copy(place, bytes);
-        }
-    }
-
     /// The free bytes, less those that are `kept` free.
     pub(crate) fn free(&mut self, kept: usize) -> &mut [u8] {
         let end = self.bytes.len().min(usize::from(u16::MAX)).saturating_sub(kept);
@@ -187,10 +181,10 @@ impl Shelf<'_> {
 
     /// Appends a record with this body; `false` without room.
     pub(crate) fn push(&mut self, kind: u8, tag: u16, body: &[u8]) -> bool {
-        if self.free(0).len() < HEADER + body.len() {
-            return false;
+        match self.free(0).get_mut(HEADER..HEADER + body.len()) {
+            Some(place) => copy(place, body),
+            None => return false,
         }
-        self.put(self.used() + HEADER, body);
         self.commit(kind, 0, tag, body.len());
         true
     }
