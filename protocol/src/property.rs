@@ -6,7 +6,7 @@
 
 use crate::packet::PacketType;
 use crate::wire::{Reader, Sticky, Writer};
-use crate::{DecodeError, EncodeError, Version};
+use crate::{DecodeError, EncodeError, Version, topic};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,7 +309,7 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     match kind {
         Kind::Bit => good = number <= 1,
         Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => good = number != 0,
-        Kind::Topic => good = !bytes.is_empty() && !bytes.iter().any(|byte| matches!(byte, b'+' | b'#')),
+        Kind::Topic => good = !bytes.is_empty() && !topic::has_wildcard_byte(bytes),
         Kind::Pair => drop(r.text()),
         _ => {}
     }

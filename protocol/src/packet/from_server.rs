@@ -5,7 +5,7 @@
 
 use crate::property::{Place, Properties, PropertyId};
 use crate::wire::Sticky;
-use crate::{DecodeError, PacketType, ReasonCode, Version};
+use crate::{DecodeError, PacketType, ReasonCode, Version, topic};
 
 /// A packet from a server; what its type does not have is empty, 0 or success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl<'a> FromServer<'a> {
                     r.fail(DecodeError::QoSInvalid);
                 }
                 topic = r.text();
-                if topic.iter().any(|byte| matches!(byte, b'+' | b'#')) {
+                if topic::has_wildcard_byte(topic) {
                     r.fail(DecodeError::WildcardInTopicName);
                 }
                 identified = flags & 0b0110 != 0;
