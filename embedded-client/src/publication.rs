@@ -8,7 +8,7 @@ use lapwing_protocol::{
     EncodeError,
     property::{self, Place, PropertyId},
 };
-use lapwing_protocol::{QoS, copy, topic};
+use lapwing_protocol::{QoS, copy, same, topic};
 
 use crate::PublishError;
 use crate::config::Policy;
@@ -125,7 +125,7 @@ impl Shelf<'_> {
         while record.kind() != 0 {
             if record.of(kind::PUBLISH)
                 && !record.is(flag::TRIED | flag::SENT)
-                && topic.is_none_or(|topic| self.topic(record) == topic.as_bytes())
+                && topic.is_none_or(|topic| same(self.topic(record), topic.as_bytes()))
             {
                 break;
             }

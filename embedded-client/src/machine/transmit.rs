@@ -354,7 +354,7 @@ impl Machine<'_> {
         let mut alias = 0;
         for name in self.config.aliased {
             alias += 1;
-            if alias <= most && name.as_bytes() == topic {
+            if alias <= most && lapwing_protocol::same(name.as_bytes(), topic) {
                 return alias;
             }
         }
