@@ -171,12 +171,19 @@ async fn serve(
 ) {
     let timeout = Duration::from_secs(u64::from(core.config.limits.connect_timeout_s));
     let address = accepted.address().to_string();
-    // Boxed: what only the first second of a connection needs is not kept for its life.
-    let introduction = Box::pin(async {
-        let (stream, peer) = establish(&core, accepted, &mut place).await?;
-        Some(handshake::receive(&core, stream, peer, place).await)
-    });
-    let introduced = within(introduction, timeout, &mut stopped).await;
+    let deadline = tokio::time::Instant::now() + timeout;
+    // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
+    let begun = within(Box::pin(accepted.first_byte()), deadline, &mut stopped).await;
+    let introduced = match begun {
+        Err(why) => Err(why),
+        Ok(()) => {
+            let introduction = Box::pin(async {
+                let (stream, peer) = establish(&core, accepted, &mut place).await?;
+                Some(handshake::receive(&core, stream, peer, place).await)
+            });
+            within(introduction, deadline, &mut stopped).await
+        }
+    };
     drop(permit);
     let guest = match introduced {
         Ok(None) => return,
@@ -198,11 +205,11 @@ async fn serve(
 /// The result in time, or whether it was the time that ran out (else the broker stops).
 async fn within<T>(
     future: impl Future<Output = T> + Unpin,
-    timeout: Duration,
+    deadline: tokio::time::Instant,
     stopped: &mut watch::Receiver<bool>,
 ) -> Result<T, bool> {
     tokio::select! {
-        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
+        result = tokio::time::timeout_at(deadline, future) => result.map_err(|_| true),
         _ = stopped.wait_for(|stopped| *stopped) => Err(false),
     }
 }

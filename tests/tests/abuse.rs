@@ -247,7 +247,7 @@ fn document(cases: &[Case], costs: &BTreeMap<(String, String), Cost>) {
         "# Abuse\n\nHow brokers were broken, and what happens here: written by `LAPWING_LONG=1 LAPWING_UPDATE=1 cargo test -p lapwing-tests --test abuse`, \
          the figures are of that run. Memory is what the broker took more at most while the case was played; p99 is what an honest pair of clients beside it \
          (200 QoS 1 messages a second) noticed, who lost nothing in any case. The same cases against Mosquitto 2.0.11 (apt) where it was there: \
-         with its own defaults, so that bounds which are keys here differ there.\n\n\
+         with its own defaults, so that bounds which are keys here differ there; *differs* is the first step that went otherwise.\n\n\
          | row | case | version | memory | p99 | Mosquitto |\n|---|---|---|---|---|---|\n",
     );
     for case in cases {

@@ -145,3 +145,29 @@ fn an_unsubscribe_ends_a_long_replay_of_retained_messages() {
     }
     assert!(replayed < 20_000, "20 MB do not fit between the broker and a client that reads one by one");
 }
+
+#[test]
+fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
+    let broker =
+        Program::start("[limits]\ntakeovers_damped = false\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut watcher = Client::connect(&broker, "watcher", "1");
+    watcher.send("subscribe", &[("filters", "gone|end")]);
+    assert_eq!(watcher.next().unwrap().0, "suback");
+    let address = broker.address("mqtt");
+    let connect = packet("connect", &[("id", "back"), ("will", "gone")]);
+    let mut last: Option<TcpStream> = None;
+    for _ in 0..300 {
+        // What was said is on its way before the next connection is.
+        if let Some(mut last) = last.take() {
+            last.write_all(&packet("disconnect", &[])).unwrap();
+        }
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(&connect).unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+        last = Some(stream);
+    }
+    last.unwrap().write_all(&packet("disconnect", &[])).unwrap();
+    watcher.send("publish", &[("topic", "end"), ("payload", "x")]);
+    let (_, message) = watcher.next().unwrap();
+    assert_eq!(message["topic"], "end", "a will was published though its client said DISCONNECT");
+}

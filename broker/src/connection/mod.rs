@@ -232,9 +232,6 @@ impl Connection {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
             }
-            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
-                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
-            }
             let now = self.core.now();
             let seat = &mut self.state.seat;
             self.state.store_full = self.core.store.poll_room(seat, cx).is_pending();
@@ -245,6 +242,11 @@ impl Connection {
                 Ok(read) => read,
                 Err(exit) => return Poll::Ready(exit),
             };
+            // Behind what has come: a client that says DISCONNECT and is back at once leaves no will, and what it has acknowledged is not
+            // sent to it again.
+            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
+                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
+            }
             let more = self.gather(now, cx);
             if self.resident.outbox.has_overrun() {
                 let text =

@@ -258,6 +258,15 @@ impl Accepted {
         &self.address
     }
 
+    /// Waits until there is something to read, or the connection has ended.
+    pub async fn first_byte(&self) {
+        // An error shows itself when it is read. That a new socket is readable is only assumed: it has to be tried.
+        match &self.raw {
+            Raw::Tcp(stream) => drop(stream.peek(&mut [0]).await),
+            Raw::Unix(stream) => drop(stream.readable().await),
+        }
+    }
+
     /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
     pub fn is_from_proxy(&self) -> bool {
         let ip = self.address.ip().map(|ip| ip.to_canonical());
