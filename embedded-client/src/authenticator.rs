@@ -2,7 +2,7 @@
 
 /// A method of enhanced authentication, such as SCRAM: MQTT 5 only.
 pub trait Authenticator {
-    /// Its name, at most 60 bytes.
+    /// Its name.
     fn method(&self) -> &str;
 
     /// Writes the answer to what the server said to the front of `out` and returns its length. `challenge` is `None` for the data that go

@@ -51,7 +51,7 @@ impl Shelf<'_> {
         if packet == PacketType::PubRec && !reason.is_failure() {
             // The message goes, a header stays.
             self.cut(record.body(), record.end());
-            self.put(record.at(), &[0, HEADER as u8, kind::RELEASE, flag::COUNTED]);
+            self.put_u32(record.at(), u32::from_be_bytes([0, HEADER as u8, kind::RELEASE, flag::COUNTED]));
             return Answer::Nothing;
         }
         self.remove(record);

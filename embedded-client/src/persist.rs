@@ -103,7 +103,7 @@ impl Shelf<'_> {
         let mut record = self.first();
         let mut end = 0;
         while record.kind() != 0 {
-            let payload = if record.of(kind::PUBLISH) { self.parts(record).2 } else { record.body() };
+            let payload = if record.of(kind::PUBLISH) { self.parts(record).1 } else { record.body() };
             let tail = if record.of(kind::PUBLISH) && record.is(flag::STREAM) { 4 } else { 0 };
             if record.end() < record.at() + HEADER
                 || payload + tail > record.end()

@@ -8,7 +8,7 @@ use lapwing_protocol::{
     EncodeError,
     property::{self, Place, PropertyId},
 };
-use lapwing_protocol::{QoS, copy, topic};
+use lapwing_protocol::{QoS, copy, same, topic};
 
 use crate::PublishError;
 use crate::config::Policy;
@@ -74,23 +74,21 @@ impl<'p> Publication<'p> {
 }
 
 /// What a PUBLISH record says in front of its topic.
-const FIXED: usize = 8;
+pub(crate) const FIXED: usize = 8;
 
 /// No expiry.
 pub(crate) const FOR_EVER: u32 = u32::MAX;
 
 impl Shelf<'_> {
-    /// Where the topic, the properties and the payload of a message begin.
-    pub(crate) fn parts(&self, record: Record) -> (usize, usize, usize) {
-        let body = record.body();
-        let topic = body + FIXED;
-        let properties = topic + self.u16(body + 4);
-        (topic, properties, properties + if cfg!(feature = "v5") { self.u16(body + 6) } else { 0 })
+    /// Where the properties and the payload of a message begin.
+    pub(crate) fn parts(&self, record: Record) -> (usize, usize) {
+        let lens = self.u32(record.body() + 4);
+        let properties = record.body() + FIXED + (lens >> 16) as usize;
+        (properties, properties + (lens & 0xffff) as usize)
     }
 
     pub(crate) fn topic(&self, record: Record) -> &[u8] {
-        let (topic, properties, _) = self.parts(record);
-        self.slice(topic, properties)
+        self.slice(record.body() + FIXED, self.parts(record).0)
     }
 
     /// Writes a message behind the last record, keeping `kept` bytes free.
@@ -100,41 +98,46 @@ impl Shelf<'_> {
         tag: u16,
         kept: usize,
     ) -> Result<(), PublishError> {
-        let mut w = Cursor { out: self.free(kept), at: HEADER };
-        let [high, low] = (message.topic.len() as u16).to_be_bytes();
-        let [a, b, c, d] = message.expiry_s.to_be_bytes();
-        w.put(&[a, b, c, d, high, low, 0, 0])?;
-        w.put(message.topic.as_bytes())?;
+        let mut w = Cursor { out: self.free(kept), at: HEADER + FIXED, full: false };
+        w.put(message.topic.as_bytes());
         #[cfg(feature = "v5")]
-        w.properties(message.properties)?;
-        w.put(message.payload)?;
+        let properties_len = w.properties(message.properties)?;
+        #[cfg(not(feature = "v5"))]
+        let properties_len = 0u32;
+        w.put(message.payload);
         if message.flags & flag::STREAM != 0 {
-            w.put(&message.streamed.to_be_bytes())?;
+            w.put(&message.streamed.to_be_bytes());
+        }
+        if w.full {
+            return Err(PublishError::Full);
         }
         let len = w.at - HEADER;
+        let body = self.used() + HEADER;
+        self.put_u32(body, message.expiry_s);
+        self.put_u32(body + 4, (message.topic.len() as u32) << 16 | properties_len);
         self.commit(kind::PUBLISH, message.flags, tag, len);
         Ok(())
     }
 
-    /// The oldest message that was not begun to be sent; with a topic, the one of that topic.
-    pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Option<Record> {
+    /// The oldest message that was not begun to be sent; with a topic, the one of that topic. Or the end.
+    pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Record {
         let mut record = self.first();
         while record.kind() != 0 {
             if record.of(kind::PUBLISH)
                 && !record.is(flag::TRIED | flag::SENT)
-                && topic.is_none_or(|topic| self.topic(record) == topic.as_bytes())
+                && topic.is_none_or(|topic| same(self.topic(record), topic.as_bytes()))
             {
-                return Some(record);
+                break;
             }
             record = self.after(record);
         }
-        None
+        record
     }
 
     /// Takes `seconds` off what every message that expires has left, and names one that is void and was not begun to be
-    /// sent.
-    pub(crate) fn age(&mut self, seconds: u32) -> Option<Record> {
-        let (mut record, mut void) = (self.first(), None);
+    /// sent. Or the end.
+    pub(crate) fn age(&mut self, seconds: u32) -> Record {
+        let (mut record, mut void) = (self.first(), Record::NONE);
         while record.kind() != 0 {
             let flags = record.flags();
             if record.of(kind::PUBLISH)
@@ -146,7 +149,7 @@ impl Shelf<'_> {
                     left = left.saturating_sub(seconds);
                     *seconds_left = left.to_be_bytes();
                     if left == 0 && flags & (flag::TRIED | flag::SENT) == 0 {
-                        void = Some(record);
+                        void = record;
                     }
                 }
                 if seconds > 0 {
@@ -162,18 +165,22 @@ impl Shelf<'_> {
 struct Cursor<'o> {
     out: &'o mut [u8],
     at: usize,
+    /// Something did not fit.
+    full: bool,
 }
 
 impl Cursor<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+    fn put(&mut self, bytes: &[u8]) {
         let end = self.at + bytes.len();
-        copy(self.out.get_mut(self.at..end).ok_or(PublishError::Full)?, bytes);
+        match self.out.get_mut(self.at..end) {
+            Some(place) => copy(place, bytes),
+            None => self.full = true,
+        }
         self.at = end;
-        Ok(())
     }
 
     #[cfg(feature = "v5")]
-    fn properties(&mut self, properties: &[Property<'_>]) -> Result<(), PublishError> {
+    fn properties(&mut self, properties: &[Property<'_>]) -> Result<u32, PublishError> {
         let out = self.out.get_mut(self.at..).unwrap_or(&mut []);
         // What the client says itself, and what only a server says.
         let reserved = properties.iter().any(|property| {
@@ -191,10 +198,7 @@ impl Cursor<'_> {
             _ => return Err(PublishError::PropertyInvalid),
         };
         self.at += len;
-        if let Some(place) = self.out.get_mut(HEADER + 6..HEADER + FIXED) {
-            copy(place, &(len as u16).to_be_bytes());
-        }
-        Ok(())
+        Ok(len as u32)
     }
 }
 

@@ -60,6 +60,9 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// The end.
+    pub(crate) const NONE: Record = Record { place: 0, what: 0 };
+
     pub(crate) fn kind(self) -> u8 {
         (self.what >> 24) as u8
     }
@@ -111,15 +114,17 @@ impl Shelf<'_> {
         self.bytes.get(at..end).unwrap_or(&[])
     }
 
-    pub(crate) fn u16(&self, at: usize) -> usize {
-        let bytes = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk());
-        usize::from(u16::from_be_bytes(*bytes.unwrap_or(&[0; 2])))
-    }
-
     #[inline(never)]
     pub(crate) fn u32(&self, at: usize) -> u32 {
         let bytes = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk());
         u32::from_be_bytes(*bytes.unwrap_or(&[0; 4]))
+    }
+
+    #[inline(never)]
+    pub(crate) fn put_u32(&mut self, at: usize, value: u32) {
+        if let Some(place) = self.bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
+            *place = value.to_be_bytes();
+        }
     }
 
     /// The record at `at`.
@@ -157,12 +162,6 @@ impl Shelf<'_> {
         self.set(record.at() + 3, flags);
     }
 
-    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(at..at + bytes.len()) {
-            copy(place, bytes);
-        }
-    }
-
     /// The free bytes, less those that are `kept` free.
     pub(crate) fn free(&mut self, kept: usize) -> &mut [u8] {
         let end = self.bytes.len().min(usize::from(u16::MAX)).saturating_sub(kept);
@@ -174,17 +173,18 @@ impl Shelf<'_> {
     pub(crate) fn commit(&mut self, kind: u8, flags: u8, tag: u16, body: usize) {
         let at = self.used();
         let len = HEADER + body;
-        let ([long, short], [high, low]) = ((len as u16).to_be_bytes(), tag.to_be_bytes());
-        self.put(at, &[long, short, kind, flags, high, low]);
+        let what = u32::from(u16::from_be_bytes([kind, flags]));
+        self.put_u32(at, (len as u32) << 16 | what);
+        self.put_u32(at + 2, what << 16 | u32::from(tag));
         *self.used = (at + len) as u16;
     }
 
     /// Appends a record with this body; `false` without room.
     pub(crate) fn push(&mut self, kind: u8, tag: u16, body: &[u8]) -> bool {
-        if self.free(0).len() < HEADER + body.len() {
-            return false;
+        match self.free(0).get_mut(HEADER..HEADER + body.len()) {
+            Some(place) => copy(place, body),
+            None => return false,
         }
-        self.put(self.used() + HEADER, body);
         self.commit(kind, 0, tag, body.len());
         true
     }

@@ -47,4 +47,4 @@ pub use error::{DecodeError, EncodeError, Remedy};
 pub use packet::{PacketId, PacketType, QoS};
 pub use reason::ReasonCode;
 pub use version::Version;
-pub use wire::copy;
+pub use wire::{copy, same};

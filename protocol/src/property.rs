@@ -4,9 +4,14 @@
 //! nothing and forwarding a block is a copy. Everything that a packet alone allows is checked once, on decoding: known,
 //! allowed in this packet, at most once, in range.
 
+mod write;
+
+pub(crate) use write::write_block;
+pub use write::{PropertyWriter, encode_block};
+
 use crate::packet::PacketType;
 use crate::wire::{Reader, Sticky, Writer};
-use crate::{DecodeError, EncodeError, Version};
+use crate::{DecodeError, Version, topic};
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +51,31 @@ enum Kind {
     Pair,
 }
 
+impl Kind {
+    #[inline]
+    const fn from_bits(bits: u8) -> Kind {
+        match bits & 0x0f {
+            0 => Kind::Bit,
+            1 => Kind::U16,
+            2 => Kind::U16NotZero,
+            3 => Kind::U32,
+            4 => Kind::U32NotZero,
+            5 => Kind::Varint,
+            6 => Kind::Text,
+            7 => Kind::Topic,
+            8 => Kind::Binary,
+            _ => Kind::Pair,
+        }
+    }
+}
+
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident($value:ty) = $id:literal, $kind:ident, $places:expr;)+) => {
         /// A property with its value.
+        // Numbered by identifier, so that to ask for it is to look at the first byte.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Property<'a> { $($(#[$doc])* $name($value),)+ }
+        #[repr(u8)]
+        pub enum Property<'a> { $($(#[$doc])* $name($value) = $id,)+ }
 
         /// The identifier of a property.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,11 +94,12 @@ macro_rules! properties {
             }
         }
 
-        /// How the value of each property is written, and where it may stand, by identifier; nowhere: there is none.
-        const SPECS: ([Kind; IDS], [u16; IDS]) = {
-            let (mut kinds, mut places) = ([Kind::Bit; IDS], [0; IDS]);
-            $(kinds[$id] = Kind::$kind; places[$id] = $places;)+
-            (kinds, places)
+        /// How the value of each property is written (the low half) and where it may stand (the high half: an index of
+        /// [`PLACES`]; nowhere: there is no such property), by identifier. Tables rather than a `match`: they are smaller.
+        static SPECS: [u8; IDS] = {
+            let mut specs = [0; IDS];
+            $(specs[$id] = Kind::$kind as u8 | place_index($places) << 4;)+
+            specs
         };
 
         #[inline]
@@ -85,16 +111,42 @@ macro_rules! properties {
 
 /// One more than the highest identifier.
 const IDS: usize = 0x2b;
-/// Tables rather than a `match`: they are smaller.
-static KINDS: [Kind; IDS] = SPECS.0;
-static PLACES: [u16; IDS] = SPECS.1;
+
+/// The sets of places that occur.
+static PLACES: [u16; 16] = PLACE_SETS;
+const PLACE_SETS: [u16; 16] = [
+    0,
+    PUBLISH | WILL,
+    PUBLISH | SUBSCRIBE,
+    PUBLISH,
+    WILL,
+    CONNECT,
+    CONNECT | CONNACK,
+    CONNECT | CONNACK | DISCONNECT,
+    CONNECT | CONNACK | AUTH,
+    CONNACK,
+    CONNACK | DISCONNECT,
+    REASONED,
+    ANY,
+    0,
+    0,
+    0,
+];
+
+/// Where a set stands in [`PLACES`].
+const fn place_index(places: u16) -> u8 {
+    let mut index = 0;
+    while PLACE_SETS[index as usize] != places {
+        index += 1;
+    }
+    index
+}
 
 /// How the value of `id` is written and where it may stand.
 #[inline]
 fn spec(id: u8) -> Option<(Kind, u16)> {
-    let places = *PLACES.get(usize::from(id))?;
-    let kind = *KINDS.get(usize::from(id))?;
-    if places == 0 { None } else { Some((kind, places)) }
+    let spec = *SPECS.get(usize::from(id))?;
+    if spec == 0 { None } else { Some((Kind::from_bits(spec), PLACES[usize::from(spec >> 4)])) }
 }
 
 const WILL: u16 = Place::Will.bit();
@@ -225,6 +277,16 @@ struct Raw<'a> {
     bytes: &'a [u8],
 }
 
+/// The bit of a property in [`Properties`]. In halves where a word is one: to shift two words takes a function.
+#[inline]
+fn bit(id: u8) -> u64 {
+    if cfg!(target_pointer_width = "64") {
+        return 1 << (id & 63);
+    }
+    let bit = 1u32 << (id & 31);
+    if id < 32 { bit.into() } else { u64::from(bit) << 32 }
+}
+
 /// Passes over one property, checking all that its kind asks.
 fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     let id = r.number(1) as u8;
@@ -252,7 +314,7 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     match kind {
         Kind::Bit => good = number <= 1,
         Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => good = number != 0,
-        Kind::Topic => good = !bytes.is_empty() && !bytes.iter().any(|byte| matches!(byte, b'+' | b'#')),
+        Kind::Topic => good = !bytes.is_empty() && !topic::has_wildcard_byte(bytes),
         Kind::Pair => drop(r.text()),
         _ => {}
     }
@@ -261,6 +323,33 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
         r.fail(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue });
     }
     Raw { id, places, number, bytes }
+}
+
+/// Passes over all properties: the bits of those that are there. Errors stay in the reader, which is small when it is shared.
+#[cfg_attr(target_os = "none", inline(never))]
+#[cfg_attr(not(target_os = "none"), inline)]
+fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
+    let mut present = 0u64;
+    while !r.is_empty() {
+        let raw = next_raw(r);
+        if raw.places & place.bit() == 0 {
+            r.fail(DecodeError::PropertyNotAllowed);
+        }
+        let bit = bit(raw.id);
+        let repeats = raw.id == PropertyId::UserProperty as u8
+            || (raw.id == PropertyId::SubscriptionIdentifier as u8
+                && place == Place::Packet(PacketType::Publish));
+        if present & bit != 0 && !repeats {
+            r.fail(DecodeError::PropertyDuplicate);
+        }
+        present |= bit;
+    }
+    let authentication =
+        bit(PropertyId::AuthenticationData as u8) | bit(PropertyId::AuthenticationMethod as u8);
+    if present & authentication == bit(PropertyId::AuthenticationData as u8) {
+        r.fail(DecodeError::AuthenticationDataWithoutMethod);
+    }
+    present
 }
 
 /// A block of properties, valid for the place it was read from or built for.
@@ -290,28 +379,15 @@ impl<'a> Properties<'a> {
     /// The first rule that the block breaks.
     pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
         let mut r = Sticky::new(bytes);
-        let mut present = 0u64;
-        while !r.is_empty() {
-            let raw = next_raw(&mut r);
-            r.check()?;
-            if raw.places & place.bit() == 0 {
-                return Err(DecodeError::PropertyNotAllowed);
-            }
-            let bit = 1u64 << (raw.id & 63);
-            let repeats = raw.id == PropertyId::UserProperty as u8
-                || (raw.id == PropertyId::SubscriptionIdentifier as u8
-                    && place == Place::Packet(PacketType::Publish));
-            if present & bit != 0 && !repeats {
-                return Err(DecodeError::PropertyDuplicate);
-            }
-            present |= bit;
-        }
-        let properties = Properties { bytes, present };
-        if properties.has(PropertyId::AuthenticationData) && !properties.has(PropertyId::AuthenticationMethod)
-        {
-            return Err(DecodeError::AuthenticationDataWithoutMethod);
-        }
+        let properties = Properties::scan(&mut r, place);
+        r.check()?;
         Ok(properties)
+    }
+
+    /// As [`parse`](Self::parse), of all that is left.
+    #[inline]
+    pub(crate) fn scan(r: &mut Sticky<'a>, place: Place) -> Self {
+        Properties { bytes: r.rest(), present: scan(r, place) }
     }
 
     /// Reads the length and the block from the front of a body.
@@ -560,52 +636,5 @@ impl Omit {
                 !matches!(id, PropertyId::ReasonString | PropertyId::UserProperty)
             }
         }
-    }
-}
-
-/// Builds a block of properties in a slice.
-#[derive(Debug)]
-pub struct PropertyWriter<'b> {
-    out: &'b mut [u8],
-    len: usize,
-    present: u64,
-}
-
-impl<'b> PropertyWriter<'b> {
-    /// An empty block that may grow to the length of `out`.
-    pub fn new(out: &'b mut [u8]) -> Self {
-        PropertyWriter { out, len: 0, present: 0 }
-    }
-
-    /// Appends a property; on an error the block is as it was.
-    ///
-    /// # Errors
-    /// [`EncodeError::StringTooLong`] and [`EncodeError::OutputTooShort`].
-    pub fn push(&mut self, property: Property<'_>) -> Result<(), EncodeError> {
-        let mut w = Writer::over(self.out.get_mut(self.len..).unwrap_or(&mut []));
-        property.write(&mut w);
-        self.len += w.finish()?;
-        self.present |= 1 << property.id() as u8;
-        Ok(())
-    }
-
-    /// The block.
-    pub fn finish(self) -> Properties<'b> {
-        let PropertyWriter { out, len, present } = self;
-        Properties { bytes: out.get(..len).unwrap_or(&[]), present }
-    }
-}
-
-/// Writes a list of properties as a block to the front of `out`, if they are valid for the place; the length of the block.
-///
-/// # Errors
-/// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not valid there.
-pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Result<usize, EncodeError> {
-    let mut w = Writer::over(out);
-    list.iter().for_each(|property| property.write(&mut w));
-    let len = w.finish()?;
-    match Properties::parse(out.get(..len).unwrap_or(&[]), place) {
-        Ok(_) => Ok(len),
-        Err(_) => Err(EncodeError::NotInVersion),
     }
 }

@@ -23,33 +23,30 @@ pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     if cfg!(target_os = "none") { check_slowly(bytes) } else { parse(bytes).map(drop) }
 }
 
-/// One state machine over the bytes, in little code.
+/// Puts the code points together, in little code.
 fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
-    // How many continuation bytes are awaited, and the range of the next one (table 3-7 of the Unicode standard).
-    let (mut awaited, mut low, mut high) = (0u8, 0x80u8, 0xbfu8);
+    // The bits so far, the least code point that needs so many bytes, and how many of them are awaited.
+    let (mut code, mut least, mut awaited) = (0u32, 0u32, 0u32);
     for &byte in bytes {
+        let ones = byte.leading_ones();
         if awaited > 0 {
-            if byte < low || byte > high {
+            awaited -= 1;
+            if ones != 1 {
                 return Err(DecodeError::NotUtf8);
             }
-            (low, high) = (0x80, 0xbf);
-            awaited -= 1;
-        } else if byte == 0 {
-            return Err(DecodeError::NulInString);
-        } else if byte >= 0x80 {
-            awaited = match byte {
-                0xc2..=0xdf => 1,
-                0xe0..=0xef => 2,
-                0xf0..=0xf4 => 3,
+        } else {
+            (awaited, least, code) = match ones {
+                0 => (0, 1, 0),
+                2 => (1, 0x80, 0),
+                3 => (2, 0x800, 0),
+                4 => (3, 0x1_0000, 0),
                 _ => return Err(DecodeError::NotUtf8),
             };
-            match byte {
-                0xe0 => low = 0xa0,
-                0xed => high = 0x9f,
-                0xf0 => low = 0x90,
-                0xf4 => high = 0x8f,
-                _ => {}
-            }
+        }
+        code = code << 6 | u32::from(byte) & (0x7f >> ones);
+        // Not the shortest form, a surrogate, or too large.
+        if awaited == 0 && (code < least || char::from_u32(code).is_none()) {
+            return Err(DecodeError::NotUtf8);
         }
     }
     if awaited == 0 { Ok(()) } else { Err(DecodeError::NotUtf8) }

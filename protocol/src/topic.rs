@@ -28,7 +28,13 @@ pub enum TopicError {
 /// Whether a string contains `+` or `#`.
 #[inline]
 pub fn has_wildcard(topic: &str) -> bool {
-    topic.bytes().any(|byte| byte == b'+' || byte == b'#')
+    has_wildcard_byte(topic.as_bytes())
+}
+
+/// As [`has_wildcard`], of a string that is kept as bytes.
+#[inline]
+pub(crate) fn has_wildcard_byte(topic: &[u8]) -> bool {
+    topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
 }
 
 /// Whether [`check_name`] would let it pass; in little code.

@@ -12,6 +12,9 @@ pub const MAX: u32 = crate::limits::REMAINING_LENGTH_MAX;
 /// of zero (`[MQTT-1.5.5-1]`).
 #[inline]
 pub fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    if cfg!(target_os = "none") {
+        return read_slowly(bytes);
+    }
     let mut value = 0u32;
     for (index, byte) in bytes.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7f) << (7 * index);
@@ -23,6 +26,31 @@ pub fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
         }
     }
     if bytes.len() >= 4 { Err(DecodeError::VarintTooLong) } else { Ok(None) }
+}
+
+/// As [`read`], for a microcontroller that links the loop once.
+#[inline]
+fn read_slowly(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    match scan(bytes) {
+        (_, 0) => Ok(None),
+        (value, n) if n <= 4 => Ok(Some((value, n))),
+        (0, _) => Err(DecodeError::VarintNotShortest),
+        _ => Err(DecodeError::VarintTooLong),
+    }
+}
+
+/// The value and the number of bytes it took: 0 when more are needed, 5 for a bad one, with the value 0 when it is not the
+/// shortest. Two words, so that the answer comes in registers.
+#[inline(never)]
+fn scan(bytes: &[u8]) -> (u32, usize) {
+    let mut value = 0u32;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= u32::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return if *byte == 0 && index > 0 { (0, 5) } else { (value, index + 1) };
+        }
+    }
+    if bytes.len() >= 4 { (1, 5) } else { (0, 0) }
 }
 
 /// The number of bytes that `value` takes; values above [`MAX`] do not occur in a packet and count as four.
@@ -64,6 +92,17 @@ mod tests {
             assert_eq!(len, n);
             assert_eq!(read(&out[..len]), Ok(Some((value, n))));
             assert_eq!(read(&out[..len - 1]), Ok(None));
+        }
+    }
+
+    #[test]
+    fn the_small_reader_judges_as_the_fast_one() {
+        const BYTES: [u8; 5] = [0x00, 0x01, 0x7f, 0x80, 0xff];
+        for pick in 0..5usize.pow(5) {
+            let bytes: [u8; 5] = core::array::from_fn(|at| BYTES[pick / 5usize.pow(at as u32) % 5]);
+            for len in 0..=5 {
+                assert_eq!(read_slowly(&bytes[..len]), read(&bytes[..len]), "{:02x?}", &bytes[..len]);
+            }
         }
     }
 

@@ -177,6 +177,11 @@ pub fn copy(place: &mut [u8], bytes: &[u8]) {
     if cfg!(target_os = "none") { copy_slowly(place, bytes) } else { place.copy_from_slice(bytes) }
 }
 
+/// Whether the bytes are the same; without an OS, in a loop that spares the hundred bytes of `memcmp`.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    if cfg!(target_os = "none") { a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b) } else { a == b }
+}
+
 #[inline(never)]
 fn copy_slowly(place: &mut [u8], bytes: &[u8]) {
     for (place, byte) in place.iter_mut().zip(bytes) {
@@ -208,7 +213,8 @@ impl<'o> Writer<'o> {
         Writer { out: Some(out), at: start, error: None }
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let end = self.at.saturating_add(bytes.len());
         if let Some(out) = &mut self.out {
@@ -220,22 +226,26 @@ impl<'o> Writer<'o> {
         self.at = end;
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u8(&mut self, value: u8) {
         self.bytes(&[value]);
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u16(&mut self, value: u16) {
         self.bytes(&value.to_be_bytes());
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn u32(&mut self, value: u32) {
         self.bytes(&value.to_be_bytes());
     }
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn varint(&mut self, value: u32) {
         if value > varint::MAX {
             return self.fail(EncodeError::PacketTooLarge);
@@ -268,6 +278,17 @@ impl<'o> Writer<'o> {
 
     pub(crate) fn fail(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);
+    }
+
+    /// Goes on at another place.
+    #[inline]
+    pub(crate) fn seek(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// What was written from `start` on.
+    pub(crate) fn written(&self, start: usize) -> &[u8] {
+        self.out.as_ref().and_then(|out| out.get(start..self.at)).unwrap_or(&[])
     }
 
     /// The number of bytes written or counted so far.

@@ -2,13 +2,11 @@
 
 use core::ops::Range;
 
-#[cfg(feature = "v5")]
-use lapwing_protocol::PacketType;
 use lapwing_protocol::keepalive::ClientKeepAlive;
 use lapwing_protocol::packet::{self, Connect, FromServer};
 use lapwing_protocol::property::Properties;
 #[cfg(feature = "v5")]
-use lapwing_protocol::property::{self, Place, PropertyId};
+use lapwing_protocol::property::{Property, PropertyId};
 use lapwing_protocol::{EncodeError, PacketId, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
@@ -16,9 +14,9 @@ use crate::Error;
 use crate::event::Happened;
 use crate::shelf::{Shelf, flag, kind};
 
-/// The properties that the client itself puts into CONNECT, and those of an authenticator.
-#[cfg(feature = "v5")]
-const BLOCK: usize = if cfg!(feature = "auth") { 160 } else { 16 };
+/// The most bytes that an authenticator says first.
+#[cfg(feature = "auth")]
+const AUTH_DATA: usize = 80;
 
 impl Machine<'_> {
     /// Writes CONNECT into the inbound buffer, near its front: where, `None` when it does not fit.
@@ -28,41 +26,45 @@ impl Machine<'_> {
 
     fn connect(&self, io: &mut Buffers<'_>) -> Result<Range<usize>, EncodeError> {
         let config = &self.config;
+        #[cfg(feature = "auth")]
+        let mut data = [0; AUTH_DATA];
         #[cfg(feature = "v5")]
-        let mut block = [0; BLOCK];
+        let list = [
+            Property::SessionExpiryInterval(config.session_expiry_s),
+            Property::ReceiveMaximum(config.receive_maximum.into()),
+            Property::TopicAliasMaximum(if self.no_inbound_aliases {
+                0
+            } else {
+                config.inbound_aliases.into()
+            }),
+            // The last one, so that it can be left out.
+            Property::MaximumPacketSize(io.inbox.len() as u32),
+        ];
         #[cfg(feature = "v5")]
-        let properties = self.connect_properties(io.inbox.len(), &mut block)?;
-        // The block of the will lies in front of the packet.
+        let properties = if config.chunks { list.get(..3).unwrap_or(&list) } else { &list };
+        #[cfg(feature = "auth")]
+        let properties = &self.with_authentication(properties, &mut data);
         #[cfg(feature = "v5")]
-        let will_len = match &config.will {
-            Some(will) => property::encode_block(will.properties, Place::Will, io.inbox)?,
-            None => 0,
-        };
-        #[cfg(feature = "v5")]
-        let (will_block, out) = io.inbox.split_at_mut_checked(will_len).ok_or(EncodeError::OutputTooShort)?;
-        #[cfg(feature = "v5")]
-        let will_properties = Properties::parse(will_block, Place::Will).unwrap_or_default();
+        let will_properties = config.will.as_ref().map_or(&[][..], |will| will.properties);
         #[cfg(not(feature = "v5"))]
-        let (out, properties, will_properties, will_len) =
-            (&mut *io.inbox, Properties::NONE, Properties::NONE, 0);
+        let (properties, will_properties) = (&[], &[]);
         let connect = Connect {
             version: self.version(),
             clean_start: config.clean_start && !(self.met && self.version().has_properties()),
             keep_alive_s: config.keep_alive_s,
-            properties,
+            properties: Properties::NONE,
             client_id: config.client_id,
             will: config.will.as_ref().map(|will| packet::Will {
                 qos: will.qos,
                 retain: will.retain,
-                properties: will_properties,
+                properties: Properties::NONE,
                 topic: will.topic,
                 payload: will.payload,
             }),
             user_name: config.user_name,
             password: config.password,
         };
-        let place = connect.encode_as(self.client_id(&io.shelf), out)?;
-        Ok(will_len + place.start..will_len + place.end)
+        connect.encode_as(self.client_id(&io.shelf), properties, will_properties, io.inbox)
     }
 
     /// The client identifier, or the one that the server chose the last time.
@@ -76,55 +78,20 @@ impl Machine<'_> {
         shelf.slice(record.body(), record.end())
     }
 
-    #[cfg(feature = "v5")]
-    fn connect_properties<'b>(
-        &self,
-        inbox_len: usize,
-        block: &'b mut [u8; BLOCK],
-    ) -> Result<Properties<'b>, EncodeError> {
-        let config = &self.config;
-        let [a, b, c, d] = config.session_expiry_s.to_be_bytes();
-        let [e, f, g, h] = (inbox_len as u32).to_be_bytes();
-        let aliases = if self.no_inbound_aliases { 0 } else { config.inbound_aliases };
-        let own = [
-            PropertyId::SessionExpiryInterval as u8,
-            a,
-            b,
-            c,
-            d,
-            PropertyId::ReceiveMaximum as u8,
-            0,
-            config.receive_maximum,
-            PropertyId::TopicAliasMaximum as u8,
-            0,
-            aliases,
-            // The last one, so that it can be left out.
-            PropertyId::MaximumPacketSize as u8,
-            e,
-            f,
-            g,
-            h,
-        ];
-        let len = if config.chunks { own.len() - 5 } else { own.len() };
-        for (place, byte) in block.iter_mut().zip(own) {
-            *place = byte;
-        }
-        #[cfg(feature = "auth")]
-        let len = len + self.auth_properties(block.get_mut(len..).unwrap_or(&mut []))?;
-        let block = block.get(..len).unwrap_or(&[]);
-        Properties::parse(block, Place::Packet(PacketType::Connect)).map_err(|_| EncodeError::NotInVersion)
-    }
-
+    /// The properties with those of the authenticator, if there is one.
     #[cfg(feature = "auth")]
-    fn auth_properties(&self, out: &mut [u8]) -> Result<usize, EncodeError> {
-        use lapwing_protocol::property::Property;
-        let Some(authenticator) = self.config.authenticator else { return Ok(0) };
-        let mut data = [0; BLOCK / 2];
-        let method = Property::AuthenticationMethod(authenticator.method());
-        let first = authenticator.respond(None, &mut data).and_then(|len| data.get(..len));
-        let list = [method, Property::AuthenticationData(first.unwrap_or(&[]))];
-        let list = if first.is_some() { &list[..] } else { &list[..1] };
-        property::encode_block(list, Place::Packet(PacketType::Connect), out)
+    fn with_authentication<'p>(
+        &'p self,
+        own: &[Property<'p>],
+        data: &'p mut [u8],
+    ) -> heapless::Vec<Property<'p>, 6> {
+        let mut list: heapless::Vec<_, 6> = own.iter().copied().collect();
+        if let Some(authenticator) = self.config.authenticator {
+            let first = authenticator.respond(None, data).and_then(|len| data.get(..len));
+            list.extend([Property::AuthenticationMethod(authenticator.method())]);
+            list.extend(first.map(Property::AuthenticationData));
+        }
+        list
     }
 
     /// Writes SUBSCRIBE for the subscriptions of the configuration into the inbound buffer.
@@ -133,7 +100,7 @@ impl Machine<'_> {
         self.subscribing = self.allocate(&io.shelf);
         let packet_id = PacketId::new(self.subscribing)?;
         let list = self.config.all_subscriptions();
-        packet::encode_subscribe(packet_id, list, self.version(), self.limits.packet_bytes, io.inbox).ok()
+        packet::encode_subscribe(packet_id, list, self.version(), self.packet_bytes_max(), io.inbox).ok()
     }
 
     /// CONNACK came.

@@ -19,7 +19,7 @@ use crate::publication::{self, Publication};
 use crate::shelf::{HEADER, Record, Shelf, flag, kind};
 use crate::{Error, PublishError, Token};
 use receive::Incoming;
-use transmit::{Next, Outgoing};
+use transmit::Outgoing;
 
 /// What the face does next.
 pub(crate) enum Step {
@@ -60,8 +60,8 @@ enum Phase {
 }
 
 /// What the server allows on this connection.
+#[cfg(feature = "v5")]
 #[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "v5"), allow(dead_code))]
 struct Limits {
     packet_bytes: u32,
     aliases: u16,
@@ -69,6 +69,7 @@ struct Limits {
     retain: bool,
 }
 
+#[cfg(feature = "v5")]
 impl Limits {
     const UNKNOWN: Limits = Limits { packet_bytes: 0, aliases: 0, qos: 0, retain: false };
     const NONE: Limits = Limits { packet_bytes: u32::MAX, aliases: 0, qos: 2, retain: true };
@@ -107,6 +108,7 @@ pub(crate) struct Machine<'a> {
     aged_ms: u32,
     random: u32,
     introduced: u32,
+    #[cfg(feature = "v5")]
     limits: Limits,
     keep_alive: ClientKeepAlive,
     /// How many more QoS 1 and 2 messages the server takes on this connection.
@@ -140,6 +142,7 @@ impl<'a> Machine<'a> {
             aged_ms: 0,
             random: 0,
             introduced: 0,
+            #[cfg(feature = "v5")]
             limits: Limits::UNKNOWN,
             keep_alive: ClientKeepAlive::new(0, 0, 0),
             quota: 0,
@@ -158,6 +161,14 @@ impl<'a> Machine<'a> {
         } else {
             self.config.version
         }
+    }
+
+    /// The largest packet that the server takes.
+    const fn packet_bytes_max(&self) -> u32 {
+        #[cfg(feature = "v5")]
+        return self.limits.packet_bytes;
+        #[cfg(not(feature = "v5"))]
+        u32::MAX
     }
 
     /// Whether there may be a link.
@@ -194,7 +205,11 @@ impl<'a> Machine<'a> {
         self.aged_ms = self.aged_ms.wrapping_add(seconds * 1_000);
         // Until the first step, the clock is not known.
         let mut seconds = if self.phase == Phase::Closed { 0 } else { seconds };
-        while let Some(void) = io.shelf.age(seconds) {
+        loop {
+            let void = io.shelf.age(seconds);
+            if void.kind() == 0 {
+                break;
+            }
             seconds = 0;
             self.discard(io, void);
             if void.tag() != 0 {
@@ -205,7 +220,7 @@ impl<'a> Machine<'a> {
             self.config.too_many = false;
             return Step::Tell(Happened::Failed(Error::TooManySubscriptions));
         }
-        let overdue = self.due_in_ms(now_ms) == 0;
+        let overdue = self.left_ms(now_ms) == 0;
         match self.phase {
             Phase::Closed => {
                 self.start(now_ms);
@@ -220,9 +235,11 @@ impl<'a> Machine<'a> {
     }
 
     fn linked(&mut self, io: &mut Buffers<'_>, now_ms: u32, overdue: bool) -> Step {
+        let keep_alive = self.keep_alive.step(now_ms);
         if self.out.is_idle() {
-            if let Next::Told(happened) = self.next_packet(io, now_ms) {
-                return Step::Tell(happened);
+            match self.next_packet(io, keep_alive, now_ms) {
+                Happened::Nothing => {}
+                happened => return Step::Tell(happened),
             }
         } else if overdue {
             return Step::HangUp;
@@ -233,7 +250,7 @@ impl<'a> Machine<'a> {
         if self.unflushed {
             return Step::Flush;
         }
-        let dead = self.phase == Phase::Up && self.keep_alive.step(now_ms) == KeepAliveStep::Dead;
+        let dead = self.phase == Phase::Up && keep_alive == KeepAliveStep::Dead;
         if dead || self.phase == Phase::Closing || self.phase == Phase::Opening && overdue {
             return Step::HangUp;
         }
@@ -249,6 +266,10 @@ impl<'a> Machine<'a> {
                 KeepAliveStep::Ping | KeepAliveStep::Dead => 0,
             };
         }
+        self.left_ms(now_ms)
+    }
+
+    fn left_ms(&self, now_ms: u32) -> u32 {
         let left = self.due_ms.wrapping_sub(now_ms);
         if left > u32::MAX / 2 { 0 } else { left }
     }
@@ -276,7 +297,10 @@ impl<'a> Machine<'a> {
     /// The link is open.
     pub(crate) fn dialed(&mut self, now_ms: u32) {
         self.phase = Phase::Opening;
-        self.limits = Limits::NONE;
+        #[cfg(feature = "v5")]
+        {
+            self.limits = Limits::NONE;
+        }
         self.inbound.next();
         self.subscribe = false;
         self.patience(now_ms);
@@ -391,16 +415,17 @@ impl<'a> Machine<'a> {
         let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
         while let Err(error) = io.shelf.enqueue(message, tag, self.kept()) {
             let may_drop = error == PublishError::Full && policy != Policy::Reject;
-            let Some(victim) = io.shelf.oldest_unsent(same_topic).filter(|_| may_drop) else {
+            let victim = io.shelf.oldest_unsent(same_topic);
+            if !may_drop || victim.kind() == 0 {
                 return Err(error);
-            };
+            }
             self.discard(io, victim);
         }
-        if same_topic.is_some()
-            && let Some(older) = io.shelf.oldest_unsent(same_topic)
-            && older.end() < io.shelf.used()
-        {
-            self.discard(io, older);
+        if same_topic.is_some() {
+            let older = io.shelf.oldest_unsent(same_topic);
+            if older.end() < io.shelf.used() {
+                self.discard(io, older);
+            }
         }
         self.dirty = true;
         Ok(Token(tag))

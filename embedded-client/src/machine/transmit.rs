@@ -12,7 +12,7 @@ use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
 use super::{Buffers, Machine, Phase};
 use crate::event::Happened;
-use crate::publication::FOR_EVER;
+use crate::publication::{FIXED, FOR_EVER};
 use crate::shelf::{Record, flag, kind};
 use crate::{Error, Token};
 
@@ -21,82 +21,56 @@ const NOWHERE: u16 = u16::MAX;
 
 #[repr(C)]
 pub(super) struct Outgoing {
-    /// The type of an answer that waits for its turn; 0: none does.
-    reply: u8,
+    /// The type of an answer that waits for its turn.
+    reply: Option<PacketType>,
     reply_reason: ReasonCode,
+    /// Rather than on the shelf.
     rest_in_inbox: bool,
-    head_len: u8,
-    mid_len: u8,
     reply_id: u16,
     /// The record that is being sent.
     record: u16,
-    topic: u16,
-    topic_len: u16,
-    /// On the shelf, or in the inbound buffer.
-    rest: u16,
-    rest_len: u16,
-    /// What of all pieces has left.
-    done: u32,
+    /// What of head, topic, mid and rest has not left yet: where it lies, and how long it is.
+    at: [u16; 4],
+    len: [u16; 4],
     /// What the application still has to give.
     stream_left: u32,
     scratch: [u8; PublishHeader::OVERHEAD_MAX],
 }
 
-/// What [`Machine::next_packet`] found.
-pub(super) enum Next {
-    Nothing,
-    Packet,
-    Told(Happened),
-}
-
 impl Outgoing {
     pub(super) const NONE: Outgoing = Outgoing {
-        reply: 0,
+        reply: None,
         reply_reason: ReasonCode::Success,
         rest_in_inbox: false,
-        head_len: 0,
-        mid_len: 0,
         reply_id: 0,
         record: 0,
-        topic: 0,
-        topic_len: 0,
-        rest: 0,
-        rest_len: 0,
-        done: 0,
+        at: [0; 4],
+        len: [0; 4],
         stream_left: 0,
         scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
 
     /// Nothing is on its way out.
+    #[inline(never)]
     pub(super) fn begin(&mut self) {
         self.record = NOWHERE;
-        self.head_len = 0;
-        self.mid_len = 0;
-        self.topic_len = 0;
-        self.rest_len = 0;
-        self.done = 0;
+        self.at = [0; 4];
+        self.len = [0; 4];
         self.stream_left = 0;
         self.rest_in_inbox = false;
     }
 
     pub(super) fn forget(&mut self) {
         self.begin();
-        self.reply = 0;
-    }
-
-    fn total(&self) -> u32 {
-        u32::from(self.head_len)
-            + u32::from(self.mid_len)
-            + u32::from(self.topic_len)
-            + u32::from(self.rest_len)
+        self.reply = None;
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.done == self.total() && self.stream_left == 0
+        self.len == [0; 4] && self.stream_left == 0
     }
 
     pub(super) fn wants_payload(&self) -> bool {
-        self.done == self.total() && self.stream_left > 0
+        self.len == [0; 4] && self.stream_left > 0
     }
 
     pub(super) fn stream_left(&self) -> u32 {
@@ -108,31 +82,37 @@ impl Outgoing {
         if self.record != NOWHERE && usize::from(self.record) > removed.at() {
             let by = (removed.end() - removed.at()) as u16;
             self.record -= by;
-            self.topic -= by;
-            if !self.rest_in_inbox {
-                self.rest -= by;
-            }
+            let [_, topic, _, rest] = &mut self.at;
+            *topic = topic.wrapping_sub(by);
+            *rest = rest.wrapping_sub(by);
         }
     }
 
     /// A packet lies in the inbound buffer.
     pub(super) fn in_inbox(&mut self, place: Range<usize>) {
-        self.begin();
+        self.whole(place);
         self.rest_in_inbox = true;
-        self.rest = place.start as u16;
-        self.rest_len = place.len() as u16;
     }
 
-    fn small(&mut self, bytes: &[u8]) {
+    /// A packet lies whole in one place.
+    fn whole(&mut self, place: Range<usize>) {
         self.begin();
-        for (place, byte) in self.scratch.iter_mut().zip(bytes) {
-            *place = *byte;
+        self.at = [0, 0, 0, place.start as u16];
+        self.len = [0, 0, 0, place.len() as u16];
+    }
+
+    /// A packet of which `len` bytes of `body` follow the header.
+    fn small(&mut self, packet: PacketType, len: u8, body: [u8; 4]) {
+        self.begin();
+        if let Some(head) = self.scratch.first_chunk_mut() {
+            let [a, b, c, d] = body;
+            *head = [(packet as u8) << 4 | packet.flags(), len, a, b, c, d];
         }
-        self.head_len = bytes.len() as u8;
+        self.len = [2 + u16::from(len), 0, 0, 0];
     }
 
     pub(super) fn reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
-        self.reply = packet as u8;
+        self.reply = Some(packet);
         self.reply_id = id;
         self.reply_reason = reason;
     }
@@ -143,20 +123,16 @@ impl Machine<'_> {
     #[inline(never)]
     pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
         let out = &self.out;
-        let (head, mid) = (usize::from(out.head_len), usize::from(out.mid_len));
-        let mut skip = out.done as usize;
-        for piece in 0..4u8 {
-            let (from, at, len): (&[u8], usize, usize) = match piece {
-                0 => (&out.scratch, mid, head),
-                1 => (io.shelf.bytes, usize::from(out.topic), usize::from(out.topic_len)),
-                2 => (&out.scratch, 0, mid),
-                _ if out.rest_in_inbox => (io.inbox, usize::from(out.rest), usize::from(out.rest_len)),
-                _ => (io.shelf.bytes, usize::from(out.rest), usize::from(out.rest_len)),
-            };
-            if skip < len {
-                return from.get(at + skip..at + len).unwrap_or(&[]);
+        for (piece, (at, len)) in out.at.iter().zip(&out.len).enumerate() {
+            if *len > 0 {
+                let from: &[u8] = match piece {
+                    0 | 2 => &out.scratch,
+                    3 if out.rest_in_inbox => io.inbox,
+                    _ => io.shelf.bytes,
+                };
+                let at = usize::from(*at);
+                return from.get(at..at + usize::from(*len)).unwrap_or(&[]);
             }
-            skip -= len;
         }
         &[]
     }
@@ -164,7 +140,13 @@ impl Machine<'_> {
     /// So many bytes of [`outgoing`](Self::outgoing) have left.
     #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
-        self.out.done = self.out.total().min(self.out.done + n as u32);
+        let mut n = n;
+        for (at, len) in self.out.at.iter_mut().zip(&mut self.out.len) {
+            let gone = n.min(usize::from(*len));
+            *at += gone as u16;
+            *len -= gone as u16;
+            n -= gone;
+        }
         self.progress(io, now_ms);
     }
 
@@ -200,69 +182,66 @@ impl Machine<'_> {
         let record = io.shelf.record(usize::from(self.out.record));
         let left = self.out.stream_left;
         // The length stands where the payload would.
-        let len = io.shelf.u32(io.shelf.parts(record).2);
+        let len = io.shelf.u32(io.shelf.parts(record).1);
         (Token(record.tag()), len.saturating_sub(left), left)
     }
 
-    /// Chooses and lays out the next packet, or finds something to tell instead.
-    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Next {
-        if self.phase == Phase::Opening && !self.subscribe {
+    /// Chooses and lays out the next packet, if there is one, or finds something to tell instead.
+    pub(super) fn next_packet(
+        &mut self,
+        io: &mut Buffers<'_>,
+        keep_alive: KeepAliveStep,
+        now_ms: u32,
+    ) -> Happened {
+        let place = if self.phase == Phase::Opening && !self.subscribe {
             self.subscribe = true;
-            let place = self.write_connect(io);
-            return self.lay_in_inbox(place);
-        }
-        if self.phase != Phase::Up {
-            return Next::Nothing;
-        }
-        self.patience(now_ms);
-        if let Some(packet) = PacketType::from_u8(self.out.reply) {
-            self.out.reply = 0;
-            self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
-        } else if self.goodbye {
-            self.goodbye = false;
-            self.farewell(self.goodbye_reason, now_ms);
-        } else if self.keep_alive.step(now_ms) == KeepAliveStep::Ping {
-            self.keep_alive.pinged(now_ms);
-            self.out.small(&[(PacketType::PingReq as u8) << 4, 0]);
-        } else if self.subscribe {
-            self.subscribe = false;
-            let place = self.write_subscribe(io);
-            return self.lay_in_inbox(place);
+            self.write_connect(io)
+        } else if self.phase != Phase::Up {
+            return Happened::Nothing;
         } else {
-            return self.next_record(io);
-        }
-        Next::Packet
-    }
-
-    fn lay_in_inbox(&mut self, place: Option<Range<usize>>) -> Next {
+            self.patience(now_ms);
+            if let Some(packet) = self.out.reply.take() {
+                self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+                return Happened::Nothing;
+            }
+            if self.goodbye {
+                self.goodbye = false;
+                self.farewell(self.goodbye_reason, now_ms);
+                return Happened::Nothing;
+            }
+            if keep_alive == KeepAliveStep::Ping {
+                self.keep_alive.pinged(now_ms);
+                self.out.small(PacketType::PingReq, 0, [0; 4]);
+                return Happened::Nothing;
+            }
+            if !self.subscribe {
+                return self.next_record(io);
+            }
+            self.subscribe = false;
+            self.write_subscribe(io)
+        };
         match place {
             Some(place) => {
                 self.out.in_inbox(place);
-                Next::Packet
+                Happened::Nothing
             }
-            None => Next::Told(Happened::Failed(Error::ConfigTooLarge)),
+            None => Happened::Failed(Error::ConfigTooLarge),
         }
     }
 
     fn lay_out_reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
         let [high, low] = id.to_be_bytes();
-        let first = (packet as u8) << 4 | packet.flags();
-        if reason == ReasonCode::Success || !self.version().has_properties() {
-            self.out.small(&[first, 2, high, low]);
-        } else {
-            self.out.small(&[first, 3, high, low, reason as u8]);
-        }
+        let plain = reason == ReasonCode::Success || !self.version().has_properties();
+        self.out.small(packet, if plain { 2 } else { 3 }, [high, low, reason as u8, 0]);
     }
 
     /// DISCONNECT where the version has a word for the reason; then the link is closed.
     pub(super) fn farewell(&mut self, reason: ReasonCode, now_ms: u32) {
         self.phase = Phase::Closing;
         self.patience(now_ms);
-        let first = (PacketType::Disconnect as u8) << 4;
-        if reason == ReasonCode::Success {
-            self.out.small(&[first, 0]);
-        } else if self.version().has_properties() {
-            self.out.small(&[first, 1, reason as u8]);
+        let plain = reason == ReasonCode::Success;
+        if plain || self.version().has_properties() {
+            self.out.small(PacketType::Disconnect, if plain { 0 } else { 1 }, [reason as u8, 0, 0, 0]);
         } else {
             self.out.begin();
         }
@@ -270,7 +249,7 @@ impl Machine<'_> {
 
     /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
     #[inline(never)]
-    fn next_record(&mut self, io: &mut Buffers<'_>) -> Next {
+    fn next_record(&mut self, io: &mut Buffers<'_>) -> Happened {
         let mut held_up = false;
         let mut record = io.shelf.first();
         while record.kind() != 0 {
@@ -278,10 +257,8 @@ impl Machine<'_> {
             if outbound && !record.of(kind::PUBLISH) {
                 io.shelf.set_flags(record, flag::SENT | flag::COUNTED);
                 if record.of(kind::REQUEST) {
-                    self.out.begin();
+                    self.out.whole(record.body()..record.end());
                     self.out.record = record.at() as u16;
-                    self.out.rest = record.body() as u16;
-                    self.out.rest_len = (record.end() - record.body()) as u16;
                 } else {
                     if !record.is(flag::COUNTED) {
                         // It counts, but waits for nobody (`4.9`).
@@ -289,25 +266,26 @@ impl Machine<'_> {
                     }
                     self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
                 }
-                return Next::Packet;
+                return Happened::Nothing;
             }
             if outbound && !held_up {
                 match self.lay_out_publish(io, record) {
-                    Sendable::Yes => return Next::Packet,
+                    Sendable::Yes => return Happened::Nothing,
                     Sendable::NoQuota => held_up = true,
                     Sendable::Never => {
                         self.discard(io, record);
-                        return Next::Told(Happened::Dropped(record.tag()));
+                        return Happened::Dropped(record.tag());
                     }
                 }
             }
             record = io.shelf.after(record);
         }
-        Next::Nothing
+        Happened::Nothing
     }
 
     fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
-        let (topic_at, properties, payload) = io.shelf.parts(record);
+        let topic_at = record.body() + FIXED;
+        let (properties, payload) = io.shelf.parts(record);
         #[cfg(not(feature = "v5"))]
         let flags = record.flags();
         #[cfg(feature = "v5")]
@@ -352,18 +330,14 @@ impl Machine<'_> {
             payload_len: end - payload + streamed as usize,
         };
         self.out.begin();
-        let around = header.encode_around(self.version(), self.limits.packet_bytes, &mut self.out.scratch);
+        let around = header.encode_around(self.version(), self.packet_bytes_max(), &mut self.out.scratch);
         let Ok((mid_len, head_len)) = around else { return Sendable::Never };
         let topic_len = header.topic.len();
         let (out, version) = (&mut self.out, self.config.version);
         let rest = if cfg!(feature = "v3") && !version.has_properties() { payload } else { properties };
         out.record = record.at() as u16;
-        out.topic = topic_at as u16;
-        out.topic_len = topic_len as u16;
-        out.rest = rest as u16;
-        out.rest_len = (end - rest) as u16;
-        out.head_len = head_len as u8;
-        out.mid_len = mid_len as u8;
+        out.at = [mid_len as u16, topic_at as u16, 0, rest as u16];
+        out.len = [head_len as u16, topic_len as u16, mid_len as u16, (end - rest) as u16];
         out.stream_left = streamed;
         self.introduced |= bit;
         if qos != QoS::AtMostOnce {
@@ -380,7 +354,7 @@ impl Machine<'_> {
         let mut alias = 0;
         for name in self.config.aliased {
             alias += 1;
-            if alias <= most && name.as_bytes() == topic {
+            if alias <= most && lapwing_protocol::same(name.as_bytes(), topic) {
                 return alias;
             }
         }

@@ -1,7 +1,7 @@
 //! CONNECT (`3.1`): a client asks for a session. It tells its own protocol version.
 
 use super::QoS;
-use crate::property::{Place, Properties};
+use crate::property::{Omit, Place, Properties, Property, write_block};
 use crate::wire::{Reader, Writer};
 use crate::{DecodeError, EncodeError, PacketType, Version, topic};
 
@@ -87,35 +87,62 @@ impl<'a> Connect<'a> {
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) {
-        self.write_as(w, self.client_id.as_bytes());
+        let block = |w: &mut Writer<'_>, properties: Properties<'_>| properties.write(w, Omit::Nothing);
+        self.write_as(
+            w,
+            self.client_id.as_bytes(),
+            |w| block(w, self.properties),
+            |w| block(w, self.will.map_or(Properties::NONE, |will| will.properties)),
+        );
     }
 
-    /// Writes this packet with a client identifier that is kept as bytes, without linking what other packets need. It is the
-    /// range of `out` that is returned, which begins within the first four bytes.
+    /// Writes this packet without linking what other packets need, for a client that keeps its identifier as bytes and its
+    /// properties as lists; what stands for them in `self` is left alone. It is the range of `out` that is returned, which
+    /// begins within the first four bytes.
     ///
     /// # Errors
-    /// As [`Packet::encode`](super::Packet::encode).
+    /// As [`Packet::encode`](super::Packet::encode), and [`EncodeError::NotInVersion`] for a property that is not valid there.
+    #[inline]
     pub fn encode_as(
         &self,
         client_id: &[u8],
+        properties: &[Property<'_>],
+        will_properties: &[Property<'_>],
         out: &mut [u8],
     ) -> Result<core::ops::Range<usize>, EncodeError> {
-        super::encode_alone(PacketType::Connect, u32::MAX, out, |w| self.write_as(w, client_id))
+        super::encode_alone(PacketType::Connect, u32::MAX, out, |w| {
+            self.write_as(
+                w,
+                client_id,
+                |w| write_block(w, properties, Place::Packet(PacketType::Connect)),
+                |w| write_block(w, will_properties, Place::Will),
+            );
+        })
     }
 
     #[inline]
-    fn write_as(&self, w: &mut Writer<'_>, client_id: &[u8]) {
+    fn write_as(
+        &self,
+        w: &mut Writer<'_>,
+        client_id: &[u8],
+        properties: impl FnOnce(&mut Writer<'_>),
+        will_properties: impl FnOnce(&mut Writer<'_>),
+    ) {
         let (name, level) = self.version.protocol();
         w.string(name);
         w.u8(level);
         w.u8(self.flags());
         w.u16(self.keep_alive_s);
         if self.version.has_properties() {
-            self.properties.write(w, crate::property::Omit::Nothing);
+            properties(w);
         }
         w.binary(client_id);
         if let Some(will) = &self.will {
-            will.write(w, self.version);
+            if self.version.has_properties() {
+                will_properties(w);
+            }
+            w.string(will.topic);
+            w.binary(will.payload);
         }
         if let Some(user_name) = self.user_name {
             w.string(user_name);
@@ -163,13 +190,5 @@ impl<'a> Will<'a> {
             return Err(DecodeError::WildcardInTopicName);
         }
         Ok(Will { qos, retain: flags & WILL_RETAIN != 0, properties, topic, payload: r.binary()? })
-    }
-
-    fn write(&self, w: &mut Writer<'_>, version: Version) {
-        if version.has_properties() {
-            self.properties.write(w, crate::property::Omit::Nothing);
-        }
-        w.string(self.topic);
-        w.binary(self.payload);
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::property::{Place, Properties, PropertyId};
 use crate::wire::Sticky;
-use crate::{DecodeError, PacketType, ReasonCode, Version};
+use crate::{DecodeError, PacketType, ReasonCode, Version, topic};
 
 /// A packet from a server; what its type does not have is empty, 0 or success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl<'a> FromServer<'a> {
                     r.fail(DecodeError::QoSInvalid);
                 }
                 topic = r.text();
-                if topic.iter().any(|byte| matches!(byte, b'+' | b'#')) {
+                if topic::has_wildcard_byte(topic) {
                     r.fail(DecodeError::WildcardInTopicName);
                 }
                 identified = flags & 0b0110 != 0;
@@ -88,9 +88,11 @@ impl<'a> FromServer<'a> {
         // `3.4.2.2.1`: without a property length, there are no properties; only AUTH has it with every reason code.
         if v5 && !ends && !(short && packet != P::Auth && r.is_empty()) {
             let n = r.varint();
-            let block = r.take(n as usize);
-            r.check()?;
-            properties = Properties::parse(block, Place::Packet(packet))?;
+            let mut block = Sticky::new(r.take(n as usize));
+            properties = Properties::scan(&mut block, Place::Packet(packet));
+            if let Err(error) = block.check() {
+                r.fail(error);
+            }
         }
         let payload = r.rest();
         if matches!(packet, P::SubAck | P::UnsubAck) && (v5 || packet == P::SubAck) {

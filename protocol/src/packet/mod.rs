@@ -133,10 +133,11 @@ impl PacketType {
 
     /// The flags that the standard sets for every type but PUBLISH (`2.1.3`).
     pub const fn flags(self) -> u8 {
-        match self {
-            PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => 0b0010,
-            _ => 0,
-        }
+        // A bit for each type: less code than a table.
+        const FLAGGED: u16 = 1 << PacketType::PubRel as u16
+            | 1 << PacketType::Subscribe as u16
+            | 1 << PacketType::Unsubscribe as u16;
+        ((FLAGGED >> self as u16 & 1) << 1) as u8
     }
 
     /// Whether a client may send it.
@@ -363,26 +364,23 @@ fn encode_alone(
 ) -> Result<Range<usize>, EncodeError> {
     let mut w = Writer::after(HEADER_BYTES_MAX, out);
     body(&mut w);
-    let end = w.finish()?;
-    head_alone(packet_type, packet_bytes_max, end, out)
+    let start = head_alone(&mut w, packet_type, packet_bytes_max);
+    w.finish().map(|end| start..end)
 }
 
-/// Writes the header in front of a body that ends at `end`.
-fn head_alone(
-    packet_type: PacketType,
-    packet_bytes_max: u32,
-    end: usize,
-    out: &mut [u8],
-) -> Result<Range<usize>, EncodeError> {
-    let remaining_len = (end - HEADER_BYTES_MAX) as u32;
+/// Writes the header in front of the body; where it begins.
+fn head_alone(w: &mut Writer<'_>, packet_type: PacketType, packet_bytes_max: u32) -> usize {
+    let end = w.position();
+    let remaining_len = end.saturating_sub(HEADER_BYTES_MAX) as u32;
     let start = HEADER_BYTES_MAX - 1 - varint::len(remaining_len);
-    if remaining_len > varint::MAX || end - start > packet_bytes_max as usize {
-        return Err(EncodeError::PacketTooLarge);
+    if end - start > packet_bytes_max as usize {
+        w.fail(EncodeError::PacketTooLarge);
     }
-    let mut w = Writer::after(start, out);
+    w.seek(start);
     w.u8((packet_type as u8) << 4 | packet_type.flags());
     w.varint(remaining_len);
-    w.finish().map(|_| start..end)
+    w.seek(end);
+    start
 }
 
 /// The fixed header to be, and what the body leaves out.
