@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// What the pair may notice at most, where it noticed less than half of that without an attack.
 const P99: Duration = Duration::from_millis(10);
 /// The machine may be busy with something else: a late pair is looked at again, nothing else is.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 /// How long the broker has to give back memory and file descriptors.
 const AFTERWARDS: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024;
