@@ -7,33 +7,44 @@ use std::time::{Duration, Instant};
 
 use lapwing::Broker;
 use lapwing::config::Config;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What the service does with a body: a status and an answer, or nothing for ever.
 type Judge = Box<dyn Fn(&str) -> Option<(u16, String)> + Send>;
 
 /// A service; its address, and the bodies that it was sent.
 fn service(judge: Judge) -> (String, Arc<Mutex<Vec<String>>>) {
+    serve("http", |stream| stream, judge)
+}
+
+/// The same over HTTPS, with a certificate for 127.0.0.1 that it signs itself; also that certificate, PEM.
+fn service_over_tls(judge: Judge) -> (String, Arc<Mutex<Vec<String>>>, String) {
+    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let chain = vec![CertificateDer::from(own.cert.der().to_vec())];
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap());
+    let open = move |stream| StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+    let (url, asked) = serve("https", open, judge);
+    (url, asked, own.cert.pem())
+}
+
+fn serve<S: Read + Write + Send + 'static>(
+    scheme: &str,
+    open: impl Fn(TcpStream) -> S + Send + 'static,
+    judge: Judge,
+) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
     let bodies = asked.clone();
     std::thread::spawn(move || {
-        let mut open = Vec::new();
-        for mut stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(stream.try_clone().unwrap());
-            let mut len = 0;
-            loop {
-                let mut line = String::new();
-                lines.read_line(&mut line).unwrap();
-                if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
-                    len = n.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; len];
-            lines.read_exact(&mut body).unwrap();
-            let body = String::from_utf8(body).unwrap();
+        let mut silent = Vec::new();
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(open(stream));
+            // A client that does not trust the certificate is gone by now.
+            let Ok(body) = request(&mut lines) else { continue };
             bodies.lock().unwrap().push(body.clone());
             match judge(&body) {
                 Some((status, answer)) => {
@@ -41,13 +52,34 @@ fn service(judge: Judge) -> (String, Arc<Mutex<Vec<String>>>) {
                         "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                         answer.len()
                     );
-                    stream.write_all(format!("{head}{answer}").as_bytes()).unwrap();
+                    lines.get_mut().write_all(format!("{head}{answer}").as_bytes()).unwrap();
+                    lines.get_mut().flush().unwrap();
                 }
-                None => open.push(stream),
+                None => silent.push(lines),
             }
         }
     });
-    (format!("http://{address}/"), asked)
+    (format!("{scheme}://{address}/"), asked)
+}
+
+/// The body of one request.
+fn request(lines: &mut impl BufRead) -> std::io::Result<String> {
+    let mut len = 0;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
+            len = n.trim().parse().unwrap();
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    lines.read_exact(&mut body)?;
+    Ok(String::from_utf8(body).unwrap())
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -176,24 +208,32 @@ fn a_service_that_fails_is_late_or_is_not_understood_lets_nobody_in() {
     runtime.block_on(broker.stop());
 }
 
-#[test]
-fn keys_are_fetched_by_a_url_and_the_last_ones_count_where_it_fails() {
+const SECRET: &str = "a secret of thirty-two bytes and more";
+
+/// A token of ann's, signed with [`SECRET`].
+fn token() -> String {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-    let secret = "a secret of thirty-two bytes and more";
-    let up = Arc::new(Mutex::new(true));
-    let is_up = up.clone();
-    let set = format!("{{\"keys\":[{{\"kty\":\"oct\",\"k\":\"{}\"}}]}}", BASE64.encode(secret));
-    let (url, _) = service(Box::new(move |_| {
-        Some(if *is_up.lock().unwrap() { (200, set.clone()) } else { (500, String::new()) })
-    }));
     let signed = format!(
         "{}.{}",
         BASE64.encode("{\"alg\":\"HS256\"}"),
         BASE64.encode("{\"sub\":\"ann\",\"exp\":4000000000}")
     );
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
-    let token = format!("{signed}.{}", BASE64.encode(ring::hmac::sign(&key, signed.as_bytes())));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    format!("{signed}.{}", BASE64.encode(ring::hmac::sign(&key, signed.as_bytes())))
+}
+
+#[test]
+fn keys_are_fetched_by_a_url_and_the_last_ones_count_where_it_fails() {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    let up = Arc::new(Mutex::new(true));
+    let is_up = up.clone();
+    let set = format!("{{\"keys\":[{{\"kty\":\"oct\",\"k\":\"{}\"}}]}}", BASE64.encode(SECRET));
+    let (url, _) = service(Box::new(move |_| {
+        Some(if *is_up.lock().unwrap() { (200, set.clone()) } else { (500, String::new()) })
+    }));
+    let token = token();
     let runtime = runtime();
     let (broker, address) = start(&runtime, &format!("jwks_url = '{url}'"));
     assert_eq!(connect(&address, "ann", &token).1, 0);
@@ -206,4 +246,45 @@ fn keys_are_fetched_by_a_url_and_the_last_ones_count_where_it_fails() {
         lapwing::check_files(&config).unwrap_err().contains("auth.jwks_url"),
         "without any it does not start"
     );
+}
+
+#[test]
+fn a_service_over_https_is_believed_only_with_a_certificate_of_the_authority() {
+    let (url, asked, pem) = service_over_tls(Box::new(|body| {
+        Some((200, format!("{{\"allow\":{}}}", body.contains("\"good\""))))
+    }));
+    let ca = std::env::temp_dir().join(format!("lapwing-http-ca-{}.pem", std::process::id()));
+    std::fs::write(&ca, pem).unwrap();
+    let runtime = runtime();
+    let keys = format!("http_url = '{url}'\nhttp_ca_file = '{}'", ca.display());
+    let (broker, address) = start(&runtime, &keys);
+    assert_eq!((connect(&address, "ann", "good").1, connect(&address, "ann", "bad").1), (0, 0x86));
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    runtime.block_on(broker.stop());
+    std::fs::remove_file(&ca).unwrap();
+    let (broker, address) = start(&runtime, &format!("http_url = '{url}'"));
+    assert_eq!(connect(&address, "ann", "good").1, 0x88, "no authority of the Web has signed it");
+    assert_eq!(asked.lock().unwrap().len(), 2, "no password was sent");
+    runtime.block_on(broker.stop());
+    let none = format!("[auth]\nhttp_url = '{url}'\nhttp_ca_file = '/nowhere.pem'\n");
+    let config = Config::from_toml(&none, "test").unwrap();
+    assert!(lapwing::check_files(&config).unwrap_err().contains("http_ca_file"));
+}
+
+#[test]
+fn keys_are_fetched_over_https() {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    let set = format!("{{\"keys\":[{{\"kty\":\"oct\",\"k\":\"{}\"}}]}}", BASE64.encode(SECRET));
+    let (url, _, pem) = service_over_tls(Box::new(move |_| Some((200, set.clone()))));
+    let ca = std::env::temp_dir().join(format!("lapwing-jwks-ca-{}.pem", std::process::id()));
+    std::fs::write(&ca, pem).unwrap();
+    let runtime = runtime();
+    let (broker, address) =
+        start(&runtime, &format!("jwks_url = '{url}'\nhttp_ca_file = '{}'", ca.display()));
+    assert_eq!(connect(&address, "ann", &token()).1, 0);
+    runtime.block_on(broker.stop());
+    std::fs::remove_file(&ca).unwrap();
+    let config = Config::from_toml(&format!("[auth]\njwks_url = '{url}'\n"), "test").unwrap();
+    assert!(lapwing::check_files(&config).unwrap_err().contains("auth.jwks_url"), "it is not trusted");
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::config::QueuePolicy;
+use lapwing::journal::Journal;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::{Bounds, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Subscriber};
@@ -25,8 +26,8 @@ fn text(bytes: &mut &[u8], wild: bool) -> String {
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = data;
-    let router = Router::new(Retained::new(1, 1));
-    let bounds = Bounds { messages_max: 1 << 20, bytes_max: 1 << 30, policy: QueuePolicy::DropNewest, keeps_qos0: false };
+    let router = Router::new(Retained::new(1, 1, u64::MAX));
+    let bounds = Bounds { messages_max: 1 << 20, bytes_max: 1 << 30, policy: QueuePolicy::DropNewest, keeps_qos0: false, stored_bytes_max: 0 };
     let outboxes: Vec<Arc<Outbox>> = (1..5).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
     outboxes.iter().for_each(|outbox| outbox.connect(&Default::default()));
     let mut held: BTreeSet<(String, usize)> = BTreeSet::new();
@@ -54,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
                 let message = Message::new(&Content {
                     topic: &name, properties: &[], payload: &[], qos: QoS::AtMostOnce, retain: false, publisher: 0, published_at: 0, expires_at: None,
                 });
-                let routed = router.route(&message, &mut cache, &mut Vec::new());
+                let routed = router.route(&message, &mut cache, &mut Vec::new(), &mut Journal::off());
                 let expected: BTreeSet<usize> =
                     held.iter().filter(|(filter, _)| topic::matches(filter, &name)).map(|(_, who)| *who).collect();
                 assert_eq!(routed.matched, expected.len(), "{name} {held:?}");

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
@@ -16,7 +17,7 @@ use super::checkpoint::{Bytes, as_io};
 use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full};
 use super::segments;
-use super::table::{QueueRow, Table};
+use super::table::Table;
 use crate::message::Message;
 
 /// Messages with several rows, by the record that brought them.
@@ -48,6 +49,15 @@ pub(super) struct Place {
     pub(super) len: u32,
     /// Its crc32c: the checksum of a frame would need all of it to be read.
     pub(super) sum: u32,
+}
+
+impl Place {
+    /// Of the message that stands here in bytes which begin at `base` of the segment.
+    pub(super) fn of(bytes: &[u8], range: Range<usize>, segment: u64, base: u64) -> Place {
+        let at = base + range.start as u64;
+        let message = bytes.get(range).unwrap_or(&[]);
+        Place { spot: Spot { segment, at }, len: message.len() as u32, sum: crc32c::crc32c(message) }
+    }
 }
 
 /// Where a packed row has its message.
@@ -93,17 +103,11 @@ pub(super) fn body(reader: &mut Reader<'_>) -> Option<Body> {
     })
 }
 
-/// The place of a row's message in the log.
-pub(super) fn place(row: &QueueRow, spot: Spot) -> Place {
-    let bytes = row.delivery.message.as_bytes();
-    Place { spot, len: bytes.len() as u32, sum: crc32c::crc32c(bytes) }
-}
-
 /// The segments whose messages stay where they are: those of which at least half outlives this table.
 pub(super) fn staying(table: &Table) -> BTreeSet<u64> {
     let mut live: HashMap<u64, u64> = HashMap::new();
-    for row in table.queue.values().flatten() {
-        if let Some(spot) = row.spot {
+    for (_, _, row) in table.queue.iter() {
+        if let Some(Place { spot, .. }) = row.place {
             let share = row.delivery.message.size() as u64 / u64::from(row.shared_by.max(1));
             *live.entry(spot.segment).or_default() += share;
         }

@@ -3,6 +3,7 @@
 //! Reading trusts nothing: a length is checked before it is used, and bytes that are left over make the whole invalid.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
@@ -310,14 +311,15 @@ pub(super) fn waiting(reader: &mut Reader<'_>) -> Option<Waiting> {
     })
 }
 
-/// Where in a packed record its message begins, if it is one that queues may have.
-pub(super) fn message_at(record: &[u8]) -> Option<usize> {
+/// Where in a packed record its message stands, if it is one that queues may have.
+pub(super) fn message_in(record: &[u8]) -> Option<Range<usize>> {
     let mut reader = Reader(record);
     if reader.u8()? != PUBLISHED {
         return None;
     }
-    reader.number()?;
-    Some(record.len() - reader.0.len())
+    let len = usize::try_from(reader.number()?).ok()?;
+    let start = record.len() - reader.0.len();
+    Some(start..start.checked_add(len)?)
 }
 
 /// Adds a record: kind, then its fields.

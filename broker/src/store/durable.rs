@@ -280,8 +280,8 @@ fn replay(
         let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
         let mut table = Table::default();
         let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, spot| {
-            table.apply(lsn, record, spot, &mut queues);
+        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
+            table.apply(lsn, record, place, &mut queues);
         })?;
         Ok((table, queues, scan))
     };

@@ -1,6 +1,8 @@
 //! One frame of the log: what one write commits. Padded to whole pages, so that a page that was acknowledged is never written
 //! again; checksummed; bound to its segment, so that what a recycled file held before is not taken for new.
 
+use std::ops::Range;
+
 use super::Lsn;
 use super::codec::{self, Reader};
 use super::record::Record;
@@ -148,15 +150,15 @@ pub(super) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
     Found::Frame(head)
 }
 
-/// The records of a frame that [`find`] found at the front of `bytes`, each with the byte of the frame where its message begins;
+/// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame its message stands;
 /// `None` where they are not as they should be.
-pub(super) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<usize>)>> {
+pub(super) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<Range<usize>>)>> {
     let end = HEAD + head.len as usize;
     let body = bytes.get(HEAD..end)?;
     let one = |reader: &mut Reader<'_>| {
         let (packed, at) = (reader.0, end - reader.0.len());
         let record = codec::record(reader)?;
-        Some((record, codec::message_at(packed).map(|within| at + within)))
+        Some((record, codec::message_in(packed).map(|within| at + within.start..at + within.end)))
     };
     Reader::all(body, |reader| (0..head.count).map(|_| one(reader)).collect())
 }

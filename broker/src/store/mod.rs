@@ -15,6 +15,7 @@ mod durable;
 mod error;
 mod frame;
 mod keeper;
+mod lanes;
 mod memory;
 mod queue;
 mod record;

@@ -247,10 +247,10 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance
     let mut bodies = txn.open_table(BODIES)?;
     let mut body_uses = txn.open_table(BODY_USES)?;
     let staying = bodies::staying(table);
-    let in_log = |row: &QueueRow| row.spot.filter(|spot| staying.contains(&spot.segment));
+    let in_log = |row: &QueueRow| row.place.filter(|place| staying.contains(&place.spot.segment));
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for row in table.queue.values().flatten().filter(|row| row.shared_by > 1 && in_log(row).is_none()) {
+    for (_, _, row) in table.queue.iter().filter(|(_, _, row)| row.shared_by > 1 && in_log(row).is_none()) {
         *uses.entry(row.lsn).or_default() += 1;
     }
     let mut written: BTreeSet<Lsn> = BTreeSet::new();
@@ -264,10 +264,9 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance
         Ok(())
     };
     let mut scratch = Vec::new();
-    for ((session, seq), row) in &table.queue {
-        let Some(row) = row else { continue };
+    for (session, seq, row) in table.queue.iter() {
         let body = match (in_log(row), uses.get(&row.lsn)) {
-            (Some(spot), _) => Body::Log(bodies::place(row, spot)),
+            (Some(place), _) => Body::Log(place),
             (None, Some(uses)) if *uses > 1 => {
                 if written.insert(row.lsn) {
                     let message = &row.delivery.message;
@@ -280,12 +279,12 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance
         };
         balance.more(&body);
         pack(&mut packed, &row.delivery, &body);
-        let goes_on = run.session == *session && run.first + run.count == *seq;
+        let goes_on = run.session == session && run.first + run.count == seq;
         if run.count > 0 && (!goes_on || run.bytes.len() + packed.len() > CHUNK_BYTES_MAX) {
             put(&mut run)?;
         }
         if run.count == 0 {
-            (run.session, run.first) = (*session, *seq);
+            (run.session, run.first) = (session, seq);
             unsealed(&mut run.bytes);
         }
         run.count += 1;
@@ -297,7 +296,7 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance
 fn take_away(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut gone = txn.open_table(GONE)?;
-    let mut over = table.queue.iter().filter(|(_, row)| row.is_none()).map(|(key, _)| *key).peekable();
+    let mut over = table.gone.keys().copied().peekable();
     while let Some((session, seq)) = over.next() {
         let (first, bodies) = {
             let Some(found) = chunks.range((session, 0)..=(session, seq))?.next_back() else { continue };

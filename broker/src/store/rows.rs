@@ -1,7 +1,7 @@
 //! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so that nobody who serves
 //! clients waits for the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tracing::error;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
 use super::shared::{Shared, View, lock};
-use super::table::{QueueRow, Queues, Table};
+use super::table::{Queues, Table};
 use super::{Health, Lsn, OpenError, Page, Paged, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -105,17 +105,25 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
     if from >= until {
         return Ok(Paged { deliveries: Vec::new(), next: until });
     }
-    let (active, frozen, read) = at_once(shared, |active| {
-        let mut rows: BTreeMap<Seq, Option<QueueRow>> = BTreeMap::new();
-        for ((_, seq), row) in active.queue.range((session, from)..(session, until)) {
-            if rows.len() >= messages_max.saturating_mul(LOOKED_AT).max(1) {
-                // The page ends here at the latest: what is behind was not looked at.
+    let ((active, gone), frozen, read) = at_once(shared, |active| {
+        // The page ends at the latest where what is behind was not looked at.
+        let most = messages_max.saturating_mul(LOOKED_AT).max(1);
+        let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
+        for ((_, seq), ()) in active.gone.range((session, from)..(session, until)) {
+            if gone.len() >= most {
                 until = *seq;
                 break;
             }
-            rows.insert(*seq, row.clone());
+            gone.insert(*seq);
         }
-        rows
+        for (seq, row) in active.queue.range(session, from..until) {
+            if rows.len() >= most {
+                until = seq;
+                break;
+            }
+            rows.push(row.delivery.clone());
+        }
+        (rows, gone)
     })?;
     let empty = Table::default();
     let frozen = frozen.as_deref().unwrap_or(&empty);
@@ -129,29 +137,21 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
     // Rows are in one place only, and what came later is in the later table: three runs in order, one behind the other.
     let mut done = false;
     read.queue(session, from..until, bad, |seq, row| {
-        if active.contains_key(&seq) || frozen.queue.contains_key(&(session, seq)) {
+        if gone.contains(&seq)
+            || frozen.gone.contains_key(&(session, seq))
+            || frozen.queue.contains(session, seq)
+        {
             return true;
         }
         done = row().is_some_and(|delivery| full(&mut found, delivery));
         !done
     })?;
-    if !done {
-        for ((_, seq), row) in frozen.queue.range((session, from)..(session, until)) {
-            if let Some(row) = row.as_ref().filter(|_| !active.contains_key(seq))
-                && full(&mut found, row.delivery.clone())
-            {
-                done = true;
-                break;
-            }
+    let newer = frozen.queue.range(session, from..until).filter(|(seq, _)| !gone.contains(seq));
+    for delivery in newer.map(|(_, row)| row.delivery.clone()).chain(active) {
+        if done {
+            break;
         }
-    }
-    if !done {
-        for row in active.into_values().flatten() {
-            if full(&mut found, row.delivery) {
-                done = true;
-                break;
-            }
-        }
+        done = full(&mut found, delivery);
     }
     let next = found.last().filter(|_| done).map_or(until, |last| last.seq + 1);
     Ok(Paged { deliveries: found, next })

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Lsn;
-use super::bodies::Spot;
+use super::bodies::Place;
 use super::disk::{Disk, DiskFile, read_full, write_zeros};
 use super::error::OpenError;
 use super::frame::{self, Found};
@@ -152,7 +152,7 @@ pub(super) fn scan(
     disk: &dyn Disk,
     since: Since,
     beyond: Beyond,
-    give: &mut dyn FnMut(Lsn, Record, Option<Spot>),
+    give: &mut dyn FnMut(Lsn, Record, Option<Place>),
 ) -> Result<Scan, OpenError> {
     let Since { after, segment: first, salt } = since;
     let listing = || format!("listing {}", disk.path(FOLDER));
@@ -218,9 +218,8 @@ pub(super) fn scan(
                     Some(records) => {
                         for (lsn, (record, message)) in (head.first..).zip(records) {
                             if lsn > scan.last {
-                                let spot =
-                                    message.map(|within| Spot { segment: id, at: (at + within) as u64 });
-                                give(lsn, record, spot);
+                                let place = message.map(|within| Place::of(rest, within, id, at as u64));
+                                give(lsn, record, place);
                             }
                         }
                         *scan.covers.entry(id).or_default() += head.padded() as u64;

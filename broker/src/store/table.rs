@@ -8,7 +8,8 @@ use std::sync::Arc;
 use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
-use super::bodies::Spot;
+use super::bodies::Place;
+use super::lanes::Lanes;
 use super::record::{KeptFlight, KeptSubscription, Origin, Record, SessionTerms, Waiting};
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
@@ -23,7 +24,7 @@ pub(super) struct QueueRow {
     /// How many rows that record brought.
     pub(super) shared_by: u32,
     /// Where the message stands in the log.
-    pub(super) spot: Option<Spot>,
+    pub(super) place: Option<Place>,
 }
 
 /// A row that may replace one that an older table has.
@@ -40,7 +41,9 @@ pub(super) struct Layered<T> {
 pub(super) struct Table {
     pub(super) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
     pub(super) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
-    pub(super) queue: BTreeMap<(SessionNumber, Seq), Option<QueueRow>>,
+    pub(super) queue: Lanes,
+    /// Rows of older tables that are gone.
+    pub(super) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(super) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
     pub(super) received: BTreeMap<(SessionNumber, PacketId), Layered<()>>,
     pub(super) retained: BTreeMap<Box<str>, Option<Message>>,
@@ -61,7 +64,7 @@ pub(super) type Queues = HashMap<SessionNumber, Waiting>;
 
 impl Table {
     /// Takes in the record with this number, whose message stands here in the log.
-    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, spot: Option<Spot>, queues: &mut Queues) {
+    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, place: Option<Place>, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         match record {
             Record::Nothing => {}
@@ -76,9 +79,9 @@ impl Table {
             }
             Record::Published { message, retained, queued, received, origin } => {
                 let shared_by = queued.as_slice().len() as u32;
-                for place in queued.as_slice() {
-                    let row = QueueRow { delivery: place.delivery(message.clone()), lsn, shared_by, spot };
-                    self.enqueue(place.session, row, queues);
+                for queued in queued.as_slice() {
+                    let row = QueueRow { delivery: queued.delivery(message.clone()), lsn, shared_by, place };
+                    self.enqueue(queued.session, row, queues);
                 }
                 if let Some(key) = received {
                     set(&mut self.received, key, ());
@@ -94,7 +97,7 @@ impl Table {
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
-                    let row = QueueRow { delivery: *body, lsn, shared_by: 1, spot: None };
+                    let row = QueueRow { delivery: *body, lsn, shared_by: 1, place: None };
                     self.enqueue(session, row, queues);
                 }
                 let state = match qos {
@@ -138,17 +141,16 @@ impl Table {
             waiting.bytes += row.delivery.message.size() as u64;
             self.touched.insert(session);
         }
-        self.queue.insert((session, seq), Some(row));
+        self.queue.insert(session, row);
     }
 
     fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
-        let key = (origin.session, origin.seq);
         if origin.seq == 0 {
             return;
         }
         // A row stands in one table only: one that is here is nowhere else.
-        if !matches!(self.queue.remove(&key), Some(Some(_))) {
-            self.queue.insert(key, None);
+        if !self.queue.take(origin.session, origin.seq) {
+            self.gone.insert((origin.session, origin.seq), ());
         }
         if origin.seq & REPLAYED == 0 {
             let waiting = queues.entry(origin.session).or_default();
@@ -184,7 +186,8 @@ impl Table {
             keys.iter().for_each(|key| drop(rows.remove(key)));
         }
         forget(&mut self.subscriptions, (session, Box::from("")), |key| key.0, session);
-        forget(&mut self.queue, (session, 0), |key| key.0, session);
+        self.queue.forget(session);
+        forget(&mut self.gone, (session, 0), |key| key.0, session);
         forget(&mut self.flights, (session, PacketId::MIN), |key| key.0, session);
         forget(&mut self.received, (session, PacketId::MIN), |key| key.0, session);
         self.sessions.insert(session, None);
@@ -202,7 +205,7 @@ impl Table {
 
     /// The log that it was made of will not be kept.
     pub(super) fn leave_log(&mut self) {
-        self.queue.values_mut().flatten().for_each(|row| row.spot = None);
+        self.queue.rows_mut().for_each(|row| row.place = None);
     }
 
     /// An empty table that goes on behind this one.

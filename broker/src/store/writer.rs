@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::bodies::Spot;
+use super::bodies::Place;
 use super::checkpoint::Meta;
 use super::codec;
 use super::disk::write_full;
@@ -49,8 +49,8 @@ pub(super) struct Writer {
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
     frame: Vec<u8>,
-    /// Where the messages of the records in the frame begin.
-    spots: Vec<Option<Spot>>,
+    /// Where the messages of the records in the frame stand.
+    places: Vec<Option<Place>>,
     /// What the frame took in the log, in bytes.
     framed: u64,
     /// Frames in this segment.
@@ -74,7 +74,7 @@ impl Writer {
             synced_at: None,
             unsynced_since: None,
             frame: Vec::new(),
-            spots: Vec::new(),
+            places: Vec::new(),
             framed: 0,
             frames: 0,
         }
@@ -178,20 +178,23 @@ impl Writer {
         let shared = self.shared.clone();
         shared.written.store(last, Ordering::Release);
         self.last = last;
+        let synced = match durability {
+            Durability::Always => self.sync(),
+            Durability::Interval => {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+                Ok(())
+            }
+            Durability::None => Ok(()),
+        };
+        if durability != Durability::None {
+            shared.wake();
+        }
+        // The acknowledgements are on their way meanwhile; who reads waits until it is shown.
         let frozen = self.show(first, records);
         if !lock(&shared.requests).is_empty() {
             shared.requests_changed.notify_all();
         }
-        match durability {
-            Durability::Always => self.sync()?,
-            Durability::Interval => {
-                self.unsynced_since.get_or_insert_with(Instant::now);
-            }
-            Durability::None => {}
-        }
-        if durability != Durability::None {
-            shared.wake();
-        }
+        synced?;
         if frozen {
             lock(&shared.supply).wanted = true;
             shared.supply_changed.notify_all();
@@ -207,8 +210,8 @@ impl Writer {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
         view.applied = first + records.len() as u64 - 1;
-        for ((lsn, record), spot) in (first..).zip(records).zip(self.spots.drain(..)) {
-            view.active.apply(lsn, record, spot, &mut self.queues);
+        for ((lsn, record), place) in (first..).zip(records).zip(self.places.drain(..)) {
+            view.active.apply(lsn, record, place, &mut self.queues);
         }
         *view.active.covers.entry(self.segment.id).or_default() += self.framed;
         let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
@@ -255,13 +258,14 @@ impl Writer {
     /// Writes records as one frame.
     fn write(&mut self, records: &[Record], first: Lsn, ends: bool) -> Result<(), Stop> {
         frame::begin(&mut self.frame);
-        self.spots.clear();
+        self.places.clear();
         for record in records {
             let from = self.frame.len();
             codec::put_record(&mut self.frame, record);
-            let message = codec::message_at(self.frame.get(from..).unwrap_or(&[]));
-            // The segment and the place of the frame in it are known below.
-            self.spots.push(message.map(|at| Spot { segment: 0, at: (from + at) as u64 }));
+            let packed = self.frame.get(from..).unwrap_or(&[]);
+            // The segment and where the frame begins in it are known below.
+            let message = codec::message_in(packed);
+            self.places.push(message.map(|within| Place::of(packed, within, 0, from as u64)));
         }
         let shared = self.shared.clone();
         let len = self.frame.len() - frame::HEAD;
@@ -289,8 +293,8 @@ impl Writer {
                 Err(error) => return Err(Stop::Failed(error)),
             }
         }
-        for spot in self.spots.iter_mut().flatten() {
-            *spot = Spot { segment: self.segment.id, at: self.segment.at + spot.at };
+        for Place { spot, .. } in self.places.iter_mut().flatten() {
+            (spot.segment, spot.at) = (self.segment.id, self.segment.at + spot.at);
         }
         self.segment.at += padded;
         self.framed = padded;
