@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::wire::{self, Version, frame, packet, text};
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// One connection.
@@ -17,25 +19,6 @@ pub struct Client {
 
 /// What came: the first byte of the packet and what stands behind its length.
 type Packet = (u8, Vec<u8>);
-
-fn text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u16).to_be_bytes());
-    out.extend(text.as_bytes());
-}
-
-fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
-    out.push(first);
-    let mut len = body.len();
-    loop {
-        let byte = (len % 128) as u8;
-        len /= 128;
-        out.push(if len > 0 { byte | 0x80 } else { byte });
-        if len == 0 {
-            break;
-        }
-    }
-    out.extend(body);
-}
 
 impl Client {
     /// Connects; tries again until `patience` is over.
@@ -55,12 +38,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut client = Client { stream, input: Vec::new(), output: Vec::new(), last_id: 0 };
-        let mut body = Vec::new();
-        text(&mut body, "MQTT");
-        // Ten minutes without a ping: longer than anything here.
-        body.extend([4, if clean { 2 } else { 0 }, 2, 88]);
-        text(&mut body, id);
-        packet(&mut client.output, 0x10, &body);
+        wire::connect(&mut client.output, Version::V311, id, clean);
         client.flush()?;
         let (first, body) = client.next()?;
         if first != 0x20 || body.get(1) != Some(&0) {
@@ -70,10 +48,7 @@ impl Client {
     }
 
     pub fn subscribe(&mut self, filter: &str) -> Result<(), Error> {
-        let mut body = vec![0, 1];
-        text(&mut body, filter);
-        body.push(1);
-        packet(&mut self.output, 0x82, &body);
+        wire::subscribe(&mut self.output, Version::V311, [filter].into_iter(), 1);
         self.flush()?;
         while self.next()?.0 != 0x90 {}
         Ok(())
@@ -181,18 +156,4 @@ impl Client {
         }
         Ok(received)
     }
-}
-
-/// First byte, start and end of the body of a whole packet.
-fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
-    let (mut len, mut at) = (0usize, 1);
-    loop {
-        let byte = *bytes.get(at)?;
-        len |= usize::from(byte & 0x7f) << (7 * (at - 1));
-        at += 1;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    (bytes.len() >= at + len).then_some((bytes[0], at, at + len))
 }

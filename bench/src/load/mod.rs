@@ -1,0 +1,380 @@
+//! The load: many clients on one thread and one epoll, so that the generator costs few cycles and its core is not what is measured.
+//!
+//! Closed loop: a publisher has so many messages on their way at most, a message being on its way until it is acknowledged and
+//! every subscriber that is to have it has it. Open loop: messages are due at fixed times, and their latency counts from when they
+//! were due, sent late or not.
+
+mod socket;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mio::{Events, Poll, Token};
+
+pub use socket::{Security, Socket};
+
+use crate::wire::{self, Version};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a connection, or the last message, may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of a payload that are the generator's own: the publisher (4), then when it was due, in ns since the start (8).
+pub const STAMP: usize = 12;
+
+/// Who gets what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// So many publishers, each with a subscriber of its own.
+    Pairs(usize),
+    /// So many publishers to one subscriber.
+    FanIn(usize),
+    /// So many publishers to a shared group of so many.
+    Shared(usize, usize),
+    /// One publisher to so many subscribers.
+    FanOut(usize),
+    /// One pair; the publisher goes through so many topics.
+    Topics(usize),
+}
+
+impl Layout {
+    fn publishers(self) -> usize {
+        match self {
+            Layout::Pairs(n) | Layout::FanIn(n) | Layout::Shared(n, _) => n,
+            Layout::FanOut(_) | Layout::Topics(_) => 1,
+        }
+    }
+
+    fn subscribers(self) -> usize {
+        match self {
+            Layout::Pairs(n) | Layout::FanOut(n) | Layout::Shared(_, n) => n,
+            Layout::FanIn(_) | Layout::Topics(_) => 1,
+        }
+    }
+
+    fn filter(self, subscriber: usize) -> String {
+        match self {
+            Layout::Pairs(_) => format!("bench/{subscriber}"),
+            Layout::FanOut(_) => "bench/0".to_owned(),
+            Layout::FanIn(_) | Layout::Topics(_) => "bench/#".to_owned(),
+            Layout::Shared(..) => "$share/group/bench/#".to_owned(),
+        }
+    }
+
+    /// How many subscribers get each message.
+    fn copies(self) -> u64 {
+        if let Layout::FanOut(n) = self { n as u64 } else { 1 }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    pub layout: Layout,
+    pub qos: u8,
+    /// In bytes; [`STAMP`] at least.
+    pub payload: usize,
+    /// Messages on their way for each publisher.
+    pub window: u64,
+    pub version: Version,
+    pub tls: bool,
+    /// Open loop: so many messages a second, of all publishers together.
+    pub rate: Option<u32>,
+}
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Messages that came to subscribers while it was measured.
+    pub delivered: u64,
+    /// How long that was.
+    pub time: Duration,
+    /// Messages that never came.
+    pub lost: u64,
+    /// In ns, from when a message was due (open loop) or was handed to the socket.
+    pub latency: Histogram<u64>,
+}
+
+/// A publisher's side of the books.
+struct Publisher {
+    packets: Vec<(Vec<u8>, usize, usize)>,
+    next: usize,
+    last_id: u16,
+    unacknowledged: u64,
+    /// Copies that have not come yet.
+    outstanding: u64,
+}
+
+enum Role {
+    Publisher(Publisher),
+    Subscriber,
+}
+
+struct Client {
+    socket: Socket,
+    role: Role,
+}
+
+/// The clients, connected.
+pub struct Load {
+    spec: Spec,
+    poll: Poll,
+    clients: Vec<Client>,
+    began: Instant,
+    delivered: u64,
+    latency: Histogram<u64>,
+    /// Publishers that may have room.
+    ready: Vec<usize>,
+    /// Clients with something to write.
+    dirty: Vec<usize>,
+    /// Copies on their way.
+    outstanding: u64,
+}
+
+impl Load {
+    /// Connects everybody, subscribers first.
+    ///
+    /// # Errors
+    /// Of the network, or that the broker refuses.
+    pub fn connect(spec: Spec, address: SocketAddr, security: Option<&Security>) -> Result<Load, Error> {
+        let poll = Poll::new()?;
+        let (publishers, subscribers) = (spec.layout.publishers(), spec.layout.subscribers());
+        let mut clients = Vec::with_capacity(publishers + subscribers);
+        let mut join = |id: &str, role: Role| -> Result<Client, Error> {
+            let socket = Socket::connect(address, security.filter(|_| spec.tls), PATIENCE)?;
+            let mut client = Client { socket, role };
+            wire::connect(&mut client.socket.out, spec.version, id, true);
+            client.await_packet(0x20)?;
+            Ok(client)
+        };
+        for n in 0..publishers {
+            let payload = vec![b'x'; spec.payload.max(STAMP)];
+            let topics = if let Layout::Topics(count) = spec.layout { n..count } else { n..n + 1 };
+            let packet = |n| wire::publish(spec.version, &format!("bench/{n}"), spec.qos, false, &payload);
+            let publisher = Publisher {
+                packets: topics.map(packet).collect(),
+                next: 0,
+                last_id: 0,
+                unacknowledged: 0,
+                outstanding: 0,
+            };
+            clients.push(join(&format!("publisher-{n}"), Role::Publisher(publisher))?);
+        }
+        for n in 0..subscribers {
+            let mut client = join(&format!("subscriber-{n}"), Role::Subscriber)?;
+            let filter = spec.layout.filter(n);
+            wire::subscribe(&mut client.socket.out, spec.version, [&*filter].into_iter(), spec.qos);
+            client.await_packet(0x90)?;
+            clients.push(client);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.socket.register(&poll, Token(n))?;
+        }
+        Ok(Load {
+            spec,
+            poll,
+            clients,
+            began: Instant::now(),
+            delivered: 0,
+            latency: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            outstanding: 0,
+        })
+    }
+
+    /// Runs: `warm` first, then `time` measured, with `mark` called at both ends; then waits for what is still on its way.
+    ///
+    /// # Errors
+    /// That a connection ended.
+    pub fn run<T>(
+        &mut self,
+        warm: Duration,
+        time: Duration,
+        mut mark: impl FnMut() -> Result<T, Error>,
+    ) -> Result<(Outcome, T, T), Error> {
+        self.began = Instant::now();
+        self.ready = (0..self.spec.layout.publishers()).collect();
+        self.work_until(self.began + warm)?;
+        let (before, from) = (self.delivered, Instant::now());
+        let first = mark()?;
+        self.latency.reset();
+        self.work_until(from + time)?;
+        let (delivered, time) = (self.delivered - before, from.elapsed());
+        let second = mark()?;
+        let latency = self.latency.clone();
+        let until = Instant::now() + PATIENCE;
+        let mut events = Events::with_capacity(1024);
+        self.ready.clear();
+        let mut last = (Instant::now(), self.outstanding);
+        while self.outstanding > 0 && Instant::now() < until {
+            self.turn(&mut events, Duration::from_millis(100), false)?;
+            if self.outstanding != last.1 {
+                last = (Instant::now(), self.outstanding);
+            } else if last.0.elapsed() > Duration::from_secs(3) {
+                break;
+            }
+        }
+        Ok((Outcome { delivered, time, lost: self.outstanding, latency }, first, second))
+    }
+
+    fn work_until(&mut self, until: Instant) -> Result<(), Error> {
+        let mut events = Events::with_capacity(1024);
+        let interval = self.spec.rate.map(|rate| Duration::from_secs(1) / rate);
+        let mut due = Instant::now();
+        let mut turn = 0;
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return Ok(());
+            }
+            let mut wait = until - now;
+            if let Some(interval) = interval {
+                while due <= now {
+                    let publisher = turn % self.spec.layout.publishers();
+                    turn += 1;
+                    self.publish(publisher, due);
+                    due += interval;
+                }
+                wait = wait.min(due - now);
+            }
+            self.turn(&mut events, wait, interval.is_none())?;
+        }
+    }
+
+    /// Tops up, writes, waits and reads, once.
+    fn turn(&mut self, events: &mut Events, wait: Duration, closed: bool) -> Result<(), Error> {
+        if closed {
+            self.top_up();
+        }
+        self.flush()?;
+        // epoll waits in whole milliseconds, which is too coarse for messages that are due: the last one is spun.
+        let wait = if closed { wait } else { wait.saturating_sub(Duration::from_millis(1)) };
+        self.poll.poll(events, Some(wait))?;
+        for event in events.iter() {
+            let n = event.token().0;
+            if event.is_writable() {
+                self.dirty.push(n);
+            }
+            if event.is_readable() || event.is_read_closed() {
+                self.read(n)?;
+            }
+        }
+        self.flush()
+    }
+
+    fn top_up(&mut self) {
+        let now = Instant::now();
+        let most = self.spec.window * self.spec.layout.copies();
+        for n in std::mem::take(&mut self.ready) {
+            loop {
+                let Role::Publisher(publisher) = &self.clients[n].role else { break };
+                let has_room = publisher.outstanding + self.spec.layout.copies() <= most
+                    && (self.spec.qos == 0 || publisher.unacknowledged < self.spec.window);
+                if !has_room {
+                    break;
+                }
+                self.publish(n, now);
+            }
+        }
+    }
+
+    fn publish(&mut self, n: usize, due: Instant) {
+        let stamp = (due - self.began).as_nanos() as u64;
+        let copies = self.spec.layout.copies();
+        let Client { socket, role } = &mut self.clients[n];
+        let Role::Publisher(publisher) = role else { return };
+        if socket.out.is_empty() {
+            self.dirty.push(n);
+        }
+        let (packet, id, payload) = &mut publisher.packets[publisher.next];
+        publisher.next = if publisher.next + 1 == publisher.packets.len() { 0 } else { publisher.next + 1 };
+        if self.spec.qos > 0 {
+            publisher.last_id = publisher.last_id % 60_000 + 1;
+            packet[*id..*id + 2].copy_from_slice(&publisher.last_id.to_be_bytes());
+            publisher.unacknowledged += 1;
+        }
+        packet[*payload..*payload + 4].copy_from_slice(&(n as u32).to_be_bytes());
+        packet[*payload + 4..*payload + 12].copy_from_slice(&stamp.to_be_bytes());
+        socket.out.extend_from_slice(packet);
+        publisher.outstanding += copies;
+        self.outstanding += copies;
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        for n in std::mem::take(&mut self.dirty) {
+            self.clients[n].socket.flush()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, n: usize) -> Result<(), Error> {
+        let version = self.spec.version;
+        self.clients[n].socket.fill()?;
+        let now = (Instant::now() - self.began).as_nanos() as u64;
+        let input = std::mem::take(&mut self.clients[n].socket.input);
+        let mut at = 0;
+        let had_output = !self.clients[n].socket.out.is_empty();
+        let mut acknowledged = 0;
+        while let Some((first, start, end)) = wire::frame(&input[at..]) {
+            let body = &input[at + start..at + end];
+            let out = &mut self.clients[n].socket.out;
+            match first >> 4 {
+                3 => {
+                    let (id, payload) = wire::published(first, body, version).ok_or("a broken PUBLISH")?;
+                    let id = id.to_be_bytes();
+                    match first >> 1 & 3 {
+                        1 => out.extend([0x40, 2, id[0], id[1]]),
+                        2 => out.extend([0x50, 2, id[0], id[1]]),
+                        _ => {}
+                    }
+                    let stamp = payload.get(..STAMP).ok_or("a short payload")?;
+                    let publisher = u32::from_be_bytes([stamp[0], stamp[1], stamp[2], stamp[3]]) as usize;
+                    let at = u64::from_be_bytes(stamp[4..12].try_into()?);
+                    self.latency.saturating_record(now.saturating_sub(at));
+                    self.came(publisher);
+                }
+                4 | 7 => acknowledged += 1,
+                5 => out.extend([0x62, 2, body[0], body[1]]),
+                6 => out.extend([0x70, 2, body[0], body[1]]),
+                14 => return Err(format!("the broker said DISCONNECT {body:02x?}").into()),
+                _ => {}
+            }
+            at += end;
+        }
+        let Client { socket, role } = &mut self.clients[n];
+        socket.keep(input, at);
+        if !had_output && !socket.out.is_empty() {
+            self.dirty.push(n);
+        }
+        if let (Role::Publisher(publisher), 1..) = (role, acknowledged) {
+            publisher.unacknowledged = publisher.unacknowledged.saturating_sub(acknowledged);
+            self.ready.push(n);
+        }
+        Ok(())
+    }
+
+    /// A copy of a message of this publisher has come.
+    fn came(&mut self, publisher: usize) {
+        self.delivered += 1;
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let Some(Client { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else { return };
+        books.outstanding = books.outstanding.saturating_sub(1);
+        if self.ready.last() != Some(&publisher) {
+            self.ready.push(publisher);
+        }
+    }
+}
+
+impl Client {
+    /// Writes what there is and waits for a packet of this kind.
+    fn await_packet(&mut self, kind: u8) -> Result<(), Error> {
+        let body = self.socket.ask(kind)?;
+        let refused = match kind {
+            0x20 => body.get(1).is_none_or(|code| *code != 0),
+            _ => body.last().is_none_or(|code| *code > 2),
+        };
+        if refused { Err(format!("refused: {body:02x?}").into()) } else { Ok(()) }
+    }
+}

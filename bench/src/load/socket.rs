@@ -1,0 +1,219 @@
+//! A connection, plain or with TLS, as two buffers.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Interest, Poll, Token};
+use rustls::ClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+
+use crate::wire;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is read at once.
+const READ: usize = 256 << 10;
+
+/// Whom to trust, and how.
+#[derive(Clone)]
+pub struct Security(Arc<rustls::ClientConfig>);
+
+impl Security {
+    /// Trusts this certificate, and resumes no session: each connection is a full handshake.
+    ///
+    /// # Errors
+    /// That it is none.
+    pub fn new(certificate: CertificateDer<'static>) -> Result<Security, Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Security(Arc::new(config)))
+    }
+}
+
+/// See the module.
+pub struct Socket {
+    stream: mio::net::TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// What is to be written.
+    pub out: Vec<u8>,
+    /// What has come and was not taken.
+    pub input: Vec<u8>,
+}
+
+impl Socket {
+    /// Connects, blocking, and shakes hands if it is to be secure.
+    ///
+    /// # Errors
+    /// Of the network.
+    pub fn connect(address: SocketAddr, security: Option<&Security>, patience: Duration) -> Result<Socket, Error> {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        let mut tls = None;
+        if let Some(Security(config)) = security {
+            let mut connection = ClientConnection::new(config.clone(), ServerName::from(address.ip()))?;
+            while connection.is_handshaking() {
+                connection.complete_io(&mut stream)?;
+            }
+            tls = Some(Box::new(connection));
+        }
+        let stream = mio::net::TcpStream::from_std(stream);
+        Ok(Socket { stream, tls, out: Vec::new(), input: Vec::new() })
+    }
+
+    /// From here on it does not block.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn register(&mut self, poll: &Poll, token: Token) -> Result<(), Error> {
+        let stream = std::os::fd::AsFd::as_fd(&self.stream).try_clone_to_owned()?;
+        std::net::TcpStream::from(stream).set_nonblocking(true)?;
+        poll.registry().register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(())
+    }
+
+    /// Writes what there is as far as it goes.
+    ///
+    /// # Errors
+    /// Of the network.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        if let Some(tls) = &mut self.tls {
+            if !self.out.is_empty() {
+                // The connection's own buffer has no bound that we set: what does not go is kept there.
+                tls.writer().write_all(&self.out)?;
+                self.out.clear();
+            }
+            while tls.wants_write() {
+                match tls.write_tls(&mut self.stream) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < self.out.len() {
+            match self.stream.write(&self.out[at..]) {
+                Ok(n) => at += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.drain(..at);
+        Ok(())
+    }
+
+    /// Reads all that has come (one read where that blocks).
+    ///
+    /// # Errors
+    /// Of the network, or that the broker has closed.
+    pub fn fill(&mut self) -> Result<(), Error> {
+        thread_local!(static SCRATCH: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; READ]));
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let read = match &mut self.tls {
+                    None => self.stream.read(scratch),
+                    Some(tls) => match tls.read_tls(&mut self.stream) {
+                        Ok(0) => Ok(0),
+                        Ok(_) => {
+                            tls.process_new_packets()?;
+                            loop {
+                                match tls.reader().read(scratch) {
+                                    Ok(0) => break,
+                                    Ok(n) => self.input.extend_from_slice(&scratch[..n]),
+                                    Err(_) => break,
+                                }
+                            }
+                            if tls.wants_write() {
+                                let _ = tls.write_tls(&mut self.stream);
+                            }
+                            continue;
+                        }
+                        Err(error) => Err(error),
+                    },
+                };
+                match read {
+                    Ok(0) => return Err("the broker closed the connection".into()),
+                    Ok(n) => {
+                        self.input.extend_from_slice(&scratch[..n]);
+                        if n < scratch.len() {
+                            return Ok(());
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        })
+    }
+
+    /// Gives the input back, of which so much was used.
+    pub fn keep(&mut self, mut input: Vec<u8>, used: usize) {
+        if used == input.len() {
+            input.clear();
+        } else {
+            input.drain(..used);
+        }
+        self.input = input;
+    }
+
+    /// Before it is registered: writes what there is, and the body of the next packet, which has to be of this kind.
+    ///
+    /// # Errors
+    /// Of the network, or that another one came.
+    pub fn ask(&mut self, kind: u8) -> Result<Vec<u8>, Error> {
+        self.flush()?;
+        self.await_packet(kind)
+    }
+
+    /// The body of the next packet, which has to be of this kind; blocks.
+    ///
+    /// # Errors
+    /// Of the network, or that another one came.
+    pub fn await_packet(&mut self, kind: u8) -> Result<Vec<u8>, Error> {
+        loop {
+            if let Some((first, start, end)) = wire::frame(&self.input) {
+                let body = self.input[start..end].to_vec();
+                self.input.drain(..end);
+                if first & 0xf0 != kind & 0xf0 {
+                    return Err(format!("{kind:#x} was to come, and {first:#x} came").into());
+                }
+                return Ok(body);
+            }
+            self.fill_once()?;
+        }
+    }
+
+    /// One read that waits.
+    fn fill_once(&mut self) -> Result<(), Error> {
+        let mut buffer = [0; 4096];
+        let n = match &mut self.tls {
+            None => self.stream.read(&mut buffer)?,
+            Some(tls) => loop {
+                match tls.reader().read(&mut buffer) {
+                    Ok(n) => break n,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        if tls.read_tls(&mut self.stream)? == 0 {
+                            break 0;
+                        }
+                        tls.process_new_packets()?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            },
+        };
+        if n == 0 {
+            return Err("the broker closed the connection".into());
+        }
+        self.input.extend_from_slice(&buffer[..n]);
+        Ok(())
+    }
+}
