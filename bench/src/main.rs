@@ -1,13 +1,22 @@
 //! `lapwing-bench`: what the broker costs, measured from outside.
 //!
+//! `compare`: brokers side by side in many scenarios, CPU time for each message. `relay`: what the kernel takes for that at least.
 //! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
-//! rumqttd. `storm`: devices with passwords that all come at once. The load generator for everything else is to come.
+//! rumqttd. `storm`: devices with passwords that all come at once.
 
+mod broker;
 mod client;
+mod compare;
 mod idle;
+mod load;
+mod measure;
 mod peer;
+mod plot;
+mod relay;
+mod scenario;
 mod store;
 mod storm;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -23,6 +32,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Brokers side by side: CPU time of each message, rates, latencies, memory
+    Compare(compare::Compare),
+    /// What copying the bytes takes
+    Relay(relay::Relay),
     /// Resident memory without clients, and for each idle plain connection
     Idle(idle::Idle),
     /// Ten thousand devices with passwords that come at once, and what that does to others
@@ -33,6 +46,8 @@ enum What {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().what {
+        What::Compare(compare) => compare.run().map_err(|error| error.to_string()),
+        What::Relay(relay) => relay.run().map_err(|error| error.to_string()),
         What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
         What::Storm(storm) => storm.run().map_err(|error| error.to_string()),
         What::Store(store) => store.run().map_err(|error| error.to_string()),

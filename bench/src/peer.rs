@@ -101,6 +101,16 @@ pub struct Running {
 }
 
 impl Running {
+    /// Of a process that was started.
+    pub fn of(child: Child, port: u16) -> Running {
+        Running { child, port }
+    }
+
+    /// Whether it is over.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     fn of_proc(&self, file: &str, key: &str) -> Result<u64, Error> {
         let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
         let line = text.lines().find(|line| line.starts_with(key)).ok_or("a figure is missing")?;

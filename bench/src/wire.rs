@@ -57,7 +57,13 @@ pub fn subscribe<'a>(out: &mut Vec<u8>, version: Version, filters: impl Iterator
 }
 
 /// PUBLISH, and where in it the packet identifier (for QoS 1 and 2) and the payload stand.
-pub fn publish(version: Version, topic: &str, qos: u8, retain: bool, payload: &[u8]) -> (Vec<u8>, usize, usize) {
+pub fn publish(
+    version: Version,
+    topic: &str,
+    qos: u8,
+    retain: bool,
+    payload: &[u8],
+) -> (Vec<u8>, usize, usize) {
     let mut body = Vec::with_capacity(topic.len() + payload.len() + 5);
     text(&mut body, topic);
     let id = body.len();

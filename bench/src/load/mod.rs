@@ -141,7 +141,7 @@ impl Load {
         let poll = Poll::new()?;
         let (publishers, subscribers) = (spec.layout.publishers(), spec.layout.subscribers());
         let mut clients = Vec::with_capacity(publishers + subscribers);
-        let mut join = |id: &str, role: Role| -> Result<Client, Error> {
+        let join = |id: &str, role: Role| -> Result<Client, Error> {
             let socket = Socket::connect(address, security.filter(|_| spec.tls), PATIENCE)?;
             let mut client = Client { socket, role };
             wire::connect(&mut client.socket.out, spec.version, id, true);
@@ -288,8 +288,9 @@ impl Load {
         if socket.out.is_empty() {
             self.dirty.push(n);
         }
+        let topics = publisher.packets.len();
         let (packet, id, payload) = &mut publisher.packets[publisher.next];
-        publisher.next = if publisher.next + 1 == publisher.packets.len() { 0 } else { publisher.next + 1 };
+        publisher.next = if publisher.next + 1 == topics { 0 } else { publisher.next + 1 };
         if self.spec.qos > 0 {
             publisher.last_id = publisher.last_id % 60_000 + 1;
             packet[*id..*id + 2].copy_from_slice(&publisher.last_id.to_be_bytes());
@@ -359,7 +360,9 @@ impl Load {
     fn came(&mut self, publisher: usize) {
         self.delivered += 1;
         self.outstanding = self.outstanding.saturating_sub(1);
-        let Some(Client { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else { return };
+        let Some(Client { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else {
+            return;
+        };
         books.outstanding = books.outstanding.saturating_sub(1);
         if self.ready.last() != Some(&publisher) {
             self.ready.push(publisher);

@@ -29,7 +29,8 @@ impl Security {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Security(Arc::new(config)))
@@ -51,7 +52,11 @@ impl Socket {
     ///
     /// # Errors
     /// Of the network.
-    pub fn connect(address: SocketAddr, security: Option<&Security>, patience: Duration) -> Result<Socket, Error> {
+    pub fn connect(
+        address: SocketAddr,
+        security: Option<&Security>,
+        patience: Duration,
+    ) -> Result<Socket, Error> {
         let mut stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
@@ -193,8 +198,11 @@ impl Socket {
     }
 
     /// One read that waits.
-    fn fill_once(&mut self) -> Result<(), Error> {
-        let mut buffer = [0; 4096];
+    ///
+    /// # Errors
+    /// Of the network, or that the broker has closed.
+    pub fn fill_once(&mut self) -> Result<(), Error> {
+        let mut buffer = [0; 65_536];
         let n = match &mut self.tls {
             None => self.stream.read(&mut buffer)?,
             Some(tls) => loop {

@@ -407,7 +407,7 @@ sections! {
         /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.
         retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
         /// How much log there is between two checkpoints, in bytes; it takes about as much memory, twice.
-        window_bytes: u64 = 8_388_608, 65_536..=1_073_741_824;
+        window_bytes: u64 = 16_777_216, 65_536..=1_073_741_824;
         /// The cache of the checkpoint, in bytes of memory.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824;
     }

@@ -79,6 +79,11 @@ impl Lanes {
         self.0.values_mut().flatten().filter_map(|(_, row)| row.as_mut())
     }
 
+    /// The sessions that have or had rows here.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionNumber> {
+        self.0.keys().copied()
+    }
+
     /// Forgets a session.
     pub(super) fn forget(&mut self, session: SessionNumber) {
         self.0.remove(&session);

@@ -51,6 +51,7 @@ pub(super) struct Table {
     pub(super) ended: BTreeSet<SessionNumber>,
     /// What waits in the queues that changed; set when the table is closed.
     pub(super) waiting: BTreeMap<SessionNumber, Waiting>,
+    /// Sessions of which more is known than rows that came or went.
     touched: BTreeSet<SessionNumber>,
     /// How much of each segment of the log it was made of, in bytes.
     pub(super) covers: BTreeMap<u64, u64>,
@@ -139,7 +140,6 @@ impl Table {
             waiting.last = waiting.last.max(seq);
             waiting.count += 1;
             waiting.bytes += row.delivery.message.size() as u64;
-            self.touched.insert(session);
         }
         self.queue.insert(session, row);
     }
@@ -159,7 +159,6 @@ impl Table {
             if waiting.count == 0 {
                 waiting.bytes = 0;
             }
-            self.touched.insert(origin.session);
         }
     }
 
@@ -198,7 +197,12 @@ impl Table {
 
     /// Nothing is added any more: notes what waits in the queues that changed.
     pub(super) fn close(&mut self, queues: &Queues) {
-        for session in std::mem::take(&mut self.touched) {
+        let mut last = None;
+        let gone =
+            self.gone.keys().map(|key| key.0).filter(|session| last.replace(*session) != Some(*session));
+        let changed = self.queue.sessions().chain(gone);
+        let changed: BTreeSet<SessionNumber> = changed.chain(std::mem::take(&mut self.touched)).collect();
+        for session in changed {
             self.waiting.insert(session, queues.get(&session).copied().unwrap_or_default());
         }
     }

@@ -1,0 +1,72 @@
+//! A plot of bars as SVG: for each scenario the brokers' CPU time, on a logarithmic scale, since they are far apart.
+
+use std::fmt::Write;
+
+const COLOURS: [&str; 6] = ["#0b6e4f", "#c44536", "#6c757d", "#2f6690", "#e09f3e", "#7b2cbf"];
+const LEFT: f64 = 130.0;
+const WIDTH: f64 = 520.0;
+const BAR: f64 = 9.0;
+const GAP: f64 = 8.0;
+
+/// Of the main figures of each scenario, in the order of the brokers' names.
+pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &str) -> String {
+    let values = || scenarios.iter().flat_map(|(_, values)| values.iter().flatten().copied());
+    let least = values().fold(f64::MAX, f64::min).max(0.001).log10().floor();
+    let most = values().fold(0.001, f64::max).log10().ceil().max(least + 1.0);
+    let x = |value: f64| LEFT + WIDTH * ((value.max(0.001).log10() - least) / (most - least));
+    let each = names.len() as f64 * BAR + GAP;
+    let height = 70.0 + scenarios.len() as f64 * each;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
+        LEFT + WIDTH + 70.0
+    );
+    for (n, name) in names.iter().enumerate() {
+        let at = LEFT + 105.0 * n as f64;
+        let colour = COLOURS[n % COLOURS.len()];
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{at}\" y=\"8\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"17\">{name}</text>",
+            at + 14.0
+        );
+    }
+    for power in least as i32..=most as i32 {
+        let (value, at) = (10f64.powi(power), x(10f64.powi(power)));
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at}\" y1=\"28\" x2=\"{at}\" y2=\"{}\" stroke=\"#ddd\"/><text x=\"{at}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{value}</text>",
+            height - 40.0,
+            height - 28.0
+        );
+    }
+    for (row, (scenario, values)) in scenarios.iter().enumerate() {
+        let top = 32.0 + row as f64 * each;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{scenario}</text>",
+            LEFT - 6.0,
+            top + each / 2.0
+        );
+        for (n, value) in values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let y = top + n as f64 * BAR;
+            let end = x(*value).max(LEFT + 1.0);
+            let colour = COLOURS[n % COLOURS.len()];
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{}\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\" font-size=\"8\">{}</text>",
+                end - LEFT,
+                BAR - 1.0,
+                end + 3.0,
+                y + 7.0,
+                if *value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+            );
+        }
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"{}\" fill=\"#555\">CPU time of the broker, µs for each message (or connection), less is better. {machine}</text>\n</svg>",
+        height - 10.0
+    );
+    svg
+}

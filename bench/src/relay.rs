@@ -1,0 +1,148 @@
+//! The limit: copies the bytes of pairs of connections unparsed, with one read and one write for each burst. What a broker takes more
+//! than that is its own work; what it takes less than that is not possible on this kernel.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Relay {
+    /// How many pairs
+    #[arg(long, default_value_t = 4)]
+    pairs: usize,
+    /// Messages of 64 B on their way for each pair
+    #[arg(long, default_value_t = 100)]
+    window: usize,
+    /// How long, in seconds
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+}
+
+/// The bytes of a message with its topic.
+const MESSAGE: usize = 75;
+
+impl Relay {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn run(&self) -> Result<(), Error> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let time = Duration::from_secs_f64(self.seconds);
+        let (pairs, window) = (self.pairs, self.window);
+        let relay = std::thread::spawn(move || relay(listener, pairs));
+        let delivered = load(address, pairs, window, time)?;
+        let cpu = relay.join().map_err(|_| "the relay panicked")??;
+        println!(
+            "relay: {:.3} us of CPU for each message of {MESSAGE} B, {:.0} messages/s ({pairs} pairs, window {window})",
+            cpu.as_secs_f64() * 1e6 / delivered.max(1) as f64,
+            delivered as f64 / self.seconds
+        );
+        Ok(())
+    }
+}
+
+/// The CPU time of this thread.
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn pin(core: usize) -> Result<(), Error> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// Even connections come in pairs: from the first to the second. Ends when they close.
+fn relay(listener: std::net::TcpListener, pairs: usize) -> Result<Duration, Error> {
+    pin(0)?;
+    let mut poll = Poll::new()?;
+    let mut streams = Vec::new();
+    for n in 0..2 * pairs {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(n), Interest::READABLE)?;
+        streams.push(stream);
+    }
+    drop(TcpListener::from_std(listener));
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
+    let began = cpu();
+    loop {
+        poll.poll(&mut events, None)?;
+        for event in events.iter().filter(|event| event.token().0 % 2 == 0) {
+            let n = event.token().0;
+            loop {
+                match streams[n].read(&mut buffer) {
+                    Ok(0) => return Ok(cpu() - began),
+                    Ok(got) => {
+                        let mut at = 0;
+                        while at < got {
+                            match streams[n + 1].write(&buffer[at..got]) {
+                                Ok(written) => at += written,
+                                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                                Err(error) => return Err(error.into()),
+                            }
+                        }
+                        if got < buffer.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+fn load(address: SocketAddr, pairs: usize, window: usize, time: Duration) -> Result<u64, Error> {
+    pin(1)?;
+    let mut poll = Poll::new()?;
+    let mut streams = Vec::new();
+    for n in 0..2 * pairs {
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(n), Interest::READABLE)?;
+        streams.push(stream);
+    }
+    let burst = vec![b'x'; MESSAGE * window];
+    for pair in 0..pairs {
+        streams[2 * pair].write_all(&burst)?;
+    }
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
+    let (until, mut bytes) = (Instant::now() + time, 0u64);
+    while Instant::now() < until {
+        poll.poll(&mut events, Some(Duration::from_millis(100)))?;
+        for event in events.iter().filter(|event| event.token().0 % 2 == 1) {
+            let n = event.token().0;
+            loop {
+                match streams[n].read(&mut buffer) {
+                    Ok(0) => return Err("the relay is gone".into()),
+                    Ok(got) => {
+                        bytes += got as u64;
+                        streams[n - 1].write_all(&buffer[..got])?;
+                        if got < buffer.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    Ok(bytes / MESSAGE as u64)
+}
