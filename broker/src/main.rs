@@ -68,9 +68,24 @@ enum Command {
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
     Explain(commands::explain::Explain),
+    /// Publish messages to a broker (lapwing pub --help)
+    #[command(disable_help_flag = true)]
+    Pub,
+    /// Print the messages of topic filters (lapwing sub --help)
+    #[command(disable_help_flag = true)]
+    Sub,
+    /// Publish a request and print its response (lapwing rr --help)
+    #[command(disable_help_flag = true)]
+    Rr,
+    /// Watch which topics are busy (lapwing top --help)
+    #[command(disable_help_flag = true)]
+    Top,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::tools::run(std::env::args_os()) {
+        return code;
+    }
     let arguments = Arguments::parse();
     if arguments.reference {
         print!("{}", Config::reference());
@@ -95,7 +110,8 @@ fn main() -> ExitCode {
         Some(Command::Explain(explain)) => {
             return commands::explain::run(explain, &config).unwrap_or_else(|error| fail(&error));
         }
-        None => {}
+        // The tools have arguments of their own and were run above.
+        Some(Command::Pub | Command::Sub | Command::Rr | Command::Top) | None => {}
     }
     if arguments.test_config {
         if let Err(error) = lapwing::check_files(&config) {

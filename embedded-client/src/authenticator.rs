@@ -9,4 +9,11 @@ pub trait Authenticator {
     /// with CONNECT, for which `out` has 80 bytes; afterwards it has what is free in the outbox. `None` gives up: before the connection
     /// it means no data, afterwards that the connection is closed.
     fn respond(&self, challenge: Option<&[u8]>, out: &mut [u8]) -> Option<usize>;
+
+    /// The server has let the client in; `data` are its last words, such as the signature of SCRAM that proves that the server knows the password, too.
+    /// `false` leaves it again, with [`Error::ServerUnproven`](crate::Error::ServerUnproven).
+    fn conclude(&self, data: &[u8]) -> bool {
+        let _ = data;
+        true
+    }
 }

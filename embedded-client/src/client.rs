@@ -100,6 +100,12 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         self.machine.is_up()
     }
 
+    /// How many messages of any QoS were forgotten before they were sent: displaced under their [`Policy`](crate::Policy), too old, or larger
+    /// than the server takes. Counted from the start, and from 0 again after 65,535.
+    pub const fn dropped(&self) -> u16 {
+        self.machine.dropped
+    }
+
     /// The bytes of the outbox that are in use.
     pub const fn outbox_used(&self) -> usize {
         self.used as usize

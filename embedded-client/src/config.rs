@@ -223,7 +223,7 @@ impl<'a> Config<'a> {
         self
     }
 
-    /// MQTT 5: the hook for enhanced authentication. Without it, AUTH ends the connection.
+    /// MQTT 5: the hook for enhanced authentication; MQTT 3.1.1 has none, and it is not asked there. Without it, AUTH ends the connection.
     #[cfg(feature = "auth")]
     pub const fn authenticate(mut self, authenticator: &'a dyn crate::Authenticator) -> Self {
         self.authenticator = Some(authenticator);

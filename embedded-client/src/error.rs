@@ -52,6 +52,9 @@ pub enum Error {
     /// More than [`SUBSCRIPTIONS_INLINE`](crate::SUBSCRIPTIONS_INLINE) subscriptions: use
     /// [`Config::subscriptions`](crate::Config::subscriptions).
     TooManySubscriptions,
+    /// The [`Authenticator`](crate::Authenticator) did not believe the server that let it in. The next call waits, then tries again.
+    #[cfg(feature = "auth")]
+    ServerUnproven,
 }
 
 #[cfg(feature = "display")]
@@ -69,6 +72,8 @@ impl core::fmt::Display for Error {
             Error::TooManySubscriptions => {
                 f.write_str("too many subscriptions: hand them over as a list with Config::subscriptions")
             }
+            #[cfg(feature = "auth")]
+            Error::ServerUnproven => f.write_str("the server did not prove who it is"),
         }
     }
 }
@@ -87,6 +92,8 @@ impl defmt::Format for Error {
                 defmt::write!(f, "CONNECT or SUBSCRIBE is larger than the inbound buffer")
             }
             Error::TooManySubscriptions => defmt::write!(f, "too many subscriptions"),
+            #[cfg(feature = "auth")]
+            Error::ServerUnproven => defmt::write!(f, "the server did not prove who it is"),
         }
     }
 }

@@ -36,7 +36,9 @@ pub enum Event<'b> {
     Delivered(Token),
     /// The server refused a message, a subscription or an unsubscription. The client does not repeat it.
     Refused(Token, ReasonCode),
-    /// The message was forgotten before it was sent: too old, or larger than the server takes.
+    /// The message was forgotten before it was sent: too old, larger than the server takes, or displaced by a newer one under its
+    /// [`Policy`](crate::Policy). Until it is told, its token takes six bytes of the outbox; where
+    /// nobody asks for events and the room is wanted, the oldest of more than eight tokens are forgotten. [`Client::dropped`](crate::Client::dropped) counts all, those of QoS 0 as well.
     Dropped(Token),
     /// The connection is up.
     Connected {

@@ -134,12 +134,14 @@ impl Shelf<'_> {
         record
     }
 
-    /// Takes `seconds` off what every message that expires has left, and names one that is void and was not begun to be
-    /// sent. Or the end.
+    /// Takes `seconds` off what every message that expires has left, and names the first record that is to go: a message that is void
+    /// and was not begun to be sent, or one that was dropped. Or the end.
+    #[inline(never)]
     pub(crate) fn age(&mut self, seconds: u32) -> Record {
         let (mut record, mut void) = (self.first(), Record::NONE);
         while record.kind() != 0 {
             let flags = record.flags();
+            let mut gone = record.of(kind::DROPPED);
             if record.of(kind::PUBLISH)
                 && let Some(seconds_left) =
                     self.bytes.get_mut(record.body()..).and_then(|b| b.first_chunk_mut())
@@ -148,13 +150,14 @@ impl Shelf<'_> {
                 if left != FOR_EVER && flags & flag::FRESH == 0 {
                     left = left.saturating_sub(seconds);
                     *seconds_left = left.to_be_bytes();
-                    if left == 0 && flags & (flag::TRIED | flag::SENT) == 0 {
-                        void = record;
-                    }
+                    gone = left == 0 && flags & (flag::TRIED | flag::SENT) == 0;
                 }
                 if seconds > 0 {
                     self.set_flags(record, flags & !flag::FRESH);
                 }
+            }
+            if gone && void.kind() == 0 {
+                void = record;
             }
             record = self.after(record);
         }

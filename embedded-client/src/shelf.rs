@@ -30,7 +30,9 @@ pub(crate) mod kind {
     pub(crate) const ALIAS: u8 = 0x10;
     /// The client identifier that the server chose.
     pub(crate) const CLIENT_ID: u8 = 0x20;
-    /// What has an outbound packet identifier.
+    /// The token of a message that was dropped before it was sent, until the application was told.
+    pub(crate) const DROPPED: u8 = 0x40;
+    /// What is to be sent and answered under an outbound packet identifier.
     pub(crate) const OUTBOUND: u8 = PUBLISH | RELEASE | REQUEST;
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use lapwing_client::{
-    Config, Error, Policy, Property, Publication, PublishError, QoS, ReasonCode, Subscription, Version, Will,
+    Config, Error, Property, Publication, PublishError, QoS, ReasonCode, Subscription, Version, Will,
 };
 use lapwing_protocol::packet::{Disconnect, Packet};
 use support::{Bench, Seen, ack, message};
@@ -247,81 +247,6 @@ fn a_refused_client_says_why_once_and_tries_again_later_but_a_busy_server_is_nob
         bench.pass_ms(2_000);
         bench.accept(false, &[]);
         assert_eq!(bench.wire().dials, 3);
-    }
-}
-
-#[test]
-fn a_full_outbox_refuses_or_forgets_the_oldest_but_never_one_that_is_on_its_way() {
-    for version in BOTH {
-        let mut bench: Bench<'_, 128, 64> = Bench::connected(version, config(), &[]);
-        let _ = bench.client.publish("on-its-way", &[0; 16], QoS::AtLeastOnce).unwrap();
-        assert_eq!(bench.poll(), []);
-        bench.sent();
-        bench.wire().up = false;
-        assert_eq!(bench.poll(), [Seen::Disconnected(None)]);
-        let _ = bench.client.publish("first", &[1; 8], QoS::AtLeastOnce).unwrap();
-        let next = Publication::new("second", &[2; 8]).qos(QoS::AtLeastOnce);
-        assert_eq!(bench.client.publish_with(&next), Err(PublishError::Full));
-        let _ = bench.client.publish_with(&next.policy(Policy::DropOldest)).unwrap();
-        // What never fits drives nothing out.
-        let huge = Publication::new("huge", &[3; 200]).policy(Policy::DropOldest);
-        assert_eq!(bench.client.publish_with(&huge), Err(PublishError::Full));
-        bench.pass_ms(1_000);
-        bench.accept(true, &[]);
-        let sent = bench.sent();
-        assert!(sent[0].starts_with("Publish 1 dup #1 on-its-way"), "{sent:?}");
-        assert!(sent[1].starts_with("Publish 1 #"), "{sent:?}");
-        assert!(sent[1].contains(" second "), "{sent:?}");
-        assert_eq!(sent.len(), 2);
-    }
-}
-
-#[test]
-fn the_newest_value_of_a_topic_takes_the_place_of_one_that_was_not_sent() {
-    for version in BOTH {
-        let mut bench = TestBench::new(version, config().policy(Policy::LatestPerTopic));
-        for (topic, payload) in [("t", b"1"), ("u", b"2"), ("t", b"3"), ("t", b"4")] {
-            let _ = bench.client.publish(topic, payload, QoS::AtLeastOnce).unwrap();
-        }
-        bench.accept(false, &[]);
-        let sent = bench.sent();
-        assert!(sent.len() == 2 && sent[0].ends_with("u 2") && sent[1].ends_with("t 4"), "{sent:?}");
-        // Those are on their way now: a newer one waits behind them.
-        let _ = bench.client.publish("t", b"5", QoS::AtLeastOnce).unwrap();
-        assert_eq!(bench.poll(), []);
-        assert!(bench.sent()[0].ends_with("t 5"));
-    }
-}
-
-#[test]
-fn a_message_too_old_is_dropped_with_a_word_and_a_server_of_mqtt_5_is_told_what_is_left() {
-    for version in BOTH {
-        let mut bench = TestBench::new(version, config());
-        bench.wire().answers = false;
-        assert_eq!(bench.poll(), []);
-        let short = Publication::new("short", b"x").qos(QoS::AtLeastOnce).expires_in_s(10);
-        let short = bench.client.publish_with(&short).unwrap();
-        let long = Publication::new("long", b"x").qos(QoS::AtLeastOnce).expires_in_s(100);
-        let _ = bench.client.publish_with(&long).unwrap();
-        // The first call after it starts the clock.
-        bench.pass_ms(1_000);
-        assert_eq!(bench.poll(), []);
-        bench.pass_ms(9_000);
-        assert_eq!(bench.poll(), []);
-        bench.pass_ms(1_000);
-        assert_eq!(bench.poll(), [Seen::Dropped(short.id())]);
-        bench.pass_ms(20_500);
-        bench.wire().answers = true;
-        bench.pass_ms(60_000);
-        bench.poll();
-        bench.accept(false, &[]);
-        let sent = bench.sent().join("; ");
-        let expected = if version == Version::V5 {
-            "Publish 1 #2 long MessageExpiryInterval(10) x"
-        } else {
-            "Publish 1 #2 long x"
-        };
-        assert_eq!(sent, expected);
     }
 }
 

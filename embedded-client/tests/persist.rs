@@ -2,7 +2,7 @@
 
 mod support;
 
-use lapwing_client::{Client, Config, Persist, Publication, QoS, Version};
+use lapwing_client::{Client, Config, Persist, Policy, Publication, QoS, Version};
 use lapwing_protocol::packet::Packet;
 use support::{Bench, Seen, ack, message};
 
@@ -90,6 +90,21 @@ fn what_expired_during_the_sleep_is_dropped() {
     let mut bench: Bench<'_> = Bench::new(Version::V5, Config::new("s17"));
     assert_eq!(bench.client.restore(&mut page, 60), Ok(true));
     assert_eq!(bench.poll(), [Seen::Dropped(3)]);
+}
+
+#[test]
+fn the_word_of_a_message_that_was_displaced_before_the_sleep_comes_after_it() {
+    let config = || Config::new("s17").policy(Policy::LatestPerTopic);
+    let mut bench: Bench<'_> = Bench::new(Version::V5, config());
+    let older = bench.client.publish("t", b"1", QoS::AtLeastOnce).unwrap();
+    let _ = bench.client.publish("t", b"2", QoS::AtLeastOnce).unwrap();
+    let mut page = Page::default();
+    bench.client.save(&mut page).unwrap();
+    let mut bench: Bench<'_> = Bench::new(Version::V5, config());
+    assert_eq!(bench.client.restore(&mut page, 0), Ok(true));
+    assert_eq!(bench.poll(), [Seen::Dropped(older.id())]);
+    bench.accept(false, &[]);
+    assert_eq!(bench.sent(), ["Publish 1 #2 t 2"]);
 }
 
 #[test]

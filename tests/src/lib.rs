@@ -12,6 +12,7 @@ pub mod disk;
 pub mod ledger;
 pub mod model;
 pub mod program;
+pub mod scram;
 pub mod script;
 mod siege;
 pub mod table;

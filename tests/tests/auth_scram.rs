@@ -2,16 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use lapwing_tests::access::{CHEAP, secret_file};
 use lapwing_tests::client::{Client, code};
 use lapwing_tests::program::{Folder, Program};
+use lapwing_tests::scram::{METHOD, NONCE, answer};
 use lapwing_tests::wire::Fields;
-use ring::{digest, hmac, pbkdf2};
-
-const METHOD: &str = "SCRAM-SHA-256";
-const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
 
 /// A broker with users by SCRAM, and one without.
 fn start(more: &str) -> (Program, Folder) {
@@ -34,36 +29,6 @@ fn start(more: &str) -> (Program, Folder) {
         users.display()
     ));
     (program, folder)
-}
-
-fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
-}
-
-/// The client's last message and the proof that it expects, for the server's first message.
-fn answer(bare: &str, server: &str, password: &str) -> (String, String) {
-    let parts: Vec<(&str, &str)> = server.split(',').map(|part| part.split_once('=').unwrap()).collect();
-    let [("r", nonce), ("s", salt), ("i", iterations)] = parts[..] else { panic!("{server}") };
-    assert!(nonce.starts_with(NONCE) && nonce.len() >= NONCE.len() + 16);
-    let mut salted = [0; 32];
-    let iterations: u32 = iterations.parse().unwrap();
-    assert!(iterations >= 4096);
-    let salt = STANDARD.decode(salt).unwrap();
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        iterations.try_into().unwrap(),
-        &salt,
-        password.as_bytes(),
-        &mut salted,
-    );
-    let client_key = mac(&salted, b"Client Key");
-    let without_proof = format!("c=biws,r={nonce}");
-    let signed = format!("{bare},{server},{without_proof}");
-    let stored = digest::digest(&digest::SHA256, &client_key);
-    let signature = mac(stored.as_ref(), signed.as_bytes());
-    let proof: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
-    let expected = STANDARD.encode(mac(&mac(&salted, b"Server Key"), signed.as_bytes()));
-    (format!("{without_proof},p={}", STANDARD.encode(proof)), format!("v={expected}"))
 }
 
 /// CONNECT with the first message; the client and what came.

@@ -6,4 +6,5 @@ pub mod explain;
 pub mod log;
 pub mod password;
 pub mod store;
+pub mod tools;
 pub mod user;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Sink, Stream as _};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -70,6 +71,24 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     match tokio_tungstenite::accept_hdr_async_with_config(stream, answer, Some(config)).await {
         Ok(inner) => Ok(WebSocket { inner, rest: Bytes::new(), closing: false }),
         Err(error) => Err(refused.unwrap_or_else(|| format!("WebSocket upgrade failed: {error}"))),
+    }
+}
+
+/// Asks for the upgrade, as a client.
+///
+/// # Errors
+/// Why there is none.
+pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    url: &str,
+) -> Result<WebSocket<S>, String> {
+    let mut request = url.into_client_request().map_err(|error| error.to_string())?;
+    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+    let stream = Rewound { head: Bytes::new(), stream };
+    let config = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0);
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+        Ok((inner, _)) => Ok(WebSocket { inner, rest: Bytes::new(), closing: false }),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -119,6 +119,15 @@ impl Machine<'_> {
             }
             return;
         }
+        #[cfg(feature = "auth")]
+        if let Some(authenticator) = self.config.authenticator
+            && self.version().has_properties()
+            && !authenticator.conclude(connack.properties.authentication_data().unwrap_or(&[]))
+        {
+            self.fail(ReasonCode::NotAuthorized, now_ms);
+            self.tell = Happened::Failed(Error::ServerUnproven);
+            return;
+        }
         let mut keep_alive_s = self.config.keep_alive_s;
         let mut quota = u16::from(self.config.send_maximum);
         #[cfg(feature = "v5")]

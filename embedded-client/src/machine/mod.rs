@@ -75,6 +75,9 @@ impl Limits {
     const NONE: Limits = Limits { packet_bytes: u32::MAX, aliases: 0, qos: 2, retain: true };
 }
 
+/// So many words of dropped messages may keep their room from messages.
+const WORDS: usize = 8;
+
 /// What is looked at often comes first: near offsets make short instructions.
 #[repr(C)]
 pub(crate) struct Machine<'a> {
@@ -116,6 +119,8 @@ pub(crate) struct Machine<'a> {
     last_id: u16,
     /// The packet identifier of the SUBSCRIBE for the subscriptions of the configuration.
     subscribing: u16,
+    /// Messages that were forgotten before they were sent.
+    pub(crate) dropped: u16,
     pub(crate) config: Config<'a>,
 }
 
@@ -148,6 +153,7 @@ impl<'a> Machine<'a> {
             quota: 0,
             last_id: 0,
             subscribing: 0,
+            dropped: 0,
             config,
         }
     }
@@ -212,7 +218,7 @@ impl<'a> Machine<'a> {
             }
             seconds = 0;
             self.discard(io, void);
-            if void.tag() != 0 {
+            if void.of(kind::DROPPED) {
                 return Step::Tell(Happened::Dropped(void.tag()));
             }
         }
@@ -364,10 +370,20 @@ impl<'a> Machine<'a> {
         self.why = reason;
     }
 
-    /// Removes a record while another one may be on its way out.
+    /// Forgets a message that was not sent, while another one may be on its way out: its token stays behind, and the next step tells
+    /// it. Or forgets the token.
+    #[inline(never)]
     fn discard(&mut self, io: &mut Buffers<'_>, record: Record) {
-        self.out.moved(record);
-        io.shelf.remove(record);
+        let mut from = record.at();
+        if record.of(kind::PUBLISH) {
+            self.dropped = self.dropped.wrapping_add(1);
+            if record.tag() != 0 {
+                io.shelf.put_u32(from, u32::from_be_bytes([0, HEADER as u8, kind::DROPPED, 0]));
+                from = record.body();
+            }
+        }
+        self.out.moved(from, record.end());
+        io.shelf.cut(from, record.end());
         self.dirty = true;
     }
 
@@ -376,7 +392,8 @@ impl<'a> Machine<'a> {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             let id = self.last_id;
-            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND, id).kind() == 0 {
+            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND | kind::DROPPED, id).kind() == 0
+            {
                 return id;
             }
         }
@@ -415,7 +432,12 @@ impl<'a> Machine<'a> {
         let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
         while let Err(error) = io.shelf.enqueue(message, tag, self.kept()) {
             let may_drop = error == PublishError::Full && policy != Policy::Reject;
-            let victim = io.shelf.oldest_unsent(same_topic);
+            let mut victim = io.shelf.oldest_unsent(same_topic);
+            let gone = io.shelf.age(0);
+            // The word of a dropped message stands in its place. When some of them wait, or nothing else is left, they are in the way.
+            if gone.kind() != 0 && victim.at().wrapping_sub(gone.end()) >= WORDS * HEADER {
+                victim = gone;
+            }
             if !may_drop || victim.kind() == 0 {
                 return Err(error);
             }

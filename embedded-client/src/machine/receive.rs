@@ -266,11 +266,12 @@ impl Machine<'_> {
         if auth.properties.authentication_method() != Some(authenticator.method()) {
             return Err(PROTOCOL_ERROR);
         }
-        if auth.reason != ReasonCode::ContinueAuthentication {
-            return Ok(());
-        }
         const NO: Broken = Broken(ReasonCode::NotAuthorized);
         let challenge = auth.properties.authentication_data().unwrap_or(&[]);
+        // Only a client begins again while it is connected, and this one does not (`4.12.1`).
+        if auth.reason != ReasonCode::ContinueAuthentication || self.phase != Phase::Opening {
+            return Err(PROTOCOL_ERROR);
+        }
         let (data, block) = {
             let free = io.shelf.free(0);
             let half = free.len() / 2;

@@ -77,10 +77,10 @@ impl Outgoing {
         self.stream_left
     }
 
-    /// A record is about to be removed: what lies behind it moves down.
-    pub(super) fn moved(&mut self, removed: Record) {
-        if self.record != NOWHERE && usize::from(self.record) > removed.at() {
-            let by = (removed.end() - removed.at()) as u16;
+    /// Bytes of the shelf are about to be cut out: what lies behind them moves down.
+    pub(super) fn moved(&mut self, at: usize, end: usize) {
+        if self.record != NOWHERE && usize::from(self.record) > at {
+            let by = (end - at) as u16;
             self.record -= by;
             let [_, topic, _, rest] = &mut self.at;
             *topic = topic.wrapping_sub(by);
@@ -274,7 +274,9 @@ impl Machine<'_> {
                     Sendable::NoQuota => held_up = true,
                     Sendable::Never => {
                         self.discard(io, record);
-                        return Happened::Dropped(record.tag());
+                        // To be asked again at once: there is something to tell, or to send.
+                        self.unflushed = true;
+                        return Happened::Nothing;
                     }
                 }
             }

@@ -1,6 +1,8 @@
 //! A wire in memory, a clock that the test moves, and a server that says what the test says, in the words of the protocol crate.
 #![allow(dead_code)]
 
+pub mod waiting;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -27,8 +29,6 @@ pub struct Wire {
     pub piece: usize,
     /// Bytes that still pass, in both directions together, before the link breaks.
     pub passes: Option<usize>,
-    /// Nothing is taken from the client.
-    pub stalled: bool,
 }
 
 impl Wire {

@@ -1,0 +1,507 @@
+//! A connection to a broker: packets in and out, flights, keep-alive. One task owns it; whatever is awaited may be given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use lapwing_protocol::flight::{
+    Answer, Arrival, Inbound, InboundStore, Outbound, OutboundState, OutboundStore, ReceiveMaximumExceeded,
+};
+use lapwing_protocol::frame::{self, Split};
+use lapwing_protocol::keepalive::{ClientKeepAlive, KeepAliveStep};
+use lapwing_protocol::packet::{
+    Ack, ConnAck, Connect, Disconnect, Packet, Publish, Subscribe, Subscription, Subscriptions, TopicFilters,
+    Unsubscribe, Will,
+};
+use lapwing_protocol::property::{Place, Properties};
+use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode, Version, limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::failure::Failure;
+use super::link::{self, Bytes};
+use super::options::Client;
+use super::properties::Command;
+
+/// How long CONNACK, PINGRESP and the last flush may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What is written at the latest when so much has gathered.
+pub const GATHERED_BYTES: usize = 64 * 1024;
+/// What is read at once.
+const READ_BYTES: usize = 32 * 1024;
+/// The packet identifiers of SUBSCRIBE and UNSUBSCRIBE; those of messages count up from 1.
+const SUBSCRIBE_ID: u16 = 65_535;
+const UNSUBSCRIBE_ID: u16 = 65_534;
+/// The most aliases that are kept for a broker.
+const ALIASES_MAX: usize = 65_535;
+/// The code of libmosquitto for a connection that was lost.
+const CONNECTION_LOST: u8 = 7;
+
+/// The flights of this client.
+#[derive(Default)]
+struct Flights(BTreeMap<PacketId, OutboundState>);
+
+impl OutboundStore for Flights {
+    fn state(&self, id: PacketId) -> Option<OutboundState> {
+        self.0.get(&id).copied()
+    }
+
+    fn release(&mut self, id: PacketId) {
+        self.0.insert(id, OutboundState::AwaitPubComp);
+    }
+
+    fn remove(&mut self, id: PacketId) {
+        self.0.remove(&id);
+    }
+}
+
+/// The QoS 2 messages that were printed and are not released.
+#[derive(Default)]
+struct Received(BTreeSet<PacketId>);
+
+impl InboundStore for Received {
+    fn contains(&self, id: PacketId) -> bool {
+        self.0.contains(&id)
+    }
+
+    fn insert(&mut self, id: PacketId) -> bool {
+        self.0.insert(id)
+    }
+
+    fn remove(&mut self, id: PacketId) -> bool {
+        self.0.remove(&id)
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A message that came. It is acknowledged with the next call.
+pub struct Message {
+    pub topic: String,
+    flags: u8,
+    body: Vec<u8>,
+    version: Version,
+}
+
+impl Message {
+    /// All of it; the topic may be empty there, where it came as an alias.
+    pub fn publish(&self) -> Publish<'_> {
+        // It was decoded when it came.
+        Publish::decode(self.flags, &self.body, self.version).unwrap_or_default()
+    }
+}
+
+/// What came.
+pub enum Event {
+    Message(Message),
+    /// The broker has the message, or refused it.
+    Delivered {
+        reason: ReasonCode,
+        text: Option<String>,
+    },
+    /// One reason code for each filter.
+    Subscribed(Vec<ReasonCode>),
+    Unsubscribed,
+}
+
+/// See the module.
+pub struct Connection {
+    stream: Box<dyn Bytes>,
+    input: Vec<u8>,
+    /// What of the input was used.
+    used: usize,
+    output: Vec<u8>,
+    version: Version,
+    start: Instant,
+    keep_alive: ClientKeepAlive,
+    outbound: Outbound,
+    flights: Flights,
+    inbound: Inbound,
+    received: Received,
+    /// The acknowledgement of the message that was handed out last.
+    due: Option<(PacketType, PacketId)>,
+    aliases: BTreeMap<u16, String>,
+    debug: bool,
+    /// What the broker allows.
+    pub packet_bytes_max: u32,
+    pub qos_max: QoS,
+    pub session_present: bool,
+    pub response_information: Option<String>,
+    disconnect_block: Vec<u8>,
+}
+
+fn block(bytes: &[u8], place: Place) -> Properties<'_> {
+    // It was checked when the arguments were read.
+    Properties::parse(bytes, place).unwrap_or_default()
+}
+
+impl Connection {
+    /// Connects. What an earlier connection of the same session has to remember goes on.
+    pub async fn open(client: &Client, earlier: Option<Connection>) -> Result<Connection, Failure> {
+        let stream = match timeout(PATIENCE, link::open(&client.target)).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(Failure::of(client.target.authority(), "no answer")),
+        };
+        let received = earlier.map(|earlier| earlier.received).unwrap_or_default();
+        let mut connection = Connection {
+            stream,
+            input: Vec::new(),
+            used: 0,
+            output: Vec::new(),
+            version: client.version,
+            start: Instant::now(),
+            keep_alive: ClientKeepAlive::new(0, 0, 0),
+            outbound: Outbound::new(client.max_inflight),
+            flights: Flights::default(),
+            inbound: Inbound::new(u16::MAX),
+            received,
+            due: None,
+            aliases: BTreeMap::new(),
+            debug: client.debug,
+            packet_bytes_max: limits::PACKET_BYTES_MAX,
+            qos_max: QoS::ExactlyOnce,
+            session_present: false,
+            response_information: None,
+            disconnect_block: client.blocks.bytes(Command::Disconnect),
+        };
+        match timeout(PATIENCE, connection.greet(client)).await {
+            Ok(greeted) => greeted?,
+            Err(_) => return Err(Failure::of(client.target.authority(), "no CONNACK")),
+        }
+        Ok(connection)
+    }
+
+    async fn greet(&mut self, client: &Client) -> Result<(), Failure> {
+        let (properties, will_properties) =
+            (client.blocks.bytes(Command::Connect), client.blocks.bytes(Command::Will));
+        let will = client.will.as_ref().map(|will| Will {
+            qos: will.qos,
+            retain: will.retain,
+            properties: block(&will_properties, Place::Will),
+            topic: &will.topic,
+            payload: &will.payload,
+        });
+        self.send(&Packet::Connect(Connect {
+            version: client.version,
+            clean_start: client.clean,
+            keep_alive_s: client.keep_alive_s,
+            properties: block(&properties, Place::Packet(PacketType::Connect)),
+            client_id: &client.id,
+            will,
+            user_name: client.user.as_deref(),
+            password: client.password.as_deref().map(str::as_bytes),
+        }))?;
+        loop {
+            self.flush().await?;
+            let Some(raw) = self.take()? else {
+                self.fill().await?;
+                continue;
+            };
+            return match raw.decode(self.version)? {
+                Packet::ConnAck(connack) => self.welcome(client, &connack),
+                _ => Err(Failure::new("the broker answered CONNECT with something else")),
+            };
+        }
+    }
+
+    fn welcome(&mut self, client: &Client, connack: &ConnAck<'_>) -> Result<(), Failure> {
+        if connack.reason != ReasonCode::Success {
+            let text = connack.properties.reason_string();
+            return Err(Failure::refused(
+                "the broker refused the connection",
+                connack.reason,
+                text,
+                self.version,
+            ));
+        }
+        let properties = &connack.properties;
+        let quota = properties.receive_maximum().unwrap_or(u16::MAX).min(client.max_inflight);
+        self.outbound = Outbound::new(quota);
+        self.packet_bytes_max = properties.maximum_packet_size().unwrap_or(limits::PACKET_BYTES_MAX);
+        self.qos_max = properties.maximum_qos().and_then(QoS::from_u8).unwrap_or(QoS::ExactlyOnce);
+        self.session_present = connack.session_present;
+        self.response_information = properties.response_information().map(str::to_owned);
+        if !connack.session_present {
+            self.received = Received::default();
+        }
+        self.inbound.reconnected(u16::MAX, &self.received);
+        let keep_alive_s = properties.server_keep_alive_s().unwrap_or(client.keep_alive_s);
+        self.keep_alive = ClientKeepAlive::new(keep_alive_s, PATIENCE.as_millis() as u32, self.now_ms());
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u32 {
+        self.start.elapsed().as_millis() as u32
+    }
+
+    /// The bytes that wait to be written.
+    pub fn gathered(&self) -> usize {
+        self.output.len()
+    }
+
+    /// QoS 1 and 2 messages that are not acknowledged.
+    pub fn in_flight(&self) -> u16 {
+        self.outbound.in_flight()
+    }
+
+    /// Whether a message of this QoS may be sent now.
+    pub fn has_room(&self, qos: QoS) -> bool {
+        qos == QoS::AtMostOnce || self.outbound.has_quota()
+    }
+
+    /// Appends a packet to what is written next.
+    fn send(&mut self, packet: &Packet<'_>) -> Result<(), Failure> {
+        let failed = |error| Failure::of(packet.packet_type(), error);
+        let len = packet.encoded_len(self.version, self.packet_bytes_max).map_err(failed)?;
+        let at = self.output.len();
+        self.output.resize(at + len, 0);
+        let place = self.output.get_mut(at..).unwrap_or_default();
+        packet.encode(self.version, self.packet_bytes_max, place).map_err(failed)?;
+        if self.debug {
+            eprintln!("-> {} ({len} bytes)", packet.packet_type());
+        }
+        let now_ms = self.now_ms();
+        self.keep_alive.sent(now_ms);
+        Ok(())
+    }
+
+    /// Appends a message to what is written next; there must be [room](Self::has_room) for it.
+    pub fn publish(&mut self, message: &Publish<'_>) -> Result<(), Failure> {
+        let mut message = *message;
+        message.qos = message.qos.min(self.qos_max);
+        if message.qos != QoS::AtMostOnce {
+            let started = self.outbound.start(message.qos, &self.flights);
+            let (id, state) =
+                started.ok_or_else(|| Failure::new("more messages on their way than there are numbers"))?;
+            self.flights.0.insert(id, state);
+            message.packet_id = Some(id);
+        }
+        self.send(&Packet::Publish(message))
+    }
+
+    /// Asks for messages.
+    pub fn subscribe(&mut self, list: &[Subscription<'_>], properties: &[u8]) -> Result<(), Failure> {
+        let packet_id = PacketId::new(SUBSCRIBE_ID).unwrap_or(PacketId::MAX);
+        let properties = block(properties, Place::Packet(PacketType::Subscribe));
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id,
+            properties,
+            subscriptions: Subscriptions::new(list),
+        }))
+    }
+
+    /// Asks for no more messages of these filters.
+    pub fn unsubscribe(&mut self, filters: &[&str], properties: &[u8]) -> Result<(), Failure> {
+        let packet_id = PacketId::new(UNSUBSCRIBE_ID).unwrap_or(PacketId::MAX);
+        let properties = block(properties, Place::Packet(PacketType::Unsubscribe));
+        self.send(&Packet::Unsubscribe(Unsubscribe {
+            packet_id,
+            properties,
+            filters: TopicFilters::new(filters),
+        }))
+    }
+
+    /// Says goodbye; what was handed out is acknowledged.
+    pub async fn close(mut self) -> Result<(), Failure> {
+        self.acknowledge()?;
+        let bytes = std::mem::take(&mut self.disconnect_block);
+        let properties = block(&bytes, Place::Packet(PacketType::Disconnect));
+        self.send(&Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }))?;
+        let farewell = async {
+            self.flush().await?;
+            // The broker may have closed already.
+            let _ = self.stream.shutdown().await;
+            Ok(())
+        };
+        timeout(PATIENCE, farewell).await.unwrap_or_else(|_| Err(lost("what was sent last is not taken")))
+    }
+
+    /// Writes what was gathered. May be given up and called again.
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        while !self.output.is_empty() {
+            let n = self.stream.write(&self.output).await.map_err(lost)?;
+            if n == 0 {
+                return Err(lost("nothing more is taken"));
+            }
+            self.output.drain(..n);
+        }
+        self.stream.flush().await.map_err(lost)
+    }
+
+    async fn fill(&mut self) -> Result<(), Failure> {
+        if self.used > 0 {
+            self.input.drain(..self.used);
+            self.used = 0;
+        }
+        self.input.reserve(READ_BYTES);
+        match self.stream.read_buf(&mut self.input).await {
+            Ok(0) => Err(lost("the broker closed it")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(lost(error)),
+        }
+    }
+
+    /// The next whole packet.
+    fn take(&mut self) -> Result<Option<Raw>, Failure> {
+        let rest = self.input.get(self.used..).unwrap_or_default();
+        let split = frame::split(rest, self.version, limits::PACKET_BYTES_MAX);
+        match split.map_err(|error| Failure::of("the broker sent no MQTT", error))? {
+            Split::Incomplete { .. } => Ok(None),
+            Split::Frame { frame, len } => {
+                let raw =
+                    Raw { packet_type: frame.packet_type, flags: frame.flags, body: frame.body.to_vec() };
+                if self.debug {
+                    eprintln!("<- {} ({len} bytes)", raw.packet_type);
+                }
+                self.used += len;
+                Ok(Some(raw))
+            }
+        }
+    }
+
+    fn acknowledge(&mut self) -> Result<(), Failure> {
+        match self.due.take() {
+            Some((PacketType::PubAck, id)) => {
+                self.inbound.puback_sent();
+                self.send(&Packet::PubAck(Ack::new(id, ReasonCode::Success)))
+            }
+            Some((_, id)) => self.send(&Packet::PubRec(Ack::new(id, ReasonCode::Success))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for what comes next, and writes, acknowledges and pings on the way. May be given up.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        self.acknowledge()?;
+        loop {
+            while let Some(raw) = self.take()? {
+                if let Some(event) = self.handle(raw)? {
+                    return Ok(event);
+                }
+            }
+            self.flush().await?;
+            let wait = match self.keep_alive.step(self.now_ms()) {
+                KeepAliveStep::Ping => {
+                    self.send(&Packet::PingReq)?;
+                    let now_ms = self.now_ms();
+                    self.keep_alive.pinged(now_ms);
+                    continue;
+                }
+                KeepAliveStep::Dead => return Err(lost("no answer to PINGREQ")),
+                KeepAliveStep::Wait(ms) => Duration::from_millis(u64::from(ms)),
+                KeepAliveStep::Off => Duration::from_secs(3_600),
+            };
+            if let Ok(filled) = timeout(wait, self.fill()).await {
+                filled?;
+            }
+        }
+    }
+
+    fn handle(&mut self, raw: Raw) -> Result<Option<Event>, Failure> {
+        self.keep_alive.answered();
+        let answer = match raw.decode(self.version)? {
+            Packet::Publish(publish) => {
+                let Some(topic) = self.arrived(&publish)? else { return Ok(None) };
+                let Raw { flags, body, .. } = raw;
+                return Ok(Some(Event::Message(Message { topic, flags, body, version: self.version })));
+            }
+            Packet::PubAck(ack) => (self.outbound.puback(ack.packet_id, &mut self.flights), ack, true),
+            Packet::PubRec(ack) => {
+                let answer = self.outbound.pubrec(ack.packet_id, ack.reason, &mut self.flights);
+                (answer, ack, ack.reason.is_failure())
+            }
+            Packet::PubComp(ack) => (self.outbound.pubcomp(ack.packet_id, &mut self.flights), ack, true),
+            Packet::PubRel(ack) => {
+                let reason = self.inbound.pubrel(ack.packet_id, &mut self.received);
+                self.send(&Packet::PubComp(Ack::new(ack.packet_id, reason)))?;
+                return Ok(None);
+            }
+            Packet::SubAck(suback) => return Ok(Some(Event::Subscribed(suback.reasons.iter().collect()))),
+            Packet::UnsubAck(_) => return Ok(Some(Event::Unsubscribed)),
+            Packet::Disconnect(farewell) => {
+                let text = farewell.properties.reason_string();
+                return Err(Failure::refused(
+                    "the broker ended the connection",
+                    farewell.reason,
+                    text,
+                    self.version,
+                ));
+            }
+            Packet::PingResp => return Ok(None),
+            other => return Err(Failure::of("not expected from a broker", other.packet_type())),
+        };
+        let (answer, ack, over) = answer;
+        match answer {
+            Answer::Violation => Err(Failure::new("the broker acknowledged what was not sent")),
+            Answer::PubRel(reason) => {
+                self.send(&Packet::PubRel(Ack::new(ack.packet_id, reason)))?;
+                Ok(None)
+            }
+            Answer::Nothing if !over => Ok(None),
+            Answer::Nothing => {
+                let text = ack.properties.reason_string().map(str::to_owned);
+                Ok(Some(Event::Delivered { reason: ack.reason, text }))
+            }
+        }
+    }
+
+    /// The topic of a message that is new.
+    fn arrived(&mut self, publish: &Publish<'_>) -> Result<Option<String>, Failure> {
+        let topic = match publish.properties.topic_alias() {
+            None => publish.topic.to_owned(),
+            Some(alias) if publish.topic.is_empty() => {
+                let known = self.aliases.get(&alias).cloned();
+                known
+                    .ok_or_else(|| Failure::new("the broker used a topic alias that it had not introduced"))?
+            }
+            Some(alias) => {
+                if self.aliases.len() < ALIASES_MAX {
+                    self.aliases.insert(alias, publish.topic.to_owned());
+                }
+                publish.topic.to_owned()
+            }
+        };
+        let Some(id) = publish.packet_id else { return Ok(Some(topic)) };
+        let arrival = self.inbound.publish(publish.qos, publish.packet_id, &mut self.received);
+        match arrival {
+            Err(ReceiveMaximumExceeded) => Err(Failure::new("the broker sent more at once than it may")),
+            Ok(Arrival::Repeated) => {
+                self.send(&Packet::PubRec(Ack::new(id, ReasonCode::Success)))?;
+                Ok(None)
+            }
+            Ok(Arrival::New) => {
+                let packet =
+                    if publish.qos == QoS::AtLeastOnce { PacketType::PubAck } else { PacketType::PubRec };
+                self.due = Some((packet, id));
+                Ok(Some(topic))
+            }
+        }
+    }
+}
+
+/// A packet as it came.
+struct Raw {
+    packet_type: PacketType,
+    flags: u8,
+    body: Vec<u8>,
+}
+
+impl Raw {
+    fn decode(&self, version: Version) -> Result<Packet<'_>, Failure> {
+        let frame = frame::Frame { packet_type: self.packet_type, flags: self.flags, body: &self.body };
+        Packet::decode(frame, version)
+            .map_err(|error| Failure::of(format_args!("a bad {}", self.packet_type), error))
+    }
+}
+
+fn lost(why: impl std::fmt::Display) -> Failure {
+    Failure { code: CONNECTION_LOST, text: format!("the connection was lost: {why}") }
+}
+
+impl Failure {
+    /// Whether connecting again may help.
+    pub fn is_lost_connection(&self) -> bool {
+        self.code == CONNECTION_LOST
+    }
+}
