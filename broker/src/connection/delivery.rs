@@ -232,7 +232,7 @@ impl Connection {
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
-        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
+        let (policy, identity) = (&self.snapshot.auth.policy, &self.resident.identity);
         let own_topic = message.topic().first() == Some(&b'$');
         let client_id = &self.resident.session.client_id;
         if (own_topic || policy.restricts_delivery(identity))
@@ -240,7 +240,7 @@ impl Connection {
         {
             return Some(DENIED_DELIVERY);
         }
-        (retain && !self.core.source_may(&self.trust, message)).then_some(DENIED_SOURCE)
+        (retain && !self.core.source_may(&self.snapshot, message)).then_some(DENIED_SOURCE)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a

@@ -63,7 +63,7 @@ impl Connection {
         id: Option<u32>,
     ) -> Result<(Held, bool, Ticket), Violation> {
         let core = &self.core;
-        let limits = &core.config.limits;
+        let limits = &self.gate.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
         let filter = subscription.filter;
         if topic::check_filter(filter).is_err() {
@@ -89,7 +89,7 @@ impl Connection {
                 "the retained messages of too many SUBSCRIBEs are still to be read",
             );
         }
-        if !self.trust.auth.policy.allows(
+        if !self.snapshot.auth.policy.allows(
             &self.resident.identity,
             &session.client_id,
             Action::Subscribe,
@@ -98,7 +98,7 @@ impl Connection {
             return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
-        options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());
+        options.qos = options.qos.min(QoS::from_u8(self.agreement.told.qos_max).unwrap_or_default());
         let held = Held { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.resident.outbox, &held));
