@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
-use lapwing::config::{Flags, Source};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use lapwing::config::{Flags, Format, Source};
 
 use crate::commands;
 
@@ -16,6 +16,9 @@ pub struct Arguments {
     /// The configuration: TOML (every key: `lapwing config --reference`), or a mosquitto.conf
     #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// What kind of file that is, where its name and content do not tell
+    #[arg(long, value_enum, global = true, requires = "config")]
+    format: Option<Kind>,
     /// The port to listen on, on this machine only; 0 for any free one
     #[arg(short, long)]
     port: Option<u16>,
@@ -59,6 +62,24 @@ pub enum Command {
     Explain(commands::explain::Explain),
     /// Print the configuration that is in force, and where each value came from
     Config(commands::config::ConfigCommand),
+    /// Print a mosquitto.conf as TOML
+    Convert(commands::config::Convert),
+}
+
+/// See [`Format`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Kind {
+    Toml,
+    Mosquitto,
+}
+
+impl Kind {
+    fn format(self) -> Format {
+        match self {
+            Kind::Toml => Format::Toml,
+            Kind::Mosquitto => Format::Mosquitto,
+        }
+    }
 }
 
 impl Arguments {
@@ -72,6 +93,7 @@ impl Arguments {
         };
         Source {
             file: self.config.clone(),
+            format: self.format.map(Kind::format),
             environment: std::env::vars().collect(),
             flags: Flags {
                 port: self.port,

@@ -47,6 +47,7 @@ fn run(command: &Command, source: &Source) -> Result<ExitCode, String> {
         Command::Ban(command) => commands::ban::run(command, &config()?),
         Command::Cert(cert) => commands::cert::run(cert),
         Command::Explain(explain) => commands::explain::run(explain, &config()?),
+        Command::Convert(convert) => commands::config::convert(convert).map_err(|error| error.to_string()),
         Command::Config(command) => commands::config::run(command, source).map_err(|error| error.to_string()),
     }
 }

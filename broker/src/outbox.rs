@@ -86,6 +86,8 @@ pub struct Bounds {
     pub keeps_qos0: bool,
     /// Bytes of messages on disk only, of this session.
     pub stored_bytes_max: u64,
+    /// Messages on disk only, of this session.
+    pub stored_messages_max: u64,
 }
 
 impl Bounds {
@@ -98,6 +100,7 @@ impl Bounds {
             policy: limits.queue_policy,
             keeps_qos0: limits.queue_qos0,
             stored_bytes_max: config.store.queue_bytes_max,
+            stored_messages_max: config.store.queue_messages_max.into(),
         }
     }
 }
@@ -320,7 +323,10 @@ impl Outbox {
         let size = size as u64;
         let total =
             self.total.as_ref().is_none_or(|total| total.bytes() + size <= total.max.load(Ordering::Relaxed));
-        inner.stored.count == 0 || (total && inner.stored.bytes + size <= inner.bounds.stored_bytes_max)
+        inner.stored.count == 0
+            || (total
+                && inner.stored.count < inner.bounds.stored_messages_max
+                && inner.stored.bytes + size <= inner.bounds.stored_bytes_max)
     }
 
     fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
@@ -489,7 +495,14 @@ mod tests {
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(
             1,
-            Bounds { messages_max, bytes_max: 1 << 20, policy, keeps_qos0: false, stored_bytes_max: 0 },
+            Bounds {
+                messages_max,
+                bytes_max: 1 << 20,
+                policy,
+                keeps_qos0: false,
+                stored_bytes_max: 0,
+                ..Bounds::default()
+            },
         );
         outbox.connect(&Arc::default());
         outbox

@@ -286,6 +286,8 @@ sections! {
         on_corruption: OnCorruption = OnCorruption::Refuse, ANY, Restart;
         /// How many bytes of messages wait on disk for one session, beyond what is in memory; then limits.queue_policy decides.
         queue_bytes_max: u64 = 268_435_456, 0..=1_099_511_627_776;
+        /// How many messages wait on disk for one session.
+        queue_messages_max: u32 = 100_000_000, 1..=100_000_000;
         /// How many bytes of messages wait on disk for all sessions.
         queues_bytes_max: u64 = 2_147_483_648, 0..=1_099_511_627_776;
         /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.

@@ -1,6 +1,7 @@
 //! One `[[listener]]`: where clients connect, and how.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -215,7 +216,7 @@ macro_rules! listener {
 listener! {
     /// What rules and logs of authentication call it.
     name: Option<String> = None, ANY => "its address";
-    /// Host and port; `localhost` is IPv4 and IPv6, port 0 any free one. Another address is another listener, to a reload as well.
+    /// Host and port; `localhost` is IPv4 and IPv6 of this machine, `*` every address that it has, port 0 any free one. Another address is another listener, to a reload as well.
     address: String = "localhost:1883".to_owned(), ANY;
     /// The address families that it listens on, if its host has several: "any", "ipv4" or "ipv6".
     address_family: Family = Family::Any, ANY;
@@ -239,7 +240,7 @@ listener! {
     acl_file: Option<String> = None, ANY => "auth.acl_file";
     /// Whether the user is the client identifier, whatever the client calls itself.
     client_id_is_user: bool = false, ANY, Connect;
-    /// What is put before every topic name and filter of its clients, and taken away from what they are sent: they live in a world of their own. Topics that begin with $ are left alone.
+    /// What is put before every topic name and filter of its clients, and taken away from what they are sent: they live in a world of their own, without $SYS. Rules are asked about the whole names. A change of it leaves subscriptions of kept sessions where they were.
     mount_point: Option<MountPoint> = None, ANY, Connect;
     /// How many connections it has.
     connections_max: Option<u32> = None, 1..=100_000_000 => "any number within limits.connections_max";
@@ -263,7 +264,7 @@ listener! {
     client_crl_file: Option<PathBuf> = None, ANY;
     /// How the user is taken from a client certificate: the first of these that it can fill, from its alternative names (URI, DNS, e-mail), its common name or all of its subject ({subject}, as CN=a,O=b); other text may stand around. Set it to let certificates name users beside other methods.
     certificate_user: Templates = Templates::default(), ANY => "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication";
-    /// The paths of the WebSocket.
+    /// The paths of the WebSocket; "*" is any.
     websocket_paths: Vec<String> = vec!["/mqtt".to_owned(), "/".to_owned()], ANY, Connect;
     /// The origins whose pages may connect, like "https://example.org"; empty: all, and clients that are no browser in any case.
     websocket_origins: Vec<String> = Vec::new(), ANY, Connect;
@@ -300,8 +301,29 @@ impl Listener {
 
     /// Whether clients of this machine only can connect.
     pub fn is_local(&self) -> bool {
-        let addresses = || self.address.to_socket_addrs().map(Vec::from_iter).unwrap_or_default();
-        self.transport == Transport::Unix || addresses().iter().all(|address| address.ip().is_loopback())
+        self.transport == Transport::Unix
+            || self.interface.as_deref() == Some("lo")
+            || self.addresses().unwrap_or_default().iter().all(|address| address.ip().is_loopback())
+    }
+
+    /// What it listens on. `localhost` may be known for one family only; it means both, as `*` does.
+    pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let port = |host: &str| self.address.strip_prefix(host)?.parse::<u16>().ok();
+        let both = |port, four: Ipv4Addr, six: Ipv6Addr| vec![(four, port).into(), (six, port).into()];
+        let mut addresses = if let Some(port) = port("localhost:") {
+            both(port, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)
+        } else if let Some(port) = port("*:") {
+            both(port, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
+        } else {
+            self.address.to_socket_addrs()?.collect()
+        };
+        addresses.dedup();
+        addresses.retain(|address| match self.address_family {
+            Family::Any => true,
+            Family::Ipv4 => address.is_ipv4(),
+            Family::Ipv6 => address.is_ipv6(),
+        });
+        Ok(addresses)
     }
 
     /// As rules and logs of authentication call it.
@@ -319,10 +341,13 @@ impl Listener {
                 wrong("a Unix socket needs a path: add path = \"/run/lapwing/mqtt.sock\"".to_owned());
             }
         } else {
-            match self.address.to_socket_addrs().map(|all| all.collect::<Vec<_>>()) {
+            match self.addresses() {
                 Err(error) => wrong(format!("the address is not HOST:PORT: {error}")),
                 Ok(addresses)
-                    if !self.open && !authenticates && !addresses.iter().all(|a| a.ip().is_loopback()) =>
+                    if !self.open
+                        && !authenticates
+                        && !self.is_local()
+                        && !addresses.iter().all(|a| a.ip().is_loopback()) =>
                 {
                     wrong(
                         "anybody who can reach this address could connect, since there is no authentication on it. Add users \
@@ -353,6 +378,7 @@ impl Listener {
         if self.client_certificate != ClientCertificate::None {
             match &self.client_ca_file {
                 None => wrong("client_certificate needs a client_ca_file".to_owned()),
+                Some(path) if path.is_dir() => {}
                 Some(path) => why_not_readable("client_ca_file", path).into_iter().for_each(&mut wrong),
             }
             if let Some(path) = &self.client_crl_file {

@@ -8,6 +8,7 @@ mod declare;
 mod file;
 mod keys;
 mod listener;
+mod mosquitto;
 mod print;
 mod reading;
 mod source;
@@ -20,7 +21,7 @@ pub use listener::{
     ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
 };
 pub use reading::{Origin, Reading};
-pub use source::{Flags, Source};
+pub use source::{Flags, Format, Source};
 
 use std::path::{Path, PathBuf};
 

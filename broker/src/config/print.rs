@@ -43,6 +43,7 @@ impl Reading {
         let value = shown(key.name, (key.show)(target));
         let why = self.origin(place, key.name).map_or_else(|| "default".to_owned(), ToString::to_string);
         let line = match value.as_str() {
+            NONE if why == "default" && (key.default)() == NONE => format!("# {} is not set", key.name),
             NONE if why == "default" => format!("# {} is not set: {}", key.name, (key.default)()),
             NONE => format!("# {} is not set: {why}", key.name),
             value => format!("{} = {value}  # {why}", key.name),

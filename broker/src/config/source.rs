@@ -5,17 +5,40 @@ use std::path::{Path, PathBuf};
 
 use super::reading::{Origin, Reading};
 use super::value::Given;
-use super::{ConfigErrors, file};
+use super::{ConfigErrors, file, mosquitto};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
     /// The main file.
     pub file: Option<PathBuf>,
+    /// What kind it is of; none: that is found out.
+    pub format: Option<Format>,
     /// The variables of the environment.
     pub environment: Vec<(String, String)>,
     /// What the command line says.
     pub flags: Flags,
+}
+
+/// The kinds of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// lapwing.toml.
+    Toml,
+    /// mosquitto.conf.
+    Mosquitto,
+}
+
+impl Format {
+    /// By the content, and where that says nothing by the extension.
+    fn of(text: &str, path: &Path) -> Format {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match mosquitto::looks_like(text) {
+            Some(true) if extension != Some("toml") => Format::Mosquitto,
+            None if extension == Some("conf") => Format::Mosquitto,
+            _ => Format::Toml,
+        }
+    }
 }
 
 /// Keys that the command line sets.
@@ -43,7 +66,12 @@ impl Source {
     pub fn read(&self) -> Result<Reading, ConfigErrors> {
         let mut reading = Reading::default();
         if let Some(path) = &self.file {
-            text_of(path, &mut reading, None, file::read);
+            text_of(path, &mut reading, None, |text, name, reading| {
+                match self.format.unwrap_or_else(|| Format::of(text, path)) {
+                    Format::Toml => file::read(text, name, reading),
+                    Format::Mosquitto => mosquitto::read(text, name, reading),
+                }
+            });
             for (path, origin) in std::mem::take(&mut reading.includes) {
                 for path in reading.files_of(&path, "toml", &origin) {
                     text_of(&path, &mut reading, Some(&origin), file::read);

@@ -10,6 +10,7 @@
 
 mod delivery;
 mod farewell;
+pub(crate) mod mount;
 mod packets;
 mod reauth;
 mod rights;

@@ -7,7 +7,7 @@ use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWrite
 use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, warn};
 
-use super::{AliasedTopic, Connection, Exit};
+use super::{AliasedTopic, Connection, Exit, mount};
 use crate::auth::{Action, audit};
 use crate::config::DeniedPublish;
 use crate::core::source;
@@ -28,6 +28,8 @@ pub(super) const DENIED_SUBSCRIBE: Violation =
     Violation::new(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
 pub(super) const DENIED_DELIVERY: Violation =
     Violation::new(ReasonCode::NotAuthorized, "this client may not have messages of this topic");
+pub(super) const NOT_MOUNTED: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "the topic is not below the mount point of the listener");
 pub(super) const DENIED_SOURCE: Violation =
     Violation::new(ReasonCode::NotAuthorized, "who published this retained message may not any more");
 /// How often a client's refusals are worth a line in the log.
@@ -221,7 +223,9 @@ impl Connection {
         let rule = asked.map_or_else(
             || refusal.text.to_owned(),
             |action| {
+                let mount = self.gate.listener.mount_point.as_ref().filter(|_| action != Action::Receive);
                 let topic = topic::shared(topic).map_or(topic, |(_, inner)| inner);
+                let topic = &*mount::name(mount, topic);
                 self.snapshot.auth.policy.rule(identity, client_id, action, topic)
             },
         );
@@ -305,6 +309,7 @@ impl Connection {
                 "the payload is not the UTF-8 text it is said to be",
             );
         }
+        let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
         let session = &self.resident.session;
         if !self.snapshot.auth.policy.allows(
             &self.resident.identity,

@@ -8,7 +8,7 @@ use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
 use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
-use super::{Connection, Exit};
+use super::{Connection, Exit, mount};
 use crate::auth::Action;
 use crate::router::Subscriber;
 use crate::session::{Held, Replay, Violation};
@@ -35,7 +35,7 @@ impl Connection {
                         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
                     });
                     if wanted {
-                        replay.push(filter, held);
+                        replay.push(&mount::filter(self.gate.listener.mount_point.as_ref(), filter), held);
                     }
                 }
                 Err(refusal) => {
@@ -78,6 +78,8 @@ impl Connection {
                 "longer than limits.topic_bytes_max or limits.topic_levels_max",
             );
         }
+        let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
+        let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
         let session = &mut self.resident.session;
         let known = session.subscriptions.contains(filter);
         if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
@@ -131,6 +133,7 @@ impl Connection {
                 reasons.push(ReasonCode::TopicFilterInvalid);
                 continue;
             }
+            let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
             let group = core.router.group(filter);
             let number = self.resident.session.number;
             if !self.resident.session.subscriptions.remove(filter) {

@@ -282,12 +282,13 @@ async fn admit(
         );
         return Err(banned(core, connect.version, peer, &connect, &text));
     }
-    if let Some(will) = &connect.will
-        && !policy.allows(&identity, client_id, Action::Publish, will.topic)
+    // Below the mount point, where there is one.
+    if let Some(will) = &request.will
+        && !policy.allows(&identity, client_id, Action::Publish, &will.topic)
     {
         core.metrics.denied.add(1);
-        let rule = policy.rule(&identity, client_id, Action::Publish, will.topic);
-        audit::denied("CONNECT with a will", client_id, &identity, will.topic, &rule, 0);
+        let rule = policy.rule(&identity, client_id, Action::Publish, &will.topic);
+        audit::denied("CONNECT with a will", client_id, &identity, &will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
         let told = Some("this client may not publish to its will topic");
         return Err(Refuse {

@@ -6,7 +6,7 @@ use lapwing_protocol::packet::{Connect, Will as WillFields};
 use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
 
 use super::{Refuse, Request};
-use crate::connection::{Agreement, Told, user_properties_fit};
+use crate::connection::{Agreement, Told, mount, user_properties_fit};
 use crate::live::Gate;
 use crate::session::{Terms, Will};
 
@@ -88,7 +88,10 @@ pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refus
         },
         keep_alive_set,
         response_information: p.request_response_information() == Some(1),
-        will: connect.will.map(|will| Will::new(&will, limits.will_delay_max_s)),
+        will: connect.will.map(|will| {
+            let topic = mount::name(gate.listener.mount_point.as_ref(), will.topic);
+            Will::new(&WillFields { topic: &topic, ..will }, limits.will_delay_max_s)
+        }),
         auth_data: None,
     })
 }

@@ -1,7 +1,7 @@
 //! Opening listeners, accepting connections, and the handshakes below MQTT.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, tls, websocket};
-use crate::config::{self, Family};
+use crate::config;
 use crate::live::{Gate, GateNumber};
 
 /// How many connections the kernel keeps until they are accepted.
@@ -102,17 +102,7 @@ pub fn bind(listener: &config::Listener, number: GateNumber) -> Result<Vec<Liste
 
 fn bind_tcp(config: &config::Listener, number: GateNumber) -> Result<Vec<Listener>, BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {}", config.title(), explain(&error)));
-    let mut addresses: Vec<SocketAddr> = config.address.to_socket_addrs().map_err(fail)?.collect();
-    // `localhost` may be known for one family only; it means both.
-    if let Some(port) = config.address.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok()) {
-        addresses = vec![([127, 0, 0, 1], port).into(), ([0u16, 0, 0, 0, 0, 0, 0, 1], port).into()];
-    }
-    addresses.dedup();
-    match config.address_family {
-        Family::Any => {}
-        Family::Ipv4 => addresses.retain(SocketAddr::is_ipv4),
-        Family::Ipv6 => addresses.retain(SocketAddr::is_ipv6),
-    }
+    let addresses = config.addresses().map_err(fail)?;
     let several = addresses.len() > 1;
     let mut failed =
         Some(io::Error::new(io::ErrorKind::AddrNotAvailable, "there is no address of its family"));
