@@ -159,6 +159,7 @@ impl Builder {
     /// [`StartError`]; no port stays open then.
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
+        self.config.check_machine().map_err(StartError::Config)?;
         let own = Own::new(&self.config, self.auth, self.source, self.level);
         let (stopping, stopped) = watch::channel(false);
         let (acceptors, connections) = <(Arc<accept::Tally>, Arc<accept::Tally>)>::default();
@@ -184,11 +185,12 @@ impl Builder {
     }
 }
 
-/// Reads every file that a configuration names, as a start would.
+/// Reads every file that a configuration names, and looks for all else that it needs of this machine, as a start would.
 ///
 /// # Errors
 /// All that is wrong with them.
 pub fn check_files(config: &Config) -> Result<(), String> {
+    config.check_machine().map_err(|errors| errors.to_string())?;
     let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
     reload::load(config.clone(), &numbers, &Own::new(config, None, None, None), None).map(drop)
 }

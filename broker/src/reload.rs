@@ -217,13 +217,14 @@ async fn replace(
     let snapshot = blocking(load).await?;
     let fresh = listeners.bind(Some(core), &snapshot.config, &numbers).await;
     let fresh = fresh.map_err(|error| error.to_string())?;
-    let level = &snapshot.config.log.level;
-    if let Some(set) = own.level.as_ref().filter(|_| *level != before.config.log.level) {
-        set(level).map_err(|error| format!("log.level: {error}"))?;
-    }
     core.bound(&snapshot.config);
-    core.live.replace(Snapshot { since: core.now(), ..snapshot });
+    let after = core.live.replace(Snapshot { since: core.now(), ..snapshot });
     listeners.replace(core, &numbers, fresh).await;
+    net::permit(&after.config.listeners);
+    let (level, set) = (&after.config.log.level, own.level.as_ref());
+    if let Some(set) = set.filter(|_| *level != before.config.log.level) {
+        let _ = set(level).inspect_err(|error| warn!("log.level = \"{level}\": {error}"));
+    }
     if !changed.is_empty() {
         info!("changed: {}", changed.join(", "));
     }

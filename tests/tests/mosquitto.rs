@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lapwing_tests::access::secret_file;
 use lapwing_tests::authority::{Authority, Issued, Wanted};
 use lapwing_tests::client::{Client, code};
-use lapwing_tests::program::{Folder, Program, is_there, root, run};
+use lapwing_tests::program::{Folder, Program, binary, is_there, root, run};
 use rustls::ClientConfig;
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
@@ -342,4 +342,67 @@ cases! {
     interfaces_families_and_unix_sockets = "interfaces",
     limits = "limits",
     a_bridge_is_left_out = "bridge",
+}
+
+#[test]
+fn a_converted_file_does_the_same_and_what_has_no_meaning_is_named_with_what_to_use_instead() {
+    let folder = Folder::new("convert");
+    let conf = folder.file(
+        "x.conf",
+        "pid_file /run/m.pid\nlistener 18840 127.0.0.1\nmount_point a/\nallow_anonymous true\nconnection c\naddress h\ntopic # out\n\
+         max_queued_bytes 0\n",
+    );
+    let output = run(Command::new(binary()).arg("convert").arg(&conf));
+    let (comments, toml) = output.split_once("\n\n").unwrap();
+    assert!(comments.contains("x.conf:1: pid_file has no meaning here: the service manager"), "{comments}");
+    assert_eq!(comments.matches("bridges are not there yet: 'connection c'").count(), 1, "{comments}");
+    let shown = |file: &Path| {
+        let shown = run(Command::new(binary()).args(["config", "-c"]).arg(file));
+        shown.lines().map(|line| line.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let converted = folder.file("x.toml", toml);
+    assert_eq!(shown(&conf), shown(&converted));
+    assert!(
+        toml.contains("mount_point = \"a/\"") && toml.contains("queued_bytes_max = 1099511627776"),
+        "{toml}"
+    );
+}
+
+#[test]
+fn a_misspelt_option_a_wrong_value_and_a_plugin_that_guards_an_open_listener_refuse_the_start() {
+    let folder = Folder::new("misspelt");
+    let conf = folder.file(
+        "x.conf",
+        "allow_anonymus true\nmax_qos three\ntopic a both\nplugin /usr/lib/x.so\nlistener 18841\nallow_anonymous true\n",
+    );
+    let output = Command::new(binary()).args(["--test-config", "-c"]).arg(&conf).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        "x.conf:1: unknown option 'allow_anonymus'; did you mean 'allow_anonymous'?",
+        "x.conf:2: max_qos three is not allowed: expected a number",
+        "x.conf:3: 'topic' belongs behind a line 'connection NAME'",
+        "x.conf:4: a plugin may have kept clients out",
+    ] {
+        assert!(told.contains(words), "{words} is missing in:\n{told}");
+    }
+    assert!(!output.status.success());
+}
+
+#[test]
+fn content_and_name_tell_the_kind_of_a_file_and_format_settles_doubt() {
+    let folder = Folder::new("kind");
+    let kind = |name: &str, text: &str, more: &[&str]| {
+        let file = folder.file(name, text);
+        let mut command = Command::new(binary());
+        let output = command.args(["config", "-c"]).arg(&file).args(more).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        // Nothing is kept by Mosquitto unless it is told to.
+        text.contains("in_memory = true")
+    };
+    assert!(kind("mosquitto.conf", "listener 1883 localhost\n", &[]));
+    assert!(kind("anything", "# mine\nallow_anonymous true\n", &[]));
+    assert!(kind("empty.conf", "", &[]));
+    assert!(!kind("lapwing.conf", "[limits]\nreceive_maximum = 1\n", &[]));
+    assert!(!kind("empty.toml", "", &[]));
+    assert!(kind("empty.toml", "", &["--format", "mosquitto"]));
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lapwing::Broker;
+use lapwing::config::Config;
 use lapwing_tests::client::Client;
 use lapwing_tests::program::{Folder, Program};
 
@@ -139,4 +141,24 @@ fn the_level_of_the_log_changes_and_what_needs_a_restart_is_named() {
     changing.client("c").subscribe("a@1");
     let line = changing.broker.wait_for("subscribed");
     assert!(line.contains("DEBUG"), "{line}");
+}
+
+#[test]
+fn a_program_that_embeds_the_broker_puts_another_configuration_in_force() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let memory = "[store]\nin_memory = true\n";
+        let config = |more: &str| Config::from_toml(&format!("{memory}{more}"), "embedded").unwrap();
+        let broker = Broker::builder().config(config(ONE)).start().await.unwrap();
+        let first = broker.listeners();
+        let with_two = config(&format!("cache_bytes = '2MiB'\n{ONE}{ONE}"));
+        assert_eq!(broker.reload_with(with_two).await.unwrap().restart, ["store.cache_bytes"]);
+        assert_eq!((broker.listeners().len(), &broker.listeners()[0]), (2, &first[0]));
+        let refused = broker.reload_with(config("[[listener]]\naddress = '0.0.0.0:0'\n")).await.unwrap_err();
+        assert!(refused.contains("open = true"), "{refused}");
+        assert_eq!(broker.listeners().len(), 2);
+        // Nobody said where the configuration comes from: the files are read, and it stays.
+        assert!(broker.reload().await.unwrap().restart.is_empty());
+        broker.stop().await;
+    });
 }

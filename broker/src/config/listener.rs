@@ -227,7 +227,7 @@ listener! {
     /// The Unix socket.
     path: Option<PathBuf> = None, ANY;
     /// The permissions of the Unix socket, in octal.
-    socket_mode: Mode = Mode(0o660), ANY, Restart;
+    socket_mode: Mode = Mode(0o660), ANY;
     /// Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.
     open: bool = false, ANY;
     /// What tells who a client is, in the order in which it is tried: a list of "certificate", "jwt", "password", "http"; empty: nothing.

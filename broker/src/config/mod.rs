@@ -4,6 +4,7 @@
 //! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` all derive from the declarations. A mistake is
 //! told with file and line, all mistakes of a file at once, and a misspelt key with the nearest one.
 
+mod check;
 mod declare;
 mod file;
 mod keys;
@@ -24,8 +25,6 @@ pub use reading::{Origin, Reading};
 pub use source::{Flags, Format, Source};
 
 use std::path::{Path, PathBuf};
-
-use lapwing_protocol::topic;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,46 +89,6 @@ impl Config {
         source.read().map(|reading| reading.config)
     }
 
-    /// Checks everything that a start would, files included, before any port is opened.
-    ///
-    /// # Errors
-    /// Everything that would make the start fail.
-    pub fn check(&self) -> Result<(), ConfigErrors> {
-        let mut errors = Vec::new();
-        if self.listeners.is_empty() {
-            errors.push("there is no listener: add a [[listener]] with an address".to_owned());
-        }
-        for listener in &self.listeners {
-            errors.extend(listener.check(self.authenticates(listener)));
-            errors.extend(self.check_methods(listener));
-        }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
-            errors.push(format!("log.level = \"{}\": {error}", self.log.level));
-        }
-        for (key, given) in [("http_url", &self.auth.http_url), ("jwks_url", &self.auth.jwks_url)] {
-            if given.is_some() && !cfg!(feature = "http") {
-                errors.push(format!(
-                    "auth.{key}: this program was built without HTTP; build it with --features http"
-                ));
-            }
-        }
-        if self.auth.psk_file.is_some() {
-            let text = "auth.psk_file: there are no pre-shared keys (TLS-PSK) here, since rustls has none. Use client \
-                        certificates: client_certificate = \"required\" of a listener";
-            errors.push(text.to_owned());
-        }
-        let store = &self.store;
-        for (key, filters) in [
-            ("topics_always", &store.topics_always),
-            ("topics_interval", &store.topics_interval),
-            ("topics_none", &store.topics_none),
-        ] {
-            let wrong = filters.iter().filter(|filter| topic::check_filter(filter).is_err());
-            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
-        }
-        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
-    }
-
     /// What tells who the clients of a listener are, in the order in which it is tried: as the listener says, or everything
     /// that is configured.
     pub fn methods(&self, listener: &Listener) -> Vec<Method> {
@@ -174,20 +133,6 @@ impl Config {
         listener.client_certificate == ClientCertificate::Required
             || listener.allow_anonymous == Some(false)
             || (!self.methods(listener).is_empty() && !anonymous)
-    }
-
-    fn check_methods(&self, listener: &Listener) -> Vec<String> {
-        let named = listener.authentication.iter().flatten();
-        let lacking = named.filter(|method| !self.has(**method, listener));
-        let text = |method: &Method| {
-            format!(
-                "listener {}: authentication by {} needs {}",
-                listener.title(),
-                method.name(),
-                method.needs()
-            )
-        };
-        lacking.map(text).collect()
     }
 
     /// Whether clients of this machine only can connect.

@@ -133,8 +133,7 @@ impl Reading {
     fn environment_listener(&mut self, number: &str, name: &str, text: &str, origin: Origin) {
         let there = self.config.listeners.len();
         let Some(number) = number.parse().ok().filter(|number| *number <= there) else {
-            let text =
-                format!("there are {there} listeners, counted from 0: the next new one is number {there}");
+            let text = format!("listeners are counted from 0, and the next new one is number {there}");
             return self.wrong(&origin, text);
         };
         if number == there {

@@ -170,9 +170,21 @@ fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, 
     let path = config.path.clone().unwrap_or_default();
     remove_stale(&path).map_err(fail)?;
     let socket = UnixListener::bind(&path).map_err(fail)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(config.socket_mode.0)).map_err(fail)?;
+    permit_one(config).map_err(fail)?;
     let name = format!("unix://{}", path.display()).into();
     Ok(Listener { socket: Open::Unix(socket, path), name, number })
+}
+
+/// Gives the Unix sockets among listeners the permissions that they are to have now.
+pub fn permit(listeners: &[config::Listener]) {
+    for listener in listeners.iter().filter(|listener| listener.transport == Transport::Unix) {
+        let _ = permit_one(listener).inspect_err(|error| warn!("listener {}: {error}", listener.title()));
+    }
+}
+
+fn permit_one(listener: &config::Listener) -> io::Result<()> {
+    let path = listener.path.clone().unwrap_or_default();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.socket_mode.0))
 }
 
 /// A socket that nobody serves any more is in the way; one that is served is not ours to take.
