@@ -14,19 +14,20 @@ use crate::auth::ban::{self, Ban};
 use crate::budget::Place;
 use crate::core::Core;
 use crate::handshake;
+use crate::live::Gate;
 use crate::net::{Accepted, Listener, Peer, Sender, Stream};
 
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Counts the connections, so that a stop can wait for the last.
+/// Counts connections or listeners, so that a stop can wait for the last.
 #[derive(Debug, Default)]
-pub(crate) struct Connections {
+pub(crate) struct Tally {
     count: AtomicUsize,
     ended: Notify,
 }
 
-impl Connections {
+impl Tally {
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -45,12 +46,12 @@ impl Connections {
 }
 
 /// One of the counted.
-struct Counted(Arc<Connections>);
+pub(crate) struct Counted(Arc<Tally>);
 
 impl Counted {
-    fn new(connections: &Arc<Connections>) -> Counted {
-        connections.count.fetch_add(1, Ordering::AcqRel);
-        Counted(connections.clone())
+    pub(crate) fn new(tally: &Arc<Tally>) -> Counted {
+        tally.count.fetch_add(1, Ordering::AcqRel);
+        Counted(tally.clone())
     }
 }
 
@@ -61,12 +62,13 @@ impl Drop for Counted {
     }
 }
 
-/// Serves a listener until the broker stops.
+/// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(
     core: Arc<Core>,
     listener: Listener,
     mut stopped: watch::Receiver<bool>,
-    connections: Arc<Connections>,
+    mut closed: watch::Receiver<bool>,
+    connections: Arc<Tally>,
 ) {
     let mut warned: Option<Instant> = None;
     loop {
@@ -77,6 +79,7 @@ pub(crate) async fn run(
         };
         let (permit, accepted) = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = closed.wait_for(|closed| *closed) => return,
             accepted = accept => accepted,
         };
         let now = Instant::now();
@@ -97,23 +100,34 @@ pub(crate) async fn run(
                 continue;
             }
         };
+        let snapshot = core.live.get();
+        let Some(gate) = snapshot.gate(listener.number()) else { continue };
+        let accepted = listener.admit(accepted, gate.clone());
         // Whose connection a proxy passes on is only known when it has said so.
         let address = if accepted.is_from_proxy() { None } else { counted(&accepted) };
         let banned = |ban: &Ban| {
             format!("connection from {} closed: {} is banned ({})", accepted.address(), ban.whom, ban.reason)
         };
-        if let Some(text) = core.live.get().bans.of_address(address, ban::now_s()).map(banned) {
+        if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
             core.metrics.refused.add(1);
             complain(text);
             continue;
         }
+        let Some(entered) = gate.enter() else {
+            core.metrics.refused.add(1);
+            complain(format!(
+                "connection from {} closed: connections_max of this listener is reached",
+                accepted.address()
+            ));
+            continue;
+        };
         match core.budget.enter(address, now) {
             Ok(place) => {
                 core.metrics.connections.add(1);
                 let (core, counted, stopped) = (core.clone(), Counted::new(&connections), stopped.clone());
                 tokio::spawn(async move {
                     serve(core, accepted, place, permit, stopped).await;
-                    drop(counted);
+                    drop((counted, entered));
                 });
             }
             Err(full) => {
@@ -130,7 +144,7 @@ fn counted(accepted: &Accepted) -> Option<IpAddr> {
 }
 
 /// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
-async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option<(Stream, Peer)> {
+async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option<(Stream, Peer, Arc<Gate>)> {
     let address = accepted.address().to_string();
     let refuse = |error: String| {
         core.metrics.refused.add(1);
@@ -147,9 +161,9 @@ async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option
             return None;
         }
     };
-    let trust = core.live.get();
+    let snapshot = core.live.get();
     let of = accepted.address();
-    if let Some(ban) = trust.bans.of_address(counted(&accepted), ban::now_s()) {
+    if let Some(ban) = snapshot.bans.of_address(counted(&accepted), ban::now_s()) {
         refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
         return None;
     }
@@ -157,8 +171,9 @@ async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option
         refuse(format!("connection of {of} closed: {} is reached", full.key()));
         return None;
     }
-    let established = accepted.establish(&trust.tls).await;
-    established.inspect_err(|error| refuse(error.to_string())).ok()
+    let gate = accepted.gate().clone();
+    let (stream, peer) = accepted.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
+    Some((stream, peer, gate))
 }
 
 /// One connection from its first byte to its last.
@@ -169,7 +184,7 @@ async fn serve(
     permit: Option<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let timeout = Duration::from_secs(u64::from(core.config.limits.connect_timeout_s));
+    let timeout = Duration::from_secs(u64::from(accepted.gate().limits.connect_timeout_s));
     let address = accepted.address().to_string();
     let deadline = tokio::time::Instant::now() + timeout;
     // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
@@ -178,8 +193,8 @@ async fn serve(
         Err(why) => Err(why),
         Ok(()) => {
             let introduction = Box::pin(async {
-                let (stream, peer) = establish(&core, accepted, &mut place).await?;
-                Some(handshake::receive(&core, stream, peer, place).await)
+                let (stream, peer, gate) = establish(&core, accepted, &mut place).await?;
+                Some(handshake::receive(&core, gate, stream, peer, place).await)
             });
             within(introduction, deadline, &mut stopped).await
         }

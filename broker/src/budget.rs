@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,22 +19,28 @@ const ADDRESSES_KEPT: usize = 1_024;
 /// The bounds and what is used of them.
 #[derive(Debug)]
 pub struct Budget {
-    connections_max: usize,
-    per_address_max: usize,
-    handshakes_max: usize,
-    handshakes_per_address_max: usize,
-    connects_per_s: u32,
+    bounds: Bounds,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, Address>>,
     /// Connections that have not been let in yet; the others wait in the kernel's queue.
     pub handshakes: Arc<Semaphore>,
-    memory_bytes_max: u64,
-    memory_pause_percent: u64,
     pressure: AtomicU8,
     /// What [`measure`](Self::measure) said last.
     told: AtomicU8,
     /// Bytes that came from clients since memory was measured last.
     unmeasured: AtomicU64,
+}
+
+/// What a reload may change.
+#[derive(Debug, Default)]
+struct Bounds {
+    connections_max: AtomicUsize,
+    per_address_max: AtomicUsize,
+    handshakes_max: AtomicUsize,
+    handshakes_per_address_max: AtomicUsize,
+    connects_per_s: AtomicU32,
+    memory_bytes_max: AtomicU64,
+    memory_pause_percent: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -97,6 +103,21 @@ pub struct Place {
 impl Budget {
     /// With the bounds of the configuration, those that depend on the machine included.
     pub fn new(limits: &Limits) -> Budget {
+        let budget = Budget {
+            bounds: Bounds::default(),
+            connections: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+            handshakes: Arc::new(Semaphore::new(0)),
+            pressure: AtomicU8::new(0),
+            told: AtomicU8::new(0),
+            unmeasured: AtomicU64::new(0),
+        };
+        budget.bound(limits);
+        budget
+    }
+
+    /// Other bounds. Who is there already stays.
+    pub fn bound(&self, limits: &Limits) {
         let connections_max = match limits.connections_max {
             0 => file_descriptors_max().map_or(1_000, |most| most / 10 * 9),
             most => most as usize,
@@ -105,20 +126,24 @@ impl Budget {
             0 => memory_bytes().map_or(u64::MAX, |all| all / 10 * 8),
             most => most,
         };
-        Budget {
-            connections_max,
-            per_address_max: limits.connections_per_address_max as usize,
-            handshakes_max: limits.handshakes_max as usize,
-            handshakes_per_address_max: limits.handshakes_per_address_max as usize,
-            connects_per_s: limits.connects_per_address_per_s,
-            connections: AtomicUsize::new(0),
-            addresses: Mutex::default(),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes_max as usize)),
-            memory_bytes_max,
-            memory_pause_percent: u64::from(limits.memory_pause_percent),
-            pressure: AtomicU8::new(0),
-            told: AtomicU8::new(0),
-            unmeasured: AtomicU64::new(0),
+        let bounds = &self.bounds;
+        bounds.connections_max.store(connections_max, Ordering::Relaxed);
+        bounds.per_address_max.store(limits.connections_per_address_max as usize, Ordering::Relaxed);
+        bounds
+            .handshakes_per_address_max
+            .store(limits.handshakes_per_address_max as usize, Ordering::Relaxed);
+        bounds.connects_per_s.store(limits.connects_per_address_per_s, Ordering::Relaxed);
+        bounds.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+        bounds.memory_pause_percent.store(u64::from(limits.memory_pause_percent), Ordering::Relaxed);
+        let handshakes_max = limits.handshakes_max as usize;
+        let before = bounds.handshakes_max.swap(handshakes_max, Ordering::Relaxed);
+        match handshakes_max.checked_sub(before) {
+            Some(more) => self.handshakes.add_permits(more),
+            // Those that are in use are missed for a while: the bound is reached with the next reload at the latest.
+            None => {
+                let fewer = self.handshakes.forget_permits(before - handshakes_max);
+                bounds.handshakes_max.store(before - fewer, Ordering::Relaxed);
+            }
         }
     }
 
@@ -127,7 +152,9 @@ impl Budget {
         if self.pressure() >= Pressure::Refuse {
             return Err(Full::Memory);
         }
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+        if self.connections.fetch_add(1, Ordering::Relaxed)
+            >= self.bounds.connections_max.load(Ordering::Relaxed)
+        {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Full::Connections);
         }
@@ -139,7 +166,7 @@ impl Budget {
 
     /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
     fn handshakes_are_scarce(&self) -> bool {
-        self.handshakes.available_permits() * 10 <= self.handshakes_max
+        self.handshakes.available_permits() * 10 <= self.bounds.handshakes_max.load(Ordering::Relaxed)
     }
 
     /// How short memory is, as last measured.
@@ -155,7 +182,7 @@ impl Budget {
     #[inline]
     pub fn took_in(&self, bytes: usize) {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
-        if before + bytes as u64 >= self.memory_bytes_max / UNMEASURED_PARTS {
+        if before + bytes as u64 >= self.bounds.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
             self.look();
         }
     }
@@ -163,9 +190,10 @@ impl Budget {
     fn look(&self) -> Pressure {
         self.unmeasured.store(0, Ordering::Relaxed);
         let used = resident_bytes().unwrap_or(0);
-        let pressure = if used >= self.memory_bytes_max {
+        let most = self.bounds.memory_bytes_max.load(Ordering::Relaxed);
+        let pressure = if used >= most {
             Pressure::Refuse
-        } else if used >= self.memory_bytes_max / 100 * self.memory_pause_percent {
+        } else if used >= most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed) {
             Pressure::Pause
         } else {
             Pressure::None
@@ -192,14 +220,16 @@ impl Place {
         if now.duration_since(entry.second) >= SECOND {
             (entry.second, entry.connects) = (now, 0);
         }
-        if entry.connections >= budget.per_address_max {
+        if entry.connections >= budget.bounds.per_address_max.load(Ordering::Relaxed) {
             return Err(Full::PerAddress);
         }
         // Many devices behind one router are welcome as long as they keep nobody out.
-        if entry.handshakes >= budget.handshakes_per_address_max && budget.handshakes_are_scarce() {
+        if entry.handshakes >= budget.bounds.handshakes_per_address_max.load(Ordering::Relaxed)
+            && budget.handshakes_are_scarce()
+        {
             return Err(Full::Handshakes);
         }
-        if entry.connects >= budget.connects_per_s {
+        if entry.connects >= budget.bounds.connects_per_s.load(Ordering::Relaxed) {
             return Err(Full::ConnectRate);
         }
         entry.connects += 1;

@@ -15,22 +15,20 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::janitor::Agenda;
 use crate::journal::Journal;
-use crate::live::{Live, Trust};
+use crate::live::{Live, Snapshot};
 use crate::message::{Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
-use crate::router::{Kept, Retained, RouteCache, Routed, Router};
+use crate::router::{Kept, Retained, RouteCache, Routed, Router, Space};
 use crate::session::{Outcome, Session, Will};
 use crate::store::{Durability, Origin, Record, SessionTerms, Store, Ticket};
 
 /// The broker's inside.
 #[derive(Debug)]
 pub struct Core {
-    /// As it was started with.
-    pub config: Config,
-    /// Who may do what, and the TLS of the listeners.
+    /// The configuration, who may do what, and the listeners.
     pub live: Live,
     /// Subscriptions and retained messages.
     pub router: Router,
@@ -70,14 +68,13 @@ pub struct Published {
 
 impl Core {
     /// An empty broker.
-    pub fn new(config: Config, live: Live, store: Arc<dyn Store>) -> Core {
+    pub fn new(live: Live, store: Arc<dyn Store>) -> Core {
+        let snapshot = live.get();
+        let config = &snapshot.config;
         let limits = &config.limits;
-        let cache_bytes_max = if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX };
-        let retained =
-            Retained::new(limits.retained_messages_max as usize, limits.retained_bytes_max, cache_bytes_max);
         Core {
             live,
-            router: Router::new(retained),
+            router: Router::new(Retained::new(Space::of(config, &*store))),
             registry: Registry::new(limits.sessions_max as usize),
             clock: store.clock(),
             store,
@@ -88,7 +85,6 @@ impl Core {
             users: Users::default(),
             agenda: Agenda::default(),
             stored: Arc::new(StoredTotal::new(config.store.queues_bytes_max)),
-            config,
         }
     }
 
@@ -107,15 +103,17 @@ impl Core {
         self.store.next_number()
     }
 
+    /// Takes over the bounds that count across connections.
+    pub fn bound(&self, config: &Config) {
+        let limits = &config.limits;
+        self.router.retained.bound(Space::of(config, &*self.store));
+        self.registry.bound(limits.sessions_max as usize);
+        self.budget.bound(limits);
+        self.stored.bound(config.store.queues_bytes_max);
+    }
+
     fn bounds(&self) -> Bounds {
-        let limits = &self.config.limits;
-        Bounds {
-            messages_max: limits.queued_messages_max as usize,
-            bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
-            policy: limits.queue_policy,
-            keeps_qos0: limits.queue_qos0,
-            stored_bytes_max: self.config.store.queue_bytes_max,
-        }
+        Bounds::of(&self.live.get().config)
     }
 
     /// A queue for a new session; `stored`: the store keeps it.
@@ -130,20 +128,6 @@ impl Core {
     /// The queue of a session that an earlier run left: `last` as given out, and what waits on disk.
     pub fn stored_outbox(&self, session: SessionNumber, last: Seq, waiting: (Seq, u64, u64)) -> Arc<Outbox> {
         Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting))
-    }
-
-    /// How safely a message of this topic is kept: as its topic filters say, else its listener, else the store.
-    pub fn durability(&self, topic: &str, listener: Option<Durability>) -> Durability {
-        let store = &self.config.store;
-        let matched = |filters: &[String]| filters.iter().any(|filter| topic::matches(filter, topic));
-        let of_topic = [
-            (&store.topics_always, Durability::Always),
-            (&store.topics_interval, Durability::Interval),
-            (&store.topics_none, Durability::None),
-        ];
-        let of_topic =
-            of_topic.iter().find(|(filters, _)| matched(filters)).map(|(_, durability)| *durability);
-        of_topic.or(listener).unwrap_or(store.durability)
     }
 
     /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one
@@ -198,8 +182,8 @@ impl Core {
     /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).
     pub fn publish_will(&self, will: &LastWord) {
         let LastWord { will, session, client_id, identity } = will;
-        let trust = self.live.get();
-        let policy = &trust.auth.policy;
+        let snapshot = self.live.get();
+        let policy = &snapshot.auth.policy;
         let may = policy.renew(identity, client_id, None).map_err(|refused| refused.text).and_then(|now| {
             let may = policy.allows(&now, client_id, Action::Publish, &will.topic);
             may.then_some(()).ok_or_else(|| policy.rule(&now, client_id, Action::Publish, &will.topic))
@@ -210,26 +194,18 @@ impl Core {
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
-        let journal = Journal::new(&*self.store, self.durability(&will.topic, None));
-        let source = self.source(identity, client_id).filter(|_| will.retain);
+        let journal = Journal::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
+        let source = source(&snapshot.config, identity, client_id).filter(|_| will.retain);
         self.publish_for_nobody(&will.message(*session, self.now(), source), journal);
     }
 
-    /// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
-    pub fn source<'a>(&self, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
-        let asks = self.config.auth.retained_source_checked
-            && identity.rights.is_some()
-            && identity.grants.is_none();
-        asks.then_some(Source { client_id, user: identity.user.as_deref() })
-    }
-
     /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
-    pub fn source_may(&self, trust: &Trust, message: &Message) -> bool {
-        let Some(source) = message.source().filter(|_| message.published_at() < trust.since) else {
+    pub fn source_may(&self, snapshot: &Snapshot, message: &Message) -> bool {
+        let Some(source) = message.source().filter(|_| message.published_at() < snapshot.since) else {
             return true;
         };
         let identity = Identity { user: source.user.map(Arc::from), ..Identity::default() };
-        let policy = &trust.auth.policy;
+        let policy = &snapshot.auth.policy;
         policy.renew(&identity, source.client_id, None).is_ok_and(|identity| {
             policy.allows(&identity, source.client_id, Action::Publish, message.topic_str())
         })
@@ -389,6 +365,12 @@ impl Core {
             self.agenda.add(next, client_id.clone(), rest);
         }
     }
+}
+
+/// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
+pub fn source<'a>(config: &Config, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
+    let asks = config.auth.retained_source_checked && identity.rights.is_some() && identity.grants.is_none();
+    asks.then_some(Source { client_id, user: identity.user.as_deref() })
 }
 
 /// A will with what is needed to publish it away from its session.

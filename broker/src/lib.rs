@@ -23,6 +23,7 @@ mod core;
 mod handshake;
 mod janitor;
 pub mod journal;
+mod listeners;
 mod live;
 pub mod message;
 mod metrics;
@@ -49,8 +50,10 @@ use tracing::{info, warn};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
-use crate::live::Live;
+use crate::listeners::Listeners;
+use crate::live::{Live, Snapshot};
 use crate::reload::Own;
+pub use crate::reload::Reloaded;
 use crate::store::{DurableStore, MemoryStore, Options, Store};
 
 /// The version of this broker.
@@ -60,12 +63,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub struct Broker {
     core: Arc<Core>,
-    listeners: Vec<Arc<str>>,
+    listeners: watch::Receiver<Vec<Arc<str>>>,
     /// Closed when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
-    acceptors: JoinSet<()>,
+    acceptors: Arc<accept::Tally>,
     background: JoinSet<()>,
-    connections: Arc<accept::Connections>,
+    connections: Arc<accept::Tally>,
     reloads: mpsc::Sender<reload::Request>,
 }
 
@@ -96,11 +99,12 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// What a broker is started with.
-#[derive(Debug)]
 pub struct Builder {
     config: Config,
     auth: Option<Auth>,
     store: Option<Arc<dyn Store>>,
+    source: Option<reload::Source>,
+    level: Option<reload::Level>,
 }
 
 impl Builder {
@@ -132,45 +136,63 @@ impl Builder {
         self
     }
 
+    /// Where [`Broker::reload`] gets the configuration anew; without it the one of the start stays.
+    #[must_use]
+    pub fn source(
+        mut self,
+        source: impl Fn() -> Result<Config, config::ConfigErrors> + Send + Sync + 'static,
+    ) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What a reload that changes `log.level` calls with it; without it the level of the start stays.
+    #[must_use]
+    pub fn log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.level = Some(Arc::new(set));
+        self
+    }
+
     /// Opens the listeners and serves, on the tokio runtime of the caller.
     ///
     /// # Errors
     /// [`StartError`]; no port stays open then.
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
-        let own = Own::new(&self.config, self.auth);
-        let loaded = reload::load(&self.config, &own).map_err(StartError::Files)?;
-        let listeners = net::bind_all(&self.config).await.map_err(StartError::Bind)?;
+        self.config.check_machine().map_err(StartError::Config)?;
+        let own = Own::new(&self.config, self.auth, self.source, self.level);
+        let (stopping, stopped) = watch::channel(false);
+        let (acceptors, connections) = <(Arc<accept::Tally>, Arc<accept::Tally>)>::default();
+        let mut listeners = Listeners::new(stopped, acceptors.clone(), connections.clone());
+        let numbers = listeners.numbers(&self.config);
+        let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
+        let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
         let store = match self.store {
             Some(store) => store,
-            None => open_store(&self.config.store).map_err(StartError::Store)?,
+            None => open_store(&snapshot.config.store).map_err(StartError::Store)?,
         };
-        let core = Arc::new(Core::new(self.config, Live::new(loaded, store.clock().now()), store));
+        let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
+        let core = Arc::new(Core::new(live, store));
         backlog::restore(&core).map_err(StartError::Store)?;
-        let (stopping, stopped) = watch::channel(false);
-        let connections = Arc::new(accept::Connections::default());
-        let mut acceptors = JoinSet::new();
-        let mut names = Vec::new();
-        for listener in listeners {
-            info!("listening on {}", listener.name());
-            names.push(listener.name().clone());
-            acceptors.spawn(accept::run(core.clone(), listener, stopped.clone(), connections.clone()));
-        }
+        listeners.replace(&core, &numbers, fresh).await;
+        let names = listeners.names();
         let mut background = JoinSet::new();
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         let (reloads, requests) = mpsc::channel(4);
-        background.spawn(reload::run(core.clone(), own, requests));
+        background.spawn(reload::run(core.clone(), own, listeners, requests));
         Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads })
     }
 }
 
-/// Reads every file that a configuration names, as a start would.
+/// Reads every file that a configuration names, and looks for all else that it needs of this machine, as a start would.
 ///
 /// # Errors
 /// All that is wrong with them.
 pub fn check_files(config: &Config) -> Result<(), String> {
-    reload::load(config, &Own::new(config, None)).map(drop)
+    config.check_machine().map_err(|errors| errors.to_string())?;
+    let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
+    reload::load(config.clone(), &numbers, &Own::new(config, None, None, None), None).map(drop)
 }
 
 /// What `[store]` says.
@@ -206,29 +228,37 @@ impl Drop for Broker {
 impl Broker {
     /// What to start a broker with.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), auth: None, store: None }
+        Builder { config: Config::default(), auth: None, store: None, source: None, level: None }
     }
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
-    pub fn listeners(&self) -> &[Arc<str>] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<Arc<str>> {
+        self.listeners.borrow().clone()
     }
 
-    /// Reads the files of the configuration anew: users, rules, keys and certificates; also done when one of them changes. The
-    /// keys of the configuration itself stay as they are.
+    /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users, rules, keys and
+    /// certificates; the files are also read when one of them changes. All of it counts, or nothing.
     ///
     /// # Errors
-    /// What is wrong with them; all stays as it was then.
-    pub async fn reload(&self) -> Result<(), String> {
-        reload::ask(&self.reloads).await
+    /// What is wrong with it; all stays as it was then.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        reload::ask(&self.reloads, None).await
+    }
+
+    /// Puts another configuration in force. Listeners are opened, changed and closed without touching the clients of others.
+    ///
+    /// # Errors
+    /// What is wrong with it; all stays as it was then.
+    pub async fn reload_with(&self, config: Config) -> Result<Reloaded, String> {
+        reload::ask(&self.reloads, Some(config)).await
     }
 
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within
     /// `limits.shutdown_timeout_s`.
     pub async fn stop(mut self) {
-        let timeout = Duration::from_secs(u64::from(self.core.config.limits.shutdown_timeout_s));
+        let timeout = Duration::from_secs(u64::from(self.core.live.get().config.limits.shutdown_timeout_s));
         self.stopping.send_replace(true);
-        while self.acceptors.join_next().await.is_some() {}
+        self.acceptors.none().await;
         self.core.registry.close(ReasonCode::ServerShuttingDown);
         if tokio::time::timeout(timeout, self.connections.none()).await.is_err() {
             warn!(

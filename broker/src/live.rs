@@ -1,82 +1,141 @@
-//! What a reload replaces: who may do what, and the TLS of every listener. One snapshot, replaced whole or not at all.
+//! What a reload replaces: the configuration, who may do what, and the listeners with their TLS. One snapshot, replaced whole
+//! or not at all.
 //!
-//! A new connection takes the snapshot of its moment; a live one sees by the generation that there is a newer one and asks it
-//! what has become of its rights. Old TLS connections go on with the certificate that they began with.
+//! A new connection takes the snapshot of its moment; a live one sees by the generation that there is a newer one and takes
+//! that. What a client was told in CONNACK stands for its connection, and old TLS connections go on with the certificate that
+//! they began with.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Auth;
 use crate::auth::ban::Bans;
+use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::message::Millis;
-use crate::net::Acceptors;
+
+/// What tells a listener from all others, as long as the broker runs.
+pub type GateNumber = u64;
+
+/// A listener as the configuration has it now, with what holds for its clients.
+pub struct Gate {
+    /// Stays with the listener, however often it changes.
+    pub number: GateNumber,
+    /// Its own keys.
+    pub listener: Listener,
+    /// What the broker offers there.
+    pub mqtt: Mqtt,
+    /// What is bounded there.
+    pub limits: Limits,
+    /// Its TLS.
+    pub tls: Option<TlsAcceptor>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection that a listener counts; dropping it counts it out.
+#[derive(Debug)]
+pub struct Entered(Arc<AtomicUsize>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Gate {
+    /// The keys of the listener in place of the common ones; `before` is what it was until now.
+    pub fn new(
+        number: GateNumber,
+        config: &Config,
+        listener: &Listener,
+        tls: Option<TlsAcceptor>,
+        before: Option<&Gate>,
+    ) -> Gate {
+        let (mqtt, limits) = (&config.mqtt, &config.limits);
+        Gate {
+            number,
+            mqtt: Mqtt { qos_max: listener.qos_max.unwrap_or(mqtt.qos_max), ..mqtt.clone() },
+            limits: Limits {
+                packet_bytes_max: listener.packet_bytes_max.unwrap_or(limits.packet_bytes_max),
+                topic_aliases_in_max: listener.topic_aliases_in_max.unwrap_or(limits.topic_aliases_in_max),
+                keep_alive_max_s: listener.keep_alive_max_s.unwrap_or(limits.keep_alive_max_s),
+                ..limits.clone()
+            },
+            listener: listener.clone(),
+            tls,
+            connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
+        }
+    }
+
+    /// Counts a connection in; `None`: the listener has all that it may have.
+    pub fn enter(&self) -> Option<Entered> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let entered = Entered(self.connections.clone());
+        let most = self.listener.connections_max.map_or(usize::MAX, |most| most as usize);
+        (before < most).then_some(entered)
+    }
+}
 
 /// The snapshot.
-pub struct Trust {
+pub struct Snapshot {
+    /// All that is configured, as far as it is in force.
+    pub config: Config,
     /// Who may do what.
     pub auth: Auth,
-    /// The TLS of each listener, in the order of the configuration.
-    pub tls: Acceptors,
     /// Who is not let in.
     pub bans: Bans,
+    /// The listeners, in the order of the configuration.
+    pub gates: Vec<Arc<Gate>>,
     /// When it was put in place.
     pub since: Millis,
     /// Counts the snapshots.
     pub generation: u64,
 }
 
-impl std::fmt::Debug for Trust {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trust").field("generation", &self.generation).finish_non_exhaustive()
+impl Snapshot {
+    /// A listener, if it is still there.
+    pub fn gate(&self, number: GateNumber) -> Option<&Arc<Gate>> {
+        self.gates.iter().find(|gate| gate.number == number)
     }
 }
 
-/// What the files say, before it is in place.
-pub struct Loaded {
-    /// Who may do what.
-    pub auth: Auth,
-    /// The TLS of each listener, in the order of the configuration.
-    pub tls: Acceptors,
-    /// Who is not let in.
-    pub bans: Bans,
-}
-
-impl Loaded {
-    fn into_trust(self, since: Millis, generation: u64) -> Trust {
-        let Loaded { auth, tls, bans } = self;
-        Trust { auth, tls, bans, since, generation }
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
 /// Where the current one is.
 #[derive(Debug)]
 pub struct Live {
-    current: RwLock<Arc<Trust>>,
+    current: RwLock<Arc<Snapshot>>,
     generation: AtomicU64,
 }
 
 impl Live {
     /// Begins with this.
-    pub fn new(loaded: Loaded, since: Millis) -> Live {
-        Live { current: RwLock::new(Arc::new(loaded.into_trust(since, 0))), generation: AtomicU64::new(0) }
+    pub fn new(snapshot: Snapshot) -> Live {
+        let generation = AtomicU64::new(snapshot.generation);
+        Live { current: RwLock::new(Arc::new(snapshot)), generation }
     }
 
     /// The current snapshot.
-    pub fn get(&self) -> Arc<Trust> {
+    pub fn get(&self) -> Arc<Snapshot> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether this is it; cheap enough for every wake of every connection.
     #[inline]
-    pub fn is_current(&self, trust: &Trust) -> bool {
-        self.generation.load(Ordering::Acquire) == trust.generation
+    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
+        self.generation.load(Ordering::Acquire) == snapshot.generation
     }
 
     /// Puts another in its place.
-    pub fn replace(&self, loaded: Loaded, since: Millis) -> Arc<Trust> {
+    pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
-        *current = Arc::new(loaded.into_trust(since, generation));
+        *current = Arc::new(Snapshot { generation, ..snapshot });
         self.generation.store(generation, Ordering::Release);
         current.clone()
     }

@@ -1,12 +1,13 @@
-//! The program: arguments, configuration, log, signals. Everything else is the library.
+//! The program: what is asked of it, and who does it. Everything else is the library.
 
+mod arguments;
 mod commands;
+mod serve;
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
+<<<<<<< HEAD
 use clap::{ArgAction, Parser, Subcommand};
 use lapwing::Broker;
 use lapwing::config::{Config, ConfigErrors, LogFormat};
@@ -81,16 +82,27 @@ enum Command {
     #[command(disable_help_flag = true)]
     Top,
 }
+=======
+use arguments::{Arguments, Command};
+use clap::Parser;
+use lapwing::config::Source;
+>>>>>>> config
 
 fn main() -> ExitCode {
     if let Some(code) = commands::tools::run(std::env::args_os()) {
         return code;
     }
     let arguments = Arguments::parse();
-    if arguments.reference {
-        print!("{}", Config::reference());
-        return ExitCode::SUCCESS;
+    let source = arguments.source();
+    match arguments.command {
+        Some(command) => run(&command, &source).unwrap_or_else(|error| fail(&error)),
+        None if arguments.test_config => test(&source).unwrap_or_else(|error| fail(&error)),
+        None => match read(&source) {
+            Ok(reading) => serve::run(source, reading),
+            Err(error) => fail(&error),
+        },
     }
+<<<<<<< HEAD
     let config = match configure(&arguments) {
         Ok(config) => config,
         Err(errors) => return fail(&errors),
@@ -130,6 +142,8 @@ fn main() -> ExitCode {
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+=======
+>>>>>>> config
 }
 
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
@@ -137,101 +151,33 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn configure(arguments: &Arguments) -> Result<Config, ConfigErrors> {
-    let mut config = match &arguments.config {
-        Some(file) => Config::from_file(file)?,
-        None => Config::default(),
-    };
-    config.apply_environment(std::env::vars())?;
-    if let Some(port) = arguments.port {
-        let first = config.listeners.first_mut();
-        let first = first.ok_or_else(|| ConfigErrors(vec!["-p needs a listener".to_owned()]))?;
-        let host = first.address.rsplit_once(':').map_or("localhost", |(host, _)| host).to_owned();
-        first.address = format!("{host}:{port}");
-    }
-    if let Some(address) = &arguments.listen {
-        let first = config.listeners.first_mut();
-        first
-            .ok_or_else(|| ConfigErrors(vec!["--listen needs a listener".to_owned()]))?
-            .address
-            .clone_from(address);
-    }
-    if let Some(file) = &arguments.password_file {
-        config.auth.password_file = Some(file.clone());
-    }
-    if let Some(folder) = &arguments.data_dir {
-        config.store.data_dir.clone_from(folder);
-    }
-    config.store.in_memory |= arguments.in_memory;
-    config.check()?;
-    Ok(config)
+/// A configuration that makes sense.
+fn read(source: &Source) -> Result<lapwing::config::Reading, String> {
+    let reading = source.read().map_err(|errors| errors.to_string())?;
+    reading.config.check().map_err(|errors| errors.to_string())?;
+    Ok(reading)
 }
 
-fn start_log(arguments: &Arguments, config: &Config) -> Result<(), String> {
-    let level = match (arguments.quiet, arguments.verbose) {
-        (true, _) => "warn",
-        (_, 0) => &config.log.level,
-        (_, 1) => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-    let coloured = config.log.format == LogFormat::Text && std::io::stderr().is_terminal();
-    let writer = move || commands::log::Lines::new(coloured);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
-    match config.log.format {
-        LogFormat::Json => log.json().with_timer(SystemTime).init(),
-        LogFormat::Text => log.with_timer(SystemTime).with_ansi(coloured).init(),
-    }
-    Ok(())
-}
-
-async fn serve(config: Config) -> ExitCode {
-    let listen =
-        |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
-    let (mut terminate, mut interrupt, mut hangup) =
-        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
-    let local = config.is_local();
-    let broker = match Broker::builder().config(config).start().await {
-        Ok(broker) => broker,
-        Err(error) => return fail(&error),
-    };
-    let scope = if local {
-        " (this machine only; to open it to your network: lapwing user add NAME --password-file users && lapwing --listen 0.0.0.0:1883 --password-file users)"
-    } else {
-        ""
-    };
-    info!(
-        "Lapwing {} serves MQTT 3.1, 3.1.1 and 5.0 on {}{scope}",
-        lapwing::VERSION,
-        broker.listeners().join(", ")
-    );
-    if let Some(port) = broker.listeners().iter().find_map(|name| name.strip_prefix("mqtt://127.0.0.1:")) {
-        info!(
-            "try it: mosquitto_sub -p {port} -t 'hello/#' -v    and then    mosquitto_pub -p {port} -t hello/world -m hi"
-        );
-    }
-    loop {
-        tokio::select! {
-            () = next(&mut terminate) => break,
-            () = next(&mut interrupt) => break,
-            () = next(&mut hangup) => {
-                info!("SIGHUP: reading users, rules, keys and certificates anew; changed keys of the configuration need a restart");
-                // How it went is in the log.
-                let _ = broker.reload().await;
-            }
+fn run(command: &Command, source: &Source) -> Result<ExitCode, String> {
+    let config = || read(source).map(|reading| reading.config);
+    match command {
+        Command::Store(command) => {
+            let folder = config()?.store.data_dir;
+            commands::store::run(command, Path::new(&folder)).map_err(|error| error.to_string())
         }
-    }
-    info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");
-    tokio::select! {
-        () = broker.stop() => ExitCode::SUCCESS,
-        () = next(&mut terminate) => fail(&"stopped at once by a second signal"),
-        () = next(&mut interrupt) => fail(&"stopped at once by a second signal"),
+        Command::User(command) => commands::user::run(command, &config()?),
+        Command::Ban(command) => commands::ban::run(command, &config()?),
+        Command::Cert(cert) => commands::cert::run(cert),
+        Command::Explain(explain) => commands::explain::run(explain, &config()?),
+        Command::Convert(convert) => commands::config::convert(convert).map_err(|error| error.to_string()),
+        Command::Config(command) => commands::config::run(command, source).map_err(|error| error.to_string()),
     }
 }
 
-async fn next(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
+fn test(source: &Source) -> Result<ExitCode, String> {
+    let reading = read(source)?;
+    lapwing::check_files(&reading.config)?;
+    reading.warnings.iter().for_each(|text| eprintln!("lapwing: {text}"));
+    println!("the configuration is good");
+    Ok(ExitCode::SUCCESS)
 }

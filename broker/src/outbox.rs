@@ -17,7 +17,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
-use crate::config::QueuePolicy;
+use crate::config::{Config, QueuePolicy};
 use crate::journal::Journal;
 use crate::message::{Message, Seq, SessionNumber};
 use crate::store::Origin;
@@ -74,7 +74,7 @@ impl FromIterator<u32> for SubscriptionIds {
 }
 
 /// The bounds of an outbox.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
     /// Messages.
     pub messages_max: usize,
@@ -86,19 +86,41 @@ pub struct Bounds {
     pub keeps_qos0: bool,
     /// Bytes of messages on disk only, of this session.
     pub stored_bytes_max: u64,
+    /// Messages on disk only, of this session.
+    pub stored_messages_max: u64,
+}
+
+impl Bounds {
+    /// As they are configured.
+    pub fn of(config: &Config) -> Bounds {
+        let limits = &config.limits;
+        Bounds {
+            messages_max: limits.queued_messages_max as usize,
+            bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
+            policy: limits.queue_policy,
+            keeps_qos0: limits.queue_qos0,
+            stored_bytes_max: config.store.queue_bytes_max,
+            stored_messages_max: config.store.queue_messages_max.into(),
+        }
+    }
 }
 
 /// The bytes of messages on disk only, of all sessions, and their bound.
 #[derive(Debug)]
 pub struct StoredTotal {
     bytes: AtomicU64,
-    max: u64,
+    max: AtomicU64,
 }
 
 impl StoredTotal {
     /// Empty.
     pub fn new(max: u64) -> StoredTotal {
-        StoredTotal { bytes: AtomicU64::new(0), max }
+        StoredTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
+    }
+
+    /// Another bound.
+    pub fn bound(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Bytes.
@@ -145,6 +167,7 @@ struct Stored {
 
 #[derive(Debug, Default)]
 struct Inner {
+    bounds: Bounds,
     queue: VecDeque<Delivery>,
     bytes: usize,
     /// What the session took and still holds.
@@ -164,7 +187,6 @@ struct Inner {
 #[derive(Debug)]
 pub struct Outbox {
     session: SessionNumber,
-    bounds: Bounds,
     dropped: AtomicU64,
     overran: AtomicBool,
     /// For a session that is stored.
@@ -177,11 +199,10 @@ impl Outbox {
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
         Outbox {
             session,
-            bounds,
             dropped: AtomicU64::new(0),
             overran: AtomicBool::new(false),
             total: None,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner { bounds, ..Inner::default() }),
         }
     }
 
@@ -195,8 +216,13 @@ impl Outbox {
         (from, count, bytes): (Seq, u64, u64),
     ) -> Outbox {
         total.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let inner = Inner { last, stored: Stored { from, count, bytes }, ..Inner::default() };
+        let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
         Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
+    }
+
+    /// Other bounds. What waits already goes on waiting.
+    pub fn bound(&self, bounds: Bounds) {
+        self.lock().bounds = bounds;
     }
 
     /// Whether its session is stored.
@@ -222,7 +248,7 @@ impl Outbox {
     /// Adds a message, and notes it in the journal where it is stored. Never waits.
     pub fn push(&self, mut delivery: Delivery, journal: &mut Journal<'_>) -> Pushed {
         let mut inner = self.lock();
-        if inner.closed || (!inner.connected && delivery.qos == QoS::AtMostOnce && !self.bounds.keeps_qos0) {
+        if inner.closed || (!inner.connected && delivery.qos == QoS::AtMostOnce && !inner.bounds.keeps_qos0) {
             return Pushed::NotKept;
         }
         let stored = delivery.qos != QoS::AtMostOnce && self.is_stored();
@@ -235,12 +261,10 @@ impl Outbox {
         }
         let size = delivery.message.size();
         // Behind what is on disk only there is no way past it.
-        let on_disk =
-            stored && (!inner.connected || inner.stored.count > 0 || !inner.has_room(size, &self.bounds));
+        let on_disk = stored && (!inner.connected || inner.stored.count > 0 || !inner.has_room(size));
         let mut dropped = false;
-        while if on_disk { !self.has_room_on_disk(&inner, size) } else { !inner.has_room(size, &self.bounds) }
-        {
-            match self.bounds.policy {
+        while if on_disk { !self.has_room_on_disk(&inner, size) } else { !inner.has_room(size) } {
+            match inner.bounds.policy {
                 QueuePolicy::Refuse => return Pushed::Refused,
                 QueuePolicy::DropNewest => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -297,8 +321,12 @@ impl Outbox {
 
     fn has_room_on_disk(&self, inner: &Inner, size: usize) -> bool {
         let size = size as u64;
-        let total = self.total.as_ref().is_none_or(|total| total.bytes() + size <= total.max);
-        inner.stored.count == 0 || (total && inner.stored.bytes + size <= self.bounds.stored_bytes_max)
+        let total =
+            self.total.as_ref().is_none_or(|total| total.bytes() + size <= total.max.load(Ordering::Relaxed));
+        inner.stored.count == 0
+            || (total
+                && inner.stored.count < inner.bounds.stored_messages_max
+                && inner.stored.bytes + size <= inner.bounds.stored_bytes_max)
     }
 
     fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
@@ -414,7 +442,7 @@ impl Outbox {
         inner.connected = false;
         inner.connection = None;
         inner.waker = None;
-        if !self.bounds.keeps_qos0 {
+        if !inner.bounds.keeps_qos0 {
             inner.queue.retain(|delivery| delivery.qos != QoS::AtMostOnce);
             inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
         }
@@ -428,7 +456,7 @@ impl Outbox {
     /// Whether a message of this size would be taken without a drop.
     pub fn has_room(&self, size: usize) -> bool {
         let inner = self.lock();
-        !inner.closed && inner.has_room(size, &self.bounds)
+        !inner.closed && inner.has_room(size)
     }
 
     /// The session has ended: nothing is taken any more.
@@ -451,7 +479,8 @@ impl Outbox {
 
 impl Inner {
     /// One message always fits into an empty outbox, however large it is: the bound of a single message is the packet size.
-    fn has_room(&self, size: usize, bounds: &Bounds) -> bool {
+    fn has_room(&self, size: usize) -> bool {
+        let bounds = &self.bounds;
         let messages = self.queue.len() + self.held_messages;
         let bytes = self.bytes + self.held_bytes;
         messages == 0 || (messages < bounds.messages_max && bytes + size <= bounds.bytes_max)
@@ -466,7 +495,14 @@ mod tests {
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(
             1,
-            Bounds { messages_max, bytes_max: 1 << 20, policy, keeps_qos0: false, stored_bytes_max: 0 },
+            Bounds {
+                messages_max,
+                bytes_max: 1 << 20,
+                policy,
+                keeps_qos0: false,
+                stored_bytes_max: 0,
+                ..Bounds::default()
+            },
         );
         outbox.connect(&Arc::default());
         outbox

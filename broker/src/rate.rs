@@ -53,6 +53,10 @@ impl Allowance {
         })
     }
 
+    fn is_like(&self, other: &Allowance) -> bool {
+        (self.messages_per_s, self.bytes_per_s) == (other.messages_per_s, other.bytes_per_s)
+    }
+
     fn free_at(&self) -> u64 {
         let of = |meter: &Meter, per_s| if per_s > 0 { meter.free_at() } else { 0 };
         of(&self.messages, self.messages_per_s).max(of(&self.bytes, self.bytes_per_s))
@@ -108,7 +112,9 @@ impl Users {
         let user = user.and_then(|user| {
             let fresh = of_user()?;
             let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = users.get(user).and_then(Weak::upgrade) {
+            // A reload may have changed how much it is.
+            let same = |known: &Arc<UserAllowance>| known.0.is_like(&fresh);
+            if let Some(known) = users.get(user).and_then(Weak::upgrade).filter(same) {
                 return Some(known);
             }
             if users.len() >= USERS_KEPT {

@@ -97,13 +97,13 @@ pub type RestNumber = u64;
 /// All clients.
 #[derive(Debug)]
 pub struct Registry {
-    sessions_max: usize,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<Arc<str>, Entry>,
+    sessions_max: usize,
     live: usize,
     most_live: usize,
     last_rest: RestNumber,
@@ -125,7 +125,12 @@ pub struct Counts {
 impl Registry {
     /// Empty.
     pub fn new(sessions_max: usize) -> Registry {
-        Registry { sessions_max, inner: Mutex::default() }
+        Registry { inner: Mutex::new(Inner { sessions_max, ..Inner::default() }) }
+    }
+
+    /// Another bound.
+    pub fn bound(&self, sessions_max: usize) {
+        self.lock().sessions_max = sessions_max;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -146,7 +151,7 @@ impl Registry {
         };
         match owner {
             Some(owner) if owner != user && !any_user => return Claim::ForeignUser,
-            None if inner.entries.len() >= self.sessions_max => return Claim::Full,
+            None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
             _ => {}
         }
         let entry = Entry::Live { connection, end: Some(end), user: user.cloned(), nudge, by: by.clone() };

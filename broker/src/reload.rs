@@ -1,8 +1,8 @@
-//! Reading the files of the configuration anew: on request (SIGHUP), and when one of them has changed.
+//! Reading everything anew: the configuration and its files on request (SIGHUP), the files when one of them has changed.
 //!
-//! Everything is read first, then it replaces what there was at once; where anything is wrong, nothing is replaced. Files are
-//! looked at by their metadata every [`LOOK_EVERY`]; a change counts once the files have been still for a moment, so that a
-//! file that is being written is not read by halves.
+//! Everything is read first, new listeners are opened, then it replaces what there was at once; where anything is wrong, nothing
+//! is replaced. Files are looked at by their metadata every [`LOOK_EVERY`]; a change counts once the files have been still for a
+//! moment, so that a file that is being written is not read by halves.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
 
 use crate::auth::password::Lasting;
 use crate::auth::{self, Auth, audit};
-use crate::config::Config;
+use crate::config::{Config, ConfigErrors, Listener};
 use crate::core::Core;
-use crate::live::Loaded;
+use crate::listeners::Listeners;
+use crate::live::{Gate, GateNumber, Snapshot};
 use crate::net;
+use crate::outbox::Bounds;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -29,7 +32,24 @@ const STILL_LOOKS: usize = 20;
 const SLICE: usize = 1_000;
 
 /// Somebody wants a reload, and to know how it went.
-pub(crate) type Request = oneshot::Sender<Result<(), String>>;
+pub(crate) struct Request {
+    /// To be in force; `None`: what its source says now.
+    config: Option<Config>,
+    reply: oneshot::Sender<Result<Reloaded, String>>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The keys that have changed and count with the next start only, like `store.data_dir`.
+    pub restart: Vec<String>,
+}
+
+/// Reads the configuration anew from where it came.
+pub(crate) type Source = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+/// Sets what is logged.
+pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What tells one content of a file from another: modification and change time, length, inode.
 type Stamp = Option<(i64, i64, i64, i64, u64, u64)>;
@@ -42,69 +62,95 @@ fn stamps(config: &Config) -> BTreeMap<PathBuf, Stamp> {
     config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
-/// Reads all files as a start does.
+/// Reads all files as a start does. `numbers` are those of the listeners, `before` is what is in force.
 ///
 /// # Errors
 /// All that is wrong with them.
-pub(crate) fn load(config: &Config, own: &Own) -> Result<Loaded, String> {
-    let tls = net::prepare(config).map_err(|error| error.to_string());
+pub(crate) fn load(
+    config: Config,
+    numbers: &[GateNumber],
+    own: &Own,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, String> {
+    let gate = |(listener, number): (&Listener, &GateNumber)| {
+        let tls = net::prepare(listener).map_err(|error| error.to_string())?;
+        let before = before.and_then(|before| before.gate(*number)).map(|gate| &**gate);
+        Ok(Arc::new(Gate::new(*number, &config, listener, tls, before)))
+    };
+    let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(gate).collect();
     let auth = match &own.auth {
         Some(auth) => Ok(auth.clone()),
-        None => auth::load::load(config, &own.lasting).map_err(|errors| errors.join("\n")),
+        None => auth::load::load(&config, numbers, &own.lasting).map_err(|errors| errors.join("\n")),
     };
-    let bans = auth::load::bans(config).map_err(|errors| errors.join("\n"));
-    match (auth, tls, bans) {
-        (Ok(auth), Ok(tls), Ok(bans)) => Ok(Loaded { auth, tls, bans }),
-        (auth, tls, bans) => {
-            let errors = [auth.err(), tls.err(), bans.err()];
+    let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
+    match (auth, gates, bans) {
+        (Ok(auth), Ok(gates), Ok(bans)) => {
+            Ok(Snapshot { config, auth, bans, gates, since: 0, generation: 0 })
+        }
+        (auth, gates, bans) => {
+            let errors = [auth.err(), gates.err(), bans.err()];
             Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
         }
     }
 }
 
 /// What reloads leave in place.
-#[derive(Debug)]
 pub(crate) struct Own {
     /// The policy of the program that embeds the broker, in place of the configuration's.
     auth: Option<Auth>,
     lasting: Arc<Lasting>,
+    source: Option<Source>,
+    level: Option<Level>,
 }
 
 impl Own {
-    pub(crate) fn new(config: &Config, auth: Option<Auth>) -> Own {
-        Own { auth, lasting: Arc::new(Lasting::new(&config.auth)) }
+    pub(crate) fn new(
+        config: &Config,
+        auth: Option<Auth>,
+        source: Option<Source>,
+        level: Option<Level>,
+    ) -> Own {
+        Own { auth, lasting: Arc::new(Lasting::new(&config.auth)), source, level }
     }
 }
 
 /// Reloads on request and on change, until the broker stops.
-pub(crate) async fn run(core: Arc<Core>, own: Own, mut requests: mpsc::Receiver<Request>) {
+pub(crate) async fn run(
+    core: Arc<Core>,
+    own: Own,
+    mut listeners: Listeners,
+    mut requests: mpsc::Receiver<Request>,
+) {
     let own = Arc::new(own);
-    let mut known = stamps(&core.config);
-    let watches = !known.is_empty() || core.config.auth.jwks_url.is_some();
+    let mut known = stamps(&core.live.get().config);
     let mut fetched = Instant::now();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let snapshot = core.live.get();
+        let auth = &snapshot.config.auth;
+        let watches = !known.is_empty() || auth.jwks_url.is_some();
         tokio::select! {
             request = requests.recv() => {
-                let Some(reply) = request else { return };
-                known = stamps(&core.config);
-                let _ = reply.send(reload(&core, &own, "asked to").await);
+                let Some(Request { config, reply }) = request else { return };
+                let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
+                known = stamps(&core.live.get().config);
+                let _ = reply.send(reloaded);
             }
             // Where there is nothing to look at, an idle broker is not woken for it.
             _ = look.tick(), if watches => {
-                if let (true, Some(path)) = (own.lasting.has_rehashed(), core.config.auth.password_file.clone()) {
+                if let (true, Some(path)) = (own.lasting.has_rehashed(), auth.password_file.clone()) {
                     let own = own.clone();
                     let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;
                 }
-                let now = stamps(&core.config);
-                let auth = &core.config.auth;
+                let now = stamps(&snapshot.config);
+                let same = Some(snapshot.config.clone());
                 if auth.jwks_url.is_some() && fetched.elapsed() >= Duration::from_secs(auth.jwks_refresh_s.into()) {
                     fetched = Instant::now();
-                    let _ = reload(&core, &own, "auth.jwks_refresh_s is over").await;
+                    let _ = reload(&core, &own, &mut listeners, same, "auth.jwks_refresh_s is over").await;
                 } else if now != known {
-                    known = when_still(&core.config, now).await;
-                    let _ = reload(&core, &own, "a file has changed").await;
+                    known = when_still(&snapshot.config, now).await;
+                    let _ = reload(&core, &own, &mut listeners, same, "a file has changed").await;
                 }
             }
         }
@@ -124,30 +170,87 @@ async fn when_still(config: &Config, mut last: BTreeMap<PathBuf, Stamp>) -> BTre
     last
 }
 
-/// Reads everything and puts it in place, or leaves all as it is.
-async fn reload(core: &Arc<Core>, own: &Arc<Own>, why: &str) -> Result<(), String> {
-    let reading = (core.clone(), own.clone());
-    let read = tokio::task::spawn_blocking(move || load(&reading.0.config, &reading.1));
-    let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
-    let loaded = read.inspect_err(|error| audit::not_reloaded(why, error))?;
-    let trust = core.live.replace(loaded, core.now());
-    audit::reloaded(why, trust.generation);
+/// Replaces everything, or leaves all as it is, and says so.
+async fn reload(
+    core: &Arc<Core>,
+    own: &Arc<Own>,
+    listeners: &mut Listeners,
+    config: Option<Config>,
+    why: &str,
+) -> Result<Reloaded, String> {
+    let restart = replace(core, own, listeners, config).await;
+    let restart = restart.inspect_err(|error| audit::not_reloaded(why, error))?;
+    audit::reloaded(why, core.live.get().generation);
+    if !restart.is_empty() {
+        let keys = restart.join(", ");
+        warn!("changed, but only a restart can change it, so it stays as it was: {keys}");
+    }
     core.registry.nudge();
     revise_resting(core).await;
-    Ok(())
+    Ok(Reloaded { restart })
+}
+
+/// Reads everything and puts it in place; the keys that need a restart.
+async fn replace(
+    core: &Arc<Core>,
+    own: &Arc<Own>,
+    listeners: &mut Listeners,
+    config: Option<Config>,
+) -> Result<Vec<String>, String> {
+    let before = core.live.get();
+    let (source, running) = (own.source.clone(), before.clone());
+    let read = move || {
+        let mut config = match (config, source) {
+            (Some(config), _) => config,
+            (None, Some(source)) => source().map_err(|errors| errors.to_string())?,
+            (None, None) => running.config.clone(),
+        };
+        let restart = config.keep_restart(&running.config);
+        config.check().map_err(|errors| errors.to_string())?;
+        Ok((config, restart))
+    };
+    let (config, restart) = blocking(read).await?;
+    let numbers = listeners.numbers(&config);
+    let changed = config.differs(&before.config);
+    let reading = (own.clone(), before.clone(), numbers.clone());
+    let load = move || load(config, &reading.2, &reading.0, Some(&reading.1));
+    let snapshot = blocking(load).await?;
+    let fresh = listeners.bind(Some(core), &snapshot.config, &numbers).await;
+    let fresh = fresh.map_err(|error| error.to_string())?;
+    core.bound(&snapshot.config);
+    let after = core.live.replace(Snapshot { since: core.now(), ..snapshot });
+    listeners.replace(core, &numbers, fresh).await;
+    net::permit(&after.config.listeners);
+    let (level, set) = (&after.config.log.level, own.level.as_ref());
+    if let Some(set) = set.filter(|_| *level != before.config.log.level) {
+        let _ = set(level).inspect_err(|error| warn!("log.level = \"{level}\": {error}"));
+    }
+    if !changed.is_empty() {
+        info!("changed: {}", changed.join(", "));
+    }
+    Ok(restart)
+}
+
+/// Files and names of hosts are looked at on a thread of their own.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// What the new rules take from sessions that rest: they would go on to collect messages that nobody may have.
 async fn revise_resting(core: &Arc<Core>) {
-    let trust = core.live.get();
-    let policy = &*trust.auth.policy;
+    let snapshot = core.live.get();
+    let policy = &*snapshot.auth.policy;
+    let bounds = Bounds::of(&snapshot.config);
     for (n, (client_id, rest)) in core.registry.all_resting().into_iter().enumerate() {
         if n % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;
         }
-        let Some(identity) =
-            core.registry.with_resting(&client_id, rest, |resident| resident.identity.clone())
-        else {
+        let Some(identity) = core.registry.with_resting(&client_id, rest, |resident| {
+            resident.outbox.bound(bounds);
+            resident.identity.clone()
+        }) else {
             continue;
         };
         match policy.renew(&identity, &client_id, None) {
@@ -157,7 +260,7 @@ async fn revise_resting(core: &Arc<Core>) {
                     core.revoke(policy, resident)
                 });
             }
-            Err(refused) if core.config.auth.removed_users_end_sessions => {
+            Err(refused) if snapshot.config.auth.removed_users_end_sessions => {
                 if let Some(resident) = core.registry.remove_resting(&client_id, rest) {
                     audit::expelled(&client_id, &identity, &format!("session ended: {}", refused.text));
                     if let Some(due) = resident.session.due_at() {
@@ -172,8 +275,11 @@ async fn revise_resting(core: &Arc<Core>) {
 }
 
 /// Sends a request and waits for its answer.
-pub(crate) async fn ask(requests: &mpsc::Sender<Request>) -> Result<(), String> {
+pub(crate) async fn ask(
+    requests: &mpsc::Sender<Request>,
+    config: Option<Config>,
+) -> Result<Reloaded, String> {
     let (reply, answer) = oneshot::channel();
-    requests.send(reply).await.map_err(|_| "the broker stops".to_owned())?;
+    requests.send(Request { config, reply }).await.map_err(|_| "the broker stops".to_owned())?;
     answer.await.map_err(|_| "the broker stops".to_owned())?
 }

@@ -35,13 +35,17 @@ type Sample = [u64; LOADS.len()];
 
 /// Measures memory every second and publishes the figures as often as the configuration says, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
-    let every_s = u64::from(core.config.mqtt.sys_interval_s);
+    let configured = || u64::from(core.live.get().config.mqtt.sys_interval_s);
+    let mut every_s = 0;
     let mut tick = tokio::time::interval(MEASURE_EVERY);
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
-    publish_once(&core);
     loop {
         tick.tick().await;
+        if std::mem::replace(&mut every_s, configured()) != every_s {
+            (seconds, samples) = (0, VecDeque::new());
+            publish_once(&core, every_s);
+        }
         match core.budget.measure() {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
             Some(pressure) => {
@@ -75,8 +79,8 @@ fn set(core: &Core, topic: &str, value: &str) {
     }));
 }
 
-fn publish_once(core: &Core) {
-    if core.config.mqtt.sys_interval_s > 0 {
+fn publish_once(core: &Core, every_s: u64) {
+    if every_s > 0 {
         set(core, "version", &format!("lapwing version {}", crate::VERSION));
     }
 }

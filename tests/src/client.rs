@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,95 @@ impl Wire for TcpStream {
 impl Wire for StreamOwned<ClientConnection, TcpStream> {
     fn patience(&self, patience: Duration) -> std::io::Result<()> {
         self.sock.set_read_timeout(Some(patience))
+    }
+}
+
+impl Wire for UnixStream {
+    fn patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(patience))
+    }
+}
+
+/// MQTT over WebSocket, as little of it as a test needs.
+struct Framed {
+    stream: TcpStream,
+    /// Bytes of frames, and the payload of those that were whole.
+    raw: Vec<u8>,
+    payload: VecDeque<u8>,
+}
+
+impl Framed {
+    fn open(mut stream: TcpStream, path: &str) -> std::io::Result<Framed> {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut one = [0];
+            stream.read_exact(&mut one)?;
+            head.push(one[0]);
+        }
+        match head.starts_with(b"HTTP/1.1 101") {
+            true => Ok(Framed { stream, raw: Vec::new(), payload: VecDeque::new() }),
+            false => Err(Error::other(String::from_utf8_lossy(&head).into_owned())),
+        }
+    }
+
+    /// The length of the first frame's head and payload, if it is whole.
+    fn whole(&self) -> Option<(usize, usize)> {
+        let (head, len) = match self.raw.get(1)? & 0x7f {
+            126 => (4, usize::from(u16::from_be_bytes([*self.raw.get(2)?, *self.raw.get(3)?]))),
+            len => (2, usize::from(len)),
+        };
+        (self.raw.len() >= head + len).then_some((head, len))
+    }
+}
+
+impl Read for Framed {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.payload.is_empty() {
+            if let Some((head, len)) = self.whole() {
+                let frame: Vec<u8> = self.raw.drain(..head + len).collect();
+                if frame[0] & 0x0f == 8 {
+                    return Ok(0);
+                }
+                self.payload.extend(&frame[head..]);
+                continue;
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer)? {
+                0 => return Ok(0),
+                n => self.raw.extend_from_slice(&buffer[..n]),
+            }
+        }
+        self.payload.read(into)
+    }
+}
+
+impl Write for Framed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let len = bytes.len().min(60_000);
+        let mut frame = vec![0x82];
+        match u8::try_from(len).ok().filter(|len| *len < 126) {
+            Some(len) => frame.push(0x80 | len),
+            None => frame.extend([&[0x80 | 126][..], &(len as u16).to_be_bytes()].concat()),
+        }
+        // A mask of zeros is one, too.
+        frame.extend([0; 4]);
+        frame.extend(&bytes[..len]);
+        self.stream.write_all(&frame).map(|()| len)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Wire for Framed {
+    fn patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
     }
 }
 
@@ -124,6 +214,33 @@ impl Client {
         Client::over(Box::new(StreamOwned::new(connection, stream)), version, all)
     }
 
+    /// As [`knock`](Self::knock), over WebSocket.
+    ///
+    /// # Errors
+    /// Of WebSocket, too.
+    pub fn knock_ws(
+        address: &str,
+        path: &str,
+        version: wire::Version,
+        all: &[(&str, &str)],
+    ) -> std::io::Result<(Client, Fields)> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Client::over(Box::new(Framed::open(stream, path)?), version, all)
+    }
+
+    /// As [`knock`](Self::knock), over a Unix socket.
+    ///
+    /// # Errors
+    /// Of the network.
+    pub fn knock_unix(
+        path: &str,
+        version: wire::Version,
+        all: &[(&str, &str)],
+    ) -> std::io::Result<(Client, Fields)> {
+        Client::over(Box::new(UnixStream::connect(path)?), version, all)
+    }
+
     fn over(
         stream: Box<dyn Wire>,
         version: wire::Version,
@@ -160,11 +277,24 @@ impl Client {
 
     /// Waits for this packet; messages that come before it are for later.
     fn answer(&mut self, name: &str) -> Fields {
+        self.await_answer(name).unwrap_or_else(|error| panic!("{error} came for {name}"))
+    }
+
+    /// Sends a packet and waits for its answer; messages that come before that are for later.
+    ///
+    /// # Errors
+    /// Of the network, or what came in its place.
+    pub fn ask(&mut self, name: &str, all: &[(&str, &str)], answer: &str) -> std::io::Result<Fields> {
+        self.send(name, all)?;
+        self.await_answer(answer)
+    }
+
+    fn await_answer(&mut self, name: &str) -> std::io::Result<Fields> {
         loop {
-            match self.receive(Duration::from_secs(20)) {
-                Ok(Some(("publish", message))) => self.aside.push_back(message),
-                Ok(Some((came, fields))) if came == name => return fields,
-                other => panic!("{other:?} came for {name}"),
+            match self.receive(Duration::from_secs(20))? {
+                Some(("publish", message)) => self.aside.push_back(message),
+                Some((came, fields)) if came == name => return Ok(fields),
+                other => return Err(Error::other(format!("{other:?}"))),
             }
         }
     }

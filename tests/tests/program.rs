@@ -223,3 +223,102 @@ fn a_unix_socket_serves_and_is_gone_afterwards() {
     assert!(broker.wait().success());
     assert!(!path.exists());
 }
+
+#[test]
+fn test_config_finds_what_a_start_would_before_any_port_opens() {
+    let folder = Folder::new("machine");
+    let in_the_way = folder.file("file", "").display().to_string();
+    let path = folder.0.display();
+    for (toml, told) in [
+        (format!("[store]\ndata_dir = '{in_the_way}/data'\n"), "is a file, not a folder"),
+        (
+            "[[listener]]\naddress = 'localhost:0'\ninterface = 'eth99'\n".to_owned(),
+            "no network interface eth99",
+        ),
+        (format!("[[listener]]\ntransport = 'unix'\npath = '{in_the_way}'\n"), "is no socket"),
+        (format!("[[listener]]\ntransport = 'unix'\npath = '{path}/no/x.sock'\n"), "is not there"),
+        ("[log]\nlevel = 'lapwing=loud'\n".to_owned(), "log.level"),
+        (format!("[auth]\nacl_file = '{path}/acl'\n"), "acl cannot be read"),
+    ] {
+        let file = folder.file("lapwing.toml", &toml).display().to_string();
+        for arguments in [&["--test-config", "-c", &*file][..], &["-c", &*file]] {
+            let output = run(arguments);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{toml}");
+            assert!(errors.contains(told) && !errors.contains("listening on"), "{toml}{errors}");
+        }
+    }
+}
+
+#[test]
+fn the_configuration_in_force_is_shown_with_where_each_value_came_from() {
+    let folder = Folder::new("effective");
+    std::fs::create_dir(folder.0.join("conf.d")).unwrap();
+    folder.file("conf.d/limits.toml", "[limits]\nreceive_maximum = 7\n");
+    folder.file("url", "https://who:hush@example.org/\n");
+    let file = folder.file(
+        "lapwing.toml",
+        "include = ['conf.d']\n[mqtt]\nqos_max = 1\n\n[[listener]]\naddress = 'localhost:1'\n[[listener]]\naddress = 'localhost:2'\n",
+    );
+    let shown = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["config", "-c", &file.display().to_string()]).args(arguments).env_clear();
+        command.env("LAPWING_LIMITS__QUEUE_POLICY", "refuse").env("LAPWING_LISTENER__1__QOS_MAX", "0");
+        command.env("LAPWING_AUTH__HTTP_URL_FILE", folder.0.join("url")).stdin(Stdio::null());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let shown = shown(&["--data-dir", "/tmp/x"]);
+    let file = file.display();
+    for line in [
+        &*format!("qos_max = 1  # {file}:3"),
+        &format!("receive_maximum = 7  # {}/conf.d/limits.toml:2", folder.0.display()),
+        &format!("address = \"localhost:2\"  # {file}:8"),
+        "queue_policy = \"refuse\"  # environment LAPWING_LIMITS__QUEUE_POLICY",
+        "qos_max = 0  # environment LAPWING_LISTENER__1__QOS_MAX",
+        "data_dir = \"/tmp/x\"  # --data-dir",
+        "in_flight_max = 64  # default",
+        "http_url = \"https://(hidden)@example.org/\"  # environment LAPWING_AUTH__HTTP_URL_FILE",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line} is missing:\n{shown}");
+    }
+    assert!(!shown.contains("hush"));
+}
+
+#[test]
+fn a_wrong_environment_and_a_wrong_include_are_told_with_the_nearest_name() {
+    let folder = Folder::new("wrong");
+    let file = folder.file("lapwing.toml", "include = ['nowhere.toml', 'more.toml']\n").display().to_string();
+    folder.file("more.toml", "[limits]\nrecieve_maximum = 3\n");
+    let mut command = Command::new(binary());
+    command.args(["-c", &file]).stdin(Stdio::null());
+    command.env("LAPWING_LIMITS__QUEUD_BYTES_MAX", "1").env("LAPWING_LISTENER__7__ADDRESS", "x");
+    let told = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    for words in [
+        "lapwing.toml:1: ",
+        "nowhere.toml: cannot be read",
+        "more.toml:2: unknown key 'recieve_maximum' in [limits]; did you mean 'receive_maximum'?",
+        "environment LAPWING_LIMITS__QUEUD_BYTES_MAX: unknown key 'queud_bytes_max' in [limits]; did you mean 'queued_bytes_max'?",
+        "environment LAPWING_LISTENER__7__ADDRESS: listeners are counted from 0, and the next new one is number 1",
+    ] {
+        assert!(told.contains(words), "{words} is missing in:\n{told}");
+    }
+}
+
+#[test]
+fn a_packet_that_is_too_large_is_told_to_the_client_and_in_the_log_with_size_limit_and_key() {
+    let mut broker =
+        Program::start("[limits]\npacket_bytes_max = 1000\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut stream = open(&broker.address("mqtt"));
+    stream.write_all(&connect_packet("large", "5.0")).unwrap();
+    assert_eq!(packet(&mut stream, "5.0").unwrap().0, "connack");
+    let publish = Fields::from(
+        [("topic", "a".to_owned()), ("payload", "x".repeat(2_000))].map(|(k, v)| (k.to_owned(), v)),
+    );
+    stream.write_all(&wire::encode("publish", &publish, "5.0")).unwrap();
+    let (name, fields) = packet(&mut stream, "5.0").unwrap();
+    assert_eq!((name, fields["reason"].as_str()), ("disconnect", "149"));
+    let text = "a packet of 2007 bytes, limits.packet_bytes_max is 1000";
+    assert_eq!(fields["p.reason_string"], text);
+    let line = broker.wait_for(text);
+    assert!(line.contains("large"), "{line}");
+}

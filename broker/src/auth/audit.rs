@@ -104,7 +104,7 @@ pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
 
 /// The files of the configuration were read anew.
 pub fn reloaded(why: &str, generation: u64) {
-    info!(target: "audit", generation, "reloaded ({why}): users, rules, keys and certificates are as their files have them now");
+    info!(target: "audit", generation, "reloaded ({why}): the configuration, users, rules, keys and certificates are as their files have them now");
 }
 
 /// They could not be.

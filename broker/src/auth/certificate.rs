@@ -21,17 +21,17 @@ const NAME_BYTES_MAX: usize = 512;
 /// What is taken where the configuration does not say.
 pub const DEFAULT: [&str; 4] = ["{uri}", "{dns}", "{email}", "{cn}"];
 
-const KINDS: [&str; 4] = ["{uri}", "{dns}", "{email}", "{cn}"];
+const KINDS: [&str; 5] = ["{uri}", "{dns}", "{email}", "{cn}", "{subject}"];
 
 /// The names in a certificate, by kind, in the order of `KINDS`.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Names([Vec<String>; 4]);
+struct Names([Vec<String>; 5]);
 
 impl Names {
     fn of(der: &[u8]) -> Result<Names, String> {
         let certificate =
             Certificate::from_der(der).map_err(|error| format!("the certificate cannot be read: {error}"))?;
-        let Names([mut uri, mut dns, mut email, mut cn]) = Names::default();
+        let Names([mut uri, mut dns, mut email, mut cn, mut subject]) = Names::default();
         let certificate = certificate.tbs_certificate;
         for extension in certificate.extensions.iter().flatten() {
             if extension.extn_id != <SubjectAltName as x509_cert::der::oid::AssociatedOid>::OID {
@@ -63,7 +63,10 @@ impl Names {
             };
             cn.push(text.map_err(|_| "its common name is no UTF-8 text".to_owned())?);
         }
-        Ok(Names([uri, dns, email, cn]))
+        if !certificate.subject.0.is_empty() {
+            subject.push(certificate.subject.to_string());
+        }
+        Ok(Names([uri, dns, email, cn, subject]))
     }
 
     /// The template with the names in it; `None`: the certificate has no name of a kind.
@@ -101,7 +104,7 @@ impl Names {
 /// What it may be.
 pub fn check_template(template: &str) -> Result<(), String> {
     let one = || vec!["x".to_owned()];
-    let names = Names([one(), one(), one(), one()]);
+    let names = Names([one(), one(), one(), one(), one()]);
     match names.fill(template) {
         Ok(Some(filled)) if filled != template => Ok(()),
         _ => Err(format!(
@@ -145,7 +148,13 @@ mod tests {
     #[test]
     fn the_first_template_that_can_be_filled_counts_and_what_is_ambiguous_does_not() {
         let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let names = Names([text(&[]), text(&["a.b", "c.d"]), text(&["x@y"]), text(&["pump-7"])]);
+        let names = Names([
+            text(&[]),
+            text(&["a.b", "c.d"]),
+            text(&["x@y"]),
+            text(&["pump-7"]),
+            text(&["CN=pump-7,O=x"]),
+        ]);
         assert_eq!(names.fill("{uri}"), Ok(None));
         assert_eq!(names.fill("plant-{cn}.{email}"), Ok(Some("plant-pump-7.x@y".to_owned())));
         assert!(names.fill("{dns}").unwrap_err().contains("2 names"));

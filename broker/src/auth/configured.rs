@@ -15,12 +15,15 @@ use super::password::{Lasting, Passwords};
 use super::scram::{Scram, Verifier};
 use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
+use crate::live::GateNumber;
 use crate::net::Peer;
 
 /// One listener's way in.
 #[derive(Debug)]
 pub struct Entrance {
-    /// As errors and rules call the listener.
+    /// What tells the listener from all others.
+    pub number: GateNumber,
+    /// As errors and rules call it.
     pub name: Arc<str>,
     /// What is tried, in this order.
     pub methods: Vec<Method>,
@@ -30,6 +33,14 @@ pub struct Entrance {
     pub verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// How a certificate names its user.
     pub certificate_user: Vec<String>,
+    /// Whether the user is the client identifier.
+    pub client_id_is_user: bool,
+    /// Whether it was said that nobody comes in without credentials.
+    pub closed: bool,
+    /// Its users.
+    pub passwords: Option<Arc<Passwords>>,
+    /// Its rules.
+    pub acl: Option<Arc<Acl>>,
 }
 
 /// See the module.
@@ -37,29 +48,40 @@ pub struct Entrance {
 pub struct Configured {
     pub(super) config: config::Auth,
     pub(super) lasting: Arc<Lasting>,
+    /// Whether any listener has rules.
+    pub(super) any_rules: bool,
     /// In the order of the listeners of the configuration.
     pub(super) entrances: Vec<Entrance>,
-    pub(super) passwords: Option<Passwords>,
     pub(super) tokens: Option<Tokens>,
     #[cfg(feature = "http")]
     pub(super) service: Option<super::http::Service>,
-    pub(super) acl: Option<Acl>,
 }
 
 impl Configured {
     /// With the methods of enhanced authentication that go with it.
     pub fn into_auth(self) -> Auth {
         let policy = Arc::new(self);
-        let scram =
-            policy.passwords.is_some().then(|| Arc::new(Scram::new(policy.clone())) as Arc<dyn AuthMethod>);
+        let passwords = policy.entrances.iter().any(|entrance| entrance.passwords.is_some());
+        let scram = passwords.then(|| Arc::new(Scram::new(policy.clone())) as Arc<dyn AuthMethod>);
         Auth { policy, methods: scram.into_iter().collect() }
     }
 
     /// What a user is checked with by SCRAM, where the listener takes passwords.
     pub(super) fn scram(&self, user: &str, peer: &Peer) -> Option<Verifier> {
-        let entrance = self.entrances.get(peer.place)?;
-        let entry = self.passwords.as_ref()?.get(user)?;
+        let entrance = self.entrance(peer)?;
+        let entry = entrance.passwords.as_ref()?.get(user)?;
         entry.scram.clone().filter(|_| entrance.methods.contains(&Method::Password))
+    }
+
+    /// Where a client came in.
+    pub(super) fn entrance(&self, peer: &Peer) -> Option<&Entrance> {
+        self.entrances.iter().find(|entrance| entrance.number == peer.place)
+    }
+
+    /// The entrance of somebody who may have gone: by name, else the first one with rules.
+    fn entrance_of(&self, identity: &Identity) -> Option<&Entrance> {
+        let by_name = self.entrances.iter().find(|entrance| entrance.name == identity.listener);
+        by_name.or_else(|| self.entrances.iter().find(|entrance| entrance.acl.is_some()))
     }
 
     /// For a user who is not there: the same each time, and nobody can tell that it is made up.
@@ -86,7 +108,7 @@ impl Configured {
 
     async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
         let peer = credentials.peer;
-        let Some(entrance) = self.entrances.get(peer.place) else {
+        let Some(entrance) = self.entrance(peer) else {
             return Err(Refused::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
         // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
@@ -105,7 +127,7 @@ impl Configured {
         match wrong {
             Some(refused) => Err(refused),
             // Without any authentication a user name says nothing.
-            None if entrance.methods.is_empty() || (entrance.anonymous && !brought) => {
+            None if (entrance.methods.is_empty() && !entrance.closed) || (entrance.anonymous && !brought) => {
                 self.welcome(Identity::default(), credentials)
             }
             None => Err(self.nothing_fits(entrance, brought)),
@@ -114,7 +136,7 @@ impl Configured {
 
     /// Whether the certificate of a connection is still good: its authority may have gone, or it may have been revoked.
     fn still_certified(&self, peer: &Peer) -> Result<(), Refused> {
-        let verifier = self.entrances.get(peer.place).and_then(|entrance| entrance.verifier.as_ref());
+        let verifier = self.entrance(peer).and_then(|entrance| entrance.verifier.as_ref());
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
         verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| Refused {
@@ -128,7 +150,7 @@ impl Configured {
 
     fn nothing_fits(&self, entrance: &Entrance, brought: bool) -> Refused {
         let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
-        let methods = methods.join(", ");
+        let methods = if methods.is_empty() { "nothing".to_owned() } else { methods.join(", ") };
         if brought {
             let text = format!(
                 "listener {}: the credentials are of no kind that it takes ({methods})",
@@ -142,8 +164,8 @@ impl Configured {
         }
         let text = format!(
             "listener {}: no credentials were sent, and clients without are not let in there (it takes {methods}). Either add \
-             a user: `lapwing user add NAME`, and give the client that name and password; or let everybody in: \
-             allow_anonymous = true",
+             a user: `lapwing user add NAME`, name its file (auth.password_file), and give the client that name and password; or \
+             let everybody in: allow_anonymous = true",
             entrance.name
         );
         let told = Some("no user name and password were sent, and this listener lets nobody in without");
@@ -162,9 +184,9 @@ impl Configured {
         assigned_client_id: &str,
         peer: &Peer,
     ) -> Result<Identity, Refused> {
-        let listener =
-            self.entrances.get(peer.place).map(|entrance| entrance.name.clone()).unwrap_or_default();
+        let listener = self.entrance(peer).map(|entrance| entrance.name.clone()).unwrap_or_default();
         let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
+        let identity = self.renamed(identity, peer)?;
         let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
         let client_id = identity.client_id.clone().unwrap_or_else(|| client_id.into());
         Ok(self.with_rights(identity, &client_id))
@@ -194,9 +216,19 @@ impl Configured {
         Ok(identity)
     }
 
+    /// The user in place of the client identifier.
+    fn renamed(&self, mut identity: Identity, peer: &Peer) -> Result<Identity, Refused> {
+        if self.entrance(peer).is_some_and(|entrance| entrance.client_id_is_user) {
+            let text = "the user is the client identifier on this listener (client_id_is_user), and there is no user";
+            let user = identity.user.clone();
+            identity.client_id = Some(user.ok_or_else(|| Refused::new(ReasonCode::NotAuthorized, text))?);
+        }
+        Ok(identity)
+    }
+
     fn with_rights(&self, mut identity: Identity, client_id: &str) -> Identity {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
-        identity.rights = match &self.acl {
+        identity.rights = match self.entrance_of(&identity).and_then(|entrance| entrance.acl.as_ref()) {
             Some(acl) => {
                 identity.groups = acl.groups_of(identity.user.as_deref(), &identity.brought);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
@@ -236,9 +268,21 @@ impl Configured {
         rights.flat_map(|rights| rights.exceptions(filter)).map(ToString::to_string).collect()
     }
 
+    /// Whether a user is in the file of its listener, or in that of any if it is not known which.
+    fn knows(&self, user: &str, identity: &Identity, peer: Option<&Peer>) -> bool {
+        let by_name = || self.entrances.iter().find(|entrance| entrance.name == identity.listener);
+        let knows = |entrance: &Entrance| {
+            entrance.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
+        };
+        match peer.and_then(|peer| self.entrance(peer)).or_else(by_name) {
+            Some(entrance) => knows(entrance),
+            None => self.entrances.iter().any(knows),
+        }
+    }
+
     /// Whether there are rules that a client without rights of its own would break.
-    fn has_rules(&self) -> bool {
-        self.acl.is_some()
+    fn has_rules(&self, identity: &Identity) -> bool {
+        self.any_rules && self.entrance_of(identity).is_some_and(|entrance| entrance.acl.is_some())
     }
 }
 
@@ -250,21 +294,21 @@ impl Policy for Configured {
     fn allows(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> bool {
         match &identity.rights {
             Some(rights) => rights.allows(action, topic),
-            None => !self.has_rules(),
+            None => !self.has_rules(identity),
         }
     }
 
     fn restricts_delivery(&self, identity: &Identity) -> bool {
         match &identity.rights {
             Some(rights) => !rights.reads_all(),
-            None => self.has_rules(),
+            None => self.has_rules(identity),
         }
     }
 
     fn rule(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> String {
         match &identity.rights {
             Some(rights) => rights.explain(action, topic),
-            None if self.has_rules() => "this client was not judged by the rules yet".to_owned(),
+            None if self.has_rules(identity) => "this client was not judged by the rules yet".to_owned(),
             None => {
                 "there are no rules: auth.acl_file is not set, so everybody who is let in may do everything"
                     .to_owned()
@@ -280,7 +324,7 @@ impl Policy for Configured {
         let only_passwords = self.entrances.iter().all(|entrance| entrance.methods == [Method::Password]);
         if let (Some(user), true) =
             (&identity.user, by_password || (identity.method.is_empty() && only_passwords))
-            && self.passwords.as_ref().is_none_or(|passwords| passwords.get(user).is_none())
+            && !self.knows(user, identity, peer)
         {
             let text = format!("the user '{user}' was removed");
             return Err(Refused {
@@ -288,6 +332,10 @@ impl Policy for Configured {
                 ..Refused::new(ReasonCode::AdministrativeAction, text)
             });
         }
-        Ok(self.with_rights(identity.clone(), client_id))
+        let mut identity = identity.clone();
+        if let Some(entrance) = peer.and_then(|peer| self.entrance(peer)) {
+            identity.listener = entrance.name.clone();
+        }
+        Ok(self.with_rights(identity, client_id))
     }
 }

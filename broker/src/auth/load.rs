@@ -1,5 +1,6 @@
 //! From the configuration and the files that it names to a policy.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,14 +14,15 @@ use super::jwt::Tokens;
 use super::password::{Lasting, Passwords};
 use super::{Auth, Open, certificate, jwt};
 use crate::config::{Config, Listener, why_not_readable};
+use crate::live::GateNumber;
 use crate::net::tls;
 
 /// Reads everything that `[auth]` and the listeners name.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn load(config: &Config, lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>> {
-    match configured(config, lasting)? {
+pub fn load(config: &Config, numbers: &[GateNumber], lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>> {
+    match configured(config, numbers, lasting)? {
         Some(policy) => Ok(policy.into_auth()),
         None => Ok(Auth { policy: Arc::new(Open), methods: Vec::new() }),
     }
@@ -30,11 +32,20 @@ pub fn load(config: &Config, lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>
 ///
 /// # Errors
 /// All that is wrong with the files.
-pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Configured>, Vec<String>> {
+/// `numbers` are those of the listeners.
+pub fn configured(
+    config: &Config,
+    numbers: &[GateNumber],
+    lasting: &Arc<Lasting>,
+) -> Result<Option<Configured>, Vec<String>> {
     let mut errors = Vec::new();
     let auth = &config.auth;
-    let passwords = read(auth.password_file.as_deref(), "auth.password_file", &mut errors, Passwords::parse);
-    let acl = read(auth.acl_file.as_deref(), "auth.acl_file", &mut errors, Acl::parse);
+    let mut passwords = Files::default();
+    let mut rules = Files::default();
+    for listener in &config.listeners {
+        passwords.read(config.password_file(listener), "password_file", &mut errors, Passwords::parse);
+        rules.read(config.acl_file(listener), "acl_file", &mut errors, Acl::parse);
+    }
     let mut keys = Vec::new();
     let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::Key>, String>| {
         keys.extend(
@@ -68,49 +79,52 @@ pub fn configured(config: &Config, lasting: &Arc<Lasting>) -> Result<Option<Conf
         return Err(errors);
     }
     let tokens = (!keys.is_empty()).then_some(Tokens { keys });
-    if let Some(passwords) = &passwords {
-        warn_of(passwords, auth.password_rehash);
+    passwords.all().for_each(|passwords| warn_of(passwords, auth.password_rehash));
+    for (path, _) in rules.0.iter().filter(|(_, acl)| acl.is_empty()) {
+        warn!("{path} holds no rule: every publish and subscribe is denied until it does");
     }
-    if acl.as_ref().is_some_and(Acl::is_empty) {
-        warn!(
-            "{} holds no rule: every publish and subscribe is denied until it does",
-            auth.acl_file.as_deref().unwrap_or_default()
-        );
-    }
-    let entrance = |listener: &Listener| {
+    let entrance = |(place, listener): (usize, &Listener)| {
         let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
         let verifier =
-            tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.name()))?;
+            tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
         Ok(Entrance {
+            number: numbers.get(place).copied().unwrap_or(place as GateNumber),
             name: listener.label().into(),
             methods: config.methods(listener),
             anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
             verifier,
-            certificate_user: Some(listener.certificate_user.clone())
+            certificate_user: Some(listener.certificate_user.0.clone())
                 .filter(|t| !t.is_empty())
                 .unwrap_or_else(defaults),
+            client_id_is_user: listener.client_id_is_user,
+            closed: listener.allow_anonymous == Some(false),
+            passwords: passwords.get(config.password_file(listener)),
+            acl: rules.get(config.acl_file(listener)),
         })
     };
-    let entrances: Result<Vec<Entrance>, String> = config.listeners.iter().map(entrance).collect();
+    let entrances: Result<Vec<Entrance>, String> =
+        config.listeners.iter().enumerate().map(entrance).collect();
     let entrances = entrances.map_err(|error| vec![error])?;
-    if acl.is_none() && entrances.iter().all(|entrance| entrance.methods.is_empty()) {
+    let any_rules = entrances.iter().any(|entrance| entrance.acl.is_some());
+    let open =
+        |entrance: &Entrance| entrance.methods.is_empty() && !entrance.closed && !entrance.client_id_is_user;
+    if !any_rules && entrances.iter().all(open) {
         return Ok(None);
     }
-    if acl.is_some() && entrances.iter().all(|entrance| entrance.methods.is_empty()) {
+    if any_rules && entrances.iter().all(open) {
         warn!(
-            "there are rules (auth.acl_file) and no authentication: user names are not believed, so only rules for everybody and \
+            "there are rules (acl_file) and no authentication: user names are not believed, so only rules for everybody and \
                for clients without a user apply"
         );
     }
     Ok(Some(Configured {
         config: auth.clone(),
         lasting: lasting.clone(),
+        any_rules,
         entrances,
-        passwords,
         tokens,
         #[cfg(feature = "http")]
         service,
-        acl,
     }))
 }
 
@@ -124,6 +138,41 @@ pub(crate) fn bans(config: &Config) -> Result<Bans, Vec<String>> {
         Ok(text) => Bans::parse(&text, path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Bans::default()),
         Err(error) => Err(vec![format!("auth.ban_file {path} cannot be read: {error}")]),
+    }
+}
+
+/// What was read, by path: several listeners may share a file.
+struct Files<T>(BTreeMap<String, Arc<T>>);
+
+impl<T> Default for Files<T> {
+    fn default() -> Self {
+        Files(BTreeMap::new())
+    }
+}
+
+impl<T> Files<T> {
+    fn read(
+        &mut self,
+        path: Option<&str>,
+        key: &str,
+        errors: &mut Vec<String>,
+        parse: impl FnOnce(&str, &str) -> Result<T, Vec<String>>,
+    ) {
+        let Some(path) = path.filter(|path| !self.0.contains_key(*path)) else { return };
+        let mut found = Vec::new();
+        if let Some(content) = read(Some(path), &format!("auth.{key}"), &mut found, parse) {
+            self.0.insert(path.to_owned(), Arc::new(content));
+        }
+        // Once, whoever shares it.
+        errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>());
+    }
+
+    fn get(&self, path: Option<&str>) -> Option<Arc<T>> {
+        self.0.get(path?).cloned()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.values().map(|content| &**content)
     }
 }
 

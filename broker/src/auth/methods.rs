@@ -38,7 +38,7 @@ impl Configured {
 
     fn by_certificate(&self, peer: &Peer) -> Found {
         let own = peer.certificates.as_ref().and_then(|chain| chain.first());
-        let (Some(own), Some(entrance)) = (own, self.entrances.get(peer.place)) else {
+        let (Some(own), Some(entrance)) = (own, self.entrance(peer)) else {
             return Found::Nothing;
         };
         match certificate::user(own, &entrance.certificate_user) {
@@ -103,7 +103,8 @@ impl Configured {
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
-        let (Some(passwords), Some(user)) = (&self.passwords, credentials.user_name) else {
+        let passwords = self.entrance(credentials.peer).and_then(|entrance| entrance.passwords.as_ref());
+        let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
             return Found::Nothing;
         };
         let address = credentials.peer.address.ip();

@@ -46,7 +46,7 @@ enum Wanted {
 pub fn run(explain: &Explain, config: &Config) -> Result<ExitCode, String> {
     let Explain { user, client, groups, listener, action, topic } = explain;
     let lasting = Arc::new(Lasting::new(&config.auth));
-    let Some(policy) = configured(config, &lasting).map_err(|errors| errors.join("\n"))? else {
+    let Some(policy) = configured(config, &[], &lasting).map_err(|errors| errors.join("\n"))? else {
         println!("allowed\nneither authentication nor rules are configured: everybody may do everything");
         return Ok(ExitCode::SUCCESS);
     };

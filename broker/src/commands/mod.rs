@@ -2,6 +2,7 @@
 
 pub mod ban;
 pub mod cert;
+pub mod config;
 pub mod explain;
 pub mod log;
 pub mod password;

@@ -1,37 +1,38 @@
-//! From TOML and the environment to the configuration.
+//! From TOML to values.
+
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{KEYS, Key, SECTIONS};
+use super::Listener;
+use super::keys::SECTIONS;
+use super::reading::{Origin, Reading, unknown, unknown_section};
 use super::value::Given;
-use super::{Config, ConfigErrors, Listener};
 
-/// Collects what is wrong, with the line.
-struct Errors<'a> {
+/// A file, and where in it something stands.
+struct File<'a> {
     text: &'a str,
     name: &'a str,
-    found: Vec<String>,
 }
 
-impl Errors<'_> {
-    fn push(&mut self, at: usize, what: String) {
+impl File<'_> {
+    fn at(&self, at: usize) -> Origin {
         let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-        self.found.push(format!("{}:{line}: {what}", self.name));
+        Origin::File(self.name.to_owned(), line)
     }
 }
 
-pub(super) fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
-    let mut errors = Errors { text, name, found: Vec::new() };
-    let mut config = Config::default();
+/// Takes over what a text says; `name` is what errors call it.
+pub(super) fn read(text: &str, name: &str, reading: &mut Reading) {
+    let file = File { text, name };
     match DeTable::parse(text) {
         Err(error) => {
             let at = error.span().map_or(0, |span| span.start);
-            errors.push(at, error.message().to_owned());
+            reading.wrong(&file.at(at), error.message());
         }
-        Ok(table) => sections(table.get_ref(), &mut config, &mut errors),
+        Ok(table) => sections(table.get_ref(), &file, reading),
     }
-    if errors.found.is_empty() { Ok(config) } else { Err(ConfigErrors(errors.found)) }
 }
 
 type Entry<'t, 'i> = (&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>);
@@ -43,113 +44,47 @@ fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<Entry<'t, 'i>> {
     entries
 }
 
-fn sections(table: &DeTable<'_>, config: &mut Config, errors: &mut Errors<'_>) {
+fn sections(table: &DeTable<'_>, file: &File<'_>, reading: &mut Reading) {
     for (key, value) in in_order(table) {
-        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        let (name, at) = (key.get_ref().as_ref(), file.at(key.span().start));
         match (name, value.get_ref()) {
             ("listener", DeValue::Array(tables)) => {
-                config.listeners.clear();
                 for table in tables.iter() {
+                    let at = file.at(table.span().start);
                     match table.get_ref() {
-                        DeValue::Table(table) => listener(table, config, errors),
-                        _ => {
-                            errors.push(table.span().start, "a listener is a table: [[listener]]".to_owned())
-                        }
+                        DeValue::Table(table) => listener(table, file, reading),
+                        _ => reading.wrong(&at, "a listener is a table: [[listener]]"),
                     }
                 }
             }
             ("listener", _) => {
-                errors.push(at, "write [[listener]] with two brackets: there can be several".to_owned())
+                reading.wrong(&at, "write [[listener]] with two brackets: there can be several")
             }
+            ("include", value) => match given(value) {
+                Given::List(paths) => {
+                    let beside = Path::new(file.name).parent().unwrap_or_else(|| Path::new(""));
+                    reading.includes.extend(paths.iter().map(|path| (beside.join(path), at.clone())));
+                }
+                _ => reading.wrong(&at, "include is a list of files and folders, like [\"conf.d\"]"),
+            },
             (section, DeValue::Table(table)) if SECTIONS.contains(&section) => {
                 for (key, value) in in_order(table) {
-                    set(config, section, key, value, errors);
+                    let origin = file.at(key.span().start);
+                    reading.set(section, key.get_ref(), &given(value.get_ref()), origin);
                 }
             }
-            (section, DeValue::Table(_)) => {
-                let nearest = nearest(section, SECTIONS.iter().copied().chain(["listener"]));
-                let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean [{nearest}]?"));
-                errors.push(at, format!("unknown section [{section}]{hint}"));
-            }
-            (name, _) => errors.push(at, unknown(name, "")),
+            (section, DeValue::Table(_)) => reading.wrong(&at, unknown_section(section)),
+            (name, _) => reading.wrong(&at, unknown(name, "")),
         }
     }
 }
 
-fn set(
-    config: &mut Config,
-    section: &str,
-    key: &Spanned<std::borrow::Cow<'_, str>>,
-    value: &Spanned<DeValue<'_>>,
-    errors: &mut Errors<'_>,
-) {
-    let name = key.get_ref().as_ref();
-    match KEYS.iter().find(|key| key.section == section && key.name == name) {
-        None => errors.push(key.span().start, unknown(name, section)),
-        Some(key) => {
-            let given = given(value.get_ref());
-            if let Err(expected) = (key.set)(config, &given) {
-                errors.push(value.span().start, wrong(key, &given, &expected));
-            }
-        }
-    }
-}
-
-fn listener(table: &DeTable<'_>, config: &mut Config, errors: &mut Errors<'_>) {
-    let mut listener = Listener::default();
+fn listener(table: &DeTable<'_>, file: &File<'_>, reading: &mut Reading) {
+    let number = reading.add_listener(Listener::default());
     for (key, value) in in_order(table) {
-        let name = key.get_ref().as_ref();
-        let given = given(value.get_ref());
-        match listener.set(name, &given) {
-            None => errors.push(key.span().start, unknown(name, "listener")),
-            Some(Err(expected)) => {
-                errors.push(
-                    value.span().start,
-                    format!("listener.{name} = {given} is not allowed: expected {expected}"),
-                );
-            }
-            Some(Ok(())) => {}
-        }
+        let origin = file.at(key.span().start);
+        reading.set_listener(number, key.get_ref(), &given(value.get_ref()), origin);
     }
-    config.listeners.push(listener);
-}
-
-fn wrong(key: &Key, given: &Given, expected: &str) -> String {
-    format!(
-        "{}.{} = {given} is not allowed: expected {expected} (default {})",
-        key.section,
-        key.name,
-        (key.default)()
-    )
-}
-
-fn unknown(name: &str, section: &str) -> String {
-    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
-    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
-        return format!("the key '{name}' belongs in [{}]", key.section);
-    }
-    let listener = super::listener::KEYS.iter().map(|(name, ..)| ("listener", *name));
-    let all = || KEYS.iter().map(|key| (key.section, key.name)).chain(listener.clone());
-    let here = nearest(name, all().filter(|(of, _)| *of == section).map(|(_, name)| name));
-    let hint = match here {
-        Some(nearest) => format!("; did you mean '{nearest}'?"),
-        None => match nearest(name, all().map(|(_, name)| name)) {
-            None => String::new(),
-            Some(nearest) => {
-                let of = all().find(|(_, name)| *name == nearest).map_or("", |(section, _)| section);
-                format!("; did you mean '{nearest}' in [{of}]?")
-            }
-        },
-    };
-    format!("unknown key '{name}'{place}{hint}")
-}
-
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= (name.len() / 3).max(2))
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
 fn given(value: &DeValue<'_>) -> Given {
@@ -170,28 +105,4 @@ fn given(value: &DeValue<'_>) -> Given {
         DeValue::Datetime(_) => Given::Other("a date"),
         DeValue::Table(_) => Given::Other("a table"),
     }
-}
-
-pub(super) fn environment(
-    config: &mut Config,
-    variables: impl Iterator<Item = (String, String)>,
-) -> Result<(), ConfigErrors> {
-    let mut errors = Vec::new();
-    for (variable, text) in variables {
-        let Some((section, name)) = variable.strip_prefix("LAPWING_").and_then(|rest| rest.split_once("__"))
-        else {
-            continue;
-        };
-        let (section, name) = (section.to_lowercase(), name.to_lowercase());
-        match KEYS.iter().find(|key| key.section == section && key.name == name) {
-            None => errors.push(format!("environment {variable}: {}", unknown(&name, &section))),
-            Some(key) => {
-                let given = Given::Text(text);
-                if let Err(expected) = (key.set)(config, &given) {
-                    errors.push(format!("environment {variable}: {}", wrong(key, &given, &expected)));
-                }
-            }
-        }
-    }
-    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }

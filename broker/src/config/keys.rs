@@ -1,119 +1,14 @@
-//! The declarations: every key of every section but the listeners'.
+//! The declarations: every key of every section but the listeners', which are in [`listener`](super::listener).
+
+use lapwing_protocol::topic;
 
 use super::Config;
-use super::value::{self, Given, Unit};
+use super::declare::{ANY, Key, Parse, choices, key, words};
+use super::value::Given;
 use crate::store::{Durability, OnCorruption};
-
-/// A key with all that is known about it.
-#[derive(Clone, Copy)]
-pub struct Key {
-    /// Its section.
-    pub section: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// What it does.
-    pub doc: &'static str,
-    /// Its default, as text.
-    pub default: fn() -> String,
-    /// What it may be, as text.
-    pub range: &'static str,
-    /// Sets it; the error says what was expected.
-    pub(super) set: fn(&mut Config, &Given) -> Result<(), String>,
-}
-
-/// A type that a key can have.
-trait Parse: Sized {
-    fn parse(given: &Given, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Self, String>;
-    fn show(&self) -> String;
-}
-
-macro_rules! parse_numbers {
-    ($($t:ty),+) => { $(impl Parse for $t {
-        fn parse(given: &Given, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-            let number = value::number(given, Unit::of(name))?;
-            if !range.contains(&number) {
-                return Err(format!("{} to {}", range.start(), range.end()));
-            }
-            <$t>::try_from(number).map_err(|_| format!("at most {}", <$t>::MAX))
-        }
-        fn show(&self) -> String {
-            self.to_string()
-        }
-    })+ };
-}
-
-parse_numbers!(u8, u16, u32, u64);
-
-impl Parse for bool {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        value::boolean(given)
-    }
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Parse for Option<String> {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        value::text(given).map(|text| Some(text).filter(|text| !text.is_empty()))
-    }
-    fn show(&self) -> String {
-        self.clone().unwrap_or_else(|| "none".to_owned())
-    }
-}
-
-impl Parse for String {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        value::text(given)
-    }
-    fn show(&self) -> String {
-        format!("\"{self}\"")
-    }
-}
-
-impl Parse for Vec<String> {
-    fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        value::list(given).map(|mut list| {
-            list.retain(|item| !item.is_empty());
-            list
-        })
-    }
-    fn show(&self) -> String {
-        format!("{self:?}")
-    }
-}
-
-/// The words of an enum.
-macro_rules! words {
-    ($name:ident { $($variant:ident = $text:literal,)+ }) => {
-        impl Parse for $name {
-            fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-                value::choice(given, &[$(($text, $name::$variant)),+])
-            }
-            fn show(&self) -> String {
-                match self { $($name::$variant => concat!("\"", $text, "\"").to_owned(),)+ }
-            }
-        }
-    };
-}
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }
 words! { OnCorruption { Refuse = "refuse", Quarantine = "quarantine", } }
-
-/// For listeners, which have no section.
-pub(super) fn durability(given: &Given) -> Result<Durability, String> {
-    Durability::parse(given, "durability", ANY)
-}
-
-macro_rules! choices {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        words! { $name { $($variant = $text,)+ } }
-    };
-}
 
 choices! {
     /// What happens to a message for a session whose queue is full.
@@ -165,7 +60,7 @@ choices! {
 
 macro_rules! sections {
     ($($(#[$section_doc:meta])* $Section:ident $section:ident {
-        $($(#[doc = $doc:literal])+ $name:ident: $t:ty = $default:expr, $range:expr;)+
+        $($(#[doc = $doc:literal])+ $name:ident: $t:ty = $default:expr, $range:expr $(, $reload:ident)?;)+
     })+) => {
         $($(#[$section_doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -178,33 +73,22 @@ macro_rules! sections {
         })+
 
         /// Every key, section by section.
-        pub(super) const KEYS: &[Key] = &[$($(Key {
-            section: stringify!($section),
-            name: stringify!($name),
-            doc: concat!($($doc),+),
-            default: || { let default: $t = $default; default.show() },
-            range: stringify!($range),
-            set: |config, given| {
-                config.$section.$name = <$t as Parse>::parse(given, stringify!($name), $range)?;
-                Ok(())
-            },
-        },)+)+];
+        pub(super) const KEYS: &[Key<Config>] = &[$($(
+            key!(Config, stringify!($section), [$section.$name], $name: $t = $default, $range, [$($reload)?], concat!($($doc),+)),
+        )+)+];
 
         /// The sections.
         pub(super) const SECTIONS: &[&str] = &[$(stringify!($section)),+];
     };
 }
 
-/// For keys that are no numbers.
-const ANY: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
-
 sections! {
     /// What the broker offers.
     Mqtt mqtt {
         /// The highest QoS that is offered; told to MQTT 5 clients.
-        qos_max: u8 = 2, 0..=2;
+        qos_max: u8 = 2, 0..=2, Connect;
         /// Whether messages can be retained; told to MQTT 5 clients.
-        retain_available: bool = true, ANY;
+        retain_available: bool = true, ANY, Connect;
         /// Whether a payload that is said to be UTF-8 text (payload format indicator 1) is checked, and refused with 0x99 if it is not.
         payload_format_checked: bool = false, ANY;
         /// The Response Information that is given to clients that ask for it.
@@ -223,7 +107,7 @@ sections! {
         /// The largest packet before CONNECT is accepted, in bytes.
         packet_bytes_before_connect: u64 = 65_536, 128..=16_777_216;
         /// The largest packet, in bytes; told to MQTT 5 clients.
-        packet_bytes_max: u32 = 16_777_216, 128..=268_435_460;
+        packet_bytes_max: u32 = 16_777_216, 128..=268_435_460, Connect;
         /// The most levels of a topic name or filter.
         topic_levels_max: u32 = 128, 1..=65_535;
         /// The longest topic name or filter, in bytes.
@@ -235,9 +119,9 @@ sections! {
         /// The most bytes of names and values of user properties in one packet.
         user_property_bytes_max: u64 = 8_192, 0..=16_777_216;
         /// How many QoS 1 and 2 messages a client may have unacknowledged; told to MQTT 5 clients, and 0x93 above.
-        receive_maximum: u16 = 64, 1..=65_535;
+        receive_maximum: u16 = 64, 1..=65_535, Connect;
         /// How many QoS 1 and 2 messages are sent to a client before it acknowledges; its own Receive Maximum if that is less.
-        in_flight_max: u16 = 64, 1..=65_535;
+        in_flight_max: u16 = 64, 1..=65_535, Connect;
         /// How many messages wait for one session.
         queued_messages_max: u32 = 1_000, 1..=100_000_000;
         /// How many bytes of messages wait for one session.
@@ -251,9 +135,9 @@ sections! {
         /// How long a client may not read before it is disconnected, in seconds.
         write_stall_timeout_s: u32 = 20, 1..=3_600;
         /// The topic aliases that a client may use; told to MQTT 5 clients.
-        topic_aliases_in_max: u16 = 16, 0..=65_535;
+        topic_aliases_in_max: u16 = 16, 0..=65_535, Connect;
         /// The topic aliases that the broker uses towards a client that allows them.
-        topic_aliases_out_max: u16 = 16, 0..=65_535;
+        topic_aliases_out_max: u16 = 16, 0..=65_535, Connect;
         /// How many subscriptions a session may have.
         subscriptions_max: u32 = 50_000, 1..=10_000_000;
         /// How many messages are retained.
@@ -263,13 +147,13 @@ sections! {
         /// How many sessions there are, connected or not.
         sessions_max: u32 = 1_000_000, 1..=100_000_000;
         /// How long a session may outlive its connection, in seconds; told to MQTT 5 clients that ask for more, and what MQTT 3 sessions get.
-        session_expiry_max_s: u32 = 2_592_000, 0..=4_294_967_295;
+        session_expiry_max_s: u32 = 2_592_000, 0..=4_294_967_295, Connect;
         /// The longest keep-alive, in seconds; 0: no cap. A cap holds for clients without keep-alive too.
-        keep_alive_max_s: u32 = 0, 0..=65_535;
+        keep_alive_max_s: u32 = 0, 0..=65_535, Connect;
         /// The longest will delay, in seconds.
-        will_delay_max_s: u32 = 86_400, 0..=4_294_967_295;
+        will_delay_max_s: u32 = 86_400, 0..=4_294_967_295, Connect;
         /// How long a message may wait in a queue, in seconds; its own expiry if that is less.
-        message_expiry_max_s: u32 = 604_800, 1..=4_294_967_295;
+        message_expiry_max_s: u32 = 604_800, 1..=4_294_967_295, Connect;
         /// How many connections there are; 0: nine tenths of the limit of open files.
         connections_max: u32 = 0, 0..=100_000_000;
         /// How many connections an address may have; loopback is free.
@@ -316,13 +200,13 @@ sections! {
         /// How often argon2id passes over that memory for a new password.
         password_passes: u32 = 1, 1..=64;
         /// How many passwords are hashed at once; 0: half of the cores.
-        password_hashers_max: u32 = 0, 0..=1_024;
+        password_hashers_max: u32 = 0, 0..=1_024, Restart;
         /// How many passwords wait to be hashed; above that clients are told that the server is busy (0x89).
-        password_queue_max: u32 = 1_000, 1..=100_000;
+        password_queue_max: u32 = 1_000, 1..=100_000, Restart;
         /// How long a password that was found right needs no hashing again, in seconds; 0: never. What is remembered is in memory only, and not the password.
-        password_cache_s: u32 = 86_400, 0..=31_536_000;
+        password_cache_s: u32 = 86_400, 0..=31_536_000, Restart;
         /// How many of them are remembered.
-        password_cache_entries_max: u32 = 100_000, 0..=10_000_000;
+        password_cache_entries_max: u32 = 100_000, 0..=10_000_000, Restart;
         /// How many wrong passwords within a minute before an address (a /64 network of IPv6) is refused with 0x9F for the rest of it; 0: any number.
         failures_per_address_max: u32 = 10, 0..=1_000_000;
         /// The public keys of those who sign tokens, PEM: RSA for RS256, EC P-256 for ES256, Ed25519 for EdDSA. A token (JWT) is sent as password.
@@ -383,9 +267,9 @@ sections! {
     /// Where the state is kept, and how safely (docs/PROMISES.md).
     Store store {
         /// The folder of the state; made if it is not there. `--data-dir` says it, too.
-        data_dir: String = "lapwing-data".to_owned(), ANY;
+        data_dir: String = "lapwing-data".to_owned(), ANY, Restart;
         /// Keep everything in memory only: a restart forgets it. `--in-memory` says it, too.
-        in_memory: bool = false, ANY;
+        in_memory: bool = false, ANY, Restart;
         /// What an acknowledgement of a stored message means: "always" - it is on disk; "interval" - it is written, and synced by a timer; "none" - it will be written soon. Also for each listener.
         durability: Durability = Durability::Always, ANY;
         /// Topic filters whose messages are kept as "always" says, whatever the listener says.
@@ -395,55 +279,44 @@ sections! {
         /// Topic filters whose messages are kept as "none" says.
         topics_none: Vec<String> = Vec::new(), ANY;
         /// How long "interval" may leave what is written unsynced, in milliseconds.
-        sync_interval_ms: u32 = 1_000, 1..=3_600_000;
+        sync_interval_ms: u32 = 1_000, 1..=3_600_000, Restart;
         /// The least time between two syncs, in milliseconds: 10 to 20 spares an SD card, at the price of slower acknowledgements.
-        min_sync_interval_ms: u32 = 0, 0..=60_000;
+        min_sync_interval_ms: u32 = 0, 0..=60_000, Restart;
         /// What to do at the start about a damaged file: "refuse" to start, or "quarantine" it and use what is sound.
-        on_corruption: OnCorruption = OnCorruption::Refuse, ANY;
+        on_corruption: OnCorruption = OnCorruption::Refuse, ANY, Restart;
         /// How many bytes of messages wait on disk for one session, beyond what is in memory; then limits.queue_policy decides.
         queue_bytes_max: u64 = 268_435_456, 0..=1_099_511_627_776;
+        /// How many messages wait on disk for one session.
+        queue_messages_max: u32 = 100_000_000, 1..=100_000_000;
         /// How many bytes of messages wait on disk for all sessions.
         queues_bytes_max: u64 = 2_147_483_648, 0..=1_099_511_627_776;
         /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.
         retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
         /// How much log there is between two checkpoints, in bytes; it takes about as much memory, twice.
-        window_bytes: u64 = 16_777_216, 65_536..=1_073_741_824;
+        window_bytes: u64 = 16_777_216, 65_536..=1_073_741_824, Restart;
         /// The cache of the checkpoint, in bytes of memory.
-        cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824;
+        cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
     }
     /// What is written to the log.
     Log log {
         /// What is logged: error, warn, info, debug, trace, or a filter like "info,lapwing::net=debug".
         level: String = "info".to_owned(), ANY;
         /// The form of a line.
-        format: LogFormat = LogFormat::Text, ANY;
+        format: LogFormat = LogFormat::Text, ANY, Restart;
     }
 }
 
-/// All keys as a document in Markdown.
-pub(super) fn reference() -> String {
-    let mut out = String::from(
-        "# Configuration\n\nGenerated from the declarations in `broker/src/config/`; a test compares. `lapwing -c FILE` reads TOML. \
-         Times may be written as \"30s\", \"10m\", \"2h\", \"7d\", sizes as \"64KiB\", \"16MiB\", \"1GiB\". Every key but those of \
-         listeners can also be set by the environment: `LAPWING_LIMITS__RECEIVE_MAXIMUM=100`.\n",
-    );
-    let row = |name: &str, default: &str, range: &str, doc: &str| {
-        let range = match range {
-            "ANY" => String::new(),
-            range => range.replace("..=", " to ").replace('_', ""),
-        };
-        format!("| `{name}` | {default} | {range} | {} |\n", doc.trim())
-    };
-    let table = "| key | default | range | what it does |\n|---|---|---|---|\n";
-    for section in SECTIONS {
-        out.push_str(&format!("\n## [{section}]\n\n{table}"));
-        for key in KEYS.iter().filter(|key| key.section == *section) {
-            out.push_str(&row(key.name, &(key.default)(), key.range, key.doc));
-        }
+impl Store {
+    /// How safely a message of this topic is kept: as its topic filters say, else its listener, else the store.
+    pub fn durability_of(&self, topic: &str, listener: Option<Durability>) -> Durability {
+        let matched = |filters: &[String]| filters.iter().any(|filter| topic::matches(filter, topic));
+        let of_topic = [
+            (&self.topics_always, Durability::Always),
+            (&self.topics_interval, Durability::Interval),
+            (&self.topics_none, Durability::None),
+        ];
+        let of_topic =
+            of_topic.iter().find(|(filters, _)| matched(filters)).map(|(_, durability)| *durability);
+        of_topic.or(listener).unwrap_or(self.durability)
     }
-    out.push_str(&format!("\n## [[listener]]\n\nOne table each; without any, `localhost:1883`.\n\n{table}"));
-    for (name, default, doc) in super::listener::KEYS {
-        out.push_str(&row(name, default, "ANY", doc));
-    }
-    out
 }

@@ -1,11 +1,15 @@
 //! One `[[listener]]`: where clients connect, and how.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use lapwing_protocol::topic;
 
-use super::value::{self, Given, Unit};
+use super::declare::{ANY, Key, Parse, key, listed, quoted, words};
+use super::value::{self, Given};
 use crate::auth::certificate::check_template;
 use crate::store::Durability;
 
@@ -103,243 +107,247 @@ impl Method {
     }
 }
 
-/// A listener.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // Each field is a key of `KEYS`, which says what it is.
-pub struct Listener {
-    pub label: Option<String>,
-    pub address: String,
-    pub transport: Transport,
-    pub path: Option<PathBuf>,
-    pub socket_mode: u32,
-    pub open: bool,
-    pub authentication: Option<Vec<Method>>,
-    pub allow_anonymous: Option<bool>,
-    pub certificate_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    pub client_ca_file: Option<PathBuf>,
-    pub client_certificate: ClientCertificate,
-    pub client_crl_file: Option<PathBuf>,
-    pub certificate_user: Vec<String>,
-    pub websocket_paths: Vec<String>,
-    pub websocket_origins: Vec<String>,
-    pub proxy_protocol_from: Vec<IpNet>,
-    pub alpn: Vec<String>,
-    pub nodelay: bool,
-    pub tcp_keep_alive_s: u32,
-    pub tcp_user_timeout_s: u32,
-    pub durability: Option<Durability>,
+words! { Transport { Tcp = "tcp", Tls = "tls", Ws = "ws", Wss = "wss", Unix = "unix", } }
+words! { ClientCertificate { None = "none", Optional = "optional", Required = "required", } }
+words! { Method { Certificate = "certificate", Jwt = "jwt", Password = "password", Http = "http", } }
+words! { Family { Any = "any", Ipv4 = "ipv4", Ipv6 = "ipv6", } }
+
+/// The address families of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// Those that its host has.
+    #[default]
+    Any,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
 }
 
-impl Default for Listener {
-    fn default() -> Self {
-        Listener {
-            label: None,
-            address: "localhost:1883".to_owned(),
-            transport: Transport::Tcp,
-            path: None,
-            socket_mode: 0o660,
-            open: false,
-            authentication: None,
-            allow_anonymous: None,
-            certificate_file: None,
-            key_file: None,
-            client_ca_file: None,
-            client_certificate: ClientCertificate::None,
-            client_crl_file: None,
-            certificate_user: Vec::new(),
-            websocket_paths: vec!["/mqtt".to_owned(), "/".to_owned()],
-            websocket_origins: Vec::new(),
-            proxy_protocol_from: Vec::new(),
-            alpn: Vec::new(),
-            nodelay: true,
-            tcp_keep_alive_s: 60,
-            tcp_user_timeout_s: 30,
-            durability: None,
-        }
+impl Parse for Vec<Method> {
+    fn parse(given: &Given, name: &str, range: RangeInclusive<u64>) -> Result<Self, String> {
+        let one = |text: String| Method::parse(&Given::Text(text), name, range.clone());
+        let all = || format!("a list of {}", listed(&Method::ALL.map(Method::name)));
+        value::list(given)?.into_iter().map(one).collect::<Result<_, _>>().map_err(|_| all())
+    }
+    fn show(&self) -> String {
+        listed(&self.iter().map(|method| method.name()).collect::<Vec<_>>())
     }
 }
 
-/// Name, default and words of each key.
-pub(super) const KEYS: &[(&str, &str, &str)] = &[
-    ("name", "its address", "What rules and logs of authentication call it."),
-    ("address", "\"localhost:1883\"", "Host and port; `localhost` is IPv4 and IPv6, port 0 any free one."),
-    ("transport", "\"tcp\"", "\"tcp\", \"tls\", \"ws\", \"wss\" or \"unix\"."),
-    ("path", "none", "The Unix socket."),
-    ("socket_mode", "\"660\"", "The permissions of the Unix socket, in octal."),
-    (
-        "open",
-        "false",
-        "Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.",
-    ),
-    (
-        "authentication",
-        "all that is configured",
-        "What tells who a client is, in the order in which it is tried: a list of \"certificate\", \"jwt\", \"password\", \"http\"; empty: nothing.",
-    ),
-    (
-        "allow_anonymous",
-        "auth.allow_anonymous",
-        "Whether clients without credentials are let in beside those with.",
-    ),
-    ("certificate_file", "none", "The certificate chain of the server, PEM."),
-    ("key_file", "none", "Its private key, PEM."),
-    ("client_ca_file", "none", "The certificate authorities of clients, PEM."),
-    (
-        "client_certificate",
-        "\"none\"",
-        "Whether clients show a certificate: \"none\", \"optional\" or \"required\".",
-    ),
-    (
-        "client_crl_file",
-        "none",
-        "The revocation lists of those authorities, PEM; one for each authority of the chain, and none that is overdue.",
-    ),
-    (
-        "certificate_user",
-        "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication",
-        "How the user is taken from a client certificate: the first of these that it can fill, from its alternative names (URI, DNS, e-mail) or its common name; other text may stand around. Set it to let certificates name users beside other methods.",
-    ),
-    ("websocket_paths", "[\"/mqtt\", \"/\"]", "The paths of the WebSocket."),
-    (
-        "websocket_origins",
-        "[]",
-        "The origins whose pages may connect, like \"https://example.org\"; empty: all, and clients that are no browser in any case.",
-    ),
-    (
-        "proxy_protocol_from",
-        "[]",
-        "Addresses or networks of proxies, like \"10.0.0.0/8\": a connection from there must begin with a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such header is believed.",
-    ),
-    (
-        "alpn",
-        "[]",
-        "The protocols that TLS offers by ALPN, like [\"mqtt\", \"x-amzn-mqtt-ca\"]; a client that names only others is refused. Empty: it is not looked at.",
-    ),
-    ("nodelay", "true", "Small packets leave at once (TCP_NODELAY)."),
-    (
-        "tcp_keep_alive_s",
-        "60",
-        "After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off.",
-    ),
-    (
-        "tcp_user_timeout_s",
-        "30",
-        "After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default.",
-    ),
-    (
-        "durability",
-        "store.durability",
-        "What an acknowledgement of a stored message means to clients of this listener: \"always\", \"interval\" or \"none\".",
-    ),
-];
+impl Parse for Vec<IpNet> {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        let networks: Option<Self> = value::list(given)?.iter().map(|name| network(name)).collect();
+        networks.ok_or_else(|| "a list of addresses or networks like \"10.0.0.0/8\"".to_owned())
+    }
+    fn show(&self) -> String {
+        listed(&self.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+}
 
-const TRANSPORTS: &[(&str, Transport)] = &[
-    ("tcp", Transport::Tcp),
-    ("tls", Transport::Tls),
-    ("ws", Transport::Ws),
-    ("wss", Transport::Wss),
-    ("unix", Transport::Unix),
-];
+/// Permissions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
 
-const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] = &[
-    ("none", ClientCertificate::None),
-    ("optional", ClientCertificate::Optional),
-    ("required", ClientCertificate::Required),
-];
+impl Parse for Mode {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        let mode = value::text(given).ok().and_then(|text| u32::from_str_radix(&text, 8).ok());
+        mode.map(Mode).ok_or_else(|| "an octal text like \"660\"".to_owned())
+    }
+    fn show(&self) -> String {
+        format!("\"{:o}\"", self.0)
+    }
+}
 
-impl Listener {
-    /// Sets a key by name; the error says what was expected. `None`: there is no such key.
-    pub(super) fn set(&mut self, name: &str, given: &Given) -> Option<Result<(), String>> {
-        let text = || value::text(given);
-        let file = || text().map(|text| Some(PathBuf::from(text)));
-        let seconds = |name| {
-            value::number(given, Unit::of(name))
-                .and_then(|n| u32::try_from(n).map_err(|_| "fewer".to_owned()))
-        };
-        Some(match name {
-            "address" => text().map(|text| self.address = text),
-            "name" => text().map(|text| self.label = Some(text)),
-            "authentication" => value::list(given).and_then(|names| {
-                let named = |name: &String| Method::ALL.into_iter().find(|method| method.name() == name);
-                let all = Method::ALL.map(|method| format!("\"{}\"", method.name())).join(", ");
-                let methods: Option<Vec<_>> = names.iter().map(named).collect();
-                methods
-                    .map(|methods| self.authentication = Some(methods))
-                    .ok_or_else(|| format!("a list of {all}"))
-            }),
-            "allow_anonymous" => value::boolean(given).map(|allow| self.allow_anonymous = Some(allow)),
-            "path" => file().map(|path| self.path = path),
-            "open" => value::boolean(given).map(|open| self.open = open),
-            "nodelay" => value::boolean(given).map(|nodelay| self.nodelay = nodelay),
-            "certificate_file" => file().map(|path| self.certificate_file = path),
-            "key_file" => file().map(|path| self.key_file = path),
-            "client_ca_file" => file().map(|path| self.client_ca_file = path),
-            "client_crl_file" => file().map(|path| self.client_crl_file = path),
-            "certificate_user" => value::list(given).and_then(|templates| {
-                templates.iter().try_for_each(|template| check_template(template))?;
-                self.certificate_user = templates;
-                Ok(())
-            }),
-            "websocket_paths" => value::list(given).map(|paths| self.websocket_paths = paths),
-            "proxy_protocol_from" => value::list(given).and_then(|names| {
-                let networks: Option<Vec<IpNet>> = names.iter().map(|name| network(name)).collect();
-                networks
-                    .map(|networks| self.proxy_protocol_from = networks)
-                    .ok_or_else(|| "a list of addresses or networks like \"10.0.0.0/8\"".to_owned())
-            }),
-            "alpn" => value::list(given).map(|protocols| self.alpn = protocols),
-            "websocket_origins" => value::list(given).map(|origins| self.websocket_origins = origins),
-            "tcp_keep_alive_s" => seconds(name).map(|s| self.tcp_keep_alive_s = s),
-            "tcp_user_timeout_s" => seconds(name).map(|s| self.tcp_user_timeout_s = s),
-            "durability" => {
-                super::keys::durability(given).map(|durability| self.durability = Some(durability))
-            }
-            "socket_mode" => text()
-                .and_then(|text| u32::from_str_radix(&text, 8).map_err(|_| String::new()))
-                .map(|mode| self.socket_mode = mode)
-                .map_err(|_| "an octal text like \"660\"".to_owned()),
-            "transport" => value::choice(given, TRANSPORTS).map(|transport| self.transport = transport),
-            "client_certificate" => {
-                value::choice(given, CLIENT_CERTIFICATES).map(|wanted| self.client_certificate = wanted)
-            }
-            _ => return None,
+/// How names are taken from certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Templates(pub Vec<String>);
+
+impl Parse for Templates {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        let templates = value::list(given)?;
+        templates.iter().try_for_each(|template| check_template(template))?;
+        Ok(Templates(templates))
+    }
+    fn show(&self) -> String {
+        listed(&self.0)
+    }
+}
+
+/// What is put before the topics of a listener; ends with a slash or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint(pub String);
+
+impl Parse for MountPoint {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        let text = value::text(given)?;
+        let good = topic::check_name(&text).is_ok() && !text.starts_with('$');
+        good.then_some(MountPoint(text)).ok_or_else(|| {
+            "the beginning of topic names, like \"house1/\", without wildcards or $ in front".to_owned()
         })
     }
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
 
+macro_rules! listener {
+    ($($(#[doc = $doc:literal])+ $name:ident: $t:ty = $default:expr, $range:expr $(, $reload:ident)? $(=> $shown:literal)?;)+) => {
+        /// A listener.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Listener { $($(#[doc = $doc])+ pub $name: $t,)+ }
+
+        impl Default for Listener {
+            fn default() -> Self {
+                Listener { $($name: $default,)+ }
+            }
+        }
+
+        /// Every key of a listener.
+        pub(super) const KEYS: &[Key<Listener>] = &[$(
+            Key {
+                $(default: || $shown.to_owned(),)?
+                ..key!(Listener, "listener", [$name], $name: $t = $default, $range, [$($reload)?], concat!($($doc),+))
+            },
+        )+];
+    };
+}
+
+listener! {
+    /// What rules and logs of authentication call it.
+    name: Option<String> = None, ANY => "its address";
+    /// Host and port; `localhost` is IPv4 and IPv6 of this machine, `*` every address that it has, port 0 any free one. Another address is another listener, to a reload as well.
+    address: String = "localhost:1883".to_owned(), ANY;
+    /// The address families that it listens on, if its host has several: "any", "ipv4" or "ipv6".
+    address_family: Family = Family::Any, ANY;
+    /// The network interface that it takes connections from, like "eth0"; none: all.
+    interface: Option<String> = None, ANY;
+    /// "tcp", "tls", "ws", "wss" or "unix".
+    transport: Transport = Transport::Tcp, ANY, Connect;
+    /// The Unix socket.
+    path: Option<PathBuf> = None, ANY;
+    /// The permissions of the Unix socket, in octal.
+    socket_mode: Mode = Mode(0o660), ANY;
+    /// Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.
+    open: bool = false, ANY;
+    /// What tells who a client is, in the order in which it is tried: a list of "certificate", "jwt", "password", "http"; empty: nothing.
+    authentication: Option<Vec<Method>> = None, ANY => "all that is configured";
+    /// Whether clients without credentials are let in beside those with. Said to be false on a listener without any authentication, it lets nobody in.
+    allow_anonymous: Option<bool> = None, ANY => "auth.allow_anonymous";
+    /// The users of this listener and their passwords.
+    password_file: Option<String> = None, ANY => "auth.password_file";
+    /// The access rules of this listener.
+    acl_file: Option<String> = None, ANY => "auth.acl_file";
+    /// Whether the user is the client identifier, whatever the client calls itself.
+    client_id_is_user: bool = false, ANY, Connect;
+    /// What is put before every topic name and filter of its clients, and taken away from what they are sent: they live in a world of their own, without $SYS. Rules are asked about the whole names. A change of it leaves subscriptions of kept sessions where they were.
+    mount_point: Option<MountPoint> = None, ANY, Connect;
+    /// How many connections it has.
+    connections_max: Option<u32> = None, 1..=100_000_000 => "any number within limits.connections_max";
+    /// The highest QoS that is offered on it.
+    qos_max: Option<u8> = None, 0..=2, Connect => "mqtt.qos_max";
+    /// The largest packet, in bytes.
+    packet_bytes_max: Option<u32> = None, 128..=268_435_460, Connect => "limits.packet_bytes_max";
+    /// The topic aliases that a client may use.
+    topic_aliases_in_max: Option<u16> = None, 0..=65_535, Connect => "limits.topic_aliases_in_max";
+    /// The longest keep-alive, in seconds; 0: no cap.
+    keep_alive_max_s: Option<u32> = None, 0..=65_535, Connect => "limits.keep_alive_max_s";
+    /// The certificate chain of the server, PEM.
+    certificate_file: Option<PathBuf> = None, ANY, Connect;
+    /// Its private key, PEM.
+    key_file: Option<PathBuf> = None, ANY, Connect;
+    /// The certificate authorities of clients, PEM; a folder: all of its files.
+    client_ca_file: Option<PathBuf> = None, ANY;
+    /// Whether clients show a certificate: "none", "optional" or "required".
+    client_certificate: ClientCertificate = ClientCertificate::None, ANY, Connect;
+    /// The revocation lists of those authorities, PEM; one for each authority of the chain, and none that is overdue.
+    client_crl_file: Option<PathBuf> = None, ANY;
+    /// How the user is taken from a client certificate: the first of these that it can fill, from its alternative names (URI, DNS, e-mail), its common name or all of its subject ({subject}, as CN=a,O=b); other text may stand around. Set it to let certificates name users beside other methods.
+    certificate_user: Templates = Templates::default(), ANY => "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication";
+    /// The paths of the WebSocket; "*" is any.
+    websocket_paths: Vec<String> = vec!["/mqtt".to_owned(), "/".to_owned()], ANY, Connect;
+    /// The origins whose pages may connect, like "https://example.org"; empty: all, and clients that are no browser in any case.
+    websocket_origins: Vec<String> = Vec::new(), ANY, Connect;
+    /// Addresses or networks of proxies, like "10.0.0.0/8": a connection from there must begin with a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such header is believed.
+    proxy_protocol_from: Vec<IpNet> = Vec::new(), ANY, Connect;
+    /// The protocols that TLS offers by ALPN, like ["mqtt", "x-amzn-mqtt-ca"]; a client that names only others is refused. Empty: it is not looked at.
+    alpn: Vec<String> = Vec::new(), ANY, Connect;
+    /// Small packets leave at once (TCP_NODELAY).
+    nodelay: bool = true, ANY, Connect;
+    /// After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off.
+    tcp_keep_alive_s: u32 = 60, 0..=32_767, Connect;
+    /// After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default.
+    tcp_user_timeout_s: u32 = 30, 0..=2_147_483, Connect;
+    /// What an acknowledgement of a stored message means to clients of this listener: "always", "interval" or "none".
+    durability: Option<Durability> = None, ANY => "store.durability";
+}
+
+impl Listener {
     /// As errors and logs call it.
-    pub fn name(&self) -> String {
+    pub fn title(&self) -> String {
         match (&self.path, self.transport) {
             (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
             _ => format!("{}://{}", self.transport.scheme(), self.address),
         }
     }
 
+    /// What it listens on: two listeners of the same site cannot be open at once, unless the port is any free one.
+    pub(crate) fn site(&self) -> String {
+        match (&self.path, self.transport) {
+            (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
+            _ => format!("{} {:?} {:?}", self.address, self.address_family, self.interface),
+        }
+    }
+
     /// Whether clients of this machine only can connect.
     pub fn is_local(&self) -> bool {
-        let addresses = || self.address.to_socket_addrs().map(Vec::from_iter).unwrap_or_default();
-        self.transport == Transport::Unix || addresses().iter().all(|address| address.ip().is_loopback())
+        self.transport == Transport::Unix
+            || self.interface.as_deref() == Some("lo")
+            || self.addresses().unwrap_or_default().iter().all(|address| address.ip().is_loopback())
+    }
+
+    /// What it listens on. `localhost` may be known for one family only; it means both, as `*` does.
+    pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let port = |host: &str| self.address.strip_prefix(host)?.parse::<u16>().ok();
+        let both = |port, four: Ipv4Addr, six: Ipv6Addr| vec![(four, port).into(), (six, port).into()];
+        let mut addresses = if let Some(port) = port("localhost:") {
+            both(port, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)
+        } else if let Some(port) = port("*:") {
+            both(port, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
+        } else {
+            self.address.to_socket_addrs()?.collect()
+        };
+        addresses.dedup();
+        addresses.retain(|address| match self.address_family {
+            Family::Any => true,
+            Family::Ipv4 => address.is_ipv4(),
+            Family::Ipv6 => address.is_ipv6(),
+        });
+        Ok(addresses)
     }
 
     /// As rules and logs of authentication call it.
     pub fn label(&self) -> String {
-        self.label.clone().unwrap_or_else(|| self.name())
+        self.name.clone().unwrap_or_else(|| self.title())
     }
 
     /// What would make it fail, as far as can be told without opening the port. `authenticates`: nobody gets in who has not
     /// shown who it is.
     pub(super) fn check(&self, authenticates: bool) -> Vec<String> {
         let mut errors = Vec::new();
-        let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.name()));
+        let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.title()));
         if self.transport == Transport::Unix {
             if self.path.is_none() {
                 wrong("a Unix socket needs a path: add path = \"/run/lapwing/mqtt.sock\"".to_owned());
             }
         } else {
-            match self.address.to_socket_addrs().map(|all| all.collect::<Vec<_>>()) {
+            match self.addresses() {
                 Err(error) => wrong(format!("the address is not HOST:PORT: {error}")),
                 Ok(addresses)
-                    if !self.open && !authenticates && !addresses.iter().all(|a| a.ip().is_loopback()) =>
+                    if !self.open
+                        && !authenticates
+                        && !self.is_local()
+                        && !addresses.iter().all(|a| a.ip().is_loopback()) =>
                 {
                     wrong(
                         "anybody who can reach this address could connect, since there is no authentication on it. Add users \
@@ -370,12 +378,13 @@ impl Listener {
         if self.client_certificate != ClientCertificate::None {
             match &self.client_ca_file {
                 None => wrong("client_certificate needs a client_ca_file".to_owned()),
+                Some(path) if path.is_dir() => {}
                 Some(path) => why_not_readable("client_ca_file", path).into_iter().for_each(&mut wrong),
             }
             if let Some(path) = &self.client_crl_file {
                 why_not_readable("client_crl_file", path).into_iter().for_each(&mut wrong);
             }
-        } else if self.client_crl_file.is_some() || !self.certificate_user.is_empty() {
+        } else if self.client_crl_file.is_some() || !self.certificate_user.0.is_empty() {
             wrong(
                 "client_crl_file and certificate_user need client_certificate = \"optional\" or \"required\""
                     .to_owned(),

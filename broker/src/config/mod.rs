@@ -1,22 +1,30 @@
-//! The configuration: each key is declared once, in [`keys`], with its name, default, range and words.
+//! The configuration: each key is declared once, in [`keys`] or [`listener`], with its name, default, range, words, and when
+//! a change of it counts.
 //!
-//! The file is TOML. The parser, the checks, `--help` and `docs/CONFIGURATION.md` all derive from the declarations. A mistake is
+//! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` all derive from the declarations. A mistake is
 //! told with file and line, all mistakes of a file at once, and a misspelt key with the nearest one.
 
+mod check;
+mod declare;
 mod file;
 mod keys;
 mod listener;
+mod mosquitto;
+mod print;
+mod reading;
+mod source;
 mod value;
 
-pub use keys::{
-    Auth, DeniedPublish, Key, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
-};
+pub use declare::{Key, Reload};
+pub use keys::{Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions};
 pub(crate) use listener::why_not_readable;
-pub use listener::{ClientCertificate, Listener, Method, Transport, network};
+pub use listener::{
+    ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
+};
+pub use reading::{Origin, Reading};
+pub use source::{Flags, Format, Source};
 
 use std::path::{Path, PathBuf};
-
-use lapwing_protocol::topic;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,67 +75,18 @@ impl Config {
     /// # Errors
     /// Every mistake in it.
     pub fn from_toml(text: &str, name: &str) -> Result<Config, ConfigErrors> {
-        file::parse(text, name)
+        let mut reading = Reading::default();
+        file::read(text, name, &mut reading);
+        reading.finish().map(|reading| reading.config)
     }
 
-    /// Reads a file.
+    /// Reads a file, and those that it includes.
     ///
     /// # Errors
     /// That it cannot be read, or every mistake in it.
     pub fn from_file(path: &Path) -> Result<Config, ConfigErrors> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigErrors(vec![format!("{name}: cannot be read: {error}")]))?;
-        Config::from_toml(&text, &name)
-    }
-
-    /// Takes over what the environment says: `LAPWING_LIMITS__RECEIVE_MAXIMUM=100` and so on for every key but those of
-    /// listeners.
-    ///
-    /// # Errors
-    /// Every unknown name and wrong value among them.
-    pub fn apply_environment(
-        &mut self,
-        variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), ConfigErrors> {
-        file::environment(self, variables)
-    }
-
-    /// Checks everything that a start would, files included, before any port is opened.
-    ///
-    /// # Errors
-    /// Everything that would make the start fail.
-    pub fn check(&self) -> Result<(), ConfigErrors> {
-        let mut errors = Vec::new();
-        if self.listeners.is_empty() {
-            errors.push("there is no listener: add a [[listener]] with an address".to_owned());
-        }
-        for listener in &self.listeners {
-            errors.extend(listener.check(self.authenticates(listener)));
-            errors.extend(self.check_methods(listener));
-        }
-        for (key, given) in [("http_url", &self.auth.http_url), ("jwks_url", &self.auth.jwks_url)] {
-            if given.is_some() && !cfg!(feature = "http") {
-                errors.push(format!(
-                    "auth.{key}: this program was built without HTTP; build it with --features http"
-                ));
-            }
-        }
-        if self.auth.psk_file.is_some() {
-            let text = "auth.psk_file: there are no pre-shared keys (TLS-PSK) here, since rustls has none. Use client \
-                        certificates: client_certificate = \"required\" of a listener";
-            errors.push(text.to_owned());
-        }
-        let store = &self.store;
-        for (key, filters) in [
-            ("topics_always", &store.topics_always),
-            ("topics_interval", &store.topics_interval),
-            ("topics_none", &store.topics_none),
-        ] {
-            let wrong = filters.iter().filter(|filter| topic::check_filter(filter).is_err());
-            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
-        }
-        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+        let source = Source { file: Some(path.to_owned()), ..Source::default() };
+        source.read().map(|reading| reading.config)
     }
 
     /// What tells who the clients of a listener are, in the order in which it is tried: as the listener says, or everything
@@ -139,7 +98,7 @@ impl Config {
                 let others = Method::ALL.into_iter().filter(|method| *method != Method::Certificate);
                 let mut methods: Vec<Method> = others.filter(|method| self.has(*method, listener)).collect();
                 // Beside other methods a certificate only opens the door, unless it is said that it names users, too.
-                let names = methods.is_empty() || !listener.certificate_user.is_empty();
+                let names = methods.is_empty() || !listener.certificate_user.0.is_empty();
                 if names && self.has(Method::Certificate, listener) {
                     methods.insert(0, Method::Certificate);
                 }
@@ -154,29 +113,26 @@ impl Config {
             Method::Certificate => listener.client_certificate != ClientCertificate::None,
             Method::Jwt => self.auth.jwt_files().next().is_some() || self.auth.jwks_url.is_some(),
             Method::Http => self.auth.http_url.is_some(),
-            Method::Password => self.auth.password_file.is_some(),
+            Method::Password => self.password_file(listener).is_some(),
         }
+    }
+
+    /// The users of a listener.
+    pub(crate) fn password_file<'a>(&'a self, listener: &'a Listener) -> Option<&'a str> {
+        listener.password_file.as_deref().or(self.auth.password_file.as_deref())
+    }
+
+    /// The access rules of a listener.
+    pub(crate) fn acl_file<'a>(&'a self, listener: &'a Listener) -> Option<&'a str> {
+        listener.acl_file.as_deref().or(self.auth.acl_file.as_deref())
     }
 
     /// Whether nobody gets in by a listener who has not shown who it is.
     fn authenticates(&self, listener: &Listener) -> bool {
         let anonymous = listener.allow_anonymous.unwrap_or(self.auth.allow_anonymous);
         listener.client_certificate == ClientCertificate::Required
+            || listener.allow_anonymous == Some(false)
             || (!self.methods(listener).is_empty() && !anonymous)
-    }
-
-    fn check_methods(&self, listener: &Listener) -> Vec<String> {
-        let named = listener.authentication.iter().flatten();
-        let lacking = named.filter(|method| !self.has(**method, listener));
-        let text = |method: &Method| {
-            format!(
-                "listener {}: authentication by {} needs {}",
-                listener.name(),
-                method.name(),
-                method.needs()
-            )
-        };
-        lacking.map(text).collect()
     }
 
     /// Whether clients of this machine only can connect.
@@ -196,14 +152,11 @@ impl Config {
         });
         let of_auth =
             [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file, &self.auth.http_ca_file];
+        let rules = |listener| [self.password_file(listener), self.acl_file(listener)];
+        let rules = self.listeners.iter().flat_map(rules).flatten().map(PathBuf::from);
         let of_auth = of_auth.into_iter().flatten();
         let of_auth = of_auth.chain(self.auth.jwt_files()).map(PathBuf::from);
-        of_listeners.flatten().cloned().chain(of_auth).collect()
-    }
-
-    /// All keys as a document in Markdown.
-    pub fn reference() -> String {
-        keys::reference()
+        of_listeners.flatten().cloned().chain(of_auth).chain(rules).collect()
     }
 }
 
@@ -287,20 +240,42 @@ mod tests {
         assert_eq!(Config::from_toml(&meant, "x.toml").unwrap().check(), Ok(()));
     }
 
+    fn read(environment: &[(&str, &str)]) -> Result<Reading, ConfigErrors> {
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Source { environment, ..Source::default() }.read()
+    }
+
     #[test]
     fn the_environment_sets_keys_and_is_told_when_it_is_wrong() {
-        let mut config = Config::default();
-        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let good = [
-            set("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"),
-            set("LAPWING_LOG__FORMAT", "json"),
-            set("PATH", "x"),
-        ];
-        config.apply_environment(good.into_iter()).unwrap();
+        let good = read(&[
+            ("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"),
+            ("LAPWING_LISTENER__1__TRANSPORT", "ws"),
+            ("LAPWING_LISTENER__0__ADDRESS", "127.0.0.1:1"),
+            ("LAPWING_LOG__FORMAT", "json"),
+            ("PATH", "x"),
+        ]);
+        let config = good.unwrap().config;
         assert_eq!((config.limits.receive_maximum, config.log.format), (9, LogFormat::Json));
-        let bad = [set("LAPWING_LIMITS__RECEIVE_MAXIMUN", "9"), set("LAPWING_MQTT__QOS_MAX", "7")];
-        let errors = config.apply_environment(bad.into_iter()).unwrap_err();
-        assert_eq!(errors.0.len(), 2, "{errors}");
+        assert_eq!((config.listeners.len(), &*config.listeners[0].address), (2, "127.0.0.1:1"));
+        assert_eq!(config.listeners[1].transport, Transport::Ws);
+        let errors = read(&[
+            ("LAPWING_LIMITS__RECEIVE_MAXIMUN", "9"),
+            ("LAPWING_MQTT__QOS_MAX", "7"),
+            ("LAPWING_LISTENER__2__ADDRESS", "x"),
+        ]);
+        assert_eq!(errors.unwrap_err().0.len(), 3);
+    }
+
+    #[test]
+    fn every_key_can_be_written_and_read_again() {
+        let text = "[limits]\nreceive_maximum = 10\n[store]\ntopics_none = ['a/#', \"b'\"]\n[[listener]]\nname = 'x'\n\
+                    authentication = ['password']\nsocket_mode = '600'\nmount_point = 'h/'\nproxy_protocol_from = ['10.0.0.0/8']\n";
+        let config = Config::from_toml(text, "x.toml").unwrap();
+        assert_eq!(Config::from_toml(&config.to_toml(), "y.toml"), Ok(config.clone()));
+        let mut reading = Reading::default();
+        reading.config.clone_from(&config);
+        assert_eq!(Config::from_toml(&reading.effective(), "z.toml"), Ok(config));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
 use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
 use tracing::{debug, warn};
 
-use super::packets::{DENIED_DELIVERY, DENIED_SOURCE};
-use super::{Connection, GATHER_BYTES, HeldPublish};
+use super::packets::{DENIED_DELIVERY, DENIED_SOURCE, NOT_MOUNTED};
+use super::{Connection, GATHER_BYTES, HeldPublish, mount};
 use crate::auth::Action;
 use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
@@ -195,12 +195,14 @@ impl Connection {
             self.complain("delivery", message.topic_str(), &denied);
             false
         } else {
-            let (topic, topic_alias) = self.name_topic(message.topic());
+            let mount = self.gate.listener.mount_point.as_ref();
+            let name = mount::seen(mount, message.topic()).unwrap_or_default();
+            let (topic, topic_alias) = self.name_topic(name);
             let header = PublishHeader {
                 dup,
                 qos: delivery.qos,
                 retain: delivery.retain,
-                topic: if topic { message.topic() } else { &[] },
+                topic: if topic { name } else { &[] },
                 packet_id,
                 forwarded: message.properties(),
                 message_expiry_interval_s: match message.expiry(now) {
@@ -232,7 +234,10 @@ impl Connection {
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
-        let (policy, identity) = (&self.trust.auth.policy, &self.resident.identity);
+        if mount::seen(self.gate.listener.mount_point.as_ref(), message.topic()).is_none() {
+            return Some(NOT_MOUNTED);
+        }
+        let (policy, identity) = (&self.snapshot.auth.policy, &self.resident.identity);
         let own_topic = message.topic().first() == Some(&b'$');
         let client_id = &self.resident.session.client_id;
         if (own_topic || policy.restricts_delivery(identity))
@@ -240,7 +245,7 @@ impl Connection {
         {
             return Some(DENIED_DELIVERY);
         }
-        (retain && !self.core.source_may(&self.trust, message)).then_some(DENIED_SOURCE)
+        (retain && !self.core.source_may(&self.snapshot, message)).then_some(DENIED_SOURCE)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a

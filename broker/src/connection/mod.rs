@@ -10,6 +10,7 @@
 
 mod delivery;
 mod farewell;
+pub(crate) mod mount;
 mod packets;
 mod reauth;
 mod rights;
@@ -38,7 +39,7 @@ use tokio::time::Sleep;
 
 use crate::budget::{Place, Pressure};
 use crate::core::Core;
-use crate::live::Trust;
+use crate::live::{Gate, Snapshot};
 use crate::message::{Message, Millis};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
@@ -93,6 +94,21 @@ pub struct Agreement {
     pub keep_alive_s: u16,
     /// The enhanced authentication method.
     pub auth_method: Option<Box<str>>,
+    /// What the client was told.
+    pub told: Told,
+}
+
+/// What CONNACK says of the broker: it stands for the connection, whatever a reload brings.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The largest packet that the broker takes, in bytes.
+    pub packet_bytes_max: u32,
+    /// The topic aliases that the client may use.
+    pub topic_aliases_max: u16,
+    /// The highest QoS.
+    pub qos_max: u8,
+    /// Whether messages can be retained.
+    pub retain_available: bool,
 }
 
 /// An acknowledgement that waits for the store.
@@ -151,8 +167,10 @@ pub struct Connection {
     pub(crate) end: oneshot::Receiver<End>,
     /// Woken when there is news for all connections.
     pub(crate) nudge: Arc<AtomicWaker>,
-    /// What says who may do what, as this connection last saw it.
-    pub(crate) trust: Arc<Trust>,
+    /// What says who may do what, and what is configured, as this connection last saw it.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Its listener in that.
+    pub(crate) gate: Arc<Gate>,
     /// When the client's credentials end.
     pub(crate) expires_at: Option<Millis>,
     /// Bytes of a packet that is not whole, or that wait because reading has stopped.
@@ -290,7 +308,7 @@ impl Connection {
 
     /// Whether packets are taken in now. A client whose answers pile up is not read from.
     fn may_read(&self, now: Millis) -> bool {
-        self.output.len() < self.core.config.limits.write_buffer_bytes_max as usize
+        self.output.len() < self.gate.limits.write_buffer_bytes_max as usize
             && self.state.held_acks.len() < HELD_ACKS_MAX
             && self.state.paused_until.is_none_or(|until| until <= now)
             && !(self.state.store_full && self.state.stopped)
@@ -392,7 +410,7 @@ impl Connection {
             let text = "nothing came for one and a half times the keep-alive".to_owned();
             return Some(Exit::Violation(ReasonCode::KeepAliveTimeout, text));
         }
-        let stall_ms = u64::from(self.core.config.limits.write_stall_timeout_s) * 1000;
+        let stall_ms = u64::from(self.gate.limits.write_stall_timeout_s) * 1000;
         let stalled = self.state.blocked_since.map(|since| since + stall_ms);
         if stalled.is_some_and(|at| at <= now) {
             let text = "the client did not read for limits.write_stall_timeout_s".to_owned();

@@ -7,9 +7,10 @@ use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWrite
 use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, warn};
 
-use super::{AliasedTopic, Connection, Exit};
+use super::{AliasedTopic, Connection, Exit, mount};
 use crate::auth::{Action, audit};
 use crate::config::DeniedPublish;
+use crate::core::source;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Kept;
 use crate::session::{Effect, Reply, Violation};
@@ -27,6 +28,8 @@ pub(super) const DENIED_SUBSCRIBE: Violation =
     Violation::new(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
 pub(super) const DENIED_DELIVERY: Violation =
     Violation::new(ReasonCode::NotAuthorized, "this client may not have messages of this topic");
+pub(super) const NOT_MOUNTED: Violation =
+    Violation::new(ReasonCode::NotAuthorized, "the topic is not below the mount point of the listener");
 pub(super) const DENIED_SOURCE: Violation =
     Violation::new(ReasonCode::NotAuthorized, "who published this retained message may not any more");
 /// How often a client's refusals are worth a line in the log.
@@ -43,9 +46,8 @@ impl From<Violation> for Exit {
 impl Connection {
     /// Handles the whole packets at the front of `bytes` and returns how many bytes they took.
     pub(super) fn packets(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Exit> {
-        let limits = &self.core.config.limits;
-        let (packet_bytes_max, output_max) =
-            (limits.packet_bytes_max, limits.write_buffer_bytes_max as usize);
+        let packet_bytes_max = self.agreement.told.packet_bytes_max;
+        let output_max = self.gate.limits.write_buffer_bytes_max as usize;
         let version = self.agreement.version;
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
@@ -103,7 +105,7 @@ impl Connection {
             Packet::Auth(auth) => &auth.properties,
             _ => return true,
         };
-        user_properties_fit(properties, &self.core.config.limits)
+        user_properties_fit(properties, &self.gate.limits)
     }
 
     /// What `bytes` break, with the figures where a limit is the cause.
@@ -112,7 +114,7 @@ impl Connection {
             (DecodeError::PacketTooLarge, Ok(Some(header))) => format!(
                 "a packet of {} bytes, limits.packet_bytes_max is {}",
                 header.header_len + header.remaining_len,
-                self.core.config.limits.packet_bytes_max
+                self.agreement.told.packet_bytes_max
             ),
             _ => error.text().to_owned(),
         };
@@ -121,7 +123,7 @@ impl Connection {
 
     /// How safely the state of the session is kept.
     pub(super) fn level(&self) -> Durability {
-        self.peer.durability.unwrap_or(self.core.config.store.durability)
+        self.gate.listener.durability.unwrap_or(self.snapshot.config.store.durability)
     }
 
     /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
@@ -151,7 +153,7 @@ impl Connection {
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default(), false),
             Effect::Disconnect(_) => {
-                let expiry_max_s = self.core.config.limits.session_expiry_max_s;
+                let expiry_max_s = self.gate.limits.session_expiry_max_s;
                 let session = &mut self.resident.session;
                 session.expiry_s = session.expiry_s.min(expiry_max_s);
                 return Err(Exit::Disconnected);
@@ -167,10 +169,10 @@ impl Connection {
         metrics.publish_received.add(1);
         metrics.publish_bytes_received.add(publish.payload.len() as u64);
         let core = self.core.clone();
-        if publish.qos as u8 > core.config.mqtt.qos_max {
+        if publish.qos as u8 > self.agreement.told.qos_max {
             return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
         }
-        if publish.retain && !core.config.mqtt.retain_available {
+        if publish.retain && !self.agreement.told.retain_available {
             return Err(
                 Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
             );
@@ -192,7 +194,8 @@ impl Connection {
                 core.metrics.publish_dropped.add(1);
                 // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
                 let closes = (refusal == UNAVAILABLE && publish.packet_id.is_some())
-                    || (refusal == DENIED_PUBLISH && core.config.auth.denied_publish == DeniedPublish::Close);
+                    || (refusal == DENIED_PUBLISH
+                        && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
                 if closes && !self.agreement.version.has_properties() {
                     return Err(refusal.into());
                 }
@@ -220,8 +223,10 @@ impl Connection {
         let rule = asked.map_or_else(
             || refusal.text.to_owned(),
             |action| {
+                let mount = self.gate.listener.mount_point.as_ref().filter(|_| action != Action::Receive);
                 let topic = topic::shared(topic).map_or(topic, |(_, inner)| inner);
-                self.trust.auth.policy.rule(identity, client_id, action, topic)
+                let topic = &*mount::name(mount, topic);
+                self.snapshot.auth.policy.rule(identity, client_id, action, topic)
             },
         );
         audit::denied(packet, client_id, identity, topic, &rule, more_before);
@@ -253,10 +258,7 @@ impl Connection {
     ) -> Result<&'a str, Exit> {
         let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
         if aliases.is_empty() {
-            aliases.resize_with(
-                usize::from(self.core.config.limits.topic_aliases_in_max),
-                AliasedTopic::default,
-            );
+            aliases.resize_with(usize::from(self.agreement.told.topic_aliases_max), AliasedTopic::default);
         }
         let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
             Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
@@ -279,7 +281,7 @@ impl Connection {
         now: Millis,
     ) -> Result<(ReasonCode, Ticket), Violation> {
         let core = &self.core;
-        let limits = &core.config.limits;
+        let (limits, config) = (&self.gate.limits, &self.snapshot.config);
         let refuse = |reason, text| Err(Violation::new(reason, text));
         if topic.len() > limits.topic_bytes_max as usize
             || topic::level_count(topic) > limits.topic_levels_max as usize
@@ -298,7 +300,7 @@ impl Connection {
                 "more user properties than limits.user_properties_max allows",
             );
         }
-        if core.config.mqtt.payload_format_checked
+        if config.mqtt.payload_format_checked
             && publish.properties.payload_format_indicator() == Some(1)
             && std::str::from_utf8(publish.payload).is_err()
         {
@@ -307,13 +309,18 @@ impl Connection {
                 "the payload is not the UTF-8 text it is said to be",
             );
         }
+        let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
         let session = &self.resident.session;
-        if !self.trust.auth.policy.allows(&self.resident.identity, &session.client_id, Action::Publish, topic)
-        {
+        if !self.snapshot.auth.policy.allows(
+            &self.resident.identity,
+            &session.client_id,
+            Action::Publish,
+            topic,
+        ) {
             return Err(DENIED_PUBLISH);
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
-        let source = core.source(&self.resident.identity, &session.client_id).filter(|_| publish.retain);
+        let source = source(config, &self.resident.identity, &session.client_id).filter(|_| publish.retain);
         let content = Content {
             topic,
             properties: forwarded(&publish.properties, &mut self.state.scratch),
@@ -325,7 +332,7 @@ impl Connection {
             expires_at,
         };
         let message = Message::from_source(&content, source);
-        let durability = core.durability(topic, self.peer.durability);
+        let durability = config.store.durability_of(topic, self.gate.listener.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());
         let received = received.map(|packet_id| (session.number, packet_id));

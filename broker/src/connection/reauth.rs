@@ -37,7 +37,7 @@ impl Connection {
         }
         match auth.reason {
             ReasonCode::ReAuthenticate if self.state.reauth.is_none() => {
-                let Some(method) = self.trust.auth.method(&method) else {
+                let Some(method) = self.snapshot.auth.method(&method) else {
                     return Err(violation("the authentication method is gone"));
                 };
                 let credentials = Credentials {
@@ -74,8 +74,8 @@ impl Connection {
                 info!(client = %client_id, user = ?identity.user, "re-authenticated");
                 audit::reauthenticated(client_id, identity);
                 // The new credentials may be worth less.
-                let trust = self.trust.clone();
-                self.core.revoke(&*trust.auth.policy, &mut self.resident);
+                let snapshot = self.snapshot.clone();
+                self.core.revoke(&*snapshot.auth.policy, &mut self.resident);
                 self.send_auth(ReasonCode::Success, &method, data.as_deref());
             }
             AuthStep::Reject(reason) => {

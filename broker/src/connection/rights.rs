@@ -1,24 +1,25 @@
-//! What becomes of a live connection when the policy is replaced under it.
+//! What becomes of a live connection when the snapshot is replaced under it.
 
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
 use crate::auth::{audit, ban};
 use crate::handshake;
+use crate::outbox::Bounds;
 
 impl Connection {
-    /// Asks a new policy, if there is one, whether the client may stay, and lets go of the subscriptions that it may not keep.
+    /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
     pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
-        if self.core.live.is_current(&self.trust) {
+        if self.core.live.is_current(&self.snapshot) {
             return Ok(());
         }
-        self.trust = self.core.live.get();
-        let trust = self.trust.clone();
-        let policy = &*trust.auth.policy;
+        let snapshot = self.core.live.get();
+        self.snapshot = snapshot.clone();
+        let policy = &*snapshot.auth.policy;
         let client_id = self.resident.session.client_id.clone();
         let (user, address) = (self.resident.identity.user.as_deref(), self.peer.address.ip());
-        if let Some(ban) = trust.bans.of(&client_id, user, address, ban::now_s()) {
+        if let Some(ban) = snapshot.bans.of(&client_id, user, address, ban::now_s()) {
             let text = format!("{} is banned ({})", ban.whom, ban.reason);
             audit::expelled(&client_id, &self.resident.identity, &text);
             return Err(Exit::Violation(
@@ -26,6 +27,16 @@ impl Connection {
                 "this client is banned".to_owned(),
             ));
         }
+        match snapshot.gate(self.peer.place) {
+            Some(gate) => self.gate = gate.clone(),
+            None => {
+                let text = format!("the listener {} was taken out of the configuration", self.peer.listener);
+                return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
+            }
+        }
+        self.resident.outbox.bound(Bounds::of(&snapshot.config));
+        let user = self.resident.identity.user.as_ref();
+        self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
         match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);
@@ -38,7 +49,7 @@ impl Connection {
             }
         }
         let revoked = self.core.revoke(policy, &mut self.resident);
-        if revoked > 0 && self.core.config.auth.revoked_disconnects {
+        if revoked > 0 && snapshot.config.auth.revoked_disconnects {
             let text = "a subscription is not allowed any more".to_owned();
             return Err(Exit::Violation(ReasonCode::NotAuthorized, text));
         }

@@ -8,7 +8,7 @@ use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
 use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
-use super::{Connection, Exit};
+use super::{Connection, Exit, mount};
 use crate::auth::Action;
 use crate::router::Subscriber;
 use crate::session::{Held, Replay, Violation};
@@ -35,7 +35,7 @@ impl Connection {
                         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
                     });
                     if wanted {
-                        replay.push(filter, held);
+                        replay.push(&mount::filter(self.gate.listener.mount_point.as_ref(), filter), held);
                     }
                 }
                 Err(refusal) => {
@@ -63,7 +63,7 @@ impl Connection {
         id: Option<u32>,
     ) -> Result<(Held, bool, Ticket), Violation> {
         let core = &self.core;
-        let limits = &core.config.limits;
+        let limits = &self.gate.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
         let filter = subscription.filter;
         if topic::check_filter(filter).is_err() {
@@ -78,6 +78,8 @@ impl Connection {
                 "longer than limits.topic_bytes_max or limits.topic_levels_max",
             );
         }
+        let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
+        let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
         let session = &mut self.resident.session;
         let known = session.subscriptions.contains(filter);
         if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
@@ -89,7 +91,7 @@ impl Connection {
                 "the retained messages of too many SUBSCRIBEs are still to be read",
             );
         }
-        if !self.trust.auth.policy.allows(
+        if !self.snapshot.auth.policy.allows(
             &self.resident.identity,
             &session.client_id,
             Action::Subscribe,
@@ -98,7 +100,7 @@ impl Connection {
             return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
-        options.qos = options.qos.min(QoS::from_u8(core.config.mqtt.qos_max).unwrap_or_default());
+        options.qos = options.qos.min(QoS::from_u8(self.agreement.told.qos_max).unwrap_or_default());
         let held = Held { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.resident.outbox, &held));
@@ -131,6 +133,7 @@ impl Connection {
                 reasons.push(ReasonCode::TopicFilterInvalid);
                 continue;
             }
+            let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
             let group = core.router.group(filter);
             let number = self.resident.session.number;
             if !self.resident.session.subscriptions.remove(filter) {

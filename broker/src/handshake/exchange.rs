@@ -10,7 +10,7 @@ use super::{Refuse, read_packet};
 use crate::auth::{AuthStep, Credentials, Identity};
 use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use crate::core::Core;
-use crate::live::Trust;
+use crate::live::Snapshot;
 use crate::net::Stream;
 use crate::output::Output;
 
@@ -20,7 +20,7 @@ const VERSION: Version = Version::V5;
 /// Enhanced authentication (`4.12`): AUTH back and forth until the method decides.
 pub(super) async fn exchange(
     core: &Core,
-    trust: &Trust,
+    snapshot: &Snapshot,
     stream: &mut Stream,
     input: &mut Vec<u8>,
     connect: &Connect<'_>,
@@ -28,7 +28,7 @@ pub(super) async fn exchange(
 ) -> Result<(Identity, Option<Vec<u8>>), Refuse> {
     let name = connect.properties.authentication_method().unwrap_or_default();
     let refuse = |reason, text: String| Refuse::new(VERSION, reason, text);
-    let method = trust.auth.method(name).ok_or_else(|| {
+    let method = snapshot.auth.method(name).ok_or_else(|| {
         refuse(
             ReasonCode::BadAuthenticationMethod,
             format!("the authentication method '{name}' is not known here"),
@@ -69,15 +69,13 @@ pub(super) async fn exchange(
             .await
             .map_err(|error| Refuse::close(error.to_string()))?;
         // `[MQTT-3.1.2-30]`: nothing but AUTH and DISCONNECT until the exchange is over.
-        let len = read_packet(core, stream, input, VERSION, |first| match first >> 4 {
+        let judge = |first: u8| match first >> 4 {
             14 | 15 => Ok(()),
             _ => Err("a packet other than AUTH during the authentication".to_owned()),
-        })
-        .await
-        .map_err(|refuse| Refuse {
-            version: VERSION,
-            remedy: Remedy::Refuse(ReasonCode::ProtocolError),
-            ..refuse
+        };
+        let most = snapshot.config.limits.packet_bytes_before_connect;
+        let len = read_packet(core, stream, input, (VERSION, most), judge).await.map_err(|refuse| {
+            Refuse { version: VERSION, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse }
         })?;
         let rest = input.split_off(len);
         let bytes = std::mem::replace(input, rest);

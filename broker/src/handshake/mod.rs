@@ -25,7 +25,7 @@ use crate::auth::{Action, Credentials, Identity, Refused, audit, ban};
 use crate::budget::Place;
 use crate::connection::Agreement;
 use crate::core::Core;
-use crate::live::Trust;
+use crate::live::{Gate, Snapshot};
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::session::{Terms, Will};
@@ -45,8 +45,9 @@ pub(crate) struct Guest {
     /// What came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
-    /// What let it in.
-    trust: Arc<Trust>,
+    /// Where it came in, and what let it.
+    gate: Arc<Gate>,
+    snapshot: Arc<Snapshot>,
     request: Request,
 }
 
@@ -158,13 +159,16 @@ impl Refuse {
 /// Reads CONNECT and decides.
 pub(crate) async fn receive(
     core: &Core,
+    gate: Arc<Gate>,
     mut stream: Stream,
     peer: Peer,
     mut place: Place,
 ) -> Result<Guest, Box<Refusal>> {
     let mut input = Vec::new();
-    match admit(core, &mut stream, &peer, &mut place, &mut input).await {
-        Ok((identity, trust, request)) => Ok(Guest { stream, peer, place, input, identity, trust, request }),
+    match admit(core, &gate, &mut stream, &peer, &mut place, &mut input).await {
+        Ok((identity, snapshot, request)) => {
+            Ok(Guest { stream, peer, place, input, identity, gate, snapshot, request })
+        }
         Err(refuse) => {
             let mut output = Output::default();
             refuse.write(&mut output);
@@ -181,17 +185,19 @@ pub(crate) async fn receive(
 
 async fn admit(
     core: &Core,
+    gate: &Gate,
     stream: &mut Stream,
     peer: &Peer,
     place: &mut Place,
     input: &mut Vec<u8>,
-) -> Result<(Identity, Arc<Trust>, Request), Refuse> {
-    let len = read_packet(core, stream, input, ANY, |first| match first {
+) -> Result<(Identity, Arc<Snapshot>, Request), Refuse> {
+    let judge = |first| match first {
         // A TLS handshake begins with what would be CONNECT with wrong flags.
         first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
         first => Err(not_connect(first)),
-    })
-    .await?;
+    };
+    let most = gate.limits.packet_bytes_before_connect;
+    let len = read_packet(core, stream, input, (ANY, most), judge).await?;
     // There may be a password in it: it is overwritten once it was judged.
     let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
     let left = input.len();
@@ -225,7 +231,7 @@ async fn admit(
     };
     core.metrics.packets_received.add(1);
     place.introduced();
-    let mut request = terms::check(core, &connect)?;
+    let mut request = terms::check(gate, &connect)?;
     let chosen = request.client_id.clone();
     let credentials = Credentials {
         peer,
@@ -234,14 +240,14 @@ async fn admit(
         user_name: connect.user_name,
         password: connect.password,
     };
-    let trust = core.live.get();
-    let policy = &trust.auth.policy;
+    let snapshot = core.live.get();
+    let policy = &snapshot.auth.policy;
     let identified = match connect.properties.authentication_method() {
         None => policy
             .authenticate(&credentials)
             .await
             .map_err(|refused| Refuse::refused(connect.version, refused)),
-        Some(method) => exchange::exchange(core, &trust, stream, input, &connect, &credentials).await.map(
+        Some(method) => exchange::exchange(core, &snapshot, stream, input, &connect, &credentials).await.map(
             |(identity, data)| {
                 request.auth_data = data;
                 request.agreement.auth_method = Some(method.into());
@@ -260,7 +266,7 @@ async fn admit(
     }
     let client_id = &request.client_id;
     let (user, address) = (identity.user.as_deref(), peer.address.ip());
-    if let Some(ban) = trust.bans.of(client_id, user, address, ban::now_s()) {
+    if let Some(ban) = snapshot.bans.of(client_id, user, address, ban::now_s()) {
         return Err(banned(
             core,
             connect.version,
@@ -269,19 +275,20 @@ async fn admit(
             &format!("{} is banned ({})", ban.whom, ban.reason),
         ));
     }
-    if let Err(left) = core.arrivals.connects(client_id, &core.config.limits, core.now()) {
+    if let Err(left) = core.arrivals.connects(client_id, &gate.limits, core.now()) {
         let text = format!(
             "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
             left.as_secs()
         );
         return Err(banned(core, connect.version, peer, &connect, &text));
     }
-    if let Some(will) = &connect.will
-        && !policy.allows(&identity, client_id, Action::Publish, will.topic)
+    // Below the mount point, where there is one.
+    if let Some(will) = &request.will
+        && !policy.allows(&identity, client_id, Action::Publish, &will.topic)
     {
         core.metrics.denied.add(1);
-        let rule = policy.rule(&identity, client_id, Action::Publish, will.topic);
-        audit::denied("CONNECT with a will", client_id, &identity, will.topic, &rule, 0);
+        let rule = policy.rule(&identity, client_id, Action::Publish, &will.topic);
+        audit::denied("CONNECT with a will", client_id, &identity, &will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
         let told = Some("this client may not publish to its will topic");
         return Err(Refuse {
@@ -291,7 +298,7 @@ async fn admit(
         });
     }
     audit::accepted(peer, client_id, &identity);
-    Ok((identity, trust, request))
+    Ok((identity, snapshot, request))
 }
 
 /// The refusal of a client that is banned; why is not for it to know.
@@ -326,10 +333,9 @@ async fn read_packet(
     core: &Core,
     stream: &mut Stream,
     input: &mut Vec<u8>,
-    version: Version,
+    (version, most): (Version, u64),
     judge: impl Fn(u8) -> Result<(), String>,
 ) -> Result<usize, Refuse> {
-    let most = core.config.limits.packet_bytes_before_connect;
     loop {
         if let Some(first) = input.first() {
             judge(*first).map_err(Refuse::close)?;

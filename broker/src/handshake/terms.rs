@@ -6,13 +6,13 @@ use lapwing_protocol::packet::{Connect, Will as WillFields};
 use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
 
 use super::{Refuse, Request};
-use crate::connection::{Agreement, user_properties_fit};
-use crate::core::Core;
+use crate::connection::{Agreement, Told, mount, user_properties_fit};
+use crate::live::Gate;
 use crate::session::{Terms, Will};
 
 /// The rules that need no identity.
-pub(super) fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refuse> {
-    let (config, version) = (&core.config, connect.version);
+pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refuse> {
+    let (config, version) = (gate, connect.version);
     let refuse = |reason, text: String| Err(Refuse::new(version, reason, text));
     if let Some(server) = &config.mqtt.server_reference {
         let reason =
@@ -44,7 +44,7 @@ pub(super) fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refus
         );
     }
     if let Some(will) = &connect.will {
-        check_will(core, version, will)?;
+        check_will(gate, version, will)?;
     }
     let limits = &config.limits;
     let p = &connect.properties;
@@ -79,16 +79,24 @@ pub(super) fn check(core: &Core, connect: &Connect<'_>) -> Result<Request, Refus
             topic_alias_max: p.topic_alias_maximum().unwrap_or(0).min(limits.topic_aliases_out_max),
             keep_alive_s: if keep_alive_set { keep_alive_max } else { connect.keep_alive_s },
             auth_method: None,
+            told: Told {
+                packet_bytes_max: limits.packet_bytes_max,
+                topic_aliases_max: limits.topic_aliases_in_max,
+                qos_max: config.mqtt.qos_max,
+                retain_available: config.mqtt.retain_available,
+            },
         },
         keep_alive_set,
         response_information: p.request_response_information() == Some(1),
-        will: connect.will.map(|will| Will::new(&will, limits.will_delay_max_s)),
+        will: connect.will.map(|will| {
+            let topic = mount::name(gate.listener.mount_point.as_ref(), will.topic);
+            Will::new(&WillFields { topic: &topic, ..will }, limits.will_delay_max_s)
+        }),
         auth_data: None,
     })
 }
 
-fn check_will(core: &Core, version: Version, will: &WillFields<'_>) -> Result<(), Refuse> {
-    let config = &core.config;
+fn check_will(config: &Gate, version: Version, will: &WillFields<'_>) -> Result<(), Refuse> {
     let refuse = |reason, text: &str| Err(Refuse::new(version, reason, format!("the will: {text}")));
     if will.qos > QoS::from_u8(config.mqtt.qos_max).unwrap_or_default() {
         return refuse(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max");

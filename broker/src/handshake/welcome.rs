@@ -15,7 +15,7 @@ use super::{Guest, Refusal, Refuse, Request};
 use crate::auth::{Identity, audit};
 use crate::connection::{AUTH_BYTES_MAX, Connection, State};
 use crate::core::Core;
-use crate::live::Trust;
+use crate::live::{Gate, Snapshot};
 use crate::message::Millis;
 use crate::output::Output;
 use crate::registry::{Claim, Claimant, Resident};
@@ -24,17 +24,19 @@ use crate::store::{Durability, Record, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
-    let Guest { stream, peer, place, input, identity, trust, mut request } = guest;
+    let Guest { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
     let number = core.next_number();
     let (end_sender, end) = oneshot::channel();
     let by: Arc<str> = peer.address.to_string().into();
     let client_id = request.client_id.clone();
     let nudge = Arc::new(AtomicWaker::new());
-    calm(core, &client_id, &by).await;
+    if gate.limits.takeovers_damped {
+        calm(core, &client_id, &by).await;
+    }
     let claimant = Claimant {
         connection: number,
         user: identity.user.as_ref(),
-        any_user: !core.config.auth.sessions_belong_to_users,
+        any_user: !snapshot.config.auth.sessions_belong_to_users,
         end: end_sender,
         nudge: nudge.clone(),
         by: &by,
@@ -67,9 +69,10 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             return Err(Box::new(Refusal { stream, output, text: Some(text), slow: false, _place: place }));
         }
     };
-    let level = peer.durability.unwrap_or(core.config.store.durability);
+    let level = gate.listener.durability.unwrap_or(snapshot.config.store.durability);
     let expires_at = expires_at(core, &identity);
-    let (mut resident, session_present, ended) = resident(core, &request, identity, &trust, earlier, level);
+    let (mut resident, session_present, ended) =
+        resident(core, &request, identity, &snapshot, earlier, level);
     resident.session.will = request.will.take();
     resident.outbox.connect(&nudge);
     core.record_session(&mut resident, true);
@@ -82,9 +85,9 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
-    let allowances = core.users.allowances(resident.identity.user.as_ref(), &core.config.limits);
+    let allowances = core.users.allowances(resident.identity.user.as_ref(), &gate.limits);
     let mut state = State::new(!input.is_empty(), resumed, allowances);
-    match connack(core, &request, session_present) {
+    match connack(&gate, &request, session_present) {
         // The client may rely on its old session being gone.
         Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
         Ok(bytes) => output.extend(&bytes),
@@ -103,7 +106,8 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         agreement: request.agreement,
         end,
         nudge,
-        trust,
+        snapshot,
+        gate,
         expires_at,
         state,
         input,
@@ -114,9 +118,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
 
 /// Two clients with one client identifier would throw each other out without end.
 async fn calm(core: &Core, client_id: &Arc<str>, by: &str) {
-    let Some(holder) = core.registry.holder(client_id).filter(|_| core.config.limits.takeovers_damped) else {
-        return;
-    };
+    let Some(holder) = core.registry.holder(client_id) else { return };
     let quarrel = core.arrivals.takes_over(client_id, core.now());
     if quarrel.tell {
         audit::quarrel(client_id, &holder, by);
@@ -131,7 +133,7 @@ fn resident(
     core: &Arc<Core>,
     request: &Request,
     identity: Identity,
-    trust: &Trust,
+    snapshot: &Snapshot,
     earlier: Option<Resident>,
     level: Durability,
 ) -> (Resident, bool, Ticket) {
@@ -143,7 +145,7 @@ fn resident(
             resident.session.will = None;
             // Rights may have changed while the session rested.
             *resident.identity = identity;
-            core.revoke(&*trust.auth.policy, &mut resident);
+            core.revoke(&*snapshot.auth.policy, &mut resident);
             (resident, true, Ticket::default())
         }
         earlier => {
@@ -165,8 +167,8 @@ pub(crate) fn expires_at(core: &Core, identity: &Identity) -> Option<Millis> {
     Some(core.now().saturating_add(left))
 }
 
-fn connack(core: &Core, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {
-    let (config, agreement) = (&core.config, &request.agreement);
+fn connack(config: &Gate, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {
+    let agreement = &request.agreement;
     let mut buffer = vec![0; AUTH_BYTES_MAX];
     let mut p = PropertyWriter::new(&mut buffer);
     if agreement.version.has_properties() {

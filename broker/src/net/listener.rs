@@ -1,7 +1,7 @@
 //! Opening listeners, accepting connections, and the handshakes below MQTT.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use tracing::warn;
 
 use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, tls, websocket};
-use crate::config::{self, Config};
+use crate::config;
+use crate::live::{Gate, GateNumber};
 
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -51,17 +52,6 @@ pub enum Sender {
     Proxy,
 }
 
-/// The TLS of each listener, in the order of the configuration.
-pub type Acceptors = Vec<Option<TlsAcceptor>>;
-
-/// What all connections of a listener share.
-struct Shared {
-    name: Arc<str>,
-    config: config::Listener,
-    /// Its place in the configuration.
-    place: usize,
-}
-
 enum Open {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
@@ -70,11 +60,14 @@ enum Open {
 /// An open listener.
 pub struct Listener {
     socket: Open,
-    shared: Arc<Shared>,
+    name: Arc<str>,
+    number: GateNumber,
 }
 
-enum Raw {
-    Tcp(TcpStream),
+/// A connection as the system hands it over.
+#[allow(missing_docs)] // Named as their transports.
+pub enum Raw {
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
@@ -82,79 +75,68 @@ enum Raw {
 pub struct Accepted {
     raw: Raw,
     address: PeerAddress,
-    shared: Arc<Shared>,
+    /// The name of the listener, with the port.
+    listener: Arc<str>,
+    gate: Arc<Gate>,
 }
 
-/// Reads the certificates and keys of all listeners: the TLS of each, in the order of the configuration.
+/// Reads the certificates and keys of a listener; `None`: it has no TLS.
 ///
 /// # Errors
-/// The first that is not good.
-pub fn prepare(config: &Config) -> Result<Acceptors, BindError> {
-    let prepare = |listener: &config::Listener| {
-        let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
-        acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.name())))
-    };
-    config.listeners.iter().map(prepare).collect()
+/// What is not good.
+pub fn prepare(listener: &config::Listener) -> Result<Option<TlsAcceptor>, BindError> {
+    let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
+    acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.title())))
 }
 
-/// Opens all listeners of a configuration, after all their files were read by [`prepare`].
+/// Opens a listener, after its files were read by [`prepare`]: one socket, or one for each of its addresses.
 ///
 /// # Errors
-/// The first that cannot be opened; none stays open then.
-pub async fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
-    let mut listeners = Vec::new();
-    for (place, listener) in config.listeners.iter().enumerate() {
-        if listener.transport == Transport::Unix {
-            listeners.push(bind_unix(listener, place)?);
-        } else {
-            bind_tcp(listener, place, &mut listeners)?;
-        }
+/// Why it cannot be opened; nothing stays open then.
+pub fn bind(listener: &config::Listener, number: GateNumber) -> Result<Vec<Listener>, BindError> {
+    match listener.transport {
+        Transport::Unix => bind_unix(listener, number).map(|listener| vec![listener]),
+        _ => bind_tcp(listener, number),
     }
-    Ok(listeners)
 }
 
-fn bind_tcp(config: &config::Listener, place: usize, listeners: &mut Vec<Listener>) -> Result<(), BindError> {
-    let fail = |error: io::Error| BindError(format!("listener {}: {}", config.name(), explain(&error)));
-    let mut addresses: Vec<SocketAddr> = config.address.to_socket_addrs().map_err(fail)?.collect();
-    // `localhost` may be known for one family only; it means both.
-    if let Some(port) = config.address.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok()) {
-        addresses = vec![([127, 0, 0, 1], port).into(), ([0u16, 0, 0, 0, 0, 0, 0, 1], port).into()];
-    }
-    addresses.dedup();
+fn bind_tcp(config: &config::Listener, number: GateNumber) -> Result<Vec<Listener>, BindError> {
+    let fail = |error: io::Error| BindError(format!("listener {}: {}", config.title(), explain(&error)));
+    let addresses = config.addresses().map_err(fail)?;
     let several = addresses.len() > 1;
-    let mut failed = None;
+    let mut failed =
+        Some(io::Error::new(io::ErrorKind::AddrNotAvailable, "there is no address of its family"));
     let mut port = None;
-    let before = listeners.len();
+    let mut listeners = Vec::new();
     for mut address in addresses {
         if let (0, Some(port)) = (address.port(), port) {
             address.set_port(port);
         }
-        match open(address) {
+        match open(address, config.interface.as_deref()) {
             Ok(socket) => {
                 let local = socket.local_addr().map_err(fail)?;
                 port = Some(local.port());
                 let name = format!("{}://{local}", config.transport.scheme());
-                let shared = Shared { name: name.into(), config: config.clone(), place };
-                listeners.push(Listener { socket: Open::Tcp(socket), shared: Arc::new(shared) });
+                listeners.push(Listener { socket: Open::Tcp(socket), name: name.into(), number });
             }
             // A machine without IPv6, or without IPv4, has one of the two.
             Err(error) if several && error.kind() == io::ErrorKind::AddrNotAvailable => {
-                warn!("listener {}: {address} is not there on this machine", config.name());
+                warn!("listener {}: {address} is not there on this machine", config.title());
                 failed = Some(error);
             }
             Err(error) if several && error.raw_os_error() == Some(97) => failed = Some(error),
             Err(error) => {
                 return Err(BindError(format!(
                     "listener {} ({address}): {}",
-                    config.name(),
+                    config.title(),
                     explain(&error)
                 )));
             }
         }
     }
     match failed {
-        Some(error) if listeners.len() == before => Err(fail(error)),
-        _ => Ok(()),
+        Some(error) if listeners.is_empty() => Err(fail(error)),
+        _ => Ok(listeners),
     }
 }
 
@@ -170,8 +152,9 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, interface: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind_device(interface.map(str::as_bytes))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -182,14 +165,26 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_unix(config: &config::Listener, place: usize) -> Result<Listener, BindError> {
-    let fail = |error: io::Error| BindError(format!("listener {}: {error}", config.name()));
+fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, BindError> {
+    let fail = |error: io::Error| BindError(format!("listener {}: {error}", config.title()));
     let path = config.path.clone().unwrap_or_default();
     remove_stale(&path).map_err(fail)?;
     let socket = UnixListener::bind(&path).map_err(fail)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(config.socket_mode)).map_err(fail)?;
-    let shared = Shared { name: format!("unix://{}", path.display()).into(), config: config.clone(), place };
-    Ok(Listener { socket: Open::Unix(socket, path), shared: Arc::new(shared) })
+    permit_one(config).map_err(fail)?;
+    let name = format!("unix://{}", path.display()).into();
+    Ok(Listener { socket: Open::Unix(socket, path), name, number })
+}
+
+/// Gives the Unix sockets among listeners the permissions that they are to have now.
+pub fn permit(listeners: &[config::Listener]) {
+    for listener in listeners.iter().filter(|listener| listener.transport == Transport::Unix) {
+        let _ = permit_one(listener).inspect_err(|error| warn!("listener {}: {error}", listener.title()));
+    }
+}
+
+fn permit_one(listener: &config::Listener) -> io::Result<()> {
+    let path = listener.path.clone().unwrap_or_default();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.socket_mode.0))
 }
 
 /// A socket that nobody serves any more is in the way; one that is served is not ours to take.
@@ -207,40 +202,54 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 impl Listener {
     /// Like `mqtt://127.0.0.1:1883`, with the real port.
     pub fn name(&self) -> &Arc<str> {
-        &self.shared.name
+        &self.name
+    }
+
+    /// What its connections are served by.
+    pub fn number(&self) -> GateNumber {
+        self.number
     }
 
     /// Waits for a connection.
     ///
     /// # Errors
     /// Those of the system, such as no file descriptor left.
-    pub async fn accept(&self) -> io::Result<Accepted> {
-        let (raw, address) = match &self.socket {
+    pub async fn accept(&self) -> io::Result<Raw> {
+        Ok(match &self.socket {
             Open::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                self.tune(&stream);
-                (Raw::Tcp(stream), PeerAddress::Ip(address))
+                Raw::Tcp(stream, address)
             }
-            Open::Unix(listener, _) => (Raw::Unix(listener.accept().await?.0), PeerAddress::Unix),
-        };
-        Ok(Accepted { raw, address, shared: self.shared.clone() })
+            Open::Unix(listener, _) => Raw::Unix(listener.accept().await?.0),
+        })
     }
 
-    /// Best effort: a socket that refuses an option still works.
-    fn tune(&self, stream: &TcpStream) {
-        let config = &self.shared.config;
-        let _ = stream.set_nodelay(config.nodelay);
-        let socket = SockRef::from(stream);
-        if config.tcp_keep_alive_s > 0 {
-            let time = Duration::from_secs(u64::from(config.tcp_keep_alive_s));
-            let keep_alive =
-                TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
-            let _ = socket.set_tcp_keepalive(&keep_alive);
-        }
-        if config.tcp_user_timeout_s > 0 {
-            let timeout = Duration::from_secs(u64::from(config.tcp_user_timeout_s));
-            let _ = socket.set_tcp_user_timeout(Some(timeout));
-        }
+    /// The connection, served as the listener is now.
+    pub fn admit(&self, raw: Raw, gate: Arc<Gate>) -> Accepted {
+        let address = match &raw {
+            Raw::Tcp(stream, address) => {
+                tune(stream, &gate.listener);
+                PeerAddress::Ip(*address)
+            }
+            Raw::Unix(_) => PeerAddress::Unix,
+        };
+        Accepted { raw, address, listener: self.name.clone(), gate }
+    }
+}
+
+/// Best effort: a socket that refuses an option still works.
+fn tune(stream: &TcpStream, config: &config::Listener) {
+    let _ = stream.set_nodelay(config.nodelay);
+    let socket = SockRef::from(stream);
+    if config.tcp_keep_alive_s > 0 {
+        let time = Duration::from_secs(u64::from(config.tcp_keep_alive_s));
+        let keep_alive =
+            TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
+        let _ = socket.set_tcp_keepalive(&keep_alive);
+    }
+    if config.tcp_user_timeout_s > 0 {
+        let timeout = Duration::from_secs(u64::from(config.tcp_user_timeout_s));
+        let _ = socket.set_tcp_user_timeout(Some(timeout));
     }
 }
 
@@ -262,7 +271,7 @@ impl Accepted {
     pub async fn first_byte(&self) {
         // An error shows itself when it is read. That a new socket is readable is only assumed: it has to be tried.
         match &self.raw {
-            Raw::Tcp(stream) => drop(stream.peek(&mut [0]).await),
+            Raw::Tcp(stream, _) => drop(stream.peek(&mut [0]).await),
             Raw::Unix(stream) => drop(stream.readable().await),
         }
     }
@@ -270,7 +279,7 @@ impl Accepted {
     /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
     pub fn is_from_proxy(&self) -> bool {
         let ip = self.address.ip().map(|ip| ip.to_canonical());
-        ip.is_some_and(|ip| self.shared.config.proxy_protocol_from.iter().any(|net| net.contains(&ip)))
+        ip.is_some_and(|ip| self.gate.listener.proxy_protocol_from.iter().any(|net| net.contains(&ip)))
     }
 
     /// Reads what a proxy says of it. The caller bounds the time.
@@ -281,8 +290,8 @@ impl Accepted {
         if !self.is_from_proxy() {
             return Ok(Sender::Client(self));
         }
-        let fail = |text: String| EstablishError(format!("on listener {}: {text}", self.shared.name));
-        let Raw::Tcp(stream) = &mut self.raw else { return Ok(Sender::Client(self)) };
+        let fail = |text: String| EstablishError(format!("on listener {}: {text}", self.listener));
+        let Raw::Tcp(stream, _) = &mut self.raw else { return Ok(Sender::Client(self)) };
         match proxy::receive(stream).await.map_err(fail)? {
             Some(Header::Client(address)) => {
                 self.address = PeerAddress::Ip(address);
@@ -292,37 +301,37 @@ impl Accepted {
         }
     }
 
+    /// What it is served by.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
     /// Goes through TLS and WebSocket. The caller bounds the time.
     ///
     /// # Errors
     /// What went wrong, with what it looks like.
-    /// `tls` is that of all listeners as it is now.
-    pub async fn establish(self, tls: &[Option<TlsAcceptor>]) -> Result<(Stream, Peer), EstablishError> {
-        let Accepted { raw, address, shared } = self;
+    pub async fn establish(self) -> Result<(Stream, Peer), EstablishError> {
+        let Accepted { raw, address, listener: name, gate } = self;
+        let config = &gate.listener;
         let peer = |certificates| Peer {
             address,
-            listener: shared.name.clone(),
-            place: shared.place,
-            transport: shared.config.transport,
+            listener: name.clone(),
+            place: gate.number,
+            transport: config.transport,
             certificates,
-            durability: shared.config.durability,
         };
         let tcp = match raw {
             Raw::Unix(stream) => return Ok((Stream::Unix(stream), peer(None))),
-            Raw::Tcp(stream) => stream,
+            Raw::Tcp(stream, _) => stream,
         };
-        let fail = |text: String| EstablishError(format!("on listener {}: {text}", shared.name));
-        let acceptor = tls.get(shared.place).and_then(Option::as_ref);
-        if acceptor.is_none() && shared.config.transport.has_tls() {
-            return Err(fail("its TLS is not there".to_owned()));
-        }
-        let Some(acceptor) = acceptor else {
-            return match shared.config.transport {
+        let fail = |text: String| EstablishError(format!("on listener {name}: {text}"));
+        let Some(acceptor) = &gate.tls else {
+            return match config.transport {
                 Transport::Ws => {
                     if let Some(looks) = looks_like(&tcp, Transport::Ws).await {
                         return Err(fail(looks));
                     }
-                    let stream = websocket::accept(tcp, &shared.config).await.map_err(fail)?;
+                    let stream = websocket::accept(tcp, config).await.map_err(fail)?;
                     Ok((Stream::Ws(Box::new(stream)), peer(None)))
                 }
                 _ => Ok((Stream::Tcp(tcp), peer(None))),
@@ -336,9 +345,9 @@ impl Accepted {
         let certificates = tls.get_ref().1.peer_certificates().map(|chain| {
             chain.iter().map(|certificate| certificate.clone().into_owned()).collect::<Vec<_>>().into()
         });
-        match shared.config.transport {
+        match config.transport {
             Transport::Wss => {
-                let stream = websocket::accept(tls, &shared.config).await.map_err(fail)?;
+                let stream = websocket::accept(tls, config).await.map_err(fail)?;
                 Ok((Stream::Wss(Box::new(stream)), peer(certificates)))
             }
             _ => Ok((Stream::Tls(Box::new(tls)), peer(certificates))),

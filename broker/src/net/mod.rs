@@ -8,7 +8,7 @@ pub mod proxy;
 pub(crate) mod tls;
 pub mod websocket;
 
-pub use listener::{Accepted, Acceptors, BindError, EstablishError, Listener, Sender, bind_all, prepare};
+pub use listener::{Accepted, BindError, EstablishError, Listener, Raw, Sender, bind, permit, prepare};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,6 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::Transport;
-pub use crate::store::Durability;
 use websocket::WebSocket;
 
 /// The bytes of a connection, whatever carries them.
@@ -42,14 +41,12 @@ pub struct Peer {
     pub address: PeerAddress,
     /// The listener it came to, like `mqtt://127.0.0.1:1883`.
     pub listener: Arc<str>,
-    /// The place of that listener in the configuration.
-    pub place: usize,
+    /// What tells that listener from all others, as long as the broker runs.
+    pub place: u64,
     /// What carries its bytes.
     pub transport: Transport,
     /// The certificates it has shown, its own first; they were verified.
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
-    /// What its listener says of durability.
-    pub durability: Option<Durability>,
 }
 
 /// An address of a client.

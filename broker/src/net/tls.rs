@@ -1,7 +1,7 @@
 //! TLS 1.2 and 1.3 by rustls. Its provider of cryptography is named here, ring or by a feature aws-lc-rs: no process-wide default
 //! decides.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
@@ -64,8 +64,10 @@ pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVer
     }
     let ca_file = config.client_ca_file.as_deref().ok_or("client_certificate needs a client_ca_file")?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("client_ca_file", ca_file)? {
-        roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", ca_file.display()))?;
+    for file in files_of(ca_file)? {
+        for certificate in certificates("client_ca_file", &file)? {
+            roots.add(certificate).map_err(|error| format!("client_ca_file {}: {error}", file.display()))?;
+        }
     }
     let provider = Arc::new(provider::default_provider());
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -85,6 +87,19 @@ pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVer
     }
     let built = verifier.build();
     built.map(Some).map_err(|error| format!("client_ca_file {}, client_crl_file: {error}", ca_file.display()))
+}
+
+/// A folder stands for its files.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path)
+        .map_err(|error| format!("client_ca_file {} cannot be read: {error}", path.display()))?;
+    let mut files: Vec<_> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    Ok(files)
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -133,7 +133,7 @@ fn judge(
     listener: &Listener,
 ) -> Result<Response, (StatusCode, String)> {
     let path = request.uri().path();
-    if !listener.websocket_paths.iter().any(|allowed| allowed == path) {
+    if !listener.websocket_paths.iter().any(|allowed| allowed == path || allowed == "*") {
         return Err((
             StatusCode::NOT_FOUND,
             format!("the path is '{path}', websocket_paths are {:?}", listener.websocket_paths),

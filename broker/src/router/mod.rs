@@ -9,7 +9,7 @@ mod retained;
 mod share;
 mod trie;
 
-pub use retained::{Fetched, Kept, Next, Retained};
+pub use retained::{Fetched, Kept, Next, Retained, Space};
 pub use share::Group;
 pub use trie::Subscriber;
 

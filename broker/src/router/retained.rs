@@ -13,10 +13,12 @@ use std::sync::{PoisonError, RwLock};
 
 use lapwing_protocol::topic;
 
+use crate::config::Config;
 use crate::journal::Journal;
 use crate::message::{Expiry, Message, Millis};
 use crate::outbox::{Delivery, SubscriptionIds};
 use crate::session::Replay;
+use crate::store::Store;
 
 /// What became of a message to be retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +48,34 @@ pub type Fetched = HashMap<Box<str>, Option<Message>>;
 /// The store.
 #[derive(Debug)]
 pub struct Retained {
-    messages_max: usize,
-    bytes_max: u64,
-    /// How many bytes of messages stay in memory.
-    cache_bytes_max: u64,
     inner: RwLock<Inner>,
+}
+
+/// How much room there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Space {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes of them.
+    pub bytes_max: u64,
+    /// How many bytes of them stay in memory: all where nothing else keeps them.
+    pub cache_bytes_max: u64,
+}
+
+impl Space {
+    /// As it is configured.
+    pub fn of(config: &Config, store: &dyn Store) -> Space {
+        Space {
+            messages_max: config.limits.retained_messages_max as usize,
+            bytes_max: config.limits.retained_bytes_max,
+            cache_bytes_max: if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    space: Space,
     messages: BTreeMap<Key, ()>,
     bytes: u64,
     /// The part of it that is in memory.
@@ -152,17 +173,21 @@ impl Slice {
 }
 
 impl Retained {
-    /// An empty store with its bounds. `cache_bytes_max`: so many bytes of messages stay in memory; all where nothing else
-    /// keeps them.
-    pub fn new(messages_max: usize, bytes_max: u64, cache_bytes_max: u64) -> Retained {
-        Retained { messages_max, bytes_max, cache_bytes_max, inner: RwLock::default() }
+    /// An empty store.
+    pub fn new(space: Space) -> Retained {
+        Retained { inner: RwLock::new(Inner { space, ..Inner::default() }) }
+    }
+
+    /// Another bound. What is there already stays.
+    pub fn bound(&self, space: Space) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).space = space;
     }
 
     /// Takes over what an earlier run has kept; no bounds but the cache's hold.
     pub fn restore(&self, message: Message) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let size = message.size() as u64;
-        let key = if inner.cached + size > self.cache_bytes_max {
+        let key = if inner.cached + size > inner.space.cache_bytes_max {
             Key::stored(&message)
         } else {
             Key::Message(message)
@@ -179,8 +204,8 @@ impl Retained {
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
         if !message.payload().is_empty() && !key.is_own() {
             let bytes = inner.bytes - before.unwrap_or(0) + message.size() as u64;
-            if (before.is_none() && inner.messages.len() - inner.own >= self.messages_max)
-                || bytes > self.bytes_max
+            if (before.is_none() && inner.messages.len() - inner.own >= inner.space.messages_max)
+                || bytes > inner.space.bytes_max
             {
                 return Kept::Full;
             }
@@ -192,8 +217,9 @@ impl Retained {
         inner.remove(&key);
         if !message.payload().is_empty() {
             inner.insert(key);
-            if inner.cached > self.cache_bytes_max {
-                inner.make_room(self.cache_bytes_max / 8 * 7);
+            if inner.cached > inner.space.cache_bytes_max {
+                let bytes = inner.space.cache_bytes_max / 8 * 7;
+                inner.make_room(bytes);
             }
         }
         Kept::Done
@@ -489,7 +515,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_memory_is_fetched_and_comes_in_its_place() {
-        let retained = Retained::new(1_000, 1 << 30, 300);
+        let retained = Retained::new(Space { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
         let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
         all.iter().for_each(|message| assert_eq!(retained.keep(message, &mut Journal::off()), Kept::Done));
         assert_eq!(retained.len().0, 20);
@@ -516,7 +542,8 @@ mod tests {
     #[test]
     fn a_replay_in_small_steps_brings_what_the_plain_matcher_would_and_each_topic_once() {
         let levels = ["a", "b", "a-b", "", "c", "ab", "$x", "a\u{1}"];
-        let retained = Retained::new(10_000, 1 << 30, u64::MAX);
+        let retained =
+            Retained::new(Space { messages_max: 10_000, bytes_max: 1 << 30, cache_bytes_max: u64::MAX });
         let mut topics = Vec::new();
         for one in levels {
             topics.push(one.to_owned());
@@ -555,7 +582,7 @@ mod tests {
     // 3.1.1: [MQTT-3.3.1-10] [MQTT-3.3.1-11]  5.0: [MQTT-3.3.1-6] [MQTT-3.3.1-7]
     #[test]
     fn an_empty_payload_removes_and_is_not_kept() {
-        let retained = Retained::new(1, 1_000, u64::MAX);
+        let retained = Retained::new(Space { messages_max: 1, bytes_max: 1_000, cache_bytes_max: u64::MAX });
         assert_eq!(retained.keep(&message("t", "1", None), &mut Journal::off()), Kept::Done);
         assert_eq!(retained.keep(&message("u", "1", None), &mut Journal::off()), Kept::Full);
         assert_eq!(retained.keep(&message("t", "22", None), &mut Journal::off()), Kept::Done);
@@ -566,7 +593,7 @@ mod tests {
 
     #[test]
     fn expired_messages_are_neither_delivered_nor_kept_for_long() {
-        let retained = Retained::new(10, 1_000, u64::MAX);
+        let retained = Retained::new(Space { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
         retained.keep(&message("t", "1", Some(10)), &mut Journal::off());
         retained.keep(&message("u", "1", None), &mut Journal::off());
         assert!(get(&retained, "t", 9).is_some() && get(&retained, "t", 10).is_none());

@@ -229,7 +229,14 @@ mod tests {
         let policy = crate::config::QueuePolicy::DropNewest;
         Arc::new(Outbox::new(
             session,
-            Bounds { messages_max: 9, bytes_max: 999, policy, keeps_qos0: false, stored_bytes_max: 0 },
+            Bounds {
+                messages_max: 9,
+                bytes_max: 999,
+                policy,
+                keeps_qos0: false,
+                stored_bytes_max: 0,
+                ..Default::default()
+            },
         ))
     }
 

@@ -87,7 +87,9 @@ impl Lasting {
         };
         let secret = Secret::new(password);
         let known = entry.is_some();
-        let rehash = (config.password_rehash && known && hash.is_foreign()).then(|| cost(config));
+        // Where listeners have files of their own, those stay as they are.
+        let own = config.password_file.as_deref().is_some_and(|path| *passwords.path == *Path::new(path));
+        let rehash = (config.password_rehash && own && known && hash.is_foreign()).then(|| cost(config));
         let (throttle, most) = (self.throttle.clone(), config.failures_per_address_max);
         let checked = self.hashing.run(move |memory| {
             // Others from there may have failed while this one waited.

@@ -1,0 +1,115 @@
+//! What would make a start fail, found before any port is opened.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use lapwing_protocol::topic;
+use rustix::fs::{Access, access};
+
+use super::{Config, ConfigErrors, Listener, Method, Transport};
+
+impl Config {
+    /// Checks what the configuration says, and that the files are there that it names.
+    ///
+    /// # Errors
+    /// Everything that would make the start fail.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        if self.listeners.is_empty() {
+            errors.push("there is no listener: add a [[listener]] with an address".to_owned());
+        }
+        for listener in &self.listeners {
+            errors.extend(listener.check(self.authenticates(listener)));
+            errors.extend(self.check_methods(listener));
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
+            errors.push(format!("log.level = \"{}\": {error}", self.log.level));
+        }
+        for (key, given) in [("http_url", &self.auth.http_url), ("jwks_url", &self.auth.jwks_url)] {
+            if given.is_some() && !cfg!(feature = "http") {
+                errors.push(format!(
+                    "auth.{key}: this program was built without HTTP; build it with --features http"
+                ));
+            }
+        }
+        if self.auth.psk_file.is_some() {
+            let text = "auth.psk_file: there are no pre-shared keys (TLS-PSK) here, since rustls has none. Use client \
+                        certificates: client_certificate = \"required\" of a listener";
+            errors.push(text.to_owned());
+        }
+        let store = &self.store;
+        for (key, filters) in [
+            ("topics_always", &store.topics_always),
+            ("topics_interval", &store.topics_interval),
+            ("topics_none", &store.topics_none),
+        ] {
+            let wrong = filters.iter().filter(|filter| topic::check_filter(filter).is_err());
+            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Checks what a start needs of this machine beside files: folders that can be written, interfaces.
+    ///
+    /// # Errors
+    /// All that is not there.
+    pub fn check_machine(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        if !self.store.in_memory {
+            let why = why_not_writable(Path::new(&self.store.data_dir));
+            errors.extend(why.map(|why| format!("store.data_dir {}: {why}", self.store.data_dir)));
+        }
+        for listener in &self.listeners {
+            errors.extend(lacks(listener).map(|why| format!("listener {}: {why}", listener.title())));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    fn check_methods(&self, listener: &Listener) -> Vec<String> {
+        let named = listener.authentication.iter().flatten();
+        let lacking = named.filter(|method| !self.has(**method, listener));
+        let text = |method: &Method| {
+            format!(
+                "listener {}: authentication by {} needs {}",
+                listener.title(),
+                method.name(),
+                method.needs()
+            )
+        };
+        lacking.map(text).collect()
+    }
+}
+
+/// What a listener needs and does not find.
+fn lacks(listener: &Listener) -> Option<String> {
+    if let Some(name) = &listener.interface
+        && !Path::new("/sys/class/net").join(name).exists()
+    {
+        return Some(format!("there is no network interface {name} on this machine"));
+    }
+    let path = listener.path.as_ref().filter(|_| listener.transport == Transport::Unix)?;
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+        return Some(format!("{} is there and is no socket", path.display()));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    match folder.is_dir() {
+        true => why_not_writable(folder).map(|why| format!("the folder {}: {why}", folder.display())),
+        false => Some(format!("the folder {} of its socket is not there", folder.display())),
+    }
+}
+
+/// Why nothing can be made in a folder, or the folder itself not.
+fn why_not_writable(folder: &Path) -> Option<String> {
+    // What is there already, on the way to it.
+    let absolute = std::path::absolute(folder).ok()?;
+    let there = absolute.ancestors().find(|path| std::fs::symlink_metadata(path).is_ok())?;
+    if !there.is_dir() {
+        return Some(format!("{} is a file, not a folder", there.display()));
+    }
+    let error = access(there, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    let user = rustix::process::geteuid().as_raw();
+    let owner = std::fs::metadata(there)
+        .map_or_else(|_| String::new(), |m| format!(" (owner {}, mode {:o})", m.uid(), m.mode() & 0o777));
+    Some(format!("{} cannot be written as user id {user}: {error}{owner}", there.display()))
+}

@@ -1,0 +1,199 @@
+//! What a declaration of a key is made of: its type, with what it may be, and how it is read, shown and set.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use super::value::{self, Given, Unit};
+
+/// A key with all that is known about it; `T` is what it is set in.
+pub struct Key<T> {
+    /// Its section.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Its default, as text.
+    pub default: fn() -> String,
+    /// What it may be, as text.
+    pub range: &'static str,
+    /// When a change of it counts.
+    pub reload: Reload,
+    /// Sets it; the error says what was expected.
+    pub(super) set: fn(&mut T, &Given) -> Result<(), String>,
+    /// Its value as it is written in TOML; [`NONE`]: it is not set.
+    pub(super) show: fn(&T) -> String,
+    /// Takes it over from another.
+    pub(super) copy: fn(&mut T, &T),
+}
+
+/// A key that is not set.
+pub(super) const NONE: &str = "none";
+
+/// When a change of a key counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// As soon as the configuration is read anew.
+    Now,
+    /// For clients that connect from then on: the others were told another value.
+    Connect,
+    /// With the next start.
+    Restart,
+}
+
+impl Reload {
+    /// For the reference.
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Reload::Now => "at once",
+            Reload::Connect => "new connections",
+            Reload::Restart => "restart",
+        }
+    }
+}
+
+/// A type that a key can have.
+pub(super) trait Parse: Sized {
+    fn parse(given: &Given, name: &str, range: RangeInclusive<u64>) -> Result<Self, String>;
+    fn show(&self) -> String;
+}
+
+/// For keys that are no numbers.
+pub(super) const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+
+macro_rules! parse_numbers {
+    ($($t:ty),+) => { $(impl Parse for $t {
+        fn parse(given: &Given, name: &str, range: RangeInclusive<u64>) -> Result<Self, String> {
+            let number = value::number(given, Unit::of(name))?;
+            if !range.contains(&number) {
+                return Err(format!("{} to {}", range.start(), range.end()));
+            }
+            <$t>::try_from(number).map_err(|_| format!("at most {}", <$t>::MAX))
+        }
+        fn show(&self) -> String {
+            self.to_string()
+        }
+    })+ };
+}
+
+parse_numbers!(u8, u16, u32, u64);
+
+impl Parse for bool {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        value::boolean(given)
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Parse for String {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        value::text(given)
+    }
+    fn show(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Parse for PathBuf {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        value::text(given).map(PathBuf::from)
+    }
+    fn show(&self) -> String {
+        quoted(&self.display().to_string())
+    }
+}
+
+impl<T: Parse> Parse for Option<T> {
+    fn parse(given: &Given, name: &str, range: RangeInclusive<u64>) -> Result<Self, String> {
+        match given {
+            Given::Text(text) if text.is_empty() => Ok(None),
+            given => T::parse(given, name, range).map(Some),
+        }
+    }
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(|| NONE.to_owned(), T::show)
+    }
+}
+
+impl Parse for Vec<String> {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        value::list(given).map(|mut list| {
+            list.retain(|item| !item.is_empty());
+            list
+        })
+    }
+    fn show(&self) -> String {
+        listed(self)
+    }
+}
+
+/// A text as TOML has it.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A list of texts as TOML has it.
+pub(super) fn listed(texts: &[impl AsRef<str>]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text.as_ref())).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+/// The words of an enum.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $text:literal,)+ }) => {
+        impl Parse for $name {
+            fn parse(given: &Given, _: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+                $crate::config::value::choice(given, &[$(($text, $name::$variant)),+])
+            }
+            fn show(&self) -> String {
+                match self { $($name::$variant => concat!("\"", $text, "\"").to_owned(),)+ }
+            }
+        }
+    };
+}
+pub(super) use words;
+
+macro_rules! choices {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        $crate::config::declare::words! { $name { $($variant = $text,)+ } }
+    };
+}
+pub(super) use choices;
+
+/// When a change counts, where the declaration does not say: at once.
+macro_rules! reload {
+    () => {
+        $crate::config::declare::Reload::Now
+    };
+    ($reload:ident) => {
+        $crate::config::declare::Reload::$reload
+    };
+}
+pub(super) use reload;
+
+/// One key, in `$target.$($field).+`.
+macro_rules! key {
+    ($Target:ty, $section:expr, [$($field:ident).+], $name:ident: $t:ty = $default:expr, $range:expr, [$($reload:ident)?], $doc:expr) => {
+        $crate::config::declare::Key::<$Target> {
+            section: $section,
+            name: stringify!($name),
+            doc: $doc,
+            default: || { let default: $t = $default; default.show() },
+            range: stringify!($range),
+            reload: $crate::config::declare::reload!($($reload)?),
+            set: |target, given| {
+                target.$($field).+ = <$t as Parse>::parse(given, stringify!($name), $range)?;
+                Ok(())
+            },
+            show: |target| target.$($field).+.show(),
+            copy: |target, from| target.$($field).+ = from.$($field).+.clone(),
+        }
+    };
+}
+pub(super) use key;

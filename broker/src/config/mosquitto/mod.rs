@@ -1,0 +1,354 @@
+//! mosquitto.conf, as its users have it: its options become keys of ours, one that has no meaning here is named with what to
+//! use instead, and one that nobody knows is an error. `docs/MOSQUITTO.md` says what is different all the same.
+
+mod listener;
+mod options;
+
+use std::path::Path;
+
+use listener::Side;
+use options::OPTIONS;
+
+use super::reading::{Origin, Reading, nearest};
+use super::source::text_of;
+use super::value::Given;
+
+/// What an option is here.
+#[derive(Clone, Copy)]
+enum Meaning {
+    /// A key of a section.
+    Global(&'static str, &'static str, Value),
+    /// A key of the listener that it stands behind.
+    Listener(&'static str, Value),
+    /// Nothing: this is in its place.
+    Idle(&'static str),
+    /// Of a bridge.
+    Bridge,
+    /// More than one key.
+    Special,
+}
+
+/// What its value is.
+#[derive(Clone, Copy)]
+enum Value {
+    Text,
+    Boolean,
+    Number,
+    /// A number of which 0 or less is no bound: this, or the default.
+    Count(Option<&'static str>),
+    /// A time like 2m (months).
+    Time,
+    /// A word that is the same here.
+    Worded,
+}
+
+/// A line, without the option's name.
+struct Line<'t> {
+    value: &'t str,
+    origin: Origin,
+}
+
+/// Collects what the lines say until all is known.
+struct Conf<'r> {
+    reading: &'r mut Reading,
+    /// The first one is what stands before any listener.
+    sides: Vec<Side>,
+    per_listener: bool,
+    anonymous: Option<(bool, Origin)>,
+    persistence: bool,
+    location: Option<(String, Origin)>,
+    bridge: bool,
+    plugin: Option<Origin>,
+    log_level: Option<(u8, Origin)>,
+    nodelay: Option<(bool, Origin)>,
+}
+
+/// Whether a text is mosquitto.conf rather than TOML, if that can be told.
+pub(super) fn looks_like(text: &str) -> Option<bool> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let first = lines().next()?;
+    let name = first.split([' ', '\t', '=']).next().unwrap_or_default();
+    let rest = first.get(name.len()..).unwrap_or_default().trim_start();
+    let toml = first.starts_with('[') || rest.starts_with('=');
+    let known = OPTIONS.iter().any(|(option, _)| *option == name) || options::of_plugin(name).is_some();
+    match (toml, known) {
+        (true, _) => Some(false),
+        (false, true) => Some(true),
+        (false, false) => None,
+    }
+}
+
+/// Takes over what a text says; `name` is what errors call it.
+pub(super) fn read(text: &str, name: &str, reading: &mut Reading) {
+    let mut conf = Conf {
+        reading,
+        sides: vec![Side::default()],
+        per_listener: false,
+        anonymous: None,
+        persistence: false,
+        location: None,
+        bridge: false,
+        plugin: None,
+        log_level: None,
+        nodelay: None,
+    };
+    conf.lines(text, name);
+    conf.finish(&Origin::File(name.to_owned(), 1));
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+impl Value {
+    /// As our keys take it; `None`: as if it was not there.
+    fn given(self, text: &str) -> Result<Option<Given>, String> {
+        let number = || text.parse::<i64>().map_err(|_| "a number".to_owned());
+        Ok(Some(match self {
+            Value::Text | Value::Worded => Given::Text(text.to_owned()),
+            Value::Boolean => Given::Boolean(boolean(text).ok_or("true or false")?),
+            Value::Number => Given::Integer(number()?),
+            Value::Count(most) => match number()? {
+                ..=0 => return Ok(most.map(|most| Given::Text(most.to_owned()))),
+                number => Given::Integer(number),
+            },
+            Value::Time => {
+                let wrong = || "a number with h, d, w, m or y behind it".to_owned();
+                let (count, unit) = text.split_at(text.len().saturating_sub(1));
+                let unit_s: i64 = match unit {
+                    "h" => 3_600,
+                    "d" => 86_400,
+                    "w" => 7 * 86_400,
+                    "m" => 30 * 86_400,
+                    "y" => 365 * 86_400,
+                    _ => return Err(wrong()),
+                };
+                let seconds = count.parse::<i64>().ok().and_then(|count| count.checked_mul(unit_s));
+                Given::Integer(seconds.ok_or_else(wrong)?.min(u32::MAX.into()))
+            }
+        }))
+    }
+}
+
+impl Conf<'_> {
+    fn lines(&mut self, text: &str, file: &str) {
+        for (n, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+            let origin = Origin::File(file.to_owned(), n + 1);
+            self.option(name, Line { value: value.trim(), origin });
+        }
+    }
+
+    fn warn(&mut self, origin: &Origin, text: impl std::fmt::Display) {
+        self.reading.warnings.push(format!("{origin}: {text}"));
+    }
+
+    fn side(&mut self) -> &mut Side {
+        // There is always the first one.
+        let last = self.sides.len() - 1;
+        &mut self.sides[last]
+    }
+
+    fn option(&mut self, name: &str, line: Line<'_>) {
+        let Some((_, option)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
+            if let Some(instead) = options::of_plugin(name) {
+                return self.warn(&line.origin, format!("{name} has no meaning here: {instead}"));
+            }
+            let hint = nearest(name, OPTIONS.iter().map(|(option, _)| *option));
+            let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean '{nearest}'?"));
+            return self.reading.wrong(&line.origin, format!("unknown option '{name}'{hint}"));
+        };
+        match *option {
+            Meaning::Bridge if self.bridge => {}
+            Meaning::Bridge => {
+                self.reading.wrong(
+                    &line.origin,
+                    format!("'{name}' belongs behind a line 'connection NAME' of a bridge"),
+                );
+            }
+            Meaning::Idle(instead) => {
+                self.warn(&line.origin, format!("{name} has no meaning here: {instead}"))
+            }
+            _ if line.value.is_empty() => {
+                self.reading.wrong(&line.origin, format!("'{name}' needs a value"));
+            }
+            Meaning::Global(section, key, value) => match value.given(line.value) {
+                Ok(Some(given)) => self.reading.set(section, key, &given, line.origin),
+                Ok(None) => {}
+                Err(expected) => self.expected(name, &line, &expected),
+            },
+            Meaning::Listener(key, value) => match value.given(line.value) {
+                Ok(Some(given)) => self.side().set(key, given, line.origin),
+                Ok(None) => self.side().touched = true,
+                Err(expected) => self.expected(name, &line, &expected),
+            },
+            Meaning::Special => self.special(name, line),
+        }
+    }
+
+    fn expected(&mut self, name: &str, line: &Line<'_>, expected: &str) {
+        self.reading
+            .wrong(&line.origin, format!("{name} {} is not allowed: expected {expected}", line.value));
+    }
+
+    /// A value that is true or false.
+    fn truth(&mut self, name: &str, line: &Line<'_>) -> bool {
+        boolean(line.value).unwrap_or_else(|| {
+            self.expected(name, line, "true or false");
+            false
+        })
+    }
+
+    /// Sets several keys alike.
+    fn set_all(&mut self, name: &str, line: &Line<'_>, value: Value, keys: &[(&str, &str)]) {
+        match value.given(line.value) {
+            Ok(Some(given)) => {
+                keys.iter()
+                    .for_each(|(section, key)| self.reading.set(section, key, &given, line.origin.clone()));
+            }
+            Ok(None) => {}
+            Err(expected) => self.expected(name, line, &expected),
+        }
+    }
+
+    fn special(&mut self, name: &str, line: Line<'_>) {
+        if listener::option(self, name, &line) {
+            return;
+        }
+        match name {
+            "per_listener_settings" => self.per_listener = self.truth(name, &line),
+            "allow_anonymous" | "listener_allow_anonymous" => {
+                let allowed = (self.truth(name, &line), line.origin);
+                if self.per_listener || name.starts_with("listener") {
+                    self.side().anonymous = Some(allowed);
+                } else {
+                    self.anonymous = Some(allowed);
+                }
+            }
+            "password_file" | "acl_file" => {
+                let given = Given::Text(line.value.to_owned());
+                let key = if name == "acl_file" { "acl_file" } else { "password_file" };
+                if key == "acl_file" {
+                    // There a subscription is never too wide: what it brings is judged.
+                    let filter = Given::Text("filter".to_owned());
+                    self.reading.set("auth", "wide_subscriptions", &filter, line.origin.clone());
+                }
+                if self.per_listener {
+                    self.side().set(key, given, line.origin);
+                } else {
+                    self.reading.set("auth", key, &given, line.origin);
+                }
+            }
+            "plugin" | "auth_plugin" | "global_plugin" => {
+                self.warn(&line.origin, format!("{name} has no meaning here: {}", options::PLUGINS));
+                self.plugin = Some(line.origin);
+            }
+            "clientid_prefixes" => {
+                let given = Given::Text(format!("{}*", line.value));
+                self.reading.set("auth", "client_id_template", &given, line.origin);
+            }
+            "allow_zero_length_clientid" if !self.truth(name, &line) => self.warn(
+                &line.origin,
+                "clients without an identifier get one all the same, as MQTT 3.1.1 wants it",
+            ),
+            "max_inflight_messages" => {
+                let keys = [("limits", "in_flight_max"), ("limits", "receive_maximum")];
+                self.set_all(name, &line, options::IN_FLIGHT, &keys);
+            }
+            "max_queued_messages" => {
+                let keys = [("limits", "queued_messages_max"), ("store", "queue_messages_max")];
+                self.set_all(name, &line, options::QUEUED_MESSAGES, &keys);
+            }
+            "max_queued_bytes" => {
+                let keys = [("limits", "queued_bytes_max"), ("store", "queue_bytes_max")];
+                self.set_all(name, &line, options::QUEUED_BYTES, &keys);
+            }
+            "message_size_limit" => match line.value.parse::<u32>() {
+                Ok(0) => {}
+                Ok(most) => {
+                    // What stands around a payload: header, topic.
+                    let given = Given::Integer(i64::from(most.saturating_add(65_536)));
+                    let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
+                    self.warn(&line.origin, format!("message_size_limit: {text}"));
+                    self.reading.set("limits", "packet_bytes_max", &given, line.origin);
+                }
+                Err(_) => self.expected(name, &line, "a number of bytes"),
+            },
+            "set_tcp_nodelay" => self.nodelay = Some((self.truth(name, &line), line.origin)),
+            "persistence" => self.persistence = self.truth(name, &line),
+            "persistence_location" => self.location = Some((line.value.to_owned(), line.origin)),
+            "include_dir" => self.include(&line),
+            "log_type" => self.log_type(&line),
+            "log_dest" if !matches!(line.value, "stderr" | "stdout") => {
+                self.warn(&line.origin, format!("log_dest {}: {}", line.value, options::LOGS));
+            }
+            "connection_messages" if !self.truth(name, &line) => {
+                self.warn(&line.origin, "connection_messages: log.level = \"warn\" leaves out who connects");
+            }
+            "connection" => {
+                self.bridge = true;
+                let text = format!(
+                    "bridges are not there yet: 'connection {}' is read and left out, and nothing is forwarded; another program has to do it \
+                     until then",
+                    line.value
+                );
+                self.warn(&line.origin, text);
+            }
+            _ => {}
+        }
+    }
+
+    fn include(&mut self, line: &Line<'_>) {
+        let folder = Path::new(line.value);
+        if !folder.is_dir() {
+            return self
+                .reading
+                .wrong(&line.origin, format!("include_dir {} is not a folder that can be read", line.value));
+        }
+        for path in self.reading.files_of(folder, "conf", &line.origin) {
+            let mut text = String::new();
+            text_of(&path, self.reading, Some(&line.origin), |content, _, _| text.push_str(content));
+            self.lines(&text, &path.display().to_string());
+        }
+    }
+
+    /// Ours is one level: the one that shows all that was asked for.
+    fn log_type(&mut self, line: &Line<'_>) {
+        let level = match line.value {
+            "none" | "error" => 0,
+            "warning" => 1,
+            "notice" | "information" => 2,
+            "all" | "debug" | "websockets" | "subscribe" | "unsubscribe" | "internal" => 3,
+            _ => return self.expected("log_type", line, "error, warning, notice, information, debug or all"),
+        };
+        if self.log_level.as_ref().is_none_or(|(before, _)| *before < level) {
+            self.log_level = Some((level, line.origin.clone()));
+        }
+    }
+
+    fn finish(mut self, start: &Origin) {
+        let given = |text: &str| Given::Text(text.to_owned());
+        if let Some((level, origin)) = self.log_level.take() {
+            let level = ["error", "warn", "info", "debug"].get(usize::from(level)).copied().unwrap_or("info");
+            self.reading.set("log", "level", &given(level), origin);
+        }
+        // Mosquitto keeps nothing unless it is told to.
+        if self.persistence {
+            if let Some((folder, origin)) = self.location.take() {
+                let folder = Path::new(&folder).join("lapwing");
+                self.reading.set("store", "data_dir", &given(&folder.display().to_string()), origin);
+            }
+        } else {
+            self.reading.set("store", "in_memory", &Given::Boolean(true), start.clone());
+        }
+        listener::finish(&mut self, start);
+    }
+}
