@@ -64,6 +64,18 @@ pub enum Command {
     Config(commands::config::ConfigCommand),
     /// Print a mosquitto.conf as TOML
     Convert(commands::config::Convert),
+    /// Publish messages to a broker (lapwing pub --help)
+    #[command(disable_help_flag = true)]
+    Pub,
+    /// Print the messages of topic filters (lapwing sub --help)
+    #[command(disable_help_flag = true)]
+    Sub,
+    /// Publish a request and print its response (lapwing rr --help)
+    #[command(disable_help_flag = true)]
+    Rr,
+    /// Watch which topics are busy (lapwing top --help)
+    #[command(disable_help_flag = true)]
+    Top,
 }
 
 /// See [`Format`].
