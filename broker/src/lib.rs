@@ -174,6 +174,7 @@ impl Builder {
         let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
         let core = Arc::new(Core::new(live, store));
         backlog::restore(&core).map_err(StartError::Store)?;
+        sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
         let names = listeners.names();
         let mut background = JoinSet::new();

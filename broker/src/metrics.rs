@@ -57,3 +57,34 @@ counters! {
     /// Sessions that expired.
     sessions_expired,
 }
+
+macro_rules! tally {
+    ($($name:ident,)+) => {
+        /// What one connection counts for itself and adds to the broker's counters once in a while: a counter that all cores write to
+        /// costs as much as everything else about a small message.
+        #[derive(Debug, Default)]
+        pub struct Tally { $(
+            #[allow(missing_docs)]
+            pub $name: u64,
+        )+ }
+
+        impl Tally {
+            /// Adds what was counted, and begins again.
+            pub fn add_to(&mut self, metrics: &Metrics) {
+                $(if self.$name > 0 {
+                    metrics.$name.add(std::mem::take(&mut self.$name));
+                })+
+            }
+        }
+    };
+}
+
+tally! {
+    packets_received,
+    packets_sent,
+    publish_received,
+    publish_sent,
+    publish_bytes_received,
+    publish_bytes_sent,
+    bytes_received,
+}

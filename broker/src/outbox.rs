@@ -382,6 +382,11 @@ impl Outbox {
         took
     }
 
+    /// Whether there is something in memory to take.
+    pub fn has_news(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
     /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the
     /// others do not count as on disk only any more.
     pub fn paged(&self, deliveries: &mut Vec<Delivery>, next: Seq) {

@@ -62,10 +62,7 @@ impl Output {
         most: usize,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<(), E> {
-        if !matches!(self.pieces.back(), Some(Piece::Bytes(_))) {
-            self.pieces.push_back(Piece::Bytes(SPARE.take()));
-        }
-        let Some(Piece::Bytes(bytes)) = self.pieces.back_mut() else { return Ok(()) };
+        let Some(bytes) = self.bytes() else { return Ok(()) };
         let start = bytes.len();
         bytes.resize(start + most, 0);
         let result = encode(bytes.get_mut(start..).unwrap_or(&mut []));
@@ -75,12 +72,25 @@ impl Output {
         result.map(drop)
     }
 
+    /// The last piece, if bytes can be added to it: one is begun where there is none.
+    #[inline]
+    fn bytes(&mut self) -> Option<&mut Vec<u8>> {
+        if !matches!(self.pieces.back(), Some(Piece::Bytes(_))) {
+            self.pieces.push_back(Piece::Bytes(SPARE.take()));
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Bytes(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Adds bytes.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
-        let Ok(()) = self.append(bytes.len(), |out| {
-            out.copy_from_slice(bytes);
-            Ok::<usize, std::convert::Infallible>(bytes.len())
-        });
+        if let Some(piece) = self.bytes() {
+            piece.extend_from_slice(bytes);
+            self.len += bytes.len();
+        }
     }
 
     /// Adds the payload of a message.

@@ -36,7 +36,7 @@ type Sample = [u64; LOADS.len()];
 /// Measures memory every second and publishes the figures as often as the configuration says, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let configured = || u64::from(core.live.get().config.mqtt.sys_interval_s);
-    let mut every_s = 0;
+    let mut every_s = configured();
     let mut tick = tokio::time::interval(MEASURE_EVERY);
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
@@ -44,7 +44,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         tick.tick().await;
         if std::mem::replace(&mut every_s, configured()) != every_s {
             (seconds, samples) = (0, VecDeque::new());
-            publish_once(&core, every_s);
+            announce(&core);
         }
         match core.budget.measure() {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
@@ -79,8 +79,9 @@ fn set(core: &Core, topic: &str, value: &str) {
     }));
 }
 
-fn publish_once(core: &Core, every_s: u64) {
-    if every_s > 0 {
+/// Publishes what does not change: before the first client is there, so that it finds it retained.
+pub(crate) fn announce(core: &Core) {
+    if core.live.get().config.mqtt.sys_interval_s > 0 {
         set(core, "version", &format!("lapwing version {}", crate::VERSION));
     }
 }

@@ -179,7 +179,7 @@ impl Connection {
                 let Ok(len) = packet.encoded_len(version, most) else { return };
                 let mut header = vec![0; len];
                 if packet.encode(version, most, &mut header).is_ok() {
-                    self.core.metrics.packets_sent.add(1);
+                    self.state.tally.packets_sent += 1;
                     self.state.hold_publish(HeldPublish {
                         ticket: self.state.resumed,
                         header,
@@ -296,10 +296,10 @@ impl Connection {
         if !held {
             self.output.payload(message);
         }
-        let metrics = &self.core.metrics;
-        metrics.packets_sent.add(1);
-        metrics.publish_sent.add(1);
-        metrics.publish_bytes_sent.add(header.payload_len as u64);
+        let tally = &mut self.state.tally;
+        tally.packets_sent += 1;
+        tally.publish_sent += 1;
+        tally.publish_bytes_sent += header.payload_len as u64;
         true
     }
 

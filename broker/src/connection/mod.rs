@@ -41,6 +41,7 @@ use crate::budget::{Place, Pressure};
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::{Message, Millis};
+use crate::metrics::Tally;
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::rate::Allowances;
@@ -193,6 +194,9 @@ pub(crate) struct State {
     alias_book: OutboundAliases,
     cache: RouteCache,
     wakers: Vec<Waker>,
+    tally: Tally,
+    /// This task let the others go first, once since it was woken.
+    deferred: bool,
     scratch: Vec<u8>,
     held_acks: VecDeque<HeldAck>,
     held_bytes: VecDeque<u8>,
@@ -245,6 +249,19 @@ impl Connection {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
+        // The publishers that are ready now go first, once: what they have for this client then leaves in one write.
+        if !self.state.deferred && self.resident.outbox.has_news() {
+            self.state.deferred = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.state.deferred = false;
+        let result = self.turn(cx);
+        self.state.tally.add_to(&self.core.metrics);
+        result
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.nudge.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
@@ -276,13 +293,17 @@ impl Connection {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
+            // Who reads an answer finds it counted.
+            self.state.tally.add_to(&self.core.metrics);
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Exit::Gone(Some(error))),
                 Poll::Pending => false,
             };
-            self.core.metrics.bytes_sent.add((before - self.output.len()) as u64);
+            if self.output.len() < before {
+                self.core.metrics.bytes_sent.add((before - self.output.len()) as u64);
+            }
             if written || self.output.len() < before {
                 self.state.blocked_since = None;
             }
@@ -335,7 +356,7 @@ impl Connection {
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
-                self.core.metrics.bytes_received.add(buffer.filled().len() as u64);
+                self.state.tally.bytes_received += buffer.filled().len() as u64;
                 self.core.budget.took_in(buffer.filled().len());
                 if self.input.is_empty() {
                     let rest = self.packets(buffer.filled(), now);

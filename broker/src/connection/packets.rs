@@ -68,7 +68,7 @@ impl Connection {
                 _ => Packet::decode(frame, version),
             };
             let packet = packet.map_err(|error| self.malformed(error, rest))?;
-            self.core.metrics.packets_received.add(1);
+            self.state.tally.packets_received += 1;
             self.keep_alive.heard(now as u32);
             used += len;
             if !self.user_properties_allowed(&packet) {
@@ -165,10 +165,8 @@ impl Connection {
 
     /// Takes a message in: checks it, passes it on, acknowledges it.
     fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
-        let metrics = &self.core.metrics;
-        metrics.publish_received.add(1);
-        metrics.publish_bytes_received.add(publish.payload.len() as u64);
-        let core = self.core.clone();
+        self.state.tally.publish_received += 1;
+        self.state.tally.publish_bytes_received += publish.payload.len() as u64;
         if publish.qos as u8 > self.agreement.told.qos_max {
             return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
         }
@@ -191,7 +189,7 @@ impl Connection {
         let (reason, ticket, text) = match outcome? {
             Ok((reason, ticket)) => (reason, ticket, None),
             Err(refusal) => {
-                core.metrics.publish_dropped.add(1);
+                self.core.metrics.publish_dropped.add(1);
                 // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
                 let closes = (refusal == UNAVAILABLE && publish.packet_id.is_some())
                     || (refusal == DENIED_PUBLISH
@@ -373,6 +371,12 @@ impl Connection {
     /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
     fn reply(&mut self, reply: Reply, text: Option<&str>, ticket: Ticket) {
         let Reply { packet_type, packet_id, reason } = reply;
+        if text.is_none()
+            && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.agreement.version)
+            && self.agreement.packet_bytes_max as usize >= bytes.len()
+        {
+            return self.send_short(&bytes, ticket, packet_type == PacketType::PubAck);
+        }
         let mut buffer = [0; REASON_STRING_MAX];
         let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
         let packet = match packet_type {
@@ -384,10 +388,22 @@ impl Connection {
         self.send(&packet, ticket, packet_type == PacketType::PubAck);
     }
 
+    /// Sends an acknowledgement of four bytes, which most are, as [`send`](Self::send) does.
+    fn send_short(&mut self, bytes: &[u8], ticket: Ticket, is_puback: bool) {
+        self.state.tally.packets_sent += 1;
+        if !ticket.is_free() || !self.state.held_acks.is_empty() {
+            return self.state.hold(bytes, ticket, is_puback);
+        }
+        if is_puback {
+            self.resident.session.puback_sent();
+        }
+        self.output.extend(bytes);
+    }
+
     /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
     pub(super) fn send(&mut self, packet: &Packet<'_>, ticket: Ticket, is_puback: bool) {
         let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
-        self.core.metrics.packets_sent.add(1);
+        self.state.tally.packets_sent += 1;
         let written = packet.encoded_len(version, most).and_then(|len| {
             if ticket.is_free() && self.state.held_acks.is_empty() {
                 if is_puback {

@@ -144,8 +144,8 @@ impl Router {
         journal: &mut Journal<'_>,
     ) -> Routed {
         let mut routed = Routed::default();
-        let (topic, publisher) = (message.topic_str(), message.publisher());
-        for target in cache.targets(self, topic) {
+        let publisher = message.publisher();
+        for target in cache.targets(self, message) {
             match target {
                 Target::Session(subscriber, ids) => {
                     if subscriber.no_local && subscriber.outbox.session() == publisher {
@@ -211,7 +211,9 @@ impl Routed {
 #[derive(Debug, Default)]
 pub struct RouteCache {
     generation: u64,
-    topics: HashMap<Box<str>, Arc<[Target]>>,
+    /// The one before: most publishers have one topic, or stay with it for a while.
+    last: (Box<[u8]>, Arc<[Target]>),
+    topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
 }
 
@@ -220,22 +222,30 @@ const CACHED_TOPICS_MAX: usize = 64;
 const CACHED_TARGETS_MAX: usize = 4_096;
 
 impl RouteCache {
-    fn targets(&mut self, router: &Router, topic: &str) -> &[Target] {
-        let generation = router.generation();
+    fn targets(&mut self, router: &Router, message: &Message) -> &[Target] {
+        let (generation, topic) = (router.generation(), message.topic());
         if self.generation != generation {
             self.forget();
             self.generation = generation;
         }
-        if !self.topics.contains_key(topic) {
-            if self.topics.len() >= CACHED_TOPICS_MAX || self.targets >= CACHED_TARGETS_MAX {
-                self.topics.clear();
-                self.targets = 0;
-            }
-            let targets = router.targets(topic);
-            self.targets += targets.len();
-            self.topics.insert(topic.into(), targets.into());
+        // No topic is empty, so that the first one is none that is remembered.
+        if *self.last.0 != *topic {
+            let known = self.topics.get(topic).cloned();
+            let targets = known.unwrap_or_else(|| self.look_up(router, message));
+            self.last = (topic.into(), targets);
         }
-        self.topics.get(topic).map_or(&[], |targets| targets)
+        &self.last.1
+    }
+
+    fn look_up(&mut self, router: &Router, message: &Message) -> Arc<[Target]> {
+        if self.topics.len() >= CACHED_TOPICS_MAX || self.targets >= CACHED_TARGETS_MAX {
+            self.topics.clear();
+            self.targets = 0;
+        }
+        let targets: Arc<[Target]> = router.targets(message.topic_str()).into();
+        self.targets += targets.len();
+        self.topics.insert(message.topic().into(), targets.clone());
+        targets
     }
 
     /// Gives the memory back.

@@ -375,7 +375,7 @@ impl Store for DurableStore {
         let at = lsn.checked_sub(inbox.first).and_then(|at| usize::try_from(at).ok());
         let Some(slot) = at.and_then(|at| inbox.slots.get_mut(at)) else { return };
         *slot = Some((record, durability));
-        inbox.bytes += weight;
+        self.shared.weighs(&mut inbox, weight);
         let wakes = inbox.sleeping && (at == Some(0) || durability != Durability::None);
         drop(inbox);
         if wakes {

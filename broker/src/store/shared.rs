@@ -1,7 +1,7 @@
 //! What the store's threads and the broker's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
@@ -183,6 +183,8 @@ pub(super) struct Shared {
     pub(super) number: AtomicU64,
     pub(super) salt: u32,
     pub(super) inbox: Mutex<Inbox>,
+    /// The inbox has no room: asked by every connection each time that it is woken, so without its lock.
+    pub(super) inbox_full: AtomicBool,
     pub(super) inbox_filled: Condvar,
     pub(super) view: Mutex<View>,
     pub(super) supply: Mutex<Supply>,
@@ -223,6 +225,7 @@ impl Shared {
                 freeze: false,
                 closed: false,
             }),
+            inbox_full: AtomicBool::new(false),
             inbox_filled: Condvar::new(),
             view: Mutex::new(view),
             supply: Mutex::new(supply),
@@ -311,7 +314,7 @@ impl Shared {
             return Ticket { lsn: Lsn::MAX, durability };
         }
         inbox.slots.push_back(Some((record, durability)));
-        inbox.bytes += weight;
+        self.weighs(&mut inbox, weight);
         let count = inbox.slots.len() as u64;
         let lsn = inbox.first + count - 1;
         let wakes = inbox.sleeping && (count == 1 || durability != Durability::None);
@@ -327,7 +330,15 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        lock(&self.inbox).bytes < self.options.inbox_bytes_max || self.health() == Health::Failed
+        !self.inbox_full.load(Ordering::Acquire) || self.health() == Health::Failed
+    }
+
+    /// So many more bytes are in the inbox.
+    pub(super) fn weighs(&self, inbox: &mut Inbox, bytes: usize) {
+        inbox.bytes += bytes;
+        if inbox.bytes >= self.options.inbox_bytes_max {
+            self.inbox_full.store(true, Ordering::Release);
+        }
     }
 
     /// The last place in the log that was reserved; what is there will be written without delay.

@@ -101,6 +101,7 @@ impl Writer {
             inbox.first += count;
             inbox.slots.clear();
             inbox.bytes = 0;
+            self.shared.inbox_full.store(false, Ordering::Release);
         }
         self.shared.wake();
     }
@@ -145,6 +146,7 @@ impl Writer {
                     let was_full = inbox.bytes >= options.inbox_bytes_max;
                     inbox.bytes = inbox.bytes.saturating_sub(bytes);
                     if was_full && inbox.bytes < options.inbox_bytes_max {
+                        shared.inbox_full.store(false, Ordering::Release);
                         shared.wake();
                     }
                     return Some(Some(Batch { first, records, durability }));

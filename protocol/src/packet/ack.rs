@@ -22,6 +22,15 @@ impl<'a> Ack<'a> {
         Ack { packet_id, reason, properties: Properties::NONE }
     }
 
+    /// The whole packet where it is one of four bytes: in MQTT 3 always, in MQTT 5.0 with Success and without properties (`3.4.2.1`).
+    #[inline]
+    pub fn short(&self, packet: PacketType, version: Version) -> Option<[u8; 4]> {
+        let plain = self.properties.is_empty() && self.reason == ReasonCode::Success;
+        let [high, low] = self.packet_id.get().to_be_bytes();
+        let flags = if packet == PacketType::PubRel { 2 } else { 0 };
+        (plain || !version.has_properties()).then_some([(packet as u8) << 4 | flags, 2, high, low])
+    }
+
     /// Reads the body of the packet.
     ///
     /// # Errors
