@@ -203,7 +203,7 @@ async fn serve(
     let guest = match introduced {
         Ok(None) => return,
         Ok(Some(Ok(guest))) => guest,
-        Ok(Some(Err(refusal))) => return refusal.answer(&core, &address).await,
+        Ok(Some(Err(refusal))) => return Box::pin(refusal.answer(&core, &address)).await,
         Err(true) => {
             core.metrics.refused.add(1);
             warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({} s)", timeout.as_secs());
@@ -213,7 +213,7 @@ async fn serve(
     };
     match Box::pin(handshake::welcome(&core, guest)).await {
         Ok(connection) => connection.run().await,
-        Err(refusal) => refusal.answer(&core, &address).await,
+        Err(refusal) => Box::pin(refusal.answer(&core, &address)).await,
     }
 }
 

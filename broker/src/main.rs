@@ -11,6 +11,10 @@ use arguments::{Arguments, Command};
 use clap::Parser;
 use lapwing::config::Source;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     if let Some(code) = commands::tools::run(std::env::args_os()) {
         return code;

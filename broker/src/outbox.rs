@@ -146,6 +146,17 @@ pub enum Pushed {
     Unavailable,
 }
 
+/// How well a session can take a message, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// Its client is there, and there is room.
+    Ready,
+    /// Its client is there.
+    Full,
+    /// It rests.
+    Away,
+}
+
 /// What a look into the outbox brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
@@ -453,15 +464,14 @@ impl Outbox {
         }
     }
 
-    /// Whether a connection serves the session.
-    pub fn is_connected(&self) -> bool {
-        self.lock().connected
-    }
-
-    /// Whether a message of this size would be taken without a drop.
-    pub fn has_room(&self, size: usize) -> bool {
+    /// Whether a message of this size would be taken without a drop, and go on its way.
+    pub fn readiness(&self, size: usize) -> Readiness {
         let inner = self.lock();
-        !inner.closed && inner.has_room(size)
+        match (inner.connected, !inner.closed && inner.has_room(size)) {
+            (false, _) => Readiness::Away,
+            (true, true) => Readiness::Ready,
+            (true, false) => Readiness::Full,
+        }
     }
 
     /// The session has ended: nothing is taken any more.

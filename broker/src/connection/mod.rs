@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
+use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::{ReasonCode, Version};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -195,6 +196,8 @@ pub(crate) struct State {
     cache: RouteCache,
     wakers: Vec<Waker>,
     tally: Tally,
+    /// More than one message left in the last turn.
+    busy: bool,
     /// This task let the others go first, once since it was woken.
     deferred: bool,
     scratch: Vec<u8>,
@@ -245,12 +248,13 @@ impl Connection {
     /// Serves the client until the connection ends, and sees to its session then.
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
-        self.leave(exit).await;
+        // In a box of its own: what the goodbye needs is not kept ready for as long as the connection lives.
+        Box::pin(self.leave(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        // The publishers that are ready now go first, once: what they have for this client then leaves in one write.
-        if !self.state.deferred && self.resident.outbox.has_news() {
+        // Where much comes, the publishers that are ready now go first, once: what they have for this client then leaves in one write.
+        if self.state.busy && !self.state.deferred && self.resident.outbox.has_news() {
             self.state.deferred = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -293,6 +297,7 @@ impl Connection {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
+            self.state.busy = self.state.tally.publish_sent > 1;
             // Who reads an answer finds it counted.
             self.state.tally.add_to(&self.core.metrics);
             let before = self.output.len();
@@ -358,19 +363,36 @@ impl Connection {
             Poll::Ready(Ok(())) => {
                 self.state.tally.bytes_received += buffer.filled().len() as u64;
                 self.core.budget.took_in(buffer.filled().len());
-                if self.input.is_empty() {
-                    let rest = self.packets(buffer.filled(), now);
-                    rest.map(|used| self.input.extend_from_slice(buffer.filled().get(used..).unwrap_or(&[])))
-                } else {
-                    self.input.extend_from_slice(buffer.filled());
-                    let input = std::mem::take(&mut self.input);
-                    self.consume(input, now)
-                }
-                .map(|()| Read::Some)
+                self.take_in(buffer.filled(), now).map(|()| Read::Some)
             }
         };
         SCRATCH.set(scratch);
         result
+    }
+
+    /// Handles what came, and keeps what is left. To a packet that is not whole yet, only what belongs to it is added: the others are
+    /// handled where they are.
+    fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
+        while !self.input.is_empty() && !fresh.is_empty() {
+            let packet_bytes_max = self.agreement.told.packet_bytes_max;
+            let need = match frame::split(&self.input, self.agreement.version, packet_bytes_max) {
+                Ok(Split::Incomplete { need }) => need.saturating_sub(self.input.len()).max(1),
+                // What is wrong with it is found out below.
+                _ => fresh.len(),
+            };
+            let (more, rest) = fresh.split_at_checked(need).unwrap_or((fresh, &[]));
+            self.input.extend_from_slice(more);
+            fresh = rest;
+            let input = std::mem::take(&mut self.input);
+            self.consume(input, now)?;
+            if self.state.stopped {
+                self.input.extend_from_slice(fresh);
+                return Ok(());
+            }
+        }
+        let used = self.packets(fresh, now)?;
+        self.input.extend_from_slice(fresh.get(used..).unwrap_or(&[]));
+        Ok(())
     }
 
     /// Handles the packets in bytes that were kept, and keeps what is left of them.

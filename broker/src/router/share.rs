@@ -12,7 +12,7 @@ use std::task::Waker;
 use super::trie::{Node, Subscriber};
 use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
-use crate::outbox::{Delivery, Pushed, SubscriptionIds};
+use crate::outbox::{Delivery, Pushed, Readiness, SubscriptionIds};
 
 /// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
 #[derive(Debug)]
@@ -24,31 +24,34 @@ pub struct Group {
 }
 
 impl Group {
-    /// The members in the order of this turn: those that can take a message of this size at once come first.
-    fn in_turn(&self, size: usize) -> impl Iterator<Item = &Subscriber> {
+    /// The members, beginning with the one whose turn it is.
+    fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);
-        let (after, before) = self.members.split_at_checked(turn).unwrap_or((&[], &self.members));
-        let members: Vec<&Subscriber> = before.iter().chain(after).collect();
-        let ready = |m: &&Subscriber| m.outbox.is_connected() && m.outbox.has_room(size);
-        let (ready, rest): (Vec<_>, Vec<_>) = members.into_iter().partition(ready);
-        let (connected, resting): (Vec<_>, Vec<_>) = rest.into_iter().partition(|m| m.outbox.is_connected());
-        ready.into_iter().chain(connected).chain(resting)
+        let (before, after) = self.members.split_at_checked(turn).unwrap_or((&self.members, &[]));
+        after.iter().chain(before)
     }
 
-    /// Gives the message to the first member that takes it.
+    /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
     pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>) -> Pushed {
+        let (size, members) = (message.size(), self.in_turn());
         let mut last = Pushed::NotKept;
-        for member in self.in_turn(message.size()) {
-            let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-            last = member.outbox.push(member.delivery(message, ids, Some(self.id)), journal);
-            if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
-                break;
+        for least in [Readiness::Ready, Readiness::Full, Readiness::Away] {
+            for member in members.clone().filter(|member| member.outbox.readiness(size) <= least) {
+                last = self.give(member, message, journal);
+                if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
+                    return last;
+                }
             }
         }
         last
     }
 
-    /// Gives what `leaving` did not get through to a member that is connected; `false` when none of them can take it.
+    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>) -> Pushed {
+        let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
+        member.outbox.push(member.delivery(message, ids, Some(self.id)), journal)
+    }
+
+    /// Gives what `leaving` did not get through to a member that is ready; `false` when none of them can take it.
     pub(super) fn hand_over(
         &self,
         delivery: &Delivery,
@@ -56,15 +59,10 @@ impl Group {
         wakers: &mut Vec<Waker>,
         journal: &mut Journal<'_>,
     ) -> bool {
-        let size = delivery.message.size();
-        for member in self.in_turn(size) {
-            let outbox = &member.outbox;
-            if outbox.session() == leaving || !outbox.is_connected() || !outbox.has_room(size) {
-                continue;
-            }
-            let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-            let given = member.delivery(&delivery.message, ids, Some(self.id));
-            if let Pushed::Queued(waker) = outbox.push(given, journal) {
+        let message = &delivery.message;
+        let others = self.in_turn().filter(|member| member.outbox.session() != leaving);
+        for member in others.filter(|member| member.outbox.readiness(message.size()) == Readiness::Ready) {
+            if let Pushed::Queued(waker) = self.give(member, message, journal) {
                 wakers.extend(waker);
                 return true;
             }

@@ -1,0 +1,238 @@
+//! Instructions rather than seconds: what a message costs, counted by callgrind, which is the same on a busy machine. `work` does a thing
+//! so many times; the difference between two runs, divided, is one. What the kernel does is not in it.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use lapwing::config::QueuePolicy;
+use lapwing::journal::Journal;
+use lapwing::message::{Content, Message};
+use lapwing::outbox::{Bounds, Outbox};
+use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::{QoS, Version};
+use lapwing_protocol::frame::{self, Split};
+use lapwing_protocol::packet::{Packet, PublishHeader};
+
+use crate::wire;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How often a thing is done in the longer run, and in the shorter one, where all is warm already.
+const MANY: u64 = 3_000;
+const FEW: u64 = 1_000;
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Instructions {
+    /// Where the counts are kept
+    #[arg(long, default_value = "bench/instructions.tsv")]
+    table: PathBuf,
+    /// How much more than the table says is too much, in percent
+    #[arg(long, default_value_t = 5.0)]
+    tolerance: f64,
+    /// Writes the table
+    #[arg(long)]
+    update: bool,
+}
+
+/// Does a thing so many times; for `instructions`.
+#[derive(Args, Debug)]
+pub struct Work {
+    what: Thing,
+    times: u64,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Thing {
+    /// A PUBLISH of QoS 1, 64 B: found in bytes, decoded, and its header encoded again.
+    Codec,
+    /// A message made, routed to one subscriber whose topic is known, and taken out of its queue.
+    Route,
+    /// A message of QoS 1 from a client through the broker to a client, with both acknowledgements, clients included.
+    Exchange,
+}
+
+const THINGS: [(Thing, &str); 3] =
+    [(Thing::Codec, "codec"), (Thing::Route, "route"), (Thing::Exchange, "exchange")];
+
+impl Instructions {
+    /// Counts and compares.
+    ///
+    /// # Errors
+    /// That there is no valgrind, or a count that is above the table.
+    pub fn run(&self) -> Result<(), Error> {
+        let known: BTreeMap<String, f64> = std::fs::read_to_string(&self.table)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| {
+                line.split_once('\t').and_then(|(name, n)| Some((name.to_owned(), n.parse().ok()?)))
+            })
+            .collect();
+        let (mut text, mut above) = (String::new(), Vec::new());
+        for (_, name) in THINGS {
+            let each = (count(name, MANY)? as f64 - count(name, FEW)? as f64) / (MANY - FEW) as f64;
+            text += &format!("{name}\t{each:.0}\n");
+            match known.get(name) {
+                Some(before) => {
+                    let more = (each / before - 1.0) * 100.0;
+                    println!("{name:<10} {each:>7.0} instructions ({more:+.1} % of {before:.0})");
+                    if more > self.tolerance {
+                        above.push(format!("{name} takes {each:.0} instructions, not {before:.0}"));
+                    } else if more < -self.tolerance {
+                        println!("           fewer than the table says: lapwing-bench instructions --update");
+                    }
+                }
+                None => println!("{name:<10} {each:>7.0} instructions"),
+            }
+        }
+        if self.update {
+            std::fs::write(&self.table, text)?;
+        } else if !above.is_empty() {
+            return Err(format!("{}; if that is worth it: --update", above.join(", ")).into());
+        }
+        Ok(())
+    }
+}
+
+/// The instructions of a whole run.
+fn count(name: &str, times: u64) -> Result<u64, Error> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["work", name, &times.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{name}: {text}").into());
+    }
+    let line = text.lines().find_map(|line| line.split_once("Collected :")).ok_or("no count")?;
+    Ok(line.1.trim().parse()?)
+}
+
+impl Work {
+    /// Works.
+    ///
+    /// # Errors
+    /// That it cannot be done.
+    pub fn run(&self) -> Result<(), Error> {
+        match self.what {
+            Thing::Codec => codec(self.times),
+            Thing::Route => route(self.times),
+            Thing::Exchange => exchange(self.times),
+        }
+    }
+}
+
+fn codec(times: u64) -> Result<(), Error> {
+    let (bytes, _, _) = wire::publish(wire::Version::V5, "bench/0", 1, false, &[b'x'; 64]);
+    let mut out = [0; 128];
+    for _ in 0..times {
+        let bytes = std::hint::black_box(&bytes[..]);
+        let Ok(Split::Frame { frame, .. }) = frame::split(bytes, Version::V5, 1 << 20) else {
+            return Err("no frame".into());
+        };
+        let Ok(Packet::Publish(publish)) = Packet::decode(frame, Version::V5) else {
+            return Err("no PUBLISH".into());
+        };
+        let header = PublishHeader {
+            dup: false,
+            qos: publish.qos,
+            retain: false,
+            topic: publish.topic.as_bytes(),
+            packet_id: publish.packet_id,
+            forwarded: publish.properties.as_bytes(),
+            message_expiry_interval_s: None,
+            topic_alias: None,
+            subscription_identifiers: &[],
+            payload_len: publish.payload.len(),
+        };
+        header.encode(Version::V5, u32::MAX, &mut out).map_err(|error| error.to_string())?;
+        std::hint::black_box(&out);
+    }
+    Ok(())
+}
+
+fn route(times: u64) -> Result<(), Error> {
+    let router =
+        Router::new(Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX }));
+    let bounds = Bounds {
+        messages_max: 1_000,
+        bytes_max: 1 << 20,
+        policy: QueuePolicy::DropNewest,
+        keeps_qos0: false,
+        stored_bytes_max: 0,
+        stored_messages_max: 0,
+    };
+    let outbox = Arc::new(Outbox::new(1, bounds));
+    outbox.connect(&Arc::default());
+    let subscriber = Subscriber {
+        outbox: outbox.clone(),
+        qos: QoS::AtLeastOnce,
+        no_local: false,
+        retain_as_published: false,
+        id: None,
+    };
+    router.subscribe("bench/#", subscriber);
+    let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
+    let (mut taken, mut held) = (Default::default(), 0);
+    for _ in 0..times {
+        let message = Message::new(&Content {
+            topic: "bench/0",
+            properties: &[],
+            payload: &[b'x'; 64],
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            publisher: 2,
+            published_at: 0,
+            expires_at: None,
+        });
+        router.route(&message, &mut cache, &mut wakers, &mut Journal::off());
+        outbox.take(&mut taken, &mut held, std::task::Waker::noop());
+        taken.clear();
+        held = 0;
+        wakers.clear();
+    }
+    Ok(())
+}
+
+/// The broker on a thread of its own with one runtime thread, two clients here.
+fn exchange(times: u64) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let toml =
+        "[mqtt]\nsys_interval_s = 0\n[store]\nin_memory = true\n[[listener]]\naddress = '127.0.0.1:0'\n";
+    let config = lapwing::config::Config::from_toml(toml, "bench")?;
+    let broker = runtime.block_on(lapwing::Broker::builder().config(config).start())?;
+    let address = broker.listeners()[0].trim_start_matches("mqtt://").to_owned();
+    let join = |id: &str| -> Result<TcpStream, Error> {
+        let mut stream = TcpStream::connect(&address)?;
+        stream.set_nodelay(true)?;
+        let mut out = Vec::new();
+        wire::connect(&mut out, wire::Version::V311, id, true);
+        stream.write_all(&out)?;
+        stream.read_exact(&mut [0; 4])?;
+        Ok(stream)
+    };
+    let (mut publisher, mut subscriber) = (join("p")?, join("s")?);
+    let mut out = Vec::new();
+    wire::subscribe(&mut out, wire::Version::V311, ["bench/0"].into_iter(), 1);
+    subscriber.write_all(&out)?;
+    subscriber.read_exact(&mut [0; 5])?;
+    let (packet, id, _) = wire::publish(wire::Version::V311, "bench/0", 1, false, &[b'x'; 64]);
+    let mut got = vec![0; packet.len()];
+    for _ in 0..times {
+        publisher.write_all(&packet)?;
+        publisher.read_exact(&mut [0; 4])?;
+        subscriber.read_exact(&mut got)?;
+        subscriber.write_all(&[0x40, 2, got[id], got[id + 1]])?;
+    }
+    drop((publisher, subscriber));
+    runtime.block_on(broker.stop());
+    Ok(())
+}
