@@ -3,6 +3,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -17,16 +19,16 @@ pub struct Relay {
     /// How many pairs
     #[arg(long, default_value_t = 4)]
     pairs: usize,
-    /// Messages of 64 B on their way for each pair
+    /// Messages on their way for each pair
     #[arg(long, default_value_t = 100)]
     window: usize,
+    /// The bytes of a message with its topic
+    #[arg(long, default_value_t = 75)]
+    bytes: usize,
     /// How long, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 }
-
-/// The bytes of a message with its topic.
-const MESSAGE: usize = 75;
 
 impl Relay {
     /// Measures and prints.
@@ -37,12 +39,15 @@ impl Relay {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let time = Duration::from_secs_f64(self.seconds);
-        let (pairs, window) = (self.pairs, self.window);
-        let relay = std::thread::spawn(move || relay(listener, pairs));
-        let delivered = load(address, pairs, window, time)?;
+        let (pairs, window, message) = (self.pairs, self.window, self.bytes);
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let relay = std::thread::spawn(move || relay(listener, pairs, &until));
+        let delivered = load(address, (pairs, window, message), time)?;
+        over.store(true, Ordering::Relaxed);
         let cpu = relay.join().map_err(|_| "the relay panicked")??;
         println!(
-            "relay: {:.3} us of CPU for each message of {MESSAGE} B, {:.0} messages/s ({pairs} pairs, window {window})",
+            "relay: {:.3} us of CPU for each message of {message} B, {:.0} messages/s ({pairs} pairs, window {window})",
             cpu.as_secs_f64() * 1e6 / delivered.max(1) as f64,
             delivered as f64 / self.seconds
         );
@@ -62,8 +67,8 @@ fn pin(core: usize) -> Result<(), Error> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Even connections come in pairs: from the first to the second. Ends when they close.
-fn relay(listener: std::net::TcpListener, pairs: usize) -> Result<Duration, Error> {
+/// Connections come in pairs: from the first to the second.
+fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Result<Duration, Error> {
     pin(0)?;
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
@@ -78,16 +83,17 @@ fn relay(listener: std::net::TcpListener, pairs: usize) -> Result<Duration, Erro
     drop(TcpListener::from_std(listener));
     let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
     let began = cpu();
-    loop {
-        poll.poll(&mut events, None)?;
+    while !over.load(Ordering::Relaxed) {
+        poll.poll(&mut events, Some(Duration::from_millis(100)))?;
         for event in events.iter().filter(|event| event.token().0 % 2 == 0) {
             let n = event.token().0;
             loop {
                 match streams[n].read(&mut buffer) {
+                    // The load is over.
                     Ok(0) => return Ok(cpu() - began),
                     Ok(got) => {
                         let mut at = 0;
-                        while at < got {
+                        while at < got && !over.load(Ordering::Relaxed) {
                             match streams[n + 1].write(&buffer[at..got]) {
                                 Ok(written) => at += written,
                                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -104,9 +110,14 @@ fn relay(listener: std::net::TcpListener, pairs: usize) -> Result<Duration, Erro
             }
         }
     }
+    Ok(cpu() - began)
 }
 
-fn load(address: SocketAddr, pairs: usize, window: usize, time: Duration) -> Result<u64, Error> {
+fn load(
+    address: SocketAddr,
+    (pairs, window, message): (usize, usize, usize),
+    time: Duration,
+) -> Result<u64, Error> {
     pin(1)?;
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
@@ -118,9 +129,10 @@ fn load(address: SocketAddr, pairs: usize, window: usize, time: Duration) -> Res
         poll.registry().register(&mut stream, Token(n), Interest::READABLE)?;
         streams.push(stream);
     }
-    let burst = vec![b'x'; MESSAGE * window];
+    let burst = vec![b'x'; message * window];
+    // What does not fit into the sockets is left out: they are full then, which is what a window is for.
     for pair in 0..pairs {
-        streams[2 * pair].write_all(&burst)?;
+        let _ = streams[2 * pair].write(&burst)?;
     }
     let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
     let (until, mut bytes) = (Instant::now() + time, 0u64);
@@ -133,7 +145,14 @@ fn load(address: SocketAddr, pairs: usize, window: usize, time: Duration) -> Res
                     Ok(0) => return Err("the relay is gone".into()),
                     Ok(got) => {
                         bytes += got as u64;
-                        streams[n - 1].write_all(&buffer[..got])?;
+                        let mut at = 0;
+                        while at < got && Instant::now() < until {
+                            match streams[n - 1].write(&buffer[at..got]) {
+                                Ok(written) => at += written,
+                                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                                Err(error) => return Err(error.into()),
+                            }
+                        }
                         if got < buffer.len() {
                             break;
                         }
@@ -144,5 +163,5 @@ fn load(address: SocketAddr, pairs: usize, window: usize, time: Duration) -> Res
             }
         }
     }
-    Ok(bytes / MESSAGE as u64)
+    Ok(bytes / message as u64)
 }

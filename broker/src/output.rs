@@ -56,6 +56,11 @@ impl Output {
         self.len
     }
 
+    /// Whether payloads are written from where they are.
+    pub fn shares(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
     /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is left behind.
     pub fn append<E>(
         &mut self,

@@ -10,7 +10,7 @@ use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
 use tracing::{debug, warn};
 
 use super::packets::{DENIED_DELIVERY, DENIED_SOURCE, NOT_MOUNTED};
-use super::{Connection, GATHER_BYTES, HeldPublish, mount};
+use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish, mount};
 use crate::auth::Action;
 use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
@@ -55,7 +55,9 @@ impl Connection {
                 // The store wakes this task when they may go.
                 return false;
             }
-            if self.output.len() >= GATHER_BYTES {
+            // Payloads that stay where they are take no buffer: more of them go in one write.
+            let most = if self.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
+            if self.output.len() >= most {
                 return true;
             }
             let fetching = self.poll_fetch(cx);

@@ -52,8 +52,13 @@ use crate::store::{Failed, Seat, Ticket};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
+/// How much is read at once where packets are large, in bytes: the kernel takes more for each read and write than for what is in it.
+const READ_LARGE_BYTES: usize = 256 * 1024;
+/// Packets of this size on average are large, in bytes.
+const LARGE_BYTES: u64 = 4 * 1024;
 /// How much is gathered before it is written.
 const GATHER_BYTES: usize = 64 * 1024;
+const GATHER_SHARED_BYTES: usize = 256 * 1024;
 /// How often the loop goes round before it lets others have a turn.
 const ROUNDS_MAX: usize = 8;
 /// Acknowledgements that wait for the store before no more packets are read.
@@ -196,6 +201,8 @@ pub(crate) struct State {
     cache: RouteCache,
     wakers: Vec<Waker>,
     tally: Tally,
+    /// Large packets come.
+    large: bool,
     /// More than one message left in the last turn.
     busy: bool,
     /// This task let the others go first, once since it was woken.
@@ -354,8 +361,11 @@ impl Connection {
             return self.consume(input, now).map(|()| Read::Some);
         }
         let mut scratch = SCRATCH.take();
-        scratch.resize(READ_BYTES, 0);
-        let mut buffer = ReadBuf::new(&mut scratch);
+        let most = if self.state.large { READ_LARGE_BYTES } else { READ_BYTES };
+        if scratch.len() < most {
+            scratch.resize(most, 0);
+        }
+        let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or(&mut []));
         let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(Read::None),
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
@@ -363,7 +373,12 @@ impl Connection {
             Poll::Ready(Ok(())) => {
                 self.state.tally.bytes_received += buffer.filled().len() as u64;
                 self.core.budget.took_in(buffer.filled().len());
-                self.take_in(buffer.filled(), now).map(|()| Read::Some)
+                let before = self.state.tally.packets_received;
+                let taken = self.take_in(buffer.filled(), now).map(|()| Read::Some);
+                let packets = self.state.tally.packets_received.saturating_sub(before);
+                self.state.large =
+                    buffer.filled().len() >= READ_BYTES && packets < READ_BYTES as u64 / LARGE_BYTES;
+                taken
             }
         };
         SCRATCH.set(scratch);
