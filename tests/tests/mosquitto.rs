@@ -49,6 +49,10 @@ impl Certificates {
         let authority = Authority::default();
         let server = authority.issue(Wanted { server: &["localhost", "127.0.0.1"], ..Wanted::default() });
         folder.file("ca.pem", &authority.pem);
+        std::fs::create_dir(folder.0.join("authorities")).unwrap();
+        folder.file("authorities/one.pem", &authority.pem);
+        // OpenSSL finds them by names of its own.
+        run(Command::new("openssl").arg("rehash").arg(folder.0.join("authorities")));
         folder.file("server.pem", &server.pem);
         secret_file(folder, "server.key", &server.key);
         folder.file("crl.pem", &authority.revoke(&[3], false));
@@ -333,6 +337,7 @@ cases! {
     the_add_on_of_home_assistant = "home-assistant",
     what_debian_installs = "debian",
     tls_with_client_certificates = "tls",
+    tls_with_a_folder_of_authorities_and_users_by_subject = "tls-subject",
     several_listeners_with_and_without_tls = "tls-and-plain",
     websockets = "websockets",
     mount_points = "mount-points",
