@@ -134,7 +134,7 @@ fn limits_count_at_once_but_what_a_client_was_told_stands() {
 fn the_level_of_the_log_changes_and_what_needs_a_restart_is_named() {
     let mut changing = Changing::start(ONE);
     let told = changing.change(
-        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '16MiB'\n{ONE}"),
+        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '32MiB'\n{ONE}"),
         "only a restart",
     );
     assert!(told.contains("store.window_bytes, log.format"), "{told}");
