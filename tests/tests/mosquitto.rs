@@ -411,3 +411,23 @@ fn content_and_name_tell_the_kind_of_a_file_and_format_settles_doubt() {
     assert!(!kind("empty.toml", "", &[]));
     assert!(kind("empty.toml", "", &["--format", "mosquitto"]));
 }
+
+#[test]
+fn the_first_client_of_a_listener_without_authentication_is_told_why_it_is_refused_and_the_log_what_would_change_it()
+ {
+    let (folder, ports) = (Folder::new("first"), free_ports());
+    folder.file("mosquitto.conf", &format!("listener {} 127.0.0.1\n", ports[0]));
+    let mut broker = Program::spawn_in(&folder.0, &["-c", "mosquitto.conf"]);
+    broker.wait_for("Lapwing ");
+    let (_, connack) = Client::knock(&broker.address("mqtt"), "5.0", &[("id", "first")]).unwrap();
+    assert_eq!(code(&connack), 0x87);
+    let told = "no user name and password were sent, and this listener lets nobody in without";
+    assert_eq!(connack["p.reason_string"], told);
+    let line = broker.wait_for("no credentials were sent");
+    let listener = format!("mqtt://127.0.0.1:{}", ports[0]);
+    for words in
+        [&*listener, "there are no users", "lapwing user add NAME", "password_file", "allow_anonymous"]
+    {
+        assert!(line.contains(words), "{words} is missing in: {line}");
+    }
+}
