@@ -49,6 +49,10 @@ impl Certificates {
         let authority = Authority::default();
         let server = authority.issue(Wanted { server: &["localhost", "127.0.0.1"], ..Wanted::default() });
         folder.file("ca.pem", &authority.pem);
+        std::fs::create_dir(folder.0.join("authorities")).unwrap();
+        folder.file("authorities/one.pem", &authority.pem);
+        // OpenSSL finds them by names of its own.
+        run(Command::new("openssl").arg("rehash").arg(folder.0.join("authorities")));
         folder.file("server.pem", &server.pem);
         secret_file(folder, "server.key", &server.key);
         folder.file("crl.pem", &authority.revoke(&[3], false));
@@ -333,6 +337,7 @@ cases! {
     the_add_on_of_home_assistant = "home-assistant",
     what_debian_installs = "debian",
     tls_with_client_certificates = "tls",
+    tls_with_a_folder_of_authorities_and_users_by_subject = "tls-subject",
     several_listeners_with_and_without_tls = "tls-and-plain",
     websockets = "websockets",
     mount_points = "mount-points",
@@ -405,4 +410,24 @@ fn content_and_name_tell_the_kind_of_a_file_and_format_settles_doubt() {
     assert!(!kind("lapwing.conf", "[limits]\nreceive_maximum = 1\n", &[]));
     assert!(!kind("empty.toml", "", &[]));
     assert!(kind("empty.toml", "", &["--format", "mosquitto"]));
+}
+
+#[test]
+fn the_first_client_of_a_listener_without_authentication_is_told_why_it_is_refused_and_the_log_what_would_change_it()
+ {
+    let (folder, ports) = (Folder::new("first"), free_ports());
+    folder.file("mosquitto.conf", &format!("listener {} 127.0.0.1\n", ports[0]));
+    let mut broker = Program::spawn_in(&folder.0, &["-c", "mosquitto.conf"]);
+    broker.wait_for("Lapwing ");
+    let (_, connack) = Client::knock(&broker.address("mqtt"), "5.0", &[("id", "first")]).unwrap();
+    assert_eq!(code(&connack), 0x87);
+    let told = "no user name and password were sent, and this listener lets nobody in without";
+    assert_eq!(connack["p.reason_string"], told);
+    let line = broker.wait_for("no credentials were sent");
+    let listener = format!("mqtt://127.0.0.1:{}", ports[0]);
+    for words in
+        [&*listener, "there are no users", "lapwing user add NAME", "password_file", "allow_anonymous"]
+    {
+        assert!(line.contains(words), "{words} is missing in: {line}");
+    }
 }

@@ -98,6 +98,28 @@ fn listeners_come_and_go_and_only_the_clients_of_one_that_goes_are_told() {
 }
 
 #[test]
+fn a_listener_becomes_another_in_all_but_its_address_and_keeps_the_clients_that_it_has() {
+    let mut changing = Changing::start(ONE);
+    let mut old = changing.client("old");
+    old.subscribe("a/#@1|house/a/#@1");
+    changing.change(&format!("{ONE}connections_max = 2\n"), "reloaded");
+    let address = changing.broker.address("mqtt");
+    let second = changing.client("second");
+    assert!(Client::connect(&address, "3.1.1", &[("id", "third")]).is_err(), "the two that it has count");
+    changing.change(&format!("{ONE}transport = 'ws'\n"), "reloaded");
+    assert!(Client::connect(&address, "3.1.1", &[("id", "plain")]).is_err());
+    changing.broker.wait_for("this looks like plain MQTT on a WebSocket listener");
+    let (mut new, _) = Client::knock_ws(&address, "/mqtt", "3.1.1", &[("id", "new")]).unwrap();
+    new.publish("a/1", "one", &[]);
+    drop((new, second));
+    changing.change(&format!("{ONE}mount_point = 'house/'\n"), "reloaded");
+    let mut mounted = changing.client("mounted");
+    mounted.publish("a/2", "last", &[]);
+    // Its own subscriptions are whole names: what is below the mount point comes without it, the rest is not of its world.
+    assert_eq!(old.messages_until("last"), ["a/1 one"]);
+}
+
+#[test]
 fn a_listener_moves_to_an_address_that_its_old_one_is_in_the_way_of_or_stays_where_it_was() {
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (port, taken) = (free(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -134,7 +156,7 @@ fn limits_count_at_once_but_what_a_client_was_told_stands() {
 fn the_level_of_the_log_changes_and_what_needs_a_restart_is_named() {
     let mut changing = Changing::start(ONE);
     let told = changing.change(
-        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '16MiB'\n{ONE}"),
+        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '32MiB'\n{ONE}"),
         "only a restart",
     );
     assert!(told.contains("store.window_bytes, log.format"), "{told}");

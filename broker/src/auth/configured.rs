@@ -150,12 +150,14 @@ impl Configured {
 
     fn nothing_fits(&self, entrance: &Entrance, brought: bool) -> Refused {
         let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
-        let methods = if methods.is_empty() { "nothing".to_owned() } else { methods.join(", ") };
+        let takes = if methods.is_empty() {
+            "there are no users".to_owned()
+        } else {
+            format!("it takes {}", methods.join(", "))
+        };
         if brought {
-            let text = format!(
-                "listener {}: the credentials are of no kind that it takes ({methods})",
-                entrance.name
-            );
+            let text =
+                format!("listener {}: the credentials are of no kind that it takes ({takes})", entrance.name);
             return Refused {
                 told: Some(WRONG),
                 slow: true,
@@ -163,7 +165,7 @@ impl Configured {
             };
         }
         let text = format!(
-            "listener {}: no credentials were sent, and clients without are not let in there (it takes {methods}). Either add \
+            "listener {}: no credentials were sent, and clients without are not let in there ({takes}). Either add \
              a user: `lapwing user add NAME`, name its file (auth.password_file), and give the client that name and password; or \
              let everybody in: allow_anonymous = true",
             entrance.name

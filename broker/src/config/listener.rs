@@ -241,7 +241,7 @@ listener! {
     /// Whether the user is the client identifier, whatever the client calls itself.
     client_id_is_user: bool = false, ANY, Connect;
     /// What is put before every topic name and filter of its clients, and taken away from what they are sent: they live in a world of their own, without $SYS. Rules are asked about the whole names. A change of it leaves subscriptions of kept sessions where they were.
-    mount_point: Option<MountPoint> = None, ANY, Connect;
+    mount_point: Option<MountPoint> = None, ANY;
     /// How many connections it has.
     connections_max: Option<u32> = None, 1..=100_000_000 => "any number within limits.connections_max";
     /// The highest QoS that is offered on it.

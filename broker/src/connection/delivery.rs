@@ -193,38 +193,44 @@ impl Connection {
         };
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
-        let sent = if let Some(denied) = self.denies(message, delivery.retain) {
-            self.complain("delivery", message.topic_str(), &denied);
-            false
-        } else {
-            let mount = self.gate.listener.mount_point.as_ref();
-            let name = mount::seen(mount, message.topic()).unwrap_or_default();
-            let (topic, topic_alias) = self.name_topic(name);
-            let header = PublishHeader {
-                dup,
-                qos: delivery.qos,
-                retain: delivery.retain,
-                topic: if topic { name } else { &[] },
-                packet_id,
-                forwarded: message.properties(),
-                message_expiry_interval_s: match message.expiry(now) {
-                    Expiry::Never => None,
-                    Expiry::Left(seconds) => Some(seconds),
-                    // It was sent in time once, and is sent again.
-                    Expiry::Expired => Some(0),
-                },
-                topic_alias,
-                subscription_identifiers: delivery.subscription_ids.as_slice(),
-                payload_len: message.payload().len(),
-            };
-            let sent = self.send_publish(&header, message, ticket);
-            // An alias that was not sent is not known to the client.
-            if let Some(alias) = topic_alias.filter(|_| !sent)
-                && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
-            {
-                place.set(&[]);
+        let seen = mount::seen(self.gate.listener.mount_point.as_ref(), message.topic());
+        let allowed = seen.ok_or(NOT_MOUNTED).and_then(|name| match self.denies(message, delivery.retain) {
+            Some(denied) => Err(denied),
+            None => Ok(name),
+        });
+        let sent = match allowed {
+            Err(denied) => {
+                self.complain("delivery", message.topic_str(), &denied);
+                false
             }
-            sent
+            Ok(name) => {
+                let (topic, topic_alias) = self.name_topic(name);
+                let header = PublishHeader {
+                    dup,
+                    qos: delivery.qos,
+                    retain: delivery.retain,
+                    topic: if topic { name } else { &[] },
+                    packet_id,
+                    forwarded: message.properties(),
+                    message_expiry_interval_s: match message.expiry(now) {
+                        Expiry::Never => None,
+                        Expiry::Left(seconds) => Some(seconds),
+                        // It was sent in time once, and is sent again.
+                        Expiry::Expired => Some(0),
+                    },
+                    topic_alias,
+                    subscription_identifiers: delivery.subscription_ids.as_slice(),
+                    payload_len: message.payload().len(),
+                };
+                let sent = self.send_publish(&header, message, ticket);
+                // An alias that was not sent is not known to the client.
+                if let Some(alias) = topic_alias.filter(|_| !sent)
+                    && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
+                {
+                    place.set(&[]);
+                }
+                sent
+            }
         };
         if !sent {
             self.core.metrics.publish_dropped.add(1);
@@ -236,9 +242,6 @@ impl Connection {
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
-        if mount::seen(self.gate.listener.mount_point.as_ref(), message.topic()).is_none() {
-            return Some(NOT_MOUNTED);
-        }
         let (policy, identity) = (&self.snapshot.auth.policy, &self.resident.identity);
         let own_topic = message.topic().first() == Some(&b'$');
         let client_id = &self.resident.session.client_id;

@@ -166,7 +166,7 @@ pub(crate) async fn receive(
 ) -> Result<Guest, Box<Refusal>> {
     let mut input = Vec::new();
     match admit(core, &gate, &mut stream, &peer, &mut place, &mut input).await {
-        Ok((identity, snapshot, request)) => {
+        Ok((identity, gate, snapshot, request)) => {
             Ok(Guest { stream, peer, place, input, identity, gate, snapshot, request })
         }
         Err(refuse) => {
@@ -190,7 +190,7 @@ async fn admit(
     peer: &Peer,
     place: &mut Place,
     input: &mut Vec<u8>,
-) -> Result<(Identity, Arc<Snapshot>, Request), Refuse> {
+) -> Result<(Identity, Arc<Gate>, Arc<Snapshot>, Request), Refuse> {
     let judge = |first| match first {
         // A TLS handshake begins with what would be CONNECT with wrong flags.
         first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
@@ -231,7 +231,12 @@ async fn admit(
     };
     core.metrics.packets_received.add(1);
     place.introduced();
-    let mut request = terms::check(gate, &connect)?;
+    // As of now: it may have changed, or gone, since the connection was accepted.
+    let snapshot = core.live.get();
+    let Some(gate) = snapshot.gate(peer.place).cloned() else {
+        return Err(Refuse::close("the listener was taken out of the configuration"));
+    };
+    let mut request = terms::check(&gate, &connect)?;
     let chosen = request.client_id.clone();
     let credentials = Credentials {
         peer,
@@ -240,7 +245,6 @@ async fn admit(
         user_name: connect.user_name,
         password: connect.password,
     };
-    let snapshot = core.live.get();
     let policy = &snapshot.auth.policy;
     let identified = match connect.properties.authentication_method() {
         None => policy
@@ -298,7 +302,7 @@ async fn admit(
         });
     }
     audit::accepted(peer, client_id, &identity);
-    Ok((identity, snapshot, request))
+    Ok((identity, gate, snapshot, request))
 }
 
 /// The refusal of a client that is banned; why is not for it to know.

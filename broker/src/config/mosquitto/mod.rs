@@ -352,3 +352,93 @@ impl Conf<'_> {
         listener::finish(&mut self, start);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ClientCertificate, Config, Method, Transport};
+    use super::*;
+
+    fn reading(text: &str) -> Reading {
+        let mut reading = Reading::default();
+        read(text, "m.conf", &mut reading);
+        reading
+    }
+
+    fn config(text: &str) -> Config {
+        reading(text).finish().unwrap().config
+    }
+
+    #[test]
+    fn every_option_that_its_users_bring_is_known() {
+        let text = "per_listener_settings false\nlistener 1\nprotocol mqtt\nsocket_domain ipv6\nbind_interface lo\nallow_anonymous true\n\
+            password_file p\nacl_file a\npersistence true\npersistence_location /x/\nautosave_interval 1\nlog_dest syslog\nlog_type all\n\
+            cafile c\ncapath d\ncertfile e\nkeyfile f\nrequire_certificate true\nuse_identity_as_username true\n\
+            use_subject_as_username false\ncrlfile g\npsk_file h\nmax_queued_messages 1\nmax_queued_bytes 5000\n\
+            max_inflight_messages 1\nmax_inflight_bytes 1\nmax_connections 1\nmax_packet_size 200\nmessage_size_limit 1\n\
+            max_keepalive 1\nmax_qos 1\nmax_topic_alias 1\nqueue_qos0_messages true\nretain_available true\n\
+            persistent_client_expiration 2m\nsys_interval 1\nmount_point m/\nconnection c\naddress a\naddresses a b\n\
+            topic # both 0 x/ y/\nremote_clientid r\nremote_username u\nremote_password p\nbridge_cafile c\nbridge_certfile c\n\
+            bridge_keyfile k\nbridge_protocol_version mqttv50\ncleansession true\ntry_private true\nstart_type lazy\n\
+            notifications true\nkeepalive_interval 60\nrestart_timeout 5 30\nbridge_insecure true\n";
+        let reading = reading(text);
+        assert_eq!(reading.errors, [""; 0]);
+        assert!(
+            reading.warnings.iter().any(|text| text.starts_with("m.conf:38: bridges are not there yet")),
+            "{:#?}",
+            reading.warnings
+        );
+        let (config, listener) = (&reading.config, &reading.config.listeners[0]);
+        assert_eq!((listener.transport, &*listener.address), (Transport::Tls, "*:1"));
+        assert_eq!(listener.authentication, Some(vec![Method::Certificate]));
+        assert_eq!(listener.client_certificate, ClientCertificate::Required);
+        assert_eq!(
+            (listener.qos_max, listener.connections_max, listener.topic_aliases_in_max),
+            (Some(1), Some(1), Some(1))
+        );
+        assert_eq!(config.limits.session_expiry_max_s, 60 * 86_400);
+        assert_eq!(config.store.data_dir, "/x/lapwing");
+    }
+
+    #[test]
+    fn without_a_listener_it_is_this_machine_and_everybody_and_with_one_the_network_and_nobody() {
+        let alone = config("log_type error\n");
+        assert_eq!((alone.listeners.len(), alone.is_local()), (1, true));
+        assert_eq!(alone.listeners[0].allow_anonymous, Some(true));
+        let network = config("listener 1883\n");
+        assert_eq!(
+            (&*network.listeners[0].address, network.listeners[0].allow_anonymous),
+            ("*:1883", Some(false))
+        );
+        assert!(!network.listeners[0].open);
+        let old = config("port 1884\nbind_address ::1\nlistener 1885 10.0.0.1\n");
+        let addresses: Vec<_> = old.listeners.iter().map(|listener| &*listener.address).collect();
+        assert_eq!(addresses, ["[::1]:1884", "10.0.0.1:1885"]);
+    }
+
+    #[test]
+    fn what_bounds_nothing_there_is_the_highest_bound_here() {
+        let unbound = config(
+            "max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 0\nmax_connections -1\n",
+        );
+        assert_eq!(unbound.limits.queued_messages_max, 100_000_000);
+        assert_eq!(unbound.limits.queued_bytes_max, 1 << 40);
+        assert_eq!(unbound.limits.in_flight_max, 65_535);
+        assert_eq!(unbound.listeners[0].connections_max, None);
+    }
+
+    #[test]
+    fn settings_of_a_listener_stay_with_it() {
+        let text = "per_listener_settings true\nlistener 1\npassword_file a\nlistener 2\nacl_file b\nallow_anonymous true\n";
+        let config = config(text);
+        let [one, two] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+        assert_eq!(
+            (one.password_file.as_deref(), one.acl_file.as_deref(), one.allow_anonymous),
+            (Some("a"), None, Some(false))
+        );
+        assert_eq!(
+            (two.password_file.as_deref(), two.acl_file.as_deref(), two.allow_anonymous),
+            (None, Some("b"), Some(true))
+        );
+        assert_eq!((&config.auth.password_file, &config.auth.acl_file), (&None, &None));
+    }
+}
