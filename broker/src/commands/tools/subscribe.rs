@@ -212,7 +212,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         printed: 0,
         settled: false,
     };
-    let mut connection = Connection::open(&client, None).await?;
+    let mut connection = Connection::open(&client).await?;
     let mut pauses = PAUSES.iter();
     loop {
         let ended = subscriber.listen(&mut connection).await;
@@ -236,7 +236,8 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
                 () = until(subscriber.deadline) => return Err(Failure::timed_out()),
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             }
-            if let Ok(opened) = Connection::open(&client, None).await {
+            if let Ok(mut opened) = Connection::open(&client).await {
+                opened.resume(&mut connection);
                 pauses = PAUSES.iter();
                 break opened;
             }

@@ -87,7 +87,7 @@ pub async fn run(options: Top) -> Result<(), Failure> {
     if options.interval.is_zero() {
         return Err(Failure::new("--interval is more than 0"));
     }
-    let mut connection = Connection::open(&client, None).await?;
+    let mut connection = Connection::open(&client).await?;
     let filters = options.topic.iter().map(String::as_str).chain([SYS]);
     let list: Vec<_> = filters.map(|filter| Subscription::new(filter, QoS::AtMostOnce)).collect();
     connection.subscribe(&list, &[])?;
