@@ -657,3 +657,21 @@ fn what_is_said_wrong_is_named_with_what_to_do() {
         assert!(ours(tool, &["--help"]).contains(&format!("lapwing {tool}")));
     }
 }
+
+#[test]
+fn the_page_about_them_is_true() {
+    let broker = plain();
+    let page = std::fs::read_to_string(lapwing_tests::program::root().join("docs/TOOLS.md")).unwrap();
+    let block = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    // To this broker rather than to the usual port.
+    let script = format!(
+        "set -e -o pipefail\nlapwing() {{ local tool=$1; shift; '{}' \"$tool\" -p {} \"$@\"; }}\n{block}",
+        binary().display(),
+        broker.port("mqtt")
+    );
+    let output = Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{errors}");
+    assert!(out.contains("home/kitchen/temperature 21.5\n") && out.contains(" 21.5 retained=1\n"), "{out}");
+    assert!(out.contains("messages/s"), "{out}");
+}
