@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapwing_tests::access::{Guarded, secret_file};
 use lapwing_tests::authority::{Authority, Wanted};
@@ -389,6 +389,48 @@ fn insecure_takes_another_name_but_no_stranger_and_a_certificate_says_who_we_are
     assert_eq!(code, Some(1));
     assert!(errors.contains("--cafile"), "{errors}");
     assert_ne!(publish(&["--cafile", &ca, "--insecure"]).0, Some(0), "without a certificate");
+}
+
+#[test]
+fn they_talk_to_mosquitto() {
+    let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .iter()
+        .map(Path::new)
+        .find(|path| path.is_file());
+    let path = found.unwrap_or(Path::new("mosquitto"));
+    if !is_there("mosquitto", path) {
+        return;
+    }
+    let folder = Folder::new("tools-mosquitto");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let file = folder.file("mosquitto.conf", &format!("listener {port} 127.0.0.1\nallow_anonymous true\n"));
+    let broker = Command::new(path).arg("-c").arg(file).stderr(Stdio::null()).spawn().unwrap();
+    let _broker = Ended(broker);
+    let until = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).is_err() {
+        assert!(Instant::now() < until, "mosquitto does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for version in ["31", "311", "5"] {
+        for qos in ["0", "1", "2"] {
+            let at = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", "t", "-q", qos];
+            let listening = Listening::start(&[&at[..], &["-C", "100"]].concat());
+            let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+            let (code, _, errors) = run(Ours, "pub", &[&at[..], &["-l"]].concat(), lines.as_bytes());
+            assert_eq!((code, errors.as_str()), (Some(0), ""), "{version} {qos}");
+            assert_eq!(listening.end(), (Some(0), lines), "{version} {qos}");
+        }
+    }
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

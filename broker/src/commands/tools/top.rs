@@ -259,8 +259,9 @@ impl Screen {
         if !self.live {
             return ROWS;
         }
-        rustix::termios::tcgetwinsize(std::io::stdout())
-            .map_or(ROWS, |size| usize::from(size.ws_row).max(4) - 1)
+        let rows = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        // One row stays free for the cursor.
+        if rows < 4 { ROWS } else { rows - 1 }
     }
 
     fn show(&self, text: &str) -> Result<(), Failure> {
