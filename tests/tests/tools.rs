@@ -516,8 +516,8 @@ fn retained_messages_are_removed_by_filter() {
     let (code, out, _) =
         run(Ours, "sub", &["-p", &port, "-t", "gone/#", "--remove-retained", "-C", "2", "-v"], b"");
     assert_eq!((code, out.as_str()), (Some(0), "gone/a x\ngone/b x\n"));
-    let (_, left, _) = run(Ours, "sub", &["-p", &port, "-t", "#", "-v", "-W", "1"], b"");
-    assert_eq!(left, "kept x\n");
+    // What is kept comes in the order of topics.
+    assert_eq!(ours("sub", &["-p", &port, "-t", "#", "-v", "-C", "1"]), "kept x\n");
 }
 
 #[test]

@@ -259,7 +259,8 @@ impl Screen {
         if !self.live {
             return ROWS;
         }
-        let rows = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let rows =
+            rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
         // One row stays free for the cursor.
         if rows < 4 { ROWS } else { rows - 1 }
     }
