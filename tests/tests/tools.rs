@@ -507,6 +507,20 @@ fn json_says_everything_and_keeps_bytes_that_are_no_text() {
 }
 
 #[test]
+fn aliases_of_the_broker_stand_for_their_topics_and_values_may_begin_like_flags() {
+    let broker = plain();
+    let port = broker.port("mqtt");
+    let aliases =
+        ["-p", &port, "-t", "t/#", "-D", "connect", "topic-alias-maximum", "1", "-F", "-%t-%A-%p", "-C", "3"];
+    let listening = Listening::start(&aliases);
+    for payload in ["-1", "-2", "--"] {
+        ours("pub", &["-p", &port, "-t", "t/a", "-m", payload, "-u", "-user", "-P", "-pw"]);
+    }
+    let (code, out) = listening.end();
+    assert_eq!((code, out.as_str()), (Some(0), "-t/a-1--1\n-t/a-1--2\n-t/a-1---\n"));
+}
+
+#[test]
 fn retained_messages_are_removed_by_filter() {
     let broker = plain();
     let port = broker.port("mqtt");

@@ -74,7 +74,7 @@ pub struct Printed {
     #[arg(short, long)]
     verbose: bool,
     /// How to print: mosquitto_sub's letters, such as '%t %p' (all of them: docs/TOOLS.md)
-    #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose")]
+    #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose", allow_hyphen_values = true)]
     format: Option<String>,
     /// A line of JSON for each message
     #[arg(long, conflicts_with_all = ["verbose", "format"])]
