@@ -76,6 +76,10 @@ pub enum Command {
     /// Watch which topics are busy (lapwing top --help)
     #[command(disable_help_flag = true)]
     Top,
+    /// Print what makes a shell complete these commands
+    Completions(commands::manual::Completions),
+    /// Print the manual page, or write one for each command into a folder
+    Man(commands::manual::Man),
 }
 
 /// See [`Format`].

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod serve;
+mod supervisor;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ fn run(command: &Command, source: &Source) -> Result<ExitCode, String> {
         Command::Cert(cert) => commands::cert::run(cert),
         Command::Explain(explain) => commands::explain::run(explain, &config()?),
         Command::Convert(convert) => commands::config::convert(convert).map_err(|error| error.to_string()),
+        Command::Completions(completions) => commands::manual::completions(completions),
+        Command::Man(man) => commands::manual::man(man),
         // The tools have arguments of their own and were run before.
         Command::Pub | Command::Sub | Command::Rr | Command::Top => Ok(ExitCode::SUCCESS),
         Command::Config(command) => commands::config::run(command, source).map_err(|error| error.to_string()),

@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use crate::supervisor::{self, Watchdog};
 use crate::{commands, fail};
 
 /// What changes the level of the log.
@@ -71,17 +72,23 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
         Err(error) => return fail(&error),
     };
     greet(&broker, local);
+    supervisor::ready(&broker.listeners());
+    let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
+            () = watchdog.alive() => {}
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
             () = next(&mut hangup) => {
                 info!("SIGHUP: reading the configuration, users, rules, keys and certificates anew");
                 // How it went is in the log.
+                supervisor::reloading();
                 let _ = broker.reload().await;
+                supervisor::ready(&broker.listeners());
             }
         }
     }
+    supervisor::stopping();
     info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");
     tokio::select! {
         () = broker.stop() => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ pub mod cert;
 pub mod config;
 pub mod explain;
 pub mod log;
+pub mod manual;
 pub mod password;
 pub mod store;
 pub mod tools;

@@ -137,13 +137,12 @@ fn block(bytes: &[u8], place: Place) -> Properties<'_> {
 }
 
 impl Connection {
-    /// Connects. What an earlier connection of the same session has to remember goes on.
-    pub async fn open(client: &Client, earlier: Option<Connection>) -> Result<Connection, Failure> {
+    /// Connects.
+    pub async fn open(client: &Client) -> Result<Connection, Failure> {
         let stream = match timeout(PATIENCE, link::open(&client.target)).await {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::of(client.target.authority(), "no answer")),
         };
-        let received = earlier.map(|earlier| earlier.received).unwrap_or_default();
         let mut connection = Connection {
             stream,
             input: Vec::new(),
@@ -155,7 +154,7 @@ impl Connection {
             outbound: Outbound::new(client.max_inflight),
             flights: Flights::default(),
             inbound: Inbound::new(u16::MAX),
-            received,
+            received: Received::default(),
             due: None,
             aliases: BTreeMap::new(),
             debug: client.debug,
@@ -222,13 +221,17 @@ impl Connection {
         self.qos_max = properties.maximum_qos().and_then(QoS::from_u8).unwrap_or(QoS::ExactlyOnce);
         self.session_present = connack.session_present;
         self.response_information = properties.response_information().map(str::to_owned);
-        if !connack.session_present {
-            self.received = Received::default();
-        }
-        self.inbound.reconnected(u16::MAX, &self.received);
         let keep_alive_s = properties.server_keep_alive_s().unwrap_or(client.keep_alive_s);
         self.keep_alive = ClientKeepAlive::new(keep_alive_s, PATIENCE.as_millis() as u32, self.now_ms());
         Ok(())
+    }
+
+    /// Takes over what the connection before it has to remember, if the broker has the session still.
+    pub fn resume(&mut self, earlier: &mut Connection) {
+        if self.session_present {
+            self.received = std::mem::take(&mut earlier.received);
+            self.inbound.reconnected(u16::MAX, &self.received);
+        }
     }
 
     fn now_ms(&self) -> u32 {

@@ -100,7 +100,7 @@ fn explain(target: &Target, error: &std::io::Error) -> Failure {
     let text = error.to_string();
     let hint = if text.contains("InvalidContentType") || text.contains("corrupt message") {
         "; is that a TLS listener?"
-    } else if text.contains("UnknownIssuer") {
+    } else if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         "; --cafile names the authority of its certificate"
     } else if text.contains("not valid for name") || text.contains("NotValidForName") {
         "; --insecure takes a certificate for another name"

@@ -43,7 +43,7 @@ pub struct ConnectOptions {
     #[arg(short = 'I', long, value_name = "PREFIX", conflicts_with = "id")]
     id_prefix: Option<String>,
     /// The user name
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     username: Option<String>,
     /// The password; everybody on this machine can read it there: the environment variable is the better place
     #[arg(
@@ -51,7 +51,8 @@ pub struct ConnectOptions {
         long = "pw",
         value_name = "PASSWORD",
         env = "LAPWING_PASSWORD",
-        hide_env_values = true
+        hide_env_values = true,
+        allow_hyphen_values = true
     )]
     password: Option<String>,
     /// The version of MQTT: 31, 311 or 5, also mqttv31, mqttv311, mqttv5 [default: 311; 5 with -D or -x]

@@ -1,7 +1,7 @@
 //! `-D COMMAND NAME VALUE`: properties of MQTT 5 in words.
 
-use lapwing_protocol::PacketType;
-use lapwing_protocol::property::{Place, Properties, Property, PropertyId, encode_block};
+use lapwing_protocol::property::{Place, Property, PropertyId, encode_block};
+use lapwing_protocol::{EncodeError, PacketType};
 
 use super::failure::Failure;
 
@@ -158,7 +158,7 @@ impl Blocks {
     }
 
     fn default(&mut self, command: Command, given: Given) -> Result<(), Failure> {
-        if self.all.iter().any(|(for_, one)| *for_ == command && one.id == given.id) {
+        if self.all.iter().any(|(packet, one)| *packet == command && one.id == given.id) {
             return Ok(());
         }
         self.push(command, given).map_err(Failure::new)
@@ -166,10 +166,9 @@ impl Blocks {
 
     fn push(&mut self, command: Command, given: Given) -> Result<(), String> {
         self.all.push((command, given));
-        let (bytes, place) = (self.bytes(command), command.place());
-        match Properties::parse(&bytes, place) {
+        match self.encode(command) {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("not valid there: {error}")),
+            Err(_) => Err("that property, with that value or twice, is not valid there".to_owned()),
         }
     }
 
@@ -180,14 +179,18 @@ impl Blocks {
 
     /// The block for a packet.
     pub fn bytes(&self, command: Command) -> Vec<u8> {
-        let list: Vec<Property<'_>> =
-            self.all.iter().filter(|(for_, _)| *for_ == command).map(|(_, given)| given.property()).collect();
-        let room: usize = list.len() * 16
-            + self.all.iter().map(|(_, given)| given.text.len() + given.second.len()).sum::<usize>();
+        // What is not valid was found when it was added.
+        self.encode(command).unwrap_or_default()
+    }
+
+    fn encode(&self, command: Command) -> Result<Vec<u8>, EncodeError> {
+        let own = || self.all.iter().filter(|(packet, _)| *packet == command).map(|(_, given)| given);
+        let list: Vec<Property<'_>> = own().map(Given::property).collect();
+        // No property takes more beside its text.
+        let room = own().map(|given| 16 + given.text.len() + given.second.len()).sum();
         let mut bytes = vec![0; room];
-        // What is not valid was found when it was added; a block that is refused here is shown empty there.
-        let len = encode_block(&list, command.place(), &mut bytes).unwrap_or(0);
+        let len = encode_block(&list, command.place(), &mut bytes)?;
         bytes.truncate(len);
-        bytes
+        Ok(bytes)
     }
 }

@@ -97,7 +97,7 @@ pub async fn run(options: Publish) -> Result<(), Failure> {
     }
     let many = options.stdin_line || options.file.len() > 1 || options.repeat > 1;
     let mut publisher = Publisher {
-        connection: Connection::open(&client, None).await?,
+        connection: Connection::open(&client).await?,
         topic,
         qos: options.qos,
         retain: options.retain,

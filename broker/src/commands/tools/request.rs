@@ -69,7 +69,7 @@ pub async fn run(options: Request) -> Result<(), Failure> {
     let mut printer = Printer::new(&options.printed)?;
     let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
 
-    let mut connection = Connection::open(&client, None).await?;
+    let mut connection = Connection::open(&client).await?;
     let list = [Subscription::new(&response_topic, options.qos)];
     connection.subscribe(&list, &client.blocks.bytes(Command::Subscribe))?;
     let mut asked = false;

@@ -74,7 +74,7 @@ pub struct Printed {
     #[arg(short, long)]
     verbose: bool,
     /// How to print: mosquitto_sub's letters, such as '%t %p' (all of them: docs/TOOLS.md)
-    #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose")]
+    #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose", allow_hyphen_values = true)]
     format: Option<String>,
     /// A line of JSON for each message
     #[arg(long, conflicts_with_all = ["verbose", "format"])]
@@ -212,7 +212,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         printed: 0,
         settled: false,
     };
-    let mut connection = Connection::open(&client, None).await?;
+    let mut connection = Connection::open(&client).await?;
     let mut pauses = PAUSES.iter();
     loop {
         let ended = subscriber.listen(&mut connection).await;
@@ -236,7 +236,8 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
                 () = until(subscriber.deadline) => return Err(Failure::timed_out()),
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             }
-            if let Ok(opened) = Connection::open(&client, None).await {
+            if let Ok(mut opened) = Connection::open(&client).await {
+                opened.resume(&mut connection);
                 pauses = PAUSES.iter();
                 break opened;
             }

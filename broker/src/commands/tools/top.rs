@@ -87,7 +87,7 @@ pub async fn run(options: Top) -> Result<(), Failure> {
     if options.interval.is_zero() {
         return Err(Failure::new("--interval is more than 0"));
     }
-    let mut connection = Connection::open(&client, None).await?;
+    let mut connection = Connection::open(&client).await?;
     let filters = options.topic.iter().map(String::as_str).chain([SYS]);
     let list: Vec<_> = filters.map(|filter| Subscription::new(filter, QoS::AtMostOnce)).collect();
     connection.subscribe(&list, &[])?;
@@ -259,8 +259,10 @@ impl Screen {
         if !self.live {
             return ROWS;
         }
-        rustix::termios::tcgetwinsize(std::io::stdout())
-            .map_or(ROWS, |size| usize::from(size.ws_row).max(4) - 1)
+        let rows =
+            rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        // One row stays free for the cursor.
+        if rows < 4 { ROWS } else { rows - 1 }
     }
 
     fn show(&self, text: &str) -> Result<(), Failure> {
