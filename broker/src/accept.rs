@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::auth::ban::{self, Ban};
 use crate::budget::Place;
+use crate::connection::Connection;
 use crate::core::Core;
 use crate::handshake;
 use crate::live::Gate;
@@ -124,10 +125,14 @@ pub(crate) async fn run(
         match core.budget.enter(address, now) {
             Ok(place) => {
                 core.metrics.connections.add(1);
-                let (core, counted, stopped) = (core.clone(), Counted::new(&connections), stopped.clone());
+                // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
+                let admitted = Box::pin(admit(core.clone(), accepted, place, permit, stopped.clone()));
+                let counted = (Counted::new(&connections), entered);
                 tokio::spawn(async move {
-                    serve(core, accepted, place, permit, stopped).await;
-                    drop((counted, entered));
+                    if let Some(connection) = admitted.await {
+                        connection.run().await;
+                    }
+                    drop(counted);
                 });
             }
             Err(full) => {
@@ -176,14 +181,14 @@ async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option
     Some((stream, peer, gate))
 }
 
-/// One connection from its first byte to its last.
-async fn serve(
+/// Lets a client in, or says why not.
+async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
     mut place: Place,
     permit: Option<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
-) {
+) -> Option<Box<Connection>> {
     let timeout = Duration::from_secs(u64::from(accepted.gate().limits.connect_timeout_s));
     let address = accepted.address().to_string();
     let deadline = tokio::time::Instant::now() + timeout;
@@ -200,21 +205,25 @@ async fn serve(
         }
     };
     drop(permit);
-    let guest = match introduced {
-        Ok(None) => return,
-        Ok(Some(Ok(guest))) => guest,
-        Ok(Some(Err(refusal))) => return Box::pin(refusal.answer(&core, &address)).await,
+    let refusal = match introduced {
+        Ok(None) => return None,
+        Ok(Some(Ok(guest))) => match Box::pin(handshake::welcome(&core, guest)).await {
+            Ok(connection) => return Some(connection),
+            Err(refusal) => refusal,
+        },
+        Ok(Some(Err(refusal))) => refusal,
         Err(true) => {
             core.metrics.refused.add(1);
             warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({} s)", timeout.as_secs());
-            return;
+            return None;
         }
-        Err(false) => return debug!(peer = %address, "closed before CONNECT: the broker stops"),
+        Err(false) => {
+            debug!(peer = %address, "closed before CONNECT: the broker stops");
+            return None;
+        }
     };
-    match Box::pin(handshake::welcome(&core, guest)).await {
-        Ok(connection) => connection.run().await,
-        Err(refusal) => Box::pin(refusal.answer(&core, &address)).await,
-    }
+    Box::pin(refusal.answer(&core, &address)).await;
+    None
 }
 
 /// The result in time, or whether it was the time that ran out (else the broker stops).
