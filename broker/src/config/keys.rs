@@ -297,6 +297,13 @@ sections! {
         /// The cache of the checkpoint, in bytes of memory.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
     }
+    /// Figures, health and version for operators, over HTTP on a listener of its own (docs/MONITORING.md).
+    Admin admin {
+        /// Where it listens, as 127.0.0.1:9883. Whoever can connect there can read it: there are no users. None: nowhere.
+        address: Option<String> = None, ANY, Restart;
+        /// Whether an address is meant that others than this machine can reach.
+        open: bool = false, ANY, Restart;
+    }
     /// What is written to the log.
     Log log {
         /// What is logged: error, warn, info, debug, trace, or a filter like "info,lapwing::net=debug".
