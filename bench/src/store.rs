@@ -257,6 +257,7 @@ impl Store {
                 let folder = self.folder(peer, "restart")?;
                 let (running, _) = peer.start(&folder)?;
                 make_sessions(running.port, 1)?;
+                let (empty, _) = running.resident_mib()?;
                 let begun = Instant::now();
                 let topic = move |n: usize| match retained {
                     true => format!("retained/site{}/device{:06}/value", n % 100, n),
@@ -282,7 +283,8 @@ impl Store {
                 if let (Peer::Lapwing(_), false) = (peer, retained) {
                     let s = clean.max(killed).as_secs_f64();
                     floors.check("restart at most 1 s", s, s <= 1.0);
-                    floors.check("at most 64 MiB while a million queue up", peak, peak <= 64.0);
+                    let cost = peak - empty;
+                    floors.check("at most 64 MiB more while a million queue up", cost, cost <= 64.0);
                 }
                 drop(running);
                 std::fs::remove_dir_all(&folder)?;

@@ -91,6 +91,17 @@ impl Full {
     }
 }
 
+/// What is used, and of how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Connections, those that are not let in yet included.
+    pub connections: usize,
+    /// `limits.connections_max`, or what it is on this machine.
+    pub connections_max: usize,
+    /// `limits.memory_budget_bytes`, or what it is on this machine.
+    pub memory_bytes_max: u64,
+}
+
 /// A counted connection; dropping it gives the place back.
 #[derive(Debug)]
 pub struct Place {
@@ -167,6 +178,15 @@ impl Budget {
     /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
     fn handshakes_are_scarce(&self) -> bool {
         self.handshakes.available_permits() * 10 <= self.bounds.handshakes_max.load(Ordering::Relaxed)
+    }
+
+    /// How much of it is used, and the bounds.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            connections: self.connections.load(Ordering::Relaxed),
+            connections_max: self.bounds.connections_max.load(Ordering::Relaxed),
+            memory_bytes_max: self.bounds.memory_bytes_max.load(Ordering::Relaxed),
+        }
     }
 
     /// How short memory is, as last measured.
@@ -267,7 +287,7 @@ impl Drop for Place {
 }
 
 /// The soft limit of open files, from the kernel's own words.
-fn file_descriptors_max() -> Option<usize> {
+pub(crate) fn file_descriptors_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()
@@ -285,9 +305,9 @@ fn memory_bytes() -> Option<u64> {
 }
 
 /// The process's resident memory.
-fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

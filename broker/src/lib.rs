@@ -12,6 +12,7 @@
 //! The house is described in `docs/ARCHITECTURE.md`: net → handshake → connection → session → router → outbox, and back.
 
 mod accept;
+mod admin;
 mod arrivals;
 pub mod auth;
 mod backlog;
@@ -38,6 +39,7 @@ pub mod session;
 pub mod store;
 mod sys;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::admin::Admin;
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
@@ -70,6 +73,7 @@ pub struct Broker {
     background: JoinSet<()>,
     connections: Arc<accept::Tally>,
     reloads: mpsc::Sender<reload::Request>,
+    admin: Option<SocketAddr>,
 }
 
 /// Why a broker did not start.
@@ -163,26 +167,35 @@ impl Builder {
         let own = Own::new(&self.config, self.auth, self.source, self.level);
         let (stopping, stopped) = watch::channel(false);
         let (acceptors, connections) = <(Arc<accept::Tally>, Arc<accept::Tally>)>::default();
-        let mut listeners = Listeners::new(stopped, acceptors.clone(), connections.clone());
+        let mut listeners = Listeners::new(stopped.clone(), acceptors.clone(), connections.clone());
         let numbers = listeners.numbers(&self.config);
         let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
         let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
+        let admin_socket = net::bind_admin(&snapshot.config.admin).map_err(StartError::Bind)?;
         let store = match self.store {
             Some(store) => store,
             None => open_store(&snapshot.config.store).map_err(StartError::Store)?,
         };
         let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
         let core = Arc::new(Core::new(live, store));
+        let names = listeners.names();
+        let mut background = JoinSet::new();
+        let admin = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
+        if let Some(address) = admin {
+            info!("listening on http://{address}");
+        }
+        if let Some(socket) = admin_socket {
+            // It tells from here on that the broker is not ready yet.
+            background.spawn(Admin::new(core.clone(), names.clone(), stopped).run(socket));
+        }
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
-        let names = listeners.names();
-        let mut background = JoinSet::new();
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         let (reloads, requests) = mpsc::channel(4);
         background.spawn(reload::run(core.clone(), own, listeners, requests));
-        Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads })
+        Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads, admin })
     }
 }
 
@@ -235,6 +248,11 @@ impl Broker {
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> Vec<Arc<str>> {
         self.listeners.borrow().clone()
+    }
+
+    /// Where `[admin]` listens, with its real port.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users, rules, keys and

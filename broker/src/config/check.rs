@@ -6,7 +6,7 @@ use std::path::Path;
 use lapwing_protocol::topic;
 use rustix::fs::{Access, access};
 
-use super::{Config, ConfigErrors, Listener, Method, Transport};
+use super::{Admin, Config, ConfigErrors, Listener, Method, Transport};
 
 impl Config {
     /// Checks what the configuration says, and that the files are there that it names.
@@ -37,6 +37,7 @@ impl Config {
                         certificates: client_certificate = \"required\" of a listener";
             errors.push(text.to_owned());
         }
+        errors.extend(self.admin.check());
         let store = &self.store;
         for (key, filters) in [
             ("topics_always", &store.topics_always),
@@ -77,6 +78,23 @@ impl Config {
             )
         };
         lacking.map(text).collect()
+    }
+}
+
+impl Admin {
+    fn check(&self) -> Option<String> {
+        let address = self.address.as_ref()?;
+        let site = Listener { address: address.clone(), ..Listener::default() };
+        match site.addresses() {
+            Err(error) => {
+                Some(format!("admin.address = \"{address}\": {error}; expected HOST:PORT, as 127.0.0.1:9883"))
+            }
+            Ok(_) if self.open || site.is_local() => None,
+            Ok(_) => Some(format!(
+                "admin.address = \"{address}\" can be reached from other machines, and everybody there could read the broker's \
+                 figures. Use 127.0.0.1, or add open = true to [admin] if that is meant"
+            )),
+        }
     }
 }
 

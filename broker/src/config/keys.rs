@@ -293,9 +293,16 @@ sections! {
         /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.
         retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
         /// How much log there is between two checkpoints, in bytes; it takes about as much memory, twice.
-        window_bytes: u64 = 16_777_216, 65_536..=1_073_741_824, Restart;
+        window_bytes: u64 = 8_388_608, 65_536..=1_073_741_824, Restart;
         /// The cache of the checkpoint, in bytes of memory.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
+    }
+    /// Figures, health and version for operators, over HTTP on a listener of its own (docs/MONITORING.md).
+    Admin admin {
+        /// Where it listens, as 127.0.0.1:9883. Whoever can connect there can read it: there are no users. None: nowhere.
+        address: Option<String> = None, ANY, Restart;
+        /// Whether an address is meant that others than this machine can reach.
+        open: bool = false, ANY, Restart;
     }
     /// What is written to the log.
     Log log {

@@ -16,7 +16,9 @@ mod source;
 mod value;
 
 pub use declare::{Key, Reload};
-pub use keys::{Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions};
+pub use keys::{
+    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
+};
 pub(crate) use listener::why_not_readable;
 pub use listener::{
     ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
@@ -39,6 +41,8 @@ pub struct Config {
     pub auth: Auth,
     /// Where the state is kept.
     pub store: Store,
+    /// Figures and health for operators.
+    pub admin: Admin,
     /// What is written to the log.
     pub log: Log,
 }
@@ -52,6 +56,7 @@ impl Default for Config {
             limits: Limits::default(),
             auth: Auth::default(),
             store: Store::default(),
+            admin: Admin::default(),
             log: Log::default(),
         }
     }

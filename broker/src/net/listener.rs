@@ -165,6 +165,28 @@ fn open(address: SocketAddr, interface: Option<&str>) -> io::Result<TcpListener>
     TcpListener::from_std(socket.into())
 }
 
+/// Opens the socket of `[admin]`; `None` where there is to be none.
+///
+/// # Errors
+/// Why it cannot be opened.
+pub fn bind_admin(admin: &config::Admin) -> Result<Option<TcpListener>, BindError> {
+    let Some(address) = &admin.address else { return Ok(None) };
+    let fail = |error: io::Error| {
+        BindError(format!("admin.address = \"{address}\": {error}; choose another address or port"))
+    };
+    let site = config::Listener { address: address.clone(), ..config::Listener::default() };
+    let addresses = site.addresses().map_err(fail)?;
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "there is no such address");
+    // `localhost` is two: the first that can be had will do.
+    for address in addresses {
+        match open(address, None) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(fail(failed))
+}
+
 fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {error}", config.title()));
     let path = config.path.clone().unwrap_or_default();

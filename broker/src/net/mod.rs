@@ -8,7 +8,9 @@ pub mod proxy;
 pub(crate) mod tls;
 pub mod websocket;
 
-pub use listener::{Accepted, BindError, EstablishError, Listener, Raw, Sender, bind, permit, prepare};
+pub use listener::{
+    Accepted, BindError, EstablishError, Listener, Raw, Sender, bind, bind_admin, permit, prepare,
+};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};

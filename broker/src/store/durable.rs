@@ -68,7 +68,7 @@ impl Default for Options {
         Options {
             sync_interval: Duration::from_secs(1),
             min_sync_interval: Duration::ZERO,
-            window_bytes: 16 << 20,
+            window_bytes: 8 << 20,
             segment_bytes: 4 << 20,
             cache_bytes: 8 << 20,
             inbox_bytes_max: 16 << 20,

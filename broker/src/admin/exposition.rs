@@ -1,0 +1,204 @@
+//! The figures as OpenMetrics 1.0 has them, or as Prometheus did before.
+
+use std::fmt::{Display, Write};
+
+use super::process::Process;
+use crate::core::Core;
+use crate::store::Health;
+
+/// How the text is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    Plain,
+}
+
+impl Form {
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Form::Plain => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// All figures of now.
+pub(super) fn write(core: &Core, form: Form) -> String {
+    let mut page = Page { text: String::with_capacity(8_192), form };
+    page.info("lapwing_build", "What runs.", "version", crate::VERSION);
+    page.gauge("lapwing_uptime_seconds", "How long the broker has run.", core.uptime_ms() as f64 / 1000.0);
+    clients(core, &mut page);
+    traffic(core, &mut page);
+    routes(core, &mut page);
+    if core.store.keeps() {
+        store(core, &mut page);
+    }
+    process(core, &mut page);
+    if form == Form::OpenMetrics {
+        page.text.push_str("# EOF\n");
+    }
+    page.text
+}
+
+fn clients(core: &Core, page: &mut Page) {
+    let (counts, usage, m) = (core.registry.counts(), core.budget.usage(), &core.metrics);
+    page.gauge(
+        "lapwing_connections_open",
+        "Network connections, those before CONNECT included.",
+        usage.connections,
+    );
+    page.gauge(
+        "lapwing_connections_limit",
+        "How many there may be (limits.connections_max).",
+        usage.connections_max,
+    );
+    page.gauge("lapwing_clients_connected", "Clients that are connected.", counts.live);
+    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.most_live);
+    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.resting);
+    page.counter(
+        "lapwing_sessions_expired",
+        "Sessions that ended since their client stayed away.",
+        m.sessions_expired.get(),
+    );
+    page.counter("lapwing_connections_accepted", "Network connections accepted.", m.connections.get());
+    page.counter(
+        "lapwing_connections_refused",
+        "Connections refused, or closed for breaking a rule.",
+        m.refused.get(),
+    );
+    let failures = m.authentication_failures.get();
+    page.counter("lapwing_authentication_failures", "Clients that could not say who they are.", failures);
+    page.counter("lapwing_denied", "Things that clients were not allowed to do.", m.denied.get());
+}
+
+fn traffic(core: &Core, page: &mut Page) {
+    let m = &core.metrics;
+    page.counter("lapwing_packets_received", "MQTT packets that came in.", m.packets_received.get());
+    page.counter("lapwing_packets_sent", "MQTT packets that went out.", m.packets_sent.get());
+    page.counter("lapwing_received_bytes", "Bytes that came in.", m.bytes_received.get());
+    page.counter("lapwing_sent_bytes", "Bytes that went out.", m.bytes_sent.get());
+    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", m.publish_received.get());
+    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", m.publish_sent.get());
+    let dropped = "Messages dropped: a queue was full, a client takes no packet that large, or they expired.";
+    page.counter("lapwing_messages_dropped", dropped, m.publish_dropped.get());
+    page.counter("lapwing_payload_received_bytes", "Payload that came in.", m.publish_bytes_received.get());
+    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", m.publish_bytes_sent.get());
+}
+
+fn routes(core: &Core, page: &mut Page) {
+    let (subscriptions, shared) = core.router.counts();
+    page.gauge("lapwing_subscriptions", "Subscriptions of all sessions.", subscriptions);
+    page.gauge("lapwing_shared_subscriptions", "Shared subscriptions among them.", shared);
+    let (messages, bytes) = core.router.retained.len();
+    page.gauge("lapwing_retained_messages", "Messages that are retained.", messages);
+    page.gauge("lapwing_retained_bytes", "Their bytes.", bytes);
+}
+
+fn store(core: &Core, page: &mut Page) {
+    let figures = core.store.figures();
+    let states = [Health::Good, Health::Full, Health::Failed];
+    let states = states.map(|state| (state.text(), u8::from(state == figures.health)));
+    page.states("lapwing_store_health", "How the store is: 1 for the state that it is in.", &states);
+    page.gauge("lapwing_store_queued_bytes", "Messages that wait on disk for sessions.", core.stored.bytes());
+    page.gauge(
+        "lapwing_store_segments_kept",
+        "Segments of the log that are kept for queues.",
+        figures.segments_kept,
+    );
+    page.counter("lapwing_store_record_bytes", "Bytes of records, before framing.", figures.record_bytes);
+    page.counter("lapwing_store_log_bytes", "Bytes written to the log, padding included.", figures.log_bytes);
+    page.counter(
+        "lapwing_store_checkpoint_bytes",
+        "Bytes written to the checkpoint.",
+        figures.checkpoint_bytes,
+    );
+    page.counter(
+        "lapwing_store_syncs",
+        "Times that the disk was asked to keep what was written.",
+        figures.syncs,
+    );
+    page.counter("lapwing_store_checkpoints", "Checkpoints made.", figures.checkpoints);
+    let moved = "Messages moved out of segments with little else in them.";
+    page.counter("lapwing_store_moved_messages", moved, figures.moved);
+    page.counter("lapwing_store_corrupt", "Rows and frames found corrupt.", figures.corrupt);
+}
+
+/// Under the names that Prometheus's own libraries use.
+fn process(core: &Core, page: &mut Page) {
+    let budget = core.budget.usage().memory_bytes_max;
+    page.gauge("lapwing_memory_budget_bytes", "The memory at which no new client is let in.", budget);
+    let pressure = core.budget.pressure() as u8;
+    page.gauge(
+        "lapwing_memory_pressure",
+        "0: none; 1: PUBLISH packets wait; 2: nor is a client let in.",
+        pressure,
+    );
+    let process = Process::look();
+    if let Some(seconds) = process.cpu_seconds {
+        page.counter("process_cpu_seconds", "Processor time, user and system.", seconds);
+    }
+    if let Some(bytes) = process.resident_bytes {
+        page.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
+    }
+    if let Some(files) = process.open_files {
+        page.gauge("process_open_fds", "Open file descriptors.", files);
+    }
+    if let Some(most) = process.open_files_max {
+        page.gauge("process_max_fds", "The most file descriptors.", most);
+    }
+    if let Some(seconds) = process.start_seconds {
+        page.gauge("process_start_time_seconds", "When the process began, in seconds since 1970.", seconds);
+    }
+}
+
+struct Page {
+    text: String,
+    form: Form,
+}
+
+impl Page {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a text does not fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    /// What stands above the samples of a name. A unit is what the name ends with.
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit));
+        if let (Some(unit), Form::OpenMetrics) = (unit, self.form) {
+            self.line(format_args!("# UNIT {name} {unit}"));
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "gauge", help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with it.
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        match self.form {
+            Form::OpenMetrics => self.head(name, "counter", help),
+            Form::Plain => self.head(&format!("{name}_total"), "counter", help),
+        }
+        self.line(format_args!("{name}_total {value}"));
+    }
+
+    fn info(&mut self, name: &str, help: &str, label: &str, value: &str) {
+        match self.form {
+            Form::OpenMetrics => self.head(name, "info", help),
+            Form::Plain => self.head(&format!("{name}_info"), "gauge", help),
+        }
+        self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
+    }
+
+    fn states(&mut self, name: &str, help: &str, states: &[(&str, u8)]) {
+        self.head(name, "gauge", help);
+        for (state, is) in states {
+            self.line(format_args!("{name}{{state=\"{state}\"}} {is}"));
+        }
+    }
+}
