@@ -268,8 +268,7 @@ impl Load {
         let now = Instant::now();
         let most = self.spec.window * self.spec.layout.copies();
         for n in std::mem::take(&mut self.ready) {
-            loop {
-                let Role::Publisher(publisher) = &self.clients[n].role else { break };
+            while let Role::Publisher(publisher) = &self.clients[n].role {
                 let has_room = publisher.outstanding + self.spec.layout.copies() <= most
                     && (self.spec.qos == 0 || publisher.unacknowledged < self.spec.window);
                 if !has_room {
