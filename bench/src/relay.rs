@@ -67,6 +67,19 @@ fn pin(core: usize) -> Result<(), Error> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// Writes all of it, spinning where the socket is full, for as long as that is wanted.
+fn write_while(stream: &mut TcpStream, bytes: &[u8], wanted: impl Fn() -> bool) -> Result<(), Error> {
+    let mut at = 0;
+    while at < bytes.len() && wanted() {
+        match stream.write(&bytes[at..]) {
+            Ok(written) => at += written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Connections come in pairs: from the first to the second.
 fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Result<Duration, Error> {
     pin(0)?;
@@ -92,14 +105,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
                     // The load is over.
                     Ok(0) => return Ok(cpu() - began),
                     Ok(got) => {
-                        let mut at = 0;
-                        while at < got && !over.load(Ordering::Relaxed) {
-                            match streams[n + 1].write(&buffer[at..got]) {
-                                Ok(written) => at += written,
-                                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                                Err(error) => return Err(error.into()),
-                            }
-                        }
+                        write_while(&mut streams[n + 1], &buffer[..got], || !over.load(Ordering::Relaxed))?;
                         if got < buffer.len() {
                             break;
                         }
@@ -145,14 +151,7 @@ fn load(
                     Ok(0) => return Err("the relay is gone".into()),
                     Ok(got) => {
                         bytes += got as u64;
-                        let mut at = 0;
-                        while at < got && Instant::now() < until {
-                            match streams[n - 1].write(&buffer[at..got]) {
-                                Ok(written) => at += written,
-                                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                                Err(error) => return Err(error.into()),
-                            }
-                        }
+                        write_while(&mut streams[n - 1], &buffer[..got], || Instant::now() < until)?;
                         if got < buffer.len() {
                             break;
                         }

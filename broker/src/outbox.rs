@@ -146,8 +146,8 @@ pub enum Pushed {
     Unavailable,
 }
 
-/// How well a session can take a message, the best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How well a session can take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Its client is there, and there is room.
     Ready,

@@ -34,13 +34,21 @@ impl Group {
     /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
     pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
-        let mut last = Pushed::NotKept;
-        for least in [Readiness::Ready, Readiness::Full, Readiness::Away] {
-            for member in members.clone().filter(|member| member.outbox.readiness(size) <= least) {
+        let (mut last, mut tried) = (Pushed::NotKept, 0);
+        for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
+            for member in members.clone().filter(|member| member.outbox.readiness(size) == wanted) {
+                tried += 1;
                 last = self.give(member, message, journal);
                 if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
                     return last;
                 }
+            }
+        }
+        // One that was becoming ready meanwhile was in none of the three.
+        for member in members.filter(|_| tried < self.members.len()) {
+            last = self.give(member, message, journal);
+            if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
+                return last;
             }
         }
         last
@@ -143,5 +151,49 @@ impl Shares {
         let group = Arc::new(group);
         self.groups.insert(group.id, group.clone());
         node.set_share(name, Some(group));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::QoS;
+
+    use super::super::{Retained, RouteCache, Router, Space, subscriber};
+    use super::*;
+    use crate::config::QueuePolicy;
+    use crate::message::Content;
+    use crate::outbox::{Bounds, Outbox};
+
+    #[test]
+    fn a_message_that_no_member_can_take_is_a_drop_for_each_once() {
+        let bounds = Bounds {
+            messages_max: 1,
+            bytes_max: 1 << 20,
+            policy: QueuePolicy::DropNewest,
+            ..Bounds::default()
+        };
+        let members: Vec<_> = (1..=2).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
+        let router = Router::new(Retained::new(Space::default()));
+        for outbox in &members {
+            outbox.connect(&Arc::default());
+            router.subscribe("$share/g/t", subscriber(outbox, QoS::AtLeastOnce));
+        }
+        let message = Message::new(&Content {
+            topic: "t",
+            properties: &[],
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            publisher: 9,
+            published_at: 0,
+            expires_at: None,
+        });
+        let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
+        let routed: Vec<_> = (0..3)
+            .map(|_| router.route(&message, &mut cache, &mut wakers, &mut Journal::off()))
+            .map(|routed| (routed.queued, routed.dropped))
+            .collect();
+        assert_eq!(routed, [(1, 0), (1, 0), (0, 1)]);
+        assert_eq!(members.iter().map(|outbox| outbox.dropped()).collect::<Vec<_>>(), [1, 1]);
     }
 }
