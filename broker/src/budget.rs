@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::config::Limits;
+use crate::memory::{self, Heap, Reserve};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// This part of the memory budget may come in before memory is measured again.
@@ -29,6 +30,7 @@ pub struct Budget {
     told: AtomicU8,
     /// Bytes that came from clients since memory was measured last.
     unmeasured: AtomicU64,
+    reserve: Reserve,
 }
 
 /// What a reload may change.
@@ -122,6 +124,7 @@ impl Budget {
             pressure: AtomicU8::new(0),
             told: AtomicU8::new(0),
             unmeasured: AtomicU64::new(0),
+            reserve: Reserve::default(),
         };
         budget.bound(limits);
         budget
@@ -134,7 +137,7 @@ impl Budget {
             most => most as usize,
         };
         let memory_bytes_max = match limits.memory_budget_bytes {
-            0 => memory_bytes().map_or(u64::MAX, |all| all / 10 * 8),
+            0 => memory::machine_bytes().map_or(u64::MAX, |all| all / 10 * 8),
             most => most,
         };
         let bounds = &self.bounds;
@@ -203,29 +206,41 @@ impl Budget {
     pub fn took_in(&self, bytes: usize) {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
         if before + bytes as u64 >= self.bounds.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
-            self.look();
+            self.look(None);
         }
     }
 
-    fn look(&self) -> Pressure {
-        self.unmeasured.store(0, Ordering::Relaxed);
-        let used = resident_bytes().unwrap_or(0);
+    /// Resident memory counts without what the allocator holds for the next who asks: it may keep that for good, and a broker that
+    /// waited for it would wait for nothing.
+    fn look(&self, clock: Option<Instant>) -> Pressure {
+        let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
         let most = self.bounds.memory_bytes_max.load(Ordering::Relaxed);
-        let pressure = if used >= most {
-            Pressure::Refuse
-        } else if used >= most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed) {
-            Pressure::Pause
-        } else {
-            Pressure::None
+        let pause = most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed);
+        let mut used = memory::resident_bytes().unwrap_or(0);
+        if used >= pause {
+            let known = self.reserve.known(taken_in);
+            let heap = clock.map_or(known, |now| self.reserve.needed(now));
+            let free = heap.map_or(0, |heap| heap.free_bytes);
+            used = used.saturating_sub(free);
+        }
+        let pressure = match used {
+            _ if used >= most => Pressure::Refuse,
+            _ if used >= pause => Pressure::Pause,
+            _ => Pressure::None,
         };
         self.pressure.store(pressure as u8, Ordering::Relaxed);
         pressure
     }
 
     /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
-    pub fn measure(&self) -> Option<Pressure> {
-        let pressure = self.look();
+    pub fn measure(&self, now: Instant) -> Option<Pressure> {
+        let pressure = self.look(Some(now));
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
+    }
+
+    /// What the allocator holds, where it says so.
+    pub fn heap(&self, now: Instant) -> Option<Heap> {
+        self.reserve.shown(now)
     }
 }
 
@@ -293,24 +308,6 @@ pub(crate) fn file_descriptors_max() -> Option<usize> {
     line.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// The memory of the control group, or of the machine.
-fn memory_bytes() -> Option<u64> {
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let total = info.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let total = total.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
-    Some(group.map_or(total, |group| group.min(total)))
-}
-
-/// The process's resident memory.
-pub(crate) fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(resident.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,8 +363,8 @@ mod tests {
     #[test]
     fn memory_above_the_budget_is_pressure() {
         let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
-        assert_eq!(budget.measure(), Some(Pressure::Refuse));
-        assert_eq!(budget.measure(), None);
+        assert_eq!(budget.measure(Instant::now()), Some(Pressure::Refuse));
+        assert_eq!(budget.measure(Instant::now()), None);
         assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), Full::Memory);
     }
 }

@@ -26,6 +26,7 @@ mod janitor;
 pub mod journal;
 mod listeners;
 mod live;
+mod memory;
 pub mod message;
 mod metrics;
 pub mod net;

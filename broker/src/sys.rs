@@ -41,12 +41,12 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
     loop {
-        tick.tick().await;
+        let now = tick.tick().await.into_std();
         if std::mem::replace(&mut every_s, configured()) != every_s {
             (seconds, samples) = (0, VecDeque::new());
             announce(&core);
         }
-        match core.budget.measure() {
+        match core.budget.measure(now) {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
             Some(pressure) => {
                 warn!(

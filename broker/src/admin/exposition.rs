@@ -1,6 +1,7 @@
 //! The figures as OpenMetrics 1.0 has them, or as Prometheus did before.
 
 use std::fmt::{Display, Write};
+use std::time::Instant;
 
 use super::process::Process;
 use crate::core::Core;
@@ -140,6 +141,10 @@ fn process(core: &Core, page: &mut Page) {
     }
     if let Some(bytes) = process.resident_bytes {
         page.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
+    }
+    if let Some(heap) = core.budget.heap(Instant::now()) {
+        page.gauge("lapwing_allocator_bytes", "What the allocator has from the kernel.", heap.system_bytes);
+        page.gauge("lapwing_allocator_free_bytes", "Of that, what nobody uses.", heap.free_bytes);
     }
     if let Some(files) = process.open_files {
         page.gauge("process_open_fds", "Open file descriptors.", files);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::budget;
+use crate::{budget, memory};
 
 /// Each figure is `None` where it cannot be had.
 pub(super) struct Process {
@@ -24,7 +24,7 @@ impl Process {
         let seconds = |n| Some(field(&stat, n)? as f64 / ticks);
         Process {
             cpu_seconds: seconds(14).zip(seconds(15)).map(|(user, system)| user + system),
-            resident_bytes: budget::resident_bytes(),
+            resident_bytes: memory::resident_bytes(),
             // The folder that is read is one of them.
             open_files: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1)),
             open_files_max: budget::file_descriptors_max(),

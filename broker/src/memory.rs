@@ -1,0 +1,137 @@
+//! How much memory there is, and how much of it the process uses.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The memory of the control group, or of the machine.
+pub(crate) fn machine_bytes() -> Option<u64> {
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = info.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let total = total.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
+    Some(group.map_or(total, |group| group.min(total)))
+}
+
+/// The process's resident memory.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(resident.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// What the allocator was last found to hold, since finding out takes its time: it goes through its lists, and whoever asks it for
+/// memory meanwhile waits (0.2 s for a million free pieces).
+#[derive(Debug, Default)]
+pub(crate) struct Reserve {
+    looked: Mutex<Option<Look>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    took: Duration,
+    heap: Option<Heap>,
+}
+
+/// A look may take this part of the time.
+const SHARE_OF_TIME: u32 = 100;
+/// Who only wants to show it does not look again when the last look took longer.
+const IDLE_LOOK_MAX: Duration = Duration::from_millis(5);
+
+impl Reserve {
+    /// Of use for a decision: as of now, or as of the last look if that was so long that another would be too much.
+    pub fn needed(&self, now: Instant) -> Option<Heap> {
+        self.look(now, |last| now.duration_since(last.at) >= last.took * SHARE_OF_TIME)
+    }
+
+    /// To be shown.
+    pub fn shown(&self, now: Instant) -> Option<Heap> {
+        self.look(now, |last| last.took <= IDLE_LOOK_MAX)
+    }
+
+    /// As of the last look, but that this much has been taken of it since.
+    pub fn known(&self, taken: u64) -> Option<Heap> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let heap = looked.as_mut()?.heap.as_mut()?;
+        heap.free_bytes = heap.free_bytes.saturating_sub(taken);
+        Some(*heap)
+    }
+
+    fn look(&self, now: Instant, again: impl Fn(&Look) -> bool) -> Option<Heap> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.as_ref().is_none_or(again) {
+            let begun = Instant::now();
+            let heap = heap();
+            *looked = Some(Look { at: now, took: begun.elapsed(), heap });
+        }
+        looked.and_then(|last| last.heap)
+    }
+}
+
+/// What the allocator says.
+#[derive(Clone, Copy, Debug)]
+pub struct Heap {
+    /// What it has from the kernel.
+    pub system_bytes: u64,
+    /// Of that, what nobody uses.
+    pub free_bytes: u64,
+}
+
+/// Of glibc's allocator; `None` where there is another one.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]
+fn heap() -> Option<Heap> {
+    use malloc_info::info::{SystemType, TotalType};
+    let info = malloc_info::malloc_info().ok()?;
+    let sum = |kinds: &[TotalType]| -> usize {
+        info.total.iter().filter(|total| kinds.contains(&total.r#type)).map(|total| total.size).sum()
+    };
+    let current = info.system.iter().find(|system| system.r#type == SystemType::Current)?.size;
+    Some(Heap {
+        system_bytes: (current + sum(&[TotalType::Mmap])) as u64,
+        free_bytes: sum(&[TotalType::Fast, TotalType::Rest]) as u64,
+    })
+}
+
+/// Of glibc's allocator; `None` where there is another one.
+#[cfg(not(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc"))))]
+fn heap() -> Option<Heap> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_look_is_not_repeated_soon() {
+        let (reserve, now) = (Reserve::default(), Instant::now());
+        let long = Look {
+            at: now,
+            took: Duration::from_millis(20),
+            heap: Some(Heap { system_bytes: 7, free_bytes: 3 }),
+        };
+        let kept = |heap: Option<Heap>| heap.is_some_and(|heap| heap.system_bytes == 7);
+        *reserve.looked.lock().unwrap() = Some(long);
+        assert_eq!(reserve.known(1).unwrap().free_bytes, 2);
+        assert_eq!(reserve.known(1).unwrap().free_bytes, 1);
+        assert!(kept(reserve.needed(now + Duration::from_millis(1_999))));
+        assert!(kept(reserve.shown(now + Duration::from_secs(60))));
+        assert!(!kept(reserve.needed(now + Duration::from_secs(2))));
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]
+    #[test]
+    fn memory_that_the_allocator_holds_in_reserve_is_told() {
+        // The last one stays and keeps the allocator from giving the others back to the kernel.
+        let mut blocks: Vec<Vec<u8>> = (0..20_000).map(|_| vec![1; 2_000]).collect();
+        let (full, resident) = (heap().unwrap().free_bytes, resident_bytes().unwrap());
+        let last = blocks.pop();
+        drop(blocks);
+        let (freed, still_resident) = (heap().unwrap().free_bytes, resident_bytes().unwrap());
+        drop(last);
+        assert!(resident - still_resident < 10 << 20, "{resident} {still_resident}: the kernel has it back");
+        assert!(freed - full > 30 << 20, "{full} {freed}");
+    }
+}
