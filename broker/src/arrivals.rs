@@ -109,6 +109,16 @@ impl Arrivals {
             Quarrel { wait: Duration::from_millis(doubled.min(WAIT_MS_MAX)), tell }
         })
     }
+
+    /// The other connection had ended already: it was no takeover.
+    pub fn makes_up(&self, client_id: &Arc<str>, now: Millis, quarrel: Quarrel) {
+        self.with(client_id, now, 0, |client| {
+            client.takeovers = client.takeovers.saturating_sub(1);
+            if quarrel.tell {
+                client.told_at = None;
+            }
+        });
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Counters of what the broker did, cheap enough for every message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
@@ -24,6 +25,47 @@ impl Counter {
     /// The sum so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [Counter; CLASSES],
+    micros: Counter,
+}
+
+/// What a [`Histogram`] says at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the last: longer than all.
+    pub counts: [u64; CLASSES],
+    /// All of it, in microseconds.
+    pub micros: u64,
+}
+
+const CLASSES: usize = BOUNDS_MICROS.len() + 1;
+/// The upper bounds of the classes, in microseconds.
+pub const BOUNDS_MICROS: [u64; 12] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+impl Histogram {
+    /// It took so long once.
+    pub fn observe(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let class = BOUNDS_MICROS.iter().position(|bound| micros <= *bound);
+        if let Some(count) = self.counts.get(class.unwrap_or(BOUNDS_MICROS.len())) {
+            count.add(1);
+        }
+        self.micros.add(micros);
+    }
+
+    /// What was observed until now.
+    pub fn get(&self) -> Spread {
+        Spread {
+            counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, Counter::get)),
+            micros: self.micros.get(),
+        }
     }
 }
 

@@ -161,6 +161,11 @@ impl Program {
         self.address(scheme).rsplit_once(':').expect("a port").1.to_owned()
     }
 
+    /// What it has logged until now.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -159,6 +159,10 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
         assert_eq!(found.get(name), Some(&(count as f64)), "{name}");
     }
     // The retained message was acknowledged, so it is on disk.
+    let synced = found["lapwing_store_sync_seconds_count"];
+    assert!(synced >= 1.0 && synced <= found["lapwing_store_syncs_total"]);
+    assert_eq!(synced, found["lapwing_store_sync_seconds_bucket{le=\"+Inf\"}"]);
+    assert!(found["lapwing_store_sync_seconds_sum"] > 0.0);
     assert!(found["lapwing_store_syncs_total"] >= 1.0 && found["lapwing_store_log_bytes_total"] >= 4_096.0);
     let mib = 1_048_576.0;
     let resident = found["process_resident_memory_bytes"];
@@ -214,13 +218,14 @@ fn the_page_is_open_metrics_and_on_demand_what_was_before_it() {
             }
             [sample, value] => {
                 let (name, kind) = *families.last().unwrap();
-                let suffix = match kind {
-                    "counter" => "_total",
-                    "info" => "_info",
-                    _ => "",
+                let suffixes: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "info" => &["_info"],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
                 };
                 let bare = sample.split('{').next().unwrap();
-                assert_eq!(bare, format!("{name}{suffix}"), "{line}");
+                assert!(bare.strip_prefix(name).is_some_and(|suffix| suffixes.contains(&suffix)), "{line}");
                 assert!(value.parse::<f64>().is_ok(), "{line}");
             }
             _ => panic!("{line}"),

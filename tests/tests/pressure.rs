@@ -171,3 +171,19 @@ fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
     let (_, message) = watcher.next().unwrap();
     assert_eq!(message["topic"], "end", "a will was published though its client said DISCONNECT");
 }
+
+/// Each connection is closed before the next begins, only that the broker may not have noticed.
+#[test]
+fn a_client_that_comes_again_at_once_has_no_quarrel_with_itself() {
+    let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n[store]\nin_memory = true\n");
+    let begun = Instant::now();
+    for _ in 0..200 {
+        drop(Client::connect(&broker, "again", "1"));
+    }
+    // Five seconds is what a single one waits that is taken for a quarrel's.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    broker.signal("TERM");
+    broker.wait_for("stopped");
+    let log = broker.log();
+    assert!(!log.contains("two clients use one client identifier"), "{log}");
+}

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::process::Process;
 use crate::core::Core;
+use crate::metrics::{BOUNDS_MICROS, Spread};
 use crate::store::Health;
 
 /// How the text is written.
@@ -119,6 +120,7 @@ fn store(core: &Core, page: &mut Page) {
         "Times that the disk was asked to keep what was written.",
         figures.syncs,
     );
+    page.histogram("lapwing_store_sync_seconds", "How long syncs of the log took.", &figures.sync_time);
     page.counter("lapwing_store_checkpoints", "Checkpoints made.", figures.checkpoints);
     let moved = "Messages moved out of segments with little else in them.";
     page.counter("lapwing_store_moved_messages", moved, figures.moved);
@@ -190,6 +192,18 @@ impl Page {
             Form::Plain => self.head(&format!("{name}_total"), "counter", help),
         }
         self.line(format_args!("{name}_total {value}"));
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, spread: &Spread) {
+        self.head(name, "histogram", help);
+        let mut count = 0;
+        let bounds = BOUNDS_MICROS.iter().map(|bound| (*bound as f64 / 1e6).to_string());
+        for (n, bound) in spread.counts.iter().zip(bounds.chain(["+Inf".to_owned()])) {
+            count += n;
+            self.line(format_args!("{name}_bucket{{le=\"{bound}\"}} {count}"));
+        }
+        self.line(format_args!("{name}_sum {}", spread.micros as f64 / 1e6));
+        self.line(format_args!("{name}_count {count}"));
     }
 
     fn info(&mut self, name: &str, help: &str, label: &str, value: &str) {

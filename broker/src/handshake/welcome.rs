@@ -1,7 +1,7 @@
 //! A client that may come in gets its session and CONNACK.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::keepalive::ServerKeepAlive;
@@ -116,16 +116,39 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     }))
 }
 
+/// A connection that its client has closed is noticed within this time.
+const FAREWELL: Duration = Duration::from_millis(50);
+
 /// Two clients with one client identifier would throw each other out without end.
 async fn calm(core: &Core, client_id: &Arc<str>, by: &str) {
     let Some(holder) = core.registry.holder(client_id) else { return };
     let quarrel = core.arrivals.takes_over(client_id, core.now());
+    if quarrel.wait.is_zero() {
+        return;
+    }
+    // One client that comes again and again at once has no quarrel with itself.
+    if has_left(core, client_id, FAREWELL).await {
+        core.arrivals.makes_up(client_id, core.now(), quarrel);
+        return;
+    }
     if quarrel.tell {
         audit::quarrel(client_id, &holder, by);
     }
-    if !quarrel.wait.is_zero() {
-        tokio::time::sleep(quarrel.wait).await;
+    has_left(core, client_id, quarrel.wait).await;
+}
+
+/// Whether nobody has this client identifier any more, within this time.
+async fn has_left(core: &Core, client_id: &Arc<str>, within: Duration) -> bool {
+    let (mut waited, mut pause) = (Duration::ZERO, Duration::from_millis(2));
+    while waited < within {
+        tokio::time::sleep(pause).await;
+        if core.registry.holder(client_id).is_none() {
+            return true;
+        }
+        waited += pause;
+        pause = (pause * 2).min(Duration::from_millis(100)).min(within.saturating_sub(waited));
     }
+    false
 }
 
 /// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.

@@ -41,6 +41,7 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::message::{Message, Millis, SessionNumber};
 pub use crate::message::{REPLAYED, Seq};
+pub use crate::metrics::Spread;
 use crate::outbox::Delivery;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
@@ -135,6 +136,8 @@ pub struct Figures {
     pub checkpoint_bytes: u64,
     /// Times that the disk was asked to keep what was written.
     pub syncs: u64,
+    /// How long those of the log took.
+    pub sync_time: Spread,
     /// Checkpoints made.
     pub checkpoints: u64,
     /// Segments of the log that are kept since messages of queues stand in them.

@@ -15,7 +15,7 @@ use super::segments::Segment;
 use super::table::Table;
 use super::{Durability, Failed, Figures, Health, Lsn, Seat, Ticket};
 use crate::clock::Clock;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Histogram};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct Counters {
     pub(super) log_bytes: Counter,
     pub(super) checkpoint_bytes: Counter,
     pub(super) syncs: Counter,
+    /// How long syncs of the log took.
+    pub(super) sync_time: Histogram,
     pub(super) checkpoints: Counter,
     pub(super) moved: Counter,
     pub(super) corrupt: Counter,
@@ -361,6 +363,7 @@ impl Shared {
             log_bytes: counters.log_bytes.get(),
             checkpoint_bytes: counters.checkpoint_bytes.get(),
             syncs: counters.syncs.get(),
+            sync_time: counters.sync_time.get(),
             checkpoints: counters.checkpoints.get(),
             segments_kept: lock(&self.supply).needed.len() as u64,
             moved: counters.moved.get(),

@@ -359,8 +359,11 @@ impl Writer {
             return Ok(());
         }
         self.shared.counters.syncs.add(1);
+        let begun = Instant::now();
         self.segment.file.sync().map_err(Stop::Failed)?;
-        self.synced_at = Some(Instant::now());
+        let now = Instant::now();
+        self.shared.counters.sync_time.observe(now - begun);
+        self.synced_at = Some(now);
         self.shared.durable.store(self.last, Ordering::Release);
         Ok(())
     }
