@@ -56,6 +56,8 @@ pub enum Command {
     /// Look after who is not let in
     #[command(subcommand)]
     Ban(commands::ban::BanCommand),
+    /// Look into a running broker, and act on it
+    Ctl(commands::ctl::Ctl),
     /// Make certificates to try TLS with, and for devices
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides

@@ -10,8 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::Auth;
 use crate::auth::ban::Bans;
+use crate::auth::{Auth, Secret};
 use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::message::Millis;
 
@@ -85,6 +85,8 @@ pub struct Snapshot {
     pub auth: Auth,
     /// Who is not let in.
     pub bans: Bans,
+    /// What opens the API of operators.
+    pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
     pub gates: Vec<Arc<Gate>>,
     /// When it was put in place.

@@ -83,12 +83,13 @@ pub(crate) fn load(
         None => auth::load::load(&config, numbers, &own.lasting).map_err(|errors| errors.join("\n")),
     };
     let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
-    match (auth, gates, bans) {
-        (Ok(auth), Ok(gates), Ok(bans)) => {
-            Ok(Snapshot { config, auth, bans, gates, since: 0, generation: 0 })
+    let token = auth::load::admin_token(&config.admin);
+    match (auth, gates, bans, token) {
+        (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
+            Ok(Snapshot { config, auth, bans, admin_token, gates, since: 0, generation: 0 })
         }
-        (auth, gates, bans) => {
-            let errors = [auth.err(), gates.err(), bans.err()];
+        (auth, gates, bans, token) => {
+            let errors = [auth.err(), gates.err(), bans.err(), token.err()];
             Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
         }
     }

@@ -30,7 +30,7 @@ impl Connection {
     /// Sees to the session, then to the client.
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
-        let Connection { core, stream, resident, number, agreement, end, mut output, place, .. } = *self;
+        let Connection { core, stream, mut resident, number, agreement, end, mut output, place, .. } = *self;
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
@@ -39,12 +39,22 @@ impl Connection {
                 format!("another connection uses this client identifier: {by}"),
             )),
             Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
+            Exit::Expelled(_) => {
+                Some((ReasonCode::AdministrativeAction, "disconnected by an operator".to_owned()))
+            }
         };
-        let told = match exit {
-            Exit::Told(end) => Some(end),
-            _ => None,
+        let (told, leave) = match exit {
+            Exit::Told(end) => (Some(end), None),
+            Exit::Expelled(leave) => (None, Some(leave)),
+            _ => (None, None),
         };
+        if leave.as_ref().is_some_and(|leave| leave.with_session) {
+            resident.session.expiry_s = 0;
+        }
         settle(&core, number, resident, end, told);
+        if let Some(leave) = leave {
+            let _ = leave.done.send(());
+        }
         if let Some((reason, text)) = farewell.filter(|_| agreement.version.has_properties()) {
             disconnect(&mut output, reason, &text, &agreement);
         }
@@ -53,7 +63,7 @@ impl Connection {
     }
 
     fn log(&self, exit: &Exit) {
-        let (client, peer) = (&self.resident.session.client_id, &self.peer.address);
+        let (client, peer) = (&self.resident.session.client_id, &self.contact.peer.address);
         match exit {
             Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
             Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
@@ -66,6 +76,7 @@ impl Connection {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
             }
             Exit::Told(End::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
+            Exit::Expelled(_) => info!(%client, %peer, "connection closed by an operator"),
         }
     }
 }

@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::keepalive::ServerKeepAlive;
@@ -39,11 +38,12 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::budget::{Place, Pressure};
+use crate::contact::{Contact, Leave};
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::{Message, Millis};
 use crate::metrics::Tally;
-use crate::net::{Peer, Stream};
+use crate::net::Stream;
 use crate::output::Output;
 use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
@@ -160,20 +160,21 @@ enum Exit {
     Violation(ReasonCode, String),
     /// The registry said so.
     Told(End),
+    /// An operator said so.
+    Expelled(Leave),
 }
 
 /// A connection that was let in.
 pub struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) stream: Stream,
-    pub(crate) peer: Peer,
     pub(crate) place: Place,
     pub(crate) number: ConnectionNumber,
     pub(crate) resident: Resident,
     pub(crate) agreement: Agreement,
     pub(crate) end: oneshot::Receiver<End>,
-    /// Woken when there is news for all connections.
-    pub(crate) nudge: Arc<AtomicWaker>,
+    /// How others reach it.
+    pub(crate) contact: Arc<Contact>,
     /// What says who may do what, and what is configured, as this connection last saw it.
     pub(crate) snapshot: Arc<Snapshot>,
     /// Its listener in that.
@@ -273,7 +274,7 @@ impl Connection {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        self.nudge.register(cx.waker());
+        self.contact.waker.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);

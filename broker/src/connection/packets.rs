@@ -244,7 +244,7 @@ impl Connection {
 
     fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let Some(hushed) = self.may_complain() else { return };
-        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.resident.identity.user, topic,
+        warn!(client = %self.resident.session.client_id, peer = %self.contact.peer.address, user = ?self.resident.identity.user, topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 

@@ -41,7 +41,7 @@ impl Connection {
                     return Err(violation("the authentication method is gone"));
                 };
                 let credentials = Credentials {
-                    peer: &self.peer,
+                    peer: &self.contact.peer,
                     client_id: &self.resident.session.client_id,
                     assigned_client_id: &self.resident.session.client_id,
                     user_name: self.resident.identity.user.as_deref(),

@@ -3,7 +3,9 @@
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
+use crate::account::{self, Account};
 use crate::auth::{audit, ban};
+use crate::contact::Question;
 use crate::handshake;
 use crate::outbox::Bounds;
 
@@ -11,6 +13,9 @@ impl Connection {
     /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
     pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
+        if self.contact.is_asked() {
+            self.answer()?;
+        }
         if self.core.live.is_current(&self.snapshot) {
             return Ok(());
         }
@@ -18,7 +23,7 @@ impl Connection {
         self.snapshot = snapshot.clone();
         let policy = &*snapshot.auth.policy;
         let client_id = self.resident.session.client_id.clone();
-        let (user, address) = (self.resident.identity.user.as_deref(), self.peer.address.ip());
+        let (user, address) = (self.resident.identity.user.as_deref(), self.contact.peer.address.ip());
         if let Some(ban) = snapshot.bans.of(&client_id, user, address, ban::now_s()) {
             let text = format!("{} is banned ({})", ban.whom, ban.reason);
             audit::expelled(&client_id, &self.resident.identity, &text);
@@ -27,17 +32,18 @@ impl Connection {
                 "this client is banned".to_owned(),
             ));
         }
-        match snapshot.gate(self.peer.place) {
+        match snapshot.gate(self.contact.peer.place) {
             Some(gate) => self.gate = gate.clone(),
             None => {
-                let text = format!("the listener {} was taken out of the configuration", self.peer.listener);
+                let text =
+                    format!("the listener {} was taken out of the configuration", self.contact.peer.listener);
                 return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
         self.resident.outbox.bound(Bounds::of(&snapshot.config));
         let user = self.resident.identity.user.as_ref();
         self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
-        match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
+        match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);
                 *self.resident.identity = identity;
@@ -52,6 +58,25 @@ impl Connection {
         if revoked > 0 && snapshot.config.auth.revoked_disconnects {
             let text = "a subscription is not allowed any more".to_owned();
             return Err(Exit::Violation(ReasonCode::NotAuthorized, text));
+        }
+        Ok(())
+    }
+
+    /// Answers those who have asked.
+    #[cold]
+    fn answer(&mut self) -> Result<(), Exit> {
+        for question in self.contact.questions() {
+            match question {
+                Question::Account(subscriptions_max, to) => {
+                    let mut account = Account::of(&self.resident, subscriptions_max);
+                    account.connection = Some(account::Connection {
+                        version: self.agreement.version.to_string(),
+                        keep_alive_s: self.agreement.keep_alive_s,
+                    });
+                    let _ = to.send(account);
+                }
+                Question::Leave(leave) => return Err(Exit::Expelled(leave)),
+            }
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::task::AtomicWaker;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
@@ -14,6 +13,7 @@ use tracing::{debug, info};
 use super::{Guest, Refusal, Refuse, Request};
 use crate::auth::{Identity, audit};
 use crate::connection::{AUTH_BYTES_MAX, Connection, State};
+use crate::contact::Contact;
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::Millis;
@@ -27,19 +27,16 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let Guest { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
     let number = core.next_number();
     let (end_sender, end) = oneshot::channel();
-    let by: Arc<str> = peer.address.to_string().into();
     let client_id = request.client_id.clone();
-    let nudge = Arc::new(AtomicWaker::new());
+    let contact = Arc::new(Contact::new(identity.user.clone(), peer, core.now()));
     if gate.limits.takeovers_damped {
-        calm(core, &client_id, &by).await;
+        calm(core, &client_id, &contact.by).await;
     }
     let claimant = Claimant {
         connection: number,
-        user: identity.user.as_ref(),
         any_user: !snapshot.config.auth.sessions_belong_to_users,
         end: end_sender,
-        nudge: nudge.clone(),
-        by: &by,
+        contact: contact.clone(),
     };
     let earlier = match core.registry.claim(&client_id, claimant) {
         Claim::Fresh => None,
@@ -50,7 +47,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             Some(resident)
         }
         Claim::Live(from) => {
-            audit::takeover(&client_id, &identity, &by);
+            audit::takeover(&client_id, &identity, &contact.by);
             from.await.ok().flatten()
         }
         claim @ (Claim::ForeignUser | Claim::Full) => {
@@ -74,14 +71,15 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let (mut resident, session_present, ended) =
         resident(core, &request, identity, &snapshot, earlier, level);
     resident.session.will = request.will.take();
-    resident.outbox.connect(&nudge);
+    resident.outbox.connect(&contact.waker);
+    let _ = contact.outbox.set(resident.outbox.clone());
     core.record_session(&mut resident, true);
     let resumed = if resident.outbox.is_stored() && resident.session.outgoing.in_flight() > 0 {
         core.store.append(Record::Nothing, level)
     } else {
         Ticket::default()
     };
-    info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?resident.identity.user,
+    info!(client = %client_id, peer = %contact.peer.address, listener = %contact.peer.listener, user = ?resident.identity.user,
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
@@ -99,13 +97,12 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
-        peer,
         place,
         number,
         resident,
         agreement: request.agreement,
         end,
-        nudge,
+        contact,
         snapshot,
         gate,
         expires_at,
