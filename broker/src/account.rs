@@ -3,6 +3,7 @@
 use lapwing_protocol::QoS;
 
 use crate::message::Millis;
+use crate::metrics::Flow;
 use crate::registry::Resident;
 use crate::session::Held;
 
@@ -51,6 +52,10 @@ pub struct Connection {
     pub version: String,
     /// Seconds; 0 is none.
     pub keep_alive_s: u16,
+    /// What went through it.
+    pub flow: Flow,
+    /// The same in a second, of the last ten to twenty.
+    pub rates: [f64; 4],
 }
 
 impl Account {

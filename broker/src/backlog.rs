@@ -75,6 +75,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let mut session =
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;
+    outbox.flies(flights.len());
     let mut replay = Replay::default();
     for (filter, kept) in subscriptions {
         session.subscriptions.insert(&filter, kept.held);

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -199,6 +199,8 @@ struct Inner {
 pub struct Outbox {
     session: SessionNumber,
     dropped: AtomicU64,
+    /// As its connection last said.
+    in_flight: AtomicUsize,
     overran: AtomicBool,
     /// For a session that is stored.
     total: Option<Arc<StoredTotal>>,
@@ -211,6 +213,7 @@ impl Outbox {
         Outbox {
             session,
             dropped: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
             total: None,
             inner: Mutex::new(Inner { bounds, ..Inner::default() }),
@@ -436,6 +439,16 @@ impl Outbox {
         let mut inner = self.lock();
         inner.held_messages = messages;
         inner.held_bytes = bytes;
+    }
+
+    /// Says how many messages of the session are on their way to the client.
+    pub fn flies(&self, messages: usize) {
+        self.in_flight.store(messages, Ordering::Relaxed);
+    }
+
+    /// How many messages are on their way to the client.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// A connection serves the session from now on.

@@ -43,6 +43,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
 
 fn clients(core: &Core, page: &mut Page) {
     let (counts, usage, m) = (core.registry.counts(), core.budget.usage(), &core.metrics);
+    let traffic = core.live.traffic();
     page.gauge(
         "lapwing_connections_open",
         "Network connections, those before CONNECT included.",
@@ -61,11 +62,11 @@ fn clients(core: &Core, page: &mut Page) {
         "Sessions that ended since their client stayed away.",
         m.sessions_expired.get(),
     );
-    page.counter("lapwing_connections_accepted", "Network connections accepted.", m.connections.get());
+    page.counter("lapwing_connections_accepted", "Network connections accepted.", traffic.connections);
     page.counter(
         "lapwing_connections_refused",
         "Connections refused, or closed for breaking a rule.",
-        m.refused.get(),
+        traffic.refused,
     );
     let failures = m.authentication_failures.get();
     page.counter("lapwing_authentication_failures", "Clients that could not say who they are.", failures);
@@ -73,17 +74,17 @@ fn clients(core: &Core, page: &mut Page) {
 }
 
 fn traffic(core: &Core, page: &mut Page) {
-    let m = &core.metrics;
-    page.counter("lapwing_packets_received", "MQTT packets that came in.", m.packets_received.get());
-    page.counter("lapwing_packets_sent", "MQTT packets that went out.", m.packets_sent.get());
-    page.counter("lapwing_received_bytes", "Bytes that came in.", m.bytes_received.get());
-    page.counter("lapwing_sent_bytes", "Bytes that went out.", m.bytes_sent.get());
-    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", m.publish_received.get());
-    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", m.publish_sent.get());
+    let traffic = core.live.traffic();
+    page.counter("lapwing_packets_received", "MQTT packets that came in.", traffic.packets_received);
+    page.counter("lapwing_packets_sent", "MQTT packets that went out.", traffic.packets_sent);
+    page.counter("lapwing_received_bytes", "Bytes that came in.", traffic.bytes_received);
+    page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
+    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
+    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
     let dropped = "Messages dropped: a queue was full, a client takes no packet that large, or they expired.";
-    page.counter("lapwing_messages_dropped", dropped, m.publish_dropped.get());
-    page.counter("lapwing_payload_received_bytes", "Payload that came in.", m.publish_bytes_received.get());
-    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", m.publish_bytes_sent.get());
+    page.counter("lapwing_messages_dropped", dropped, core.metrics.publish_dropped.get());
+    page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
+    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
 }
 
 fn routes(core: &Core, page: &mut Page) {

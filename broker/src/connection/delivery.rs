@@ -46,6 +46,10 @@ impl Connection {
             self.state.reported = outgoing.pending.len();
             self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
         }
+        if self.state.reported_in_flight != outgoing.in_flight() {
+            self.state.reported_in_flight = outgoing.in_flight();
+            self.resident.outbox.flies(outgoing.in_flight());
+        }
         more
     }
 

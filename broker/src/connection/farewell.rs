@@ -69,7 +69,7 @@ impl Connection {
             Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
             Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
             Exit::Violation(reason, text) => {
-                self.core.metrics.refused.add(1);
+                self.gate.traffic.refused.add(1);
                 warn!(%client, %peer, user = ?self.resident.identity.user, %reason, "connection closed: {text}");
             }
             Exit::Told(End::TakenOver { by, .. }) => {
@@ -105,6 +105,7 @@ pub(crate) fn settle(
     resident.outbox.settle(&mut session.outgoing.pending);
     session.outgoing.recount();
     resident.outbox.holds(session.outgoing.pending.len(), session.outgoing.pending_bytes);
+    resident.outbox.flies(session.outgoing.in_flight());
     if ends {
         // The session and its will are over before anybody else has the client identifier.
         core.end_session(resident, Durability::None);

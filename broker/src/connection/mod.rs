@@ -42,7 +42,7 @@ use crate::contact::{Contact, Leave};
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::{Message, Millis};
-use crate::metrics::Tally;
+use crate::metrics::{Pace, Tally};
 use crate::net::Stream;
 use crate::output::Output;
 use crate::rate::Allowances;
@@ -202,6 +202,7 @@ pub(crate) struct State {
     cache: RouteCache,
     wakers: Vec<Waker>,
     tally: Tally,
+    pace: Pace,
     /// Large packets come.
     large: bool,
     /// More than one message left in the last turn.
@@ -231,12 +232,14 @@ pub(crate) struct State {
     hushed: u64,
     /// What the outbox was last told that the session holds.
     reported: usize,
+    /// What it was last told to be on its way.
+    reported_in_flight: usize,
 }
 
 impl State {
     /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
-    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances) -> State {
-        State { stopped: any_input, resumed, allowances, ..State::default() }
+    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances, now: Millis) -> State {
+        State { stopped: any_input, resumed, allowances, pace: Pace::new(now), ..State::default() }
     }
 
     /// A message that has to wait for the store, or for one that has to.
@@ -269,7 +272,7 @@ impl Connection {
         }
         self.state.deferred = false;
         let result = self.turn(cx);
-        self.state.tally.add_to(&self.core.metrics);
+        self.state.tally.add_to(&self.gate.traffic);
         result
     }
 
@@ -305,9 +308,10 @@ impl Connection {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
-            self.state.busy = self.state.tally.publish_sent > 1;
+            self.state.busy = self.state.tally.sent_since() > 1;
+            self.state.pace.pass(now, &self.state.tally);
             // Who reads an answer finds it counted.
-            self.state.tally.add_to(&self.core.metrics);
+            self.state.tally.add_to(&self.gate.traffic);
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,
@@ -315,7 +319,7 @@ impl Connection {
                 Poll::Pending => false,
             };
             if self.output.len() < before {
-                self.core.metrics.bytes_sent.add((before - self.output.len()) as u64);
+                self.state.tally.bytes_sent += (before - self.output.len()) as u64;
             }
             if written || self.output.len() < before {
                 self.state.blocked_since = None;

@@ -69,7 +69,10 @@ impl Connection {
             match question {
                 Question::Account(subscriptions_max, to) => {
                     let mut account = Account::of(&self.resident, subscriptions_max);
+                    let (flow, rates) = self.state.pace.look(self.core.now(), &self.state.tally);
                     account.connection = Some(account::Connection {
+                        flow,
+                        rates,
                         version: self.agreement.version.to_string(),
                         keep_alive_s: self.agreement.keep_alive_s,
                     });

@@ -84,7 +84,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
     let allowances = core.users.allowances(resident.identity.user.as_ref(), &gate.limits);
-    let mut state = State::new(!input.is_empty(), resumed, allowances);
+    let mut state = State::new(!input.is_empty(), resumed, allowances, core.now());
     match connack(&gate, &request, session_present) {
         // The client may rely on its old session being gone.
         Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
@@ -93,7 +93,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
         }
     }
-    core.metrics.packets_sent.add(1);
+    gate.traffic.packets_sent.add(1);
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
