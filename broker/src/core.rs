@@ -1,5 +1,6 @@
 //! What all connections share, and what happens to messages and sessions beyond a single connection.
 
+use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
@@ -23,7 +24,7 @@ use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
 use crate::router::{Kept, Retained, RouteCache, Routed, Router, Space};
 use crate::session::{Outcome, Session, Will};
-use crate::store::{Durability, Origin, Record, SessionTerms, Store, Ticket};
+use crate::store::{Durability, Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
 
 /// The broker's inside.
 #[derive(Debug)]
@@ -329,6 +330,23 @@ impl Core {
             return Ticket::default();
         }
         self.forget_session(&resident, durability)
+    }
+
+    /// Ends a session that still rests as `rest` says; `false`: it does not.
+    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber) -> bool {
+        let Some(resident) = self.registry.remove_resting(client_id, rest) else { return false };
+        if let Some(due) = resident.session.due_at() {
+            self.agenda.remove(due, client_id, rest);
+        }
+        self.end_session(resident, Durability::None);
+        true
+    }
+
+    /// Waits until all that was recorded until now is on disk.
+    pub async fn durable(&self) -> Result<(), Failed> {
+        let ticket = self.store.append(Record::Nothing, Durability::Always);
+        let mut seat = Seat::default();
+        poll_fn(|cx| self.store.poll(ticket, &mut seat, cx)).await
     }
 
     /// The last record of a session.

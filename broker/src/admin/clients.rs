@@ -12,9 +12,9 @@ use super::call::{CURSOR, Call, LIMIT, Parameter};
 use super::pattern;
 use super::routes::{Route, route};
 use super::shape::{Page, object};
-use crate::account::Account;
+use crate::account::{self, Account};
 use crate::config::network;
-use crate::contact::Question;
+use crate::contact::{Contact, Leave, Question};
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::registry;
@@ -36,6 +36,12 @@ pub(super) const ROUTES: &[Route] = &[
     list => Page<Client>
     ),
     route!(GET "/clients/{client}", "One client in detail", [], one => Detail),
+    route!(
+        POST "/clients/{client}/disconnect",
+        "Disconnects a client (0x98); it may come again, and its session waits for it as long as its expiry says",
+        [],
+        disconnect => Disconnected
+    ),
 ];
 
 object! {
@@ -85,10 +91,50 @@ object! {
         in_flight_to_client: u64,
         /// Messages of QoS 1 and 2 that came from it and are not acknowledged, or not released.
         in_flight_from_client: u64,
+        /// What went through its connection since CONNECT.
+        flow: Option<Flow>,
+        /// How fast it is.
+        per_second: Option<Rates>,
         /// How many subscriptions its session has.
         subscriptions_count: u64,
         /// The first thousand of them, in their order.
         subscriptions: Vec<Subscription>,
+    }
+}
+
+object! {
+    /// What went through a connection.
+    Flow {
+        /// PUBLISH packets from the client.
+        messages_received: u64,
+        /// PUBLISH packets to the client.
+        messages_sent: u64,
+        /// Bytes of MQTT from the client.
+        bytes_received: u64,
+        /// Bytes of MQTT to the client.
+        bytes_sent: u64,
+    }
+}
+
+object! {
+    /// What goes through a connection in a second, as a mean of the last ten to twenty.
+    Rates {
+        /// PUBLISH packets from the client.
+        messages_received: f64,
+        /// PUBLISH packets to the client.
+        messages_sent: f64,
+        /// Bytes of MQTT from the client.
+        bytes_received: f64,
+        /// Bytes of MQTT to the client.
+        bytes_sent: f64,
+    }
+}
+
+object! {
+    /// A client was disconnected.
+    Disconnected {
+        /// The client identifier.
+        client: String,
     }
 }
 
@@ -296,6 +342,16 @@ async fn one(call: Call) -> Result<Detail, Failure> {
         }),
         in_flight_to_client: account.in_flight.0 as u64,
         in_flight_from_client: account.in_flight.1 as u64,
+        flow: connection.as_ref().map(|account::Connection { flow, .. }| Flow {
+            messages_received: flow.messages_received,
+            messages_sent: flow.messages_sent,
+            bytes_received: flow.bytes_received,
+            bytes_sent: flow.bytes_sent,
+        }),
+        per_second: connection.map(|account::Connection { rates, .. }| {
+            let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
+            Rates { messages_received, messages_sent, bytes_received, bytes_sent }
+        }),
         subscriptions_count: account.subscriptions_count as u64,
         subscriptions: account
             .subscriptions
@@ -312,5 +368,30 @@ fn subscription(filter: Box<str>, held: &Held) -> Subscription {
         no_local: held.options.no_local,
         retain_as_published: held.options.retain_as_published,
         id: held.id.map(u64::from),
+    }
+}
+
+async fn disconnect(call: Call) -> Result<Disconnected, Failure> {
+    let (core, client_id) = (&call.admin.core, call.name());
+    call.audit(&format!("disconnect client {client_id}"));
+    let contact = core.registry.with(client_id, |_, client| match client {
+        registry::Client::Live(contact) => Some(contact.clone()),
+        registry::Client::Resting(..) => None,
+    });
+    let contact = contact.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
+        let error = format!("client '{client_id}' is not connected; its session rests");
+        Failure::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
+    })?;
+    leave(&contact, false).await?;
+    Ok(Disconnected { client: client_id.to_owned() })
+}
+
+/// Ends a connection, and its session where that is wanted, and waits until that is done; `false`: it was leaving already.
+pub(super) async fn leave(contact: &Contact, with_session: bool) -> Result<bool, Failure> {
+    let (done, gone) = oneshot::channel();
+    contact.ask(Question::Leave(Leave { with_session, done }));
+    match tokio::time::timeout(PATIENCE, gone).await {
+        Ok(done) => Ok(done.is_ok()),
+        Err(_) => Err(Failure::unavailable("the client was told, and is not gone yet", "look again")),
     }
 }

@@ -6,15 +6,18 @@
 //! there are no cookies, and no other origin is let in.
 
 mod answer;
+mod bans;
 mod call;
 mod clients;
 mod document;
 mod exposition;
 mod figures;
+mod log;
 mod pattern;
 mod process;
 mod reload;
 mod routes;
+mod sessions;
 mod shape;
 
 use std::convert::Infallible;
