@@ -33,7 +33,8 @@ pub struct Contact {
     /// The queue of its session, from the moment that it has it.
     pub outbox: OnceLock<Arc<Outbox>>,
     asked: AtomicBool,
-    questions: Mutex<Vec<Question>>,
+    /// None once the connection ends.
+    questions: Mutex<Option<Vec<Question>>>,
 }
 
 /// What a connection is asked.
@@ -65,15 +66,15 @@ impl Contact {
             waker: Arc::default(),
             outbox: OnceLock::new(),
             asked: AtomicBool::new(false),
-            questions: Mutex::default(),
+            questions: Mutex::new(Some(Vec::new())),
         }
     }
 
-    /// Leaves a question. One too many is dropped, and so is its answer.
+    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
     pub fn ask(&self, question: Question) {
         let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        if questions.len() < QUESTIONS_MAX {
-            questions.push(question);
+        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < QUESTIONS_MAX) {
+            waiting.push(question);
             self.asked.store(true, Ordering::Release);
         }
         drop(questions);
@@ -90,6 +91,11 @@ impl Contact {
     pub fn questions(&self) -> Vec<Question> {
         let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
         self.asked.store(false, Ordering::Release);
-        std::mem::take(&mut questions)
+        questions.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The connection ends: nothing is answered any more.
+    pub fn close(&self) {
+        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
 
-use lapwing_protocol::{PacketId, topic};
+use lapwing_protocol::{PacketId, QoS, topic};
 use tracing::debug;
 
 use crate::arrivals::Arrivals;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::janitor::Agenda;
 use crate::journal::Journal;
 use crate::live::{Live, Snapshot};
-use crate::message::{Message, Millis, Seq, SessionNumber, Source};
+use crate::message::{Content, Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::rate::Users;
@@ -118,17 +118,24 @@ impl Core {
     }
 
     /// A queue for a new session; `stored`: the store keeps it.
-    pub fn outbox(&self, session: SessionNumber, stored: bool) -> Arc<Outbox> {
-        Arc::new(if stored {
+    pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
+        let outbox = if stored {
             Outbox::stored(session, self.bounds(), self.stored.clone(), 0, (1, 0, 0))
         } else {
             Outbox::new(session, self.bounds())
-        })
+        };
+        Arc::new(outbox.of(client_id))
     }
 
     /// The queue of a session that an earlier run left: `last` as given out, and what waits on disk.
-    pub fn stored_outbox(&self, session: SessionNumber, last: Seq, waiting: (Seq, u64, u64)) -> Arc<Outbox> {
-        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting))
+    pub fn stored_outbox(
+        &self,
+        session: SessionNumber,
+        client_id: Arc<str>,
+        last: Seq,
+        waiting: (Seq, u64, u64),
+    ) -> Arc<Outbox> {
+        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting).of(client_id))
     }
 
     /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one
@@ -174,10 +181,28 @@ impl Core {
         self.publish_for_nobody(message, Journal::off());
     }
 
-    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) {
+    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) -> Published {
         let mut wakers = Vec::new();
-        self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
+        let published = self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
+        published
+    }
+
+    /// Removes the retained message of a topic, as an empty one that is published would: its subscribers get that. `false`: the store
+    /// takes nothing now.
+    pub fn clear_retained(&self, topic: &str) -> bool {
+        let message = Message::new(&Content {
+            topic,
+            properties: &[],
+            payload: &[],
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            publisher: 0,
+            published_at: self.now(),
+            expires_at: None,
+        });
+        let journal = Journal::new(&*self.store, Durability::Always);
+        self.publish_for_nobody(&message, journal).kept == Kept::Done
     }
 
     /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).

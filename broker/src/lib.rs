@@ -55,7 +55,7 @@ use crate::admin::{Admin, Door};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
-use crate::listeners::Listeners;
+use crate::listeners::{Listeners, Named};
 use crate::live::{Live, Snapshot};
 use crate::net::{BindError, ControlSocket};
 use crate::reload::Own;
@@ -69,7 +69,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub struct Broker {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Arc<str>>>,
+    listeners: watch::Receiver<Vec<Named>>,
     /// Closed when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
     acceptors: Arc<accept::Tally>,
@@ -287,7 +287,7 @@ impl Broker {
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> Vec<Arc<str>> {
-        self.listeners.borrow().clone()
+        self.listeners.borrow().iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// Where `[admin]` listens, with its real port.

@@ -198,6 +198,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Outbox {
     session: SessionNumber,
+    client_id: Arc<str>,
     dropped: AtomicU64,
     /// As its connection last said.
     in_flight: AtomicUsize,
@@ -212,6 +213,7 @@ impl Outbox {
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
         Outbox {
             session,
+            client_id: Arc::default(),
             dropped: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
@@ -232,6 +234,17 @@ impl Outbox {
         total.bytes.fetch_add(bytes, Ordering::Relaxed);
         let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
         Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
+    }
+
+    /// Of this client.
+    #[must_use]
+    pub fn of(self, client_id: Arc<str>) -> Outbox {
+        Outbox { client_id, ..self }
+    }
+
+    /// The client identifier of its session.
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.client_id
     }
 
     /// Other bounds. What waits already goes on waiting.

@@ -16,6 +16,7 @@ use crate::account::{self, Account};
 use crate::config::network;
 use crate::contact::{Contact, Leave, Question};
 use crate::core::Core;
+use crate::live::GateNumber;
 use crate::outbox::Outbox;
 use crate::registry;
 use crate::session::Held;
@@ -180,7 +181,8 @@ struct Filter {
     client: Option<String>,
     user: Option<String>,
     network: Option<ipnet::IpNet>,
-    listener: Option<String>,
+    /// As a URL, or by the numbers of those that have this name.
+    listener: Option<(String, Vec<GateNumber>)>,
     connected: Option<bool>,
 }
 
@@ -199,7 +201,12 @@ impl Filter {
             client: text("client"),
             user: text("user"),
             network: call.text("address").map(net).transpose()?,
-            listener: text("listener"),
+            listener: text("listener").map(|name| {
+                let snapshot = call.admin.core.live.get();
+                let named = snapshot.gates.iter().filter(|gate| gate.listener.label() == name);
+                let numbers = named.map(|gate| gate.number).collect();
+                (name, numbers)
+            }),
             connected: call.text("state").map(|state| state == "connected"),
         })
     }
@@ -213,7 +220,11 @@ impl Filter {
             let ip = contact.and_then(|contact| contact.peer.address.ip());
             ip.is_some_and(|ip: IpAddr| net.contains(&ip.to_canonical()))
         };
-        let by = |listener: &String| contact.is_some_and(|contact| *contact.peer.listener == **listener);
+        let by = |(url, numbers): &(String, Vec<GateNumber>)| {
+            contact.is_some_and(|contact| {
+                *contact.peer.listener == **url || numbers.contains(&contact.peer.place)
+            })
+        };
         self.connected.is_none_or(|connected| connected == contact.is_some())
             && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))
             && self.network.as_ref().is_none_or(within)

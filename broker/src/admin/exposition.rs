@@ -4,6 +4,8 @@ use std::fmt::{Display, Write};
 
 use super::process::Process;
 use crate::core::Core;
+use crate::metrics::Sums;
+use crate::registry::Client;
 use crate::store::Health;
 
 /// How the text is written.
@@ -30,6 +32,8 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     page.gauge("lapwing_uptime_seconds", "How long the broker has run.", core.uptime_ms() as f64 / 1000.0);
     clients(core, &mut page);
     traffic(core, &mut page);
+    listeners(core, &mut page);
+    queues(core, &mut page);
     routes(core, &mut page);
     if core.store.keeps() {
         store(core, &mut page);
@@ -85,6 +89,86 @@ fn traffic(core: &Core, page: &mut Page) {
     page.counter("lapwing_messages_dropped", dropped, core.metrics.publish_dropped.get());
     page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
+}
+
+/// What a figure of a listener is called, whether it is a counter, what it says, and where it is.
+type OfListener = (&'static str, bool, &'static str, fn(&Sums, u64) -> u64);
+
+fn listeners(core: &Core, page: &mut Page) {
+    const FIGURES: [OfListener; 7] = [
+        (
+            "lapwing_listener_connections",
+            false,
+            "Connections of a listener, those before CONNECT included.",
+            |_, open| open,
+        ),
+        ("lapwing_listener_connections_accepted", true, "Connections that it accepted.", |sums, _| {
+            sums.connections
+        }),
+        (
+            "lapwing_listener_connections_refused",
+            true,
+            "Connections that it refused, or closed for breaking a rule.",
+            |sums, _| sums.refused,
+        ),
+        ("lapwing_listener_messages_received", true, "PUBLISH packets that came in by it.", |sums, _| {
+            sums.publish_received
+        }),
+        ("lapwing_listener_messages_sent", true, "PUBLISH packets that went out by it.", |sums, _| {
+            sums.publish_sent
+        }),
+        ("lapwing_listener_received_bytes", true, "Bytes that came in by it.", |sums, _| sums.bytes_received),
+        ("lapwing_listener_sent_bytes", true, "Bytes that went out by it.", |sums, _| sums.bytes_sent),
+    ];
+    let snapshot = core.live.get();
+    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, gate)| {
+        let mut sums = Sums::default();
+        sums.add(&gate.traffic);
+        (name, sums, gate.connections() as u64)
+    });
+    let listeners: Vec<_> = listeners.collect();
+    for (name, grows, help, figure) in FIGURES {
+        let samples = listeners.iter().map(|(label, sums, open)| (label.as_str(), figure(sums, *open)));
+        page.labelled((name, grows), help, "listener", samples);
+    }
+}
+
+/// How many clients are looked at in one go.
+const SLICE: usize = 512;
+
+/// What waits for clients and what is on its way to them: looked up where it is, since counting it would cost each message.
+fn queues(core: &Core, page: &mut Page) {
+    let (mut connected, mut resting) = ([0; 3], [0; 3]);
+    let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
+    loop {
+        after = core.registry.page(after.as_deref(), SLICE, |_, client| match client {
+            Client::Live(contact) => {
+                outboxes.extend(contact.outbox.get().map(|outbox| (true, outbox.clone())))
+            }
+            Client::Resting(resident, _) => outboxes.push((false, resident.outbox.clone())),
+        });
+        for (live, outbox) in outboxes.drain(..) {
+            let (messages, bytes) = outbox.waiting();
+            let sums = if live { &mut connected } else { &mut resting };
+            let all = [messages, bytes, outbox.in_flight() as u64];
+            sums.iter_mut().zip(all).for_each(|(sum, more)| *sum += more);
+        }
+        if after.is_none() {
+            break;
+        }
+    }
+    for (at, (name, help)) in [
+        ("lapwing_queued_messages", "Messages that wait for clients, those on disk included."),
+        ("lapwing_queued_bytes", "Their bytes."),
+        ("lapwing_in_flight_messages", "Messages of QoS 1 and 2 sent to clients and not acknowledged."),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let of = |sums: &[u64; 3]| sums.get(at).copied().unwrap_or(0);
+        let samples = [("connected", of(&connected)), ("resting", of(&resting))];
+        page.labelled((name, false), help, "state", samples.into_iter());
+    }
 }
 
 fn routes(core: &Core, page: &mut Page) {
@@ -194,6 +278,26 @@ impl Page {
             Form::Plain => self.head(&format!("{name}_info"), "gauge", help),
         }
         self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
+    }
+
+    /// One figure for each of several; `grows`: it is a counter.
+    fn labelled<'a>(
+        &mut self,
+        (name, grows): (&str, bool),
+        help: &str,
+        label: &str,
+        samples: impl Iterator<Item = (&'a str, u64)>,
+    ) {
+        let total = if grows { "_total" } else { "" };
+        match (grows, self.form) {
+            (true, Form::OpenMetrics) => self.head(name, "counter", help),
+            (true, Form::Plain) => self.head(&format!("{name}{total}"), "counter", help),
+            (false, _) => self.head(name, "gauge", help),
+        }
+        for (value, count) in samples {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            self.line(format_args!("{name}{total}{{{label}=\"{value}\"}} {count}"));
+        }
     }
 
     fn states(&mut self, name: &str, help: &str, states: &[(&str, u8)]) {

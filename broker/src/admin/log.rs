@@ -34,14 +34,12 @@ object! {
     }
 }
 
+const LEVELS: &str =
+    "give off, error, warn, info, debug, trace, or a filter like \"info,audit=warn,lapwing::net=debug\"";
+
 async fn level(call: &Call, set: Option<String>) -> Result<Level, Failure> {
     let level = reload::level(&call.admin.reloads, set).await;
-    let level = level.map_err(|error| {
-        Failure::bad(
-            format!("log.level: {error}"),
-            "give error, warn, info, debug, trace, or a filter like \"info,audit=warn,lapwing::net=debug\"",
-        )
-    })?;
+    let level = level.map_err(|error| Failure::bad(format!("log.level: {error}"), LEVELS))?;
     Ok(Level { level, configured: call.admin.core.live.get().config.log.level.clone() })
 }
 
@@ -50,6 +48,14 @@ async fn get(call: Call) -> Result<Level, Failure> {
 }
 
 async fn set(call: Call, new: NewLevel) -> Result<Level, Failure> {
+    // Alone it would be taken for the only part of the program to log.
+    let is_level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str())
+    };
+    let odd = new.level.split(',').map(str::trim).find(|part| !part.contains('=') && !is_level(part));
+    if let Some(odd) = odd {
+        return Err(Failure::bad(format!("'{odd}' is no level"), LEVELS));
+    }
     call.audit(&format!("log level {}", new.level));
     level(&call, Some(new.level)).await
 }

@@ -12,13 +12,16 @@ mod clients;
 mod document;
 mod exposition;
 mod figures;
+mod listeners;
 mod log;
 mod pattern;
 mod process;
 mod reload;
+mod retained;
 mod routes;
 mod sessions;
 mod shape;
+mod subscriptions;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -45,6 +48,7 @@ use self::answer::{Answer, Content, Failure, JSON, LINES};
 use self::call::{Call, Who};
 use crate::auth::audit;
 use crate::core::Core;
+use crate::listeners::Named;
 use crate::net::ControlSocket;
 use crate::reload::Request as Reload;
 
@@ -71,7 +75,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Admin {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Arc<str>>>,
+    listeners: watch::Receiver<Vec<Named>>,
     stopped: watch::Receiver<bool>,
     reloads: mpsc::Sender<Reload>,
     streams: Arc<Semaphore>,
@@ -96,7 +100,7 @@ impl Admin {
     /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes what is to be changed.
     pub(crate) fn new(
         core: Arc<Core>,
-        listeners: watch::Receiver<Vec<Arc<str>>>,
+        listeners: watch::Receiver<Vec<Named>>,
         stopped: watch::Receiver<bool>,
         reloads: mpsc::Sender<Reload>,
     ) -> Admin {

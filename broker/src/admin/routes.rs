@@ -10,13 +10,22 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Failure, JSON, LINES};
 use super::call::{Call, Kind, Parameter, decode};
-use super::{bans, clients, document, log, reload, sessions};
+use super::{bans, clients, document, listeners, log, reload, retained, sessions, subscriptions};
 
 /// What all paths begin with.
 pub(super) const ROOT: &str = "/api/v1";
 
-const TABLES: &[&[Route]] =
-    &[clients::ROUTES, sessions::ROUTES, bans::ROUTES, reload::ROUTES, log::ROUTES, document::ROUTES];
+const TABLES: &[&[Route]] = &[
+    clients::ROUTES,
+    sessions::ROUTES,
+    bans::ROUTES,
+    subscriptions::ROUTES,
+    retained::ROUTES,
+    listeners::ROUTES,
+    reload::ROUTES,
+    log::ROUTES,
+    document::ROUTES,
+];
 
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
 

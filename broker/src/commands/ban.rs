@@ -31,18 +31,18 @@ pub enum BanCommand {
 }
 
 /// Exactly one of them.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub struct WhomArguments {
     /// A client identifier
     #[arg(long)]
-    client: Option<String>,
+    pub client: Option<String>,
     /// A user
     #[arg(long)]
-    user: Option<String>,
+    pub user: Option<String>,
     /// An address, or a network like 192.0.2.0/24
     #[arg(long, value_name = "ADDRESS")]
-    address: Option<String>,
+    pub address: Option<String>,
 }
 
 impl WhomArguments {

@@ -30,6 +30,7 @@ impl Connection {
     /// Sees to the session, then to the client.
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
+        self.contact.close();
         let Connection { core, stream, mut resident, number, agreement, end, mut output, place, .. } = *self;
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,

@@ -150,8 +150,8 @@ fn resident(
             let number = core.next_number();
             let stored = request.terms.expiry_s > 0 && core.store.keeps();
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
+            let outbox = core.outbox(number, client_id.clone(), stored);
             let session = Session::new(number, client_id, user, &request.terms, stored);
-            let outbox = core.outbox(number, stored);
             (Resident { session: Box::new(session), outbox, identity: Box::new(identity) }, false, ended)
         }
     }

@@ -4,12 +4,14 @@
 //! targets of a topic are cached by the publisher until any subscription changes ([`Router::generation`]), so that a topic
 //! that repeats costs no lock and no walk, and no lock is held while pushing.
 
+mod browse;
 mod compact;
 mod retained;
 mod share;
 mod trie;
 
-pub use retained::{Fetched, Kept, Next, Retained, Space};
+pub use browse::{Place, Subscription};
+pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
 pub use share::Group;
 pub use trie::Subscriber;
 

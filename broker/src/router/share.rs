@@ -24,6 +24,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// The members.
+    pub(super) fn members(&self) -> &[Subscriber] {
+        &self.members
+    }
+
     /// The members, beginning with the one whose turn it is.
     fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);

@@ -125,6 +125,23 @@ fn detail(answer: &serde_json::Value) -> String {
             plain(&answer["in_flight_from_client"])
         ),
     );
+    let (flow, rates) = (&answer["flow"], &answer["per_second"]);
+    if !flow.is_null() {
+        for (name, side) in [("from the client", "received"), ("to the client", "sent")] {
+            let (messages, size) = (format!("messages_{side}"), format!("bytes_{side}"));
+            let rate = |key: &str| rates[key].as_f64().unwrap_or(0.0);
+            sheet.say(
+                name,
+                &format!(
+                    "{} messages, {}; {:.1} messages/s, {}/s",
+                    flow[&messages],
+                    flow[&size].as_u64().map_or_else(String::new, bytes),
+                    rate(&messages),
+                    bytes(rate(&size) as u64)
+                ),
+            );
+        }
+    }
     sheet.line("subscriptions", text(&answer["subscriptions_count"]));
     let columns: &[Column<'_>] = &[
         ("  FILTER", &|s| Cell::Text(format!("  {}", plain(&s["filter"])))),

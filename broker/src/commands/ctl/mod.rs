@@ -3,9 +3,13 @@
 //! Each command is a file of its own: what it asks, and how the answer is shown to people ([`table`]). With `--json` it is the answer
 //! of the API as it came.
 
+mod act;
 mod clients;
 mod link;
+mod listeners;
 mod reload;
+mod retained;
+mod subscriptions;
 mod table;
 
 use std::io::Write;
@@ -43,6 +47,28 @@ enum CtlCommand {
     Clients(clients::Clients),
     /// Show one client in detail
     Client(clients::Client),
+    /// Disconnect a client; its session waits for it
+    Disconnect(act::Named),
+    /// Let somebody in no more; who is connected is disconnected
+    Ban(act::Ban),
+    /// List who is banned
+    Bans(act::Bans),
+    /// Let somebody in again
+    Unban(act::Unban),
+    /// Look after sessions
+    #[command(subcommand)]
+    Session(act::Session),
+    /// List subscriptions
+    Subscriptions(subscriptions::Subscriptions),
+    /// List who would get a message of a topic
+    Who(subscriptions::Who),
+    /// Look after retained messages
+    #[command(subcommand)]
+    Retained(retained::Retained),
+    /// List the listeners, with what went through each
+    Listeners,
+    /// Show or set what is logged
+    Log(act::Log),
     /// Read the configuration and its files anew
     Reload,
 }
@@ -58,6 +84,16 @@ pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
         match &ctl.command {
             CtlCommand::Clients(clients) => clients.run(&desk).await,
             CtlCommand::Client(client) => client.run(&desk).await,
+            CtlCommand::Disconnect(client) => client.disconnect(&desk).await,
+            CtlCommand::Ban(ban) => ban.run(&desk).await,
+            CtlCommand::Bans(bans) => bans.run(&desk).await,
+            CtlCommand::Unban(unban) => unban.run(&desk).await,
+            CtlCommand::Session(session) => session.run(&desk).await,
+            CtlCommand::Subscriptions(subscriptions) => subscriptions.run(&desk).await,
+            CtlCommand::Who(who) => who.run(&desk).await,
+            CtlCommand::Retained(retained) => retained.run(&desk).await,
+            CtlCommand::Listeners => listeners::run(&desk).await,
+            CtlCommand::Log(log) => log.run(&desk).await,
             CtlCommand::Reload => reload::run(&desk).await,
         }
     });
