@@ -77,7 +77,18 @@ fn version_words_stay_in_protocol_handshake_and_connection() {
 fn nothing_that_a_peer_sends_can_panic() {
     let mut files = sources(&root().join("protocol/src"));
     files.extend(sources(&root().join("embedded-client/src")));
-    for room in ["handshake", "connection", "session", "router", "net", "auth", "store", "commands/tools", "admin", "commands/ctl"] {
+    for room in [
+        "handshake",
+        "connection",
+        "session",
+        "router",
+        "net",
+        "auth",
+        "store",
+        "commands/tools",
+        "admin",
+        "commands/ctl",
+    ] {
         files.extend(sources(&root().join("broker/src").join(room)));
     }
     files.extend(
