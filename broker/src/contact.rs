@@ -10,6 +10,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use crate::account::Account;
+use crate::auth::Identity;
 use crate::message::Millis;
 use crate::net::Peer;
 use crate::outbox::Outbox;
@@ -35,6 +36,7 @@ pub struct Contact {
     asked: AtomicBool,
     /// None once the connection ends.
     questions: Mutex<Option<Vec<Question>>>,
+    identity: Mutex<Arc<Identity>>,
 }
 
 /// What a connection is asked.
@@ -57,17 +59,28 @@ pub struct Leave {
 
 impl Contact {
     /// Of a connection that is let in.
-    pub fn new(user: Option<Arc<str>>, peer: Peer, since: Millis) -> Contact {
+    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> Contact {
         Contact {
             by: peer.address.to_string().into(),
-            user,
+            user: identity.user.clone(),
             peer,
             since,
             waker: Arc::default(),
             outbox: OnceLock::new(),
             asked: AtomicBool::new(false),
             questions: Mutex::new(Some(Vec::new())),
+            identity: Mutex::new(identity),
         }
+    }
+
+    /// Who the client is.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its rights have changed.
+    pub fn recognize(&self, identity: Arc<Identity>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.

@@ -23,6 +23,8 @@ pub mod config;
 mod connection;
 mod contact;
 mod core;
+pub mod drops;
+pub mod explain;
 mod handshake;
 mod janitor;
 pub mod journal;
@@ -40,6 +42,7 @@ pub mod router;
 pub mod session;
 pub mod store;
 mod sys;
+pub mod trace;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

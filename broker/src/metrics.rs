@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::drops::{Drops, Reason};
 use crate::message::Millis;
 
 macro_rules! counters {
@@ -34,8 +35,6 @@ impl Counter {
 counters! {
     /// What belongs to no listener, since the start.
     Metrics {
-        /// Messages dropped: an outbox was full, a client takes no packet that large, or they expired.
-        publish_dropped,
         /// Clients that could not say who they are.
         authentication_failures,
         /// Things that clients were not allowed to do.
@@ -69,6 +68,10 @@ macro_rules! traffic {
         #[derive(Debug, Default)]
         pub struct Tally {
             $($(#[$doc])* pub $name: u64,)+
+            /// Messages that no subscription matched, since this was added.
+            pub no_subscriber: u64,
+            /// Messages that were not for who published them, since this was added.
+            pub no_local: u64,
             told: Told,
         }
 
@@ -79,11 +82,17 @@ macro_rules! traffic {
         impl Tally {
             /// Adds what was counted since this was done last.
             #[inline]
-            pub fn add_to(&mut self, traffic: &Traffic) {
+            pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
                 $(if self.$name != self.told.$name {
                     traffic.$name.add(self.$name - self.told.$name);
                     self.told.$name = self.$name;
                 })+
+                if self.no_subscriber > 0 {
+                    drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
+                }
+                if self.no_local > 0 {
+                    drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+                }
             }
         }
     };
@@ -210,7 +219,7 @@ mod tests {
         let turn = |tally: &mut Tally, pace: &mut Pace, now| {
             tally.publish_sent += 10;
             pace.pass(now, tally);
-            tally.add_to(&traffic);
+            tally.add_to(&traffic, &Drops::default());
         };
         // Ten messages a second.
         (1..=60).for_each(|s| turn(&mut tally, &mut pace, 1_000 + s * 1_000));

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::contact::Contact;
+use crate::live::GateNumber;
 use crate::outbox::Outbox;
 use crate::session::Session;
 
@@ -29,7 +30,7 @@ pub struct Resident {
     /// Its queue.
     pub outbox: Arc<Outbox>,
     /// Whose it is, as its last connection was recognized.
-    pub identity: Box<Identity>,
+    pub identity: Arc<Identity>,
 }
 
 /// Why a connection is told to end.
@@ -178,6 +179,14 @@ impl Registry {
         inner.live += 1;
         inner.most_live = inner.most_live.max(inner.live);
         claim
+    }
+
+    /// Who has this client identifier, and the listener that it is connected to, if it is.
+    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<GateNumber>)> {
+        self.with(client_id, |_, client| match client {
+            Client::Live(contact) => (contact.identity(), Some(contact.peer.place)),
+            Client::Resting(resident, _) => (resident.identity.clone(), None),
+        })
     }
 
     /// The connection that has this client identifier, as the log calls it.

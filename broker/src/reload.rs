@@ -296,7 +296,7 @@ async fn revise_resting(core: &Arc<Core>) {
         match policy.renew(&identity, &client_id, None) {
             Ok(now) => {
                 core.registry.with_resting(&client_id, rest, |resident| {
-                    *resident.identity = now;
+                    resident.identity = Arc::new(now);
                     core.revoke(policy, resident)
                 });
             }

@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::budget::Pressure;
 use crate::core::Core;
 use crate::message::{Content, Message};
-use crate::metrics::{Metrics, Sums};
+use crate::metrics::Sums;
 
 /// How often memory is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -21,14 +21,14 @@ const LOADS: [Load; 8] = [
     ("messages/sent", |_, t| t.packets_sent),
     ("publish/received", |_, t| t.publish_received),
     ("publish/sent", |_, t| t.publish_sent),
-    ("publish/dropped", |m, _| m.publish_dropped.get()),
+    ("publish/dropped", |core, _| core.ends.drops.sum()),
     ("bytes/received", |_, t| t.bytes_received),
     ("bytes/sent", |_, t| t.bytes_sent),
     ("connections", |_, t| t.connections),
 ];
 
 /// The name of a load and its counter.
-type Load = (&'static str, fn(&Metrics, &Sums) -> u64);
+type Load = (&'static str, fn(&Core, &Sums) -> u64);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
@@ -58,7 +58,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         if every_s > 0 && seconds.is_multiple_of(every_s) {
             let traffic = core.live.traffic();
-            samples.push_front(LOADS.map(|(_, count)| count(&core.metrics, &traffic)));
+            samples.push_front(LOADS.map(|(_, count)| count(&core, &traffic)));
             samples.truncate(usize::try_from(900 / every_s + 1).unwrap_or(1));
             publish(&core, &samples, every_s);
         }
@@ -102,7 +102,7 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     put("messages/sent", traffic.packets_sent);
     put("publish/messages/received", traffic.publish_received);
     put("publish/messages/sent", traffic.publish_sent);
-    put("publish/messages/dropped", metrics.publish_dropped.get());
+    put("publish/messages/dropped", core.ends.drops.sum());
     put("publish/bytes/received", traffic.publish_bytes_received);
     put("publish/bytes/sent", traffic.publish_bytes_sent);
     put("bytes/received", traffic.bytes_received);

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 
 use super::process::Process;
 use crate::core::Core;
+use crate::drops::Reason;
 use crate::metrics::Sums;
 use crate::registry::Client;
 use crate::store::Health;
@@ -85,8 +86,12 @@ fn traffic(core: &Core, page: &mut Page) {
     page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
     page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
     page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
-    let dropped = "Messages dropped: a queue was full, a client takes no packet that large, or they expired.";
-    page.counter("lapwing_messages_dropped", dropped, core.metrics.publish_dropped.get());
+    let drops = &core.ends.drops;
+    let dropped = "Messages that were not taken, or that a subscriber did not get, by reason.";
+    page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
+    let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
+    let reasons = Reason::passed_over().map(|r| (r.name(), drops.get(r)));
+    page.counters("lapwing_messages_passed_over", passed, reasons);
     page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
 }
@@ -264,12 +269,22 @@ impl Page {
     }
 
     /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with it.
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    fn counter_head(&mut self, name: &str, help: &str) {
         match self.form {
             Form::OpenMetrics => self.head(name, "counter", help),
             Form::Plain => self.head(&format!("{name}_total"), "counter", help),
         }
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.counter_head(name, help);
         self.line(format_args!("{name}_total {value}"));
+    }
+
+    /// One for each reason.
+    fn counters(&mut self, name: &str, help: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
+        self.counter_head(name, help);
+        counts.for_each(|(reason, n)| self.line(format_args!("{name}_total{{reason=\"{reason}\"}} {n}")));
     }
 
     fn info(&mut self, name: &str, help: &str, label: &str, value: &str) {

@@ -92,7 +92,7 @@ pub(crate) fn settle(
 ) {
     let now = core.now();
     // What waits for this client by a shared subscription is better served by another member.
-    resident.outbox.disconnect();
+    resident.outbox.disconnect(&core.ends);
     core.give_shared(&mut resident, None, true);
     let mut claimed = |told: Option<End>| match told.or_else(|| end.try_recv().ok()) {
         Some(End::TakenOver { to, .. }) => Some(to),
@@ -102,6 +102,9 @@ pub(crate) fn settle(
     let client_id = session.client_id.clone();
     let ends = session.expiry_s == 0;
     let due = session.rest(now);
+    for (reason, message) in session.outgoing.lost.drain(..) {
+        core.ends.ended(reason, &message, &resident.outbox);
+    }
     // What the store has need not be in memory until the client is back.
     resident.outbox.settle(&mut session.outgoing.pending);
     session.outgoing.recount();

@@ -15,6 +15,7 @@ mod packets;
 mod reauth;
 mod rights;
 mod subscribe;
+mod traced;
 
 pub(crate) use farewell::close;
 pub(crate) use packets::user_properties_fit;
@@ -272,7 +273,7 @@ impl Connection {
         }
         self.state.deferred = false;
         let result = self.turn(cx);
-        self.state.tally.add_to(&self.gate.traffic);
+        self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
         result
     }
 
@@ -311,7 +312,7 @@ impl Connection {
             self.state.busy = self.state.tally.sent_since() > 1;
             self.state.pace.pass(now, &self.state.tally);
             // Who reads an answer finds it counted.
-            self.state.tally.add_to(&self.gate.traffic);
+            self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,

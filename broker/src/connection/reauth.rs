@@ -69,7 +69,7 @@ impl Connection {
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
                 self.expires_at = handshake::expires_at(&self.core, &identity);
-                *self.resident.identity = identity;
+                self.recognized_as(identity);
                 let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
                 info!(client = %client_id, user = ?identity.user, "re-authenticated");
                 audit::reauthenticated(client_id, identity);

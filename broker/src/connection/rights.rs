@@ -1,15 +1,23 @@
 //! What becomes of a live connection when the snapshot is replaced under it.
 
+use std::sync::Arc;
+
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
 use crate::account::{self, Account};
-use crate::auth::{audit, ban};
+use crate::auth::{Identity, audit, ban};
 use crate::contact::Question;
 use crate::handshake;
 use crate::outbox::Bounds;
 
 impl Connection {
+    /// Who the client is from now on.
+    pub(super) fn recognized_as(&mut self, identity: Identity) {
+        self.resident.identity = Arc::new(identity);
+        self.contact.recognize(self.resident.identity.clone());
+    }
+
     /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
     pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
@@ -46,7 +54,7 @@ impl Connection {
         match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);
-                *self.resident.identity = identity;
+                self.recognized_as(identity);
             }
             Err(refused) => {
                 audit::expelled(&client_id, &self.resident.identity, &refused.text);

@@ -25,10 +25,10 @@ use crate::store::{Durability, Record, Ticket};
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
     let Guest { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
-    let number = core.next_number();
+    let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
     let client_id = request.client_id.clone();
-    let contact = Arc::new(Contact::new(identity.user.clone(), peer, core.now()));
+    let contact = Arc::new(Contact::new(identity.clone(), peer, core.now()));
     if gate.limits.takeovers_damped {
         calm(core, &client_id, &contact.by).await;
     }
@@ -129,7 +129,7 @@ async fn calm(core: &Core, client_id: &Arc<str>, by: &str) {
 fn resident(
     core: &Arc<Core>,
     request: &Request,
-    identity: Identity,
+    identity: Arc<Identity>,
     snapshot: &Snapshot,
     earlier: Option<Resident>,
     level: Durability,
@@ -141,7 +141,7 @@ fn resident(
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;
             // Rights may have changed while the session rested.
-            *resident.identity = identity;
+            resident.identity = identity;
             core.revoke(&*snapshot.auth.policy, &mut resident);
             (resident, true, Ticket::default())
         }
@@ -152,7 +152,7 @@ fn resident(
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
             let outbox = core.outbox(number, client_id.clone(), stored);
             let session = Session::new(number, client_id, user, &request.terms, stored);
-            (Resident { session: Box::new(session), outbox, identity: Box::new(identity) }, false, ended)
+            (Resident { session: Box::new(session), outbox, identity }, false, ended)
         }
     }
 }

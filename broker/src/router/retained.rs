@@ -225,6 +225,13 @@ impl Retained {
         Kept::Done
     }
 
+    /// The size of the retained message of a topic, in bytes, if it has one.
+    pub fn size_of(&self, topic: &str, now: Millis) -> Option<u64> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let key = inner.messages.get_key_value(&Key::Topic(topic.into())).map(|(key, ())| key);
+        key.filter(|key| !key.has_expired(now)).map(Key::size)
+    }
+
     /// Number and bytes.
     pub fn len(&self) -> (usize, u64) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
