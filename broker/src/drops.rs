@@ -72,7 +72,7 @@ reasons! {
     QueueRefused "queue_refused" Refused,
     /// the queue of the subscriber was full: this message did not get in (limits.queued_messages_max, limits.queued_bytes_max)
     QueueFull "queue_full" Lost,
-    /// the queue of the subscriber was full: it was the oldest there and made room (limits.queue_policy is drop-oldest)
+    /// the queue of the subscriber was full: it was the oldest there and made room (limits.queue_policy is drop_oldest)
     QueueFullOldest "queue_full_oldest" Lost,
     /// the queue of the session on disk was full (store.queue_messages_max, store.queue_bytes_max)
     DiskQueueFull "disk_queue_full" Lost,

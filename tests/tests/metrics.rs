@@ -98,7 +98,8 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
     let expected = [
         ("lapwing_messages_received_total", MESSAGES + 1),
         ("lapwing_messages_sent_total", MESSAGES * SUBSCRIBERS),
-        ("lapwing_messages_dropped_total", 0),
+        ("lapwing_messages_dropped_total{reason=\"queue_full\"}", 0),
+        ("lapwing_messages_passed_over_total{reason=\"no_subscriber\"}", 0),
         ("lapwing_payload_received_bytes_total", MESSAGES * 10 + 4),
         ("lapwing_payload_sent_bytes_total", MESSAGES * SUBSCRIBERS * 10),
         ("lapwing_packets_received_total", clients().map(|client| client.packets).sum()),
