@@ -125,9 +125,9 @@ impl Verdict {
 impl Core {
     /// See the module.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
-        let Question { topic, from, bytes, after, most, .. } = *question;
+        let Question { topic, from, qos, bytes, after, most } = *question;
         let snapshot = self.live.get();
-        let audience = self.router.audience(topic, bytes, after, most);
+        let audience = self.router.audience(topic, (qos, bytes), after, most);
         let receivers: Vec<Receiver> = audience
             .listeners
             .into_iter()
@@ -135,7 +135,8 @@ impl Core {
             .collect();
         // A page that is not full is the last one.
         let last = receivers.last().map(|receiver| receiver.session).filter(|_| receivers.len() >= most);
-        let more = |last: &SessionNumber| !self.router.audience(topic, bytes, *last, 1).listeners.is_empty();
+        let more =
+            |last: &SessionNumber| !self.router.audience(topic, (qos, bytes), *last, 1).listeners.is_empty();
         Explanation {
             publisher: from.map(|from| self.publisher(&snapshot, from, topic)),
             retained_bytes: self.router.retained.size_of(topic, self.now()),

@@ -16,6 +16,7 @@ use crate::account::{self, Account};
 use crate::config::network;
 use crate::contact::{Contact, Leave, Question};
 use crate::core::Core;
+use crate::drops::Reason;
 use crate::live::GateNumber;
 use crate::outbox::Outbox;
 use crate::registry;
@@ -64,7 +65,7 @@ object! {
         queued_messages: u64,
         /// Their bytes.
         queued_bytes: u64,
-        /// Messages that were dropped since its queue was full.
+        /// Messages to it or from it that were dropped, since its session began or the broker started.
         dropped_messages: u64,
     }
 }
@@ -96,6 +97,8 @@ object! {
         flow: Option<Flow>,
         /// How fast it is.
         per_second: Option<Rates>,
+        /// Messages to it or from it that went no further, by reason.
+        ends: Vec<Ended>,
         /// How many subscriptions its session has.
         subscriptions_count: u64,
         /// The first thousand of them, in their order.
@@ -136,6 +139,16 @@ object! {
     Disconnected {
         /// The client identifier.
         client: String,
+    }
+}
+
+object! {
+    /// Messages that went no further.
+    Ended {
+        /// Why, as in docs/MONITORING.md.
+        reason: String,
+        /// How many.
+        messages: u64,
     }
 }
 
@@ -296,6 +309,15 @@ async fn list(call: Call) -> Result<Page<Client>, Failure> {
     Ok(Page { items: clients.into_iter().map(counted).collect(), next: next.map(|next| next.to_string()) })
 }
 
+/// What went no further, if anything.
+fn ended(outbox: &Outbox) -> Vec<Ended> {
+    let Some(drops) = outbox.drops() else { return Vec::new() };
+    let all = Reason::ALL.into_iter().map(|reason| (reason, drops.get(reason)));
+    all.filter(|(_, messages)| *messages > 0)
+        .map(|(reason, messages)| Ended { reason: reason.name().to_owned(), messages })
+        .collect()
+}
+
 /// How many subscriptions of a client are shown.
 const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// How long a connection may take to answer.
@@ -308,7 +330,7 @@ pub(super) fn unknown(client_id: &str) -> Failure {
 }
 
 /// How a session is, told by its connection, or looked up where it rests.
-async fn account(core: &Core, client_id: &str) -> Result<(Client, Account), Failure> {
+async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failure> {
     let now = core.now();
     let (key, looked) = core
         .registry
@@ -329,15 +351,17 @@ async fn account(core: &Core, client_id: &str) -> Result<(Client, Account), Fail
             answer.ok_or_else(|| Failure::unavailable("the client was leaving just now", "try again"))?
         }
     };
-    Ok((counted(key), account))
+    Ok((key, account))
 }
 
 async fn one(call: Call) -> Result<Detail, Failure> {
     let core = &call.admin.core;
-    let (client, account) = account(core, call.name()).await?;
+    let (found, account) = account(core, call.name()).await?;
+    let ends = found.1.as_deref().map(ended).unwrap_or_default();
     let connection = account.connection;
     Ok(Detail {
-        client,
+        client: counted(found),
+        ends,
         protocol_version: connection.as_ref().map(|connection| connection.version.clone()),
         keep_alive_s: connection.as_ref().map(|connection| connection.keep_alive_s.into()),
         session_expiry_s: (account.expiry_s != SESSION_NEVER_EXPIRES_S).then_some(account.expiry_s.into()),

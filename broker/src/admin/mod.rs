@@ -10,6 +10,7 @@ mod bans;
 mod call;
 mod clients;
 mod document;
+mod explain;
 mod exposition;
 mod figures;
 mod listeners;
@@ -22,6 +23,7 @@ mod routes;
 mod sessions;
 mod shape;
 mod subscriptions;
+mod trace;
 
 use std::convert::Infallible;
 use std::future::poll_fn;

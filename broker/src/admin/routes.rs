@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Failure, JSON, LINES};
 use super::call::{Call, Kind, Parameter, decode};
-use super::{bans, clients, document, listeners, log, reload, retained, sessions, subscriptions};
+use super::{
+    bans, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions, trace,
+};
 
 /// What all paths begin with.
 pub(super) const ROOT: &str = "/api/v1";
@@ -22,6 +24,8 @@ const TABLES: &[&[Route]] = &[
     subscriptions::ROUTES,
     retained::ROUTES,
     listeners::ROUTES,
+    explain::ROUTES,
+    trace::ROUTES,
     reload::ROUTES,
     log::ROUTES,
     document::ROUTES,

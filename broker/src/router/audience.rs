@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use lapwing_protocol::QoS;
+
 use super::share::Group;
 use super::trie::Subscriber;
 use super::{Router, Target, merge};
@@ -47,8 +49,14 @@ pub struct Audience {
 }
 
 impl Router {
-    /// Who is to have a message of this size: `most` sessions with a number above `after`.
-    pub fn audience(&self, topic: &str, size: usize, after: SessionNumber, most: usize) -> Audience {
+    /// Who is to have such a message: `most` sessions with a number above `after`.
+    pub fn audience(
+        &self,
+        topic: &str,
+        (qos, size): (QoS, usize),
+        after: SessionNumber,
+        most: usize,
+    ) -> Audience {
         let mut direct: BTreeMap<SessionNumber, (Vec<Subscriber>, Vec<Box<str>>)> = BTreeMap::new();
         let mut groups: Vec<(Box<str>, Box<str>, Arc<Group>)> = Vec::new();
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +88,7 @@ impl Router {
             }));
         }
         for (name, filter, group) in &groups {
-            let next = group.next(size).map(|member| member.outbox.session());
+            let next = group.next(qos, size).map(|member| member.outbox.session());
             audience.listeners.extend(group.members().iter().map(|member| Listener {
                 subscriber: member.clone(),
                 filters: vec![filter.clone()],

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
+use lapwing_protocol::QoS;
+
 use super::trie::{Node, Subscriber};
 use crate::drops::{Ends, Reason};
 use crate::journal::Journal;
@@ -74,12 +76,16 @@ impl Group {
         member.outbox.push(member.delivery(message, ids, Some(self.id)), journal, ends)
     }
 
-    /// The member that would get a message of this size now.
-    pub(super) fn next(&self, size: usize) -> Option<&Subscriber> {
+    /// The member that would get a message of this size now; where none would, one that would be asked first.
+    pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
         let turn = self.turn.load(Ordering::Relaxed) % self.members.len().max(1);
         let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
         let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
-        ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted)).next()
+        let mut asked =
+            ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted));
+        let first = asked.next()?;
+        let takes = |member: &&Subscriber| member.outbox.outlook(qos.min(member.qos), size).is_ok();
+        std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
     /// Gives what `leaving` did not get through to a member that is ready; `false` when none of them can take it.
@@ -180,8 +186,6 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use lapwing_protocol::QoS;
-
     use super::super::{Retained, RouteCache, Router, Space, subscriber};
     use super::*;
     use crate::config::QueuePolicy;

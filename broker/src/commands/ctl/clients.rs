@@ -142,6 +142,9 @@ fn detail(answer: &serde_json::Value) -> String {
             );
         }
     }
+    for ended in answer["ends"].as_array().into_iter().flatten() {
+        sheet.say("not arrived", &format!("{} {}", plain(&ended["messages"]), plain(&ended["reason"])));
+    }
     sheet.line("subscriptions", text(&answer["subscriptions_count"]));
     let columns: &[Column<'_>] = &[
         ("  FILTER", &|s| Cell::Text(format!("  {}", plain(&s["filter"])))),

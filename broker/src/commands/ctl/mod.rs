@@ -5,12 +5,14 @@
 
 mod act;
 mod clients;
+mod explain;
 mod link;
 mod listeners;
 mod reload;
 mod retained;
 mod subscriptions;
 mod table;
+mod trace;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -69,6 +71,12 @@ enum CtlCommand {
     Listeners,
     /// Show or set what is logged
     Log(act::Log),
+    /// Say who would get a message on a topic now, and who would not, and why
+    ///
+    /// Of the broker as it runs. `lapwing explain` says, without a broker, which rule decides what one client may do.
+    Explain(explain::Explain),
+    /// Follow messages on their way, live
+    Trace(trace::Trace),
     /// Read the configuration and its files anew
     Reload,
 }
@@ -94,6 +102,8 @@ pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
             CtlCommand::Retained(retained) => retained.run(&desk).await,
             CtlCommand::Listeners => listeners::run(&desk).await,
             CtlCommand::Log(log) => log.run(&desk).await,
+            CtlCommand::Explain(explain) => explain.run(&desk).await,
+            CtlCommand::Trace(trace) => trace.run(&desk).await,
             CtlCommand::Reload => reload::run(&desk).await,
         }
     });
