@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn pages_of_any_size_hold_every_subscription_once_and_in_order() {
-        let router = Router::new(Retained::new(Space::default()));
+        let router = Router::new(Retained::new(Space::default()), std::sync::Arc::default());
         let filters = [
             "#",
             "+/b",
