@@ -245,7 +245,6 @@ fn explain_says_who_would_get_a_message_and_who_would_not_and_why() {
     let first: Value =
         serde_json::from_str(&ask(&["--json", "explain", "home/secret", "--limit", "2"])).unwrap();
     assert!(first["receivers"].as_array().unwrap().len() == 2 && first["next"].is_string(), "{first}");
-    ann.send("unsubscribe", &[("filters", "#")]).unwrap();
-    ann.expect("unsuback");
+    ann.ask("unsubscribe", &[("filters", "#")], "unsuback").unwrap();
     assert!(ask(&["explain", "nobody/hears"]).contains("no subscription matches"));
 }

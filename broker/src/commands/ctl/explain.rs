@@ -79,8 +79,12 @@ fn shown(answer: &Value, receivers: &[Value]) -> String {
     if let Some(bytes) = answer["retained_bytes"].as_u64() {
         sheet.say("retained", &format!("a message of {bytes} B, which new subscriptions get"));
     }
-    let (sessions, groups) = (plain(&answer["sessions"]), plain(&answer["shared_groups"]));
-    sheet.say("matching", &format!("{sessions} sessions, {groups} shared groups"));
+    let count = |name: &str, one: &str| {
+        let n = answer[name].as_u64().unwrap_or(0);
+        format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+    };
+    let (sessions, groups) = (count("sessions", "session"), count("shared_groups", "shared group"));
+    sheet.say("matching", &format!("{sessions}, {groups}"));
     if receivers.is_empty() {
         return format!("{}nobody: no subscription matches\n", sheet.text());
     }
