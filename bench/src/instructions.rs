@@ -160,8 +160,8 @@ fn codec(times: u64) -> Result<(), Error> {
 }
 
 fn route(times: u64) -> Result<(), Error> {
-    let router =
-        Router::new(Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX }));
+    let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
+    let router = Router::new(retained, Arc::default());
     let bounds = Bounds {
         messages_max: 1_000,
         bytes_max: 1 << 20,

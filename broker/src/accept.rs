@@ -109,13 +109,14 @@ pub(crate) async fn run(
         let banned = |ban: &Ban| {
             format!("connection from {} closed: {} is banned ({})", accepted.address(), ban.whom, ban.reason)
         };
+        let traffic = &gate.traffic;
         if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
-            core.metrics.refused.add(1);
+            traffic.refused.add(1);
             complain(text);
             continue;
         }
         let Some(entered) = gate.enter() else {
-            core.metrics.refused.add(1);
+            traffic.refused.add(1);
             complain(format!(
                 "connection from {} closed: connections_max of this listener is reached",
                 accepted.address()
@@ -124,7 +125,7 @@ pub(crate) async fn run(
         };
         match core.budget.enter(address, now) {
             Ok(place) => {
-                core.metrics.connections.add(1);
+                traffic.connections.add(1);
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
                 let admitted = Box::pin(admit(core.clone(), accepted, place, permit, stopped.clone()));
                 let counted = (Counted::new(&connections), entered);
@@ -136,7 +137,7 @@ pub(crate) async fn run(
                 });
             }
             Err(full) => {
-                core.metrics.refused.add(1);
+                traffic.refused.add(1);
                 complain(format!("connection from {} closed: {} is reached", accepted.address(), full.key()));
             }
         }
@@ -151,8 +152,9 @@ fn counted(accepted: &Accepted) -> Option<IpAddr> {
 /// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
 async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option<(Stream, Peer, Arc<Gate>)> {
     let address = accepted.address().to_string();
+    let traffic = accepted.gate().traffic.clone();
     let refuse = |error: String| {
-        core.metrics.refused.add(1);
+        traffic.refused.add(1);
         warn!(peer = %address, "{error}");
     };
     let accepted = match accepted.sender().await {
@@ -191,6 +193,7 @@ async fn admit(
 ) -> Option<Box<Connection>> {
     let timeout = Duration::from_secs(u64::from(accepted.gate().limits.connect_timeout_s));
     let address = accepted.address().to_string();
+    let traffic = accepted.gate().traffic.clone();
     let deadline = tokio::time::Instant::now() + timeout;
     // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
     let begun = within(Box::pin(accepted.first_byte()), deadline, &mut stopped).await;
@@ -213,7 +216,7 @@ async fn admit(
         },
         Ok(Some(Err(refusal))) => refusal,
         Err(true) => {
-            core.metrics.refused.add(1);
+            traffic.refused.add(1);
             warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({} s)", timeout.as_secs());
             return None;
         }
@@ -222,7 +225,8 @@ async fn admit(
             return None;
         }
     };
-    Box::pin(refusal.answer(&core, &address)).await;
+    traffic.refused.add(1);
+    Box::pin(refusal.answer(&address)).await;
     None
 }
 

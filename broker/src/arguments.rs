@@ -56,9 +56,13 @@ pub enum Command {
     /// Look after who is not let in
     #[command(subcommand)]
     Ban(commands::ban::BanCommand),
+    /// Look into a running broker, and act on it
+    Ctl(commands::ctl::Ctl),
     /// Make certificates to try TLS with, and for devices
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
+    ///
+    /// By the configuration and its files, without a broker. `lapwing ctl explain` says who would get a message of a broker that runs.
     Explain(commands::explain::Explain),
     /// Print the configuration that is in force, and where each value came from
     Config(commands::config::ConfigCommand),

@@ -8,6 +8,7 @@ use tracing::{debug, info};
 
 use crate::auth::Identity;
 use crate::core::{Core, LastWord};
+use crate::drops::Reason;
 use crate::message::{Millis, REPLAYED};
 use crate::registry::Resident;
 use crate::router::Subscriber;
@@ -48,6 +49,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         session.will = kept.terms.will;
         let identity = Identity { user: session.user.clone(), ..Identity::default() };
         wills.extend(LastWord::take(&mut session, &identity));
+        core.ends.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
     // Their connections ended with the earlier run.
@@ -71,10 +73,11 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
             (count.saturating_sub(1), bytes.saturating_sub(u64::from(flight.size)))
         });
     let last = waiting.last.max(sent);
-    let outbox = core.stored_outbox(terms.number, last, (sent + 1, count, bytes));
+    let outbox = core.stored_outbox(terms.number, terms.client_id.clone(), last, (sent + 1, count, bytes));
     let mut session =
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;
+    outbox.flies(flights.len());
     let mut replay = Replay::default();
     for (filter, kept) in subscriptions {
         session.subscriptions.insert(&filter, kept.held);
@@ -97,7 +100,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
     let rest =
-        core.registry.restore(Resident { identity: Box::new(identity), session: Box::new(session), outbox });
+        core.registry.restore(Resident { identity: Arc::new(identity), session: Box::new(session), outbox });
     if let Some(due) = due {
         core.agenda.add(due, client_id, rest);
     }
@@ -118,14 +121,13 @@ pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: Resident) {
                 Page { session: number, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES };
             let Ok(mut paged) = core.store.queued(page).await else { break };
             outbox.paged(&mut paged.deliveries, paged.next);
-            session.outgoing.pending.extend(paged.deliveries.into_iter().filter(|d| d.share.is_some()));
+            session.outgoing.pending.extend(paged.deliveries);
         } else {
             break;
         }
         core.give_shared(&mut resident, None, true);
         // Nobody else is there for the rest.
-        resident.session.outgoing.pending.clear();
-        resident.session.outgoing.recount();
+        core.end_pending(&mut resident);
     }
-    core.forget_session(&resident, Durability::None);
+    core.forget_session(&mut resident, Durability::None);
 }

@@ -1,11 +1,12 @@
 //! What all connections share, and what happens to messages and sessions beyond a single connection.
 
+use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
 
-use lapwing_protocol::{PacketId, topic};
-use tracing::debug;
+use lapwing_protocol::{PacketId, QoS, topic};
+use tracing::{debug, warn};
 
 use crate::arrivals::Arrivals;
 use crate::auth::{Action, Identity, Policy, audit};
@@ -13,17 +14,19 @@ use crate::backlog;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::drops::{Ends, Reason};
 use crate::janitor::Agenda;
 use crate::journal::Journal;
 use crate::live::{Live, Snapshot};
-use crate::message::{Message, Millis, Seq, SessionNumber, Source};
+use crate::message::{Content, Message, Millis, Seq, SessionNumber, Source};
 use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
 use crate::router::{Kept, Retained, RouteCache, Routed, Router, Space};
 use crate::session::{Outcome, Session, Will};
-use crate::store::{Durability, Origin, Record, SessionTerms, Store, Ticket};
+use crate::store::{Durability, Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
+use crate::trace::{Step, Subject};
 
 /// The broker's inside.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Core {
     pub refusals: audit::Pace,
     /// Counters.
     pub metrics: Metrics,
+    /// Why messages went no further.
+    pub ends: Arc<Ends>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
     /// Who comes too often.
@@ -66,17 +71,36 @@ pub struct Published {
     pub unavailable: bool,
 }
 
+impl Published {
+    /// Why it was not taken, if it was not.
+    pub fn refused(&self) -> Option<Reason> {
+        match (self.unavailable, self.kept) {
+            (true, _) | (_, Kept::Unavailable) => Some(Reason::StoreRefused),
+            (false, Kept::Full) => Some(Reason::RetainedFull),
+            (false, Kept::Done) => self.routed.refused.then_some(Reason::QueueRefused),
+        }
+    }
+
+    /// Nobody was to have it, and it was not kept for later.
+    pub fn found_nobody(&self, message: &Message) -> bool {
+        self.routed.matched + self.routed.no_local == 0 && !message.retain()
+    }
+}
+
 impl Core {
     /// An empty broker.
     pub fn new(live: Live, store: Arc<dyn Store>) -> Core {
         let snapshot = live.get();
         let config = &snapshot.config;
         let limits = &config.limits;
+        let clock = store.clock();
+        let ends = Arc::new(Ends::new(clock));
         Core {
             live,
-            router: Router::new(Retained::new(Space::of(config, &*store))),
+            router: Router::new(Retained::new(Space::of(config, &*store)), ends.clone()),
+            ends,
             registry: Registry::new(limits.sessions_max as usize),
-            clock: store.clock(),
+            clock,
             store,
             refusals: audit::Pace::default(),
             metrics: Metrics::default(),
@@ -117,17 +141,24 @@ impl Core {
     }
 
     /// A queue for a new session; `stored`: the store keeps it.
-    pub fn outbox(&self, session: SessionNumber, stored: bool) -> Arc<Outbox> {
-        Arc::new(if stored {
+    pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
+        let outbox = if stored {
             Outbox::stored(session, self.bounds(), self.stored.clone(), 0, (1, 0, 0))
         } else {
             Outbox::new(session, self.bounds())
-        })
+        };
+        Arc::new(outbox.of(client_id))
     }
 
     /// The queue of a session that an earlier run left: `last` as given out, and what waits on disk.
-    pub fn stored_outbox(&self, session: SessionNumber, last: Seq, waiting: (Seq, u64, u64)) -> Arc<Outbox> {
-        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting))
+    pub fn stored_outbox(
+        &self,
+        session: SessionNumber,
+        client_id: Arc<str>,
+        last: Seq,
+        waiting: (Seq, u64, u64),
+    ) -> Arc<Outbox> {
+        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting).of(client_id))
     }
 
     /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one
@@ -157,10 +188,10 @@ impl Core {
             let unavailable = kept == Kept::Unavailable;
             return Published { routed: Routed::default(), kept, ticket: Ticket::default(), unavailable };
         }
-        let routed = self.router.route(message, cache, wakers, &mut journal);
-        if routed.dropped > 0 {
-            self.metrics.publish_dropped.add(routed.dropped as u64);
+        if self.ends.traces.is_on() {
+            self.tell_audience(message);
         }
+        let routed = self.router.route(message, cache, wakers, &mut journal);
         // A message that is refused may come again with the same identifier.
         let received = received.filter(|_| !routed.refused && !routed.unavailable);
         let unavailable = routed.unavailable || (received.is_some() && journal.reserve().is_err());
@@ -173,10 +204,41 @@ impl Core {
         self.publish_for_nobody(message, Journal::off());
     }
 
-    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) {
+    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) -> Published {
         let mut wakers = Vec::new();
-        self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
+        let published = self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
+        published
+    }
+
+    /// Removes the retained message of a topic, as an empty one that is published would: its subscribers get that. `false`: the store
+    /// takes nothing now.
+    pub fn clear_retained(&self, topic: &str) -> bool {
+        let message = Message::new(&Content {
+            topic,
+            properties: &[],
+            payload: &[],
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            publisher: 0,
+            published_at: self.now(),
+            expires_at: None,
+        });
+        let journal = Journal::new(&*self.store, Durability::Always);
+        self.publish_for_nobody(&message, journal).kept == Kept::Done
+    }
+
+    /// Tells traces what is about to become of a message.
+    #[cold]
+    fn tell_audience(&self, message: &Message) {
+        let subject = Subject::of(message);
+        if message.retain() {
+            self.ends.traces.tell(&subject, None, Step::Retained);
+        }
+        let (sessions, groups) = self.router.count(message.topic_str());
+        if sessions + groups > 0 {
+            self.ends.traces.tell(&subject, None, Step::Matched { sessions, groups });
+        }
     }
 
     /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).
@@ -188,15 +250,31 @@ impl Core {
             let may = policy.allows(&now, client_id, Action::Publish, &will.topic);
             may.then_some(()).ok_or_else(|| policy.rule(&now, client_id, Action::Publish, &will.topic))
         });
+        let traces = &self.ends.traces;
+        let id = || traces.number(client_id, &will.topic, || self.next_number());
+        let id = if traces.is_on() { id() } else { None };
+        let (topic, qos, bytes) = (&*will.topic, will.qos, will.payload.len());
+        let subject = Subject { id, from: Some(client_id), topic, qos, bytes };
         if let Err(rule) = may {
             self.metrics.denied.add(1);
             audit::denied("will", client_id, identity, &will.topic, &rule, 0);
+            self.ends.refused(Reason::DeniedPublish, &rule, &subject, None);
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
+        if traces.is_on() {
+            traces.tell(&subject, None, Step::Accepted("the will of a client that is gone".into()));
+        }
         let journal = Journal::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
         let source = source(&snapshot.config, identity, client_id).filter(|_| will.retain);
-        self.publish_for_nobody(&will.message(*session, self.now(), source), journal);
+        let message = will.message(*session, self.now(), source, id);
+        let published = self.publish_for_nobody(&message, journal);
+        if let Some(reason) = published.refused() {
+            warn!(client = %client_id, topic = %will.topic, "the will is lost: {}", reason.text());
+            self.ends.refused(reason, reason.text(), &subject, None);
+        } else if published.found_nobody(&message) {
+            self.ends.ended_for_all(Reason::NoSubscriber, &message);
+        }
     }
 
     /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
@@ -311,7 +389,7 @@ impl Core {
     /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
     /// when it will not come back, if `durability` is asked for.
     pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
-        resident.outbox.disconnect();
+        resident.outbox.disconnect(&self.ends);
         self.give_shared(&mut resident, None, true);
         let Resident { session, outbox, identity } = &mut resident;
         let mut shared = false;
@@ -328,12 +406,44 @@ impl Core {
             tokio::spawn(async move { backlog::give_stored(&core, resident).await });
             return Ticket::default();
         }
-        self.forget_session(&resident, durability)
+        self.forget_session(&mut resident, durability)
     }
 
-    /// The last record of a session.
-    pub fn forget_session(&self, resident: &Resident, durability: Durability) -> Ticket {
+    /// Ends a session that still rests as `rest` says; `false`: it does not.
+    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber) -> bool {
+        let Some(resident) = self.registry.remove_resting(client_id, rest) else { return false };
+        if let Some(due) = resident.session.due_at() {
+            self.agenda.remove(due, client_id, rest);
+        }
+        self.end_session(resident, Durability::None);
+        true
+    }
+
+    /// Waits until all that was recorded until now is on disk.
+    pub async fn durable(&self) -> Result<(), Failed> {
+        let ticket = self.store.append(Record::Nothing, Durability::Always);
+        let mut seat = Seat::default();
+        poll_fn(|cx| self.store.poll(ticket, &mut seat, cx)).await
+    }
+
+    /// What waits for a session in memory is for nobody any more.
+    pub fn end_pending(&self, resident: &mut Resident) {
         let Resident { session, outbox, .. } = resident;
+        for delivery in session.outgoing.pending.drain(..) {
+            self.ends.ended(Reason::SessionEnded, &delivery.message, outbox);
+        }
+        session.outgoing.recount();
+        outbox.holds(0, 0);
+    }
+
+    /// The end of all that still waits for a session, and its last record.
+    pub fn forget_session(&self, resident: &mut Resident, durability: Durability) -> Ticket {
+        self.end_pending(resident);
+        let Resident { session, outbox, .. } = resident;
+        let (on_disk, _) = outbox.waiting();
+        if on_disk > 0 {
+            self.ends.ended_unseen(Reason::SessionEnded, on_disk, outbox);
+        }
         outbox.close();
         match session.recorded {
             true => self.store.append(Record::SessionEnded { session: session.number }, durability),

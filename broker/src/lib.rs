@@ -12,6 +12,7 @@
 //! The house is described in `docs/ARCHITECTURE.md`: net → handshake → connection → session → router → outbox, and back.
 
 mod accept;
+mod account;
 mod admin;
 mod arrivals;
 pub mod auth;
@@ -20,7 +21,10 @@ mod budget;
 pub mod clock;
 pub mod config;
 mod connection;
+mod contact;
 mod core;
+pub mod drops;
+pub mod explain;
 mod handshake;
 mod janitor;
 pub mod journal;
@@ -39,9 +43,10 @@ pub mod router;
 pub mod session;
 pub mod store;
 mod sys;
+pub mod trace;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,12 +55,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Door};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
-use crate::listeners::Listeners;
+use crate::listeners::{Listeners, Named};
 use crate::live::{Live, Snapshot};
+use crate::net::{BindError, ControlSocket};
 use crate::reload::Own;
 pub use crate::reload::Reloaded;
 use crate::store::{DurableStore, MemoryStore, Options, Store};
@@ -67,7 +73,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub struct Broker {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Arc<str>>>,
+    listeners: watch::Receiver<Vec<Named>>,
     /// Closed when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
     acceptors: Arc<accept::Tally>,
@@ -75,6 +81,7 @@ pub struct Broker {
     connections: Arc<accept::Tally>,
     reloads: mpsc::Sender<reload::Request>,
     admin: Option<SocketAddr>,
+    control: Option<PathBuf>,
 }
 
 /// Why a broker did not start.
@@ -173,10 +180,12 @@ impl Builder {
         let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
         let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
         let admin_socket = net::bind_admin(&snapshot.config.admin).map_err(StartError::Bind)?;
+        let own_store = self.store.is_some();
         let store = match self.store {
             Some(store) => store,
             None => open_store(&snapshot.config.store).map_err(StartError::Store)?,
         };
+        let control = bind_control(&snapshot.config, own_store).map_err(StartError::Bind)?;
         let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
         let core = Arc::new(Core::new(live, store));
         let names = listeners.names();
@@ -185,18 +194,29 @@ impl Builder {
         if let Some(address) = admin {
             info!("listening on http://{address}");
         }
-        if let Some(socket) = admin_socket {
-            // It tells from here on that the broker is not ready yet.
-            background.spawn(Admin::new(core.clone(), names.clone(), stopped).run(socket));
-        }
+        let (reloads, requests) = mpsc::channel(4);
+        let control_path = control.as_ref().map(|socket| socket.path().to_owned());
+        let doors = [admin_socket.map(Door::Address), control.map(Door::Socket)];
+        let operators = Admin::new(core.clone(), names.clone(), stopped, reloads.clone());
+        // It tells from here on that the broker is not ready yet.
+        doors.into_iter().flatten().for_each(|door| drop(background.spawn(operators.clone().run(door))));
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
-        let (reloads, requests) = mpsc::channel(4);
         background.spawn(reload::run(core.clone(), own, listeners, requests));
-        Ok(Broker { core, listeners: names, stopping, acceptors, background, connections, reloads, admin })
+        Ok(Broker {
+            core,
+            listeners: names,
+            stopping,
+            acceptors,
+            background,
+            connections,
+            reloads,
+            admin,
+            control: control_path,
+        })
     }
 }
 
@@ -208,6 +228,29 @@ pub fn check_files(config: &Config) -> Result<(), String> {
     config.check_machine().map_err(|errors| errors.to_string())?;
     let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
     reload::load(config.clone(), &numbers, &Own::new(config, None, None, None), None).map(drop)
+}
+
+/// The socket of `lapwing ctl`. Where it is only the default, a broker that cannot have it starts without.
+fn bind_control(config: &Config, own_store: bool) -> Result<Option<ControlSocket>, BindError> {
+    let meant = config.admin.socket.is_some();
+    let path = config.control_socket().filter(|_| meant || !own_store);
+    let Some(path) = path else {
+        if config.store.in_memory && !meant {
+            info!("no socket for `lapwing ctl`, since nothing is kept on disk: set admin.socket for one");
+        }
+        return Ok(None);
+    };
+    match net::bind_control(&path) {
+        Ok(socket) => {
+            info!("`lapwing ctl` reaches this broker by the socket {}", path.display());
+            Ok(Some(socket))
+        }
+        Err(error) if meant => Err(error),
+        Err(error) => {
+            warn!("no socket for `lapwing ctl`: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// What `[store]` says.
@@ -248,12 +291,17 @@ impl Broker {
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> Vec<Arc<str>> {
-        self.listeners.borrow().clone()
+        self.listeners.borrow().iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// Where `[admin]` listens, with its real port.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Where the socket of `lapwing ctl` is.
+    pub fn control_socket(&self) -> Option<&Path> {
+        self.control.as_deref()
     }
 
     /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users, rules, keys and

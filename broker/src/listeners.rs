@@ -13,12 +13,15 @@ use crate::core::Core;
 use crate::live::GateNumber;
 use crate::net::{self, BindError};
 
+/// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
+pub(crate) type Named = (GateNumber, Arc<str>);
+
 /// See the module.
 pub(crate) struct Listeners {
     /// In the order of the configuration.
     open: Vec<Served>,
     last: GateNumber,
-    names: watch::Sender<Vec<Arc<str>>>,
+    names: watch::Sender<Vec<Named>>,
     stopped: watch::Receiver<bool>,
     connections: Arc<Tally>,
     acceptors: Arc<Tally>,
@@ -61,7 +64,7 @@ impl Listeners {
     }
 
     /// The names of those that are open.
-    pub(crate) fn names(&self) -> watch::Receiver<Vec<Arc<str>>> {
+    pub(crate) fn names(&self) -> watch::Receiver<Vec<Named>> {
         self.names.subscribe()
     }
 
@@ -138,7 +141,11 @@ impl Listeners {
         fresh.into_iter().for_each(|fresh| self.serve(core, fresh));
         let place = |served: &Served| numbers.iter().position(|number| *number == served.number);
         self.open.sort_by_key(place);
-        self.names.send_replace(self.open.iter().flat_map(|served| served.names.clone()).collect());
+        let named = |served: &Served| {
+            let number = served.number;
+            served.names.iter().map(move |name| (number, name.clone())).collect::<Vec<_>>()
+        };
+        self.names.send_replace(self.open.iter().flat_map(named).collect());
     }
 
     fn serve(&mut self, core: &Arc<Core>, fresh: Fresh) {

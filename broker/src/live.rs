@@ -6,14 +6,15 @@
 //! they began with.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::Auth;
 use crate::auth::ban::Bans;
+use crate::auth::{Auth, Secret};
 use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::message::Millis;
+use crate::metrics::{Sums, Traffic};
 
 /// What tells a listener from all others, as long as the broker runs.
 pub type GateNumber = u64;
@@ -30,6 +31,8 @@ pub struct Gate {
     pub limits: Limits,
     /// Its TLS.
     pub tls: Option<TlsAcceptor>,
+    /// What went through it.
+    pub traffic: Arc<Traffic>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -64,8 +67,14 @@ impl Gate {
             },
             listener: listener.clone(),
             tls,
+            traffic: before.map_or_else(Arc::default, |before| before.traffic.clone()),
             connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
         }
+    }
+
+    /// How many connections it has.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Counts a connection in; `None`: the listener has all that it may have.
@@ -85,6 +94,8 @@ pub struct Snapshot {
     pub auth: Auth,
     /// Who is not let in.
     pub bans: Bans,
+    /// What opens the API of operators.
+    pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
     pub gates: Vec<Arc<Gate>>,
     /// When it was put in place.
@@ -97,6 +108,18 @@ impl Snapshot {
     /// A listener, if it is still there.
     pub fn gate(&self, number: GateNumber) -> Option<&Arc<Gate>> {
         self.gates.iter().find(|gate| gate.number == number)
+    }
+
+    /// The same with other bans.
+    pub fn with_bans(&self, bans: Bans) -> Snapshot {
+        Snapshot {
+            config: self.config.clone(),
+            auth: self.auth.clone(),
+            bans,
+            admin_token: self.admin_token.clone(),
+            gates: self.gates.clone(),
+            ..*self
+        }
     }
 }
 
@@ -111,13 +134,21 @@ impl std::fmt::Debug for Snapshot {
 pub struct Live {
     current: RwLock<Arc<Snapshot>>,
     generation: AtomicU64,
+    gone: Mutex<Gone>,
+}
+
+/// What went through listeners that are no more; their last connections may still be there.
+#[derive(Debug, Default)]
+struct Gone {
+    sums: Sums,
+    lingering: Vec<Arc<Traffic>>,
 }
 
 impl Live {
     /// Begins with this.
     pub fn new(snapshot: Snapshot) -> Live {
         let generation = AtomicU64::new(snapshot.generation);
-        Live { current: RwLock::new(Arc::new(snapshot)), generation }
+        Live { current: RwLock::new(Arc::new(snapshot)), generation, gone: Mutex::default() }
     }
 
     /// The current snapshot.
@@ -135,8 +166,30 @@ impl Live {
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
+        let gone = current.gates.iter().filter(|gate| snapshot.gate(gate.number).is_none());
+        let gone = gone.map(|gate| gate.traffic.clone());
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).lingering.extend(gone);
         *current = Arc::new(Snapshot { generation, ..snapshot });
         self.generation.store(generation, Ordering::Release);
         current.clone()
+    }
+
+    /// What went through all listeners since the start.
+    pub fn traffic(&self) -> Sums {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let Gone { sums, lingering } = &mut *gone;
+        lingering.retain(|traffic| {
+            // Nobody else has it, so it grows no more.
+            let lingers = Arc::strong_count(traffic) > 1;
+            if !lingers {
+                sums.add(traffic);
+            }
+            lingers
+        });
+        let mut all = *sums;
+        lingering.iter().for_each(|traffic| all.add(traffic));
+        current.gates.iter().for_each(|gate| all.add(&gate.traffic));
+        all
     }
 }

@@ -53,6 +53,7 @@ fn run(command: &Command, source: &Source) -> Result<ExitCode, String> {
         }
         Command::User(command) => commands::user::run(command, &config()?),
         Command::Ban(command) => commands::ban::run(command, &config()?),
+        Command::Ctl(ctl) => commands::ctl::run(ctl, source),
         Command::Cert(cert) => commands::cert::run(cert),
         Command::Explain(explain) => commands::explain::run(explain, &config()?),
         Command::Convert(convert) => commands::config::convert(convert).map_err(|error| error.to_string()),

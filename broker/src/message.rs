@@ -8,6 +8,8 @@ use std::sync::Arc;
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
 
+use crate::trace::TraceId;
+
 /// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix epoch.
 pub type Millis = u64;
 
@@ -31,6 +33,9 @@ const NEVER: u64 = u64::MAX;
 const RETAIN: u8 = 0b100;
 /// Behind the payload stands who published it, and then how long that is, in two bytes.
 const SOURCED: u8 = 0b1000;
+/// At the very end stands the number that it is traced by, in eight bytes.
+const TRACED: u8 = 0b1_0000;
+const TRACE_BYTES: usize = 8;
 /// The longest source that is kept, in bytes.
 const SOURCE_MAX: usize = 4_096;
 
@@ -95,12 +100,18 @@ impl Message {
 
     /// As [`new`](Self::new), with who published it.
     pub fn from_source(content: &Content<'_>, source: Option<Source<'_>>) -> Message {
+        Message::traced(content, source, None)
+    }
+
+    /// As [`from_source`](Self::from_source), with the number by which it is followed.
+    pub fn traced(content: &Content<'_>, source: Option<Source<'_>>, trace: Option<TraceId>) -> Message {
         let Content { topic, properties, payload, .. } = content;
         let body = HEAD + topic.len();
         let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
         let behind = source.as_ref().map_or(0, |source| source.len() + 2);
         let end = body + properties.len() + payload.len();
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind).collect();
+        let traced = trace.map_or(0, |_| TRACE_BYTES);
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind + traced).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
             out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
             out[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
@@ -115,7 +126,12 @@ impl Message {
             if let Some(source) = source {
                 out[FLAGS] |= SOURCED;
                 out[end..end + source.len()].copy_from_slice(&source);
-                out[end + source.len()..].copy_from_slice(&(source.len() as u16).to_le_bytes());
+                let len = end + source.len();
+                out[len..len + 2].copy_from_slice(&(source.len() as u16).to_le_bytes());
+            }
+            if let Some(trace) = trace {
+                out[FLAGS] |= TRACED;
+                out[end + behind..].copy_from_slice(&trace.to_le_bytes());
             }
         }
         Message(bytes)
@@ -132,7 +148,7 @@ impl Message {
         let whole = bytes.len() >= HEAD && message.payload_start() <= message.payload_end();
         let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
         let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
-        (named && flags & !0b1111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
+        (named && flags & !0b1_1111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
@@ -149,17 +165,41 @@ impl Message {
 
     #[inline]
     fn payload_end(&self) -> usize {
-        let len = self.0.len();
-        match self.0.get(FLAGS).copied().unwrap_or(0) & SOURCED {
-            0 => len,
-            _ => len
-                .saturating_sub(2 + usize::from(u16::from_le_bytes(self.array(len.saturating_sub(2)..len)))),
+        match self.flags() & (SOURCED | TRACED) {
+            0 => self.0.len(),
+            _ => self.payload_end_before_more(),
         }
+    }
+
+    fn payload_end_before_more(&self) -> usize {
+        let end = self.source_end();
+        match self.flags() & SOURCED {
+            0 => end,
+            _ => end
+                .saturating_sub(2 + usize::from(u16::from_le_bytes(self.array(end.saturating_sub(2)..end)))),
+        }
+    }
+
+    fn source_end(&self) -> usize {
+        let traced = if self.flags() & TRACED == 0 { 0 } else { TRACE_BYTES };
+        self.0.len().saturating_sub(traced)
+    }
+
+    #[inline]
+    fn flags(&self) -> u8 {
+        self.0.get(FLAGS).copied().unwrap_or(0)
+    }
+
+    /// The number by which it is followed, if it is.
+    #[inline]
+    pub fn trace(&self) -> Option<TraceId> {
+        let traced = self.flags() & TRACED != 0;
+        traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.0.len())))
     }
 
     /// Who published it, where that was kept.
     pub fn source(&self) -> Option<Source<'_>> {
-        let bytes = self.0.get(self.payload_end()..)?;
+        let bytes = self.0.get(self.payload_end()..self.source_end())?;
         let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
         Some(match text.split_once('\0') {
             Some((client_id, user)) => Source { client_id, user: Some(user) },
@@ -193,13 +233,13 @@ impl Message {
     /// As published.
     #[inline]
     pub fn qos(&self) -> QoS {
-        QoS::from_u8(self.0.get(FLAGS).copied().unwrap_or(0) & 0b11).unwrap_or_default()
+        QoS::from_u8(self.flags() & 0b11).unwrap_or_default()
     }
 
     /// As published.
     #[inline]
     pub fn retain(&self) -> bool {
-        self.0.get(FLAGS).copied().unwrap_or(0) & RETAIN != 0
+        self.flags() & RETAIN != 0
     }
 
     /// Who published it.
@@ -319,6 +359,13 @@ mod tests {
                 (read.source(), read.payload(), read.properties()),
                 (Some(source), &b"xyz"[..], &[1, 1][..])
             );
+            assert_eq!(read.trace(), None);
+            // Followed, it is the same message with a number.
+            for (source, id) in [(Some(source), 7), (None, u64::MAX)] {
+                let message = Message::traced(&content, source, Some(id));
+                let read = Message::from_bytes(message.as_bytes()).unwrap();
+                assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
+            }
         }
         let mut cut =
             Message::from_source(&content, Some(Source { client_id: "c", user: None })).as_bytes().to_vec();

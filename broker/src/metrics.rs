@@ -1,13 +1,18 @@
 //! Counters of what the broker did, cheap enough for every message.
+//!
+//! Each listener counts its own traffic; the broker's is the sum of them all, those that are gone included.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::drops::{Drops, Reason};
+use crate::message::Millis;
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// The counters since the start.
+    ($(#[$struct_doc:meta])* $Name:ident { $($(#[$doc:meta])* $name:ident,)+ }) => {
+        $(#[$struct_doc])*
         #[derive(Debug, Default)]
-        pub struct Metrics { $($(#[$doc])* pub $name: Counter,)+ }
+        pub struct $Name { $($(#[$doc])* pub $name: Counter,)+ }
     };
 }
 
@@ -70,63 +75,202 @@ impl Histogram {
 }
 
 counters! {
-    /// Packets that came in.
-    packets_received,
-    /// Packets that went out.
-    packets_sent,
-    /// PUBLISH packets that came in.
-    publish_received,
-    /// PUBLISH packets that went out.
-    publish_sent,
-    /// Messages dropped: an outbox was full, a client takes no packet that large, or they expired.
-    publish_dropped,
-    /// Payload bytes that came in.
-    publish_bytes_received,
-    /// Payload bytes that went out.
-    publish_bytes_sent,
-    /// Bytes that came in.
-    bytes_received,
-    /// Bytes that went out.
-    bytes_sent,
-    /// Network connections accepted.
-    connections,
-    /// Connections refused or closed for breaking a rule.
-    refused,
-    /// Clients that could not say who they are.
-    authentication_failures,
-    /// Things that clients were not allowed to do.
-    denied,
-    /// Sessions that expired.
-    sessions_expired,
+    /// What belongs to no listener, since the start.
+    Metrics {
+        /// Clients that could not say who they are.
+        authentication_failures,
+        /// Things that clients were not allowed to do.
+        denied,
+        /// Sessions that expired.
+        sessions_expired,
+    }
 }
 
-macro_rules! tally {
-    ($($name:ident,)+) => {
-        /// What one connection counts for itself and adds to the broker's counters once in a while: a counter that all cores write to
-        /// costs as much as everything else about a small message.
+macro_rules! traffic {
+    (connections { $($(#[$own_doc:meta])* $own:ident,)+ } flow { $($(#[$doc:meta])* $name:ident,)+ }) => {
+        counters! {
+            /// What went through one listener.
+            Traffic { $($(#[$own_doc])* $own,)+ $($(#[$doc])* $name,)+ }
+        }
+
+        /// The counters of one listener, or of several, at one moment.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Sums { $($(#[$own_doc])* pub $own: u64,)+ $($(#[$doc])* pub $name: u64,)+ }
+
+        impl Sums {
+            /// Adds those of a listener.
+            pub fn add(&mut self, traffic: &Traffic) {
+                $(self.$own += traffic.$own.get();)+
+                $(self.$name += traffic.$name.get();)+
+            }
+        }
+
+        /// What one connection counts for itself and adds to its listener's counters once in a while: a counter that all cores write
+        /// to costs as much as everything else about a small message.
         #[derive(Debug, Default)]
-        pub struct Tally { $(
-            #[allow(missing_docs)]
-            pub $name: u64,
-        )+ }
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Messages that no subscription matched, since this was added.
+            pub no_subscriber: u64,
+            /// Messages that were not for who published them, since this was added.
+            pub no_local: u64,
+            told: Told,
+        }
+
+        /// What was added already.
+        #[derive(Clone, Copy, Debug, Default)]
+        struct Told { $($name: u64,)+ }
 
         impl Tally {
-            /// Adds what was counted, and begins again.
-            pub fn add_to(&mut self, metrics: &Metrics) {
-                $(if self.$name > 0 {
-                    metrics.$name.add(std::mem::take(&mut self.$name));
+            /// Adds what was counted since this was done last.
+            #[inline]
+            pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
+                $(if self.$name != self.told.$name {
+                    traffic.$name.add(self.$name - self.told.$name);
+                    self.told.$name = self.$name;
                 })+
+                if self.no_subscriber > 0 {
+                    drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
+                }
+                if self.no_local > 0 {
+                    drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+                }
             }
         }
     };
 }
 
-tally! {
-    packets_received,
-    packets_sent,
-    publish_received,
-    publish_sent,
-    publish_bytes_received,
-    publish_bytes_sent,
-    bytes_received,
+traffic! {
+    connections {
+        /// Network connections accepted.
+        connections,
+        /// Connections refused or closed for breaking a rule.
+        refused,
+    }
+    flow {
+        /// Packets that came in.
+        packets_received,
+        /// Packets that went out.
+        packets_sent,
+        /// PUBLISH packets that came in.
+        publish_received,
+        /// PUBLISH packets that went out.
+        publish_sent,
+        /// Payload bytes that came in.
+        publish_bytes_received,
+        /// Payload bytes that went out.
+        publish_bytes_sent,
+        /// Bytes that came in.
+        bytes_received,
+        /// Bytes that went out.
+        bytes_sent,
+    }
+}
+
+impl Tally {
+    /// PUBLISH packets that went out since this was added to the listener's counters last.
+    #[inline]
+    pub fn sent_since(&self) -> u64 {
+        self.publish_sent - self.told.publish_sent
+    }
+
+    /// Messages in and out, bytes in and out, as they were added last.
+    fn flow(&self) -> Flow {
+        let told = &self.told;
+        Flow {
+            messages_received: told.publish_received,
+            messages_sent: told.publish_sent,
+            bytes_received: told.bytes_received,
+            bytes_sent: told.bytes_sent,
+        }
+    }
+}
+
+/// What went through one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// PUBLISH packets that came in.
+    pub messages_received: u64,
+    /// PUBLISH packets that went out.
+    pub messages_sent: u64,
+    /// Bytes that came in.
+    pub bytes_received: u64,
+    /// Bytes that went out.
+    pub bytes_sent: u64,
+}
+
+/// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
+/// done by a clock: a connection that does nothing is not woken for it.
+#[derive(Debug, Default)]
+pub struct Pace {
+    before: (Millis, Flow),
+    begin: (Millis, Flow),
+    end: Millis,
+}
+
+/// How long a stretch is.
+const STRETCH_MS: Millis = 10_000;
+
+impl Pace {
+    /// Of a connection that begins.
+    pub fn new(now: Millis) -> Pace {
+        Pace { before: (now, Flow::default()), begin: (now, Flow::default()), end: now + STRETCH_MS }
+    }
+
+    /// Something is done now, and not yet added.
+    #[inline]
+    pub fn pass(&mut self, now: Millis, tally: &Tally) {
+        if now >= self.end {
+            self.begin_anew(now, tally);
+        }
+    }
+
+    #[cold]
+    fn begin_anew(&mut self, now: Millis, tally: &Tally) {
+        let idle = now >= self.end + STRETCH_MS;
+        self.before = if idle { (now - STRETCH_MS, tally.flow()) } else { self.begin };
+        self.begin = (now, tally.flow());
+        self.end = now + STRETCH_MS;
+    }
+
+    /// What went through it in all, and in a second of the last ten to twenty.
+    pub fn look(&self, now: Millis, tally: &Tally) -> (Flow, [f64; 4]) {
+        let (all, (since, before)) = (tally.flow(), self.before);
+        if now >= self.end + STRETCH_MS {
+            return (all, [0.0; 4]);
+        }
+        let seconds = now.saturating_sub(since).max(1_000) as f64 / 1_000.0;
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let rates = [
+            rate(all.messages_received, before.messages_received),
+            rate(all.messages_sent, before.messages_sent),
+            rate(all.bytes_received, before.bytes_received),
+            rate(all.bytes_sent, before.bytes_sent),
+        ];
+        (all, rates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
+        let (traffic, mut tally, mut pace) = (Traffic::default(), Tally::default(), Pace::new(1_000));
+        let turn = |tally: &mut Tally, pace: &mut Pace, now| {
+            tally.publish_sent += 10;
+            pace.pass(now, tally);
+            tally.add_to(&traffic, &Drops::default());
+        };
+        // Ten messages a second.
+        (1..=60).for_each(|s| turn(&mut tally, &mut pace, 1_000 + s * 1_000));
+        let (all, [_, rate, ..]) = pace.look(61_000, &tally);
+        assert_eq!((all.messages_sent, traffic.publish_sent.get()), (600, 600));
+        assert!((9.0..=11.0).contains(&rate), "{rate}");
+        // Silence, then ten at once.
+        assert_eq!(pace.look(100_000, &tally).1[1], 0.0);
+        turn(&mut tally, &mut pace, 200_000);
+        assert_eq!(pace.look(200_000, &tally).1[1], 1.0);
+    }
 }

@@ -10,14 +10,15 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
 use crate::config::{Config, QueuePolicy};
+use crate::drops::{Drops, Ends, Reason};
 use crate::journal::Journal;
 use crate::message::{Message, Seq, SessionNumber};
 use crate::store::Origin;
@@ -134,14 +135,12 @@ impl StoredTotal {
 pub enum Pushed {
     /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
     Queued(Option<Waker>),
-    /// It waits, and an older one was dropped in its place; the waker as above.
-    Replaced(Option<Waker>),
-    /// It was dropped.
-    Dropped,
+    /// There was no room: it is to be dropped.
+    Dropped(Reason),
     /// The policy is to tell the publisher: 0x97.
     Refused,
-    /// QoS 0 for a session that rests: not kept, which MQTT allows.
-    NotKept,
+    /// Not for this session: it is away and QoS 0 is not kept, which MQTT allows, or it has ended.
+    NotKept(Reason),
     /// It has to be stored, and the store takes nothing now: 0x97.
     Unavailable,
 }
@@ -198,7 +197,11 @@ struct Inner {
 #[derive(Debug)]
 pub struct Outbox {
     session: SessionNumber,
-    dropped: AtomicU64,
+    client_id: Arc<str>,
+    /// What its client did not get, or could not publish; made with the first.
+    drops: OnceLock<Box<Drops>>,
+    /// As its connection last said.
+    in_flight: AtomicUsize,
     overran: AtomicBool,
     /// For a session that is stored.
     total: Option<Arc<StoredTotal>>,
@@ -210,7 +213,9 @@ impl Outbox {
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
         Outbox {
             session,
-            dropped: AtomicU64::new(0),
+            client_id: Arc::default(),
+            drops: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
             total: None,
             inner: Mutex::new(Inner { bounds, ..Inner::default() }),
@@ -231,6 +236,17 @@ impl Outbox {
         Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
+    /// Of this client.
+    #[must_use]
+    pub fn of(self, client_id: Arc<str>) -> Outbox {
+        Outbox { client_id, ..self }
+    }
+
+    /// The client identifier of its session.
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.client_id
+    }
+
     /// Other bounds. What waits already goes on waiting.
     pub fn bound(&self, bounds: Bounds) {
         self.lock().bounds = bounds;
@@ -246,9 +262,19 @@ impl Outbox {
         self.session
     }
 
-    /// Messages that were dropped because the bounds were reached.
+    /// Messages to or from the client that went no further, since its session began or the broker started.
+    pub fn drops(&self) -> Option<&Drops> {
+        self.drops.get().map(|drops| &**drops)
+    }
+
+    /// How many of them count as dropped.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.drops().map_or(0, Drops::sum)
+    }
+
+    /// Counts such messages.
+    pub(crate) fn count(&self, reason: Reason, n: u64) {
+        self.drops.get_or_init(Box::default).add(reason, n);
     }
 
     // A panic while the lock is held leaves a queue that is still a queue.
@@ -256,47 +282,52 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, and notes it in the journal where it is stored. Never waits.
-    pub fn push(&self, mut delivery: Delivery, journal: &mut Journal<'_>) -> Pushed {
+    /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
+    /// room for it.
+    pub fn push(&self, mut delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
         let mut inner = self.lock();
-        if inner.closed || (!inner.connected && delivery.qos == QoS::AtMostOnce && !inner.bounds.keeps_qos0) {
-            return Pushed::NotKept;
+        if let Some(reason) = inner.absence(delivery.qos) {
+            return Pushed::NotKept(reason);
         }
         let stored = delivery.qos != QoS::AtMostOnce && self.is_stored();
         if stored && journal.is_off() && !inner.connected {
-            return Pushed::NotKept;
+            return Pushed::NotKept(Reason::Offline);
         }
         let stored = stored && !journal.is_off();
         if stored && journal.reserve().is_err() {
             return Pushed::Unavailable;
         }
         let size = delivery.message.size();
-        // Behind what is on disk only there is no way past it.
-        let on_disk = stored && (!inner.connected || inner.stored.count > 0 || !inner.has_room(size));
-        let mut dropped = false;
-        while if on_disk { !self.has_room_on_disk(&inner, size) } else { !inner.has_room(size) } {
+        let on_disk = stored && inner.is_for_the_disk(size);
+        while let Some(full) = self.shortage(&inner, size, on_disk) {
             match inner.bounds.policy {
                 QueuePolicy::Refuse => return Pushed::Refused,
-                QueuePolicy::DropNewest => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                    return Pushed::Dropped;
-                }
+                QueuePolicy::DropNewest => return Pushed::Dropped(full),
                 QueuePolicy::Disconnect => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
                     // One that is away loses what its queue cannot hold; there is nobody to let go.
                     if let Some(connection) = inner.connection.take() {
                         self.overran.store(true, Ordering::Relaxed);
                         connection.wake();
                     }
-                    return Pushed::Dropped;
+                    return Pushed::Dropped(full);
+                }
+                QueuePolicy::DropOldest if on_disk => {
+                    journal.done(self.drop_oldest_on_disk(&mut inner));
+                    ends.ended_unseen(full, 1, self);
                 }
                 QueuePolicy::DropOldest => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                    let Some(oldest) = self.drop_oldest(&mut inner, on_disk) else { return Pushed::Dropped };
-                    dropped = true;
+                    let Some(oldest) = inner.queue.pop_front() else { return Pushed::Dropped(full) };
+                    inner.bytes -= oldest.message.size();
                     if oldest.seq != 0 {
-                        journal.done(oldest);
+                        let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
+                        journal.done(Origin {
+                            session: self.session,
+                            seq: oldest.seq,
+                            size,
+                            packet_id: None,
+                        });
                     }
+                    ends.ended(Reason::QueueFullOldest, &oldest.message, self);
                 }
             }
         }
@@ -305,39 +336,41 @@ impl Outbox {
             delivery.seq = inner.last;
             journal.queued(self.session, &delivery);
         }
+        // Before anybody can take it: what is told of it next comes behind.
+        ends.queued(&delivery, self, inner.connected);
         if on_disk {
             self.add_stored(&mut inner, delivery.seq, 1, size as u64);
         } else {
             inner.bytes += size;
             inner.queue.push_back(delivery);
         }
-        let waker = inner.waker.take();
-        if dropped { Pushed::Replaced(waker) } else { Pushed::Queued(waker) }
+        Pushed::Queued(inner.waker.take())
     }
 
-    fn drop_oldest(&self, inner: &mut Inner, on_disk: bool) -> Option<Origin> {
-        let (seq, size) = if on_disk {
-            let Stored { from, count, bytes } = inner.stored;
-            // What it was exactly is known on disk only.
-            let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
-            self.take_stored(inner, from + 1, 1, u64::from(size));
-            (from, size)
-        } else {
-            let oldest = inner.queue.pop_front()?;
-            inner.bytes -= oldest.message.size();
-            (oldest.seq, oldest.message.size() as u32)
-        };
-        Some(Origin { session: self.session, seq, size, packet_id: None })
+    fn drop_oldest_on_disk(&self, inner: &mut Inner) -> Origin {
+        let Stored { from, count, bytes } = inner.stored;
+        // What it was exactly is known on disk only.
+        let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
+        self.take_stored(inner, from + 1, 1, u64::from(size));
+        Origin { session: self.session, seq: from, size, packet_id: None }
     }
 
-    fn has_room_on_disk(&self, inner: &Inner, size: usize) -> bool {
-        let size = size as u64;
-        let total =
-            self.total.as_ref().is_none_or(|total| total.bytes() + size <= total.max.load(Ordering::Relaxed));
-        inner.stored.count == 0
-            || (total
-                && inner.stored.count < inner.bounds.stored_messages_max
-                && inner.stored.bytes + size <= inner.bounds.stored_bytes_max)
+    /// What keeps a message of this size from being taken, in memory or on disk.
+    #[inline]
+    fn shortage(&self, inner: &Inner, size: usize, on_disk: bool) -> Option<Reason> {
+        if !on_disk {
+            return (!inner.has_room(size)).then_some(Reason::QueueFull);
+        }
+        let (stored, bounds, size) = (&inner.stored, &inner.bounds, size as u64);
+        if stored.count == 0 {
+            return None;
+        }
+        if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
+            return Some(Reason::DiskQueueFull);
+        }
+        let total = self.total.as_ref()?;
+        let full = total.bytes() + size > total.max.load(Ordering::Relaxed);
+        full.then_some(Reason::DiskQueuesFull)
     }
 
     fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
@@ -438,6 +471,16 @@ impl Outbox {
         inner.held_bytes = bytes;
     }
 
+    /// Says how many messages of the session are on their way to the client.
+    pub fn flies(&self, messages: usize) {
+        self.in_flight.store(messages, Ordering::Relaxed);
+    }
+
+    /// How many messages are on their way to the client.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// A connection serves the session from now on.
     pub fn connect(&self, connection: &Arc<AtomicWaker>) {
         let mut inner = self.lock();
@@ -453,14 +496,36 @@ impl Outbox {
     }
 
     /// The session rests from now on: QoS 0 messages are not kept.
-    pub fn disconnect(&self) {
+    pub fn disconnect(&self, ends: &Ends) {
         let mut inner = self.lock();
         inner.connected = false;
         inner.connection = None;
         inner.waker = None;
         if !inner.bounds.keeps_qos0 {
-            inner.queue.retain(|delivery| delivery.qos != QoS::AtMostOnce);
+            inner.queue.retain(|delivery| {
+                let kept = delivery.qos != QoS::AtMostOnce;
+                if !kept {
+                    ends.ended(Reason::Offline, &delivery.message, self);
+                }
+                kept
+            });
             inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
+        }
+    }
+
+    /// What would become of a message of this size now: whether a client is there for it, or why it would not get it. Another
+    /// may have to make room for it.
+    pub fn outlook(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
+        let inner = self.lock();
+        if let Some(reason) = inner.absence(qos) {
+            return Err(reason);
+        }
+        let stored = qos != QoS::AtMostOnce && self.is_stored();
+        let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
+        match (full, inner.bounds.policy) {
+            (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
+            (Some(_), QueuePolicy::Refuse) => Err(Reason::QueueRefused),
+            (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
         }
     }
 
@@ -493,6 +558,21 @@ impl Outbox {
 }
 
 impl Inner {
+    /// Why a message is not for this session, if it is not.
+    #[inline]
+    fn absence(&self, qos: QoS) -> Option<Reason> {
+        if self.closed {
+            return Some(Reason::SessionEnded);
+        }
+        let offline = !self.connected && qos == QoS::AtMostOnce && !self.bounds.keeps_qos0;
+        offline.then_some(Reason::Offline)
+    }
+
+    /// Behind what is on disk only there is no way past it.
+    fn is_for_the_disk(&self, size: usize) -> bool {
+        !self.connected || self.stored.count > 0 || !self.has_room(size)
+    }
+
     /// One message always fits into an empty outbox, however large it is: the bound of a single message is the packet size.
     fn has_room(&self, size: usize) -> bool {
         let bounds = &self.bounds;
@@ -538,6 +618,10 @@ mod tests {
         Delivery { message, qos, retain: false, subscription_ids: SubscriptionIds::None, share: None, seq: 0 }
     }
 
+    fn push(outbox: &Outbox, payload: &str) -> Pushed {
+        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut Journal::off(), &Ends::default())
+    }
+
     fn taken(outbox: &Outbox) -> Vec<String> {
         let mut into = VecDeque::new();
         outbox.take(&mut into, &mut 0, Waker::noop());
@@ -546,40 +630,40 @@ mod tests {
 
     #[test]
     fn a_full_outbox_drops_by_its_policy() {
-        let push = |outbox: &Outbox| {
-            ["a", "b", "c"].map(|p| outbox.push(delivery(p, QoS::AtLeastOnce), &mut Journal::off()))
-        };
+        let all = |outbox: &Outbox| ["a", "b", "c"].map(|payload| push(outbox, payload));
         let newest = outbox(2, QueuePolicy::DropNewest);
-        assert!(matches!(push(&newest)[2], Pushed::Dropped));
-        assert_eq!((taken(&newest), newest.dropped()), (vec!["a".into(), "b".into()], 1));
+        assert!(matches!(all(&newest)[2], Pushed::Dropped(Reason::QueueFull)));
+        assert_eq!(taken(&newest), ["a", "b"]);
         let oldest = outbox(2, QueuePolicy::DropOldest);
-        push(&oldest);
+        all(&oldest);
         assert_eq!(taken(&oldest), ["b", "c"]);
+        assert_eq!(oldest.drops().map(|drops| drops.get(Reason::QueueFullOldest)), Some(1));
         let refuse = outbox(2, QueuePolicy::Refuse);
-        assert!(matches!(push(&refuse)[2], Pushed::Refused));
+        assert!(matches!(all(&refuse)[2], Pushed::Refused));
+        assert!(refuse.drops().is_none());
     }
 
     #[test]
     fn what_the_session_holds_counts_until_it_says_otherwise() {
         let outbox = outbox(2, QueuePolicy::DropNewest);
-        outbox.push(delivery("a", QoS::AtLeastOnce), &mut Journal::off());
-        outbox.push(delivery("b", QoS::AtLeastOnce), &mut Journal::off());
+        push(&outbox, "a");
+        push(&outbox, "b");
         assert_eq!(taken(&outbox).len(), 2);
-        assert!(matches!(outbox.push(delivery("c", QoS::AtLeastOnce), &mut Journal::off()), Pushed::Dropped));
+        assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::QueueFull)));
         outbox.holds(1, 1);
-        assert!(matches!(
-            outbox.push(delivery("d", QoS::AtLeastOnce), &mut Journal::off()),
-            Pushed::Queued(_)
-        ));
+        assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
     }
 
     #[test]
     fn a_resting_session_keeps_no_qos_0() {
         let outbox = outbox(9, QueuePolicy::DropNewest);
-        outbox.push(delivery("a", QoS::AtMostOnce), &mut Journal::off());
-        outbox.push(delivery("b", QoS::AtLeastOnce), &mut Journal::off());
-        outbox.disconnect();
-        assert!(matches!(outbox.push(delivery("c", QoS::AtMostOnce), &mut Journal::off()), Pushed::NotKept));
+        let ends = Ends::default();
+        let push_qos0 = |payload| outbox.push(delivery(payload, QoS::AtMostOnce), &mut Journal::off(), &ends);
+        push_qos0("a");
+        push(&outbox, "b");
+        outbox.disconnect(&ends);
+        assert!(matches!(push_qos0("c"), Pushed::NotKept(Reason::Offline)));
         assert_eq!(taken(&outbox), ["b"]);
+        assert_eq!(ends.drops.get(Reason::Offline), 1, "the caller counts what it was told of");
     }
 }

@@ -3,15 +3,19 @@
 //! A session is owned by exactly one task. A new connection *claims* its client identifier: from that moment the registry
 //! names the new connection, and the old one is asked to hand the session over. Claims made meanwhile queue up behind each
 //! other by themselves, since each claimant asks the one before it.
+//!
+//! Clients stand in the order of their identifiers, so that operators can look through them a page at a time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::task::AtomicWaker;
 use lapwing_protocol::ReasonCode;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
+use crate::contact::Contact;
+use crate::live::GateNumber;
 use crate::outbox::Outbox;
 use crate::session::Session;
 
@@ -26,7 +30,7 @@ pub struct Resident {
     /// Its queue.
     pub outbox: Arc<Outbox>,
     /// Whose it is, as its last connection was recognized.
-    pub identity: Box<Identity>,
+    pub identity: Arc<Identity>,
 }
 
 /// Why a connection is told to end.
@@ -45,19 +49,15 @@ pub enum End {
 
 /// What a connection brings to its claim.
 #[derive(Debug)]
-pub struct Claimant<'a> {
+pub struct Claimant {
     /// Itself.
     pub connection: ConnectionNumber,
-    /// Its user; a session belongs to its user.
-    pub user: Option<&'a Arc<str>>,
     /// Another user may have the session, too.
     pub any_user: bool,
     /// Tells it when to end.
     pub end: oneshot::Sender<End>,
-    /// Wakes it when there is news for all connections.
-    pub nudge: Arc<AtomicWaker>,
-    /// What it is called in the log.
-    pub by: &'a Arc<str>,
+    /// How it is reached; a session belongs to its user.
+    pub contact: Arc<Contact>,
 }
 
 /// What a claim found.
@@ -77,18 +77,25 @@ pub enum Claim {
 
 #[derive(Debug)]
 enum Entry {
-    Live {
-        connection: ConnectionNumber,
-        end: Option<oneshot::Sender<End>>,
-        user: Option<Arc<str>>,
-        nudge: Arc<AtomicWaker>,
-        /// What it is called in the log.
-        by: Arc<str>,
-    },
-    Resting {
-        resident: Resident,
-        rest: RestNumber,
-    },
+    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, contact: Arc<Contact> },
+    Resting { resident: Resident, rest: RestNumber },
+}
+
+/// A client as others see it.
+pub enum Client<'a> {
+    /// It is connected.
+    Live(&'a Arc<Contact>),
+    /// Its session rests.
+    Resting(&'a Resident, RestNumber),
+}
+
+impl Entry {
+    fn client(&self) -> Client<'_> {
+        match self {
+            Entry::Live { contact, .. } => Client::Live(contact),
+            Entry::Resting { resident, rest } => Client::Resting(resident, *rest),
+        }
+    }
 }
 
 /// Names one rest of one session, so that a timer of an earlier rest does nothing.
@@ -102,7 +109,7 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<Arc<str>, Entry>,
+    entries: BTreeMap<Arc<str>, Entry>,
     sessions_max: usize,
     live: usize,
     most_live: usize,
@@ -138,23 +145,24 @@ impl Registry {
     }
 
     /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
-    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant<'_>) -> Claim {
-        let Claimant { connection, user, any_user, end, nudge, by } = claimant;
+    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant) -> Claim {
+        let Claimant { connection, any_user, end, contact } = claimant;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
         }
         let owner = match inner.entries.get(client_id) {
-            Some(Entry::Live { user, .. }) => Some(user.as_ref()),
+            Some(Entry::Live { contact, .. }) => Some(contact.user.as_ref()),
             Some(Entry::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
             None => None,
         };
         match owner {
-            Some(owner) if owner != user && !any_user => return Claim::ForeignUser,
+            Some(owner) if owner != contact.user.as_ref() && !any_user => return Claim::ForeignUser,
             None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
             _ => {}
         }
-        let entry = Entry::Live { connection, end: Some(end), user: user.cloned(), nudge, by: by.clone() };
+        let by = contact.by.clone();
+        let entry = Entry::Live { connection, end: Some(end), contact };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
             Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
@@ -163,7 +171,7 @@ impl Registry {
                 let (to, from) = oneshot::channel();
                 if let Some(end) = end {
                     // A connection that is gone drops `to` with its own receiver, and `from` says so.
-                    let _ = end.send(End::TakenOver { to, by: by.clone() });
+                    let _ = end.send(End::TakenOver { to, by });
                 }
                 Claim::Live(from)
             }
@@ -173,12 +181,43 @@ impl Registry {
         claim
     }
 
+    /// Who has this client identifier, and the listener that it is connected to, if it is.
+    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<GateNumber>)> {
+        self.with(client_id, |_, client| match client {
+            Client::Live(contact) => (contact.identity(), Some(contact.peer.place)),
+            Client::Resting(resident, _) => (resident.identity.clone(), None),
+        })
+    }
+
     /// The connection that has this client identifier, as the log calls it.
     pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
         match self.lock().entries.get(client_id) {
-            Some(Entry::Live { by, .. }) => Some(by.clone()),
+            Some(Entry::Live { contact, .. }) => Some(contact.by.clone()),
             _ => None,
         }
+    }
+
+    /// A client, as it is now.
+    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, Client<'_>) -> T) -> Option<T> {
+        self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
+    }
+
+    /// Shows so many clients, in their order from behind `after` on; the last one shown, if there are more.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        visits: usize,
+        mut show: impl FnMut(&Arc<str>, Client<'_>),
+    ) -> Option<Arc<str>> {
+        let inner = self.lock();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut entries = inner.entries.range::<str, _>((start, Bound::Unbounded));
+        let mut last = None;
+        for (client_id, entry) in entries.by_ref().take(visits) {
+            show(client_id, entry.client());
+            last = Some(client_id);
+        }
+        last.filter(|_| entries.next().is_some()).cloned()
     }
 
     /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
@@ -268,7 +307,7 @@ impl Registry {
     /// Wakes every connection: there is news for all of them.
     pub fn nudge(&self) {
         let live = |entry: &Entry| match entry {
-            Entry::Live { nudge, .. } => Some(nudge.clone()),
+            Entry::Live { contact, .. } => Some(contact.waker.clone()),
             Entry::Resting { .. } => None,
         };
         let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();

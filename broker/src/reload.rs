@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::auth::password::Lasting;
-use crate::auth::{self, Auth, audit};
+use crate::auth::{self, Auth, audit, ban};
 use crate::config::{Config, ConfigErrors, Listener};
 use crate::core::Core;
 use crate::listeners::Listeners;
@@ -31,12 +31,17 @@ const STILL_LOOKS: usize = 20;
 /// Resting sessions that are looked through in one go.
 const SLICE: usize = 1_000;
 
-/// Somebody wants a reload, and to know how it went.
-pub(crate) struct Request {
-    /// To be in force; `None`: what its source says now.
-    config: Option<Config>,
-    reply: oneshot::Sender<Result<Reloaded, String>>,
+/// Somebody wants something changed, and to know how it went. One after the other.
+pub(crate) enum Request {
+    /// This configuration is to be in force; `None`: what its source says now.
+    Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
+    /// The list of bans is to be another.
+    Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
+    /// What is logged is to be this; `None`: only to be told. The answer says what is logged.
+    Level(Option<String>, oneshot::Sender<Result<String, String>>),
 }
+
+const STOPS: &str = "the broker stops";
 
 /// How a reload went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,12 +88,13 @@ pub(crate) fn load(
         None => auth::load::load(&config, numbers, &own.lasting).map_err(|errors| errors.join("\n")),
     };
     let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
-    match (auth, gates, bans) {
-        (Ok(auth), Ok(gates), Ok(bans)) => {
-            Ok(Snapshot { config, auth, bans, gates, since: 0, generation: 0 })
+    let token = auth::load::admin_token(&config.admin);
+    match (auth, gates, bans, token) {
+        (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
+            Ok(Snapshot { config, auth, bans, admin_token, gates, since: 0, generation: 0 })
         }
-        (auth, gates, bans) => {
-            let errors = [auth.err(), gates.err(), bans.err()];
+        (auth, gates, bans, token) => {
+            let errors = [auth.err(), gates.err(), bans.err(), token.err()];
             Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
         }
     }
@@ -112,6 +118,13 @@ impl Own {
     ) -> Own {
         Own { auth, lasting: Arc::new(Lasting::new(&config.auth)), source, level }
     }
+
+    fn set_level(&self, level: &str) -> Result<(), String> {
+        match &self.level {
+            Some(set) => set(level),
+            None => Err("this program does not let its log be changed".to_owned()),
+        }
+    }
 }
 
 /// Reloads on request and on change, until the broker stops.
@@ -124,6 +137,8 @@ pub(crate) async fn run(
     let own = Arc::new(own);
     let mut known = stamps(&core.live.get().config);
     let mut fetched = Instant::now();
+    // What an operator has set, until `log.level` is another.
+    let mut level: Option<String> = None;
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -132,10 +147,21 @@ pub(crate) async fn run(
         let watches = !known.is_empty() || auth.jwks_url.is_some();
         tokio::select! {
             request = requests.recv() => {
-                let Some(Request { config, reply }) = request else { return };
-                let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
+                let Some(request) = request else { return };
+                match request {
+                    Request::Reload(config, reply) => {
+                        let config = config.map(|config| *config);
+                        let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
+                        let _ = reply.send(reloaded);
+                    }
+                    Request::Ban(change, reply) => drop(reply.send(change_bans(&core, change).await)),
+                    Request::Level(wanted, reply) => {
+                        let set = wanted.map_or(Ok(()), |wanted| own.set_level(&wanted).map(|()| level = Some(wanted)));
+                        let configured = &core.live.get().config.log.level;
+                        let _ = reply.send(set.map(|()| level.as_ref().unwrap_or(configured).clone()));
+                    }
+                }
                 known = stamps(&core.live.get().config);
-                let _ = reply.send(reloaded);
             }
             // Where there is nothing to look at, an idle broker is not woken for it.
             _ = look.tick(), if watches => {
@@ -154,7 +180,21 @@ pub(crate) async fn run(
                 }
             }
         }
+        if core.live.get().config.log.level != snapshot.config.log.level {
+            level = None;
+        }
     }
+}
+
+/// Puts another list of bans in force, in its file and here; whether that was another than before.
+async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban::NotChanged> {
+    let snapshot = core.live.get();
+    let path = snapshot.config.auth.ban_file.as_ref().map(PathBuf::from).ok_or(ban::NotChanged::NoList)?;
+    let changed = blocking(move || change.carry_out(&path)).await;
+    let Some(bans) = changed.map_err(ban::NotChanged::List)? else { return Ok(false) };
+    core.live.replace(snapshot.with_bans(bans));
+    core.registry.nudge();
+    Ok(true)
 }
 
 /// The stamps once they do not change any more.
@@ -256,17 +296,13 @@ async fn revise_resting(core: &Arc<Core>) {
         match policy.renew(&identity, &client_id, None) {
             Ok(now) => {
                 core.registry.with_resting(&client_id, rest, |resident| {
-                    *resident.identity = now;
+                    resident.identity = Arc::new(now);
                     core.revoke(policy, resident)
                 });
             }
             Err(refused) if snapshot.config.auth.removed_users_end_sessions => {
-                if let Some(resident) = core.registry.remove_resting(&client_id, rest) {
+                if core.end_resting(&client_id, rest) {
                     audit::expelled(&client_id, &identity, &format!("session ended: {}", refused.text));
-                    if let Some(due) = resident.session.due_at() {
-                        core.agenda.remove(due, &client_id, rest);
-                    }
-                    core.end_session(resident, crate::store::Durability::None);
                 }
             }
             Err(_) => {}
@@ -280,6 +316,25 @@ pub(crate) async fn ask(
     config: Option<Config>,
 ) -> Result<Reloaded, String> {
     let (reply, answer) = oneshot::channel();
-    requests.send(Request { config, reply }).await.map_err(|_| "the broker stops".to_owned())?;
-    answer.await.map_err(|_| "the broker stops".to_owned())?
+    let request = Request::Reload(config.map(Box::new), reply);
+    requests.send(request).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Sets what is logged, or asks only; what is logged.
+pub(crate) async fn level(requests: &mpsc::Sender<Request>, level: Option<String>) -> Result<String, String> {
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Changes the list of bans; whether it is another now.
+pub(crate) async fn change(
+    requests: &mpsc::Sender<Request>,
+    change: ban::Change,
+) -> Result<bool, ban::NotChanged> {
+    let stops = || ban::NotChanged::List(STOPS.to_owned());
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Ban(change, reply)).await.map_err(|_| stops())?;
+    answer.await.map_err(|_| stops())?
 }

@@ -10,25 +10,25 @@ use tracing::warn;
 use crate::budget::Pressure;
 use crate::core::Core;
 use crate::message::{Content, Message};
-use crate::metrics::{Counter, Metrics};
+use crate::metrics::Sums;
 
 /// How often memory is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
 const LOADS: [Load; 8] = [
-    ("messages/received", |m| &m.packets_received),
-    ("messages/sent", |m| &m.packets_sent),
-    ("publish/received", |m| &m.publish_received),
-    ("publish/sent", |m| &m.publish_sent),
-    ("publish/dropped", |m| &m.publish_dropped),
-    ("bytes/received", |m| &m.bytes_received),
-    ("bytes/sent", |m| &m.bytes_sent),
-    ("connections", |m| &m.connections),
+    ("messages/received", |_, t| t.packets_received),
+    ("messages/sent", |_, t| t.packets_sent),
+    ("publish/received", |_, t| t.publish_received),
+    ("publish/sent", |_, t| t.publish_sent),
+    ("publish/dropped", |core, _| core.ends.drops.sum()),
+    ("bytes/received", |_, t| t.bytes_received),
+    ("bytes/sent", |_, t| t.bytes_sent),
+    ("connections", |_, t| t.connections),
 ];
 
 /// The name of a load and its counter.
-type Load = (&'static str, fn(&Metrics) -> &Counter);
+type Load = (&'static str, fn(&Core, &Sums) -> u64);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
@@ -57,7 +57,8 @@ pub(crate) async fn run(core: Arc<Core>) {
             None => {}
         }
         if every_s > 0 && seconds.is_multiple_of(every_s) {
-            samples.push_front(LOADS.map(|(_, counter)| counter(&core.metrics).get()));
+            let traffic = core.live.traffic();
+            samples.push_front(LOADS.map(|(_, count)| count(&core, &traffic)));
             samples.truncate(usize::try_from(900 / every_s + 1).unwrap_or(1));
             publish(&core, &samples, every_s);
         }
@@ -88,7 +89,7 @@ pub(crate) fn announce(core: &Core) {
 
 fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     let put = |topic: &str, value: u64| set(core, topic, &value.to_string());
-    let (clients, metrics) = (core.registry.counts(), &core.metrics);
+    let (clients, metrics, traffic) = (core.registry.counts(), &core.metrics, core.live.traffic());
     set(core, "uptime", &format!("{} seconds", core.uptime_ms() / 1000));
     put("clients/connected", clients.live as u64);
     put("clients/active", clients.live as u64);
@@ -97,16 +98,16 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     put("clients/total", (clients.live + clients.resting) as u64);
     put("clients/maximum", clients.most_live as u64);
     put("clients/expired", metrics.sessions_expired.get());
-    put("messages/received", metrics.packets_received.get());
-    put("messages/sent", metrics.packets_sent.get());
-    put("publish/messages/received", metrics.publish_received.get());
-    put("publish/messages/sent", metrics.publish_sent.get());
-    put("publish/messages/dropped", metrics.publish_dropped.get());
-    put("publish/bytes/received", metrics.publish_bytes_received.get());
-    put("publish/bytes/sent", metrics.publish_bytes_sent.get());
-    put("bytes/received", metrics.bytes_received.get());
-    put("bytes/sent", metrics.bytes_sent.get());
-    put("connections/refused", metrics.refused.get());
+    put("messages/received", traffic.packets_received);
+    put("messages/sent", traffic.packets_sent);
+    put("publish/messages/received", traffic.publish_received);
+    put("publish/messages/sent", traffic.publish_sent);
+    put("publish/messages/dropped", core.ends.drops.sum());
+    put("publish/bytes/received", traffic.publish_bytes_received);
+    put("publish/bytes/sent", traffic.publish_bytes_sent);
+    put("bytes/received", traffic.bytes_received);
+    put("bytes/sent", traffic.bytes_sent);
+    put("connections/refused", traffic.refused);
     put("authentication/failures", metrics.authentication_failures.get());
     put("denied", metrics.denied.get());
     let (subscriptions, shared) = core.router.counts();

@@ -26,7 +26,8 @@ fn text(bytes: &mut &[u8], wild: bool) -> String {
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = data;
-    let router = Router::new(Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX }));
+    let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
+    let router = Router::new(retained, Default::default());
     let bounds = Bounds { messages_max: 1 << 20, bytes_max: 1 << 30, policy: QueuePolicy::DropNewest, keeps_qos0: false, stored_bytes_max: 0, stored_messages_max: 0 };
     let outboxes: Vec<Arc<Outbox>> = (1..5).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
     outboxes.iter().for_each(|outbox| outbox.connect(&Default::default()));

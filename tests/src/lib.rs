@@ -9,6 +9,7 @@ pub mod authority;
 pub mod bystander;
 pub mod client;
 pub mod disk;
+pub mod http;
 pub mod ledger;
 pub mod model;
 pub mod program;

@@ -12,42 +12,12 @@ use lapwing::store::{DurableStore, Options};
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::{Client, fields};
 use lapwing_tests::disk::{Fault, MemoryDisk};
+use lapwing_tests::http::{ask, get, samples};
 use lapwing_tests::program::{Folder, Program, binary, is_there, root, run};
 use lapwing_tests::wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const OPERATED: &str = "[admin]\naddress = '127.0.0.1:0'\n[[listener]]\naddress = '127.0.0.1:0'\n";
-
-/// What came: status, head and body.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-fn ask(address: &str, method: &str, path: &str, more: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n").unwrap();
-    let mut all = String::new();
-    stream.read_to_string(&mut all).unwrap();
-    let (head, body) = all.split_once("\r\n\r\n").expect("an answer of HTTP");
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
-}
-
-fn get(address: &str, path: &str) -> Answer {
-    ask(address, "GET", path, "")
-}
-
-/// The samples of a page by name with labels.
-fn samples(page: &str) -> BTreeMap<String, f64> {
-    let lines = page.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .map(|line| line.rsplit_once(' ').unwrap())
-        .map(|(n, v)| (n.to_owned(), v.parse().unwrap()))
-        .collect()
-}
 
 fn figures(address: &str) -> BTreeMap<String, f64> {
     samples(&get(address, "/metrics").body)
@@ -128,7 +98,8 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
     let expected = [
         ("lapwing_messages_received_total", MESSAGES + 1),
         ("lapwing_messages_sent_total", MESSAGES * SUBSCRIBERS),
-        ("lapwing_messages_dropped_total", 0),
+        ("lapwing_messages_dropped_total{reason=\"queue_full\"}", 0),
+        ("lapwing_messages_passed_over_total{reason=\"no_subscriber\"}", 0),
         ("lapwing_payload_received_bytes_total", MESSAGES * 10 + 4),
         ("lapwing_payload_sent_bytes_total", MESSAGES * SUBSCRIBERS * 10),
         ("lapwing_packets_received_total", clients().map(|client| client.packets).sum()),

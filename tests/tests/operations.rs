@@ -20,6 +20,8 @@ fn run(folder: &Path, block: &str, port: &str) -> String {
         .args(["-euo", "pipefail", "-c", &script])
         .current_dir(folder)
         .env("PATH", path)
+        // As the broker of the test is started.
+        .env("LAPWING_STORE__DATA_DIR", folder.join("data"))
         .stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -56,6 +58,7 @@ fn the_commands_of_the_operations_page_lead_from_nothing_to_users_tls_rules_and_
     assert!(explained.contains("acl.toml:") && explained.matches("allowed").count() >= 1, "{explained}");
     let banned = run(path, ban, &port);
     assert!(banned.contains("user ann") && banned.contains("lost her phone"), "{banned}");
+    assert!(banned.contains("none\nnone"), "nobody is connected, nobody would get it: {banned}");
     broker.signal("TERM");
     assert!(broker.wait().success());
 

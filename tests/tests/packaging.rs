@@ -91,17 +91,20 @@ fn a_container_is_well_while_its_broker_answers_also_when_that_asks_for_a_passwo
 
 #[test]
 fn shells_complete_the_flags_of_each_command() {
+    let folder = Folder::new("completions");
     let script = run(Command::new(binary()).args(["completions", "bash"]));
     let complete = |words: &str, last: &str| {
         let count = words.split(' ').count();
         let script = format!(
             "{script}\nCOMP_WORDS=({words} {last}); COMP_CWORD={count}; _lapwing lapwing {last} x; echo \"${{COMPREPLY[@]}}\""
         );
-        run(Command::new("bash").args(["-c", &script])).trim().to_owned()
+        // It is too long for an argument.
+        run(Command::new("bash").arg(folder.file("complete.bash", &script))).trim().to_owned()
     };
     assert_eq!(complete("lapwing", "conv"), "convert");
     assert_eq!(complete("lapwing sub", "--retained"), "--retained-only");
     assert_eq!(complete("lapwing user add", "--password-f"), "--password-file");
+    assert_eq!(complete("lapwing ctl retained", "del"), "delete");
     for shell in ["zsh", "fish"] {
         assert!(
             run(Command::new(binary()).args(["completions", shell])).contains("retained-only"),
@@ -114,7 +117,14 @@ fn shells_complete_the_flags_of_each_command() {
 fn each_command_has_a_page_in_the_manual() {
     let folder = Folder::new("manual");
     run(Command::new(binary()).arg("man").arg(&folder.0));
-    for page in ["lapwing", "lapwing-pub", "lapwing-sub", "lapwing-user-add", "lapwing-store-backup"] {
+    for page in [
+        "lapwing",
+        "lapwing-pub",
+        "lapwing-sub",
+        "lapwing-user-add",
+        "lapwing-store-backup",
+        "lapwing-ctl-clients",
+    ] {
         let text = std::fs::read_to_string(folder.0.join(format!("{page}.1"))).unwrap();
         assert!(text.contains(&format!(".TH {page} 1")) && text.contains(".SH OPTIONS"), "{page}");
     }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::process::Process;
 use crate::core::Core;
-use crate::metrics::{BOUNDS_MICROS, Spread};
+use crate::drops::Reason;
+use crate::metrics::{BOUNDS_MICROS, Spread, Sums};
+use crate::registry::Client;
 use crate::store::Health;
 
 /// How the text is written.
@@ -32,6 +34,8 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     page.gauge("lapwing_uptime_seconds", "How long the broker has run.", core.uptime_ms() as f64 / 1000.0);
     clients(core, &mut page);
     traffic(core, &mut page);
+    listeners(core, &mut page);
+    queues(core, &mut page);
     routes(core, &mut page);
     if core.store.keeps() {
         store(core, &mut page);
@@ -45,6 +49,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
 
 fn clients(core: &Core, page: &mut Page) {
     let (counts, usage, m) = (core.registry.counts(), core.budget.usage(), &core.metrics);
+    let traffic = core.live.traffic();
     page.gauge(
         "lapwing_connections_open",
         "Network connections, those before CONNECT included.",
@@ -63,11 +68,11 @@ fn clients(core: &Core, page: &mut Page) {
         "Sessions that ended since their client stayed away.",
         m.sessions_expired.get(),
     );
-    page.counter("lapwing_connections_accepted", "Network connections accepted.", m.connections.get());
+    page.counter("lapwing_connections_accepted", "Network connections accepted.", traffic.connections);
     page.counter(
         "lapwing_connections_refused",
         "Connections refused, or closed for breaking a rule.",
-        m.refused.get(),
+        traffic.refused,
     );
     let failures = m.authentication_failures.get();
     page.counter("lapwing_authentication_failures", "Clients that could not say who they are.", failures);
@@ -75,17 +80,101 @@ fn clients(core: &Core, page: &mut Page) {
 }
 
 fn traffic(core: &Core, page: &mut Page) {
-    let m = &core.metrics;
-    page.counter("lapwing_packets_received", "MQTT packets that came in.", m.packets_received.get());
-    page.counter("lapwing_packets_sent", "MQTT packets that went out.", m.packets_sent.get());
-    page.counter("lapwing_received_bytes", "Bytes that came in.", m.bytes_received.get());
-    page.counter("lapwing_sent_bytes", "Bytes that went out.", m.bytes_sent.get());
-    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", m.publish_received.get());
-    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", m.publish_sent.get());
-    let dropped = "Messages dropped: a queue was full, a client takes no packet that large, or they expired.";
-    page.counter("lapwing_messages_dropped", dropped, m.publish_dropped.get());
-    page.counter("lapwing_payload_received_bytes", "Payload that came in.", m.publish_bytes_received.get());
-    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", m.publish_bytes_sent.get());
+    let traffic = core.live.traffic();
+    page.counter("lapwing_packets_received", "MQTT packets that came in.", traffic.packets_received);
+    page.counter("lapwing_packets_sent", "MQTT packets that went out.", traffic.packets_sent);
+    page.counter("lapwing_received_bytes", "Bytes that came in.", traffic.bytes_received);
+    page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
+    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
+    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
+    let drops = &core.ends.drops;
+    let dropped = "Messages that were not taken, or that a subscriber did not get, by reason.";
+    page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
+    let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
+    let reasons = Reason::passed_over().map(|r| (r.name(), drops.get(r)));
+    page.counters("lapwing_messages_passed_over", passed, reasons);
+    page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
+    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
+}
+
+/// What a figure of a listener is called, whether it is a counter, what it says, and where it is.
+type OfListener = (&'static str, bool, &'static str, fn(&Sums, u64) -> u64);
+
+fn listeners(core: &Core, page: &mut Page) {
+    const FIGURES: [OfListener; 7] = [
+        (
+            "lapwing_listener_connections",
+            false,
+            "Connections of a listener, those before CONNECT included.",
+            |_, open| open,
+        ),
+        ("lapwing_listener_connections_accepted", true, "Connections that it accepted.", |sums, _| {
+            sums.connections
+        }),
+        (
+            "lapwing_listener_connections_refused",
+            true,
+            "Connections that it refused, or closed for breaking a rule.",
+            |sums, _| sums.refused,
+        ),
+        ("lapwing_listener_messages_received", true, "PUBLISH packets that came in by it.", |sums, _| {
+            sums.publish_received
+        }),
+        ("lapwing_listener_messages_sent", true, "PUBLISH packets that went out by it.", |sums, _| {
+            sums.publish_sent
+        }),
+        ("lapwing_listener_received_bytes", true, "Bytes that came in by it.", |sums, _| sums.bytes_received),
+        ("lapwing_listener_sent_bytes", true, "Bytes that went out by it.", |sums, _| sums.bytes_sent),
+    ];
+    let snapshot = core.live.get();
+    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, gate)| {
+        let mut sums = Sums::default();
+        sums.add(&gate.traffic);
+        (name, sums, gate.connections() as u64)
+    });
+    let listeners: Vec<_> = listeners.collect();
+    for (name, grows, help, figure) in FIGURES {
+        let samples = listeners.iter().map(|(label, sums, open)| (label.as_str(), figure(sums, *open)));
+        page.labelled((name, grows), help, "listener", samples);
+    }
+}
+
+/// How many clients are looked at in one go.
+const SLICE: usize = 512;
+
+/// What waits for clients and what is on its way to them: looked up where it is, since counting it would cost each message.
+fn queues(core: &Core, page: &mut Page) {
+    let (mut connected, mut resting) = ([0; 3], [0; 3]);
+    let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
+    loop {
+        after = core.registry.page(after.as_deref(), SLICE, |_, client| match client {
+            Client::Live(contact) => {
+                outboxes.extend(contact.outbox.get().map(|outbox| (true, outbox.clone())))
+            }
+            Client::Resting(resident, _) => outboxes.push((false, resident.outbox.clone())),
+        });
+        for (live, outbox) in outboxes.drain(..) {
+            let (messages, bytes) = outbox.waiting();
+            let sums = if live { &mut connected } else { &mut resting };
+            let all = [messages, bytes, outbox.in_flight() as u64];
+            sums.iter_mut().zip(all).for_each(|(sum, more)| *sum += more);
+        }
+        if after.is_none() {
+            break;
+        }
+    }
+    for (at, (name, help)) in [
+        ("lapwing_queued_messages", "Messages that wait for clients, those on disk included."),
+        ("lapwing_queued_bytes", "Their bytes."),
+        ("lapwing_in_flight_messages", "Messages of QoS 1 and 2 sent to clients and not acknowledged."),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let of = |sums: &[u64; 3]| sums.get(at).copied().unwrap_or(0);
+        let samples = [("connected", of(&connected)), ("resting", of(&resting))];
+        page.labelled((name, false), help, "state", samples.into_iter());
+    }
 }
 
 fn routes(core: &Core, page: &mut Page) {
@@ -186,11 +275,15 @@ impl Page {
     }
 
     /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with it.
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    fn counter_head(&mut self, name: &str, help: &str) {
         match self.form {
             Form::OpenMetrics => self.head(name, "counter", help),
             Form::Plain => self.head(&format!("{name}_total"), "counter", help),
         }
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.counter_head(name, help);
         self.line(format_args!("{name}_total {value}"));
     }
 
@@ -206,12 +299,38 @@ impl Page {
         self.line(format_args!("{name}_count {count}"));
     }
 
+    /// One for each reason.
+    fn counters(&mut self, name: &str, help: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
+        self.counter_head(name, help);
+        counts.for_each(|(reason, n)| self.line(format_args!("{name}_total{{reason=\"{reason}\"}} {n}")));
+    }
+
     fn info(&mut self, name: &str, help: &str, label: &str, value: &str) {
         match self.form {
             Form::OpenMetrics => self.head(name, "info", help),
             Form::Plain => self.head(&format!("{name}_info"), "gauge", help),
         }
         self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
+    }
+
+    /// One figure for each of several; `grows`: it is a counter.
+    fn labelled<'a>(
+        &mut self,
+        (name, grows): (&str, bool),
+        help: &str,
+        label: &str,
+        samples: impl Iterator<Item = (&'a str, u64)>,
+    ) {
+        let total = if grows { "_total" } else { "" };
+        match (grows, self.form) {
+            (true, Form::OpenMetrics) => self.head(name, "counter", help),
+            (true, Form::Plain) => self.head(&format!("{name}{total}"), "counter", help),
+            (false, _) => self.head(name, "gauge", help),
+        }
+        for (value, count) in samples {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            self.line(format_args!("{name}{total}{{{label}=\"{value}\"}} {count}"));
+        }
     }
 
     fn states(&mut self, name: &str, help: &str, states: &[(&str, u8)]) {

@@ -1,177 +1,302 @@
-//! What operators and their machines look at: figures, health, readiness and version, over HTTP on a listener of its own.
+//! What operators and their machines ask of a broker, over HTTP: figures, health and version ([`figures`]) for whoever can
+//! connect to the address, and the API (`/api/v1`, [`routes`]) for who has the token, or may open the Unix socket.
 //!
-//! It only reads, and it is bounded: one request per connection, few connections, little time and small heads.
+//! It is bounded: one request per connection, few connections, little time, small heads and bodies, pages. It stalls nobody: what
+//! is looked at is looked at briefly and copied in pieces. Browsers are kept out: nothing is done without an Authorization head,
+//! there are no cookies, and no other origin is let in.
 
+mod answer;
+mod bans;
+mod call;
+mod clients;
+mod document;
+mod explain;
 mod exposition;
+mod figures;
+mod listeners;
+mod log;
+mod pattern;
 mod process;
+mod reload;
+mod retained;
+mod routes;
+mod sessions;
+mod shape;
+mod subscriptions;
+mod trace;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::body::{Body, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::exposition::Form;
+use self::answer::{Answer, Content, Failure, JSON, LINES};
+use self::call::{Call, Who};
+use crate::auth::audit;
 use crate::core::Core;
-use crate::store::Health;
+use crate::listeners::Named;
+use crate::net::ControlSocket;
+use crate::reload::Request as Reload;
 
-/// How many connections there are at once; more wait in the kernel's queue.
+/// How many connections there are at once on each of the two; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
+/// How many of them all may be streams, which stay for as long as their clients like.
+const STREAMS_MAX: usize = 8;
 /// How long the head of a request may take.
 const HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long an answer may take to be found.
+const ANSWER_TIME: Duration = Duration::from_secs(25);
 /// How long a connection may take in all.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
 /// The longest head, in bytes; the least that hyper takes.
 const HEAD_BYTES_MAX: usize = 8_192;
 /// The most fields of a head.
 const HEADERS_MAX: usize = 64;
+/// The longest body, in bytes.
+const BODY_BYTES_MAX: usize = 65_536;
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
-const PATHS: &str = "There are /metrics, /healthz, /readyz and /version.\n";
 
 /// What it is about.
 #[derive(Clone)]
 pub(crate) struct Admin {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Arc<str>>>,
+    listeners: watch::Receiver<Vec<Named>>,
     stopped: watch::Receiver<bool>,
+    reloads: mpsc::Sender<Reload>,
+    streams: Arc<Semaphore>,
+}
+
+/// Where it is asked.
+pub(crate) enum Door {
+    /// `admin.address`.
+    Address(TcpListener),
+    /// `admin.socket`.
+    Socket(ControlSocket),
+}
+
+/// Who has come in by which door.
+#[derive(Clone, Debug)]
+enum Visitor {
+    Network(SocketAddr),
+    Process { user_id: u32, process_id: Option<i32> },
 }
 
 impl Admin {
-    /// `listeners` are those that are open, `stopped` says that the broker ends.
+    /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes what is to be changed.
     pub(crate) fn new(
         core: Arc<Core>,
-        listeners: watch::Receiver<Vec<Arc<str>>>,
+        listeners: watch::Receiver<Vec<Named>>,
         stopped: watch::Receiver<bool>,
+        reloads: mpsc::Sender<Reload>,
     ) -> Admin {
-        Admin { core, listeners, stopped }
+        Admin { core, listeners, stopped, reloads, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 
     /// Serves until it is dropped: what becomes of a broker that stops can be seen, too.
-    pub(crate) async fn run(self, socket: TcpListener) {
+    pub(crate) async fn run(self, door: Door) {
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let accept = async {
+                Ok(match &door {
+                    Door::Address(listener) => {
+                        let (stream, peer) = listener.accept().await?;
+                        (Box::new(stream) as Box<dyn Wire>, Visitor::Network(peer))
+                    }
+                    Door::Socket(socket) => {
+                        let stream = socket.accept().await?;
+                        let peer = stream.peer_cred()?;
+                        let visitor = Visitor::Process { user_id: peer.uid(), process_id: peer.pid() };
+                        (Box::new(stream) as Box<dyn Wire>, visitor)
+                    }
+                })
+            };
+            let accepted: std::io::Result<_> = tokio::select! {
                 _ = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = socket.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+                accepted = accept, if connections.len() < CONNECTIONS_MAX => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(self.clone().serve(stream, peer));
+                Ok((stream, visitor)) => {
+                    connections.spawn(self.clone().serve(stream, visitor));
                 }
                 Err(error) => {
-                    warn!("a connection to admin.address could not be accepted: {error}");
+                    warn!("a connection to admin.address or admin.socket could not be accepted: {error}");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
-        let service = service_fn(|request| self.answer(request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .keep_alive(false)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        match tokio::time::timeout(CONNECTION_TIME, connection).await {
+    async fn serve(self, stream: Box<dyn Wire>, visitor: Visitor) {
+        let streams = AtomicBool::new(false);
+        let service = service_fn(|request| self.answer(request, &visitor, &streams));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .keep_alive(false)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .max_headers(HEADERS_MAX)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let mut served = tokio::time::timeout(CONNECTION_TIME, &mut connection).await;
+        if served.is_err() && streams.load(Ordering::Relaxed) {
+            served = Ok(connection.await);
+        }
+        match served {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%peer, "admin: {error}"),
-            Err(_) => debug!(%peer, "admin: closed after {CONNECTION_TIME:?}"),
+            Ok(Err(error)) => debug!(?visitor, "admin: {error}"),
+            Err(_) => debug!(?visitor, "admin: closed after {CONNECTION_TIME:?}"),
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<String>, Infallible> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let text = "Everything here is read with GET.\n".to_owned();
-            let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(response);
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        visitor: &Visitor,
+        streams: &AtomicBool,
+    ) -> Result<Response<Content>, Infallible> {
+        let path = request.uri().path();
+        if path != "/api" && !path.starts_with("/api/") {
+            return Ok(match self.may_read(request.headers(), visitor, path) {
+                Ok(()) => self.figures(&request).await,
+                Err(failure) => failure.response(),
+            });
         }
-        Ok(match request.uri().path() {
-            "/metrics" => self.metrics(form(request.headers())).await,
-            "/healthz" => judged(self.unhealthy()),
-            "/readyz" => judged(self.unready()),
-            "/version" => {
-                let version = serde_json::json!({ "name": "lapwing", "version": crate::VERSION });
-                response(StatusCode::OK, JSON, format!("{version}\n"))
+        let answer = match self.who(request.headers(), visitor) {
+            Ok(who) => match tokio::time::timeout(ANSWER_TIME, self.call(request, who)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Failure::unavailable(
+                    format!(
+                        "this took longer than {} s, and perhaps not all of it was done",
+                        ANSWER_TIME.as_secs()
+                    ),
+                    "ask for less at once",
+                )),
+            },
+            Err(failure) => Err(failure),
+        };
+        Ok(match answer {
+            Ok(answer) => {
+                streams.store(answer.is_stream(), Ordering::Relaxed);
+                answer.response()
             }
-            _ => response(StatusCode::NOT_FOUND, TEXT, PATHS.to_owned()),
+            Err(failure) => failure.response(),
         })
     }
 
-    /// The kernel is asked for some figures, and takes its time where there are many open files: on a thread of its own.
-    async fn metrics(&self, form: Form) -> Response<String> {
-        let core = self.core.clone();
-        match tokio::task::spawn_blocking(move || exposition::write(&core, form)).await {
-            Ok(text) => response(StatusCode::OK, form.content_type(), text),
-            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        }
-    }
-
-    /// Why the broker should be started anew.
-    fn unhealthy(&self) -> Option<&'static str> {
-        (self.core.store.figures().health == Health::Failed).then_some(
-            "the store has failed: a write or a sync did not succeed, and nothing more is acknowledged",
-        )
-    }
-
-    /// Why no client should be sent here now.
-    fn unready(&self) -> Option<&'static str> {
-        if *self.stopped.borrow() {
-            return Some("the broker stops");
-        }
-        if self.listeners.borrow().is_empty() {
-            return Some("the broker starts: no listener is open yet");
-        }
-        match self.core.store.figures().health {
-            Health::Good => None,
-            Health::Full => {
-                Some("the disk of the store is full: no new message is taken that has to be kept")
+    async fn call(&self, request: Request<Incoming>, who: Who) -> Result<Answer, Failure> {
+        let (route, names) = routes::find(request.method(), request.uri().path())?;
+        let query = call::query(request.uri().query().unwrap_or(""), route.query)?;
+        if route.body.is_some() {
+            let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+            if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case(JSON)) {
+                return Err(Failure::media_type(
+                    "the body is to be JSON",
+                    format!("send it with Content-Type: {JSON}"),
+                ));
             }
-            Health::Failed => self.unhealthy(),
+        }
+        let body = whole(request.into_body()).await?;
+        let permit = match route.answer.1 {
+            LINES => Some(self.streams.clone().try_acquire_owned().map_err(|_| {
+                let error = format!("there are {STREAMS_MAX} streams already");
+                Failure::unavailable(error, "end one of them")
+            })?),
+            _ => None,
+        };
+        let answer = (route.run)(Call::new(self.clone(), who, names, query, body)).await?;
+        Ok(answer.with(permit))
+    }
+
+    /// Who asks the API for something, if it may.
+    fn who(&self, headers: &HeaderMap, visitor: &Visitor) -> Result<Who, Failure> {
+        let peer = match *visitor {
+            Visitor::Process { user_id, process_id } => return Ok(Who::Socket { user_id, process_id }),
+            Visitor::Network(peer) => peer,
+        };
+        let snapshot = self.core.live.get();
+        let Some(token) = &snapshot.admin_token else {
+            let socket = match snapshot.config.control_socket() {
+                Some(path) => format!("; `lapwing ctl --socket {}` needs none", path.display()),
+                None => String::new(),
+            };
+            return Err(Failure::forbidden(
+                "the API is served with a token only, and there is none",
+                format!("set admin.token_file, then reload{socket}"),
+            ));
+        };
+        let remedy = "send Authorization: Bearer TOKEN, as admin.token or admin.token_file has it";
+        let Some(given) = bearer(headers) else {
+            return Err(Failure::unauthorized("the API needs a token", remedy));
+        };
+        if !same(given, token.reveal()) {
+            self.core.metrics.authentication_failures.add(1);
+            audit::operator_refused(&self.core, &peer);
+            return Err(Failure::unauthorized("the token is wrong", remedy));
+        }
+        Ok(Who::Token(peer))
+    }
+
+    /// Whether figures may be read: by everybody on this machine, by others with the token or where that is said. Health always.
+    fn may_read(&self, headers: &HeaderMap, visitor: &Visitor, path: &str) -> Result<(), Failure> {
+        let admin = &self.core.live.get().config.admin;
+        match path {
+            "/healthz" | "/readyz" => Ok(()),
+            _ if admin.open || admin.is_local() => Ok(()),
+            _ => self.who(headers, visitor).map(drop),
         }
     }
 }
 
-fn judged(problem: Option<&'static str>) -> Response<String> {
-    match problem {
-        None => response(StatusCode::OK, TEXT, "good\n".to_owned()),
-        Some(problem) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),
-    }
+/// Bytes of either door.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// In a time that tells nothing of what was expected, its length included.
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    let digest = |bytes| ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest(given).as_ref().ct_eq(digest(expected).as_ref()).into()
 }
 
-/// OpenMetrics, unless somebody can only read what was before it.
-fn form(headers: &HeaderMap) -> Form {
-    let accepted: Vec<&str> =
-        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let names = |name: &str| accepted.iter().any(|value| value.contains(name));
-    match names("text/plain") && !names("application/openmetrics-text") {
-        true => Form::Plain,
-        false => Form::OpenMetrics,
+/// A body that is not too large.
+async fn whole(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| {
+            Failure::bad(format!("the body did not come whole: {error}"), "send it again")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > BODY_BYTES_MAX {
+            return Err(Failure::too_large(
+                "the body is too large",
+                format!("send at most {BODY_BYTES_MAX} bytes"),
+            ));
+        }
+        bytes.extend_from_slice(&data);
     }
+    Ok(bytes)
 }

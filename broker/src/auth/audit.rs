@@ -102,6 +102,17 @@ pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
     warn!(target: "audit", client = %Plain(client_id), user = %user(identity), "disconnected: {}", Plain(why));
 }
 
+/// An operator does something.
+pub fn operator(who: &dyn std::fmt::Display, action: &str) {
+    info!(target: "audit", %who, "operator: {}", Plain(action));
+}
+
+/// Somebody wanted to be one.
+pub fn operator_refused(core: &Core, peer: &std::net::SocketAddr) {
+    let Some(more_before) = core.refusals.may(core.now()) else { return };
+    warn!(target: "audit", %peer, more_before, "refused at admin.address: the token is wrong");
+}
+
 /// The files of the configuration were read anew.
 pub fn reloaded(why: &str, generation: u64) {
     info!(target: "audit", generation, "reloaded ({why}): the configuration, users, rules, keys and certificates are as their files have them now");

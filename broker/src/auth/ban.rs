@@ -4,7 +4,10 @@
 //! what a reload replaces, and clients that are on the new list are disconnected (0x98).
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -105,6 +108,11 @@ impl Bans {
         }
     }
 
+    /// All that are on it.
+    pub fn all(&self) -> impl Iterator<Item = &Ban> {
+        self.clients.values().chain(self.users.values()).chain(self.networks.iter().map(|(_, ban)| ban))
+    }
+
     /// Whether nobody is on it.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty() && self.users.is_empty() && self.networks.is_empty()
@@ -128,6 +136,78 @@ impl Bans {
         let by_name = by_name.into_iter().flatten().find(|ban| ban.holds(now_s));
         by_name.or_else(|| self.of_address(address, now_s))
     }
+}
+
+/// What is to become of a list.
+#[derive(Debug)]
+pub enum Change {
+    /// This one is on it, in place of what it had about whom.
+    Add(Ban),
+    /// They are not.
+    Remove(Whom),
+}
+
+/// Why a list did not change.
+#[derive(Debug)]
+pub enum NotChanged {
+    /// There is none: `auth.ban_file` is not set.
+    NoList,
+    /// It could not be read or written.
+    List(String),
+}
+
+impl Change {
+    /// Writes the list anew, without the bans that have ended, and returns it; `None`: the change made no difference.
+    ///
+    /// # Errors
+    /// Why the list cannot be read or written.
+    pub fn carry_out(self, path: &Path) -> Result<Option<Bans>, String> {
+        let mut bans = list(path)?;
+        let (whom, ban) = match self {
+            Change::Add(ban) => (ban.whom.clone(), Some(ban)),
+            Change::Remove(whom) => (whom, None),
+        };
+        let (now, before) = (now_s(), bans.len());
+        bans.retain(|ban| ban.whom != whom);
+        if ban.is_none() && bans.len() == before {
+            return Ok(None);
+        }
+        bans.retain(|ban| ban.holds(now));
+        bans.extend(ban);
+        write(path, &bans)?;
+        let mut list = Bans::default();
+        bans.into_iter().for_each(|ban| list.add(ban));
+        Ok(Some(list))
+    }
+}
+
+/// The bans of a file. One that is not there bans nobody.
+///
+/// # Errors
+/// Why it cannot be read, or every mistake in it.
+pub fn list(path: &Path) -> Result<Vec<Ban>, String> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => read(&text, &name).map_err(|errors| errors.join("\n")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(format!("{name}: {error}")),
+    }
+}
+
+/// Takes the place of the file whole: who reads it meanwhile reads the old one.
+fn write(path: &Path, bans: &[Ban]) -> Result<(), String> {
+    let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+    let new = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(wrong)?;
+    let text: Vec<String> = bans.iter().map(Ban::to_toml).collect();
+    file.write_all(text.join("\n").as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
+    std::fs::rename(&new, path).map_err(wrong)
 }
 
 /// The lines of a list.

@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::acl::Acl;
 use super::ban::Bans;
 use super::configured::{Configured, Entrance};
 use super::jwt::Tokens;
 use super::password::{Lasting, Passwords};
-use super::{Auth, Open, certificate, jwt};
-use crate::config::{Config, Listener, why_not_readable};
+use super::{Auth, Open, Secret, certificate, jwt};
+use crate::config::{self, Config, Listener, why_not_readable};
 use crate::live::GateNumber;
 use crate::net::tls;
 
@@ -138,6 +139,24 @@ pub(crate) fn bans(config: &Config) -> Result<Bans, Vec<String>> {
         Ok(text) => Bans::parse(&text, path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Bans::default()),
         Err(error) => Err(vec![format!("auth.ban_file {path} cannot be read: {error}")]),
+    }
+}
+
+/// What opens the API of operators.
+///
+/// # Errors
+/// What is wrong with the file; not what is in it.
+pub(crate) fn admin_token(admin: &config::Admin) -> Result<Option<Secret>, String> {
+    let Some(path) = admin.token_file.as_deref() else { return Ok(admin.token.clone()) };
+    let key = "admin.token_file";
+    if let Some(error) = why_not_secret(key, Path::new(path)) {
+        return Err(error);
+    }
+    let text = Zeroizing::new(text_of(key, Path::new(path))?);
+    let token = text.trim_end_matches(['\n', '\r']).as_bytes();
+    match config::why_no_token(token) {
+        Some(why) => Err(format!("{key} {path}: what it holds {why}")),
+        None => Ok(Some(Secret::new(token))),
     }
 }
 

@@ -170,6 +170,10 @@ impl Policy for Open {
     fn restricts_delivery(&self, _: &Identity) -> bool {
         false
     }
+
+    fn rule(&self, _: &Identity, _: &str, _: Action, _: &str) -> String {
+        "there are no rules: everybody may do everything".to_owned()
+    }
 }
 
 /// An enhanced authentication method (`4.12`), known by its name.

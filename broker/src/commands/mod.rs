@@ -3,6 +3,7 @@
 pub mod ban;
 pub mod cert;
 pub mod config;
+pub mod ctl;
 pub mod explain;
 pub mod log;
 pub mod manual;

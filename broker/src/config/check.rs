@@ -8,6 +8,9 @@ use rustix::fs::{Access, access};
 
 use super::{Admin, Config, ConfigErrors, Listener, Method, Transport};
 
+/// The shortest token that is taken, in bytes.
+const TOKEN_BYTES_MIN: usize = 16;
+
 impl Config {
     /// Checks what the configuration says, and that the files are there that it names.
     ///
@@ -38,6 +41,7 @@ impl Config {
             errors.push(text.to_owned());
         }
         errors.extend(self.admin.check());
+        errors.extend(self.admin.check_token());
         let store = &self.store;
         for (key, filters) in [
             ("topics_always", &store.topics_always),
@@ -59,6 +63,9 @@ impl Config {
         if !self.store.in_memory {
             let why = why_not_writable(Path::new(&self.store.data_dir));
             errors.extend(why.map(|why| format!("store.data_dir {}: {why}", self.store.data_dir)));
+        }
+        if let Some(path) = self.control_socket().filter(|_| self.admin.socket.is_some()) {
+            errors.extend(lacks_folder(&path).map(|why| format!("admin.socket: {why}")));
         }
         for listener in &self.listeners {
             errors.extend(lacks(listener).map(|why| format!("listener {}: {why}", listener.title())));
@@ -89,13 +96,47 @@ impl Admin {
             Err(error) => {
                 Some(format!("admin.address = \"{address}\": {error}; expected HOST:PORT, as 127.0.0.1:9883"))
             }
-            Ok(_) if self.open || site.is_local() => None,
+            Ok(_) if self.open || self.has_token() || site.is_local() => None,
             Ok(_) => Some(format!(
                 "admin.address = \"{address}\" can be reached from other machines, and everybody there could read the broker's \
-                 figures. Use 127.0.0.1, or add open = true to [admin] if that is meant"
+                 figures. Use 127.0.0.1, or set admin.token_file, or add open = true to [admin] if that is meant"
             )),
         }
     }
+
+    fn check_token(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        if let Some(token) = &self.token {
+            errors.extend(why_no_token(token.reveal()).map(|why| format!("admin.token {why}")));
+            if self.token_file.is_some() {
+                errors.push("admin.token and admin.token_file: one of them will do".to_owned());
+            }
+        }
+        errors
+    }
+
+    /// Whether there is to be a token.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
+
+    /// Whether only this machine can reach the address.
+    pub(crate) fn is_local(&self) -> bool {
+        let site = |address: &String| Listener { address: address.clone(), ..Listener::default() };
+        self.address.as_ref().is_none_or(|address| site(address).is_local())
+    }
+}
+
+/// Why a text is no token; the text itself is not shown.
+pub(crate) fn why_no_token(token: &[u8]) -> Option<String> {
+    let remedy = "make one with: openssl rand -hex 32";
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Some(format!(
+            "has other characters than a head of HTTP can have (no spaces, ASCII only): {remedy}"
+        ));
+    }
+    (token.len() < TOKEN_BYTES_MIN)
+        .then(|| format!("is shorter than {TOKEN_BYTES_MIN} characters and could be guessed: {remedy}"))
 }
 
 /// What a listener needs and does not find.
@@ -106,6 +147,11 @@ fn lacks(listener: &Listener) -> Option<String> {
         return Some(format!("there is no network interface {name} on this machine"));
     }
     let path = listener.path.as_ref().filter(|_| listener.transport == Transport::Unix)?;
+    lacks_folder(path)
+}
+
+/// What the path of a socket needs and does not find.
+fn lacks_folder(path: &Path) -> Option<String> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
         return Some(format!("{} is there and is no socket", path.display()));
     }

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::value::{self, Given, Unit};
+use crate::auth::Secret;
 
 /// A key with all that is known about it; `T` is what it is set in.
 pub struct Key<T> {
@@ -102,6 +103,16 @@ impl Parse for PathBuf {
     }
     fn show(&self) -> String {
         quoted(&self.display().to_string())
+    }
+}
+
+impl Parse for Secret {
+    fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
+        value::text(given).map(|text| Secret::new(text.as_bytes()))
+    }
+    /// For a file; [`print`](super::print) hides it from people.
+    fn show(&self) -> String {
+        quoted(&String::from_utf8_lossy(self.reveal()))
     }
 }
 

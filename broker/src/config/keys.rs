@@ -5,6 +5,7 @@ use lapwing_protocol::topic;
 use super::Config;
 use super::declare::{ANY, Key, Parse, choices, key, words};
 use super::value::Given;
+use crate::auth::Secret;
 use crate::store::{Durability, OnCorruption};
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }
@@ -297,12 +298,18 @@ sections! {
         /// The cache of the checkpoint, in bytes of memory.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
     }
-    /// Figures, health and version for operators, over HTTP on a listener of its own (docs/MONITORING.md).
+    /// For operators: figures and health (docs/MONITORING.md), and what looks into the broker and changes it (docs/ADMIN.md), over HTTP.
     Admin admin {
-        /// Where it listens, as 127.0.0.1:9883. Whoever can connect there can read it: there are no users. None: nowhere.
+        /// Where it listens, as 127.0.0.1:9883. Figures, health and version can be read there by whoever can connect; the rest is served with a token only. None: nowhere.
         address: Option<String> = None, ANY, Restart;
-        /// Whether an address is meant that others than this machine can reach.
+        /// Whether figures and version can be read without a token at an address that others than this machine can reach.
         open: bool = false, ANY, Restart;
+        /// What a request to /api must bring ("Authorization: Bearer TOKEN"), at least 16 characters.
+        token: Option<Secret> = None, ANY;
+        /// A file that holds the token, for nobody else's eyes, in place of token.
+        token_file: Option<String> = None, ANY;
+        /// The Unix socket that `lapwing ctl` talks to, for the user that runs the broker and root (mode 600). None: lapwing.sock in store.data_dir, and no socket with store.in_memory. "off": no socket.
+        socket: Option<String> = None, ANY, Restart;
     }
     /// What is written to the log.
     Log log {

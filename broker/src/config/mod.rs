@@ -15,6 +15,7 @@ mod reading;
 mod source;
 mod value;
 
+pub(crate) use check::why_no_token;
 pub use declare::{Key, Reload};
 pub use keys::{
     Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
@@ -140,6 +141,16 @@ impl Config {
             || (!self.methods(listener).is_empty() && !anonymous)
     }
 
+    /// Where the socket of `lapwing ctl` is; `None`: there is none.
+    pub fn control_socket(&self) -> Option<PathBuf> {
+        match self.admin.socket.as_deref() {
+            Some("off") => None,
+            Some(path) => Some(PathBuf::from(path)),
+            None if self.store.in_memory => None,
+            None => Some(Path::new(&self.store.data_dir).join("lapwing.sock")),
+        }
+    }
+
     /// Whether clients of this machine only can connect.
     pub fn is_local(&self) -> bool {
         self.listeners.iter().all(Listener::is_local)
@@ -155,8 +166,13 @@ impl Config {
                 &listener.client_crl_file,
             ]
         });
-        let of_auth =
-            [&self.auth.password_file, &self.auth.acl_file, &self.auth.ban_file, &self.auth.http_ca_file];
+        let of_auth = [
+            &self.auth.password_file,
+            &self.auth.acl_file,
+            &self.auth.ban_file,
+            &self.auth.http_ca_file,
+            &self.admin.token_file,
+        ];
         let rules = |listener| [self.password_file(listener), self.acl_file(listener)];
         let rules = self.listeners.iter().flat_map(rules).flatten().map(PathBuf::from);
         let of_auth = of_auth.into_iter().flatten();

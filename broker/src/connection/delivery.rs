@@ -9,16 +9,18 @@ use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
 use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
 use tracing::{debug, warn};
 
-use super::packets::{DENIED_DELIVERY, DENIED_SOURCE, NOT_MOUNTED};
+use super::packets::refusal;
 use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish, mount};
 use crate::auth::Action;
 use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
+use crate::drops::Reason;
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::{Delivery, Take};
 use crate::registry::Resident;
 use crate::router::{Fetched, Next};
-use crate::session::{Transmit, Violation};
+use crate::session::Transmit;
 use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::trace::{Step, Subject};
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
@@ -40,11 +42,18 @@ impl Connection {
         let more = self.gather_until_idle(now, cx);
         let level = self.level();
         self.core.record_outcomes(&mut self.resident.session, level);
+        for (reason, message) in self.resident.session.outgoing.lost.drain(..) {
+            self.core.ends.ended(reason, &message, &self.resident.outbox);
+        }
         // The outbox counts what was taken until it hears otherwise.
         let outgoing = &self.resident.session.outgoing;
         if self.state.reported != outgoing.pending.len() {
             self.state.reported = outgoing.pending.len();
             self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        }
+        if self.state.reported_in_flight != outgoing.in_flight() {
+            self.state.reported_in_flight = outgoing.in_flight();
+            self.resident.outbox.flies(outgoing.in_flight());
         }
         more
     }
@@ -130,7 +139,9 @@ impl Connection {
                     let (asked_for, found) = (asked.len(), deliveries.len());
                     outgoing.supply(asked, deliveries);
                     if found < asked_for {
-                        warn!(client = %self.resident.session.client_id, lost = asked_for - found,
+                        let lost = (asked_for - found) as u64;
+                        self.core.ends.ended_unseen(Reason::StoreLost, lost, &self.resident.outbox);
+                        warn!(client = %self.resident.session.client_id, lost,
                             "messages on their way to the client are not in the store any more");
                     }
                 }),
@@ -194,14 +205,15 @@ impl Connection {
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
         let seen = mount::seen(self.gate.listener.mount_point.as_ref(), message.topic());
-        let allowed = seen.ok_or(NOT_MOUNTED).and_then(|name| match self.denies(message, delivery.retain) {
-            Some(denied) => Err(denied),
-            None => Ok(name),
-        });
+        let allowed =
+            seen.ok_or(Reason::MountPoint).and_then(|name| match self.denies(message, delivery.retain) {
+                Some(denied) => Err(denied),
+                None => Ok(name),
+            });
         let sent = match allowed {
-            Err(denied) => {
-                self.complain("delivery", message.topic_str(), &denied);
-                false
+            Err(reason) => {
+                self.complain("delivery", message.topic_str(), &refusal(reason));
+                Err(reason)
             }
             Ok(name) => {
                 let (topic, topic_alias) = self.name_topic(name);
@@ -224,7 +236,7 @@ impl Connection {
                 };
                 let sent = self.send_publish(&header, message, ticket);
                 // An alias that was not sent is not known to the client.
-                if let Some(alias) = topic_alias.filter(|_| !sent)
+                if let Some(alias) = topic_alias.filter(|_| sent.is_err())
                     && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
                 {
                     place.set(&[]);
@@ -232,25 +244,33 @@ impl Connection {
                 sent
             }
         };
-        if !sent {
-            self.core.metrics.publish_dropped.add(1);
-            if let Some(id) = packet_id {
-                self.resident.session.outgoing.undeliverable(id);
+        let (ends, outbox) = (&self.core.ends, &self.resident.outbox);
+        match sent {
+            Err(reason) => {
+                ends.ended(reason, message, outbox);
+                if let Some(id) = packet_id {
+                    self.resident.session.outgoing.undeliverable(id);
+                }
             }
+            Ok(()) if ends.traces.is_on() => {
+                let step = Step::Sent { qos: delivery.qos, packet_id, again: dup };
+                ends.traces.tell(&Subject::of(message), Some(outbox.client_id()), step);
+            }
+            Ok(()) => {}
         }
     }
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
-    fn denies(&self, message: &Message, retain: bool) -> Option<Violation> {
+    fn denies(&self, message: &Message, retain: bool) -> Option<Reason> {
         let (policy, identity) = (&self.snapshot.auth.policy, &self.resident.identity);
         let own_topic = message.topic().first() == Some(&b'$');
         let client_id = &self.resident.session.client_id;
         if (own_topic || policy.restricts_delivery(identity))
             && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
         {
-            return Some(DENIED_DELIVERY);
+            return Some(Reason::DeniedDelivery);
         }
-        (retain && !self.core.source_may(&self.snapshot, message)).then_some(DENIED_SOURCE)
+        (retain && !self.core.source_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a
@@ -276,7 +296,12 @@ impl Connection {
         if exactly_once { ticket } else { Ticket::default() }
     }
 
-    fn send_publish(&mut self, header: &PublishHeader<'_>, message: &Message, ticket: Ticket) -> bool {
+    fn send_publish(
+        &mut self,
+        header: &PublishHeader<'_>,
+        message: &Message,
+        ticket: Ticket,
+    ) -> Result<(), Reason> {
         let (version, packet_bytes_max) = (self.agreement.version, self.agreement.packet_bytes_max);
         let header_max = PublishHeader::OVERHEAD_MAX
             + header.topic.len()
@@ -296,7 +321,7 @@ impl Connection {
         };
         if let Err(error) = encoded {
             debug!(client = %self.resident.session.client_id, topic = message.topic_str(), %error, "not delivered");
-            return false;
+            return Err(Reason::TooLarge);
         }
         if !held {
             self.output.payload(message);
@@ -305,7 +330,7 @@ impl Connection {
         tally.packets_sent += 1;
         tally.publish_sent += 1;
         tally.publish_bytes_sent += header.payload_len as u64;
-        true
+        Ok(())
     }
 
     /// Whether to write the topic name, and the alias to write.

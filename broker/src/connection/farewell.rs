@@ -30,7 +30,8 @@ impl Connection {
     /// Sees to the session, then to the client.
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
-        let Connection { core, stream, resident, number, agreement, end, mut output, place, .. } = *self;
+        self.contact.close();
+        let Connection { core, stream, mut resident, number, agreement, end, mut output, place, .. } = *self;
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
@@ -39,12 +40,22 @@ impl Connection {
                 format!("another connection uses this client identifier: {by}"),
             )),
             Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
+            Exit::Expelled(_) => {
+                Some((ReasonCode::AdministrativeAction, "disconnected by an operator".to_owned()))
+            }
         };
-        let told = match exit {
-            Exit::Told(end) => Some(end),
-            _ => None,
+        let (told, leave) = match exit {
+            Exit::Told(end) => (Some(end), None),
+            Exit::Expelled(leave) => (None, Some(leave)),
+            _ => (None, None),
         };
+        if leave.as_ref().is_some_and(|leave| leave.with_session) {
+            resident.session.expiry_s = 0;
+        }
         settle(&core, number, resident, end, told);
+        if let Some(leave) = leave {
+            let _ = leave.done.send(());
+        }
         if let Some((reason, text)) = farewell.filter(|_| agreement.version.has_properties()) {
             disconnect(&mut output, reason, &text, &agreement);
         }
@@ -53,19 +64,20 @@ impl Connection {
     }
 
     fn log(&self, exit: &Exit) {
-        let (client, peer) = (&self.resident.session.client_id, &self.peer.address);
+        let (client, peer) = (&self.resident.session.client_id, &self.contact.peer.address);
         match exit {
             Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
             Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
             Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
             Exit::Violation(reason, text) => {
-                self.core.metrics.refused.add(1);
+                self.gate.traffic.refused.add(1);
                 warn!(%client, %peer, user = ?self.resident.identity.user, %reason, "connection closed: {text}");
             }
             Exit::Told(End::TakenOver { by, .. }) => {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
             }
             Exit::Told(End::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
+            Exit::Expelled(_) => info!(%client, %peer, "connection closed by an operator"),
         }
     }
 }
@@ -80,7 +92,7 @@ pub(crate) fn settle(
 ) {
     let now = core.now();
     // What waits for this client by a shared subscription is better served by another member.
-    resident.outbox.disconnect();
+    resident.outbox.disconnect(&core.ends);
     core.give_shared(&mut resident, None, true);
     let mut claimed = |told: Option<End>| match told.or_else(|| end.try_recv().ok()) {
         Some(End::TakenOver { to, .. }) => Some(to),
@@ -90,10 +102,14 @@ pub(crate) fn settle(
     let client_id = session.client_id.clone();
     let ends = session.expiry_s == 0;
     let due = session.rest(now);
+    for (reason, message) in session.outgoing.lost.drain(..) {
+        core.ends.ended(reason, &message, &resident.outbox);
+    }
     // What the store has need not be in memory until the client is back.
     resident.outbox.settle(&mut session.outgoing.pending);
     session.outgoing.recount();
     resident.outbox.holds(session.outgoing.pending.len(), session.outgoing.pending_bytes);
+    resident.outbox.flies(session.outgoing.in_flight());
     if ends {
         // The session and its will are over before anybody else has the client identifier.
         core.end_session(resident, Durability::None);

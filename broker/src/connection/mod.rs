@@ -15,6 +15,7 @@ mod packets;
 mod reauth;
 mod rights;
 mod subscribe;
+mod traced;
 
 pub(crate) use farewell::close;
 pub(crate) use packets::user_properties_fit;
@@ -29,7 +30,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::keepalive::ServerKeepAlive;
@@ -39,11 +39,12 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::budget::{Place, Pressure};
+use crate::contact::{Contact, Leave};
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::{Message, Millis};
-use crate::metrics::Tally;
-use crate::net::{Peer, Stream};
+use crate::metrics::{Pace, Tally};
+use crate::net::Stream;
 use crate::output::Output;
 use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
@@ -160,20 +161,21 @@ enum Exit {
     Violation(ReasonCode, String),
     /// The registry said so.
     Told(End),
+    /// An operator said so.
+    Expelled(Leave),
 }
 
 /// A connection that was let in.
 pub struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) stream: Stream,
-    pub(crate) peer: Peer,
     pub(crate) place: Place,
     pub(crate) number: ConnectionNumber,
     pub(crate) resident: Resident,
     pub(crate) agreement: Agreement,
     pub(crate) end: oneshot::Receiver<End>,
-    /// Woken when there is news for all connections.
-    pub(crate) nudge: Arc<AtomicWaker>,
+    /// How others reach it.
+    pub(crate) contact: Arc<Contact>,
     /// What says who may do what, and what is configured, as this connection last saw it.
     pub(crate) snapshot: Arc<Snapshot>,
     /// Its listener in that.
@@ -201,6 +203,7 @@ pub(crate) struct State {
     cache: RouteCache,
     wakers: Vec<Waker>,
     tally: Tally,
+    pace: Pace,
     /// Large packets come.
     large: bool,
     /// More than one message left in the last turn.
@@ -230,12 +233,14 @@ pub(crate) struct State {
     hushed: u64,
     /// What the outbox was last told that the session holds.
     reported: usize,
+    /// What it was last told to be on its way.
+    reported_in_flight: usize,
 }
 
 impl State {
     /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
-    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances) -> State {
-        State { stopped: any_input, resumed, allowances, ..State::default() }
+    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances, now: Millis) -> State {
+        State { stopped: any_input, resumed, allowances, pace: Pace::new(now), ..State::default() }
     }
 
     /// A message that has to wait for the store, or for one that has to.
@@ -268,12 +273,12 @@ impl Connection {
         }
         self.state.deferred = false;
         let result = self.turn(cx);
-        self.state.tally.add_to(&self.core.metrics);
+        self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
         result
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        self.nudge.register(cx.waker());
+        self.contact.waker.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
@@ -304,9 +309,10 @@ impl Connection {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
-            self.state.busy = self.state.tally.publish_sent > 1;
+            self.state.busy = self.state.tally.sent_since() > 1;
+            self.state.pace.pass(now, &self.state.tally);
             // Who reads an answer finds it counted.
-            self.state.tally.add_to(&self.core.metrics);
+            self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,
@@ -314,7 +320,7 @@ impl Connection {
                 Poll::Pending => false,
             };
             if self.output.len() < before {
-                self.core.metrics.bytes_sent.add((before - self.output.len()) as u64);
+                self.state.tally.bytes_sent += (before - self.output.len()) as u64;
             }
             if written || self.output.len() < before {
                 self.state.blocked_since = None;

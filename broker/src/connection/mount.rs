@@ -25,7 +25,7 @@ pub(super) fn filter<'t>(mount: Option<&MountPoint>, filter: &'t str) -> Cow<'t,
 }
 
 /// A topic name of the broker, as a client knows it; `None`: it is not of its world.
-pub(super) fn seen<'t>(mount: Option<&MountPoint>, name: &'t [u8]) -> Option<&'t [u8]> {
+pub(crate) fn seen<'t>(mount: Option<&MountPoint>, name: &'t [u8]) -> Option<&'t [u8]> {
     match mount {
         None => Some(name),
         Some(mount) => name.strip_prefix(mount.0.as_bytes()).filter(|rest| !rest.is_empty()),

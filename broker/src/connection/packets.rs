@@ -11,27 +11,18 @@ use super::{AliasedTopic, Connection, Exit, mount};
 use crate::auth::{Action, audit};
 use crate::config::DeniedPublish;
 use crate::core::source;
+use crate::drops::Reason;
 use crate::message::{Content, Message, Millis, forwarded};
-use crate::router::Kept;
 use crate::session::{Effect, Reply, Violation};
 use crate::store::{Durability, Record, Ticket};
+use crate::trace::{Step, Subject, TraceId};
 
-/// The store takes no message.
-const UNAVAILABLE: Violation = Violation::new(
-    ReasonCode::QuotaExceeded,
-    "the message cannot be stored: the disk is full, or the store has failed",
-);
 /// What the rules say no to.
-const DENIED_PUBLISH: Violation =
-    Violation::new(ReasonCode::NotAuthorized, "this client may not publish to this topic");
+const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());
 pub(super) const DENIED_SUBSCRIBE: Violation =
     Violation::new(ReasonCode::NotAuthorized, "this client may not subscribe to this filter");
-pub(super) const DENIED_DELIVERY: Violation =
-    Violation::new(ReasonCode::NotAuthorized, "this client may not have messages of this topic");
-pub(super) const NOT_MOUNTED: Violation =
-    Violation::new(ReasonCode::NotAuthorized, "the topic is not below the mount point of the listener");
-pub(super) const DENIED_SOURCE: Violation =
-    Violation::new(ReasonCode::NotAuthorized, "who published this retained message may not any more");
+const DENIED_DELIVERY: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedDelivery.text());
+const DENIED_SOURCE: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedSource.text());
 /// How often a client's refusals are worth a line in the log.
 const COMPLAIN_EVERY_MS: Millis = 1_000;
 /// The longest reason string that the broker writes, in bytes.
@@ -67,7 +58,12 @@ impl Connection {
                 Version::V5 => Packet::decode_reporting_filters(frame, version),
                 _ => Packet::decode(frame, version),
             };
-            let packet = packet.map_err(|error| self.malformed(error, rest))?;
+            let packet = packet.map_err(|error| {
+                if publish {
+                    self.core.ends.drops.add(Reason::Violation, 1);
+                }
+                self.malformed(error, rest)
+            })?;
             self.state.tally.packets_received += 1;
             self.keep_alive.heard(now as u32);
             used += len;
@@ -76,7 +72,14 @@ impl Connection {
                     "more user properties than limits.user_properties_max or limits.user_property_bytes_max";
                 return Err(Violation::new(ReasonCode::QuotaExceeded, text).into());
             }
-            let effect = self.resident.session.handle(packet)?;
+            if self.core.ends.traces.is_on() {
+                self.tell_acknowledged(&packet);
+            }
+            let effect = self.resident.session.handle(packet).inspect_err(|_| {
+                if publish {
+                    self.core.ends.drops.add(Reason::Violation, 1);
+                }
+            })?;
             let level = self.level();
             let recorded = self.core.record_outcomes(&mut self.resident.session, level);
             self.carry_out(effect, recorded, now)?;
@@ -167,33 +170,20 @@ impl Connection {
     fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
         self.state.tally.publish_received += 1;
         self.state.tally.publish_bytes_received += publish.payload.len() as u64;
-        if publish.qos as u8 > self.agreement.told.qos_max {
-            return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
-        }
-        if publish.retain && !self.agreement.told.retain_available {
-            return Err(
-                Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
-            );
-        }
         // Taken out, so that the topic name may borrow from it beside `self`.
         let mut aliases = std::mem::take(&mut self.state.aliases_in);
-        let topic = self.topic_name(publish, &mut aliases);
-        let outcome = topic.map(|topic| {
-            let outcome = self.pass_on(publish, topic, now);
-            if let Err(refusal) = &outcome {
-                self.complain("PUBLISH", topic, refusal);
-            }
-            outcome
-        });
+        let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
+        let outcome = topic.map(|topic| self.take_message(publish, topic, now));
         self.state.aliases_in = aliases;
-        let (reason, ticket, text) = match outcome? {
+        let outcome = outcome.inspect_err(|_| self.core.ends.drops.add(Reason::Violation, 1))?;
+        let (reason, ticket, text) = match outcome {
             Ok((reason, ticket)) => (reason, ticket, None),
-            Err(refusal) => {
-                self.core.metrics.publish_dropped.add(1);
+            Err(reason) => {
                 // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
-                let closes = (refusal == UNAVAILABLE && publish.packet_id.is_some())
-                    || (refusal == DENIED_PUBLISH
+                let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
+                    || (reason == Reason::DeniedPublish
                         && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
+                let refusal = refusal(reason);
                 if closes && !self.agreement.version.has_properties() {
                     return Err(refusal.into());
                 }
@@ -204,6 +194,40 @@ impl Connection {
             self.reply(reply, text, ticket);
         }
         Ok(())
+    }
+
+    /// What the client was told in CONNACK.
+    fn as_agreed(&self, publish: &Publish<'_>) -> Result<(), Exit> {
+        if publish.qos as u8 > self.agreement.told.qos_max {
+            return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
+        }
+        if publish.retain && !self.agreement.told.retain_available {
+            return Err(
+                Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a message in, or says to all who want to know why not.
+    fn take_message(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+    ) -> Result<(ReasonCode, Ticket), Reason> {
+        let trace = if self.core.ends.traces.is_on() { self.follow(topic) } else { None };
+        let outcome = self.pass_on(publish, topic, now, trace);
+        if let Err(reason) = outcome {
+            self.complain("PUBLISH", topic, &refusal(reason));
+            let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
+            let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_on())
+                .then(|| self.rule(Action::Publish, topic));
+            let text = rule.as_deref().unwrap_or(reason.text());
+            let subject = self.subject(publish, topic, trace);
+            self.core.ends.refused(reason, text, &subject, Some(&self.resident.outbox));
+        }
+        outcome
     }
 
     /// One line a second for each client says what was refused; how many lines were held back stands on the next.
@@ -223,8 +247,7 @@ impl Connection {
             |action| {
                 let mount = self.gate.listener.mount_point.as_ref().filter(|_| action != Action::Receive);
                 let topic = topic::shared(topic).map_or(topic, |(_, inner)| inner);
-                let topic = &*mount::name(mount, topic);
-                self.snapshot.auth.policy.rule(identity, client_id, action, topic)
+                self.rule(action, &mount::name(mount, topic))
             },
         );
         audit::denied(packet, client_id, identity, topic, &rule, more_before);
@@ -244,7 +267,7 @@ impl Connection {
 
     fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let Some(hushed) = self.may_complain() else { return };
-        warn!(client = %self.resident.session.client_id, peer = %self.peer.address, user = ?self.resident.identity.user, topic,
+        warn!(client = %self.resident.session.client_id, peer = %self.contact.peer.address, user = ?self.resident.identity.user, topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 
@@ -271,41 +294,32 @@ impl Connection {
         Err(violation.into())
     }
 
-    /// Checks a message and passes it on; the reason code for its acknowledgement.
+    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not taken.
     fn pass_on(
         &mut self,
         publish: &Publish<'_>,
         topic: &str,
         now: Millis,
-    ) -> Result<(ReasonCode, Ticket), Violation> {
+        trace: Option<TraceId>,
+    ) -> Result<(ReasonCode, Ticket), Reason> {
         let core = &self.core;
         let (limits, config) = (&self.gate.limits, &self.snapshot.config);
-        let refuse = |reason, text| Err(Violation::new(reason, text));
         if topic.len() > limits.topic_bytes_max as usize
             || topic::level_count(topic) > limits.topic_levels_max as usize
         {
-            return refuse(
-                ReasonCode::TopicNameInvalid,
-                "longer than limits.topic_bytes_max or limits.topic_levels_max",
-            );
+            return Err(Reason::TopicLimit);
         }
         if topic.starts_with('$') {
-            return refuse(ReasonCode::NotAuthorized, "topics that start with $ are the broker's own");
+            return Err(Reason::BrokerTopic);
         }
         if !user_properties_fit(&publish.properties, limits) {
-            return refuse(
-                ReasonCode::QuotaExceeded,
-                "more user properties than limits.user_properties_max allows",
-            );
+            return Err(Reason::UserProperties);
         }
         if config.mqtt.payload_format_checked
             && publish.properties.payload_format_indicator() == Some(1)
             && std::str::from_utf8(publish.payload).is_err()
         {
-            return refuse(
-                ReasonCode::PayloadFormatInvalid,
-                "the payload is not the UTF-8 text it is said to be",
-            );
+            return Err(Reason::PayloadFormat);
         }
         let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
         let session = &self.resident.session;
@@ -315,7 +329,10 @@ impl Connection {
             Action::Publish,
             topic,
         ) {
-            return Err(DENIED_PUBLISH);
+            return Err(Reason::DeniedPublish);
+        }
+        if core.ends.traces.is_on() {
+            self.tell_accepted(publish, topic, trace);
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
         let source = source(config, &self.resident.identity, &session.client_id).filter(|_| publish.retain);
@@ -329,33 +346,27 @@ impl Connection {
             published_at: now,
             expires_at,
         };
-        let message = Message::from_source(&content, source);
+        let message = Message::traced(&content, source, trace);
         let durability = config.store.durability_of(topic, self.gate.listener.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());
         let received = received.map(|packet_id| (session.number, packet_id));
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
         let published = core.publish(&message, durability, received, cache, wakers);
-        if published.unavailable {
-            return Err(UNAVAILABLE);
+        self.state.tally.no_local += published.routed.no_local as u64;
+        if let Some(reason) = published.refused() {
+            return Err(reason);
         }
-        if published.kept == Kept::Full {
-            return refuse(
-                ReasonCode::QuotaExceeded,
-                "limits.retained_messages_max or limits.retained_bytes_max is reached",
-            );
+        if published.routed.matched > 0 {
+            return Ok((ReasonCode::Success, published.ticket));
         }
-        if published.routed.refused {
-            return refuse(
-                ReasonCode::QuotaExceeded,
-                "a subscriber's queue is full and limits.queue_policy is refuse",
-            );
+        if published.found_nobody(&message) {
+            self.state.tally.no_subscriber += 1;
+            if self.core.ends.traces.is_on() {
+                self.core.ends.traces.tell(&Subject::of(&message), None, Step::Ended(Reason::NoSubscriber));
+            }
         }
-        let reason = match published.routed.matched {
-            0 => ReasonCode::NoMatchingSubscribers,
-            _ => ReasonCode::Success,
-        };
-        Ok((reason, published.ticket))
+        Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
     }
 
     /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
@@ -426,6 +437,19 @@ impl Connection {
             debug!(client = %self.resident.session.client_id, packet = %packet.packet_type(), %error, "not sent");
         }
     }
+}
+
+/// What a client is told of a message that is not taken, or not given to it.
+pub(super) const fn refusal(reason: Reason) -> Violation {
+    let code = match reason {
+        Reason::TopicLimit => ReasonCode::TopicNameInvalid,
+        Reason::PayloadFormat => ReasonCode::PayloadFormatInvalid,
+        Reason::UserProperties | Reason::RetainedFull | Reason::StoreRefused | Reason::QueueRefused => {
+            ReasonCode::QuotaExceeded
+        }
+        _ => ReasonCode::NotAuthorized,
+    };
+    Violation::new(code, reason.text())
 }
 
 /// Whether a packet's user properties are within the bounds.

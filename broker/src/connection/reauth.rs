@@ -41,7 +41,7 @@ impl Connection {
                     return Err(violation("the authentication method is gone"));
                 };
                 let credentials = Credentials {
-                    peer: &self.peer,
+                    peer: &self.contact.peer,
                     client_id: &self.resident.session.client_id,
                     assigned_client_id: &self.resident.session.client_id,
                     user_name: self.resident.identity.user.as_deref(),
@@ -69,7 +69,7 @@ impl Connection {
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
                 self.expires_at = handshake::expires_at(&self.core, &identity);
-                *self.resident.identity = identity;
+                self.recognized_as(identity);
                 let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
                 info!(client = %client_id, user = ?identity.user, "re-authenticated");
                 audit::reauthenticated(client_id, identity);

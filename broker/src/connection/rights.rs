@@ -1,16 +1,29 @@
 //! What becomes of a live connection when the snapshot is replaced under it.
 
+use std::sync::Arc;
+
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
-use crate::auth::{audit, ban};
+use crate::account::{self, Account};
+use crate::auth::{Identity, audit, ban};
+use crate::contact::Question;
 use crate::handshake;
 use crate::outbox::Bounds;
 
 impl Connection {
+    /// Who the client is from now on.
+    pub(super) fn recognized_as(&mut self, identity: Identity) {
+        self.resident.identity = Arc::new(identity);
+        self.contact.recognize(self.resident.identity.clone());
+    }
+
     /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
     pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
+        if self.contact.is_asked() {
+            self.answer()?;
+        }
         if self.core.live.is_current(&self.snapshot) {
             return Ok(());
         }
@@ -18,7 +31,7 @@ impl Connection {
         self.snapshot = snapshot.clone();
         let policy = &*snapshot.auth.policy;
         let client_id = self.resident.session.client_id.clone();
-        let (user, address) = (self.resident.identity.user.as_deref(), self.peer.address.ip());
+        let (user, address) = (self.resident.identity.user.as_deref(), self.contact.peer.address.ip());
         if let Some(ban) = snapshot.bans.of(&client_id, user, address, ban::now_s()) {
             let text = format!("{} is banned ({})", ban.whom, ban.reason);
             audit::expelled(&client_id, &self.resident.identity, &text);
@@ -27,20 +40,21 @@ impl Connection {
                 "this client is banned".to_owned(),
             ));
         }
-        match snapshot.gate(self.peer.place) {
+        match snapshot.gate(self.contact.peer.place) {
             Some(gate) => self.gate = gate.clone(),
             None => {
-                let text = format!("the listener {} was taken out of the configuration", self.peer.listener);
+                let text =
+                    format!("the listener {} was taken out of the configuration", self.contact.peer.listener);
                 return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
         self.resident.outbox.bound(Bounds::of(&snapshot.config));
         let user = self.resident.identity.user.as_ref();
         self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
-        match policy.renew(&self.resident.identity, &client_id, Some(&self.peer)) {
+        match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
             Ok(identity) => {
                 self.expires_at = handshake::expires_at(&self.core, &identity);
-                *self.resident.identity = identity;
+                self.recognized_as(identity);
             }
             Err(refused) => {
                 audit::expelled(&client_id, &self.resident.identity, &refused.text);
@@ -52,6 +66,28 @@ impl Connection {
         if revoked > 0 && snapshot.config.auth.revoked_disconnects {
             let text = "a subscription is not allowed any more".to_owned();
             return Err(Exit::Violation(ReasonCode::NotAuthorized, text));
+        }
+        Ok(())
+    }
+
+    /// Answers those who have asked.
+    #[cold]
+    fn answer(&mut self) -> Result<(), Exit> {
+        for question in self.contact.questions() {
+            match question {
+                Question::Account(subscriptions_max, to) => {
+                    let mut account = Account::of(&self.resident, subscriptions_max);
+                    let (flow, rates) = self.state.pace.look(self.core.now(), &self.state.tally);
+                    account.connection = Some(account::Connection {
+                        flow,
+                        rates,
+                        version: self.agreement.version.to_string(),
+                        keep_alive_s: self.agreement.keep_alive_s,
+                    });
+                    let _ = to.send(account);
+                }
+                Question::Leave(leave) => return Err(Exit::Expelled(leave)),
+            }
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use lapwing_protocol::{EncodeError, ReasonCode, Remedy, Version, limits};
 use super::{Refuse, read_packet};
 use crate::auth::{AuthStep, Credentials, Identity};
 use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
-use crate::core::Core;
 use crate::live::Snapshot;
+use crate::metrics::Traffic;
 use crate::net::Stream;
 use crate::output::Output;
 
@@ -19,7 +19,7 @@ const VERSION: Version = Version::V5;
 
 /// Enhanced authentication (`4.12`): AUTH back and forth until the method decides.
 pub(super) async fn exchange(
-    core: &Core,
+    traffic: &Traffic,
     snapshot: &Snapshot,
     stream: &mut Stream,
     input: &mut Vec<u8>,
@@ -74,7 +74,7 @@ pub(super) async fn exchange(
             _ => Err("a packet other than AUTH during the authentication".to_owned()),
         };
         let most = snapshot.config.limits.packet_bytes_before_connect;
-        let len = read_packet(core, stream, input, (VERSION, most), judge).await.map_err(|refuse| {
+        let len = read_packet(traffic, stream, input, (VERSION, most), judge).await.map_err(|refuse| {
             Refuse { version: VERSION, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse }
         })?;
         let rest = input.split_off(len);

@@ -26,6 +26,7 @@ use crate::budget::Place;
 use crate::connection::Agreement;
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
+use crate::metrics::Traffic;
 use crate::net::{Peer, Stream};
 use crate::output::Output;
 use crate::session::{Terms, Will};
@@ -83,8 +84,7 @@ const SLOW: Duration = Duration::from_secs(1);
 
 impl Refusal {
     /// Tells the client what there is to tell, and the log.
-    pub(crate) async fn answer(self, core: &Core, peer: &str) {
-        core.metrics.refused.add(1);
+    pub(crate) async fn answer(self, peer: &str) {
         if let Some(text) = &self.text {
             warn!(peer, "connection refused: {text}");
         }
@@ -197,7 +197,7 @@ async fn admit(
         first => Err(not_connect(first)),
     };
     let most = gate.limits.packet_bytes_before_connect;
-    let len = read_packet(core, stream, input, (ANY, most), judge).await?;
+    let len = read_packet(&gate.traffic, stream, input, (ANY, most), judge).await?;
     // There may be a password in it: it is overwritten once it was judged.
     let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
     let left = input.len();
@@ -229,7 +229,7 @@ async fn admit(
             return Err(Refuse { remedy: error.remedy_for_connect(), ..Refuse::close(text) });
         }
     };
-    core.metrics.packets_received.add(1);
+    gate.traffic.packets_received.add(1);
     place.introduced();
     // As of now: it may have changed, or gone, since the connection was accepted.
     let snapshot = core.live.get();
@@ -251,13 +251,13 @@ async fn admit(
             .authenticate(&credentials)
             .await
             .map_err(|refused| Refuse::refused(connect.version, refused)),
-        Some(method) => exchange::exchange(core, &snapshot, stream, input, &connect, &credentials).await.map(
-            |(identity, data)| {
+        Some(method) => exchange::exchange(&gate.traffic, &snapshot, stream, input, &connect, &credentials)
+            .await
+            .map(|(identity, data)| {
                 request.auth_data = data;
                 request.agreement.auth_method = Some(method.into());
                 identity
-            },
-        ),
+            }),
     };
     let identity = identified.map_err(|refuse| {
         core.metrics.authentication_failures.add(1);
@@ -334,7 +334,7 @@ fn grow(input: &mut Vec<u8>, more: usize) {
 
 /// Reads until one whole packet stands at the front of `input`; its length.
 async fn read_packet(
-    core: &Core,
+    traffic: &Traffic,
     stream: &mut Stream,
     input: &mut Vec<u8>,
     (version, most): (Version, u64),
@@ -359,7 +359,7 @@ async fn read_packet(
         match stream.read(&mut *buffer).await {
             Ok(0) => return Err(Refuse::close("closed by the client before CONNECT was whole")),
             Ok(n) => {
-                core.metrics.bytes_received.add(n as u64);
+                traffic.bytes_received.add(n as u64);
                 grow(input, n);
                 input.extend_from_slice(buffer.get(..n).unwrap_or(&[]));
             }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::task::AtomicWaker;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
@@ -14,6 +13,7 @@ use tracing::{debug, info};
 use super::{Guest, Refusal, Refuse, Request};
 use crate::auth::{Identity, audit};
 use crate::connection::{AUTH_BYTES_MAX, Connection, State};
+use crate::contact::Contact;
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::message::Millis;
@@ -25,21 +25,18 @@ use crate::store::{Durability, Record, Ticket};
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
     let Guest { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
-    let number = core.next_number();
+    let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
-    let by: Arc<str> = peer.address.to_string().into();
     let client_id = request.client_id.clone();
-    let nudge = Arc::new(AtomicWaker::new());
+    let contact = Arc::new(Contact::new(identity.clone(), peer, core.now()));
     if gate.limits.takeovers_damped {
-        calm(core, &client_id, &by).await;
+        calm(core, &client_id, &contact.by).await;
     }
     let claimant = Claimant {
         connection: number,
-        user: identity.user.as_ref(),
         any_user: !snapshot.config.auth.sessions_belong_to_users,
         end: end_sender,
-        nudge: nudge.clone(),
-        by: &by,
+        contact: contact.clone(),
     };
     let earlier = match core.registry.claim(&client_id, claimant) {
         Claim::Fresh => None,
@@ -50,7 +47,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             Some(resident)
         }
         Claim::Live(from) => {
-            audit::takeover(&client_id, &identity, &by);
+            audit::takeover(&client_id, &identity, &contact.by);
             from.await.ok().flatten()
         }
         claim @ (Claim::ForeignUser | Claim::Full) => {
@@ -74,19 +71,20 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
     let (mut resident, session_present, ended) =
         resident(core, &request, identity, &snapshot, earlier, level);
     resident.session.will = request.will.take();
-    resident.outbox.connect(&nudge);
+    resident.outbox.connect(&contact.waker);
+    let _ = contact.outbox.set(resident.outbox.clone());
     core.record_session(&mut resident, true);
     let resumed = if resident.outbox.is_stored() && resident.session.outgoing.in_flight() > 0 {
         core.store.append(Record::Nothing, level)
     } else {
         Ticket::default()
     };
-    info!(client = %client_id, peer = %peer.address, listener = %peer.listener, user = ?resident.identity.user,
+    info!(client = %client_id, peer = %contact.peer.address, listener = %contact.peer.listener, user = ?resident.identity.user,
         version = %request.agreement.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.agreement.keep_alive_s, core.now() as u32);
     let mut output = Output::default();
     let allowances = core.users.allowances(resident.identity.user.as_ref(), &gate.limits);
-    let mut state = State::new(!input.is_empty(), resumed, allowances);
+    let mut state = State::new(!input.is_empty(), resumed, allowances, core.now());
     match connack(&gate, &request, session_present) {
         // The client may rely on its old session being gone.
         Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
@@ -95,17 +93,16 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
         }
     }
-    core.metrics.packets_sent.add(1);
+    gate.traffic.packets_sent.add(1);
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
-        peer,
         place,
         number,
         resident,
         agreement: request.agreement,
         end,
-        nudge,
+        contact,
         snapshot,
         gate,
         expires_at,
@@ -155,7 +152,7 @@ async fn has_left(core: &Core, client_id: &Arc<str>, within: Duration) -> bool {
 fn resident(
     core: &Arc<Core>,
     request: &Request,
-    identity: Identity,
+    identity: Arc<Identity>,
     snapshot: &Snapshot,
     earlier: Option<Resident>,
     level: Durability,
@@ -167,7 +164,7 @@ fn resident(
             // The client is back before its will was due (`[MQTT-3.1.3-9]`).
             resident.session.will = None;
             // Rights may have changed while the session rested.
-            *resident.identity = identity;
+            resident.identity = identity;
             core.revoke(&*snapshot.auth.policy, &mut resident);
             (resident, true, Ticket::default())
         }
@@ -176,9 +173,9 @@ fn resident(
             let number = core.next_number();
             let stored = request.terms.expiry_s > 0 && core.store.keeps();
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
+            let outbox = core.outbox(number, client_id.clone(), stored);
             let session = Session::new(number, client_id, user, &request.terms, stored);
-            let outbox = core.outbox(number, stored);
-            (Resident { session: Box::new(session), outbox, identity: Box::new(identity) }, false, ended)
+            (Resident { session: Box::new(session), outbox, identity }, false, ended)
         }
     }
 }

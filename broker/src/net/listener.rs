@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
@@ -185,6 +185,53 @@ pub fn bind_admin(admin: &config::Admin) -> Result<Option<TcpListener>, BindErro
         }
     }
     Err(fail(failed))
+}
+
+/// The socket of `lapwing ctl`; its file is gone when it is dropped.
+pub struct ControlSocket {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+/// Opens it. Nobody but the owner can connect, not even before its mode is set: until then nobody listens.
+///
+/// # Errors
+/// Why it cannot be opened.
+pub fn bind_control(path: &Path) -> Result<ControlSocket, BindError> {
+    let open = || {
+        remove_stale(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        UnixListener::from_std(socket.into())
+    };
+    let fail = |error: io::Error| {
+        BindError(format!("admin.socket {}: {error}; choose another path, or \"off\"", path.display()))
+    };
+    open().map(|socket| ControlSocket { socket, path: path.to_owned() }).map_err(fail)
+}
+
+impl ControlSocket {
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().await.map(|(stream, _)| stream)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, BindError> {

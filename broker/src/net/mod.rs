@@ -9,7 +9,8 @@ pub(crate) mod tls;
 pub mod websocket;
 
 pub use listener::{
-    Accepted, BindError, EstablishError, Listener, Raw, Sender, bind, bind_admin, permit, prepare,
+    Accepted, BindError, ControlSocket, EstablishError, Listener, Raw, Sender, bind, bind_admin,
+    bind_control, permit, prepare,
 };
 
 use std::io::{self, IoSlice};

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 const FEW_MAX: usize = 16;
 
@@ -29,6 +30,23 @@ impl<K: Ord, V> Compact<K, V> {
                 list.get(at).map(|(_, value)| value)
             }
             Compact::Many(map) => map.get(key),
+        }
+    }
+
+    /// All from behind a key on, in order; `None`: from the first.
+    pub(super) fn behind<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
+    where
+        K: Borrow<Q>,
+    {
+        match self {
+            Compact::Few(list) => {
+                let from = key.map_or(0, |key| list.partition_point(|(k, _)| k.borrow() <= key));
+                Box::new(list.iter().skip(from).map(|(key, value)| (key, value)))
+            }
+            Compact::Many(map) => {
+                let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+                Box::new(map.range::<Q, _>((from, Bound::Unbounded)))
+            }
         }
     }
 

@@ -4,12 +4,16 @@
 //! targets of a topic are cached by the publisher until any subscription changes ([`Router::generation`]), so that a topic
 //! that repeats costs no lock and no walk, and no lock is held while pushing.
 
+mod audience;
+mod browse;
 mod compact;
 mod retained;
 mod share;
 mod trie;
 
-pub use retained::{Fetched, Kept, Next, Retained, Space};
+pub use audience::{Audience, Listener, Membership};
+pub use browse::{Place, Subscription};
+pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
 pub use share::Group;
 pub use trie::Subscriber;
 
@@ -21,6 +25,7 @@ use std::task::Waker;
 
 use lapwing_protocol::topic;
 
+use crate::drops::Ends;
 use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Pushed, SubscriptionIds};
@@ -43,8 +48,8 @@ pub struct Routed {
     pub matched: usize,
     /// Outboxes that took it.
     pub queued: usize,
-    /// Outboxes that dropped it, or an older message for it.
-    pub dropped: usize,
+    /// Sessions that would have matched, but published it themselves and want nothing of their own.
+    pub no_local: usize,
     /// An outbox is full and its policy is to tell the publisher.
     pub refused: bool,
     /// The store takes nothing now.
@@ -56,6 +61,7 @@ pub struct Routed {
 pub struct Router {
     subscriptions: RwLock<Table>,
     generation: AtomicU64,
+    ends: Arc<Ends>,
     /// The retained messages.
     pub retained: Retained,
 }
@@ -69,9 +75,9 @@ struct Table {
 }
 
 impl Router {
-    /// Without subscriptions.
-    pub fn new(retained: Retained) -> Router {
-        Router { subscriptions: RwLock::default(), generation: AtomicU64::new(1), retained }
+    /// Without subscriptions. `ends` hears of what goes no further.
+    pub fn new(retained: Retained, ends: Arc<Ends>) -> Router {
+        Router { subscriptions: RwLock::default(), generation: AtomicU64::new(1), ends, retained }
     }
 
     /// Adds or replaces the subscription of a session to a valid topic filter, shared or not.
@@ -134,6 +140,13 @@ impl Router {
         table.trie.targets(topic)
     }
 
+    /// How many sessions and shared groups are to have a topic.
+    pub fn count(&self, topic: &str) -> (usize, usize) {
+        let targets = self.targets(topic);
+        let sessions = targets.iter().filter(|target| matches!(target, Target::Session(..))).count();
+        (sessions, targets.len() - sessions)
+    }
+
     /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`, for when the publisher has
     /// passed on all it has.
     pub fn route(
@@ -149,15 +162,21 @@ impl Router {
             match target {
                 Target::Session(subscriber, ids) => {
                     if subscriber.no_local && subscriber.outbox.session() == publisher {
+                        routed.no_local += 1;
+                        self.ends.spared(message, &subscriber.outbox);
                         continue;
                     }
                     routed.matched += 1;
                     let delivery = subscriber.delivery(message, ids.clone(), None);
-                    routed.count(subscriber.outbox.push(delivery, journal), wakers);
+                    let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
+                    if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
+                        self.ends.ended(reason, message, &subscriber.outbox);
+                    }
+                    routed.count(pushed, wakers);
                 }
                 Target::Share(group) => {
                     routed.matched += 1;
-                    routed.count(group.push(message, journal), wakers);
+                    routed.count(group.push(message, journal, &self.ends), wakers);
                 }
             }
         }
@@ -176,7 +195,7 @@ impl Router {
         let group = delivery
             .share
             .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
-        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal))
+        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal, &self.ends))
     }
 
     /// The group of a shared subscription.
@@ -194,15 +213,9 @@ impl Routed {
                 self.queued += 1;
                 wakers.extend(waker);
             }
-            Pushed::Replaced(waker) => {
-                self.queued += 1;
-                self.dropped += 1;
-                wakers.extend(waker);
-            }
-            Pushed::Dropped => self.dropped += 1,
             Pushed::Refused => self.refused = true,
             Pushed::Unavailable => self.unavailable = true,
-            Pushed::NotKept => {}
+            Pushed::Dropped(_) | Pushed::NotKept(_) => {}
         }
     }
 }

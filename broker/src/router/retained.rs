@@ -225,6 +225,13 @@ impl Retained {
         Kept::Done
     }
 
+    /// The size of the retained message of a topic, in bytes, if it has one.
+    pub fn size_of(&self, topic: &str, now: Millis) -> Option<u64> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let key = inner.messages.get_key_value(&Key::Topic(topic.into())).map(|(key, ())| key);
+        key.filter(|key| !key.has_expired(now)).map(Key::size)
+    }
+
     /// Number and bytes.
     pub fn len(&self) -> (usize, u64) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -273,44 +280,53 @@ impl Retained {
         into: &mut impl Extend<Delivery>,
     ) -> bool {
         let filter = replay.filter().unwrap_or("").to_owned();
-        let prefix = literal_prefix(&filter);
+        let after = replay.after.clone();
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let mut start = match &replay.after {
-            Some(after) => Bound::Excluded(Key::Topic(after.clone())),
-            None => Bound::Included(Key::Topic(prefix.into())),
-        };
-        loop {
-            let mut step = Step::End;
-            for (key, ()) in inner.messages.range((start, Bound::Unbounded)) {
-                let topic = key.topic();
-                if !topic.starts_with(prefix) {
-                    return false;
-                }
-                step = Step::Next;
-                let mut found = false;
-                if !topic::matches(&filter, topic) {
-                    step = after_mismatch(&filter, topic);
-                } else if !key.has_expired(now) && !replay.has_come(topic) {
-                    found = true;
-                    into.extend(slice.deliver(replay, key, fetched));
-                }
-                slice.visit(found);
-                // What has to be fetched is walked over once more.
-                if slice.missing.is_empty() && (found || slice.is_used_up()) {
-                    replay.after = Some(topic.into());
-                }
-                if slice.is_used_up() {
-                    return true;
-                }
-                if !matches!(step, Step::Next) {
-                    break;
-                }
+        inner.walk(&filter, after, |key, matches| {
+            let topic = key.topic();
+            let found = matches && !key.has_expired(now) && !replay.has_come(topic);
+            if found {
+                into.extend(slice.deliver(replay, key, fetched));
             }
-            match step {
-                Step::Seek(topic) => start = Bound::Included(Key::Topic(topic)),
-                Step::Next | Step::End => return false,
+            slice.visit(found);
+            // What has to be fetched is walked over once more.
+            if slice.missing.is_empty() && (found || slice.is_used_up()) {
+                replay.after = Some(topic.into());
             }
-        }
+            slice.is_used_up()
+        })
+    }
+
+    /// Shows `most` topics that match a filter, in order from behind `after` on, with the bytes that their messages take; the topic
+    /// to go on behind, if there are more. It may be that none is shown and there are more.
+    pub fn browse(
+        &self,
+        filter: &str,
+        after: Option<Box<str>>,
+        most: usize,
+        now: Millis,
+        mut show: impl FnMut(Shown<'_>),
+    ) -> Option<Box<str>> {
+        let (mut visits, mut left, mut last) = (VISITS_MAX, most, None);
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.walk(filter, after, |key, matches| {
+            visits -= 1;
+            if matches && !key.has_expired(now) {
+                left -= 1;
+                show(Shown {
+                    topic: key.topic(),
+                    bytes: key.size(),
+                    message: key.message(),
+                    is_own: key.is_own(),
+                });
+            }
+            let ends = visits == 0 || left == 0;
+            if ends {
+                last = Some(key.topic().into());
+            }
+            ends
+        });
+        last
     }
 
     /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns where it stopped. `forget`
@@ -342,7 +358,50 @@ impl Retained {
     }
 }
 
+/// A retained message, as somebody looks through them.
+pub struct Shown<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// What it takes.
+    pub bytes: u64,
+    /// The message; `None`: only the store has it.
+    pub message: Option<&'a Message>,
+    /// The broker says it of itself.
+    pub is_own: bool,
+}
+
 impl Inner {
+    /// Visits topics in order from behind `after` on, those that match the filter and those that had to be looked at on the way,
+    /// until `visit` says that it is enough: `true` then.
+    fn walk(&self, filter: &str, after: Option<Box<str>>, mut visit: impl FnMut(&Key, bool) -> bool) -> bool {
+        let prefix = literal_prefix(filter);
+        let mut start = match after {
+            Some(after) => Bound::Excluded(Key::Topic(after)),
+            None => Bound::Included(Key::Topic(prefix.into())),
+        };
+        loop {
+            let mut step = Step::End;
+            for (key, ()) in self.messages.range((start, Bound::Unbounded)) {
+                let topic = key.topic();
+                if !topic.starts_with(prefix) {
+                    return false;
+                }
+                let matches = topic::matches(filter, topic);
+                step = if matches { Step::Next } else { after_mismatch(filter, topic) };
+                if visit(key, matches) {
+                    return true;
+                }
+                if !matches!(step, Step::Next) {
+                    break;
+                }
+            }
+            match step {
+                Step::Seek(topic) => start = Bound::Included(Key::Topic(topic)),
+                Step::Next | Step::End => return false,
+            }
+        }
+    }
+
     fn insert(&mut self, key: Key) {
         self.bytes += key.size();
         self.cached += key.cached();
@@ -389,6 +448,13 @@ impl Key {
             size: message.size() as u64,
             expires_at: message.expires_at(),
         }))
+    }
+
+    fn message(&self) -> Option<&Message> {
+        match self {
+            Key::Message(message) => Some(message),
+            _ => None,
+        }
     }
 
     fn is_own(&self) -> bool {

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
+use lapwing_protocol::QoS;
+
 use super::trie::{Node, Subscriber};
+use crate::drops::{Ends, Reason};
 use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Pushed, Readiness, SubscriptionIds};
@@ -24,6 +27,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// The members.
+    pub(super) fn members(&self) -> &[Subscriber] {
+        &self.members
+    }
+
     /// The members, beginning with the one whose turn it is.
     fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);
@@ -32,31 +40,52 @@ impl Group {
     }
 
     /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
-    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>) -> Pushed {
+    /// `ends` hears of it when none does.
+    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
-        let (mut last, mut tried) = (Pushed::NotKept, 0);
+        let (mut last, mut tried) = (Pushed::NotKept(Reason::SessionEnded), 0);
+        let mut full = false;
         for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
             for member in members.clone().filter(|member| member.outbox.readiness(size) == wanted) {
                 tried += 1;
-                last = self.give(member, message, journal);
-                if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
+                last = self.give(member, message, journal, ends);
+                full |= matches!(last, Pushed::Dropped(_));
+                if matches!(last, Pushed::Queued(_)) {
                     return last;
                 }
             }
         }
         // One that was becoming ready meanwhile was in none of the three.
         for member in members.filter(|_| tried < self.members.len()) {
-            last = self.give(member, message, journal);
-            if matches!(last, Pushed::Queued(_) | Pushed::Replaced(_)) {
+            last = self.give(member, message, journal, ends);
+            full |= matches!(last, Pushed::Dropped(_));
+            if matches!(last, Pushed::Queued(_)) {
                 return last;
             }
+        }
+        match last {
+            Pushed::Dropped(_) | Pushed::NotKept(_) if full => ends.ended_for_all(Reason::NoMember, message),
+            Pushed::NotKept(reason) => ends.ended_for_all(reason, message),
+            _ => {}
         }
         last
     }
 
-    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>) -> Pushed {
+    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
         let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-        member.outbox.push(member.delivery(message, ids, Some(self.id)), journal)
+        member.outbox.push(member.delivery(message, ids, Some(self.id)), journal, ends)
+    }
+
+    /// The member that would get a message of this size now; where none would, one that would be asked first.
+    pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
+        let turn = self.turn.load(Ordering::Relaxed) % self.members.len().max(1);
+        let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
+        let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
+        let mut asked =
+            ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted));
+        let first = asked.next()?;
+        let takes = |member: &&Subscriber| member.outbox.outlook(qos.min(member.qos), size).is_ok();
+        std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
     /// Gives what `leaving` did not get through to a member that is ready; `false` when none of them can take it.
@@ -66,11 +95,12 @@ impl Group {
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
         journal: &mut Journal<'_>,
+        ends: &Ends,
     ) -> bool {
         let message = &delivery.message;
         let others = self.in_turn().filter(|member| member.outbox.session() != leaving);
         for member in others.filter(|member| member.outbox.readiness(message.size()) == Readiness::Ready) {
-            if let Pushed::Queued(waker) = self.give(member, message, journal) {
+            if let Pushed::Queued(waker) = self.give(member, message, journal, ends) {
                 wakers.extend(waker);
                 return true;
             }
@@ -156,8 +186,6 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use lapwing_protocol::QoS;
-
     use super::super::{Retained, RouteCache, Router, Space, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
@@ -165,7 +193,7 @@ mod tests {
     use crate::outbox::{Bounds, Outbox};
 
     #[test]
-    fn a_message_that_no_member_can_take_is_a_drop_for_each_once() {
+    fn a_message_that_no_member_can_take_is_one_drop() {
         let bounds = Bounds {
             messages_max: 1,
             bytes_max: 1 << 20,
@@ -173,7 +201,8 @@ mod tests {
             ..Bounds::default()
         };
         let members: Vec<_> = (1..=2).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
-        let router = Router::new(Retained::new(Space::default()));
+        let ends: Arc<Ends> = Arc::default();
+        let router = Router::new(Retained::new(Space::default()), ends.clone());
         for outbox in &members {
             outbox.connect(&Arc::default());
             router.subscribe("$share/g/t", subscriber(outbox, QoS::AtLeastOnce));
@@ -191,9 +220,10 @@ mod tests {
         let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
         let routed: Vec<_> = (0..3)
             .map(|_| router.route(&message, &mut cache, &mut wakers, &mut Journal::off()))
-            .map(|routed| (routed.queued, routed.dropped))
+            .map(|routed| (routed.queued, ends.drops.get(Reason::NoMember)))
             .collect();
         assert_eq!(routed, [(1, 0), (1, 0), (0, 1)]);
-        assert_eq!(members.iter().map(|outbox| outbox.dropped()).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(ends.drops.sum(), 1);
+        assert!(members.iter().all(|outbox| outbox.drops().is_none()), "it was for none of them");
     }
 }

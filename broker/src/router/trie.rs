@@ -96,6 +96,24 @@ impl Node {
         }
     }
 
+    /// The subscriptions here from behind a session on, in the order of sessions.
+    pub(super) fn subscribers_behind(
+        &self,
+        session: Option<SessionNumber>,
+    ) -> impl Iterator<Item = &Subscriber> {
+        self.subscribers.behind(session.as_ref()).map(|(_, subscriber)| subscriber)
+    }
+
+    /// The shared groups here, in the order of their names.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Arc<Group>)> {
+        let groups = self.shares.iter().flat_map(|shares| shares.behind::<str>(None));
+        groups.map(|(name, group)| (&**name, group))
+    }
+
+    pub(super) fn has_subscriptions(&self) -> bool {
+        !self.subscribers.is_empty() || self.shares.is_some()
+    }
+
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.subscribers.is_empty() && self.shares.is_none()
     }
@@ -172,6 +190,74 @@ impl Trie {
             self.nodes[parent as usize].children.remove(level);
         }
         changed
+    }
+
+    /// Visits the nodes behind that of a filter, in the order of their levels, until `visit` says that it is enough. It hears the
+    /// filter of each.
+    pub(super) fn walk(
+        &self,
+        after: Option<&str>,
+        mut visit: impl FnMut(&dyn Fn() -> String, &Node) -> bool,
+    ) {
+        // For each level of the path: what stands behind it at its node.
+        let mut stack = Vec::new();
+        let mut path: Vec<&str> = Vec::new();
+        let mut here = Some(ROOT);
+        for level in after.into_iter().flat_map(|after| after.split('/')) {
+            let Some(node) = here.and_then(|index| self.at(index)) else { break };
+            stack.push(node.children.behind(Some(level)));
+            path.push(level);
+            here = node.children.get(level).copied();
+        }
+        if let Some(node) = here.and_then(|index| self.at(index)) {
+            stack.push(node.children.behind::<str>(None));
+            path.push("");
+        }
+        while let Some(next) = stack.last_mut().map(Iterator::next) {
+            let Some((level, child)) = next else {
+                stack.pop();
+                path.pop();
+                continue;
+            };
+            let Some(node) = self.at(*child) else { continue };
+            path.pop();
+            path.push(level);
+            if visit(&|| path.join("/"), node) {
+                return;
+            }
+            stack.push(node.children.behind::<str>(None));
+            path.push("");
+        }
+    }
+
+    /// The filters that match a topic and their nodes.
+    pub(super) fn matching(&self, topic: &str) -> Vec<(String, &Node)> {
+        let mut found = Vec::new();
+        let below = |path: &str, index: Index, level: &str| match index {
+            ROOT => level.to_owned(),
+            _ => format!("{path}/{level}"),
+        };
+        let mut stack: Vec<(Index, String, Option<&str>)> = vec![(ROOT, String::new(), Some(topic))];
+        while let Some((index, path, rest)) = stack.pop() {
+            let Some(node) = self.at(index) else { continue };
+            let wildcards = index != ROOT || !topic.starts_with('$');
+            if wildcards && let Some(multi) = self.child(index, "#").and_then(|child| self.at(child)) {
+                found.push((below(&path, index, "#"), multi));
+            }
+            let Some(rest) = rest else {
+                found.push((path, node));
+                continue;
+            };
+            let (level, rest) =
+                rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
+            for wanted in ["+", level].into_iter().filter(|wanted| wildcards || *wanted != "+") {
+                if let Some(child) = self.child(index, wanted) {
+                    stack.push((child, below(&path, index, wanted), rest));
+                }
+            }
+        }
+        found.retain(|(_, node)| node.has_subscriptions());
+        found
     }
 
     /// Everybody who gets a topic, each session once.

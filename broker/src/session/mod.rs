@@ -278,6 +278,11 @@ impl Session {
         }
     }
 
+    /// Messages of QoS 1 and 2 that came and are not acknowledged, or not released.
+    pub fn open_inbound(&self) -> usize {
+        self.inbound.open(&self.received)
+    }
+
     /// A PUBACK goes out.
     pub fn puback_sent(&mut self) {
         self.inbound.puback_sent();

@@ -14,7 +14,8 @@ use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
 use super::Terms;
-use crate::message::{Expiry, Millis, REPLAYED, Seq};
+use crate::drops::Reason;
+use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Delivery;
 
 /// A thing to send.
@@ -148,8 +149,8 @@ pub struct Outgoing {
     pub pending: VecDeque<Delivery>,
     /// The size of what is in `pending`.
     pub pending_bytes: usize,
-    /// Messages that became void before they were sent.
-    pub expired: u64,
+    /// Messages that became void before they were sent, and why, since it was taken last.
+    pub lost: Vec<(Reason, Message)>,
     /// What became of stored messages, since it was taken last.
     pub outcomes: Vec<Outcome>,
     /// Whether the session is stored.
@@ -170,7 +171,7 @@ impl Outgoing {
             replay: VecDeque::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
-            expired: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -203,8 +204,15 @@ impl Outgoing {
     }
 
     pub(super) fn rest(&mut self) {
-        let keep = |delivery: &Delivery| delivery.qos != QoS::AtMostOnce;
-        self.replay.retain(keep);
+        let lost = &mut self.lost;
+        let mut keep = |delivery: &Delivery| {
+            let kept = delivery.qos != QoS::AtMostOnce;
+            if !kept {
+                lost.push((Reason::Offline, delivery.message.clone()));
+            }
+            kept
+        };
+        self.replay.retain(&mut keep);
         self.pending.retain(keep);
         self.recount();
         self.pending.shrink_to_fit();
@@ -270,19 +278,22 @@ impl Outgoing {
             let next = queue.front()?;
             // Retained messages may be as old as they like.
             let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
-            let expired = next.message.expiry(now) == Expiry::Expired || waited > self.wait_max;
+            let expired = match next.message.expiry(now) {
+                Expiry::Expired => Some(Reason::Expired),
+                _ => (waited > self.wait_max).then_some(Reason::WaitedTooLong),
+            };
             let mut flight = None;
-            if !expired && next.qos != QoS::AtMostOnce {
+            if expired.is_none() && next.qos != QoS::AtMostOnce {
                 flight = Some(self.machine.start(next.qos, &self.flights)?);
             }
             let mut delivery = queue.pop_front()?;
             if !replaying {
                 self.pending_bytes = self.pending_bytes.saturating_sub(delivery.message.size());
             }
-            if expired {
+            if let Some(reason) = expired {
                 // `[MQTT-3.3.2-5]`
-                self.expired += 1;
                 self.dropped(&delivery);
+                self.lost.push((reason, delivery.message));
                 continue;
             }
             if let Some((id, state)) = flight {
@@ -374,6 +385,12 @@ impl Outgoing {
         let stored = self.flights.0.iter().find(|flight| flight.id == id && flight.seq != 0);
         self.outcomes.extend(stored.map(Flight::done));
         self.machine.abandon(id, true, &mut self.flights);
+    }
+
+    /// The message that was sent with this packet identifier, until its client has it.
+    pub fn message(&self, id: PacketId) -> Option<&Message> {
+        let flight = self.flights.0.iter().find(|flight| flight.id == id)?;
+        flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
     /// Whether more could be sent if there was more: nothing is waiting and the quota is not used up.

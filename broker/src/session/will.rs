@@ -4,6 +4,7 @@ use lapwing_protocol::QoS;
 use lapwing_protocol::packet;
 
 use crate::message::{Content, Message, Millis, Source, forwarded};
+use crate::trace::TraceId;
 
 /// A will as the session keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,8 +40,14 @@ impl Will {
         }
     }
 
-    /// The message, published at `now` by `publisher`; `source` where it is kept with it.
-    pub fn message(&self, publisher: u64, now: Millis, source: Option<Source<'_>>) -> Message {
+    /// The message, published at `now` by `publisher`; `source` and `trace` where they go with it.
+    pub fn message(
+        &self,
+        publisher: u64,
+        now: Millis,
+        source: Option<Source<'_>>,
+        trace: Option<TraceId>,
+    ) -> Message {
         let content = Content {
             topic: &self.topic,
             properties: &self.properties,
@@ -51,6 +58,6 @@ impl Will {
             published_at: now,
             expires_at: self.expiry_s.map(|seconds| now + u64::from(seconds) * 1000),
         };
-        Message::from_source(&content, source)
+        Message::traced(&content, source, trace)
     }
 }

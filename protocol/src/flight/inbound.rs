@@ -68,8 +68,7 @@ impl Inbound {
         if qos == QoS::ExactlyOnce && store.contains(id) {
             return Ok(Arrival::Repeated);
         }
-        let open = self.unacknowledged as usize + store.len();
-        if open >= self.receive_maximum as usize + self.carried as usize {
+        if self.open(store) >= self.receive_maximum as usize + self.carried as usize {
             return Err(ReceiveMaximumExceeded);
         }
         match qos {
@@ -80,6 +79,11 @@ impl Inbound {
                 Ok(Arrival::New)
             }
         }
+    }
+
+    /// How many flights are open.
+    pub fn open(&self, store: &impl InboundStore) -> usize {
+        self.unacknowledged as usize + store.len()
     }
 
     /// A PUBACK is being sent.

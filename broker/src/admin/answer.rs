@@ -1,0 +1,191 @@
+//! What comes back: a value, a stream of lines, or why not.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
+/// A JSON value a line, as long as the client listens.
+pub(super) const LINES: &str = "application/x-ndjson";
+
+/// The bytes of an answer.
+pub(super) enum Content {
+    Whole(Bytes),
+    /// As they come; ends when the sender is dropped, and the sender hears when the client is gone.
+    Stream {
+        from: mpsc::Receiver<Bytes>,
+        _permit: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Stream { from, .. } => {
+                from.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Content::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// What a route answers.
+pub(super) enum Answer {
+    Value(Value),
+    /// A JSON value with a newline each, as they come.
+    Lines(mpsc::Receiver<Bytes>, Option<OwnedSemaphorePermit>),
+}
+
+impl Answer {
+    /// With the permit that a stream keeps for as long as it goes on.
+    pub fn with(self, permit: Option<OwnedSemaphorePermit>) -> Answer {
+        match self {
+            Answer::Lines(from, _) => Answer::Lines(from, permit),
+            answer => answer,
+        }
+    }
+
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Answer::Lines(..))
+    }
+
+    pub fn response(self) -> Response<Content> {
+        match self {
+            Answer::Value(value) => response(StatusCode::OK, JSON, format!("{value}\n")),
+            Answer::Lines(from, permit) => {
+                with_content(StatusCode::OK, LINES, Content::Stream { from, _permit: permit })
+            }
+        }
+    }
+}
+
+/// Why something was not done, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub status: StatusCode,
+    pub error: String,
+    pub remedy: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure { status, error: error.into(), remedy: remedy.into() }
+    }
+
+    /// What was asked makes no sense.
+    pub fn bad(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, error, remedy)
+    }
+
+    /// There is no such thing.
+    pub fn missing(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::NOT_FOUND, error, remedy)
+    }
+
+    /// It cannot be done as the broker is now.
+    pub fn conflict(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::CONFLICT, error, remedy)
+    }
+
+    /// It could not be done, through no fault of who asks.
+    pub fn unavailable(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
+    }
+
+    /// The path is there, with these methods.
+    pub fn method(allow: &str) -> Failure {
+        Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method", format!("use {allow}"))
+    }
+
+    /// More than is taken.
+    pub fn too_large(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error, remedy)
+    }
+
+    /// Another kind of body was expected.
+    pub fn media_type(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy)
+    }
+
+    /// Nobody said who it is.
+    pub fn unauthorized(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, error, remedy)
+    }
+
+    /// It is not done here, whoever asks.
+    pub fn forbidden(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::FORBIDDEN, error, remedy)
+    }
+
+    /// As the document of the API describes it.
+    pub fn schema() -> Value {
+        json!({
+            "type": "object",
+            "title": "Failure",
+            "properties": {
+                "error": { "type": "string", "description": "What is wrong." },
+                "remedy": { "type": "string", "description": "What to do about it." },
+            },
+            "required": ["error", "remedy"],
+            "additionalProperties": false,
+        })
+    }
+
+    pub fn response(self) -> Response<Content> {
+        let Failure { status, error, remedy } = self;
+        let body = json!({ "error": error, "remedy": remedy });
+        let mut response = response(status, JSON, format!("{body}\n"));
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        let methods = remedy.strip_prefix("use ").filter(|_| status == StatusCode::METHOD_NOT_ALLOWED);
+        if let Some(allow) = methods.and_then(|methods| HeaderValue::from_str(methods).ok()) {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+}
+
+/// A whole answer.
+pub(super) fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Content> {
+    with_content(status, content_type, Content::Whole(body.into()))
+}
+
+fn with_content(status: StatusCode, content_type: &'static str, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

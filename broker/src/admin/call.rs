@@ -1,0 +1,248 @@
+//! What is asked of a route: by whom, about what, with which parameters.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::Admin;
+use super::answer::Failure;
+use super::shape::Shape;
+use crate::auth::audit;
+
+/// Who asks, for the audit log.
+#[derive(Clone, Debug)]
+pub(super) enum Who {
+    /// A process at the Unix socket.
+    Socket { user_id: u32, process_id: Option<i32> },
+    /// Who has the token.
+    Token(SocketAddr),
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Socket { user_id, process_id: Some(process) } => {
+                write!(f, "user id {user_id} (process {process})")
+            }
+            Who::Socket { user_id, process_id: None } => write!(f, "user id {user_id}"),
+            Who::Token(from) => write!(f, "token from {from}"),
+        }
+    }
+}
+
+/// A parameter of a query.
+#[derive(Clone, Copy)]
+pub(super) struct Parameter {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    pub doc: &'static str,
+}
+
+/// What a parameter may be.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// From the first to the second.
+    Number(u64, u64),
+    Choice(&'static [&'static str]),
+}
+
+impl Parameter {
+    pub const fn text(name: &'static str, doc: &'static str) -> Parameter {
+        Parameter { name, kind: Kind::Text, required: false, doc }
+    }
+
+    pub const fn choice(name: &'static str, words: &'static [&'static str], doc: &'static str) -> Parameter {
+        Parameter { name, kind: Kind::Choice(words), required: false, doc }
+    }
+
+    pub const fn required(self) -> Parameter {
+        Parameter { required: true, ..self }
+    }
+
+    fn check(&self, value: &str) -> Result<(), Failure> {
+        let wrong = |expected: String| {
+            Err(Failure::bad(format!("{} = {value:?} is not allowed", self.name), format!("give {expected}")))
+        };
+        match self.kind {
+            Kind::Text => Ok(()),
+            Kind::Number(least, most) => match value.parse::<u64>() {
+                Ok(number) if (least..=most).contains(&number) => Ok(()),
+                _ => wrong(format!("a number from {least} to {most}")),
+            },
+            Kind::Choice(words) if words.contains(&value) => Ok(()),
+            Kind::Choice(words) => wrong(words.join(" or ")),
+        }
+    }
+}
+
+/// How long a page is, where the query does not say.
+const LIMIT_DEFAULT: usize = 100;
+/// The longest page.
+pub(super) const LIMIT_MAX: u64 = 1_000;
+/// The parameters of every list.
+pub(super) const LIMIT: Parameter = Parameter {
+    name: "limit",
+    kind: Kind::Number(1, LIMIT_MAX),
+    required: false,
+    doc: "The most items of a page; 100 where it is not said.",
+};
+pub(super) const CURSOR: Parameter = Parameter::text(
+    "cursor",
+    "Where the page begins: `next` of the page before. A page may hold fewer items than `limit`, or none, and not be the last.",
+);
+
+/// See the module.
+pub(super) struct Call {
+    pub admin: Admin,
+    pub who: Who,
+    /// What stands in the path where the route has {…}, in order.
+    pub path: Vec<String>,
+    query: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Call {
+    pub fn new(
+        admin: Admin,
+        who: Who,
+        path: Vec<String>,
+        query: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    ) -> Call {
+        Call { admin, who, path, query, body }
+    }
+
+    /// A line in the audit log: what is done, to whom or what.
+    pub fn audit(&self, action: &str) {
+        audit::operator(&self.who, action);
+    }
+
+    /// The first part of the path that is not the route's own.
+    pub fn name(&self) -> &str {
+        self.path.first().map_or("", String::as_str)
+    }
+
+    /// A parameter.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// How long the page is.
+    pub fn limit(&self) -> usize {
+        self.text(LIMIT.name).and_then(|value| value.parse().ok()).unwrap_or(LIMIT_DEFAULT)
+    }
+
+    /// Where the page begins.
+    pub fn cursor(&self) -> Option<&str> {
+        self.text(CURSOR.name)
+    }
+
+    /// The body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read<T: Shape>(&self) -> Result<T, Failure> {
+        let remedy = "GET /api/v1/openapi.json describes it";
+        let value: Value = serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::bad(format!("the body is not JSON: {error}"), remedy))?;
+        T::read(&value).map_err(|error| Failure::bad(format!("the body: {error}"), remedy))
+    }
+}
+
+/// The parameters of a query, as far as the route knows them.
+///
+/// # Errors
+/// What is wrong with one.
+pub(super) fn query(text: &str, known: &'static [Parameter]) -> Result<Vec<(&'static str, String)>, Failure> {
+    let mut found: Vec<(&'static str, String)> = Vec::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name)?, decode(value)?);
+        let Some(parameter) = known.iter().find(|parameter| parameter.name == name) else {
+            let names: Vec<&str> = known.iter().map(|parameter| parameter.name).collect();
+            let remedy = match names.is_empty() {
+                true => "there is none here".to_owned(),
+                false => format!("there is {}", names.join(", ")),
+            };
+            return Err(Failure::bad(format!("the parameter {name:?} is not known"), remedy));
+        };
+        if found.iter().any(|(known, _)| *known == parameter.name) {
+            return Err(Failure::bad(format!("{} is there twice", parameter.name), "give it once"));
+        }
+        parameter.check(&value)?;
+        found.push((parameter.name, value));
+    }
+    for parameter in known.iter().filter(|parameter| parameter.required) {
+        if !found.iter().any(|(name, _)| *name == parameter.name) {
+            return Err(Failure::bad(
+                format!("{} is missing", parameter.name),
+                format!("give it: {}", parameter.doc),
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// A part of a path or query as text. A `+` is a space to some and itself to others, and a wildcard of MQTT: neither is guessed.
+///
+/// # Errors
+/// What cannot be told.
+pub(super) fn decode(text: &str) -> Result<String, Failure> {
+    if text.contains('+') {
+        return Err(Failure::bad(
+            "a '+' in a URL may mean a space or itself",
+            "write %20 for a space, and %2B for a +",
+        ));
+    }
+    let wrong =
+        || Failure::bad(format!("{text:?} is not encoded as a URL is"), "write %25 for a %, and UTF-8");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = behind;
+            continue;
+        }
+        let (hex, behind) = behind.split_at_checked(2).ok_or_else(wrong)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let byte = match *hex {
+            [high, low] => digit(high).zip(digit(low)).map(|(high, low)| high * 16 + low),
+            _ => None,
+        };
+        bytes.push(byte.and_then(|byte| u8::try_from(byte).ok()).ok_or_else(wrong)?);
+        rest = behind;
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_url_is_decoded_or_refused() {
+        assert_eq!(decode("a%2Fb%20%c3%A4").unwrap(), "a/b ä");
+        for wrong in ["a+b", "%", "%2", "%zz", "%ff", "%+1"] {
+            assert!(decode(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_known_allowed_and_given_once() {
+        const KNOWN: &[Parameter] = &[LIMIT, Parameter::choice("state", &["on", "off"], "")];
+        assert_eq!(
+            query("limit=5&state=on", KNOWN).unwrap(),
+            [("limit", "5".to_owned()), ("state", "on".to_owned())]
+        );
+        for wrong in
+            ["limit=0", "limit=1001", "limit=x", "limit=", "state=up", "colour=red", "limit=1&limit=2"]
+        {
+            assert!(query(wrong, KNOWN).is_err(), "{wrong}");
+        }
+        const NEEDED: &[Parameter] = &[Parameter::text("filter", "").required()];
+        assert!(query("", NEEDED).is_err() && query("filter=a", NEEDED).is_ok());
+    }
+}

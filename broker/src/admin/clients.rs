@@ -1,0 +1,432 @@
+//! Clients: who is connected, whose session rests, and how each of them is.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
+use tokio::sync::oneshot;
+
+use super::answer::Failure;
+use super::call::{CURSOR, Call, LIMIT, Parameter};
+use super::pattern;
+use super::routes::{Route, route};
+use super::shape::{Page, object};
+use crate::account::{self, Account};
+use crate::config::network;
+use crate::contact::{Contact, Leave, Question};
+use crate::core::Core;
+use crate::drops::Reason;
+use crate::live::GateNumber;
+use crate::outbox::Outbox;
+use crate::registry;
+use crate::session::Held;
+
+pub(super) const ROUTES: &[Route] = &[
+    route!(
+    GET "/clients",
+    "Lists clients in the order of their identifiers",
+    [
+        Parameter::text("client", "Those whose client identifier this is, in which * is anything and ? any one character."),
+        Parameter::text("user", "Those of this user."),
+        Parameter::text("address", "Those connected from this address or network, like 192.0.2.0/24."),
+        Parameter::text("listener", "Those connected by this listener: its name, or its URL."),
+        Parameter::choice("state", &["connected", "resting"], "Only these."),
+        LIMIT,
+        CURSOR
+    ],
+    list => Page<Client>
+    ),
+    route!(GET "/clients/{client}", "One client in detail", [], one => Detail),
+    route!(
+        POST "/clients/{client}/disconnect",
+        "Disconnects a client (0x98); it may come again, and its session waits for it as long as its expiry says",
+        [],
+        disconnect => Disconnected
+    ),
+];
+
+object! {
+    /// A client in short.
+    Client {
+        /// The client identifier.
+        client: Arc<str>,
+        /// Its user.
+        user: Option<Arc<str>>,
+        /// Whether it is connected; otherwise its session rests.
+        connected: bool,
+        /// Where it is connected from, with the port; "unix" for a Unix socket.
+        address: Option<Arc<str>>,
+        /// The listener that it is connected by.
+        listener: Option<Arc<str>>,
+        /// How long it has been connected, in milliseconds.
+        connected_for_ms: Option<u64>,
+        /// Messages that wait for it, those on disk included.
+        queued_messages: u64,
+        /// Their bytes.
+        queued_bytes: u64,
+        /// Messages to it or from it that were dropped, since its session began or the broker started.
+        dropped_messages: u64,
+    }
+}
+
+object! {
+    /// A client in detail.
+    Detail {
+        /// In short.
+        client: Client,
+        /// The protocol version that it speaks.
+        protocol_version: Option<String>,
+        /// The keep-alive that holds for it; 0 is none.
+        keep_alive_s: Option<u64>,
+        /// How long its session outlives its connection, in seconds; none: for ever.
+        session_expiry_s: Option<u64>,
+        /// While its session rests: in how many milliseconds it ends; none: never.
+        session_ends_in_ms: Option<u64>,
+        /// How it was recognized, like "password"; none: it was not.
+        authentication: Option<String>,
+        /// The groups of its user.
+        groups: Vec<String>,
+        /// What is published for it if its connection ends badly.
+        will: Option<Will>,
+        /// Messages of QoS 1 and 2 on their way to it, not acknowledged.
+        in_flight_to_client: u64,
+        /// Messages of QoS 1 and 2 that came from it and are not acknowledged, or not released.
+        in_flight_from_client: u64,
+        /// What went through its connection since CONNECT.
+        flow: Option<Flow>,
+        /// How fast it is.
+        per_second: Option<Rates>,
+        /// Messages to it or from it that went no further, by reason.
+        ends: Vec<Ended>,
+        /// How many subscriptions its session has.
+        subscriptions_count: u64,
+        /// The first thousand of them, in their order.
+        subscriptions: Vec<Subscription>,
+    }
+}
+
+object! {
+    /// What went through a connection.
+    Flow {
+        /// PUBLISH packets from the client.
+        messages_received: u64,
+        /// PUBLISH packets to the client.
+        messages_sent: u64,
+        /// Bytes of MQTT from the client.
+        bytes_received: u64,
+        /// Bytes of MQTT to the client.
+        bytes_sent: u64,
+    }
+}
+
+object! {
+    /// What goes through a connection in a second, as a mean of the last ten to twenty.
+    Rates {
+        /// PUBLISH packets from the client.
+        messages_received: f64,
+        /// PUBLISH packets to the client.
+        messages_sent: f64,
+        /// Bytes of MQTT from the client.
+        bytes_received: f64,
+        /// Bytes of MQTT to the client.
+        bytes_sent: f64,
+    }
+}
+
+object! {
+    /// A client was disconnected.
+    Disconnected {
+        /// The client identifier.
+        client: String,
+    }
+}
+
+object! {
+    /// Messages that went no further.
+    Ended {
+        /// Why, as in docs/MONITORING.md.
+        reason: String,
+        /// How many.
+        messages: u64,
+    }
+}
+
+object! {
+    /// A will, without its payload.
+    Will {
+        /// The topic name.
+        topic: String,
+        /// Its QoS.
+        qos: u64,
+        /// Whether it is retained.
+        retain: bool,
+        /// How long it waits after the end of the connection, in seconds.
+        delay_s: u64,
+        /// The size of its payload.
+        payload_bytes: u64,
+    }
+}
+
+object! {
+    /// A subscription of a session.
+    Subscription {
+        /// The topic filter, a share name included.
+        filter: String,
+        /// The QoS that was granted.
+        qos: u64,
+        /// Nothing of its own comes back.
+        no_local: bool,
+        /// RETAIN stays as it was published.
+        retain_as_published: bool,
+        /// The Subscription Identifier.
+        id: Option<u64>,
+    }
+}
+
+/// How many clients one look at the registry passes.
+const VISITS: usize = 1_000;
+/// How many looks one call takes.
+const LOOKS: usize = 100;
+
+/// What is asked for.
+struct Filter {
+    client: Option<String>,
+    user: Option<String>,
+    network: Option<ipnet::IpNet>,
+    /// As a URL, or by the numbers of those that have this name.
+    listener: Option<(String, Vec<GateNumber>)>,
+    connected: Option<bool>,
+}
+
+impl Filter {
+    fn of(call: &Call) -> Result<Filter, Failure> {
+        let text = |name: &str| call.text(name).map(str::to_owned);
+        let net = |text: &str| {
+            network(text).ok_or_else(|| {
+                Failure::bad(
+                    format!("'{text}' is no address"),
+                    "give one like 192.0.2.7, or a network like 192.0.2.0/24",
+                )
+            })
+        };
+        Ok(Filter {
+            client: text("client"),
+            user: text("user"),
+            network: call.text("address").map(net).transpose()?,
+            listener: text("listener").map(|name| {
+                let snapshot = call.admin.core.live.get();
+                let named = snapshot.gates.iter().filter(|gate| gate.listener.label() == name);
+                let numbers = named.map(|gate| gate.number).collect();
+                (name, numbers)
+            }),
+            connected: call.text("state").map(|state| state == "connected"),
+        })
+    }
+
+    fn takes(&self, client_id: &str, client: &registry::Client<'_>) -> bool {
+        let (user, contact) = match client {
+            registry::Client::Live(contact) => (contact.user.as_deref(), Some(&**contact)),
+            registry::Client::Resting(resident, _) => (resident.session.user.as_deref(), None),
+        };
+        let within = |net: &ipnet::IpNet| {
+            let ip = contact.and_then(|contact| contact.peer.address.ip());
+            ip.is_some_and(|ip: IpAddr| net.contains(&ip.to_canonical()))
+        };
+        let by = |(url, numbers): &(String, Vec<GateNumber>)| {
+            contact.is_some_and(|contact| {
+                *contact.peer.listener == **url || numbers.contains(&contact.peer.place)
+            })
+        };
+        self.connected.is_none_or(|connected| connected == contact.is_some())
+            && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))
+            && self.network.as_ref().is_none_or(within)
+            && self.listener.as_ref().is_none_or(by)
+            && self.client.as_ref().is_none_or(|wanted| pattern::matches(wanted, client_id))
+    }
+}
+
+/// A client, before its queue was looked at: that is done without the registry's lock.
+type Found = (Client, Option<Arc<Outbox>>);
+
+fn found(client_id: &Arc<str>, client: &registry::Client<'_>, now: u64) -> Found {
+    let blank = Client {
+        client: client_id.clone(),
+        user: None,
+        connected: false,
+        address: None,
+        listener: None,
+        connected_for_ms: None,
+        queued_messages: 0,
+        queued_bytes: 0,
+        dropped_messages: 0,
+    };
+    match client {
+        registry::Client::Live(contact) => {
+            let client = Client {
+                user: contact.user.clone(),
+                connected: true,
+                address: Some(contact.by.clone()),
+                listener: Some(contact.peer.listener.clone()),
+                connected_for_ms: Some(now.saturating_sub(contact.since)),
+                ..blank
+            };
+            (client, contact.outbox.get().cloned())
+        }
+        registry::Client::Resting(resident, _) => {
+            let client = Client { user: resident.session.user.clone(), ..blank };
+            (client, Some(resident.outbox.clone()))
+        }
+    }
+}
+
+fn counted((mut client, outbox): Found) -> Client {
+    if let Some(outbox) = outbox {
+        (client.queued_messages, client.queued_bytes) = outbox.waiting();
+        client.dropped_messages = outbox.dropped();
+    }
+    client
+}
+
+async fn list(call: Call) -> Result<Page<Client>, Failure> {
+    let (filter, limit, core) = (Filter::of(&call)?, call.limit(), &call.admin.core);
+    let mut next: Option<Arc<str>> = call.cursor().map(Arc::from);
+    let mut clients: Vec<Found> = Vec::new();
+    for _ in 0..LOOKS {
+        let (mut last, now) = (None, core.now());
+        let more = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
+            if clients.len() < limit && filter.takes(client_id, &client) {
+                clients.push(found(client_id, &client, now));
+                last = Some(client_id.clone());
+            }
+        });
+        next = if clients.len() >= limit { last } else { more };
+        if clients.len() >= limit || next.is_none() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Page { items: clients.into_iter().map(counted).collect(), next: next.map(|next| next.to_string()) })
+}
+
+/// What went no further, if anything.
+fn ended(outbox: &Outbox) -> Vec<Ended> {
+    let Some(drops) = outbox.drops() else { return Vec::new() };
+    let all = Reason::ALL.into_iter().map(|reason| (reason, drops.get(reason)));
+    all.filter(|(_, messages)| *messages > 0)
+        .map(|(reason, messages)| Ended { reason: reason.name().to_owned(), messages })
+        .collect()
+}
+
+/// How many subscriptions of a client are shown.
+const SUBSCRIPTIONS_MAX: usize = 1_000;
+/// How long a connection may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// That there is no such client.
+pub(super) fn unknown(client_id: &str) -> Failure {
+    let error = format!("there is no client '{client_id}', connected or with a session");
+    Failure::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
+}
+
+/// How a session is, told by its connection, or looked up where it rests.
+async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failure> {
+    let now = core.now();
+    let (key, looked) = core
+        .registry
+        .with(client_id, |key, client| {
+            let account = match client {
+                registry::Client::Live(contact) => Err(contact.clone()),
+                registry::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
+            };
+            (found(key, &client, now), account)
+        })
+        .ok_or_else(|| unknown(client_id))?;
+    let account = match looked {
+        Ok(account) => account,
+        Err(contact) => {
+            let (to, answer) = oneshot::channel();
+            contact.ask(Question::Account(SUBSCRIPTIONS_MAX, to));
+            let answer = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok);
+            answer.ok_or_else(|| Failure::unavailable("the client was leaving just now", "try again"))?
+        }
+    };
+    Ok((key, account))
+}
+
+async fn one(call: Call) -> Result<Detail, Failure> {
+    let core = &call.admin.core;
+    let (found, account) = account(core, call.name()).await?;
+    let ends = found.1.as_deref().map(ended).unwrap_or_default();
+    let connection = account.connection;
+    Ok(Detail {
+        client: counted(found),
+        ends,
+        protocol_version: connection.as_ref().map(|connection| connection.version.clone()),
+        keep_alive_s: connection.as_ref().map(|connection| connection.keep_alive_s.into()),
+        session_expiry_s: (account.expiry_s != SESSION_NEVER_EXPIRES_S).then_some(account.expiry_s.into()),
+        session_ends_in_ms: account.ends_at.map(|at| at.saturating_sub(core.now())),
+        authentication: (!account.method.is_empty()).then(|| account.method.to_owned()),
+        groups: account.groups.into_iter().map(String::from).collect(),
+        will: account.will.map(|will| Will {
+            topic: will.topic.into(),
+            qos: will.qos as u64,
+            retain: will.retain,
+            delay_s: will.delay_s.into(),
+            payload_bytes: will.payload_bytes as u64,
+        }),
+        in_flight_to_client: account.in_flight.0 as u64,
+        in_flight_from_client: account.in_flight.1 as u64,
+        flow: connection.as_ref().map(|account::Connection { flow, .. }| Flow {
+            messages_received: flow.messages_received,
+            messages_sent: flow.messages_sent,
+            bytes_received: flow.bytes_received,
+            bytes_sent: flow.bytes_sent,
+        }),
+        per_second: connection.map(|account::Connection { rates, .. }| {
+            let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
+            Rates { messages_received, messages_sent, bytes_received, bytes_sent }
+        }),
+        subscriptions_count: account.subscriptions_count as u64,
+        subscriptions: account
+            .subscriptions
+            .into_iter()
+            .map(|(filter, held)| subscription(filter, &held))
+            .collect(),
+    })
+}
+
+fn subscription(filter: Box<str>, held: &Held) -> Subscription {
+    Subscription {
+        filter: filter.into(),
+        qos: held.options.qos as u64,
+        no_local: held.options.no_local,
+        retain_as_published: held.options.retain_as_published,
+        id: held.id.map(u64::from),
+    }
+}
+
+async fn disconnect(call: Call) -> Result<Disconnected, Failure> {
+    let (core, client_id) = (&call.admin.core, call.name());
+    call.audit(&format!("disconnect client {client_id}"));
+    let contact = core.registry.with(client_id, |_, client| match client {
+        registry::Client::Live(contact) => Some(contact.clone()),
+        registry::Client::Resting(..) => None,
+    });
+    let contact = contact.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
+        let error = format!("client '{client_id}' is not connected; its session rests");
+        Failure::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
+    })?;
+    leave(&contact, false).await?;
+    Ok(Disconnected { client: client_id.to_owned() })
+}
+
+/// Ends a connection, and its session where that is wanted, and waits until that is done; `false`: it was leaving already.
+pub(super) async fn leave(contact: &Contact, with_session: bool) -> Result<bool, Failure> {
+    let (done, gone) = oneshot::channel();
+    contact.ask(Question::Leave(Leave { with_session, done }));
+    match tokio::time::timeout(PATIENCE, gone).await {
+        Ok(done) => Ok(done.is_ok()),
+        Err(_) => Err(Failure::unavailable("the client was told, and is not gone yet", "look again")),
+    }
+}

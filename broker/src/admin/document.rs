@@ -1,0 +1,26 @@
+//! The document of the API itself.
+
+use super::answer::Failure;
+use super::call::Call;
+use super::routes::{self, Route, route};
+use super::shape::Shape;
+
+pub(super) const ROUTES: &[Route] = &[route!(GET "/openapi.json", "This document", [], document => Document)];
+
+struct Document(serde_json::Value);
+
+impl Shape for Document {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "object" })
+    }
+    fn json(self) -> serde_json::Value {
+        self.0
+    }
+    fn read(_: &serde_json::Value) -> Result<Self, String> {
+        Err("nothing: the document is not sent here".to_owned())
+    }
+}
+
+async fn document(_: Call) -> Result<Document, Failure> {
+    Ok(Document(routes::document()))
+}

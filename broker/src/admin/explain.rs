@@ -1,0 +1,153 @@
+//! Who would get a message, and who would not, and why.
+
+use lapwing_protocol::{QoS, topic};
+
+use super::answer::Failure;
+use super::call::{CURSOR, Call, Kind, LIMIT, Parameter};
+use super::routes::{Route, route};
+use super::shape::object;
+use crate::explain::{self, Question};
+
+pub(super) const ROUTES: &[Route] = &[route!(
+    GET "/explain",
+    "Says who would get a message on a topic, and who would not, and why",
+    [
+        Parameter::text("topic", "The topic name, mount point included.").required(),
+        Parameter::text("from", "The client that would publish it: whether it may, and what No Local comes to."),
+        Parameter::choice("qos", &["0", "1", "2"], "How it would be published; 1 where it is not said."),
+        Parameter {
+            name: "bytes",
+            kind: Kind::Number(0, 268_435_455),
+            required: false,
+            doc: "How large it would be; 0 where it is not said.",
+        },
+        LIMIT,
+        CURSOR
+    ],
+    explain => Explanation
+)];
+
+object! {
+    /// What would become of a message.
+    Explanation {
+        /// The topic name.
+        topic: String,
+        /// Who would publish it, if that was asked.
+        publisher: Option<Publisher>,
+        /// The size of the retained message of the topic; null: there is none.
+        retained_bytes: Option<u64>,
+        /// How many sessions have a subscription that matches, each member of a shared group included.
+        sessions: u64,
+        /// How many shared groups there are among them.
+        shared_groups: u64,
+        /// The sessions, in the order in which they began.
+        receivers: Vec<Receiver>,
+        /// What `cursor` of the next page is; null: this is the last page.
+        next: Option<String>,
+    }
+}
+
+object! {
+    /// Whether a client may publish.
+    Publisher {
+        /// The client identifier.
+        client: String,
+        /// Whether it is connected or has a session; otherwise nothing is known of it.
+        known: bool,
+        /// Why its message would not be taken; null: it would.
+        reason: Option<String>,
+        /// The rule that decides.
+        detail: String,
+    }
+}
+
+object! {
+    /// A session that has a subscription to the topic.
+    Receiver {
+        /// The client identifier.
+        client: std::sync::Arc<str>,
+        /// Its user.
+        user: Option<std::sync::Arc<str>>,
+        /// Whether it is connected; otherwise its session rests.
+        connected: bool,
+        /// The highest QoS of its subscriptions that match.
+        qos: u64,
+        /// The topic filters of those, sixteen at most.
+        filters: Vec<String>,
+        /// How many they are.
+        filters_count: u64,
+        /// The share name, where it is as a member of a shared group.
+        share: Option<String>,
+        /// Messages that wait for it already.
+        queued_messages: u64,
+        /// Their bytes.
+        queued_bytes: u64,
+        /// Whether it would get the message, now or once it is back.
+        gets: bool,
+        /// "sent", "kept", "not_its_turn", or the reason as in docs/MONITORING.md.
+        verdict: String,
+        /// In words.
+        detail: String,
+    }
+}
+
+async fn explain(call: Call) -> Result<Explanation, Failure> {
+    let name = call.text("topic").unwrap_or_default().to_owned();
+    if topic::check_name(&name).is_err() {
+        return Err(Failure::bad(
+            format!("{name:?} is not a topic name"),
+            "give a name as a message has it: not empty, and without + and #",
+        ));
+    }
+    let after = match call.cursor() {
+        None => 0,
+        Some(cursor) => cursor.parse().map_err(|_| {
+            Failure::bad(format!("{cursor:?} is no cursor"), "give `next` of the page before, or none")
+        })?,
+    };
+    let from = call.text("from").map(str::to_owned);
+    let number = |name: &str| call.text(name).and_then(|value| value.parse::<usize>().ok());
+    let qos = number("qos").and_then(|qos| QoS::from_u8(qos as u8)).unwrap_or(QoS::AtLeastOnce);
+    let (bytes, most, core) = (number("bytes").unwrap_or(0), call.limit(), call.admin.core.clone());
+    // Where there are many subscriptions it takes its time.
+    let explained = tokio::task::spawn_blocking(move || {
+        let from = from.as_deref();
+        let found = core.explain(&Question { topic: &name, from, qos, bytes, after, most });
+        shaped(&name, from, found)
+    });
+    explained.await.map_err(|error| Failure::unavailable(error.to_string(), "try again"))
+}
+
+fn shaped(topic: &str, from: Option<&str>, found: explain::Explanation) -> Explanation {
+    Explanation {
+        topic: topic.to_owned(),
+        publisher: found.publisher.map(|publisher| Publisher {
+            client: from.unwrap_or_default().to_owned(),
+            known: publisher.known,
+            reason: publisher.refused.map(|reason| reason.name().to_owned()),
+            detail: publisher.rule,
+        }),
+        retained_bytes: found.retained_bytes,
+        sessions: found.sessions as u64,
+        shared_groups: found.groups as u64,
+        receivers: found.receivers.into_iter().map(receiver).collect(),
+        next: found.next.map(|next| next.to_string()),
+    }
+}
+
+fn receiver(receiver: explain::Receiver) -> Receiver {
+    Receiver {
+        gets: receiver.verdict.gets(),
+        verdict: receiver.verdict.name().to_owned(),
+        detail: receiver.verdict.text().to_owned(),
+        client: receiver.client_id,
+        user: receiver.user,
+        connected: receiver.connected,
+        qos: receiver.granted as u64,
+        filters: receiver.filters.into_iter().map(String::from).collect(),
+        filters_count: receiver.filter_count as u64,
+        share: receiver.share.map(|share| share.name.into()),
+        queued_messages: receiver.waiting.0,
+        queued_bytes: receiver.waiting.1,
+    }
+}

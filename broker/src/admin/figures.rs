@@ -1,0 +1,83 @@
+//! What only reads: figures, health, readiness and version.
+
+use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::Admin;
+use super::answer::{Content, JSON, TEXT, response};
+use super::exposition::{self, Form};
+use crate::store::Health;
+
+const PATHS: &str = "There are /metrics, /healthz, /readyz and /version; and /api/v1/openapi.json, which describes the API.\n";
+
+impl Admin {
+    pub(super) async fn figures<T>(&self, request: &Request<T>) -> Response<Content> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let text = "Everything here is read with GET.\n";
+            let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(form(request.headers())).await,
+            "/healthz" => judged(self.unhealthy()),
+            "/readyz" => judged(self.unready()),
+            "/version" => {
+                let version = serde_json::json!({ "name": "lapwing", "version": crate::VERSION });
+                response(StatusCode::OK, JSON, format!("{version}\n"))
+            }
+            _ => response(StatusCode::NOT_FOUND, TEXT, PATHS),
+        }
+    }
+
+    /// The kernel is asked for some figures, and takes its time where there are many open files: on a thread of its own.
+    async fn metrics(&self, form: Form) -> Response<Content> {
+        let core = self.core.clone();
+        match tokio::task::spawn_blocking(move || exposition::write(&core, form)).await {
+            Ok(text) => response(StatusCode::OK, form.content_type(), text),
+            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+
+    /// Why the broker should be started anew.
+    fn unhealthy(&self) -> Option<&'static str> {
+        (self.core.store.figures().health == Health::Failed).then_some(
+            "the store has failed: a write or a sync did not succeed, and nothing more is acknowledged",
+        )
+    }
+
+    /// Why no client should be sent here now.
+    fn unready(&self) -> Option<&'static str> {
+        if *self.stopped.borrow() {
+            return Some("the broker stops");
+        }
+        if self.listeners.borrow().is_empty() {
+            return Some("the broker starts: no listener is open yet");
+        }
+        match self.core.store.figures().health {
+            Health::Good => None,
+            Health::Full => {
+                Some("the disk of the store is full: no new message is taken that has to be kept")
+            }
+            Health::Failed => self.unhealthy(),
+        }
+    }
+}
+
+fn judged(problem: Option<&'static str>) -> Response<Content> {
+    match problem {
+        None => response(StatusCode::OK, TEXT, "good\n"),
+        Some(problem) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),
+    }
+}
+
+/// OpenMetrics, unless somebody can only read what was before it.
+fn form(headers: &HeaderMap) -> Form {
+    let accepted: Vec<&str> =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let names = |name: &str| accepted.iter().any(|value| value.contains(name));
+    match names("text/plain") && !names("application/openmetrics-text") {
+        true => Form::Plain,
+        false => Form::OpenMetrics,
+    }
+}

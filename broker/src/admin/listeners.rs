@@ -1,0 +1,80 @@
+//! Listeners, with what went through each.
+
+use super::answer::Failure;
+use super::call::Call;
+use super::routes::{Route, route};
+use super::shape::object;
+use crate::live::{Gate, Snapshot};
+use crate::metrics::Sums;
+
+pub(super) const ROUTES: &[Route] = &[
+    route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),
+];
+
+object! {
+    /// All listeners.
+    Listeners {
+        /// In the order of the configuration.
+        items: Vec<Listener>,
+    }
+}
+
+object! {
+    /// A listener.
+    Listener {
+        /// Its name in the configuration, or else its address.
+        name: String,
+        /// Where it is open, like mqtt://127.0.0.1:1883.
+        urls: Vec<String>,
+        /// Connections now, those before CONNECT included.
+        connections: u64,
+        /// How many it may have; none: as many as the broker.
+        connections_max: Option<u64>,
+        /// Connections accepted.
+        accepted: u64,
+        /// Connections refused, or closed for breaking a rule.
+        refused: u64,
+        /// PUBLISH packets that came in.
+        messages_received: u64,
+        /// PUBLISH packets that went out.
+        messages_sent: u64,
+        /// Bytes of MQTT that came in.
+        bytes_received: u64,
+        /// Bytes of MQTT that went out.
+        bytes_sent: u64,
+    }
+}
+
+/// The listeners with a name for each that no other has: those of one address, of which there can be two with port 0, are counted.
+pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Gate)> {
+    let mut named: Vec<(String, &Gate)> = Vec::new();
+    for gate in &snapshot.gates {
+        let label = gate.listener.label();
+        let same = named.iter().filter(|(_, other)| other.listener.label() == label).count();
+        named.push((if same == 0 { label } else { format!("{label}#{}", same + 1) }, gate));
+    }
+    named
+}
+
+async fn list(call: Call) -> Result<Listeners, Failure> {
+    let snapshot = call.admin.core.live.get();
+    let open = call.admin.listeners.borrow().clone();
+    let items = named(&snapshot).into_iter().map(|(name, gate)| {
+        let mut sums = Sums::default();
+        sums.add(&gate.traffic);
+        let urls = open.iter().filter(|(number, _)| *number == gate.number);
+        Listener {
+            name,
+            urls: urls.map(|(_, url)| url.to_string()).collect(),
+            connections: gate.connections() as u64,
+            connections_max: gate.listener.connections_max.map(u64::from),
+            accepted: sums.connections,
+            refused: sums.refused,
+            messages_received: sums.publish_received,
+            messages_sent: sums.publish_sent,
+            bytes_received: sums.bytes_received,
+            bytes_sent: sums.bytes_sent,
+        }
+    });
+    Ok(Listeners { items: items.collect() })
+}

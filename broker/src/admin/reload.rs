@@ -1,0 +1,31 @@
+//! Reading the configuration and its files anew.
+
+use super::answer::Failure;
+use super::call::Call;
+use super::routes::{Route, route};
+use super::shape::object;
+use crate::reload;
+
+pub(super) const ROUTES: &[Route] = &[route!(
+    POST "/reload",
+    "Reads the configuration and all files that it names anew: all of it counts from then on, or nothing",
+    [],
+    reload => Reloaded
+)];
+
+object! {
+    /// How a reload went.
+    Reloaded {
+        /// The keys that have changed and count with the next start only.
+        restart: Vec<String>,
+    }
+}
+
+async fn reload(call: Call) -> Result<Reloaded, Failure> {
+    call.audit("reload");
+    let reloaded = reload::ask(&call.admin.reloads, None).await;
+    let reloaded = reloaded.map_err(|error| {
+        Failure::conflict(error, "all stays as it was: correct the configuration, and try again")
+    })?;
+    Ok(Reloaded { restart: reloaded.restart })
+}

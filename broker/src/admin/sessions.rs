@@ -1,0 +1,67 @@
+//! Sessions: ended by an operator.
+
+use super::answer::Failure;
+use super::call::Call;
+use super::clients;
+use super::routes::{Route, route};
+use super::shape::object;
+use crate::registry::Client;
+
+pub(super) const ROUTES: &[Route] = &[route!(
+    DELETE "/sessions/{client}",
+    "Ends a session, with its subscriptions and all that waits in it; its client is disconnected (0x98). Answered once that is on disk",
+    [],
+    delete => Deleted
+)];
+
+object! {
+    /// A session was ended.
+    Deleted {
+        /// The client identifier.
+        client: String,
+        /// Whether it was connected.
+        connected: bool,
+    }
+}
+
+/// How often a session that comes and goes is looked for.
+const TRIES: usize = 5;
+
+async fn delete(call: Call) -> Result<Deleted, Failure> {
+    let (core, client_id) = (&call.admin.core, call.name());
+    call.audit(&format!("delete the session of client {client_id}"));
+    for _ in 0..TRIES {
+        let found = core.registry.with(client_id, |key, client| match client {
+            Client::Live(contact) => Ok(contact.clone()),
+            Client::Resting(_, rest) => Err((key.clone(), rest)),
+        });
+        let connected = match found.ok_or_else(|| clients::unknown(client_id))? {
+            Ok(contact) => {
+                if !clients::leave(&contact, true).await? {
+                    continue;
+                }
+                true
+            }
+            Err((key, rest)) => {
+                if !core.end_resting(&key, rest) {
+                    continue;
+                }
+                false
+            }
+        };
+        core.durable().await.map_err(|_| not_kept())?;
+        return Ok(Deleted { client: client_id.to_owned(), connected });
+    }
+    Err(Failure::unavailable(
+        format!("client '{client_id}' comes and goes all the time"),
+        "try again, or ban it",
+    ))
+}
+
+/// The store has failed.
+pub(super) fn not_kept() -> Failure {
+    Failure::unavailable(
+        "it was done, but the store has failed: after a restart it may not have been",
+        "see what the log says of the store",
+    )
+}

@@ -1,0 +1,184 @@
+//! What goes over the API: values that know how they are written as JSON, how they are read, and how the document describes them.
+//!
+//! A structure is declared once, with [`object`]; its fields, its JSON and its schema cannot differ.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+/// See the module.
+pub(super) trait Shape: Sized {
+    /// As the document of the API describes it (JSON Schema).
+    fn schema() -> Value;
+
+    /// As it is sent.
+    fn json(self) -> Value;
+
+    /// As it comes; the error says what was expected.
+    fn read(value: &Value) -> Result<Self, String>;
+
+    /// What a field of it is where the field is missing.
+    fn missing() -> Option<Self> {
+        None
+    }
+}
+
+macro_rules! plain {
+    ($($t:ty: $schema:expr, $expected:literal, $read:expr;)+) => { $(impl Shape for $t {
+        fn schema() -> Value {
+            $schema
+        }
+        fn json(self) -> Value {
+            json!(self)
+        }
+        fn read(value: &Value) -> Result<Self, String> {
+            let read: fn(&Value) -> Option<Self> = $read;
+            read(value).ok_or_else(|| $expected.to_owned())
+        }
+    })+ };
+}
+
+plain! {
+    bool: json!({ "type": "boolean" }), "true or false", Value::as_bool;
+    u64: json!({ "type": "integer", "minimum": 0 }), "a number from 0 on", Value::as_u64;
+    f64: json!({ "type": "number" }), "a number", Value::as_f64;
+    String: json!({ "type": "string" }), "a text", |value| value.as_str().map(str::to_owned);
+}
+
+impl Shape for Arc<str> {
+    fn schema() -> Value {
+        String::schema()
+    }
+    fn json(self) -> Value {
+        Value::from(&*self)
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        String::read(value).map(Arc::from)
+    }
+}
+
+impl<T: Shape> Shape for Option<T> {
+    fn schema() -> Value {
+        let mut schema = T::schema();
+        if let Some(kind) = schema.get_mut("type") {
+            *kind = json!([kind.take(), "null"]);
+        }
+        schema
+    }
+    fn json(self) -> Value {
+        self.map_or(Value::Null, T::json)
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        if value.is_null() { Ok(None) } else { T::read(value).map(Some) }
+    }
+    fn missing() -> Option<Self> {
+        Some(None)
+    }
+}
+
+impl<T: Shape> Shape for Vec<T> {
+    fn schema() -> Value {
+        json!({ "type": "array", "items": T::schema() })
+    }
+    fn json(self) -> Value {
+        self.into_iter().map(T::json).collect()
+    }
+    fn read(value: &Value) -> Result<Self, String> {
+        value.as_array().ok_or("a list")?.iter().map(T::read).collect()
+    }
+}
+
+/// One page of a list.
+pub(super) struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// What `cursor` of the next page is; none: this is the last.
+    pub next: Option<String>,
+}
+
+impl<T: Shape> Shape for Page<T> {
+    fn schema() -> Value {
+        let next = "What `cursor` of the next page is; null: this is the last page.";
+        json!({
+            "type": "object",
+            "properties": {
+                "items": Vec::<T>::schema(),
+                "next": { "type": ["string", "null"], "description": next },
+            },
+            "required": ["items", "next"],
+        })
+    }
+    fn json(self) -> Value {
+        json!({ "items": self.items.json(), "next": self.next })
+    }
+    fn read(_: &Value) -> Result<Self, String> {
+        Err("nothing: a page is not sent here".to_owned())
+    }
+}
+
+/// A field of an object, described.
+pub(super) fn described(mut schema: Value, doc: &str) -> Value {
+    schema["description"] = doc.trim().into();
+    schema
+}
+
+/// Takes a field out of what came.
+pub(super) fn field<T: Shape>(from: &mut Map<String, Value>, name: &str) -> Result<T, String> {
+    match from.remove(name) {
+        Some(value) => T::read(&value).map_err(|expected| format!("{name}: expected {expected}")),
+        None => T::missing().ok_or_else(|| format!("{name} is missing")),
+    }
+}
+
+/// Nothing may be left.
+pub(super) fn no_more(left: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
+    left.keys()
+        .next()
+        .map_or(Ok(()), |name| Err(format!("{name} is not known; there is {}", known.join(", "))))
+}
+
+/// Declares a structure that goes over the API.
+macro_rules! object {
+    ($(#[doc = $object_doc:literal])+ $Name:ident { $($(#[doc = $doc:literal])+ $name:ident: $t:ty,)+ }) => {
+        $(#[doc = $object_doc])+
+        pub(super) struct $Name { $($(#[doc = $doc])+ pub $name: $t,)+ }
+
+        impl $crate::admin::shape::Shape for $Name {
+            fn schema() -> serde_json::Value {
+                let mut properties = serde_json::Map::new();
+                let mut required: Vec<&str> = Vec::new();
+                $(
+                    let schema = <$t as $crate::admin::shape::Shape>::schema();
+                    let doc = concat!($($doc),+);
+                    properties.insert(stringify!($name).to_owned(), $crate::admin::shape::described(schema, doc));
+                    if <$t as $crate::admin::shape::Shape>::missing().is_none() {
+                        required.push(stringify!($name));
+                    }
+                )+
+                serde_json::json!({
+                    "type": "object",
+                    "title": stringify!($Name),
+                    "description": concat!($($object_doc),+).trim(),
+                    "properties": properties,
+                    "required": required,
+                    "additionalProperties": false,
+                })
+            }
+            fn json(self) -> serde_json::Value {
+                let mut object = serde_json::Map::new();
+                $(object.insert(
+                    stringify!($name).to_owned(),
+                    <$t as $crate::admin::shape::Shape>::json(self.$name),
+                );)+
+                object.into()
+            }
+            fn read(value: &serde_json::Value) -> Result<Self, String> {
+                let mut from = value.as_object().cloned().ok_or("an object")?;
+                let read = Self { $($name: $crate::admin::shape::field(&mut from, stringify!($name))?,)+ };
+                $crate::admin::shape::no_more(&from, &[$(stringify!($name)),+])?;
+                Ok(read)
+            }
+        }
+    };
+}
+pub(super) use object;

@@ -1,0 +1,100 @@
+//! Subscriptions: all of them, or who would get a topic.
+
+use lapwing_protocol::topic;
+
+use super::answer::Failure;
+use super::call::{CURSOR, Call, LIMIT, Parameter};
+use super::pattern;
+use super::routes::{Route, route};
+use super::shape::{Page, object};
+use crate::router::{self, Place};
+
+pub(super) const ROUTES: &[Route] = &[route!(
+    GET "/subscriptions",
+    "Lists subscriptions in the order of their topic filters: all, or those that match a topic. Access rules are not asked here",
+    [
+        Parameter::text("topic", "Those that a message of this topic name would go to. Of a shared group it goes to one member."),
+        Parameter::text("filter", "Those whose topic filter this is, in which * is anything and ? any one character."),
+        Parameter::text("client", "Those of clients whose identifier this is, in which * is anything and ? any one character."),
+        LIMIT,
+        CURSOR
+    ],
+    list => Page<Subscription>
+)];
+
+object! {
+    /// A subscription.
+    Subscription {
+        /// The topic filter.
+        filter: String,
+        /// The share name, where it is shared.
+        share: Option<String>,
+        /// The client identifier.
+        client: std::sync::Arc<str>,
+        /// Whether the client is connected; otherwise its messages wait.
+        connected: bool,
+        /// The QoS that was granted.
+        qos: u64,
+        /// Nothing of its own comes back.
+        no_local: bool,
+        /// RETAIN stays as it was published.
+        retain_as_published: bool,
+        /// The Subscription Identifier.
+        id: Option<u64>,
+    }
+}
+
+/// How many pages of the router one call takes.
+const LOOKS: usize = 200;
+
+fn shown(subscription: router::Subscription) -> Subscription {
+    let router::Subscription { place, client_id, qos, no_local, retain_as_published, id, connected } =
+        subscription;
+    Subscription {
+        filter: place.filter,
+        share: Some(place.share).filter(|share| !share.is_empty()),
+        client: client_id,
+        connected,
+        qos: qos as u64,
+        no_local,
+        retain_as_published,
+        id: id.map(|id| id.get().into()),
+    }
+}
+
+async fn list(call: Call) -> Result<Page<Subscription>, Failure> {
+    let (topic, filter, client) = (call.text("topic"), call.text("filter"), call.text("client"));
+    if let Some(name) = topic.filter(|name| topic::check_name(name).is_err()) {
+        return Err(Failure::bad(
+            format!("'{name}' is not a topic name"),
+            "give one without wildcards, as in PUBLISH",
+        ));
+    }
+    let mut next = match call.cursor() {
+        Some(text) => Some(Place::from_text(text).ok_or_else(|| {
+            Failure::bad(format!("'{text}' is no cursor"), "give what `next` of the page before says")
+        })?),
+        None => None,
+    };
+    let takes = |found: &router::Subscription| {
+        filter.is_none_or(|wanted| pattern::matches(wanted, &found.place.filter))
+            && client.is_none_or(|wanted| pattern::matches(wanted, &found.client_id))
+    };
+    let (router, limit) = (&call.admin.core.router, call.limit());
+    let mut items: Vec<Subscription> = Vec::new();
+    for _ in 0..LOOKS {
+        // What is left to fill: so the page ends where the router's does.
+        let most = limit - items.len();
+        let (found, more) = match topic {
+            Some(topic) => router.matching(topic, next.as_ref(), most),
+            None => router.browse(next.as_ref(), most),
+        };
+        items.extend(found.into_iter().filter(takes).map(shown));
+        next = more;
+        if items.len() >= limit || next.is_none() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Page { items, next: next.map(|place| place.to_text()) })
+}

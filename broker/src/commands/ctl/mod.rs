@@ -1,0 +1,198 @@
+//! `lapwing ctl`: looks into a running broker and acts on it, by its API ([`link`]).
+//!
+//! Each command is a file of its own: what it asks, and how the answer is shown to people ([`table`]). With `--json` it is the answer
+//! of the API as it came.
+
+mod act;
+mod clients;
+mod explain;
+mod link;
+mod listeners;
+mod reload;
+mod retained;
+mod subscriptions;
+mod table;
+mod trace;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use lapwing::config::Source;
+use serde_json::{Value, json};
+
+use self::link::{Link, Said};
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Ctl {
+    /// The Unix socket of the broker [default: as the configuration says, lapwing-data/lapwing.sock, or that of the installed service]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The address of the broker (admin.address) in place of its socket, like http://127.0.0.1:9883; needs its token
+    #[arg(long, global = true)]
+    url: Option<String>,
+    /// A file that holds the token; or LAPWING_ADMIN__TOKEN, or the configuration says it
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: CtlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CtlCommand {
+    /// List clients
+    Clients(clients::Clients),
+    /// Show one client in detail
+    Client(clients::Client),
+    /// Disconnect a client; its session waits for it
+    Disconnect(act::Named),
+    /// Let somebody in no more; who is connected is disconnected
+    Ban(act::Ban),
+    /// List who is banned
+    Bans(act::Bans),
+    /// Let somebody in again
+    Unban(act::Unban),
+    /// Look after sessions
+    #[command(subcommand)]
+    Session(act::Session),
+    /// List subscriptions
+    Subscriptions(subscriptions::Subscriptions),
+    /// List who would get a message of a topic
+    Who(subscriptions::Who),
+    /// Look after retained messages
+    #[command(subcommand)]
+    Retained(retained::Retained),
+    /// List the listeners, with what went through each
+    Listeners,
+    /// Show or set what is logged
+    Log(act::Log),
+    /// Say who would get a message on a topic now, and who would not, and why
+    ///
+    /// Of the broker as it runs. `lapwing explain` says, without a broker, which rule decides what one client may do.
+    Explain(explain::Explain),
+    /// Follow messages on their way, live
+    Trace(trace::Trace),
+    /// Read the configuration and its files anew
+    Reload,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// Why it was not done.
+pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
+    let desk = Desk { link: Link::find(ctl, source)?, json: ctl.json };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(|error| error.to_string())?.block_on(async {
+        match &ctl.command {
+            CtlCommand::Clients(clients) => clients.run(&desk).await,
+            CtlCommand::Client(client) => client.run(&desk).await,
+            CtlCommand::Disconnect(client) => client.disconnect(&desk).await,
+            CtlCommand::Ban(ban) => ban.run(&desk).await,
+            CtlCommand::Bans(bans) => bans.run(&desk).await,
+            CtlCommand::Unban(unban) => unban.run(&desk).await,
+            CtlCommand::Session(session) => session.run(&desk).await,
+            CtlCommand::Subscriptions(subscriptions) => subscriptions.run(&desk).await,
+            CtlCommand::Who(who) => who.run(&desk).await,
+            CtlCommand::Retained(retained) => retained.run(&desk).await,
+            CtlCommand::Listeners => listeners::run(&desk).await,
+            CtlCommand::Log(log) => log.run(&desk).await,
+            CtlCommand::Explain(explain) => explain.run(&desk).await,
+            CtlCommand::Trace(trace) => trace.run(&desk).await,
+            CtlCommand::Reload => reload::run(&desk).await,
+        }
+    });
+    match done {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(Said::Failure(failure)) if ctl.json => {
+            print(&format!("{failure}\n"))?;
+            Ok(ExitCode::FAILURE)
+        }
+        Err(said) => Err(said.to_string()),
+    }
+}
+
+/// What every command has at hand.
+struct Desk {
+    link: Link,
+    json: bool,
+}
+
+/// Names and values of a query; what is not said is left out.
+type Query<'a> = [(&'a str, Option<String>)];
+
+impl Desk {
+    /// Asks for something and shows what came: as JSON, or as `text` makes it.
+    async fn show(
+        &self,
+        (method, path): (&str, &str),
+        query: &Query<'_>,
+        body: Option<Value>,
+        text: impl FnOnce(&Value) -> String,
+    ) -> Result<(), Said> {
+        let answer = self.link.ask(method, &link::with_query(path, query), body).await?;
+        let shown = if self.json { format!("{answer}\n") } else { text(&answer) };
+        print(&shown).map_err(Said::Link)
+    }
+
+    /// Asks for a list, page by page, until there are `limit` items or no more, and shows it.
+    async fn list(
+        &self,
+        path: &str,
+        query: &Query<'_>,
+        limit: usize,
+        text: impl FnOnce(&[Value]) -> String,
+    ) -> Result<(), Said> {
+        let (mut items, mut next) = (Vec::new(), Value::Null);
+        loop {
+            let mut query = query.to_vec();
+            query.push(("limit", Some((limit - items.len()).min(1_000).to_string())));
+            query.push(("cursor", next.as_str().map(str::to_owned)));
+            let mut page = self.link.ask("GET", &link::with_query(path, &query), None).await?;
+            if let Some(more) = page.get_mut("items").and_then(Value::as_array_mut) {
+                items.append(more);
+            }
+            next = page["next"].take();
+            if next.is_null() || items.len() >= limit {
+                break;
+            }
+        }
+        if self.json {
+            return print(&format!("{}\n", json!({ "items": items, "next": next }))).map_err(Said::Link);
+        }
+        print(&text(&items)).map_err(Said::Link)?;
+        if !next.is_null() {
+            eprintln!("lapwing: there are more; --limit says how many are shown");
+        }
+        Ok(())
+    }
+}
+
+/// A part of a list.
+#[derive(Args, Debug)]
+struct Part {
+    /// How many are shown at most
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+impl Part {
+    fn limit(&self) -> usize {
+        usize::try_from(self.limit).unwrap_or(usize::MAX)
+    }
+}
+
+/// Whoever reads it may have had enough.
+fn print(text: &str) -> Result<(), String> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}

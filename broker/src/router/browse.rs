@@ -1,0 +1,252 @@
+//! Looking through the subscriptions, a page at a time: all of them, or those that match a topic. The lock is held for one page.
+
+use std::num::NonZeroU32;
+use std::sync::PoisonError;
+
+use lapwing_protocol::QoS;
+
+use super::trie::{Node, Subscriber};
+use super::{Router, Table};
+use crate::message::SessionNumber;
+use crate::outbox::Readiness;
+
+/// A subscription, as somebody looks through them.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Where it stands.
+    pub place: Place,
+    /// The client.
+    pub client_id: std::sync::Arc<str>,
+    /// The QoS granted.
+    pub qos: QoS,
+    /// Nothing of its own.
+    pub no_local: bool,
+    /// RETAIN stays as it was published.
+    pub retain_as_published: bool,
+    /// The Subscription Identifier.
+    pub id: Option<NonZeroU32>,
+    /// Whether the client is there.
+    pub connected: bool,
+}
+
+/// Where a subscription stands among all: they are in the order of filters, those of a filter in the order of share names (those
+/// without first) and of sessions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The topic filter, without what makes it shared.
+    pub filter: String,
+    /// The share name; empty: it is not shared.
+    pub share: String,
+    /// The session.
+    pub session: SessionNumber,
+}
+
+/// How many nodes of the tree one page passes.
+const NODES_MAX: usize = 4_096;
+/// Behind all share names.
+const LAST: char = char::MAX;
+
+impl Place {
+    /// Behind all that stands at this filter.
+    fn behind(filter: String) -> Place {
+        Place { filter, share: LAST.to_string(), session: SessionNumber::MAX }
+    }
+
+    /// As a text to go on from.
+    pub fn to_text(&self) -> String {
+        format!("{}/{}/{}", self.session, self.share, self.filter)
+    }
+
+    /// Reads [`to_text`](Self::to_text) back. No share name holds a `/`.
+    pub fn from_text(text: &str) -> Option<Place> {
+        let mut parts = text.splitn(3, '/');
+        let session = parts.next()?.parse().ok()?;
+        let share = parts.next()?.to_owned();
+        Some(Place { session, share, filter: parts.next()?.to_owned() })
+    }
+}
+
+/// One page, as it fills.
+struct Page {
+    most: usize,
+    found: Vec<Subscription>,
+}
+
+impl Page {
+    /// Adds what stands at a node behind a place; whether there was no room for all of it.
+    fn fill(&mut self, filter: &str, node: &Node, after: Option<&Place>) -> bool {
+        let own = after.filter(|after| after.filter == filter);
+        let passed_own = own.is_some_and(|after| !after.share.is_empty());
+        if !passed_own {
+            for subscriber in node.subscribers_behind(own.map(|after| after.session)) {
+                if !self.add(filter, "", subscriber) {
+                    return true;
+                }
+            }
+        }
+        for (name, group) in
+            node.groups().filter(|(name, _)| own.is_none_or(|after| *name >= after.share.as_str()))
+        {
+            let mut members: Vec<&Subscriber> = group.members().iter().collect();
+            members.sort_by_key(|member| member.outbox.session());
+            let behind = own.filter(|after| after.share == name).map(|after| after.session);
+            for member in
+                members.into_iter().filter(|member| behind.is_none_or(|s| member.outbox.session() > s))
+            {
+                if !self.add(filter, name, member) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn add(&mut self, filter: &str, share: &str, subscriber: &Subscriber) -> bool {
+        if self.found.len() >= self.most {
+            return false;
+        }
+        let Subscriber { outbox, qos, no_local, retain_as_published, id } = subscriber;
+        self.found.push(Subscription {
+            place: Place { filter: filter.to_owned(), share: share.to_owned(), session: outbox.session() },
+            client_id: outbox.client_id().clone(),
+            qos: *qos,
+            no_local: *no_local,
+            retain_as_published: *retain_as_published,
+            id: *id,
+            connected: outbox.readiness(0) != Readiness::Away,
+        });
+        true
+    }
+
+    fn last(&self) -> Option<Place> {
+        self.found.last().map(|subscription| subscription.place.clone())
+    }
+}
+
+impl Router {
+    /// So many subscriptions from behind a place on, and where to go on if there are more: there may be more though none is here.
+    pub fn browse(&self, after: Option<&Place>, most: usize) -> (Vec<Subscription>, Option<Place>) {
+        let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        let Table { trie, .. } = &*table;
+        let mut page = Page { most, found: Vec::new() };
+        let own = after.and_then(|after| Some((after, trie.node(&after.filter)?)));
+        if let Some((after, node)) = own
+            && page.fill(&after.filter, node, Some(after))
+        {
+            let next = page.last();
+            return (page.found, next);
+        }
+        let (mut nodes, mut next) = (0, None);
+        trie.walk(after.map(|after| after.filter.as_str()), |filter, node| {
+            nodes += 1;
+            if !node.has_subscriptions() {
+                if nodes >= NODES_MAX {
+                    next = Some(Place::behind(filter()));
+                }
+                return nodes >= NODES_MAX;
+            }
+            let filter = filter();
+            if page.fill(&filter, node, None) {
+                next = page.last();
+            } else if nodes >= NODES_MAX {
+                next = Some(Place::behind(filter));
+            }
+            next.is_some()
+        });
+        (page.found, next)
+    }
+
+    /// The same, of those that match a topic.
+    pub fn matching(
+        &self,
+        topic: &str,
+        after: Option<&Place>,
+        most: usize,
+    ) -> (Vec<Subscription>, Option<Place>) {
+        let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = table.trie.matching(topic);
+        nodes.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut page = Page { most, found: Vec::new() };
+        for (filter, node) in
+            nodes.iter().filter(|(filter, _)| after.is_none_or(|after| *filter >= after.filter))
+        {
+            if page.fill(filter, node, after) {
+                let next = page.last();
+                return (page.found, next);
+            }
+        }
+        (page.found, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::outbox::{Bounds, Outbox};
+    use crate::router::{Retained, Space, subscriber};
+
+    /// Everything, in pages of so many.
+    fn all(
+        most: usize,
+        look: impl Fn(Option<&Place>, usize) -> (Vec<Subscription>, Option<Place>),
+    ) -> Vec<String> {
+        let (mut found, mut after) = (Vec::new(), None::<Place>);
+        loop {
+            let (page, next) = look(after.as_ref(), most);
+            assert!(page.len() <= most);
+            found.extend(
+                page.iter().map(|s| format!("{} {} {}", s.place.filter, s.place.share, s.place.session)),
+            );
+            // Through the text, as it comes back.
+            match next {
+                Some(next) => after = Place::from_text(&next.to_text()),
+                None => return found,
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_any_size_hold_every_subscription_once_and_in_order() {
+        let router = Router::new(Retained::new(Space::default()), std::sync::Arc::default());
+        let filters = [
+            "#",
+            "+/b",
+            "a",
+            "a/b",
+            "a/b/c",
+            "/",
+            "/a",
+            "$SYS/#",
+            "$share/g/a/b",
+            "$share/h/a/b",
+            "$share/g/#",
+            "b",
+        ];
+        for session in 1..=20 {
+            let outbox = Arc::new(Outbox::new(session, Bounds::default()));
+            for filter in filters.iter().take(session as usize) {
+                router.subscribe(filter, subscriber(&outbox, QoS::AtMostOnce));
+            }
+        }
+        let whole = all(1_000, |after, most| router.browse(after, most));
+        assert_eq!(whole.len(), {
+            let (count, shared) = router.counts();
+            count + shared
+        });
+        let mut once = whole.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), whole.len());
+        let matching = all(1_000, |after, most| router.matching("a/b", after, most));
+        let plain: Vec<&str> = ["#", "+/b", "a/b"].to_vec();
+        let expected: Vec<&String> =
+            whole.iter().filter(|s| plain.contains(&s.split(' ').next().unwrap())).collect();
+        assert_eq!(matching.len(), expected.len());
+        for most in [1, 2, 3, 7, 50] {
+            assert_eq!(all(most, |after, most| router.browse(after, most)), whole, "{most}");
+            assert_eq!(all(most, |after, most| router.matching("a/b", after, most)), matching, "{most}");
+        }
+    }
+}
