@@ -8,16 +8,20 @@
 //! fit into memory goes there, and everything does while the session rests; all that is here of it is where it begins, and
 //! how much it is. The connection pages it in once the first part is empty.
 
+mod bounds;
+
+pub use bounds::{Bounds, StoredTotal};
+
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
-use crate::config::{Config, QueuePolicy};
+use crate::config::QueuePolicy;
 use crate::drops::{Drops, Ends, Reason};
 use crate::journal::Journal;
 use crate::message::{Message, Seq, SessionNumber};
@@ -71,62 +75,6 @@ impl FromIterator<u32> for SubscriptionIds {
             [id] => SubscriptionIds::One(*id),
             _ => SubscriptionIds::Many(ids.into()),
         }
-    }
-}
-
-/// The bounds of an outbox.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bounds {
-    /// Messages.
-    pub messages_max: usize,
-    /// Bytes of messages.
-    pub bytes_max: usize,
-    /// What happens to a message that does not fit.
-    pub policy: QueuePolicy,
-    /// Whether QoS 0 messages wait while the session rests.
-    pub keeps_qos0: bool,
-    /// Bytes of messages on disk only, of this session.
-    pub stored_bytes_max: u64,
-    /// Messages on disk only, of this session.
-    pub stored_messages_max: u64,
-}
-
-impl Bounds {
-    /// As they are configured.
-    pub fn of(config: &Config) -> Bounds {
-        let limits = &config.limits;
-        Bounds {
-            messages_max: limits.queued_messages_max as usize,
-            bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
-            policy: limits.queue_policy,
-            keeps_qos0: limits.queue_qos0,
-            stored_bytes_max: config.store.queue_bytes_max,
-            stored_messages_max: config.store.queue_messages_max.into(),
-        }
-    }
-}
-
-/// The bytes of messages on disk only, of all sessions, and their bound.
-#[derive(Debug)]
-pub struct StoredTotal {
-    bytes: AtomicU64,
-    max: AtomicU64,
-}
-
-impl StoredTotal {
-    /// Empty.
-    pub fn new(max: u64) -> StoredTotal {
-        StoredTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
-    }
-
-    /// Another bound.
-    pub fn bound(&self, max: u64) {
-        self.max.store(max, Ordering::Relaxed);
-    }
-
-    /// Bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -231,7 +179,7 @@ impl Outbox {
         last: Seq,
         (from, count, bytes): (Seq, u64, u64),
     ) -> Outbox {
-        total.bytes.fetch_add(bytes, Ordering::Relaxed);
+        total.add(bytes);
         let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
         Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
@@ -369,7 +317,7 @@ impl Outbox {
             return Some(Reason::DiskQueueFull);
         }
         let total = self.total.as_ref()?;
-        let full = total.bytes() + size > total.max.load(Ordering::Relaxed);
+        let full = !total.has_room(size);
         full.then_some(Reason::DiskQueuesFull)
     }
 
@@ -379,7 +327,7 @@ impl Outbox {
         stored.count += count;
         stored.bytes += bytes;
         if let Some(total) = &self.total {
-            total.bytes.fetch_add(bytes, Ordering::Relaxed);
+            total.add(bytes);
         }
     }
 
@@ -395,7 +343,7 @@ impl Outbox {
             stored.bytes = stored.bytes.saturating_sub(bytes);
         }
         if let Some(total) = &self.total {
-            total.bytes.fetch_sub(before - stored.bytes, Ordering::Relaxed);
+            total.take(before - stored.bytes);
         }
     }
 

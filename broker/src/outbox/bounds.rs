@@ -1,0 +1,74 @@
+//! How much may wait: for one session, and on disk for all of them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::{Config, QueuePolicy};
+
+/// The bounds of an outbox.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes of messages.
+    pub bytes_max: usize,
+    /// What happens to a message that does not fit.
+    pub policy: QueuePolicy,
+    /// Whether QoS 0 messages wait while the session rests.
+    pub keeps_qos0: bool,
+    /// Bytes of messages on disk only, of this session.
+    pub stored_bytes_max: u64,
+    /// Messages on disk only, of this session.
+    pub stored_messages_max: u64,
+}
+
+impl Bounds {
+    /// As they are configured.
+    pub fn of(config: &Config) -> Bounds {
+        let limits = &config.limits;
+        Bounds {
+            messages_max: limits.queued_messages_max as usize,
+            bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
+            policy: limits.queue_policy,
+            keeps_qos0: limits.queue_qos0,
+            stored_bytes_max: config.store.queue_bytes_max,
+            stored_messages_max: config.store.queue_messages_max.into(),
+        }
+    }
+}
+
+/// The bytes of messages on disk only, of all sessions, and their bound.
+#[derive(Debug)]
+pub struct StoredTotal {
+    bytes: AtomicU64,
+    max: AtomicU64,
+}
+
+impl StoredTotal {
+    /// Empty.
+    pub fn new(max: u64) -> StoredTotal {
+        StoredTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
+    }
+
+    /// Another bound.
+    pub fn bound(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many bytes more stay within the bound.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.bytes() + bytes <= self.max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn take(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
