@@ -267,7 +267,11 @@ impl Core {
         }
         let journal = Journal::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
         let source = source(&snapshot.config, identity, client_id).filter(|_| will.retain);
-        let message = will.message(*session, self.now(), source, id);
+        let message = will.message(*session, self.now(), source);
+        let message = match id {
+            Some(id) => message.traced(id),
+            None => message,
+        };
         let published = self.publish_for_nobody(&message, journal);
         if let Some(reason) = published.refused() {
             warn!(client = %client_id, topic = %will.topic, "the will is lost: {}", reason.text());

@@ -4,8 +4,9 @@
 //! A message ends where it is noticed that it goes no further: there [`Ends`] is told, once for each that does not get it. What
 //! only waits (a client that is too fast, memory that is short) has no end, and no reason here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use lapwing_protocol::PacketId;
 
 use crate::clock::Clock;
 use crate::message::Message;
@@ -151,13 +152,13 @@ pub struct Ends {
     /// The figures.
     pub drops: Drops,
     /// Who follows messages.
-    pub traces: Arc<Traces>,
+    pub traces: Traces,
 }
 
 impl Ends {
     /// Nothing has ended yet.
     pub fn new(clock: Clock) -> Ends {
-        Ends { drops: Drops::default(), traces: Arc::new(Traces::new(clock)) }
+        Ends { drops: Drops::default(), traces: Traces::new(clock) }
     }
 
     /// A message goes no further on its way to a session.
@@ -177,13 +178,24 @@ impl Ends {
         outbox.count(reason, n);
     }
 
-    /// A message waits for a session.
-    #[inline]
+    /// A message waits for a session; for traces.
+    #[cold]
     pub(crate) fn queued(&self, delivery: &Delivery, outbox: &Outbox, connected: bool) {
-        if self.traces.is_on() {
-            let step = Step::Queued { connected, shared: delivery.share.is_some() };
-            self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
-        }
+        let step = Step::Queued { connected, shared: delivery.share.is_some() };
+        self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
+    }
+
+    /// It was given to the network; for traces.
+    #[cold]
+    pub(crate) fn sent(
+        &self,
+        delivery: &Delivery,
+        outbox: &Outbox,
+        packet_id: Option<PacketId>,
+        again: bool,
+    ) {
+        let step = Step::Sent { qos: delivery.qos, packet_id, again };
+        self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
     }
 
     /// A session wants nothing of its own; counted by who publishes ([`Tally`](crate::metrics::Tally)).

@@ -100,18 +100,12 @@ impl Message {
 
     /// As [`new`](Self::new), with who published it.
     pub fn from_source(content: &Content<'_>, source: Option<Source<'_>>) -> Message {
-        Message::traced(content, source, None)
-    }
-
-    /// As [`from_source`](Self::from_source), with the number by which it is followed.
-    pub fn traced(content: &Content<'_>, source: Option<Source<'_>>, trace: Option<TraceId>) -> Message {
         let Content { topic, properties, payload, .. } = content;
         let body = HEAD + topic.len();
         let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
         let behind = source.as_ref().map_or(0, |source| source.len() + 2);
         let end = body + properties.len() + payload.len();
-        let traced = trace.map_or(0, |_| TRACE_BYTES);
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind + traced).collect();
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
             out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
             out[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
@@ -126,15 +120,21 @@ impl Message {
             if let Some(source) = source {
                 out[FLAGS] |= SOURCED;
                 out[end..end + source.len()].copy_from_slice(&source);
-                let len = end + source.len();
-                out[len..len + 2].copy_from_slice(&(source.len() as u16).to_le_bytes());
-            }
-            if let Some(trace) = trace {
-                out[FLAGS] |= TRACED;
-                out[end + behind..].copy_from_slice(&trace.to_le_bytes());
+                out[end + source.len()..].copy_from_slice(&(source.len() as u16).to_le_bytes());
             }
         }
         Message(bytes)
+    }
+
+    /// The same with the number by which it is followed; for once, a copy is not what matters.
+    #[must_use]
+    #[cold]
+    pub fn traced(self, id: TraceId) -> Message {
+        let mut bytes = [&self.0[..], &id.to_le_bytes()].concat();
+        if let Some(flags) = bytes.get_mut(FLAGS) {
+            *flags |= TRACED;
+        }
+        Message(bytes.into())
     }
 
     /// All of it as bytes, for the store.
@@ -362,7 +362,7 @@ mod tests {
             assert_eq!(read.trace(), None);
             // Followed, it is the same message with a number.
             for (source, id) in [(Some(source), 7), (None, u64::MAX)] {
-                let message = Message::traced(&content, source, Some(id));
+                let message = Message::from_source(&content, source).traced(id);
                 let read = Message::from_bytes(message.as_bytes()).unwrap();
                 assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
             }

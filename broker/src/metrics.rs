@@ -129,11 +129,8 @@ macro_rules! traffic {
                     traffic.$name.add(self.$name - self.told.$name);
                     self.told.$name = self.$name;
                 })+
-                if self.no_subscriber > 0 {
-                    drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
-                }
-                if self.no_local > 0 {
-                    drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+                if self.no_subscriber + self.no_local > 0 {
+                    self.add_passed_over(drops);
                 }
             }
         }
@@ -168,6 +165,12 @@ traffic! {
 }
 
 impl Tally {
+    #[cold]
+    fn add_passed_over(&mut self, drops: &Drops) {
+        drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
+        drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+    }
+
     /// PUBLISH packets that went out since this was added to the listener's counters last.
     #[inline]
     pub fn sent_since(&self) -> u64 {

@@ -247,24 +247,56 @@ impl Outbox {
         }
         let size = delivery.message.size();
         let on_disk = stored && inner.is_for_the_disk(size);
-        while let Some(full) = self.shortage(&inner, size, on_disk) {
+        if (on_disk || !inner.has_room(size))
+            && let Some(refused) = self.make_room(&mut inner, (size, on_disk), journal, ends)
+        {
+            return refused;
+        }
+        if stored {
+            inner.last += 1;
+            delivery.seq = inner.last;
+            journal.queued(self.session, &delivery);
+        }
+        // Before anybody can take it: what is told of it next comes behind.
+        if ends.traces.is_on() {
+            ends.queued(&delivery, self, inner.connected);
+        }
+        if on_disk {
+            self.add_stored(&mut inner, delivery.seq, 1, size as u64);
+        } else {
+            inner.bytes += size;
+            inner.queue.push_back(delivery);
+        }
+        Pushed::Queued(inner.waker.take())
+    }
+
+    /// Sees to it that there is room for a message of this size, in memory or on disk, as the policy says; or why there is none.
+    #[cold]
+    fn make_room(
+        &self,
+        inner: &mut Inner,
+        (size, on_disk): (usize, bool),
+        journal: &Journal<'_>,
+        ends: &Ends,
+    ) -> Option<Pushed> {
+        while let Some(full) = self.shortage(inner, size, on_disk) {
             match inner.bounds.policy {
-                QueuePolicy::Refuse => return Pushed::Refused,
-                QueuePolicy::DropNewest => return Pushed::Dropped(full),
+                QueuePolicy::Refuse => return Some(Pushed::Refused),
+                QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
                 QueuePolicy::Disconnect => {
                     // One that is away loses what its queue cannot hold; there is nobody to let go.
                     if let Some(connection) = inner.connection.take() {
                         self.overran.store(true, Ordering::Relaxed);
                         connection.wake();
                     }
-                    return Pushed::Dropped(full);
+                    return Some(Pushed::Dropped(full));
                 }
                 QueuePolicy::DropOldest if on_disk => {
-                    journal.done(self.drop_oldest_on_disk(&mut inner));
+                    journal.done(self.drop_oldest_on_disk(inner));
                     ends.ended_unseen(full, 1, self);
                 }
                 QueuePolicy::DropOldest => {
-                    let Some(oldest) = inner.queue.pop_front() else { return Pushed::Dropped(full) };
+                    let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
                     inner.bytes -= oldest.message.size();
                     if oldest.seq != 0 {
                         let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
@@ -279,20 +311,7 @@ impl Outbox {
                 }
             }
         }
-        if stored {
-            inner.last += 1;
-            delivery.seq = inner.last;
-            journal.queued(self.session, &delivery);
-        }
-        // Before anybody can take it: what is told of it next comes behind.
-        ends.queued(&delivery, self, inner.connected);
-        if on_disk {
-            self.add_stored(&mut inner, delivery.seq, 1, size as u64);
-        } else {
-            inner.bytes += size;
-            inner.queue.push_back(delivery);
-        }
-        Pushed::Queued(inner.waker.take())
+        None
     }
 
     fn drop_oldest_on_disk(&self, inner: &mut Inner) -> Origin {

@@ -13,7 +13,7 @@ use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode, topic};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::drops::{Kind, Reason};
+use crate::drops::{Ends, Kind, Reason};
 use crate::message::{Message, Millis};
 
 /// How many traces there are at once.
@@ -234,8 +234,8 @@ impl Traces {
     }
 
     /// Begins a trace; `None`: there are as many as there may be.
-    pub fn follow(self: &Arc<Self>, filter: Filter) -> Option<Following> {
-        let mut inner = self.lock();
+    pub fn follow(ends: &Arc<Ends>, filter: Filter) -> Option<Following> {
+        let mut inner = ends.traces.lock();
         if inner.traces.len() >= TRACES_MAX {
             return None;
         }
@@ -243,8 +243,8 @@ impl Traces {
         inner.last += 1;
         let number = inner.last;
         inner.traces.push(Trace { number, filter, events, lost: 0 });
-        self.on.store(true, Ordering::Relaxed);
-        Some(Following { traces: self.clone(), number, told })
+        ends.traces.on.store(true, Ordering::Relaxed);
+        Some(Following { ends: ends.clone(), number, told })
     }
 
     /// A PUBLISH came: the number of the message, if a trace may want it. `next` makes one.
@@ -335,7 +335,7 @@ fn cut(text: &str) -> Box<str> {
 /// A trace that somebody reads; dropping it ends it.
 #[derive(Debug)]
 pub struct Following {
-    traces: Arc<Traces>,
+    ends: Arc<Ends>,
     number: u64,
     told: mpsc::Receiver<Told>,
 }
@@ -352,7 +352,7 @@ impl Following {
 
     /// What has come, if anything has; behind it, how much was lost that was not told yet.
     pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
-        let mut inner = self.traces.lock();
+        let mut inner = self.ends.traces.lock();
         let own = inner.traces.iter_mut().find(|trace| trace.number == self.number);
         let lost = own.map_or(0, |trace| std::mem::take(&mut trace.lost));
         drop(inner);
@@ -363,7 +363,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.traces.end(self.number);
+        self.ends.traces.end(self.number);
     }
 }
 
@@ -371,8 +371,8 @@ impl Drop for Following {
 mod tests {
     use super::*;
 
-    fn traces() -> Arc<Traces> {
-        Arc::new(Traces::new(Clock::after(0)))
+    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
+        Traces::follow(ends, filter).unwrap()
     }
 
     fn filter(client: &str, topic: &str) -> Filter {
@@ -396,10 +396,11 @@ mod tests {
 
     #[test]
     fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
-        let traces = traces();
-        let mut of_topic = traces.follow(filter("", "home/+")).unwrap();
-        let mut of_phone = traces.follow(filter("phone", "")).unwrap();
-        let mut of_kitchen = traces.follow(filter("kitchen", "home/#")).unwrap();
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut of_topic = follow(&ends, filter("", "home/+"));
+        let mut of_phone = follow(&ends, filter("phone", ""));
+        let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
         let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
             ("kitchen".into(), "phone".into(), "tv".into());
         let id = traces.number(&kitchen, "home/temp", || 7);
@@ -415,8 +416,9 @@ mod tests {
 
     #[test]
     fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
-        let traces = traces();
-        let mut following = traces.follow(Filter::default()).unwrap();
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
         for _ in 0..EVENTS_MAX + 5 {
             traces.tell(&subject(None, "t"), None, Step::Retained);
         }
@@ -434,12 +436,12 @@ mod tests {
 
     #[test]
     fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
-        let traces = traces();
-        let mut all: Vec<Following> =
-            (0..TRACES_MAX).map(|_| traces.follow(Filter::default()).unwrap()).collect();
-        assert!(traces.follow(Filter::default()).is_none());
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
+        assert!(Traces::follow(&ends, Filter::default()).is_none());
         all.pop();
-        assert!(traces.is_on() && traces.follow(Filter::default()).is_some());
+        assert!(traces.is_on() && Traces::follow(&ends, Filter::default()).is_some());
         all.clear();
         assert!(!traces.is_on());
         assert!(traces.lock().publishers.is_empty());
@@ -447,8 +449,9 @@ mod tests {
 
     #[test]
     fn nothing_in_an_event_is_long() {
-        let traces = traces();
-        let mut following = traces.follow(Filter::default()).unwrap();
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
         let topic = "ä".repeat(30_000);
         traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
         let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };

@@ -20,7 +20,6 @@ use crate::registry::Resident;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
 use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
-use crate::trace::{Step, Subject};
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
@@ -42,8 +41,8 @@ impl Connection {
         let more = self.gather_until_idle(now, cx);
         let level = self.level();
         self.core.record_outcomes(&mut self.resident.session, level);
-        for (reason, message) in self.resident.session.outgoing.lost.drain(..) {
-            self.core.ends.ended(reason, &message, &self.resident.outbox);
+        if !self.resident.session.outgoing.lost.is_empty() {
+            self.tell_lost();
         }
         // The outbox counts what was taken until it hears otherwise.
         let outgoing = &self.resident.session.outgoing;
@@ -117,6 +116,14 @@ impl Connection {
                     self.state.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
                 }
             }
+        }
+    }
+
+    /// Messages became void while they waited.
+    #[cold]
+    fn tell_lost(&mut self) {
+        for (reason, message) in self.resident.session.outgoing.lost.drain(..) {
+            self.core.ends.ended(reason, &message, &self.resident.outbox);
         }
     }
 
@@ -252,10 +259,7 @@ impl Connection {
                     self.resident.session.outgoing.undeliverable(id);
                 }
             }
-            Ok(()) if ends.traces.is_on() => {
-                let step = Step::Sent { qos: delivery.qos, packet_id, again: dup };
-                ends.traces.tell(&Subject::of(message), Some(outbox.client_id()), step);
-            }
+            Ok(()) if ends.traces.is_on() => ends.sent(&delivery, outbox, packet_id, dup),
             Ok(()) => {}
         }
     }

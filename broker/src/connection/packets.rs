@@ -346,7 +346,10 @@ impl Connection {
             published_at: now,
             expires_at,
         };
-        let message = Message::traced(&content, source, trace);
+        let mut message = Message::from_source(&content, source);
+        if let Some(id) = trace {
+            message = message.traced(id);
+        }
         let durability = config.store.durability_of(topic, self.gate.listener.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());

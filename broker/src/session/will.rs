@@ -4,7 +4,6 @@ use lapwing_protocol::QoS;
 use lapwing_protocol::packet;
 
 use crate::message::{Content, Message, Millis, Source, forwarded};
-use crate::trace::TraceId;
 
 /// A will as the session keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,14 +39,8 @@ impl Will {
         }
     }
 
-    /// The message, published at `now` by `publisher`; `source` and `trace` where they go with it.
-    pub fn message(
-        &self,
-        publisher: u64,
-        now: Millis,
-        source: Option<Source<'_>>,
-        trace: Option<TraceId>,
-    ) -> Message {
+    /// The message, published at `now` by `publisher`; `source` where it is kept with it.
+    pub fn message(&self, publisher: u64, now: Millis, source: Option<Source<'_>>) -> Message {
         let content = Content {
             topic: &self.topic,
             properties: &self.properties,
@@ -58,6 +51,6 @@ impl Will {
             published_at: now,
             expires_at: self.expiry_s.map(|seconds| now + u64::from(seconds) * 1000),
         };
-        Message::traced(&content, source, trace)
+        Message::from_source(&content, source)
     }
 }
