@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use lapwing_tests::program::{Program, all_transports, is_there, root, run};
+use lapwing_tests::program::{Folder, Program, all_transports, is_there, root, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -215,6 +215,85 @@ fn paho_over_tcp_and_tls_in_every_version() {
 #[test]
 fn aiomqtt_gets_5000_retained_configurations_exactly_once() {
     python("aiomqtt_client.py", &[&plain().port("mqtt")]);
+}
+
+#[test]
+fn gmqtt_in_3_1_1_and_5() {
+    python("gmqtt_client.py", &[&plain().port("mqtt")]);
+}
+
+/// Falls back to MQTT 3.1 where 3.1.1 is refused, is strict about reserved bits, and publishes what stdin says.
+#[test]
+fn paho_c_over_tcp_tls_and_websocket_in_every_version() {
+    if !is_there("the examples of Paho C", Path::new("paho_c_pub"))
+        || !is_there("mosquitto-clients", Path::new("mosquitto_pub"))
+    {
+        return;
+    }
+    let (broker, folder) = all_transports("");
+    let ca = folder.0.join("ca.pem").display().to_string();
+    let urls = [("tcp", "mqtt", ""), ("ssl", "mqtts", ""), ("ws", "ws", "/mqtt"), ("wss", "wss", "/mqtt")]
+        .map(|(scheme, ours, path)| format!("{scheme}://localhost:{}{path}", broker.port(ours)));
+    for version in ["31", "311", "5"] {
+        for url in &urls {
+            let topic = format!("paho-c/{version}/{}", &url[..3]);
+            let sub =
+                Subscriber::start(&broker.port("mqtt"), &["-t", &topic, "-q", "2", "-C", "3", "-F", "%q %p"]);
+            for qos in ["0", "1", "2"] {
+                let connection = ["-c", url, "--cafile", &ca, "-V", version];
+                run(Command::new("paho_c_pub").args(connection).args(["-t", &topic, "-q", qos, "-m", "hi"]));
+            }
+            assert_eq!(sub.output(), ["0 hi", "1 hi", "2 hi"], "{url} in {version}");
+        }
+        // And the other way round, from its synchronous twin.
+        let topic = format!("paho-c/{version}/kept");
+        mosquitto("mosquitto_pub", &broker.port("mqtt"), &["-t", &topic, "-q", "1", "-r", "-m", "kept"]);
+        let mut sub = Command::new("stdbuf")
+            .args(["-oL", "paho_cs_sub", "-c", &urls[0], "-V", version, "-t", &topic, "-q", "2"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(sub.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let _ = sub.kill();
+        let _ = sub.wait();
+        assert_eq!(line.trim(), "kept", "in {version}");
+    }
+}
+
+#[test]
+fn node_red_runs_a_flow_with_birth_and_will() {
+    let program = root().join("tests/foreign/node_modules/node-red/red.js");
+    if !node_modules()
+        || !is_there("Node-RED", &program)
+        || !is_there("mosquitto-clients", Path::new("mosquitto_pub"))
+    {
+        return;
+    }
+    for version in ["4", "5"] {
+        let broker = plain();
+        let port = broker.port("mqtt");
+        let folder = Folder::new("node-red");
+        let flow = root().join("tests/foreign/node_red.mjs");
+        run(Command::new("node").arg(flow).arg(&folder.0).args([&port, version]));
+        let pub_retained = ["-q", "2", "-r", "-t", "sensor/kitchen/temperature", "-m", "{\"c\": 21.5}"];
+        mosquitto("mosquitto_pub", &port, &pub_retained);
+        let result = Subscriber::start(&port, &["-t", "fahrenheit/kitchen", "-C", "1", "-F", "%p"]);
+        let states = Subscriber::start(&port, &["-t", "nodered/status", "-C", "2", "-F", "%p"]);
+        let mut red = Command::new("node")
+            .arg(&program)
+            .arg("--userDir")
+            .arg(&folder.0)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert_eq!(result.output(), ["70.7"]);
+        // It dies, and its will says so.
+        red.kill().unwrap();
+        red.wait().unwrap();
+        assert_eq!(states.output(), ["online", "offline"]);
+    }
 }
 
 fn node_modules() -> bool {
