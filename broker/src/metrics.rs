@@ -87,21 +87,30 @@ counters! {
 }
 
 macro_rules! traffic {
-    (connections { $($(#[$own_doc:meta])* $own:ident,)+ } flow { $($(#[$doc:meta])* $name:ident,)+ }) => {
+    (
+        connections { $($(#[$own_doc:meta])* $own:ident,)+ }
+        flow { $($(#[$doc:meta])* $name:ident,)+ }
+        written { $(#[$written_doc:meta])* $written:ident, }
+    ) => {
         counters! {
             /// What went through one listener.
-            Traffic { $($(#[$own_doc])* $own,)+ $($(#[$doc])* $name,)+ }
+            Traffic { $($(#[$own_doc])* $own,)+ $($(#[$doc])* $name,)+ $(#[$written_doc])* $written, }
         }
 
         /// The counters of one listener, or of several, at one moment.
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct Sums { $($(#[$own_doc])* pub $own: u64,)+ $($(#[$doc])* pub $name: u64,)+ }
+        pub struct Sums {
+            $($(#[$own_doc])* pub $own: u64,)+
+            $($(#[$doc])* pub $name: u64,)+
+            $(#[$written_doc])* pub $written: u64,
+        }
 
         impl Sums {
             /// Adds those of a listener.
             pub fn add(&mut self, traffic: &Traffic) {
                 $(self.$own += traffic.$own.get();)+
                 $(self.$name += traffic.$name.get();)+
+                self.$written += traffic.$written.get();
             }
         }
 
@@ -110,6 +119,7 @@ macro_rules! traffic {
         #[derive(Debug, Default)]
         pub struct Tally {
             $($(#[$doc])* pub $name: u64,)+
+            $written: u64,
             /// Messages that no subscription matched, since this was added.
             pub no_subscriber: u64,
             /// Messages that were not for who published them, since this was added.
@@ -159,6 +169,8 @@ traffic! {
         publish_bytes_sent,
         /// Bytes that came in.
         bytes_received,
+    }
+    written {
         /// Bytes that went out.
         bytes_sent,
     }
@@ -169,6 +181,22 @@ impl Tally {
     fn add_passed_over(&mut self, drops: &Drops) {
         drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
         drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+    }
+
+    /// Whether anything came or went since this was added to the listener's counters last: messages are packets, too.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        let told = &self.told;
+        self.bytes_received != told.bytes_received
+            || self.packets_sent != told.packets_sent
+            || self.packets_received != told.packets_received
+    }
+
+    /// Bytes were written, with those of the packets that were counted before.
+    #[inline]
+    pub fn wrote(&mut self, bytes: u64, traffic: &Traffic) {
+        self.bytes_sent += bytes;
+        traffic.bytes_sent.add(bytes);
     }
 
     /// PUBLISH packets that went out since this was added to the listener's counters last.
@@ -184,7 +212,7 @@ impl Tally {
             messages_received: told.publish_received,
             messages_sent: told.publish_sent,
             bytes_received: told.bytes_received,
-            bytes_sent: told.bytes_sent,
+            bytes_sent: self.bytes_sent,
         }
     }
 }

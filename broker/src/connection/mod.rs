@@ -273,12 +273,19 @@ impl Connection {
         }
         self.state.deferred = false;
         let result = self.turn(cx);
-        self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+        if self.state.tally.has_news() {
+            self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+        }
         result
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.contact.waker.register(cx.waker());
+        if self.contact.is_asked()
+            && let Err(exit) = self.answer()
+        {
+            return Poll::Ready(exit);
+        }
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
@@ -310,9 +317,11 @@ impl Connection {
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
             self.state.busy = self.state.tally.sent_since() > 1;
-            self.state.pace.pass(now, &self.state.tally);
-            // Who reads an answer finds it counted.
-            self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+            if self.state.tally.has_news() {
+                self.state.pace.pass(now, &self.state.tally);
+                // Who reads an answer finds it counted.
+                self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+            }
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
                 Poll::Ready(Ok(())) => true,
@@ -320,7 +329,7 @@ impl Connection {
                 Poll::Pending => false,
             };
             if self.output.len() < before {
-                self.state.tally.bytes_sent += (before - self.output.len()) as u64;
+                self.state.tally.wrote((before - self.output.len()) as u64, &self.gate.traffic);
             }
             if written || self.output.len() < before {
                 self.state.blocked_since = None;

@@ -21,9 +21,6 @@ impl Connection {
     /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
     pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
-        if self.contact.is_asked() {
-            self.answer()?;
-        }
         if self.core.live.is_current(&self.snapshot) {
             return Ok(());
         }
@@ -72,7 +69,7 @@ impl Connection {
 
     /// Answers those who have asked.
     #[cold]
-    fn answer(&mut self) -> Result<(), Exit> {
+    pub(super) fn answer(&mut self) -> Result<(), Exit> {
         for question in self.contact.questions() {
             match question {
                 Question::Account(subscriptions_max, to) => {
