@@ -206,7 +206,7 @@ fn a_backup_needs_no_log_of_the_original() {
 fn a_disk_that_cannot_be_read_for_a_moment_loses_no_message_of_a_backlog() {
     let (disk, count) = (MemoryDisk::forgetful(), 600);
     let store = with_backlog(&disk, count);
-    disk.fail(disk.calls() + 3, 1, Fault::Io);
+    disk.fail_one("read", disk.kinds()["read"] + 3, Fault::Io);
     let page = Page { session: 1, from: 1, until: count + 1, messages_max: 600, bytes_max: 1 << 20 };
     assert!(store.queued(page).blocking_recv().is_err(), "an answer, though the disk could not be read");
     assert_eq!(queue(&store, 1, count + 1), (1..=count).collect::<Vec<u64>>());

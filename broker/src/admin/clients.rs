@@ -329,29 +329,40 @@ pub(super) fn unknown(client_id: &str) -> Failure {
     Failure::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
 }
 
+/// How often a client that is leaving is looked at again, and after what time.
+const AGAIN: usize = 50;
+const LEAVING: Duration = Duration::from_millis(20);
+
 /// How a session is, told by its connection, or looked up where it rests.
 async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failure> {
-    let now = core.now();
-    let (key, looked) = core
-        .registry
-        .with(client_id, |key, client| {
-            let account = match client {
-                registry::Client::Live(contact) => Err(contact.clone()),
-                registry::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
-            };
-            (found(key, &client, now), account)
-        })
-        .ok_or_else(|| unknown(client_id))?;
-    let account = match looked {
-        Ok(account) => account,
-        Err(contact) => {
-            let (to, answer) = oneshot::channel();
-            contact.ask(Question::Account(SUBSCRIPTIONS_MAX, to));
-            let answer = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok);
-            answer.ok_or_else(|| Failure::unavailable("the client was leaving just now", "try again"))?
+    // A connection that ends gives no answer; its session is found to rest then, or to be gone.
+    for _ in 0..AGAIN {
+        let (key, looked) = core
+            .registry
+            .with(client_id, |key, client| {
+                let account = match client {
+                    registry::Client::Live(contact) => Err(contact.clone()),
+                    registry::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
+                };
+                (found(key, &client, core.now()), account)
+            })
+            .ok_or_else(|| unknown(client_id))?;
+        let contact = match looked {
+            Ok(account) => return Ok((key, account)),
+            Err(contact) => contact,
+        };
+        let (to, answer) = oneshot::channel();
+        contact.ask(Question::Account(SUBSCRIPTIONS_MAX, to));
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(account)) => return Ok((key, account)),
+            Ok(Err(_)) => {
+                // It takes the way of a last record until the session rests.
+                tokio::time::sleep(LEAVING).await;
+            }
+            Err(_) => break,
         }
-    };
-    Ok((key, account))
+    }
+    Err(Failure::unavailable("the client is leaving, or too busy to answer", "try again"))
 }
 
 async fn one(call: Call) -> Result<Detail, Failure> {
