@@ -63,7 +63,7 @@ reasons! {
     UserProperties "user_properties" Refused,
     /// the payload is not the UTF-8 text it is said to be
     PayloadFormat "payload_format" Refused,
-    /// the PUBLISH broke what was agreed at CONNECT (QoS, retain, topic alias, receive maximum), and its connection was closed
+    /// the PUBLISH broke MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias, receive maximum), and its connection was closed
     Violation "violation" Refused,
     /// limits.retained_messages_max or limits.retained_bytes_max is reached
     RetainedFull "retained_full" Refused,

@@ -150,14 +150,17 @@ ends_by! {
     }
 
     Violation as violation {
-        let site = Site::start("[mqtt]\nqos_max = 1\n");
+        let site = Site::start("[mqtt]\nqos_max = 1\n[limits]\npacket_bytes_max = 2000000\n");
         let mut publisher = site.publisher();
         publisher.send("publish", &[("topic", "t"), ("qos", "2"), ("id", "1")]).unwrap();
         assert_eq!(publisher.end().as_deref(), Some("155"));
         let mut publisher = site.publisher();
         publisher.send("publish", &[("topic", ""), ("p.alias", "1")]).unwrap();
         assert_eq!(publisher.end().as_deref(), Some("130"));
-        site.only(Reason::Violation, 2);
+        let mut publisher = site.publisher();
+        publisher.send("publish", &[("topic", "t"), ("payload", "rep:3000000")]).unwrap();
+        assert_eq!(publisher.end().as_deref(), Some("149"));
+        site.only(Reason::Violation, 3);
     }
 
     RetainedFull as retained_full {

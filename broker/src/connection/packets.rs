@@ -58,12 +58,7 @@ impl Connection {
                 Version::V5 => Packet::decode_reporting_filters(frame, version),
                 _ => Packet::decode(frame, version),
             };
-            let packet = packet.map_err(|error| {
-                if publish {
-                    self.core.ends.drops.add(Reason::Violation, 1);
-                }
-                self.malformed(error, rest)
-            })?;
+            let packet = packet.map_err(|error| self.malformed(error, rest))?;
             self.state.tally.packets_received += 1;
             self.keep_alive.heard(now as u32);
             used += len;
@@ -112,7 +107,11 @@ impl Connection {
     }
 
     /// What `bytes` break, with the figures where a limit is the cause.
+    #[cold]
     fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
+        if bytes.first().is_some_and(|first| first >> 4 == PacketType::Publish as u8) {
+            self.core.ends.drops.add(Reason::Violation, 1);
+        }
         let text = match (error, frame::header(bytes, self.agreement.version)) {
             (DecodeError::PacketTooLarge, Ok(Some(header))) => format!(
                 "a packet of {} bytes, limits.packet_bytes_max is {}",
