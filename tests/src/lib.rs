@@ -13,6 +13,7 @@ pub mod http;
 pub mod ledger;
 pub mod model;
 pub mod program;
+pub mod prometheus;
 pub mod scram;
 pub mod script;
 mod siege;

@@ -14,6 +14,7 @@ use lapwing_tests::client::{Client, fields};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::http::{ask, get, samples};
 use lapwing_tests::program::{Folder, Program, binary, is_there, root, run};
+use lapwing_tests::prometheus::Prometheus;
 use lapwing_tests::wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,6 +65,8 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
     // What the broker says of itself would be among the retained messages.
     let broker = Program::start(&format!("[mqtt]\nsys_interval_s = 0\n{OPERATED}"));
     let admin = broker.address("http");
+    // It looks on while messages flow.
+    let prometheus = Prometheus::start(&admin);
     let mut subscribers: Vec<Counting> =
         (0..SUBSCRIBERS).map(|n| Counting::connect(&broker, &format!("subscriber-{n}"))).collect();
     for subscriber in &mut subscribers {
@@ -128,6 +131,9 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
     ];
     for (name, count) in expected {
         assert_eq!(found.get(name), Some(&(count as f64)), "{name}");
+        if let Some(prometheus) = &prometheus {
+            prometheus.expect(name, count as f64);
+        }
     }
     // The retained message was acknowledged, so it is on disk.
     let synced = found["lapwing_store_sync_seconds_count"];
