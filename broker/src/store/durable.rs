@@ -448,7 +448,7 @@ impl Store for DurableStore {
         }
         lock(&self.shared.supply).closed = true;
         self.shared.supply_changed.notify_all();
-        self.shared.requests_changed.notify_all();
+        self.shared.nudge_reader();
         threads.for_each(|thread| drop(thread.join()));
         self.shared.wake();
     }

@@ -32,7 +32,7 @@ pub(super) enum Wanted {
 
 /// How many rows of a table are looked at under its lock for one page, at most, for each message that is wanted.
 const LOOKED_AT: usize = 4;
-/// How long the reader sleeps at most before it looks around.
+/// How long the reader sleeps at most while somebody waits for an answer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
@@ -50,7 +50,13 @@ pub(super) fn run(shared: &Shared) {
                     requests.clear();
                     return;
                 }
-                drop(shared.requests_changed.wait_timeout(requests, LOOK_EVERY));
+                // Who puts a question in, ends the store or lets it fail does that with this lock; only what waits to be written is
+                // looked after by the clock as well. An idle broker is not woken.
+                if requests.is_empty() {
+                    drop(shared.requests_changed.wait(requests));
+                } else {
+                    drop(shared.requests_changed.wait_timeout(requests, LOOK_EVERY));
+                }
                 continue;
             }
             ready

@@ -260,8 +260,15 @@ impl Shared {
             self.wake();
             self.inbox_filled.notify_all();
             self.supply_changed.notify_all();
-            self.requests_changed.notify_all();
+            self.nudge_reader();
         }
+    }
+
+    /// The reader is to look around.
+    pub(super) fn nudge_reader(&self) {
+        // With its lock, so that it does not begin to wait between its look and this.
+        drop(lock(&self.requests));
+        self.requests_changed.notify_all();
     }
 
     /// Wakes everybody who waits for a ticket or for room.
