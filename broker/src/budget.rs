@@ -238,6 +238,11 @@ impl Budget {
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 
+    /// Memory is not short, and nothing has come in since it was measured.
+    pub fn is_calm(&self) -> bool {
+        self.pressure() == Pressure::None && self.unmeasured.load(Ordering::Relaxed) == 0
+    }
+
     /// What the allocator holds, where it says so.
     pub fn heap(&self, now: Instant) -> Option<Heap> {
         self.reserve.shown(now)

@@ -12,8 +12,8 @@ use crate::core::Core;
 use crate::message::{Content, Message};
 use crate::metrics::Sums;
 
-/// How often memory is measured.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// Memory is measured every second, but only every so many while nothing comes in: an idle broker is hardly woken.
+const CALM_S: u64 = 5;
 
 /// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
 const LOADS: [Load; 8] = [
@@ -33,20 +33,21 @@ type Load = (&'static str, fn(&Core, &Sums) -> u64);
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
 
-/// Measures memory every second and publishes the figures as often as the configuration says, until the broker stops.
+/// Measures memory every second, or every five where nothing comes in, and publishes the figures as often as the configuration says, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let configured = || u64::from(core.live.get().config.mqtt.sys_interval_s);
     let mut every_s = configured();
-    let mut tick = tokio::time::interval(MEASURE_EVERY);
+    let mut next = tokio::time::Instant::now();
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
     loop {
-        let now = tick.tick().await.into_std();
+        tokio::time::sleep_until(next).await;
         if std::mem::replace(&mut every_s, configured()) != every_s {
             (seconds, samples) = (0, VecDeque::new());
             announce(&core);
         }
-        match core.budget.measure(now) {
+        let calm = core.budget.is_calm();
+        match core.budget.measure(next.into_std()) {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
             Some(pressure) => {
                 warn!(
@@ -62,7 +63,10 @@ pub(crate) async fn run(core: Arc<Core>) {
             samples.truncate(usize::try_from(900 / every_s + 1).unwrap_or(1));
             publish(&core, &samples, every_s);
         }
-        seconds += 1;
+        let to_publish = if every_s > 0 { every_s - seconds % every_s } else { CALM_S };
+        let pause_s = if calm { CALM_S.min(to_publish) } else { 1 };
+        seconds += pause_s;
+        next += Duration::from_secs(pause_s);
     }
 }
 
