@@ -188,7 +188,7 @@ impl Core {
             let unavailable = kept == Kept::Unavailable;
             return Published { routed: Routed::default(), kept, ticket: Ticket::default(), unavailable };
         }
-        if self.ends.traces.is_on() {
+        if message.trace().is_some() {
             self.tell_audience(message);
         }
         let routed = self.router.route(message, cache, wakers, &mut journal);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
+use lapwing_tests::http;
 use lapwing_tests::program::{Folder, Program, binary, run};
 use serde_json::Value;
 
@@ -247,4 +248,66 @@ fn explain_says_who_would_get_a_message_and_who_would_not_and_why() {
     assert!(first["receivers"].as_array().unwrap().len() == 2 && first["next"].is_string(), "{first}");
     ann.ask("unsubscribe", &[("filters", "#")], "unsuback").unwrap();
     assert!(ask(&["explain", "nobody/hears"]).contains("no subscription matches"));
+}
+
+#[test]
+fn both_are_asked_over_http_with_the_token() {
+    const TOKEN: &str = "a-token-of-32-characters-for-tests";
+    let toml = format!(
+        "[mqtt]\nsys_interval_s = 0\n[admin]\naddress = '127.0.0.1:0'\ntoken = '{TOKEN}'\n\
+         [[listener]]\naddress = '127.0.0.1:0'\n"
+    );
+    let broker = Program::start(&toml);
+    let api = broker.address("http");
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let ask = |path: &str| http::ask(&api, "GET", &format!("/api/v1{path}"), &token);
+    assert_eq!(http::get(&api, "/api/v1/trace").status, 401);
+    let stream = ask("/trace?topic=a%2F%23&seconds=1");
+    assert_eq!(stream.status, 200, "{stream:?}");
+    assert!(stream.head.contains("content-type: application/x-ndjson"), "{}", stream.head);
+    let steps: Vec<Value> = stream.body.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let steps: Vec<&Value> = steps.iter().filter(|step| step.is_object()).map(|step| &step["step"]).collect();
+    assert_eq!(steps, ["started", "ended"], "{}", stream.body);
+    for (path, told) in [
+        ("/trace?topic=a%2F%23%2Fb", "not a topic filter"),
+        ("/trace?topic=%24share%2Fg%2Fa", "behind the share name"),
+        ("/trace?seconds=0", "from 1 to 3600"),
+        ("/explain?topic=a%2F%23", "not a topic name"),
+        ("/explain", "topic is missing"),
+        ("/explain?topic=a&cursor=x", "no cursor"),
+    ] {
+        let answer = ask(path);
+        assert!(answer.status == 400 && answer.body.contains(told), "{path}: {answer:?}");
+    }
+    let nobody = ask("/explain?topic=a&from=stranger").json();
+    assert_eq!((&nobody["sessions"], &nobody["publisher"]["known"]), (&0.into(), &false.into()));
+}
+
+#[test]
+fn a_message_is_followed_over_a_reconnect_and_qos_2_ends_with_what_its_client_says() {
+    let folder = Folder::new("trace");
+    let broker = start(&folder, "[mqtt]\nsys_interval_s = 0\n");
+    let mut phone = resume(&broker, "phone");
+    phone.subscribe("once@2|twice@1");
+    let trace = Trace::start(&folder, &["--client", "phone"]);
+    let mut publisher = client(&broker, &[("id", "publisher")]);
+    publisher.publish("twice", "x", &[]);
+    phone.expect("publish");
+    assert_eq!(trace.story(2), ["phone queued -", "phone sent -"]);
+    // Not acknowledged: it comes again.
+    leave(phone);
+    let mut phone = resume(&broker, "phone");
+    let again = phone.expect("publish");
+    phone.send("puback", &[("id", &again["id"])]).unwrap();
+    let events = [trace.next(), trace.next()];
+    assert_eq!(events.each_ref().map(told), ["phone sent -", "phone acknowledged -"]);
+    assert!(events[0]["detail"].as_str().unwrap().ends_with(", again"), "{}", events[0]);
+    assert!(events.iter().all(|event| event["from"] == "publisher" && event["message"].is_u64()));
+
+    publisher.send("publish", &[("topic", "once"), ("qos", "2"), ("id", "1"), ("payload", "x")]).unwrap();
+    let message = phone.expect("publish");
+    phone.send("pubrec", &[("id", &message["id"]), ("reason", "0x97")]).unwrap();
+    let events = [trace.next(), trace.next(), trace.next()];
+    assert_eq!(events.each_ref().map(told), ["phone queued -", "phone sent -", "phone acknowledged -"]);
+    assert!(events[2]["detail"].as_str().unwrap().contains("PUBREC quota exceeded (0x97)"), "{}", events[2]);
 }

@@ -67,7 +67,7 @@ impl Connection {
                     "more user properties than limits.user_properties_max or limits.user_property_bytes_max";
                 return Err(Violation::new(ReasonCode::QuotaExceeded, text).into());
             }
-            if self.core.ends.traces.is_on() {
+            if !publish && self.core.ends.traces.is_on() {
                 self.tell_acknowledged(&packet);
             }
             let effect = self.resident.session.handle(packet).inspect_err(|_| {
@@ -218,15 +218,20 @@ impl Connection {
         let trace = if self.core.ends.traces.is_on() { self.follow(topic) } else { None };
         let outcome = self.pass_on(publish, topic, now, trace);
         if let Err(reason) = outcome {
-            self.complain("PUBLISH", topic, &refusal(reason));
-            let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
-            let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_on())
-                .then(|| self.rule(Action::Publish, topic));
-            let text = rule.as_deref().unwrap_or(reason.text());
-            let subject = self.subject(publish, topic, trace);
-            self.core.ends.refused(reason, text, &subject, Some(&self.resident.outbox));
+            self.not_taken(publish, topic, reason, trace);
         }
         outcome
+    }
+
+    #[cold]
+    fn not_taken(&mut self, publish: &Publish<'_>, topic: &str, reason: Reason, trace: Option<TraceId>) {
+        self.complain("PUBLISH", topic, &refusal(reason));
+        let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
+        let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_on())
+            .then(|| self.rule(Action::Publish, topic));
+        let text = rule.as_deref().unwrap_or(reason.text());
+        let subject = self.subject(publish, topic, trace);
+        self.core.ends.refused(reason, text, &subject, Some(&self.resident.outbox));
     }
 
     /// One line a second for each client says what was refused; how many lines were held back stands on the next.
@@ -330,7 +335,7 @@ impl Connection {
         ) {
             return Err(Reason::DeniedPublish);
         }
-        if core.ends.traces.is_on() {
+        if trace.is_some() {
             self.tell_accepted(publish, topic, trace);
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
@@ -364,7 +369,7 @@ impl Connection {
         }
         if published.found_nobody(&message) {
             self.state.tally.no_subscriber += 1;
-            if self.core.ends.traces.is_on() {
+            if trace.is_some() {
                 self.core.ends.traces.tell(&Subject::of(&message), None, Step::Ended(Reason::NoSubscriber));
             }
         }
