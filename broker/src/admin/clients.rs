@@ -329,40 +329,37 @@ pub(super) fn unknown(client_id: &str) -> Failure {
     Failure::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
 }
 
-/// How often a client that is leaving is looked at again, and after what time.
-const AGAIN: usize = 50;
-const LEAVING: Duration = Duration::from_millis(20);
+/// How often a client that comes and goes is looked for.
+pub(super) const TRIES: usize = 5;
 
 /// How a session is, told by its connection, or looked up where it rests.
 async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failure> {
-    // A connection that ends gives no answer; its session is found to rest then, or to be gone.
-    for _ in 0..AGAIN {
-        let (key, looked) = core
+    for _ in 0..TRIES {
+        let now = core.now();
+        let (short, looked) = core
             .registry
             .with(client_id, |key, client| {
                 let account = match client {
                     registry::Client::Live(contact) => Err(contact.clone()),
                     registry::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
                 };
-                (found(key, &client, core.now()), account)
+                (found(key, &client, now), account)
             })
             .ok_or_else(|| unknown(client_id))?;
         let contact = match looked {
-            Ok(account) => return Ok((key, account)),
+            Ok(account) => return Ok((short, account)),
             Err(contact) => contact,
         };
         let (to, answer) = oneshot::channel();
         contact.ask(Question::Account(SUBSCRIPTIONS_MAX, to));
         match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(account)) => return Ok((key, account)),
-            Ok(Err(_)) => {
-                // It takes the way of a last record until the session rests.
-                tokio::time::sleep(LEAVING).await;
-            }
+            Ok(Ok(account)) => return Ok((short, account)),
+            // It has left, and its session is elsewhere now.
+            Ok(Err(_)) => {}
             Err(_) => break,
         }
     }
-    Err(Failure::unavailable("the client is leaving, or too busy to answer", "try again"))
+    Err(Failure::unavailable(format!("client '{client_id}' does not answer, or comes and goes"), "try again"))
 }
 
 async fn one(call: Call) -> Result<Detail, Failure> {

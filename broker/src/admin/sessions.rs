@@ -24,13 +24,10 @@ object! {
     }
 }
 
-/// How often a session that comes and goes is looked for.
-const TRIES: usize = 5;
-
 async fn delete(call: Call) -> Result<Deleted, Failure> {
     let (core, client_id) = (&call.admin.core, call.name());
     call.audit(&format!("delete the session of client {client_id}"));
-    for _ in 0..TRIES {
+    for _ in 0..clients::TRIES {
         let found = core.registry.with(client_id, |key, client| match client {
             Client::Live(contact) => Ok(contact.clone()),
             Client::Resting(_, rest) => Err((key.clone(), rest)),

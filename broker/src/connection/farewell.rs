@@ -30,8 +30,9 @@ impl Connection {
     /// Sees to the session, then to the client.
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
-        self.contact.close();
-        let Connection { core, stream, mut resident, number, agreement, end, mut output, place, .. } = *self;
+        let Connection {
+            core, stream, contact, mut resident, number, agreement, end, mut output, place, ..
+        } = *self;
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
@@ -53,6 +54,8 @@ impl Connection {
             resident.session.expiry_s = 0;
         }
         settle(&core, number, resident, end, told);
+        // Whoever has asked meanwhile finds the session where it is now.
+        contact.close();
         if let Some(leave) = leave {
             let _ = leave.done.send(());
         }
