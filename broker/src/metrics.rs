@@ -119,25 +119,23 @@ macro_rules! traffic {
         #[derive(Debug, Default)]
         pub struct Tally {
             $($(#[$doc])* pub $name: u64,)+
-            $written: u64,
             /// Messages that no subscription matched, since this was added.
             pub no_subscriber: u64,
             /// Messages that were not for who published them, since this was added.
             pub no_local: u64,
-            told: Told,
+            /// What was added already, and what was written.
+            flow: Flow,
         }
 
-        /// What was added already.
-        #[derive(Clone, Copy, Debug, Default)]
-        struct Told { $($name: u64,)+ }
-
         impl Tally {
-            /// Adds what was counted since this was done last.
+            /// Adds what was counted, and begins again.
             #[inline]
             pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
-                $(if self.$name != self.told.$name {
-                    traffic.$name.add(self.$name - self.told.$name);
-                    self.told.$name = self.$name;
+                self.flow.messages_received += self.publish_received;
+                self.flow.messages_sent += self.publish_sent;
+                self.flow.bytes_received += self.bytes_received;
+                $(if self.$name > 0 {
+                    traffic.$name.add(std::mem::take(&mut self.$name));
                 })+
                 if self.no_subscriber + self.no_local > 0 {
                     self.add_passed_over(drops);
@@ -186,34 +184,14 @@ impl Tally {
     /// Whether anything came or went since this was added to the listener's counters last: messages are packets, too.
     #[inline]
     pub fn has_news(&self) -> bool {
-        let told = &self.told;
-        self.bytes_received != told.bytes_received
-            || self.packets_sent != told.packets_sent
-            || self.packets_received != told.packets_received
+        (self.bytes_received | self.packets_sent | self.packets_received) != 0
     }
 
     /// Bytes were written, with those of the packets that were counted before.
     #[inline]
     pub fn wrote(&mut self, bytes: u64, traffic: &Traffic) {
-        self.bytes_sent += bytes;
+        self.flow.bytes_sent += bytes;
         traffic.bytes_sent.add(bytes);
-    }
-
-    /// PUBLISH packets that went out since this was added to the listener's counters last.
-    #[inline]
-    pub fn sent_since(&self) -> u64 {
-        self.publish_sent - self.told.publish_sent
-    }
-
-    /// Messages in and out, bytes in and out, as they were added last.
-    fn flow(&self) -> Flow {
-        let told = &self.told;
-        Flow {
-            messages_received: told.publish_received,
-            messages_sent: told.publish_sent,
-            bytes_received: told.bytes_received,
-            bytes_sent: self.bytes_sent,
-        }
     }
 }
 
@@ -231,12 +209,17 @@ pub struct Flow {
 }
 
 /// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
-/// done by a clock: a connection that does nothing is not woken for it.
+/// done by a clock: a connection that does nothing is not woken for it, and one without messages needs no memory for it.
 #[derive(Debug, Default)]
 pub struct Pace {
+    past: Option<Box<Past>>,
+    end: Millis,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
     before: (Millis, Flow),
     begin: (Millis, Flow),
-    end: Millis,
 }
 
 /// How long a stretch is.
@@ -245,7 +228,7 @@ const STRETCH_MS: Millis = 10_000;
 impl Pace {
     /// Of a connection that begins.
     pub fn new(now: Millis) -> Pace {
-        Pace { before: (now, Flow::default()), begin: (now, Flow::default()), end: now + STRETCH_MS }
+        Pace { past: None, end: now + STRETCH_MS }
     }
 
     /// Something is done now, and not yet added.
@@ -258,15 +241,29 @@ impl Pace {
 
     #[cold]
     fn begin_anew(&mut self, now: Millis, tally: &Tally) {
-        let idle = now >= self.end + STRETCH_MS;
-        self.before = if idle { (now - STRETCH_MS, tally.flow()) } else { self.begin };
-        self.begin = (now, tally.flow());
+        if tally.publish_received
+            + tally.publish_sent
+            + tally.flow.messages_received
+            + tally.flow.messages_sent
+            == 0
+        {
+            return;
+        }
+        let (idle, begin) = (now >= self.end + STRETCH_MS, (now, tally.flow));
+        let before = if idle { (now - STRETCH_MS, tally.flow) } else { self.past().begin };
+        self.past = Some(Box::new(Past { before, begin }));
         self.end = now + STRETCH_MS;
+    }
+
+    /// The first stretch begins with the connection.
+    fn past(&self) -> Past {
+        let first = (self.end.saturating_sub(STRETCH_MS), Flow::default());
+        self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
     }
 
     /// What went through it in all, and in a second of the last ten to twenty.
     pub fn look(&self, now: Millis, tally: &Tally) -> (Flow, [f64; 4]) {
-        let (all, (since, before)) = (tally.flow(), self.before);
+        let (all, (since, before)) = (tally.flow, self.past().before);
         if now >= self.end + STRETCH_MS {
             return (all, [0.0; 4]);
         }

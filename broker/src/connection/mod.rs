@@ -316,7 +316,7 @@ impl Connection {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
-            self.state.busy = self.state.tally.sent_since() > 1;
+            self.state.busy = self.state.tally.publish_sent > 1;
             if self.state.tally.has_news() {
                 self.state.pace.pass(now, &self.state.tally);
                 // Who reads an answer finds it counted.
