@@ -25,6 +25,9 @@ pub struct Idle {
     /// The most for each connection, in KiB
     #[arg(long, default_value_t = 8.0)]
     connection_kib_max: f64,
+    /// The most wake-ups in a second without clients
+    #[arg(long, default_value_t = 2.0)]
+    wakes_max: f64,
 }
 
 /// The broker's process and its state; dropping it ends both.
@@ -58,6 +61,27 @@ impl Broker {
     }
 }
 
+/// For so long wake-ups are counted.
+const WATCHED: Duration = Duration::from_secs(20);
+
+impl Broker {
+    /// How often a thread of it went to sleep in a second.
+    fn wakes(&self) -> Result<f64, Error> {
+        let count = || -> Result<u64, Error> {
+            let mut sum = 0;
+            for task in std::fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                sum += line.ok_or("no count of switches")?.trim().parse::<u64>()?;
+            }
+            Ok(sum)
+        };
+        let before = count()?;
+        std::thread::sleep(WATCHED);
+        Ok((count()? - before) as f64 / WATCHED.as_secs_f64())
+    }
+}
+
 impl Idle {
     /// Measures and prints.
     ///
@@ -69,7 +93,6 @@ impl Idle {
         let child = Command::new(&self.broker)
             .args(["-p", "0", "--data-dir"])
             .arg(&folder)
-            .env("LAPWING_MQTT__SYS_INTERVAL_S", "0")
             .stderr(Stdio::piped())
             .spawn();
         let mut child = child.map_err(|error| {
@@ -88,6 +111,8 @@ impl Idle {
         std::thread::spawn(move || lines.for_each(drop));
         let before = broker.resident_kib()?;
         println!("without clients: {:.1} MiB resident", before / 1024.0);
+        let wakes = broker.wakes()?;
+        println!("without clients: {wakes:.1} wake-ups a second");
         let mut clients = Vec::with_capacity(self.connections);
         for n in 0..self.connections {
             clients.push(connect(address, n).map_err(|error| {
@@ -109,6 +134,9 @@ impl Idle {
         println!("after they left: {:.1} MiB resident", after / 1024.0);
         if before / 1024.0 > self.idle_mib_max {
             return Err(format!("above {} MiB without clients", self.idle_mib_max).into());
+        }
+        if wakes > self.wakes_max {
+            return Err(format!("above {} wake-ups a second without clients", self.wakes_max).into());
         }
         if each > self.connection_kib_max {
             return Err(format!("above {} KiB for each connection", self.connection_kib_max).into());
