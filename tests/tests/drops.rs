@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use lapwing::store::{
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};
-use lapwing_tests::program::{Program, root};
+use lapwing_tests::program::{Folder, Program, binary, root, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ADMIN: &str = "[admin]\naddress = '127.0.0.1:0'\n";
@@ -353,6 +354,26 @@ fn full(policy: &str) -> Site {
     site.resting("t@1");
     assert_eq!(site.publisher().publish("t", "first", &[])["reason"], "0");
     site
+}
+
+#[test]
+fn sys_has_the_sum_of_what_was_dropped_and_a_client_its_own() {
+    let folder = Folder::new("drops");
+    let socket = folder.0.join("ctl.sock").display().to_string();
+    let broker = Program::start(&format!(
+        "[admin]\nsocket = '{socket}'\n[mqtt]\nsys_interval_s = 1\n[limits]\ntopic_levels_max = 5\n\
+         [[listener]]\naddress = '127.0.0.1:0'\n"
+    ));
+    let (mut client, _) = Client::connect(&broker.address("mqtt"), "5.0", &[("id", "sensor")]).unwrap();
+    client.publish("$SYS/x", "x", &[]);
+    client.publish("a/b/c/d/e/f", "x", &[]);
+    // For nobody: no drop.
+    client.publish("t", "x", &[]);
+    client.subscribe("$SYS/broker/publish/messages/dropped@0");
+    client.messages_until("2");
+    let shown = run(Command::new(binary()).args(["ctl", "--socket", &socket, "client", "sensor"]));
+    assert!(shown.contains("1 broker_topic") && shown.contains("1 topic_limit"), "{shown}");
+    assert!(shown.contains("2 dropped"), "{shown}");
 }
 
 #[test]
