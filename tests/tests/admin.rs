@@ -875,3 +875,36 @@ fn sixteen_who_say_nothing_do_not_keep_an_operator_out_for_long() {
     assert_eq!(operated.ctl(&["clients"]), "none\n");
     drop(idle);
 }
+
+#[test]
+fn the_busiest_clients_come_first() {
+    let operated = Operated::start("");
+    let mut busy = operated.connect("busy");
+    let mut calm = operated.connect("calm");
+    let mut listening = operated.connect("listening");
+    listening.subscribe("t@1");
+    for n in 0..30 {
+        busy.publish("t", "some words", &[]);
+        listening.expect("publish");
+        if n == 0 {
+            calm.publish("calm", &"x".repeat(5_000), &[]);
+        }
+    }
+    // A rate is a mean of at least ten seconds, or of the time that there was: what has gone through is in it at once.
+    let clients = |query: &str| -> Vec<String> {
+        let answer = operated.get(&format!("/busiest?{query}"));
+        assert_eq!((&answer["connected"], &answer["asked"]), (&3.into(), &3.into()));
+        let clients = answer["clients"].as_array().unwrap().iter();
+        clients.map(|busy| busy["client"].as_str().unwrap().to_owned()).collect()
+    };
+    let by_messages = clients("by=messages");
+    assert_eq!(by_messages.len(), 3);
+    assert_eq!(by_messages[2], "calm", "{by_messages:?}");
+    assert_eq!(clients("by=bytes&limit=1"), ["calm"]);
+    let shown = operated.ctl(&["top", "--once"]);
+    assert!(shown.starts_with("3 clients connected;"), "{shown}");
+    let last = shown.lines().last().unwrap();
+    assert!(last.starts_with("calm "), "{shown}");
+    let json: Value = serde_json::from_str(&operated.ctl(&["top", "--once", "--json"])).unwrap();
+    assert!(json["clients"][0]["per_second"]["messages_received"].is_number());
+}

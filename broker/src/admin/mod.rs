@@ -7,6 +7,7 @@
 
 mod answer;
 mod bans;
+mod busiest;
 mod call;
 mod clients;
 mod document;

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Failure, JSON, LINES};
 use super::call::{Call, Kind, Parameter, decode};
 use super::{
-    bans, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions, trace,
+    bans, busiest, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions,
+    trace,
 };
 
 /// What all paths begin with.
@@ -19,6 +20,7 @@ pub(super) const ROOT: &str = "/api/v1";
 
 const TABLES: &[&[Route]] = &[
     clients::ROUTES,
+    busiest::ROUTES,
     sessions::ROUTES,
     bans::ROUTES,
     subscriptions::ROUTES,

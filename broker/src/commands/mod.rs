@@ -8,6 +8,7 @@ pub mod explain;
 pub mod log;
 pub mod manual;
 pub mod password;
+pub mod screen;
 pub mod store;
 pub mod tools;
 pub mod user;

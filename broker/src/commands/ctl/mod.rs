@@ -12,6 +12,7 @@ mod reload;
 mod retained;
 mod subscriptions;
 mod table;
+mod top;
 mod trace;
 
 use std::io::Write;
@@ -49,6 +50,10 @@ enum CtlCommand {
     Clients(clients::Clients),
     /// Show one client in detail
     Client(clients::Client),
+    /// Show the busiest clients, live
+    ///
+    /// `lapwing top` shows the busiest topics.
+    Top(top::Top),
     /// Disconnect a client; its session waits for it
     Disconnect(act::Named),
     /// Let somebody in no more; who is connected is disconnected
@@ -92,6 +97,7 @@ pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
         match &ctl.command {
             CtlCommand::Clients(clients) => clients.run(&desk).await,
             CtlCommand::Client(client) => client.run(&desk).await,
+            CtlCommand::Top(top) => top.run(&desk).await,
             CtlCommand::Disconnect(client) => client.disconnect(&desk).await,
             CtlCommand::Ban(ban) => ban.run(&desk).await,
             CtlCommand::Bans(bans) => bans.run(&desk).await,

@@ -40,6 +40,8 @@ enum Tool {
     /// Publish a request and print its response
     Rr(Box<request::Request>),
     /// Watch which topics are busy
+    ///
+    /// `lapwing ctl top` shows the busiest clients.
     Top(Box<top::Top>),
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -14,11 +14,10 @@ use super::connection::{Connection, Event, Message};
 use super::failure::Failure;
 use super::options::{ConnectOptions, check_filter, seconds};
 use super::progress::size;
+use crate::commands::screen::Screen;
 
 /// The most places of the tree; what is new beyond it counts for the levels above it.
 const PLACES_MAX: usize = 50_000;
-/// What is shown where the height of the terminal is not known.
-const ROWS: usize = 40;
 /// What the broker says of itself, for the first line.
 const SYS: &str = "$SYS/broker/#";
 
@@ -120,7 +119,7 @@ pub async fn run(options: Top) -> Result<(), Failure> {
             _ = looks.tick() => {
                 let text = tree.look(since.elapsed(), screen.rows());
                 since = Instant::now();
-                screen.show(&text)?;
+                screen.show(&text).map_err(|error| Failure::of("standard output", error))?;
                 if options.once {
                     return connection.close().await;
                 }
@@ -239,55 +238,6 @@ impl Node {
 
     fn size(&self) -> usize {
         self.below.values().map(|node| 1 + node.size()).sum()
-    }
-}
-
-/// A terminal, drawn anew each time, or plain text.
-struct Screen {
-    live: bool,
-}
-
-impl Screen {
-    fn new(live: bool) -> Screen {
-        if live {
-            print!("\x1b[?1049h\x1b[?25l");
-        }
-        Screen { live }
-    }
-
-    fn rows(&self) -> usize {
-        if !self.live {
-            return ROWS;
-        }
-        let rows =
-            rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
-        // One row stays free for the cursor.
-        if rows < 4 { ROWS } else { rows - 1 }
-    }
-
-    fn show(&self, text: &str) -> Result<(), Failure> {
-        let mut out = String::new();
-        if self.live {
-            out.push_str("\x1b[H");
-            for line in text.lines() {
-                let _ = write!(out, "{line}\x1b[K\r\n");
-            }
-            out.push_str("\x1b[J");
-        } else {
-            out.push_str(text);
-        }
-        let mut stdout = std::io::stdout().lock();
-        let shown = stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush());
-        shown.map_err(|error| Failure::of("standard output", error))
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        if self.live {
-            print!("\x1b[?25h\x1b[?1049l");
-            let _ = std::io::stdout().flush();
-        }
     }
 }
 

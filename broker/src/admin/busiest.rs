@@ -1,0 +1,118 @@
+//! The clients that most goes through, as `lapwing ctl top` shows them.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Failure;
+use super::call::{Call, LIMIT, Parameter};
+use super::clients::Rates;
+use super::routes::{Route, route};
+use super::shape::object;
+use crate::account;
+use crate::contact::{Contact, Question};
+use crate::registry;
+
+pub(super) const ROUTES: &[Route] = &[route!(
+    GET "/busiest",
+    "Lists the connected clients that most goes through, the busiest first",
+    [Parameter::choice("by", &["messages", "bytes"], "What counts; messages if it is not said."), LIMIT],
+    list => Busiest
+)];
+
+object! {
+    /// The busiest clients.
+    Busiest {
+        /// The busiest first.
+        clients: Vec<Busy>,
+        /// How many clients are connected.
+        connected: u64,
+        /// How many of them were asked; fewer where there are very many.
+        asked: u64,
+    }
+}
+
+object! {
+    /// A client and how fast it is.
+    Busy {
+        /// The client identifier.
+        client: Arc<str>,
+        /// Its user.
+        user: Option<Arc<str>>,
+        /// Where it is connected from, with the port; "unix" for a Unix socket.
+        address: Arc<str>,
+        /// The listener that it is connected by.
+        listener: Arc<str>,
+        /// How fast it is.
+        per_second: Rates,
+        /// Messages that wait for it.
+        queued_messages: u64,
+        /// Messages to it or from it that were dropped.
+        dropped_messages: u64,
+    }
+}
+
+/// How many clients are asked; each is woken for it.
+const ASKED_MAX: usize = 10_000;
+/// How many clients one look at the registry passes.
+const VISITS: usize = 1_000;
+/// How long all of them may take to answer: who is too busy for that is left out.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+async fn list(call: Call) -> Result<Busiest, Failure> {
+    let (core, limit) = (&call.admin.core, call.limit());
+    let by_bytes = call.text("by") == Some("bytes");
+    let (mut contacts, mut connected): (Vec<(Arc<str>, Arc<Contact>)>, u64) = (Vec::new(), 0);
+    let mut next: Option<Arc<str>> = None;
+    loop {
+        next = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
+            let registry::Client::Live(contact) = client else { return };
+            connected += 1;
+            if contacts.len() < ASKED_MAX {
+                contacts.push((client_id.clone(), contact.clone()));
+            }
+        });
+        if next.is_none() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let answers: Vec<_> = contacts
+        .into_iter()
+        .map(|(client_id, contact)| {
+            let (to, answer) = oneshot::channel();
+            contact.ask(Question::Account(0, to));
+            (client_id, contact, answer)
+        })
+        .collect();
+    let (asked, until) = (answers.len() as u64, Instant::now() + PATIENCE);
+    let mut clients = Vec::new();
+    for (client, contact, answer) in answers {
+        let Ok(Ok(account)) = timeout_at(until, answer).await else { continue };
+        let Some(account::Connection { rates, .. }) = account.connection else { continue };
+        let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
+        let outbox = contact.outbox.get();
+        clients.push(Busy {
+            client,
+            user: contact.user.clone(),
+            address: contact.by.clone(),
+            listener: contact.peer.listener.clone(),
+            per_second: Rates { messages_received, messages_sent, bytes_received, bytes_sent },
+            queued_messages: outbox.map_or(0, |outbox| outbox.waiting().0),
+            dropped_messages: outbox.map_or(0, |outbox| outbox.dropped()),
+        });
+    }
+    let weight = |busy: &Busy| {
+        let Rates { messages_received, messages_sent, bytes_received, bytes_sent } = &busy.per_second;
+        let sum = if by_bytes { bytes_received + bytes_sent } else { messages_received + messages_sent };
+        // A rate is no negative number, and a thousandth of a message is enough.
+        (sum * 1_000.0) as u64
+    };
+    // Those that are equally busy are in the order of their identifiers, as they came.
+    clients.sort_by_key(|busy| Reverse(weight(busy)));
+    clients.truncate(limit);
+    Ok(Busiest { clients, connected, asked })
+}
