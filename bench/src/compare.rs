@@ -65,7 +65,7 @@ pub struct Compare {
 type Rounds = BTreeMap<usize, Vec<Option<Figures>>>;
 
 /// The middle one.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     match n {
@@ -206,7 +206,7 @@ fn shown(value: f64) -> String {
 }
 
 /// The processor and the kernel.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu

@@ -1,6 +1,7 @@
 //! `lapwing-bench`: what the broker costs, measured from outside.
 //!
 //! `compare`: brokers side by side in many scenarios, CPU time for each message. `relay`: what the kernel takes for that at least.
+//! `curves`: how that changes as there is more of something.
 //! `instructions`: what a message costs in instructions, kept in a table that CI compares with.
 //! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
 //! rumqttd. `storm`: devices with passwords that all come at once.
@@ -8,6 +9,7 @@
 mod broker;
 mod client;
 mod compare;
+mod curves;
 mod idle;
 mod instructions;
 mod load;
@@ -36,6 +38,8 @@ struct Arguments {
 enum What {
     /// Brokers side by side: CPU time of each message, rates, latencies, memory
     Compare(compare::Compare),
+    /// The cost of a message as there are more connections, subscriptions, topics
+    Curves(curves::Curves),
     /// Instructions of a message, compared with those that are kept in a table
     Instructions(instructions::Instructions),
     /// Does a thing so many times, for the one above
@@ -54,6 +58,7 @@ enum What {
 fn main() -> ExitCode {
     let result = match Arguments::parse().what {
         What::Compare(compare) => compare.run().map_err(|error| error.to_string()),
+        What::Curves(curves) => curves.run().map_err(|error| error.to_string()),
         What::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
         What::Work(work) => work.run().map_err(|error| error.to_string()),
         What::Relay(relay) => relay.run().map_err(|error| error.to_string()),

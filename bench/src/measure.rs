@@ -104,13 +104,18 @@ fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
     Ok(socket)
 }
 
+/// So many clients that do nothing.
+///
+/// # Errors
+/// That they are not let in.
+pub fn idlers(count: usize, started: &Started) -> Result<Vec<Socket>, Error> {
+    (0..count).map(|n| client(started, &format!("i{n}"), true)).collect()
+}
+
 fn idle(count: usize, started: &Started) -> Result<Figures, Error> {
     let before = settled_kib(started)?;
-    let mut sockets = Vec::with_capacity(count);
     let cpu = started.running.cpu()?;
-    for n in 0..count {
-        sockets.push(client(started, &format!("i{n}"), true)?);
-    }
+    let _sockets = idlers(count, started)?;
     let connected = started.running.cpu()? - cpu;
     let each = (settled_kib(started)? - before) / count as f64;
     let cpu = started.running.cpu()?;

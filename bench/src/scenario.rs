@@ -32,7 +32,8 @@ pub struct Scenario {
     pub at_most: Option<f64>,
 }
 
-const SPEC: Spec = Spec {
+/// What flows where nothing else is said.
+pub const SPEC: Spec = Spec {
     layout: Layout::Pairs(4),
     qos: 0,
     payload: 64,

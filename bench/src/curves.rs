@@ -1,0 +1,129 @@
+//! How the cost of a message changes as there is more of something: connections, subscriptions, topics.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::broker::{self, Broker, Tls};
+use crate::compare::{machine, median};
+use crate::load::{Layout, Security, Spec};
+use crate::measure::{MAIN, idlers, measure};
+use crate::scenario::{Kind, SPEC};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// See the module.
+#[derive(Args, Debug)]
+pub struct Curves {
+    /// Our broker
+    #[arg(long, default_value = "target/release/lapwing")]
+    lapwing: PathBuf,
+    /// Rounds
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How long messages flow in each, in seconds
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+    /// The core of the brokers, as taskset has them
+    #[arg(long, default_value = "0")]
+    cores: String,
+    /// The core of the load
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// Where states and logs are kept meanwhile
+    #[arg(long, default_value = "target/bench-curves")]
+    folder: PathBuf,
+}
+
+/// Something that there is more and more of.
+struct Curve {
+    what: &'static str,
+    /// How many of it, with what is measured then.
+    points: Vec<(usize, Point)>,
+}
+
+struct Point {
+    /// So many clients do nothing meanwhile.
+    idle: usize,
+    kind: Kind,
+}
+
+fn curves() -> Vec<Curve> {
+    let point = |kind| Point { idle: 0, kind };
+    let many = |layout, window| Kind::Flow(Spec { layout, window, ..SPEC });
+    vec![
+        Curve {
+            what: "idle connections beside 4 busy pairs, QoS 0, window 100",
+            points: [10, 100, 1_000, 10_000].map(|n| (n, Point { idle: n, kind: Kind::Flow(SPEC) })).into(),
+        },
+        Curve {
+            // Each pair has four on their way, whatever their number: batches do not shrink.
+            what: "connections, all of them busy: pairs, QoS 0, window 4",
+            points: [10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Pairs(n / 2), 4)))).into(),
+        },
+        Curve {
+            what: "subscriptions with wildcards over 100 clients: a message that matches",
+            points: [100, 1_000, 10_000, 100_000]
+                .map(|n| (n, point(Kind::Subscriptions { count: n, messages: 20_000 })))
+                .into(),
+        },
+        Curve {
+            what: "topics in turn, 1 pair, QoS 0, window 100",
+            points: [1, 10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Topics(n), 100)))).into(),
+        },
+    ]
+}
+
+impl Curves {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// That the broker fails.
+    pub fn run(&self) -> Result<(), Error> {
+        let brokers = broker::known(&self.lapwing, None)?;
+        let mut set = CpuSet::new();
+        set.set(self.load_core);
+        sched_setaffinity(None, &set)?;
+        let folder = std::path::absolute(&self.folder)?;
+        std::fs::create_dir_all(&folder)?;
+        let tls = Tls::make(&folder)?;
+        let security = Security::new(tls.der.clone())?;
+        println!("{}; broker on core {}, load on {}", machine(), self.cores, self.load_core);
+        for curve in curves() {
+            println!("\n{}", curve.what);
+            let mut least: Vec<Option<f64>> = vec![None; 2];
+            for (n, point) in &curve.points {
+                let mut line = format!("{n:>8}");
+                for (broker, least) in brokers.iter().zip(&mut least) {
+                    let mut rounds = Vec::new();
+                    for _ in 0..self.rounds {
+                        match self.one(point, broker, &folder.join("broker"), (&tls, &security)) {
+                            Ok(cost) => rounds.push(cost),
+                            Err(error) => eprintln!("{} with {n}: {error}", broker.name),
+                        }
+                    }
+                    let Some(cost) = median(rounds) else { continue };
+                    let first = *least.get_or_insert(cost);
+                    line += &format!("   {} {cost:>7.3} us CPU x{:.2}", broker.name, cost / first);
+                }
+                println!("{line}");
+            }
+        }
+        Ok(())
+    }
+
+    fn one(
+        &self,
+        point: &Point,
+        broker: &Broker,
+        folder: &std::path::Path,
+        (tls, security): (&Tls, &Security),
+    ) -> Result<f64, Error> {
+        let started = broker.start(folder, tls, &self.cores)?;
+        let _idlers = idlers(point.idle, &started)?;
+        let figures = measure(point.kind, &started, security, Duration::from_secs_f64(self.seconds))?;
+        figures.get(MAIN).copied().ok_or_else(|| "there is no figure".into())
+    }
+}
