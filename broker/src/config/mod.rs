@@ -18,7 +18,8 @@ mod value;
 pub(crate) use check::why_no_token;
 pub use declare::{Key, Reload};
 pub use keys::{
-    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
+    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, Telemetry,
+    WideSubscriptions,
 };
 pub(crate) use listener::why_not_readable;
 pub use listener::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub store: Store,
     /// Figures and health for operators.
     pub admin: Admin,
+    /// Traces for a collector.
+    pub telemetry: Telemetry,
     /// What is written to the log.
     pub log: Log,
 }
@@ -58,6 +61,7 @@ impl Default for Config {
             auth: Auth::default(),
             store: Store::default(),
             admin: Admin::default(),
+            telemetry: Telemetry::default(),
             log: Log::default(),
         }
     }
