@@ -179,8 +179,7 @@ fn queues(core: &Core, page: &mut Page) {
 }
 
 fn telemetry(core: &Core, page: &mut Page) {
-    let Some(export) = core.ends.traces.export() else { return };
-    let (sent, dropped) = export.spans();
+    let (sent, dropped) = core.ends.traces.export().map_or((0, 0), |export| export.spans());
     page.counter("lapwing_telemetry_spans_sent", "Spans that the collector took.", sent);
     let help = "Spans that did not fit into telemetry.spans_max, or that the collector did not take.";
     page.counter("lapwing_telemetry_spans_dropped", help, dropped);

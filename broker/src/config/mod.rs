@@ -265,6 +265,18 @@ mod tests {
         assert_eq!(Config::from_toml(&meant, "x.toml").unwrap().check(), Ok(()));
     }
 
+    #[test]
+    fn traces_need_a_build_with_otlp_and_a_url_and_their_heads_are_nobodys_business() {
+        let text = "[telemetry]\notlp_endpoint = 'localhost:4318'\notlp_headers = 'a=hush'\n";
+        let config = Config::from_toml(text, "x.toml").unwrap();
+        let errors = config.check().unwrap_err().to_string();
+        assert_eq!(errors.contains("--features otlp"), !cfg!(feature = "otlp"), "{errors}");
+        assert!(errors.contains("http://127.0.0.1:4318") && !errors.contains("hush"), "{errors}");
+        let mut reading = Reading::default();
+        reading.config = config;
+        assert!(!reading.effective().contains("hush"), "{}", reading.effective());
+    }
+
     fn read(environment: &[(&str, &str)]) -> Result<Reading, ConfigErrors> {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -38,13 +38,13 @@ impl Connection {
         topic: &str,
         now: Millis,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        let since = SystemTime::now();
         let id = self.follow(publish, topic);
+        let since = id.map(|_| SystemTime::now());
         let outcome = self.pass_on(publish, topic, now, id);
         if let Err(reason) = outcome {
             self.not_taken(publish, topic, reason, (id, now));
         }
-        if id.is_some() {
+        if let Some(since) = since {
             let topic = mount::name(self.gate.listener.mount_point.as_ref(), topic);
             let subject = self.subject(publish, &topic, (id, now));
             self.core.ends.traces.routed(&subject, since, outcome.err());

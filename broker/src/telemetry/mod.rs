@@ -83,7 +83,7 @@ struct Sender {
 impl Sender {
     fn run(mut self) {
         let (shortest, longest) = PAUSES;
-        let mut pause = shortest;
+        let (mut pause, mut stopping) = (shortest, false);
         loop {
             let batch = self.recorder.next_batch(self.interval);
             if batch.is_empty() {
@@ -110,10 +110,11 @@ impl Sender {
                     }
                     Err(Failure::ForNow(why)) => {
                         self.warn(&why);
-                        if self.recorder.pause(pause) {
-                            self.recorder.dropped.add(count);
-                            return;
+                        // The last try is one that began when the broker stopped already.
+                        if stopping {
+                            return self.recorder.dropped.add(count);
                         }
+                        stopping = self.recorder.pause(pause);
                         pause = (pause * 2).min(longest);
                     }
                 }
