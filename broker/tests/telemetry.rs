@@ -1,7 +1,7 @@
 //! What a collector of OpenTelemetry is told of messages.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -15,21 +15,20 @@ const PARENT: &str = "b7ad6b7169203331";
 
 /// A collector that answers the first requests with these statuses and all others with 200; its URL, and the heads and bodies of
 /// those that it took.
-fn collector(mut statuses: Vec<u16>) -> (String, Receiver<(String, Value)>) {
+fn collector(statuses: Vec<u16>) -> (String, Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (send, taken) = channel();
+    let mut statuses = statuses.into_iter();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut lines = BufReader::new(stream);
-            // One connection may carry several requests.
-            while let Some((head, body)) = request(&mut lines) {
-                let status = if statuses.is_empty() { 200 } else { statuses.remove(0) };
-                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\n{{}}");
-                lines.get_mut().write_all(answer.as_bytes()).unwrap();
-                if status == 200 && send.send((head, serde_json::from_str(&body).unwrap())).is_err() {
-                    return;
-                }
+            let Some((head, body)) = request(&mut lines) else { continue };
+            let status = statuses.next().unwrap_or(200);
+            let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+            lines.get_mut().write_all(answer.as_bytes()).unwrap();
+            if status == 200 && send.send((head, serde_json::from_str(&body).unwrap())).is_err() {
+                return;
             }
         }
     });
@@ -297,7 +296,10 @@ fn without_a_traceparent_as_many_messages_begin_a_trace_as_were_asked_for() {
 
 #[test]
 fn a_collector_that_is_down_holds_nobody_up_and_what_does_not_fit_is_counted() {
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there, and nobody else can.
+    let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    held.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let gone = held.local_addr().unwrap().as_socket().unwrap();
     let broker = start(&format!("otlp_endpoint = 'http://{gone}'\ninterval_ms = 10\nspans_max = 2"), "");
     let mut sensor = Client::connect(&broker, "sensor");
     for _ in 0..10 {
