@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::SystemTime;
 
 use lapwing_protocol::{PacketId, QoS, topic};
 use tracing::{debug, warn};
@@ -231,6 +232,9 @@ impl Core {
     /// Tells traces what is about to become of a message.
     #[cold]
     fn tell_audience(&self, message: &Message) {
+        if !self.ends.traces.is_followed() {
+            return;
+        }
         let subject = Subject::of(message);
         if message.retain() {
             self.ends.traces.tell(&subject, None, Step::Retained);
@@ -250,15 +254,16 @@ impl Core {
             let may = policy.allows(&now, client_id, Action::Publish, &will.topic);
             may.then_some(()).ok_or_else(|| policy.rule(&now, client_id, Action::Publish, &will.topic))
         });
-        let traces = &self.ends.traces;
-        let id = || traces.number(client_id, &will.topic, || self.next_number());
+        let (traces, since, at) = (&self.ends.traces, SystemTime::now(), self.now());
+        let (topic, qos, bytes, properties) = (&*will.topic, will.qos, will.payload.len(), &*will.properties);
+        let id = || traces.number((client_id, topic), properties, || self.next_number());
         let id = if traces.is_on() { id() } else { None };
-        let (topic, qos, bytes) = (&*will.topic, will.qos, will.payload.len());
-        let subject = Subject { id, from: Some(client_id), topic, qos, bytes };
+        let subject = Subject { id, from: Some(client_id), topic, qos, bytes, properties, at };
         if let Err(rule) = may {
             self.metrics.denied.add(1);
             audit::denied("will", client_id, identity, &will.topic, &rule, 0);
             self.ends.refused(Reason::DeniedPublish, &rule, &subject, None);
+            traces.routed(&subject, since, Some(Reason::DeniedPublish));
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
@@ -267,12 +272,13 @@ impl Core {
         }
         let journal = Journal::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
         let source = source(&snapshot.config, identity, client_id).filter(|_| will.retain);
-        let message = will.message(*session, self.now(), source);
+        let message = will.message(*session, at, source);
         let message = match id {
             Some(id) => message.traced(id),
             None => message,
         };
         let published = self.publish_for_nobody(&message, journal);
+        traces.routed(&subject, since, published.refused());
         if let Some(reason) = published.refused() {
             warn!(client = %client_id, topic = %will.topic, "the will is lost: {}", reason.text());
             self.ends.refused(reason, reason.text(), &subject, None);

@@ -166,7 +166,7 @@ impl Ends {
     pub fn ended(&self, reason: Reason, message: &Message, outbox: &Outbox) {
         self.drops.add(reason, 1);
         outbox.count(reason, 1);
-        if self.traces.is_on() {
+        if self.traces.hear_of(message) {
             self.traces.tell(&Subject::of(message), Some(outbox.client_id()), Step::Ended(reason));
         }
     }
@@ -201,7 +201,7 @@ impl Ends {
     /// A session wants nothing of its own; counted by who publishes ([`Tally`](crate::metrics::Tally)).
     #[inline]
     pub(crate) fn spared(&self, message: &Message, outbox: &Outbox) {
-        if self.traces.is_on() {
+        if self.traces.hear_of(message) {
             let step = Step::Ended(Reason::NoLocal);
             self.traces.tell(&Subject::of(message), Some(outbox.client_id()), step);
         }
@@ -211,7 +211,7 @@ impl Ends {
     #[cold]
     pub fn ended_for_all(&self, reason: Reason, message: &Message) {
         self.drops.add(reason, 1);
-        if self.traces.is_on() {
+        if self.traces.hear_of(message) {
             self.traces.tell(&Subject::of(message), None, Step::Ended(reason));
         }
     }

@@ -43,6 +43,8 @@ pub mod router;
 pub mod session;
 pub mod store;
 mod sys;
+#[cfg(feature = "otlp")]
+mod telemetry;
 pub mod trace;
 
 use std::net::SocketAddr;
@@ -82,6 +84,8 @@ pub struct Broker {
     reloads: mpsc::Sender<reload::Request>,
     admin: Option<SocketAddr>,
     control: Option<PathBuf>,
+    #[cfg(feature = "otlp")]
+    telemetry: Option<telemetry::Telemetry>,
 }
 
 /// Why a broker did not start.
@@ -179,6 +183,8 @@ impl Builder {
         let numbers = listeners.numbers(&self.config);
         let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
         let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
+        #[cfg(feature = "otlp")]
+        let collector = telemetry::Collector::new(&snapshot.config.telemetry).map_err(StartError::Files)?;
         let admin_socket = net::bind_admin(&snapshot.config.admin).map_err(StartError::Bind)?;
         let own_store = self.store.is_some();
         let store = match self.store {
@@ -188,6 +194,10 @@ impl Builder {
         let control = bind_control(&snapshot.config, own_store).map_err(StartError::Bind)?;
         let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
         let core = Arc::new(Core::new(live, store));
+        #[cfg(feature = "otlp")]
+        let telemetry = collector.map(|collector| telemetry::Telemetry::start(collector, &core)).transpose();
+        #[cfg(feature = "otlp")]
+        let telemetry = telemetry.map_err(StartError::Files)?;
         let names = listeners.names();
         let mut background = JoinSet::new();
         let admin = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
@@ -216,6 +226,8 @@ impl Builder {
             reloads,
             admin,
             control: control_path,
+            #[cfg(feature = "otlp")]
+            telemetry,
         })
     }
 }
@@ -227,6 +239,8 @@ impl Builder {
 pub fn check_files(config: &Config) -> Result<(), String> {
     config.check_machine().map_err(|errors| errors.to_string())?;
     let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
+    #[cfg(feature = "otlp")]
+    telemetry::Collector::new(&config.telemetry)?;
     reload::load(config.clone(), &numbers, &Own::new(config, None, None, None), None).map(drop)
 }
 
@@ -324,6 +338,8 @@ impl Broker {
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within
     /// `limits.shutdown_timeout_s`.
     pub async fn stop(mut self) {
+        #[cfg(feature = "otlp")]
+        let began = std::time::Instant::now();
         let timeout = Duration::from_secs(u64::from(self.core.live.get().config.limits.shutdown_timeout_s));
         self.stopping.send_replace(true);
         self.acceptors.none().await;
@@ -337,6 +353,10 @@ impl Broker {
         self.background.shutdown().await;
         // The last records are written in this thread's time.
         self.core.store.close();
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.stop(timeout.saturating_sub(began.elapsed())).await;
+        }
         info!("stopped");
     }
 }

@@ -258,7 +258,7 @@ impl Outbox {
             journal.queued(self.session, &delivery);
         }
         // Before anybody can take it: what is told of it next comes behind.
-        if ends.traces.is_on() {
+        if ends.traces.hear_of(&delivery.message) {
             ends.queued(&delivery, self, inner.connected);
         }
         if on_disk {

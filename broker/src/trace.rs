@@ -4,10 +4,13 @@
 //! While nobody does, a message costs one relaxed load where it could be told. While somebody does, each message that a trace could
 //! want gets a number, which travels with it, over queues, the disk and a restart, so that its story can be read together. Nothing
 //! waits for a reader: what a trace does not take in time is lost, and it is told how much. Payloads are never shown.
+//!
+//! One more reader may [`Export`] the ways of those messages that ask for it: others cost a look at their own flags then.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode, topic};
 use tokio::sync::mpsc;
@@ -65,13 +68,18 @@ pub struct Subject<'a> {
     pub qos: QoS,
     /// The size of its payload.
     pub bytes: usize,
+    /// The properties that it came with, or those that go with it: user properties are the same in both.
+    pub properties: &'a [u8],
+    /// When it was published.
+    pub at: Millis,
 }
 
 impl Subject<'_> {
     /// A message on its way.
     pub fn of(message: &Message) -> Subject<'_> {
         let (topic, qos, bytes) = (message.topic_str(), message.qos(), message.payload().len());
-        Subject { id: message.trace(), from: None, topic, qos, bytes }
+        let (properties, at) = (message.properties(), message.published_at());
+        Subject { id: message.trace(), from: None, topic, qos, bytes, properties, at }
     }
 }
 
@@ -193,12 +201,32 @@ pub enum Told {
     Lost(u64),
 }
 
+/// Who takes the ways of single messages out of the broker: all that it is told is of a message that it wants.
+pub(crate) trait Export: std::fmt::Debug + Send + Sync {
+    /// Whether it may want a message that comes with these properties.
+    fn may_want(&self, properties: &[u8]) -> bool;
+    /// Whether it wants the message of this number.
+    fn wants(&self, id: TraceId, properties: &[u8]) -> bool;
+    /// It came, and was taken or refused.
+    fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>);
+    /// Something happened to it, perhaps on its way to a client.
+    fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: &Step);
+    /// How many spans were sent, and how many were not, since there were too many.
+    fn spans(&self) -> (u64, u64);
+}
+
+/// Somebody follows messages.
+const FOLLOWED: u8 = 1;
+/// There is an [`Export`].
+const EXPORTED: u8 = 2;
+
 /// All traces.
 #[derive(Debug)]
 pub struct Traces {
-    on: AtomicBool,
+    on: AtomicU8,
     clock: Clock,
     inner: Mutex<Inner>,
+    export: OnceLock<Arc<dyn Export>>,
 }
 
 #[derive(Debug, Default)]
@@ -220,13 +248,49 @@ struct Trace {
 impl Traces {
     /// None.
     pub(crate) fn new(clock: Clock) -> Traces {
-        Traces { on: AtomicBool::new(false), clock, inner: Mutex::default() }
+        Traces { on: AtomicU8::new(0), clock, inner: Mutex::default(), export: OnceLock::new() }
     }
 
-    /// Whether anybody follows anything.
+    /// Whether anybody may want to know anything.
     #[inline]
     pub fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
+        self.on.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether anybody may want to know what becomes of a message.
+    #[inline]
+    pub fn hear_of(&self, message: &Message) -> bool {
+        match self.on.load(Ordering::Relaxed) {
+            0 => false,
+            on => on & FOLLOWED != 0 || message.trace().is_some(),
+        }
+    }
+
+    /// Whether anybody follows anything, live.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.on.load(Ordering::Relaxed) & FOLLOWED != 0
+    }
+
+    /// Exports from here on. Once.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn set_export(&self, export: Arc<dyn Export>) {
+        if self.export.set(export).is_ok() {
+            self.on.fetch_or(EXPORTED, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the ways of messages are exported to.
+    pub(crate) fn export(&self) -> Option<&dyn Export> {
+        self.export.get().map(|export| &**export)
+    }
+
+    /// Where those of a message are, if they are.
+    fn export_of(&self, subject: &Subject<'_>) -> Option<&dyn Export> {
+        if self.on.load(Ordering::Relaxed) & EXPORTED == 0 {
+            return None;
+        }
+        let (export, id) = (self.export()?, subject.id?);
+        export.wants(id, subject.properties).then_some(export)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -243,18 +307,26 @@ impl Traces {
         inner.last += 1;
         let number = inner.last;
         inner.traces.push(Trace { number, filter, events, lost: 0 });
-        ends.traces.on.store(true, Ordering::Relaxed);
+        ends.traces.on.fetch_or(FOLLOWED, Ordering::Relaxed);
         Some(Following { ends: ends.clone(), number, told })
     }
 
     /// A PUBLISH came: the number of the message, if a trace may want it. `next` makes one.
     #[cold]
-    pub(crate) fn number(&self, from: &Arc<str>, topic: &str, next: impl FnOnce() -> u64) -> Option<TraceId> {
-        let mut inner = self.lock();
+    pub(crate) fn number(
+        &self,
+        (from, topic): (&Arc<str>, &str),
+        properties: &[u8],
+        next: impl FnOnce() -> u64,
+    ) -> Option<TraceId> {
+        let export = self.export().filter(|export| export.may_want(properties));
         // Whom it will go to is not known yet.
-        if !inner.traces.iter().any(|trace| trace.filter.wants_topic(topic)) {
-            return None;
-        }
+        let follows = |inner: &Inner| inner.traces.iter().any(|trace| trace.filter.wants_topic(topic));
+        let inner = if self.is_followed() { Some(self.lock()).filter(|inner| follows(inner)) } else { None };
+        let Some(mut inner) = inner else {
+            let export = export?;
+            return Some(next()).filter(|id| export.wants(*id, properties));
+        };
         let id = next();
         if inner.publishers.len() >= PUBLISHERS_MAX {
             inner.publishers.pop_front();
@@ -266,6 +338,12 @@ impl Traces {
     /// Something happened to a message, perhaps on its way to a client.
     #[cold]
     pub(crate) fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: Step) {
+        if let Some(export) = self.export_of(subject) {
+            export.tell(subject, client, &step);
+        }
+        if !self.is_followed() {
+            return;
+        }
         let mut inner = self.lock();
         let Inner { traces, publishers, .. } = &mut *inner;
         if !traces.iter().any(|trace| trace.filter.wants_topic(subject.topic)) {
@@ -293,12 +371,20 @@ impl Traces {
         }
     }
 
+    /// A message that came was taken or refused.
+    #[cold]
+    pub(crate) fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>) {
+        if let Some(export) = self.export_of(subject) {
+            export.routed(subject, since, refused);
+        }
+    }
+
     fn end(&self, number: u64) {
         let mut inner = self.lock();
         inner.traces.retain(|trace| trace.number != number);
         if inner.traces.is_empty() {
             inner.publishers = VecDeque::new();
-            self.on.store(false, Ordering::Relaxed);
+            self.on.fetch_and(!FOLLOWED, Ordering::Relaxed);
         }
     }
 }
@@ -324,7 +410,7 @@ impl Step {
     }
 }
 
-fn cut(text: &str) -> Box<str> {
+pub(crate) fn cut(text: &str) -> Box<str> {
     if text.len() <= TEXT_MAX {
         return text.into();
     }
@@ -381,7 +467,7 @@ mod tests {
     }
 
     fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
-        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3 }
+        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
     }
 
     fn steps(following: &mut Following) -> Vec<String> {
@@ -403,7 +489,7 @@ mod tests {
         let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
         let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
             ("kitchen".into(), "phone".into(), "tv".into());
-        let id = traces.number(&kitchen, "home/temp", || 7);
+        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
         assert_eq!(id, Some(7));
         traces.tell(&subject(id, "home/temp"), None, Step::Retained);
         traces.tell(&subject(id, "home/temp"), Some(&phone), Step::Ended(Reason::Offline));

@@ -40,6 +40,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     if core.store.keeps() {
         store(core, &mut page);
     }
+    telemetry(core, &mut page);
     process(core, &mut page);
     if form == Form::OpenMetrics {
         page.text.push_str("# EOF\n");
@@ -175,6 +176,13 @@ fn queues(core: &Core, page: &mut Page) {
         let samples = [("connected", of(&connected)), ("resting", of(&resting))];
         page.labelled((name, false), help, "state", samples.into_iter());
     }
+}
+
+fn telemetry(core: &Core, page: &mut Page) {
+    let (sent, dropped) = core.ends.traces.export().map_or((0, 0), |export| export.spans());
+    page.counter("lapwing_telemetry_spans_sent", "Spans that the collector took.", sent);
+    let help = "Spans that did not fit into telemetry.spans_max, or that the collector did not take.";
+    page.counter("lapwing_telemetry_spans_dropped", help, dropped);
 }
 
 fn routes(core: &Core, page: &mut Page) {

@@ -212,7 +212,7 @@ fn read<T>(
 }
 
 /// The text of a file, or why there is none: a folder, no right, no UTF-8.
-pub(super) fn text_of(key: &str, path: &Path) -> Result<String, String> {
+pub(crate) fn text_of(key: &str, path: &Path) -> Result<String, String> {
     if let Some(error) = why_not_readable(key, path) {
         return Err(error);
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use lapwing_protocol::topic;
 use rustix::fs::{Access, access};
 
-use super::{Admin, Config, ConfigErrors, Listener, Method, Transport};
+use super::{Admin, Config, ConfigErrors, Listener, Method, Telemetry, Transport};
 
 /// The shortest token that is taken, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -42,6 +42,7 @@ impl Config {
         }
         errors.extend(self.admin.check());
         errors.extend(self.admin.check_token());
+        errors.extend(self.telemetry.check());
         let store = &self.store;
         for (key, filters) in [
             ("topics_always", &store.topics_always),
@@ -85,6 +86,30 @@ impl Config {
             )
         };
         lacking.map(text).collect()
+    }
+}
+
+impl Telemetry {
+    fn check(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        if let Some(url) = &self.otlp_endpoint {
+            if !cfg!(feature = "otlp") {
+                let text = "telemetry.otlp_endpoint: this program was built without OpenTelemetry; build it with --features otlp";
+                errors.push(text.to_owned());
+            }
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                errors.push(format!(
+                    "telemetry.otlp_endpoint '{url}' begins neither with http:// nor with https://; expected the collector's \
+                     port for OTLP over HTTP, as http://127.0.0.1:4318"
+                ));
+            }
+        }
+        if self.otlp_headers.is_some() && self.otlp_headers_file.is_some() {
+            errors.push(
+                "telemetry.otlp_headers and telemetry.otlp_headers_file: one of them will do".to_owned(),
+            );
+        }
+        errors
     }
 }
 

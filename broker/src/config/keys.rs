@@ -311,6 +311,27 @@ sections! {
         /// The Unix socket that `lapwing ctl` talks to, for the user that runs the broker and root (mode 600). None: lapwing.sock in store.data_dir, and no socket with store.in_memory. "off": no socket.
         socket: Option<String> = None, ANY, Restart;
     }
+    /// The ways of single messages as traces of OpenTelemetry (needs a build with the feature otlp; docs/MONITORING.md).
+    Telemetry telemetry {
+        /// The collector, by OTLP over HTTP, as http://127.0.0.1:4318; /v1/traces is added. None: nothing is traced.
+        otlp_endpoint: Option<String> = None, ANY, Restart;
+        /// More heads of each request to it, as "authorization=Bearer TOKEN,other=value".
+        otlp_headers: Option<Secret> = None, ANY, Restart;
+        /// A file that holds them, for nobody else's eyes, in place of otlp_headers.
+        otlp_headers_file: Option<String> = None, ANY, Restart;
+        /// How long the collector may take to answer, in milliseconds.
+        otlp_timeout_ms: u32 = 5_000, 10..=60_000, Restart;
+        /// What the broker is called in traces (service.name).
+        service_name: String = "lapwing".to_owned(), ANY, Restart;
+        /// Whether, of the messages with a traceparent, only those are traced whose publisher traces them (its flag "sampled").
+        sampled_only: bool = true, ANY, Restart;
+        /// How many of a million messages without a traceparent begin a trace of their own.
+        untraced_per_million: u32 = 0, 0..=1_000_000, Restart;
+        /// How long spans are gathered before they are sent, in milliseconds.
+        interval_ms: u32 = 1_000, 10..=60_000, Restart;
+        /// How many spans wait to be sent, and how many deliveries that are under way are followed; what does not fit is counted.
+        spans_max: u32 = 8_192, 1..=1_000_000, Restart;
+    }
     /// What is written to the log.
     Log log {
         /// What is logged: error, warn, info, debug, trace, or a filter like "info,lapwing::net=debug".

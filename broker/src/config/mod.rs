@@ -18,7 +18,8 @@ mod value;
 pub(crate) use check::why_no_token;
 pub use declare::{Key, Reload};
 pub use keys::{
-    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, WideSubscriptions,
+    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, Telemetry,
+    WideSubscriptions,
 };
 pub(crate) use listener::why_not_readable;
 pub use listener::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub store: Store,
     /// Figures and health for operators.
     pub admin: Admin,
+    /// Traces for a collector.
+    pub telemetry: Telemetry,
     /// What is written to the log.
     pub log: Log,
 }
@@ -58,6 +61,7 @@ impl Default for Config {
             auth: Auth::default(),
             store: Store::default(),
             admin: Admin::default(),
+            telemetry: Telemetry::default(),
             log: Log::default(),
         }
     }
@@ -259,6 +263,18 @@ mod tests {
         assert!(refused.0[0].contains("open = true"), "{refused}");
         let meant = format!("{text}open = true\n");
         assert_eq!(Config::from_toml(&meant, "x.toml").unwrap().check(), Ok(()));
+    }
+
+    #[test]
+    fn traces_need_a_build_with_otlp_and_a_url_and_their_heads_are_nobodys_business() {
+        let text = "[telemetry]\notlp_endpoint = 'localhost:4318'\notlp_headers = 'a=hush'\n";
+        let config = Config::from_toml(text, "x.toml").unwrap();
+        let errors = config.check().unwrap_err().to_string();
+        assert_eq!(errors.contains("--features otlp"), !cfg!(feature = "otlp"), "{errors}");
+        assert!(errors.contains("http://127.0.0.1:4318") && !errors.contains("hush"), "{errors}");
+        let mut reading = Reading::default();
+        reading.config = config;
+        assert!(!reading.effective().contains("hush"), "{}", reading.effective());
     }
 
     fn read(environment: &[(&str, &str)]) -> Result<Reading, ConfigErrors> {

@@ -10,7 +10,8 @@ const HIDDEN: &str = "\"(hidden)\"";
 
 /// A value for people's eyes: neither a secret nor the password in a URL.
 fn shown(name: &str, value: String) -> String {
-    if ["password", "token", "secret"].iter().any(|secret| name.ends_with(secret)) && value != NONE {
+    if ["password", "token", "secret", "headers"].iter().any(|secret| name.ends_with(secret)) && value != NONE
+    {
         return HIDDEN.to_owned();
     }
     match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {

@@ -259,7 +259,7 @@ impl Connection {
                     self.resident.session.outgoing.undeliverable(id);
                 }
             }
-            Ok(()) if ends.traces.is_on() => ends.sent(&delivery, outbox, packet_id, dup),
+            Ok(()) if ends.traces.hear_of(message) => ends.sent(&delivery, outbox, packet_id, dup),
             Ok(()) => {}
         }
     }

@@ -215,22 +215,30 @@ impl Connection {
         topic: &str,
         now: Millis,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        let trace = if self.core.ends.traces.is_on() { self.follow(topic) } else { None };
-        let outcome = self.pass_on(publish, topic, now, trace);
+        if self.core.ends.traces.is_on() {
+            return self.take_followed(publish, topic, now);
+        }
+        let outcome = self.pass_on(publish, topic, now, None);
         if let Err(reason) = outcome {
-            self.not_taken(publish, topic, reason, trace);
+            self.not_taken(publish, topic, reason, (None, now));
         }
         outcome
     }
 
     #[cold]
-    fn not_taken(&mut self, publish: &Publish<'_>, topic: &str, reason: Reason, trace: Option<TraceId>) {
+    pub(super) fn not_taken(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        reason: Reason,
+        followed: (Option<TraceId>, Millis),
+    ) {
         self.complain("PUBLISH", topic, &refusal(reason));
         let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
-        let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_on())
+        let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_followed())
             .then(|| self.rule(Action::Publish, topic));
         let text = rule.as_deref().unwrap_or(reason.text());
-        let subject = self.subject(publish, topic, trace);
+        let subject = self.subject(publish, topic, followed);
         self.core.ends.refused(reason, text, &subject, Some(&self.resident.outbox));
     }
 
@@ -299,7 +307,7 @@ impl Connection {
     }
 
     /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not taken.
-    fn pass_on(
+    pub(super) fn pass_on(
         &mut self,
         publish: &Publish<'_>,
         topic: &str,
@@ -336,7 +344,7 @@ impl Connection {
             return Err(Reason::DeniedPublish);
         }
         if trace.is_some() {
-            self.tell_accepted(publish, topic, trace);
+            self.tell_accepted(publish, topic, (trace, now));
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
         let source = source(config, &self.resident.identity, &session.client_id).filter(|_| publish.retain);

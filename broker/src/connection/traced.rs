@@ -1,10 +1,15 @@
 //! What a connection tells those who trace; nothing of it runs while nobody does.
 
-use lapwing_protocol::PacketType;
+use std::time::SystemTime;
+
 use lapwing_protocol::packet::{Packet, Publish};
+use lapwing_protocol::{PacketType, ReasonCode};
 
 use super::{Connection, mount};
 use crate::auth::Action;
+use crate::drops::Reason;
+use crate::message::Millis;
+use crate::store::Ticket;
 use crate::trace::{Step, Subject, TraceId};
 
 impl Connection {
@@ -16,26 +21,55 @@ impl Connection {
 
     pub(super) fn subject<'a>(
         &'a self,
-        publish: &Publish<'_>,
+        publish: &Publish<'a>,
         topic: &'a str,
-        id: Option<TraceId>,
+        (id, at): (Option<TraceId>, Millis),
     ) -> Subject<'a> {
         let from = Some(&self.resident.session.client_id);
-        Subject { id, from, topic, qos: publish.qos, bytes: publish.payload.len() }
+        let properties = publish.properties.as_bytes();
+        Subject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
+    }
+
+    /// Takes a message in that somebody may want to know of.
+    #[cold]
+    pub(super) fn take_followed(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+    ) -> Result<(ReasonCode, Ticket), Reason> {
+        let id = self.follow(publish, topic);
+        let since = id.map(|_| SystemTime::now());
+        let outcome = self.pass_on(publish, topic, now, id);
+        if let Err(reason) = outcome {
+            self.not_taken(publish, topic, reason, (id, now));
+        }
+        if let Some(since) = since {
+            let topic = mount::name(self.gate.listener.mount_point.as_ref(), topic);
+            let subject = self.subject(publish, &topic, (id, now));
+            self.core.ends.traces.routed(&subject, since, outcome.err());
+        }
+        outcome
     }
 
     /// A number for a message to this topic, if it may be wanted.
-    #[cold]
-    pub(super) fn follow(&self, topic: &str) -> Option<TraceId> {
+    fn follow(&self, publish: &Publish<'_>, topic: &str) -> Option<TraceId> {
         let topic = mount::name(self.gate.listener.mount_point.as_ref(), topic);
-        let client_id = &self.resident.session.client_id;
-        self.core.ends.traces.number(client_id, &topic, || self.core.next_number())
+        let (client_id, properties) = (&self.resident.session.client_id, publish.properties.as_bytes());
+        self.core.ends.traces.number((client_id, &topic), properties, || self.core.next_number())
     }
 
     #[cold]
-    pub(super) fn tell_accepted(&self, publish: &Publish<'_>, topic: &str, id: Option<TraceId>) {
-        let rule = self.rule(Action::Publish, topic);
-        self.core.ends.traces.tell(&self.subject(publish, topic, id), None, Step::Accepted(rule.into()));
+    pub(super) fn tell_accepted(
+        &self,
+        publish: &Publish<'_>,
+        topic: &str,
+        followed: (Option<TraceId>, Millis),
+    ) {
+        if self.core.ends.traces.is_followed() {
+            let (subject, rule) = (self.subject(publish, topic, followed), self.rule(Action::Publish, topic));
+            self.core.ends.traces.tell(&subject, None, Step::Accepted(rule.into()));
+        }
     }
 
     /// The client has answered a message that it was sent.
@@ -47,7 +81,8 @@ impl Connection {
             _ => return,
         };
         let session = &self.resident.session;
-        if let Some(message) = session.outgoing.message(ack.packet_id) {
+        let message = session.outgoing.message(ack.packet_id);
+        if let Some(message) = message.filter(|message| self.core.ends.traces.hear_of(message)) {
             let step = Step::Acknowledged(packet_type, ack.reason);
             self.core.ends.traces.tell(&Subject::of(message), Some(&session.client_id), step);
         }
