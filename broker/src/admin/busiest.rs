@@ -65,7 +65,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 async fn list(call: Call) -> Result<Busiest, Failure> {
     let (core, limit) = (&call.admin.core, call.limit());
     let by_bytes = call.text("by") == Some("bytes");
-    let (mut contacts, mut connected): (Vec<(Arc<str>, Arc<Contact>)>, u64) = (Vec::new(), 0);
+    let mut contacts: Vec<(Arc<str>, Arc<Contact>)> = Vec::new();
+    let mut connected = 0;
     let mut next: Option<Arc<str>> = None;
     loop {
         next = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
