@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Limits;
 use crate::memory::{self, Heap, Reserve};
@@ -28,6 +28,8 @@ pub struct Budget {
     pressure: AtomicU8,
     /// What [`measure`](Self::measure) said last.
     told: AtomicU8,
+    /// What comes in has changed the pressure, and that is to be told.
+    pub changed: Notify,
     /// Bytes that came from clients since memory was measured last.
     unmeasured: AtomicU64,
     reserve: Reserve,
@@ -123,6 +125,7 @@ impl Budget {
             handshakes: Arc::new(Semaphore::new(0)),
             pressure: AtomicU8::new(0),
             told: AtomicU8::new(0),
+            changed: Notify::new(),
             unmeasured: AtomicU64::new(0),
             reserve: Reserve::default(),
         };
@@ -206,21 +209,22 @@ impl Budget {
     pub fn took_in(&self, bytes: usize) {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
         if before + bytes as u64 >= self.bounds.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
-            self.look(None);
+            let pressure = self.look(Instant::now());
+            if self.told.load(Ordering::Relaxed) != pressure as u8 {
+                self.changed.notify_one();
+            }
         }
     }
 
     /// Resident memory counts without what the allocator holds for the next who asks: it may keep that for good, and a broker that
     /// waited for it would wait for nothing.
-    fn look(&self, clock: Option<Instant>) -> Pressure {
+    fn look(&self, now: Instant) -> Pressure {
         let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
         let most = self.bounds.memory_bytes_max.load(Ordering::Relaxed);
         let pause = most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed);
         let mut used = memory::resident_bytes().unwrap_or(0);
         if used >= pause {
-            let known = self.reserve.known(taken_in);
-            let heap = clock.map_or(known, |now| self.reserve.needed(now));
-            let free = heap.map_or(0, |heap| heap.free_bytes);
+            let free = self.reserve.needed(now, taken_in).map_or(0, |heap| heap.free_bytes);
             used = used.saturating_sub(free);
         }
         let pressure = match used {
@@ -234,7 +238,7 @@ impl Budget {
 
     /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
     pub fn measure(&self, now: Instant) -> Option<Pressure> {
-        let pressure = self.look(Some(now));
+        let pressure = self.look(now);
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 

@@ -1,6 +1,6 @@
 //! How much memory there is, and how much of it the process uses.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The memory of the control group, or of the machine.
@@ -41,9 +41,13 @@ const SHARE_OF_TIME: u32 = 100;
 const IDLE_LOOK_MAX: Duration = Duration::from_millis(5);
 
 impl Reserve {
-    /// Of use for a decision: as of now, or as of the last look if that was so long that another would be too much.
-    pub fn needed(&self, now: Instant) -> Option<Heap> {
-        self.look(now, |last| now.duration_since(last.at) >= last.took * SHARE_OF_TIME)
+    /// Of use for a decision: as of now, or as of the last look if that was so long that another would be too much, but that what has
+    /// come in since took its part of it.
+    pub fn needed(&self, now: Instant, taken: u64) -> Option<Heap> {
+        if let Some(heap) = lock(&self.looked).as_mut().and_then(|last| last.heap.as_mut()) {
+            heap.free_bytes = heap.free_bytes.saturating_sub(taken);
+        }
+        self.look(now, |last| now.saturating_duration_since(last.at) >= last.took * SHARE_OF_TIME)
     }
 
     /// To be shown.
@@ -51,16 +55,8 @@ impl Reserve {
         self.look(now, |last| last.took <= IDLE_LOOK_MAX)
     }
 
-    /// As of the last look, but that this much has been taken of it since.
-    pub fn known(&self, taken: u64) -> Option<Heap> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let heap = looked.as_mut()?.heap.as_mut()?;
-        heap.free_bytes = heap.free_bytes.saturating_sub(taken);
-        Some(*heap)
-    }
-
     fn look(&self, now: Instant, again: impl Fn(&Look) -> bool) -> Option<Heap> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = lock(&self.looked);
         if looked.as_ref().is_none_or(again) {
             let begun = Instant::now();
             let heap = heap();
@@ -68,6 +64,10 @@ impl Reserve {
         }
         looked.and_then(|last| last.heap)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the allocator says.
@@ -114,11 +114,11 @@ mod tests {
         };
         let kept = |heap: Option<Heap>| heap.is_some_and(|heap| heap.system_bytes == 7);
         *reserve.looked.lock().unwrap() = Some(long);
-        assert_eq!(reserve.known(1).unwrap().free_bytes, 2);
-        assert_eq!(reserve.known(1).unwrap().free_bytes, 1);
-        assert!(kept(reserve.needed(now + Duration::from_millis(1_999))));
+        assert_eq!(reserve.needed(now, 1).unwrap().free_bytes, 2);
+        assert_eq!(reserve.needed(now, 1).unwrap().free_bytes, 1);
+        assert!(kept(reserve.needed(now + Duration::from_millis(1_999), 0)));
         assert!(kept(reserve.shown(now + Duration::from_secs(60))));
-        assert!(!kept(reserve.needed(now + Duration::from_secs(2))));
+        assert!(!kept(reserve.needed(now + Duration::from_secs(2), 0)));
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]

@@ -41,13 +41,17 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
     loop {
-        tokio::time::sleep_until(next).await;
+        // What comes in may make memory short between two looks: that is told at once.
+        let due = tokio::select! {
+            () = tokio::time::sleep_until(next) => true,
+            () = core.budget.changed.notified() => false,
+        };
         if std::mem::replace(&mut every_s, configured()) != every_s {
             (seconds, samples) = (0, VecDeque::new());
             announce(&core);
         }
         let calm = core.budget.is_calm();
-        match core.budget.measure(next.into_std()) {
+        match core.budget.measure(std::time::Instant::now()) {
             Some(Pressure::None) => warn!("memory is below limits.memory_pause_percent again"),
             Some(pressure) => {
                 warn!(
@@ -56,6 +60,10 @@ pub(crate) async fn run(core: Arc<Core>) {
                 );
             }
             None => {}
+        }
+        if !due {
+            next = next.min(tokio::time::Instant::now() + Duration::from_secs(1));
+            continue;
         }
         if every_s > 0 && seconds.is_multiple_of(every_s) {
             let traffic = core.live.traffic();

@@ -167,7 +167,7 @@ fn h07_above_its_share_of_memory_publishing_waits_the_others_are_served_and_it_p
     );
     let address = broker.address("mqtt");
     // What waits for a session is memory until the session ends.
-    let sleeper = [("id", "sleeper"), ("clean", "0"), ("p.session_expiry", "5")];
+    let sleeper = [("id", "sleeper"), ("clean", "0"), ("p.session_expiry", "600")];
     let (mut sleeper, _) = Client::connect(&address, "5.0", &sleeper).unwrap();
     sleeper.subscribe("fill@1");
     drop(sleeper);
@@ -190,6 +190,7 @@ fn h07_above_its_share_of_memory_publishing_waits_the_others_are_served_and_it_p
     honest.expect("pingresp");
     connect(&address, "new");
     // The session ends, and with it what waited for it.
+    Client::connect(&address, "5.0", &[("id", "sleeper"), ("clean", "1")]).unwrap();
     filler.expect("puback");
     broker.wait_for("memory is below limits.memory_pause_percent again");
     honest.publish("still", "here", &[]);
