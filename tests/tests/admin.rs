@@ -104,7 +104,7 @@ impl Operated {
     }
 
     fn logged(&self) -> String {
-        self.broker.log.lock().unwrap().clone()
+        self.broker.log()
     }
 }
 
