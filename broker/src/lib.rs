@@ -213,6 +213,7 @@ impl Builder {
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
+        background.spawn(store::relay(core.store.clone()));
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         background.spawn(reload::run(core.clone(), own, listeners, requests));

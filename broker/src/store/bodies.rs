@@ -54,9 +54,13 @@ pub(super) struct Place {
 impl Place {
     /// Of the message that stands here in bytes which begin at `base` of the segment.
     pub(super) fn of(bytes: &[u8], range: Range<usize>, segment: u64, base: u64) -> Place {
-        let at = base + range.start as u64;
-        let message = bytes.get(range).unwrap_or(&[]);
-        Place { spot: Spot { segment, at }, len: message.len() as u32, sum: crc32c::crc32c(message) }
+        let sum = crc32c::crc32c(bytes.get(range.clone()).unwrap_or(&[]));
+        Place::with(sum, range, segment, base)
+    }
+
+    /// As [`of`](Self::of), where the checksum is known.
+    pub(super) fn with(sum: u32, range: Range<usize>, segment: u64, base: u64) -> Place {
+        Place { spot: Spot { segment, at: base + range.start as u64 }, len: range.len() as u32, sum }
     }
 }
 

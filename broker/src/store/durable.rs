@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::error::OpenError;
 use super::record::{KeptSession, Record};
 use super::rows::{self, Request, Wanted};
 use super::segments::{self, Beyond, Damage, Room, Scan, Since};
-use super::shared::{Counters, Ground, Shared, Supply, View, lock, weight};
+use super::shared::{Counters, Ground, Shared, Supply, View, lock};
 use super::table::{Queues, Table};
 use super::writer::Writer;
 use super::{
@@ -365,22 +365,11 @@ impl Store for DurableStore {
         if inbox.closed {
             return Err(Unavailable);
         }
-        inbox.slots.push_back(None);
-        Ok(inbox.first + inbox.slots.len() as u64 - 1)
+        Ok(inbox.reserve())
     }
 
     fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
-        let weight = weight(&record);
-        let mut inbox = lock(&self.shared.inbox);
-        let at = lsn.checked_sub(inbox.first).and_then(|at| usize::try_from(at).ok());
-        let Some(slot) = at.and_then(|at| inbox.slots.get_mut(at)) else { return };
-        *slot = Some((record, durability));
-        self.shared.weighs(&mut inbox, weight);
-        let wakes = inbox.sleeping && (at == Some(0) || durability != Durability::None);
-        drop(inbox);
-        if wakes {
-            self.shared.inbox_filled.notify_one();
-        }
+        self.shared.fill(lsn, record, durability);
     }
 
     fn append(&self, record: Record, durability: Durability) -> Ticket {
@@ -417,6 +406,10 @@ impl Store for DurableStore {
 
     fn figures(&self) -> Figures {
         self.shared.figures()
+    }
+
+    fn relay_wakes(&self, relay: Option<&Waker>) {
+        self.shared.relay_wakes(relay);
     }
 
     fn recover(&self) -> Result<Recovered, OpenError> {

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use super::Lsn;
 use super::codec::{self, Reader};
+use super::disk::lead;
 use super::record::Record;
 use crate::message::Millis;
 
 /// Frames begin at multiples of this, in bytes.
-pub(super) const PAGE: usize = 4096;
+pub(super) use super::disk::PAGE;
 /// The fixed part of a frame, in bytes.
 pub(super) const HEAD: usize = 64;
 /// The version of the format, here and in the checkpoint.
@@ -54,6 +55,31 @@ impl Head {
     pub(super) fn padded(&self) -> usize {
         (HEAD + self.len as usize).next_multiple_of(PAGE)
     }
+
+    /// As it stands in the file, without the checksum.
+    fn packed(&self) -> [u8; HEAD] {
+        let mut bytes = [0u8; HEAD];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + field.len()) {
+                place.copy_from_slice(field);
+            }
+            at += field.len();
+        };
+        put(&MAGIC);
+        put(&[0; 4]);
+        put(&FORMAT.to_le_bytes());
+        put(&(if self.ends { LAST } else { 0 }).to_le_bytes());
+        put(&self.len.to_le_bytes());
+        put(&self.segment.to_le_bytes());
+        put(&self.first.to_le_bytes());
+        put(&self.durable.to_le_bytes());
+        put(&self.clock.to_le_bytes());
+        put(&self.number.to_le_bytes());
+        put(&self.count.to_le_bytes());
+        put(&self.salt.to_le_bytes());
+        bytes
+    }
 }
 
 /// What stands at a place of a segment.
@@ -67,42 +93,73 @@ pub(super) enum Found {
     Newer(u16),
 }
 
-/// Makes room for the head; records are added behind it, then [`seal`] completes it.
-pub(super) fn begin(out: &mut Vec<u8>) {
-    out.clear();
-    out.resize(HEAD, 0);
+/// A frame in the making. It begins at a multiple of [`PAGE`] in memory, so that a disk can be given it as it is.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the frame begins.
+    lead: usize,
 }
 
-/// Completes a frame: head, checksum, padding.
-pub(super) fn seal(out: &mut Vec<u8>, head: &Head) {
-    let mut bytes = [0u8; HEAD];
-    let mut at = 0;
-    let mut put = |field: &[u8]| {
-        if let Some(place) = bytes.get_mut(at..at + field.len()) {
-            place.copy_from_slice(field);
+impl Buffer {
+    /// Makes room for the head; records are added behind it, then [`seal`](Self::seal) completes the frame.
+    pub(super) fn begin(&mut self) {
+        self.bytes.clear();
+        self.lead = lead(&self.bytes);
+        self.bytes.resize(self.lead + HEAD, 0);
+    }
+
+    /// Adds a record; where it begins in the frame, and how it is packed.
+    pub(super) fn add(&mut self, record: &Record) -> (usize, &[u8]) {
+        let from = self.bytes.len();
+        codec::put_record(&mut self.bytes, record);
+        (from - self.lead, self.bytes.get(from..).unwrap_or(&[]))
+    }
+
+    /// The bytes of the records so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.lead - HEAD
+    }
+
+    /// What the frame will take in the file, in bytes.
+    pub(super) fn padded(&self) -> usize {
+        (HEAD + self.len()).next_multiple_of(PAGE)
+    }
+
+    /// Completes the frame: head, checksum, padding.
+    pub(super) fn seal(&mut self, head: &Head) {
+        let packed = head.packed();
+        let padded = self.padded();
+        if let Some(place) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
+            place.copy_from_slice(&packed);
         }
-        at += field.len();
-    };
-    put(&MAGIC);
-    put(&[0; 4]);
-    put(&FORMAT.to_le_bytes());
-    put(&(if head.ends { LAST } else { 0 }).to_le_bytes());
-    put(&head.len.to_le_bytes());
-    put(&head.segment.to_le_bytes());
-    put(&head.first.to_le_bytes());
-    put(&head.durable.to_le_bytes());
-    put(&head.clock.to_le_bytes());
-    put(&head.number.to_le_bytes());
-    put(&head.count.to_le_bytes());
-    put(&head.salt.to_le_bytes());
-    if let Some(place) = out.get_mut(..HEAD) {
-        place.copy_from_slice(&bytes);
+        let sum = crc32c::crc32c(self.bytes.get(self.lead + 8..).unwrap_or(&[])).to_le_bytes();
+        if let Some(place) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
+            place.copy_from_slice(&sum);
+        }
+        self.bytes.resize(self.lead + padded, 0);
+        // It grew and stands elsewhere now.
+        let lead = lead(&self.bytes);
+        if lead != self.lead {
+            let frame = self.lead..self.bytes.len();
+            self.bytes.resize(self.bytes.len().max(lead + padded), 0);
+            self.bytes.copy_within(frame, lead);
+            self.bytes.truncate(lead + padded);
+            self.lead = lead;
+        }
     }
-    let sum = crc32c::crc32c(out.get(8..).unwrap_or(&[])).to_le_bytes();
-    if let Some(place) = out.get_mut(4..8) {
-        place.copy_from_slice(&sum);
+
+    /// The frame.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.lead..).unwrap_or(&[])
     }
-    out.resize(out.len().next_multiple_of(PAGE), 0);
+
+    /// Gives memory back that only a large frame needed: more than this many bytes.
+    pub(super) fn shrink(&mut self, most: usize) {
+        if self.bytes.capacity() > most {
+            *self = Buffer::default();
+        }
+    }
 }
 
 /// How many bytes of records the frame at the front says that it has, right or wrong.
@@ -161,4 +218,38 @@ pub(super) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<R
         Some((record, codec::message_in(packed).map(|within| at + within.start..at + within.end)))
     };
     Reader::all(body, |reader| (0..head.count).map(|_| one(reader)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_begins_at_a_page_in_memory_however_it_grew() {
+        let mut buffer = Buffer::default();
+        for records in [1usize, 3_000, 2, 20_000] {
+            buffer.begin();
+            let record = Record::Forgotten { topic: "sensors/greenhouse/temperature".into() };
+            for _ in 0..records {
+                buffer.add(&record);
+            }
+            let head = Head {
+                segment: 3,
+                first: 1,
+                count: records as u32,
+                len: buffer.len() as u32,
+                ..Head::default()
+            };
+            buffer.seal(&head);
+            assert_eq!(lead(buffer.bytes()), 0);
+            assert_eq!(buffer.bytes().len(), head.padded());
+            assert_eq!(find(buffer.bytes(), 3, None), Found::Frame(head));
+            let read = records_of(&buffer, &head);
+            assert_eq!(read, records);
+        }
+    }
+
+    fn records_of(buffer: &Buffer, head: &Head) -> usize {
+        super::records(buffer.bytes(), head).map_or(0, |records| records.len())
+    }
 }

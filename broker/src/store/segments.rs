@@ -64,7 +64,7 @@ pub(super) fn prepare(
     if let Some(old) = old {
         disk.rename(&name(old), &new)?;
     }
-    let file = disk.open(&new, true)?;
+    let file = disk.open_log(&new)?;
     let len = file.len()?;
     if len > bytes {
         file.set_len(bytes)?;

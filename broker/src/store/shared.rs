@@ -9,6 +9,7 @@ use super::bodies::Settled;
 use super::checkpoint::{Checkpoint, Meta};
 use super::disk::Disk;
 use super::durable::Options;
+use super::inbox::{Inbox, Slot};
 use super::record::Record;
 use super::rows::Request;
 use super::segments::Segment;
@@ -29,23 +30,6 @@ pub(super) struct Counters {
     pub(super) checkpoints: Counter,
     pub(super) moved: Counter,
     pub(super) corrupt: Counter,
-}
-
-/// Records on their way to the writer: a window of the log, its places reserved in order and filled in any.
-#[derive(Debug)]
-pub(super) struct Inbox {
-    pub(super) slots: VecDeque<Option<(Record, Durability)>>,
-    /// The place of the first slot.
-    pub(super) first: Lsn,
-    /// An estimate of the memory that the records take.
-    pub(super) bytes: usize,
-    /// Somebody waits to read what is up to here: it is written at once.
-    pub(super) needed: Lsn,
-    /// The writer sleeps: a wake-up costs a system call, so that nobody makes one for nothing.
-    pub(super) sleeping: bool,
-    /// The next table is to be frozen whatever its size.
-    pub(super) freeze: bool,
-    pub(super) closed: bool,
 }
 
 /// The newest state that can be read: two tables over the checkpoint.
@@ -156,10 +140,21 @@ impl Drop for Look {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiters {
     wakers: Vec<Waker>,
     epoch: u64,
+    relay: Relay,
+}
+
+/// The task that wakes the others.
+#[derive(Debug)]
+enum Relay {
+    /// There is none: the store's threads do it.
+    None,
+    Waiting(Waker),
+    /// It was woken and will see to it.
+    Woken,
 }
 
 /// What the store stands on.
@@ -218,15 +213,7 @@ impl Shared {
             clock,
             number: AtomicU64::new(number),
             salt,
-            inbox: Mutex::new(Inbox {
-                slots: VecDeque::new(),
-                first: last + 1,
-                bytes: 0,
-                needed: 0,
-                sleeping: false,
-                freeze: false,
-                closed: false,
-            }),
+            inbox: Mutex::new(Inbox::behind(last)),
             inbox_full: AtomicBool::new(false),
             inbox_filled: Condvar::new(),
             view: Mutex::new(view),
@@ -238,7 +225,7 @@ impl Shared {
             written: AtomicU64::new(last),
             durable: AtomicU64::new(last),
             health: AtomicU8::new(Health::Good as u8),
-            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1 }),
+            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1, relay: Relay::None }),
         }
     }
 
@@ -273,15 +260,28 @@ impl Shared {
 
     /// Wakes everybody who waits for a ticket or for room.
     pub(super) fn wake(&self) {
-        let wakers = {
-            let mut waiters = lock(&self.waiters);
-            if waiters.wakers.is_empty() {
-                return;
+        let mut waiters = lock(&self.waiters);
+        if waiters.wakers.is_empty() {
+            return;
+        }
+        match std::mem::replace(&mut waiters.relay, Relay::Woken) {
+            Relay::Woken => {}
+            Relay::Waiting(relay) => {
+                drop(waiters);
+                relay.wake();
             }
-            waiters.epoch += 1;
-            std::mem::take(&mut waiters.wakers)
-        };
-        wakers.into_iter().for_each(Waker::wake);
+            Relay::None => {
+                waiters.relay = Relay::None;
+                wake_all(waiters);
+            }
+        }
+    }
+
+    /// From now on this task wakes those that wait, each time that it is woken; `None`: it is gone.
+    pub(super) fn relay_wakes(&self, relay: Option<&Waker>) {
+        let mut waiters = lock(&self.waiters);
+        waiters.relay = relay.map_or(Relay::None, |relay| Relay::Waiting(relay.clone()));
+        wake_all(waiters);
     }
 
     /// `look` until it finds something; registers the task before it looks for the last time.
@@ -317,21 +317,31 @@ impl Shared {
 
     /// Puts a record at the end of the log.
     pub(super) fn append(&self, record: Record, durability: Durability) -> Ticket {
-        let weight = weight(&record);
+        let slot = Slot::new(record, durability);
         let mut inbox = lock(&self.inbox);
         if inbox.closed || self.health() == Health::Failed {
             return Ticket { lsn: Lsn::MAX, durability };
         }
-        inbox.slots.push_back(Some((record, durability)));
-        self.weighs(&mut inbox, weight);
-        let count = inbox.slots.len() as u64;
-        let lsn = inbox.first + count - 1;
-        let wakes = inbox.sleeping && (count == 1 || durability != Durability::None);
+        let lsn = inbox.reserve();
+        self.put(inbox, lsn, slot);
+        Ticket { lsn, durability }
+    }
+
+    /// Fills a reserved place.
+    pub(super) fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
+        let slot = Slot::new(record, durability);
+        self.put(lock(&self.inbox), lsn, slot);
+    }
+
+    fn put(&self, mut inbox: MutexGuard<'_, Inbox>, lsn: Lsn, slot: Slot) {
+        let wakes = inbox.fill(lsn, slot);
+        if inbox.bytes() >= self.options.inbox_bytes_max {
+            self.inbox_full.store(true, Ordering::Release);
+        }
         drop(inbox);
         if wakes {
             self.inbox_filled.notify_one();
         }
-        Ticket { lsn, durability }
     }
 
     pub(super) fn poll_room(&self, seat: &mut Seat, cx: &Context<'_>) -> Poll<()> {
@@ -342,18 +352,10 @@ impl Shared {
         !self.inbox_full.load(Ordering::Acquire) || self.health() == Health::Failed
     }
 
-    /// So many more bytes are in the inbox.
-    pub(super) fn weighs(&self, inbox: &mut Inbox, bytes: usize) {
-        inbox.bytes += bytes;
-        if inbox.bytes >= self.options.inbox_bytes_max {
-            self.inbox_full.store(true, Ordering::Release);
-        }
-    }
-
     /// The last place in the log that was reserved; what is there will be written without delay.
     pub(super) fn hurry(&self) -> Lsn {
         let mut inbox = lock(&self.inbox);
-        inbox.needed = inbox.first + inbox.slots.len() as u64 - 1;
+        inbox.needed = inbox.last();
         let (tail, sleeping) = (inbox.needed, inbox.sleeping);
         drop(inbox);
         if sleeping {
@@ -379,12 +381,9 @@ impl Shared {
     }
 }
 
-/// An estimate of the memory that a record takes.
-pub(super) fn weight(record: &Record) -> usize {
-    match record {
-        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
-        Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
-        Record::Sent { body: Some(body), .. } => 96 + body.message.size(),
-        _ => 64,
-    }
+fn wake_all(mut waiters: MutexGuard<'_, Waiters>) {
+    waiters.epoch += 1;
+    let wakers = std::mem::take(&mut waiters.wakers);
+    drop(waiters);
+    wakers.into_iter().for_each(Waker::wake);
 }

@@ -79,10 +79,17 @@ impl Table {
                 self.subscriptions.insert((session, filter), None);
             }
             Record::Published { message, retained, queued, received, origin } => {
+                let retained = retained.then(|| message.clone());
                 let shared_by = queued.as_slice().len() as u32;
-                for queued in queued.as_slice() {
-                    let row = QueueRow { delivery: queued.delivery(message.clone()), lsn, shared_by, place };
-                    self.enqueue(queued.session, row, queues);
+                if let Some((last, others)) = queued.as_slice().split_last() {
+                    for queued in others {
+                        let row =
+                            QueueRow { delivery: queued.delivery(message.clone()), lsn, shared_by, place };
+                        self.enqueue(queued.session, row, queues);
+                    }
+                    // Most messages have one row: their counter need not be touched.
+                    let row = QueueRow { delivery: last.delivery(message), lsn, shared_by, place };
+                    self.enqueue(last.session, row, queues);
                 }
                 if let Some(key) = received {
                     set(&mut self.received, key, ());
@@ -90,7 +97,7 @@ impl Table {
                 if let Some(origin) = origin {
                     self.done(&origin, queues);
                 }
-                if retained {
+                if let Some(message) = retained {
                     let topic = message.topic_str().into();
                     self.retained.insert(topic, Some(message).filter(|m| !m.payload().is_empty()));
                 }

@@ -12,7 +12,6 @@ use lapwing_protocol::QoS;
 use lapwing_protocol::flight::OutboundState;
 
 use super::checkpoint::{self, Checkpoint};
-use super::codec;
 use super::control;
 use super::disk::{Disk, Folder};
 use super::durable::{DurableStore, Options};
@@ -164,12 +163,12 @@ struct Exporter {
     records: Vec<Record>,
     bytes: usize,
     next: u64,
-    frame: Vec<u8>,
+    frame: frame::Buffer,
 }
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += super::shared::weight(&record);
+        self.bytes += super::inbox::weight(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)
@@ -182,21 +181,23 @@ impl Exporter {
         if last {
             self.records.push(Record::Nothing);
         }
-        frame::begin(&mut self.frame);
-        self.records.iter().for_each(|record| codec::put_record(&mut self.frame, record));
+        self.frame.begin();
+        for record in &self.records {
+            self.frame.add(record);
+        }
         let head = Head {
             segment: EXPORT,
             first: self.next,
             count: self.records.len() as u32,
-            len: (self.frame.len() - frame::HEAD) as u32,
+            len: self.frame.len() as u32,
             ends: last,
             ..Head::default()
         };
-        frame::seal(&mut self.frame, &head);
+        self.frame.seal(&head);
         self.next += self.records.len() as u64;
         self.records.clear();
         self.bytes = 0;
-        self.file.write_all(&self.frame)?;
+        self.file.write_all(self.frame.bytes())?;
         Ok(())
     }
 }
@@ -214,7 +215,7 @@ pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
         records: Vec::new(),
         bytes: 0,
         next: 1,
-        frame: Vec::new(),
+        frame: frame::Buffer::default(),
     };
     for kept in store.recover()?.sessions {
         export_session(&store, &kept, &mut out)?;

@@ -13,17 +13,15 @@ use tracing::{error, info, warn};
 use super::bodies::Place;
 use super::checkpoint::Meta;
 use super::codec;
-use super::disk::write_full;
+use super::disk::{write_full, write_full_through};
 use super::frame::{self, Head};
+use super::inbox::{BATCH_BYTES_MAX, RECORDS_MAX, Slot, Slots};
 use super::record::Record;
 use super::segments::Segment;
-use super::shared::{Shared, lock, weight};
+use super::shared::{Shared, lock};
 use super::table::Queues;
 use super::{Durability, Health, Lsn};
 
-/// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
-const RECORDS_MAX: usize = 8_192;
-const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
 /// How long records that nobody waits for may gather.
@@ -31,9 +29,9 @@ const LAZY: Duration = Duration::from_millis(50);
 /// How often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// What `Writer::batch` holds.
 struct Batch {
     first: Lsn,
-    records: Vec<Record>,
     durability: Durability,
 }
 
@@ -48,7 +46,8 @@ pub(super) struct Writer {
     synced_at: Option<Instant>,
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
-    frame: Vec<u8>,
+    batch: Slots,
+    frame: frame::Buffer,
     /// Where the messages of the records in the frame stand.
     places: Vec<Option<Place>>,
     /// What the frame took in the log, in bytes.
@@ -73,7 +72,8 @@ impl Writer {
             since_frozen: 0,
             synced_at: None,
             unsynced_since: None,
-            frame: Vec::new(),
+            batch: Slots::new(),
+            frame: frame::Buffer::default(),
             places: Vec::new(),
             framed: 0,
             frames: 0,
@@ -96,11 +96,7 @@ impl Writer {
             error!(%error, segment = %self.shared.disk.path(&super::segments::name(self.segment.id)),
                 "the store has failed: nothing is acknowledged any more, publishers are told 0x97. Check the disk, then restart");
             self.shared.set_health(Health::Failed);
-            let mut inbox = lock(&self.shared.inbox);
-            let count = inbox.slots.len() as u64;
-            inbox.first += count;
-            inbox.slots.clear();
-            inbox.bytes = 0;
+            lock(&self.shared.inbox).abandon();
             self.shared.inbox_full.store(false, Ordering::Release);
         }
         self.shared.wake();
@@ -115,18 +111,7 @@ impl Writer {
         loop {
             let now = Instant::now();
             let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
-            let mut ready = 0;
-            let mut durability = Durability::None;
-            let mut bytes = 0;
-            for (record, level) in inbox.slots.iter().map_while(|slot| slot.as_ref()) {
-                let weight = weight(record);
-                if ready > 0 && (ready >= RECORDS_MAX || bytes + weight > BATCH_BYTES_MAX) {
-                    break;
-                }
-                ready += 1;
-                bytes += weight;
-                durability = durability.max(*level);
-            }
+            let (ready, bytes, durability) = inbox.ready();
             let closed = inbox.closed;
             let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
             if ready > 0 {
@@ -135,25 +120,21 @@ impl Writer {
                     // Each sync wears the flash: they can be made rarer.
                     Durability::Always => self.synced_at.map_or(now, |at| at + options.min_sync_interval),
                     Durability::Interval => now,
-                    Durability::None if inbox.needed >= inbox.first => now,
+                    Durability::None if inbox.needed >= inbox.first() => now,
                     Durability::None => since + LAZY,
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
-                    let first = inbox.first;
-                    let records: Vec<Record> =
-                        inbox.slots.drain(..ready).flatten().map(|(record, _)| record).collect();
-                    inbox.first += ready as u64;
-                    let was_full = inbox.bytes >= options.inbox_bytes_max;
-                    inbox.bytes = inbox.bytes.saturating_sub(bytes);
-                    if was_full && inbox.bytes < options.inbox_bytes_max {
+                    let was_full = inbox.bytes() >= options.inbox_bytes_max;
+                    let first = inbox.take(&mut self.batch);
+                    if was_full && inbox.bytes() < options.inbox_bytes_max {
                         shared.inbox_full.store(false, Ordering::Release);
                         shared.wake();
                     }
-                    return Some(Some(Batch { first, records, durability }));
+                    return Some(Some(Batch { first, durability }));
                 }
                 let until = due - now;
                 wait = Some(wait.map_or(until, |wait| wait.min(until)));
-            } else if closed && inbox.slots.is_empty() {
+            } else if closed && inbox.is_empty() {
                 return None;
             }
             if sync_at.is_some_and(|at| at <= now) {
@@ -174,9 +155,9 @@ impl Writer {
 
     /// Writes a frame, syncs it if it is asked for, and shows it to readers.
     fn commit(&mut self, batch: Batch) -> Result<(), Stop> {
-        let Batch { first, records, durability } = batch;
-        let last = first + records.len() as u64 - 1;
-        self.write(&records, first, false)?;
+        let Batch { first, durability } = batch;
+        let last = first + self.batch.len() as u64 - 1;
+        self.write(first, durability, false)?;
         let shared = self.shared.clone();
         shared.written.store(last, Ordering::Release);
         self.last = last;
@@ -192,7 +173,7 @@ impl Writer {
             shared.wake();
         }
         // The acknowledgements are on their way meanwhile; who reads waits until it is shown.
-        let frozen = self.show(first, records);
+        let frozen = self.show(first);
         if !lock(&shared.requests).is_empty() {
             shared.requests_changed.notify_all();
         }
@@ -208,14 +189,16 @@ impl Writer {
 
     /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading it. `true`: a table is
     /// full now.
-    fn show(&mut self, first: Lsn, records: Vec<Record>) -> bool {
+    fn show(&mut self, first: Lsn) -> bool {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
-        view.applied = first + records.len() as u64 - 1;
-        for ((lsn, record), place) in (first..).zip(records).zip(self.places.drain(..)) {
-            view.active.apply(lsn, record, place, &mut self.queues);
+        view.applied = first + self.batch.len() as u64 - 1;
+        let slots = self.batch.drain(..).flatten();
+        for ((lsn, slot), place) in (first..).zip(slots).zip(self.places.drain(..)) {
+            view.active.apply(lsn, slot.record, place, &mut self.queues);
         }
         *view.active.covers.entry(self.segment.id).or_default() += self.framed;
+        self.batch.shrink_to(RECORDS_MAX);
         let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
             && view.frozen.is_none();
         if full {
@@ -257,21 +240,19 @@ impl Writer {
         }
     }
 
-    /// Writes records as one frame.
-    fn write(&mut self, records: &[Record], first: Lsn, ends: bool) -> Result<(), Stop> {
-        frame::begin(&mut self.frame);
+    /// Writes the batch as one frame.
+    fn write(&mut self, first: Lsn, durability: Durability, ends: bool) -> Result<(), Stop> {
+        self.frame.begin();
         self.places.clear();
-        for record in records {
-            let from = self.frame.len();
-            codec::put_record(&mut self.frame, record);
-            let packed = self.frame.get(from..).unwrap_or(&[]);
+        for slot in self.batch.iter().flatten() {
+            let (from, packed) = self.frame.add(&slot.record);
             // The segment and where the frame begins in it are known below.
             let message = codec::message_in(packed);
-            self.places.push(message.map(|within| Place::of(packed, within, 0, from as u64)));
+            self.places.push(message.map(|within| Place::with(slot.sum, within, 0, from as u64)));
         }
         let shared = self.shared.clone();
-        let len = self.frame.len() - frame::HEAD;
-        let padded = self.frame.len().next_multiple_of(frame::PAGE) as u64;
+        let len = self.frame.len();
+        let padded = self.frame.padded() as u64;
         // A frame that fits nowhere makes its segment longer.
         if self.segment.at > 0 && self.segment.at + padded > shared.options.segment_bytes {
             self.rotate()?;
@@ -279,7 +260,7 @@ impl Writer {
         let head = Head {
             segment: self.segment.id,
             first,
-            count: records.len() as u32,
+            count: self.batch.len() as u32,
             len: len as u32,
             durable: shared.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
@@ -287,9 +268,14 @@ impl Writer {
             ends,
             salt: shared.salt,
         };
-        frame::seal(&mut self.frame, &head);
+        self.frame.seal(&head);
         loop {
-            match write_full(&*self.segment.file, &self.frame, self.segment.at) {
+            let (file, frame, at) = (&*self.segment.file, self.frame.bytes(), self.segment.at);
+            let written = match durability {
+                Durability::Always => write_full_through(file, frame, at),
+                Durability::Interval | Durability::None => write_full(file, frame, at),
+            };
+            match written {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => self.await_space(&error)?,
                 Err(error) => return Err(Stop::Failed(error)),
@@ -304,9 +290,7 @@ impl Writer {
         self.since_frozen += padded;
         shared.counters.record_bytes.add(len as u64);
         shared.counters.log_bytes.add(padded);
-        if self.frame.capacity() > 4 * BATCH_BYTES_MAX {
-            self.frame = Vec::new();
-        }
+        self.frame.shrink(4 * BATCH_BYTES_MAX);
         Ok(())
     }
 
@@ -372,7 +356,8 @@ impl Writer {
     fn finish(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let last = self.last + 1;
-        self.write(&[Record::Nothing], last, true)?;
+        self.batch.push_back(Some(Slot::new(Record::Nothing, Durability::Always)));
+        self.write(last, Durability::Always, true)?;
         self.last = last;
         self.sync()?;
         info!(last, "the store is closed: all of it is on disk");
