@@ -82,7 +82,8 @@ impl Curves {
     /// # Errors
     /// That the broker fails.
     pub fn run(&self) -> Result<(), Error> {
-        let brokers = broker::known(&self.lapwing, None)?;
+        let mut brokers = broker::known(&self.lapwing, &PathBuf::new(), None)?.brokers;
+        brokers.retain(|broker| ["lapwing", "mosquitto"].contains(&broker.name.as_str()));
         let mut set = CpuSet::new();
         set.set(self.load_core);
         sched_setaffinity(None, &set)?;
@@ -121,7 +122,7 @@ impl Curves {
         folder: &std::path::Path,
         (tls, security): (&Tls, &Security),
     ) -> Result<f64, Error> {
-        let started = broker.start(folder, tls, &self.cores)?;
+        let started = broker.start(point.kind, folder, (tls, security), &self.cores)?;
         let _idlers = idlers(point.idle, &started)?;
         let figures = measure(point.kind, &started, security, Duration::from_secs_f64(self.seconds))?;
         figures.get(MAIN).copied().ok_or_else(|| "there is no figure".into())

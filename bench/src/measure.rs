@@ -41,12 +41,17 @@ fn us_each(time: Duration, count: u64) -> f64 {
 }
 
 fn flow(spec: Spec, started: &Started, security: &Security, time: Duration) -> Result<Figures, Error> {
-    let address = if spec.tls { started.tls } else { started.plain };
-    let mut load = Load::connect(spec, address, Some(security))?;
+    let address = match spec.version {
+        _ if spec.tls => started.tls,
+        Version::V311 => started.plain,
+        Version::V5 => started.v5,
+    };
+    let mut load = Load::connect(spec, address, started.stay(true), Some(security))?;
     let (outcome, before, after) = load.run(WARM, time, || started.running.cpu())?;
     let us = |quantile: f64| outcome.latency.value_at_quantile(quantile) as f64 / 1e3;
-    if outcome.delivered == 0 {
-        return Err("nothing was delivered".into());
+    if let Some(stall) = outcome.stall {
+        // CPU time for each message of a broker that delivers none is no figure.
+        return Err(stall.into());
     }
     Ok(Figures::from([
         (MAIN, us_each(after - before, outcome.delivered)),
@@ -63,7 +68,7 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
     let address = if tls { started.tls } else { started.plain };
     let one = |n: usize| -> Result<(), Error> {
         let mut socket = Socket::connect(address, Some(security).filter(|_| tls), PATIENCE)?;
-        wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), true);
+        wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), started.stay(true));
         socket.ask(0x20).map(drop)
     };
     for n in 0..count / 10 {
@@ -99,7 +104,7 @@ fn settled_kib(started: &Started) -> Result<f64, Error> {
 
 fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
     let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
-    wire::connect(&mut socket.out, Version::V311, id, clean);
+    wire::connect(&mut socket.out, Version::V311, id, started.stay(clean));
     socket.ask(0x20)?;
     Ok(socket)
 }

@@ -204,12 +204,12 @@ impl Socket {
     pub fn fill_once(&mut self) -> Result<(), Error> {
         let mut buffer = [0; 65_536];
         let n = match &mut self.tls {
-            None => self.stream.read(&mut buffer)?,
+            None => self.stream.read(&mut buffer).map_err(silent)?,
             Some(tls) => loop {
                 match tls.reader().read(&mut buffer) {
                     Ok(n) => break n,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        if tls.read_tls(&mut self.stream)? == 0 {
+                        if tls.read_tls(&mut self.stream).map_err(silent)? == 0 {
                             break 0;
                         }
                         tls.process_new_packets()?;
@@ -223,5 +223,13 @@ impl Socket {
         }
         self.input.extend_from_slice(&buffer[..n]);
         Ok(())
+    }
+}
+
+/// Says what it means that a socket that waits has nothing.
+fn silent(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => "stalled: the broker says nothing more".into(),
+        _ => error.into(),
     }
 }
