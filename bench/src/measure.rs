@@ -1,6 +1,7 @@
 //! One scenario against one broker: what it costs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::broker::Started;
@@ -89,7 +90,10 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
 }
 
 /// Waits until the resident memory has not changed for a while, in KiB.
-fn settled_kib(started: &Started) -> Result<f64, Error> {
+///
+/// # Errors
+/// That the broker is gone.
+pub fn settled_kib(started: &Started) -> Result<f64, Error> {
     let until = Instant::now() + Duration::from_secs(10);
     let mut last = started.running.resident_mib()?.0;
     loop {
@@ -109,18 +113,18 @@ fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
     Ok(socket)
 }
 
-/// So many clients that do nothing.
+/// Clients that do nothing, numbered.
 ///
 /// # Errors
 /// That they are not let in.
-pub fn idlers(count: usize, started: &Started) -> Result<Vec<Socket>, Error> {
-    (0..count).map(|n| client(started, &format!("i{n}"), true)).collect()
+pub fn idlers(numbers: Range<usize>, started: &Started) -> Result<Vec<Socket>, Error> {
+    numbers.map(|n| client(started, &format!("i{n}"), true)).collect()
 }
 
 fn idle(count: usize, started: &Started) -> Result<Figures, Error> {
     let before = settled_kib(started)?;
     let cpu = started.running.cpu()?;
-    let _sockets = idlers(count, started)?;
+    let _sockets = idlers(0..count, started)?;
     let connected = started.running.cpu()? - cpu;
     let each = (settled_kib(started)? - before) / count as f64;
     let cpu = started.running.cpu()?;

@@ -140,6 +140,11 @@ impl Running {
         Ok((mib(self.of_proc("status", "VmRSS:")?), mib(self.of_proc("status", "VmHWM:")?)))
     }
 
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize, Error> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
     /// Lets it end by itself, its state saved.
     pub fn stop(mut self) -> Result<(), Error> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
