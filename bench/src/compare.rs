@@ -206,7 +206,7 @@ impl Compare {
         }
         let names: Vec<&str> = brokers.iter().map(|broker| broker.name.as_str()).collect();
         if let Some(file) = &self.json {
-            std::fs::write(file, json(&all, &names, self))?;
+            std::fs::write(file, json(&all, &names, &self.cores))?;
         }
         if let Some(file) = &self.svg {
             let bars = all.iter().map(|(scenario, rows)| {
@@ -293,7 +293,7 @@ pub fn machine() -> String {
     )
 }
 
-fn json(all: &[(&Scenario, Vec<Row>)], names: &[&str], compare: &Compare) -> String {
+fn json(all: &[(&Scenario, Vec<Row>)], names: &[&str], cores: &str) -> String {
     use serde_json::{Map, Value, json};
     let each = |rows: &[Row], value: &dyn Fn(&Row) -> Option<Value>| -> Map<String, Value> {
         let values = names.iter().zip(rows).filter_map(|(name, row)| Some(((*name).to_owned(), value(row)?)));
@@ -311,7 +311,7 @@ fn json(all: &[(&Scenario, Vec<Row>)], names: &[&str], compare: &Compare) -> Str
             })
         })
         .collect();
-    let whole = json!({ "machine": machine(), "broker_cores": compare.cores, "scenarios": scenarios });
+    let whole = json!({ "machine": machine(), "broker_cores": cores, "scenarios": scenarios });
     format!("{whole:#}\n")
 }
 
@@ -348,5 +348,42 @@ impl Progress {
         if self.terminal {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(costs: &[Option<f64>], trouble: Option<Trouble>) -> Row {
+        let rounds = costs.iter().map(|cost| cost.map(|cost| Figures::from([(MAIN, cost)]))).collect();
+        Row { rounds, trouble }
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_the_rounds_that_both_went_through() {
+        let base = row(&[Some(10.0), Some(20.0), Some(40.0)], None);
+        let other = row(&[Some(1.0), Some(4.0), None], None);
+        assert!(ratio(&other.rounds, &base.rounds).is_some_and(|ratio| (ratio - 0.15).abs() < 1e-9));
+        assert_eq!(ratio(&row(&[None, None, None], None).rounds, &base.rounds), None);
+    }
+
+    #[test]
+    fn what_a_broker_cannot_do_or_failed_at_stands_in_the_json_by_its_name() {
+        let failed = Trouble::Failed { round: 2, why: "stalled".to_owned() };
+        let rows = vec![
+            row(&[Some(1.0), Some(1.0)], None),
+            row(&[None, None], Some(Trouble::Cannot("no QoS 2"))),
+            row(&[Some(7.0), None], Some(failed)),
+        ];
+        let text = json(&[(&ALL[0], rows)], &["a", "b", "c"], "0");
+        let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let scenario = &whole["scenarios"][0];
+        assert_eq!(scenario["rounds"]["c"], serde_json::json!([{ MAIN: 7.0 }, null]));
+        assert_eq!(scenario["rounds"]["b"], serde_json::json!([null, null]));
+        assert_eq!(
+            scenario["trouble"],
+            serde_json::json!({ "b": "cannot: no QoS 2", "c": "failed in round 2: stalled" })
+        );
     }
 }

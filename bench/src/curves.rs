@@ -18,6 +18,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// See the module.
 #[derive(Args, Debug)]
 pub struct Curves {
+    /// Only these curves, by name: idle, busy, subscriptions, topics
+    #[arg(value_name = "CURVE")]
+    only: Vec<String>,
     /// Our broker
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
@@ -61,13 +64,13 @@ fn curves() -> Vec<Curve> {
     let many = |layout, window| Kind::Flow(Spec { layout, window, ..SPEC });
     vec![
         Curve {
-            name: "idle beside",
+            name: "idle",
             what: "idle connections beside 4 busy pairs, QoS 0, window 100",
             points: [10, 100, 1_000, 10_000].map(|n| (n, Point { idle: n, kind: Kind::Flow(SPEC) })).into(),
         },
         Curve {
             // Each pair has four on their way, whatever their number: batches do not shrink.
-            name: "busy, pairs",
+            name: "busy",
             what: "connections, all of them busy: pairs, QoS 0, window 4",
             points: [10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Pairs(n / 2), 4)))).into(),
         },
@@ -75,7 +78,7 @@ fn curves() -> Vec<Curve> {
             name: "subscriptions",
             what: "subscriptions with wildcards over 100 clients: a message that matches",
             points: [100, 1_000, 10_000, 100_000]
-                .map(|n| (n, point(Kind::Subscriptions { count: n, messages: 20_000 })))
+                .map(|n| (n, point(Kind::Subscriptions { count: n, messages: 100_000 })))
                 .into(),
         },
         Curve {
@@ -103,7 +106,13 @@ impl Curves {
         let security = Security::new(tls.der.clone())?;
         println!("{}; broker on core {}, load on {}", machine(), self.cores, self.load_core);
         let mut bars = Vec::new();
-        for curve in curves() {
+        let curves = curves();
+        if let Some(name) = self.only.iter().find(|name| !curves.iter().any(|curve| curve.name == **name)) {
+            return Err(format!("there is no curve '{name}': idle, busy, subscriptions, topics").into());
+        }
+        let is_wanted =
+            |curve: &Curve| self.only.is_empty() || self.only.iter().any(|name| name == curve.name);
+        for curve in curves.into_iter().filter(is_wanted) {
             println!("\n{}", curve.what);
             let mut least: Vec<Option<f64>> = vec![None; 2];
             for (n, point) in &curve.points {

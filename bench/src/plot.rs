@@ -84,3 +84,20 @@ pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &st
     );
     svg
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_many_brokers_has_a_name_and_a_bar_or_a_dash() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let values = vec![Some(0.4), Some(6.0), Some(2.0), Some(9.0), None, Some(1.0)];
+        let svg = bars(&names, &[("p2p", values)], "here");
+        let (rects, dashes) = (svg.matches("<rect").count(), svg.matches(">–<").count());
+        assert_eq!((rects, dashes), (1 + names.len() + 5, 1));
+        names.iter().for_each(|name| assert!(svg.contains(&format!(">{name}</text>"))));
+        // The sixth name begins a line of its own, and what follows gives way.
+        assert!(svg.contains("y=\"22\"") && svg.contains("y1=\"42\""));
+    }
+}

@@ -28,16 +28,8 @@ const NATS: &str = "port: {other_port}\nhost: 127.0.0.1\nserver_name: bench\nmax
     jetstream { store_dir: '{folder}/data' }\nmqtt { host: 127.0.0.1, port: {port}, max_ack_pending: 1000{mqtt_tls} }\n";
 const NATS_TLS: &str = ", tls { cert_file: '{cert}', key_file: '{key}' }";
 
-/// In memory, with the plugins that scenarios need.
-const RMQTTD: &str = "[node]\nid = 1\nbusy.check_enable = false\n[rpc]\nserver_addr = '127.0.0.1:{other_port}'\n\
-    [log]\nto = 'console'\nlevel = 'warn'\ndir = '{folder}/data'\nfile = 'log'\n\
-    [plugins]\ndir = '{folder}/data'\ndefault_startups = ['rmqtt-retainer', 'rmqtt-shared-subscription']\n\
-    disabled_default_startups = ['rmqtt-acl', 'rmqtt-counter']\n\
-    [listener.tcp.plain]\naddr = '127.0.0.1:{port}'\n{limits}[listener.tls.tls]\naddr = '127.0.0.1:{tls_port}'\n\
-    cert = '{cert}'\nkey = '{key}'\n{limits}";
-const RMQTTD_LIMITS: &str = "nodelay = true\nallow_anonymous = true\nmin_keepalive = 0\nallow_zero_keepalive = true\nmax_connections = 1000000\n\
-    max_handshaking_limit = 10000\nmax_packet_size = '8M'\nmax_inflight = 1000\nmax_mqueue_len = 1000000\nmqueue_rate_limit = '10000000/1s'\n\
-    max_subscriptions = 0\nsession_expiry_interval = '2h'\n";
+/// Why RMQTT is not among them. One that was built some other way is a line for `--others`.
+const RMQTTD: &str = "left out: rmqttd does not build by cargo install alone (rmqttd 0.24.0 needs protoc); --others takes one that is there";
 
 const NATS_LACKS: &[(Need, &str)] = &[
     (Need::Qos2, "NATS has QoS 0 and 1 only"),
@@ -65,11 +57,10 @@ pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Know
         config: LAPWING.to_owned(),
         ..Broker::default()
     }];
-    let mut left_out = Vec::new();
+    let mut left_out = vec![RMQTTD.to_owned()];
     for (program, arguments, config, from) in [
         ("mosquitto", "-c {folder}/config.toml", MOSQUITTO, "apt install mosquitto"),
         ("rumqttd", "-c {folder}/config.toml", RUMQTTD, "cargo install rumqttd --version 0.20.0 --root"),
-        ("rmqttd", "-f {folder}/config.toml", RMQTTD, "cargo install rmqttd --version 0.24.0 --root"),
         ("nats-server", "-c {folder}/config.toml", NATS, "apt install nats-server"),
     ] {
         let Some(file) = find(program, peers) else {
@@ -78,7 +69,6 @@ pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Know
             continue;
         };
         let is_nats = program == "nats-server";
-        let config = config.replace("{limits}", RMQTTD_LIMITS);
         brokers.push(Broker {
             name: program.to_owned(),
             command: format!("{} {arguments}", file.display()),
@@ -108,4 +98,35 @@ fn find(program: &str, peers: &Path) -> Option<PathBuf> {
     folders.extend(std::env::split_paths(&path));
     folders.push("/usr/sbin".into());
     folders.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::ALL;
+
+    #[test]
+    fn nats_is_not_asked_for_what_it_cannot_do() {
+        let nats = Broker { lacks: NATS_LACKS, ..Broker::default() };
+        let cannot: Vec<&str> = ALL
+            .iter()
+            .filter(|scenario| nats.cannot(scenario.kind).is_some())
+            .map(|scenario| scenario.name)
+            .collect();
+        assert_eq!(cannot, ["p2p-q2", "shared", "p2p-q1-v5"]);
+        assert!(ALL.iter().all(|scenario| Broker::default().cannot(scenario.kind).is_none()));
+    }
+
+    #[test]
+    fn a_broker_that_cargo_installed_is_found_and_what_is_not_there_is_told() {
+        let peers = std::env::temp_dir().join(format!("lapwing-peers-{}", std::process::id()));
+        std::fs::create_dir_all(peers.join("bin")).unwrap();
+        std::fs::write(peers.join("bin/rumqttd"), "").unwrap();
+        let known = known(Path::new("lapwing"), &peers, None).unwrap();
+        std::fs::remove_dir_all(&peers).unwrap();
+        let rumqttd = known.brokers.iter().find(|broker| broker.name == "rumqttd").unwrap();
+        assert!(rumqttd.command.starts_with(&*peers.join("bin/rumqttd").to_string_lossy()));
+        assert_eq!(known.brokers[0].name, "lapwing");
+        assert_eq!(known.brokers.len() + known.left_out.len(), 5, "each is there or told");
+    }
 }

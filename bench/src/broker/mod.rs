@@ -161,3 +161,13 @@ fn without_colours(text: &str) -> String {
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_for_terminals_is_read_without_its_colours() {
+        assert_eq!(without_colours("\u{1b}[31mERROR\u{1b}[0m mqtt: 2m"), "ERROR mqtt: 2m");
+    }
+}

@@ -38,9 +38,12 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// µs from one to the next, at worst.
-    pub fn worst_us(&self) -> f64 {
-        self.contended_us.map_or(self.alone_us, |contended| contended.max(self.alone_us))
+    /// The part of it that only one core can have at a time, in µs: what makes two cores as slow as they were. Two that share nothing take
+    /// half as long from one to the next as one does; two that share all, as long as one, or longer, since what they share moves between
+    /// them. Between those, it is the part with which [`Work`](super::model::Work) comes to what was measured.
+    pub fn shared_us(&self) -> f64 {
+        let (one, Some(two)) = (self.alone_us, self.contended_us) else { return self.alone_us };
+        if two >= one { two } else { (one * (2.0 * two - one).max(0.0)).sqrt() }
     }
 }
 
@@ -275,4 +278,28 @@ fn queue() -> Lock {
             outbox.take(&mut taken, &mut held, std::task::Waker::noop());
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Work;
+    use super::*;
+
+    fn shared(alone_us: f64, contended_us: f64) -> f64 {
+        Lock { name: "", alone_us, contended_us: Some(contended_us) }.shared_us()
+    }
+
+    #[test]
+    fn what_two_cores_do_as_fast_as_two_is_not_shared_and_what_they_do_as_fast_as_one_is() {
+        assert_eq!(shared(1.0, 0.5), 0.0);
+        assert_eq!(shared(1.0, 1.0), 1.0);
+        assert_eq!(shared(1.0, 1.7), 1.7);
+    }
+
+    #[test]
+    fn the_model_comes_to_what_two_cores_were_measured_to_do() {
+        let part = shared(1.0, 0.6);
+        let work = Work { own_us: 1.0 - part, places_us: vec![part] };
+        assert!((1e6 / work.on(2).per_s - 0.6).abs() < 1e-9);
+    }
 }
