@@ -94,7 +94,8 @@ pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Know
 
 fn find(program: &str, peers: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = vec![std::path::absolute(peers).ok()?.join("bin")];
+    let bin = std::path::absolute(peers.join("bin")).ok();
+    let mut folders: Vec<PathBuf> = bin.into_iter().collect();
     folders.extend(std::env::split_paths(&path));
     folders.push("/usr/sbin".into());
     folders.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
@@ -115,6 +116,11 @@ mod tests {
             .collect();
         assert_eq!(cannot, ["p2p-q2", "shared", "p2p-q1-v5"]);
         assert!(ALL.iter().all(|scenario| Broker::default().cannot(scenario.kind).is_none()));
+    }
+
+    #[test]
+    fn what_the_system_has_is_found_without_a_folder_of_peers() {
+        assert_eq!(find("sh", Path::new("")).and_then(|file| Some(file.file_name()? == "sh")), Some(true));
     }
 
     #[test]
