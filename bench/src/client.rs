@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::wire::{self, Version, frame, packet, text};
+use crate::wire::{self, Stay, Version, frame, packet, text};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,7 +38,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut client = Client { stream, input: Vec::new(), output: Vec::new(), last_id: 0 };
-        wire::connect(&mut client.output, Version::V311, id, clean);
+        wire::connect(&mut client.output, Version::V311, id, Stay { keep_alive_s: 0, clean });
         client.flush()?;
         let (first, body) = client.next()?;
         if first != 0x20 || body.get(1) != Some(&0) {

@@ -1,7 +1,6 @@
 //! Brokers side by side: each scenario in rounds, the brokers of a round one after the other, so that what the machine does
 //! meanwhile happens to all of them. Figures are medians; a ratio is taken within its round.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::broker::{self, Broker, Tls};
+use crate::broker::{self, Broker, Known, Tls};
 use crate::load::Security;
 use crate::measure::{Figures, MAIN, measure};
 use crate::plot;
@@ -32,6 +31,12 @@ pub struct Compare {
     /// Further brokers, a line each: NAME = COMMAND with {port}, {tls_port}, {folder}, {cert}, {key}
     #[arg(long, value_name = "FILE")]
     others: Option<PathBuf>,
+    /// Where brokers are that are no part of the system: in its bin/, as cargo install --root has it
+    #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
+    peers: PathBuf,
+    /// How long a broker may take for a scenario beyond the time that messages flow, in seconds: then it is killed, and has failed
+    #[arg(long, default_value_t = 120.0)]
+    patience_s: f64,
     /// Rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -61,8 +66,46 @@ pub struct Compare {
     list: bool,
 }
 
-/// Of each broker, the figures of each round.
-type Rounds = BTreeMap<usize, Vec<Option<Figures>>>;
+/// What became of a broker in a scenario.
+#[derive(Debug, Default)]
+struct Row {
+    /// The figures of each round.
+    rounds: Vec<Option<Figures>>,
+    /// Why it has none, or none from some round on.
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    /// It was not asked.
+    Cannot(&'static str),
+    /// It was not asked again.
+    Failed { round: usize, why: String },
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Cannot(why) => write!(f, "cannot: {why}"),
+            Trouble::Failed { round, why } => write!(f, "failed in round {round}: {why}"),
+        }
+    }
+}
+
+impl Row {
+    fn median(&self, figure: &str) -> Option<f64> {
+        of(&self.rounds, figure)
+    }
+
+    /// The most that was lost in a round.
+    fn lost(&self) -> f64 {
+        self.rounds
+            .iter()
+            .flatten()
+            .filter_map(|figures| figures.get("lost"))
+            .fold(0.0, |most, lost| lost.max(most))
+    }
+}
 
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -104,8 +147,18 @@ impl Compare {
             scenarios.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.what));
             return Ok(());
         }
-        let mut brokers = broker::known(&self.lapwing, self.others.as_deref())?;
-        brokers.retain(|broker| self.brokers.is_empty() || self.brokers.contains(&broker.name));
+        let Known { mut brokers, left_out } =
+            broker::known(&self.lapwing, &self.peers, self.others.as_deref())?;
+        let is_wanted = |name: &String| self.brokers.is_empty() || self.brokers.contains(name);
+        brokers.retain(|broker| is_wanted(&broker.name));
+        if let Some(name) =
+            self.brokers.iter().find(|name| !brokers.iter().any(|broker| broker.name == **name))
+        {
+            return Err(format!("there is no broker '{name}'; {}", left_out.join("; ")).into());
+        }
+        if self.brokers.is_empty() {
+            left_out.iter().for_each(|line| eprintln!("{line}"));
+        }
         if let Ok(core) = self.load_core.parse() {
             let mut set = CpuSet::new();
             set.set(core);
@@ -125,31 +178,39 @@ impl Compare {
         let mut progress = Progress::new(scenarios.len() * brokers.len() * self.rounds);
         let (mut all, mut missed) = (Vec::new(), Vec::new());
         for scenario in scenarios {
-            let mut rounds = Rounds::new();
-            for round in 0..self.rounds {
-                for (n, broker) in brokers.iter().enumerate() {
-                    progress.step(&format!("{} {} {}", scenario.name, broker.name, round + 1));
+            let cannot = |broker: &Broker| broker.cannot(scenario.kind).map(Trouble::Cannot);
+            let mut rows: Vec<Row> =
+                brokers.iter().map(|broker| Row { trouble: cannot(broker), ..Row::default() }).collect();
+            for round in 1..=self.rounds {
+                for (broker, row) in brokers.iter().zip(&mut rows) {
+                    progress.step(&format!("{} {} {round}", scenario.name, broker.name));
+                    if row.trouble.is_some() {
+                        row.rounds.push(None);
+                        continue;
+                    }
                     let figures = self.one(scenario, broker, &folder.join("broker"), (&tls, &security));
-                    if let (Err(error), 0) = (&figures, n) {
-                        return Err(format!("{}: {}: {error}", scenario.name, broker.name).into());
+                    if let Err(error) = &figures {
+                        let why = error.to_string();
+                        if broker.name == "lapwing" {
+                            return Err(format!("{}: lapwing: {why}", scenario.name).into());
+                        }
+                        progress.say(&format!("{}: {}: {why}", scenario.name, broker.name));
+                        row.trouble = Some(Trouble::Failed { round, why });
                     }
-                    if let (Err(error), 0) = (&figures, round) {
-                        progress.say(&format!("{}: {}: {error}", scenario.name, broker.name));
-                    }
-                    rounds.entry(n).or_default().push(figures.ok());
+                    row.rounds.push(figures.ok());
                 }
             }
             progress.clear();
-            missed.extend(self.print(scenario, &brokers, &rounds));
-            all.push((scenario, rounds));
+            missed.extend(print(scenario, &brokers, &rows));
+            all.push((scenario, rows));
         }
         let names: Vec<&str> = brokers.iter().map(|broker| broker.name.as_str()).collect();
         if let Some(file) = &self.json {
-            std::fs::write(file, json(&all, &names, self))?;
+            std::fs::write(file, json(&all, &names, &self.cores))?;
         }
         if let Some(file) = &self.svg {
-            let bars = all.iter().map(|(scenario, rounds)| {
-                (scenario.name, rounds.values().map(|rounds| of(rounds, MAIN)).collect::<Vec<_>>())
+            let bars = all.iter().map(|(scenario, rows)| {
+                (scenario.name, rows.iter().map(|row| row.median(MAIN)).collect::<Vec<_>>())
             });
             std::fs::write(file, plot::bars(&names, &bars.collect::<Vec<_>>(), &machine()))?;
         }
@@ -166,39 +227,50 @@ impl Compare {
         folder: &std::path::Path,
         (tls, security): (&Tls, &Security),
     ) -> Result<Figures, Error> {
-        let started = broker.start(folder, tls, &self.cores)?;
-        measure(scenario.kind, &started, security, Duration::from_secs_f64(self.seconds))
+        let started = broker.start(scenario.kind, folder, (tls, security), &self.cores)?;
+        let deadline = started.running.deadline(Duration::from_secs_f64(self.patience_s + self.seconds));
+        let figures = measure(scenario.kind, &started, security, Duration::from_secs_f64(self.seconds));
+        if deadline.has_passed() {
+            return Err(format!("stalled: not done in {} s, and was killed", self.patience_s).into());
+        }
+        figures
     }
+}
 
-    /// The rows of a scenario; says if ours is above what it is to be.
-    fn print(&self, scenario: &Scenario, brokers: &[Broker], rounds: &Rounds) -> Option<String> {
-        println!("\n{}: {}", scenario.name, scenario.what);
-        let base = brokers.iter().position(|broker| broker.name == "mosquitto").and_then(|n| rounds.get(&n));
-        let mut missed = None;
-        for (n, broker) in brokers.iter().enumerate() {
-            let own = &rounds[&n];
-            let Some(main) = of(own, MAIN) else {
-                println!("  {:<14} failed", broker.name);
-                continue;
-            };
-            let part = base.and_then(|base| ratio(own, base));
-            let mut line = format!("  {:<14} {main:>9.3} us CPU", broker.name);
+/// The rows of a scenario; says what of ours is not as it is to be.
+fn print(scenario: &Scenario, brokers: &[Broker], rows: &[Row]) -> Vec<String> {
+    println!("\n{}: {}", scenario.name, scenario.what);
+    let base = brokers.iter().zip(rows).find(|(broker, _)| broker.name == "mosquitto").map(|(_, row)| row);
+    let mut missed = Vec::new();
+    for (broker, row) in brokers.iter().zip(rows) {
+        let is_ours = broker.name == "lapwing";
+        let mut line = format!("  {:<14}", broker.name);
+        if let Some(main) = row.median(MAIN) {
+            let part = base.and_then(|base| ratio(&row.rounds, &base.rounds));
+            line += &format!(" {main:>9.3} us CPU");
             line += &part.map_or(String::new(), |part| format!("  x{part:.3}"));
-            if let (0, Some(most), Some(part)) = (n, scenario.at_most, part) {
+            if let (true, Some(most), Some(part)) = (is_ours, scenario.at_most, part) {
                 line += &format!(" (at most {most}: {})", if part <= most { "met" } else { "MISSED" });
                 if part > most {
-                    missed = Some(format!("{} x{part:.3} > {most}", scenario.name));
+                    missed.push(format!("{} x{part:.3} > {most}", scenario.name));
                 }
             }
-            for (figure, value) in own.iter().flatten().next().into_iter().flatten() {
-                if *figure != MAIN {
-                    line += &format!("  {figure} {}", shown(of(own, figure).unwrap_or(*value)));
+            if row.lost() > 0.0 {
+                line += &format!("  LOST {:.0}", row.lost());
+                if is_ours {
+                    missed.push(format!("{}: {:.0} lost", scenario.name, row.lost()));
                 }
             }
-            println!("{line}");
+            for (figure, value) in row.rounds.iter().flatten().next().into_iter().flatten() {
+                if *figure != MAIN && *figure != "lost" {
+                    line += &format!("  {figure} {}", shown(row.median(figure).unwrap_or(*value)));
+                }
+            }
         }
-        missed
+        line += &row.trouble.as_ref().map_or(String::new(), |trouble| format!(" {trouble}"));
+        println!("{line}");
     }
+    missed
 }
 
 fn shown(value: f64) -> String {
@@ -221,20 +293,25 @@ pub fn machine() -> String {
     )
 }
 
-fn json(all: &[(&Scenario, Rounds)], names: &[&str], compare: &Compare) -> String {
-    let scenarios: Vec<serde_json::Value> = all
+fn json(all: &[(&Scenario, Vec<Row>)], names: &[&str], cores: &str) -> String {
+    use serde_json::{Map, Value, json};
+    let each = |rows: &[Row], value: &dyn Fn(&Row) -> Option<Value>| -> Map<String, Value> {
+        let values = names.iter().zip(rows).filter_map(|(name, row)| Some(((*name).to_owned(), value(row)?)));
+        values.collect()
+    };
+    let scenarios: Vec<Value> = all
         .iter()
-        .map(|(scenario, rounds)| {
-            let brokers: serde_json::Map<String, serde_json::Value> = names
-                .iter()
-                .zip(rounds.values())
-                .map(|(name, rounds)| ((*name).to_owned(), serde_json::json!(rounds)))
-                .collect();
-            serde_json::json!({ "name": scenario.name, "what": scenario.what, "at_most": scenario.at_most, "rounds": brokers })
+        .map(|(scenario, rows)| {
+            json!({
+                "name": scenario.name,
+                "what": scenario.what,
+                "at_most": scenario.at_most,
+                "rounds": each(rows, &|row| Some(json!(row.rounds))),
+                "trouble": each(rows, &|row| row.trouble.as_ref().map(|trouble| json!(trouble.to_string()))),
+            })
         })
         .collect();
-    let whole =
-        serde_json::json!({ "machine": machine(), "broker_cores": compare.cores, "scenarios": scenarios });
+    let whole = json!({ "machine": machine(), "broker_cores": cores, "scenarios": scenarios });
     format!("{whole:#}\n")
 }
 
@@ -271,5 +348,42 @@ impl Progress {
         if self.terminal {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(costs: &[Option<f64>], trouble: Option<Trouble>) -> Row {
+        let rounds = costs.iter().map(|cost| cost.map(|cost| Figures::from([(MAIN, cost)]))).collect();
+        Row { rounds, trouble }
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_the_rounds_that_both_went_through() {
+        let base = row(&[Some(10.0), Some(20.0), Some(40.0)], None);
+        let other = row(&[Some(1.0), Some(4.0), None], None);
+        assert!(ratio(&other.rounds, &base.rounds).is_some_and(|ratio| (ratio - 0.15).abs() < 1e-9));
+        assert_eq!(ratio(&row(&[None, None, None], None).rounds, &base.rounds), None);
+    }
+
+    #[test]
+    fn what_a_broker_cannot_do_or_failed_at_stands_in_the_json_by_its_name() {
+        let failed = Trouble::Failed { round: 2, why: "stalled".to_owned() };
+        let rows = vec![
+            row(&[Some(1.0), Some(1.0)], None),
+            row(&[None, None], Some(Trouble::Cannot("no QoS 2"))),
+            row(&[Some(7.0), None], Some(failed)),
+        ];
+        let text = json(&[(&ALL[0], rows)], &["a", "b", "c"], "0");
+        let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let scenario = &whole["scenarios"][0];
+        assert_eq!(scenario["rounds"]["c"], serde_json::json!([{ MAIN: 7.0 }, null]));
+        assert_eq!(scenario["rounds"]["b"], serde_json::json!([null, null]));
+        assert_eq!(
+            scenario["trouble"],
+            serde_json::json!({ "b": "cannot: no QoS 2", "c": "failed in round 2: stalled" })
+        );
     }
 }

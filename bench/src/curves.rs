@@ -10,6 +10,7 @@ use crate::broker::{self, Broker, Tls};
 use crate::compare::{machine, median};
 use crate::load::{Layout, Security, Spec};
 use crate::measure::{MAIN, idlers, measure};
+use crate::plot;
 use crate::scenario::{Kind, SPEC};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -17,6 +18,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// See the module.
 #[derive(Args, Debug)]
 pub struct Curves {
+    /// Only these curves, by name: idle, busy, subscriptions, topics
+    #[arg(value_name = "CURVE")]
+    only: Vec<String>,
     /// Our broker
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
@@ -35,10 +39,15 @@ pub struct Curves {
     /// Where states and logs are kept meanwhile
     #[arg(long, default_value = "target/bench-curves")]
     folder: PathBuf,
+    /// Writes the figures as a plot
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// Something that there is more and more of.
 struct Curve {
+    /// As it stands in the plot.
+    name: &'static str,
     what: &'static str,
     /// How many of it, with what is measured then.
     points: Vec<(usize, Point)>,
@@ -55,21 +64,25 @@ fn curves() -> Vec<Curve> {
     let many = |layout, window| Kind::Flow(Spec { layout, window, ..SPEC });
     vec![
         Curve {
+            name: "idle",
             what: "idle connections beside 4 busy pairs, QoS 0, window 100",
             points: [10, 100, 1_000, 10_000].map(|n| (n, Point { idle: n, kind: Kind::Flow(SPEC) })).into(),
         },
         Curve {
             // Each pair has four on their way, whatever their number: batches do not shrink.
+            name: "busy",
             what: "connections, all of them busy: pairs, QoS 0, window 4",
             points: [10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Pairs(n / 2), 4)))).into(),
         },
         Curve {
+            name: "subscriptions",
             what: "subscriptions with wildcards over 100 clients: a message that matches",
             points: [100, 1_000, 10_000, 100_000]
-                .map(|n| (n, point(Kind::Subscriptions { count: n, messages: 20_000 })))
+                .map(|n| (n, point(Kind::Subscriptions { count: n, messages: 100_000 })))
                 .into(),
         },
         Curve {
+            name: "topics",
             what: "topics in turn, 1 pair, QoS 0, window 100",
             points: [1, 10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Topics(n), 100)))).into(),
         },
@@ -82,7 +95,8 @@ impl Curves {
     /// # Errors
     /// That the broker fails.
     pub fn run(&self) -> Result<(), Error> {
-        let brokers = broker::known(&self.lapwing, None)?;
+        let mut brokers = broker::known(&self.lapwing, &PathBuf::new(), None)?.brokers;
+        brokers.retain(|broker| ["lapwing", "mosquitto"].contains(&broker.name.as_str()));
         let mut set = CpuSet::new();
         set.set(self.load_core);
         sched_setaffinity(None, &set)?;
@@ -91,11 +105,19 @@ impl Curves {
         let tls = Tls::make(&folder)?;
         let security = Security::new(tls.der.clone())?;
         println!("{}; broker on core {}, load on {}", machine(), self.cores, self.load_core);
-        for curve in curves() {
+        let mut bars = Vec::new();
+        let curves = curves();
+        if let Some(name) = self.only.iter().find(|name| !curves.iter().any(|curve| curve.name == **name)) {
+            return Err(format!("there is no curve '{name}': idle, busy, subscriptions, topics").into());
+        }
+        let is_wanted =
+            |curve: &Curve| self.only.is_empty() || self.only.iter().any(|name| name == curve.name);
+        for curve in curves.into_iter().filter(is_wanted) {
             println!("\n{}", curve.what);
             let mut least: Vec<Option<f64>> = vec![None; 2];
             for (n, point) in &curve.points {
                 let mut line = format!("{n:>8}");
+                let mut costs = Vec::new();
                 for (broker, least) in brokers.iter().zip(&mut least) {
                     let mut rounds = Vec::new();
                     for _ in 0..self.rounds {
@@ -104,12 +126,20 @@ impl Curves {
                             Err(error) => eprintln!("{} with {n}: {error}", broker.name),
                         }
                     }
-                    let Some(cost) = median(rounds) else { continue };
+                    let cost = median(rounds);
+                    costs.push(cost);
+                    let Some(cost) = cost else { continue };
                     let first = *least.get_or_insert(cost);
                     line += &format!("   {} {cost:>7.3} us CPU x{:.2}", broker.name, cost / first);
                 }
                 println!("{line}");
+                bars.push((format!("{} {n}", curve.name), costs));
             }
+        }
+        if let Some(file) = &self.svg {
+            let names: Vec<&str> = brokers.iter().map(|broker| broker.name.as_str()).collect();
+            let bars: Vec<_> = bars.iter().map(|(name, costs)| (name.as_str(), costs.clone())).collect();
+            std::fs::write(file, plot::bars(&names, &bars, &machine()))?;
         }
         Ok(())
     }
@@ -121,8 +151,8 @@ impl Curves {
         folder: &std::path::Path,
         (tls, security): (&Tls, &Security),
     ) -> Result<f64, Error> {
-        let started = broker.start(folder, tls, &self.cores)?;
-        let _idlers = idlers(point.idle, &started)?;
+        let started = broker.start(point.kind, folder, (tls, security), &self.cores)?;
+        let _idlers = idlers(0..point.idle, &started)?;
         let figures = measure(point.kind, &started, security, Duration::from_secs_f64(self.seconds))?;
         figures.get(MAIN).copied().ok_or_else(|| "there is no figure".into())
     }

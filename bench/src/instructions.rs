@@ -214,7 +214,7 @@ fn exchange(times: u64) -> Result<(), Error> {
         let mut stream = TcpStream::connect(&address)?;
         stream.set_nodelay(true)?;
         let mut out = Vec::new();
-        wire::connect(&mut out, wire::Version::V311, id, true);
+        wire::connect(&mut out, wire::Version::V311, id, wire::Stay::SHORT);
         stream.write_all(&out)?;
         stream.read_exact(&mut [0; 4])?;
         Ok(stream)

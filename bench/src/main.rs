@@ -1,7 +1,7 @@
 //! `lapwing-bench`: what the broker costs, measured from outside.
 //!
 //! `compare`: brokers side by side in many scenarios, CPU time for each message. `relay`: what the kernel takes for that at least.
-//! `curves`: how that changes as there is more of something.
+//! `curves`: how that changes as there is more of something. `scale`: what that means for more cores and connections than there are here.
 //! `instructions`: what a message costs in instructions, kept in a table that CI compares with.
 //! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
 //! rumqttd. `storm`: devices with passwords that all come at once.
@@ -17,6 +17,7 @@ mod measure;
 mod peer;
 mod plot;
 mod relay;
+mod scale;
 mod scenario;
 mod store;
 mod storm;
@@ -45,6 +46,8 @@ enum What {
     /// Does a thing so many times, for the one above
     #[command(hide = true)]
     Work(instructions::Work),
+    /// What many cores and a million connections would need, worked out from what a few take
+    Scale(scale::Scale),
     /// What copying the bytes takes
     Relay(relay::Relay),
     /// Resident memory without clients, and for each idle plain connection
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         What::Curves(curves) => curves.run().map_err(|error| error.to_string()),
         What::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
         What::Work(work) => work.run().map_err(|error| error.to_string()),
+        What::Scale(scale) => scale.run().map_err(|error| error.to_string()),
         What::Relay(relay) => relay.run().map_err(|error| error.to_string()),
         What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
         What::Storm(storm) => storm.run().map_err(|error| error.to_string()),

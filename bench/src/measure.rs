@@ -1,6 +1,7 @@
 //! One scenario against one broker: what it costs.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::broker::Started;
@@ -41,12 +42,17 @@ fn us_each(time: Duration, count: u64) -> f64 {
 }
 
 fn flow(spec: Spec, started: &Started, security: &Security, time: Duration) -> Result<Figures, Error> {
-    let address = if spec.tls { started.tls } else { started.plain };
-    let mut load = Load::connect(spec, address, Some(security))?;
+    let address = match spec.version {
+        _ if spec.tls => started.tls,
+        Version::V311 => started.plain,
+        Version::V5 => started.v5,
+    };
+    let mut load = Load::connect(spec, address, started.stay(true), Some(security))?;
     let (outcome, before, after) = load.run(WARM, time, || started.running.cpu())?;
     let us = |quantile: f64| outcome.latency.value_at_quantile(quantile) as f64 / 1e3;
-    if outcome.delivered == 0 {
-        return Err("nothing was delivered".into());
+    if let Some(stall) = outcome.stall {
+        // CPU time for each message of a broker that delivers none is no figure.
+        return Err(stall.into());
     }
     Ok(Figures::from([
         (MAIN, us_each(after - before, outcome.delivered)),
@@ -63,7 +69,7 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
     let address = if tls { started.tls } else { started.plain };
     let one = |n: usize| -> Result<(), Error> {
         let mut socket = Socket::connect(address, Some(security).filter(|_| tls), PATIENCE)?;
-        wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), true);
+        wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), started.stay(true));
         socket.ask(0x20).map(drop)
     };
     for n in 0..count / 10 {
@@ -84,7 +90,10 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
 }
 
 /// Waits until the resident memory has not changed for a while, in KiB.
-fn settled_kib(started: &Started) -> Result<f64, Error> {
+///
+/// # Errors
+/// That the broker is gone.
+pub fn settled_kib(started: &Started) -> Result<f64, Error> {
     let until = Instant::now() + Duration::from_secs(10);
     let mut last = started.running.resident_mib()?.0;
     loop {
@@ -99,23 +108,23 @@ fn settled_kib(started: &Started) -> Result<f64, Error> {
 
 fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
     let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
-    wire::connect(&mut socket.out, Version::V311, id, clean);
+    wire::connect(&mut socket.out, Version::V311, id, started.stay(clean));
     socket.ask(0x20)?;
     Ok(socket)
 }
 
-/// So many clients that do nothing.
+/// Clients that do nothing, numbered.
 ///
 /// # Errors
 /// That they are not let in.
-pub fn idlers(count: usize, started: &Started) -> Result<Vec<Socket>, Error> {
-    (0..count).map(|n| client(started, &format!("i{n}"), true)).collect()
+pub fn idlers(numbers: Range<usize>, started: &Started) -> Result<Vec<Socket>, Error> {
+    numbers.map(|n| client(started, &format!("i{n}"), true)).collect()
 }
 
 fn idle(count: usize, started: &Started) -> Result<Figures, Error> {
     let before = settled_kib(started)?;
     let cpu = started.running.cpu()?;
-    let _sockets = idlers(count, started)?;
+    let _sockets = idlers(0..count, started)?;
     let connected = started.running.cpu()? - cpu;
     let each = (settled_kib(started)? - before) / count as f64;
     let cpu = started.running.cpu()?;

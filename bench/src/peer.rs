@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -138,6 +140,11 @@ impl Running {
         Ok((mib(self.of_proc("status", "VmRSS:")?), mib(self.of_proc("status", "VmHWM:")?)))
     }
 
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize, Error> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
     /// Lets it end by itself, its state saved.
     pub fn stop(mut self) -> Result<(), Error> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
@@ -151,11 +158,49 @@ impl Running {
         Ok(())
     }
 
+    /// It has so long for what it is asked. To be dropped before the broker is.
+    pub fn deadline(&self, time: Duration) -> Deadline {
+        let (called_off, calls) = channel::<()>();
+        let process = rustix::process::Pid::from_child(&self.child);
+        let watch = std::thread::spawn(move || {
+            let passed = calls.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+            if passed {
+                let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            }
+            passed
+        });
+        Deadline { called_off: Some(called_off), watch: Some(watch) }
+    }
+
     /// kill -9.
     pub fn kill(mut self) -> Result<(), Error> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+}
+
+/// Kills a broker that is not done in time, so that who waits for it hears so; dropping it calls that off.
+pub struct Deadline {
+    called_off: Option<Sender<()>>,
+    watch: Option<JoinHandle<bool>>,
+}
+
+impl Deadline {
+    /// Whether the time ran out; calls it off.
+    pub fn has_passed(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        drop(self.called_off.take());
+        self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false))
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -7,6 +7,8 @@ const LEFT: f64 = 130.0;
 const WIDTH: f64 = 520.0;
 const BAR: f64 = 9.0;
 const GAP: f64 = 8.0;
+/// Brokers in a line of names.
+const NAMES: usize = 5;
 
 /// Of the main figures of each scenario, in the order of the brokers' names.
 pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &str) -> String {
@@ -15,32 +17,35 @@ pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &st
     let most = values().fold(0.001, f64::max).log10().ceil().max(least + 1.0);
     let x = |value: f64| LEFT + WIDTH * ((value.max(0.001).log10() - least) / (most - least));
     let each = names.len() as f64 * BAR + GAP;
-    let height = 70.0 + scenarios.len() as f64 * each;
+    // The names take as many lines as they need.
+    let head = 28.0 + 14.0 * (names.len().saturating_sub(1) / NAMES) as f64;
+    let height = head + 42.0 + scenarios.len() as f64 * each;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
         LEFT + WIDTH + 70.0
     );
     for (n, name) in names.iter().enumerate() {
-        let at = LEFT + 105.0 * n as f64;
+        let (at, y) = (LEFT + 105.0 * (n % NAMES) as f64, 8.0 + 14.0 * (n / NAMES) as f64);
         let colour = COLOURS[n % COLOURS.len()];
         let _ = writeln!(
             svg,
-            "<rect x=\"{at}\" y=\"8\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"17\">{name}</text>",
-            at + 14.0
+            "<rect x=\"{at}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{name}</text>",
+            at + 14.0,
+            y + 9.0
         );
     }
     for power in least as i32..=most as i32 {
         let (value, at) = (10f64.powi(power), x(10f64.powi(power)));
         let _ = writeln!(
             svg,
-            "<line x1=\"{at}\" y1=\"28\" x2=\"{at}\" y2=\"{}\" stroke=\"#ddd\"/><text x=\"{at}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{value}</text>",
+            "<line x1=\"{at}\" y1=\"{head}\" x2=\"{at}\" y2=\"{}\" stroke=\"#ddd\"/><text x=\"{at}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{value}</text>",
             height - 40.0,
             height - 28.0
         );
     }
     for (row, (scenario, values)) in scenarios.iter().enumerate() {
-        let top = 32.0 + row as f64 * each;
+        let top = head + 4.0 + row as f64 * each;
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{scenario}</text>",
@@ -48,8 +53,17 @@ pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &st
             top + each / 2.0
         );
         for (n, value) in values.iter().enumerate() {
-            let Some(value) = value else { continue };
             let y = top + n as f64 * BAR;
+            let Some(value) = value else {
+                // It cannot, or it failed: the table says which.
+                let _ = writeln!(
+                    svg,
+                    "<text x=\"{}\" y=\"{}\" font-size=\"8\" fill=\"#999\">–</text>",
+                    LEFT + 3.0,
+                    y + 7.0
+                );
+                continue;
+            };
             let end = x(*value).max(LEFT + 1.0);
             let colour = COLOURS[n % COLOURS.len()];
             let _ = writeln!(
@@ -69,4 +83,21 @@ pub fn bars(names: &[&str], scenarios: &[(&str, Vec<Option<f64>>)], machine: &st
         height - 10.0
     );
     svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_many_brokers_has_a_name_and_a_bar_or_a_dash() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let values = vec![Some(0.4), Some(6.0), Some(2.0), Some(9.0), None, Some(1.0)];
+        let svg = bars(&names, &[("p2p", values)], "here");
+        let (rects, dashes) = (svg.matches("<rect").count(), svg.matches(">–<").count());
+        assert_eq!((rects, dashes), (1 + names.len() + 5, 1));
+        names.iter().for_each(|name| assert!(svg.contains(&format!(">{name}</text>"))));
+        // The sixth name begins a line of its own, and what follows gives way.
+        assert!(svg.contains("y=\"22\"") && svg.contains("y1=\"42\""));
+    }
 }

@@ -22,6 +22,30 @@ pub enum Kind {
     Queue { count: usize },
 }
 
+/// What not every broker can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Qos2,
+    Mqtt5,
+    /// Shared subscriptions.
+    Shared,
+    Tls,
+}
+
+impl Kind {
+    /// Whether it cannot be measured without.
+    pub fn needs(self, need: Need) -> bool {
+        match (need, self) {
+            (Need::Qos2, Kind::Flow(spec)) => spec.qos == 2,
+            (Need::Mqtt5, Kind::Flow(spec)) => spec.version == Version::V5,
+            (Need::Shared, Kind::Flow(spec)) => matches!(spec.layout, Layout::Shared(..)),
+            (Need::Tls, Kind::Flow(spec)) => spec.tls,
+            (Need::Tls, Kind::Connects { tls, .. }) => tls,
+            _ => false,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {

@@ -30,11 +30,24 @@ pub fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.extend(body);
 }
 
-/// CONNECT without keep-alive. A session that is not clean stays for an hour.
-pub fn connect(out: &mut Vec<u8>, version: Version, id: &str, clean: bool) {
+/// How a client stays: a keep-alive of so many seconds (0: none; some brokers do not take that), and whether its session goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    pub keep_alive_s: u16,
+    pub clean: bool,
+}
+
+impl Stay {
+    /// Without keep-alive, and with a session that goes with its connection.
+    pub const SHORT: Stay = Stay { keep_alive_s: 0, clean: true };
+}
+
+/// CONNECT. A session that is not clean stays for an hour.
+pub fn connect(out: &mut Vec<u8>, version: Version, id: &str, Stay { keep_alive_s, clean }: Stay) {
     let mut body = Vec::new();
     text(&mut body, "MQTT");
-    body.extend([if version == Version::V5 { 5 } else { 4 }, if clean { 2 } else { 0 }, 0, 0]);
+    body.extend([if version == Version::V5 { 5 } else { 4 }, if clean { 2 } else { 0 }]);
+    body.extend(keep_alive_s.to_be_bytes());
     if version == Version::V5 {
         // Session Expiry Interval.
         if clean { body.push(0) } else { body.extend([5, 0x11, 0, 0, 14, 16]) }

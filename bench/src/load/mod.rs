@@ -14,12 +14,14 @@ use mio::{Events, Poll, Token};
 
 pub use socket::{Security, Socket};
 
-use crate::wire::{self, Version};
+use crate::wire::{self, Stay, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a connection, or the last message, may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A broker that delivers nothing for so long, while messages are on their way, has stalled.
+const STALLED: Duration = Duration::from_secs(1);
 /// Bytes of a payload that are the generator's own: the publisher (4), then when it was due, in ns since the start (8).
 pub const STAMP: usize = 12;
 
@@ -94,6 +96,8 @@ pub struct Outcome {
     pub lost: u64,
     /// In ns, from when a message was due (open loop) or was handed to the socket.
     pub latency: Histogram<u64>,
+    /// Nothing was delivered towards the end, though something was on its way.
+    pub stall: Option<String>,
 }
 
 /// A publisher's side of the books.
@@ -130,6 +134,8 @@ pub struct Load {
     dirty: Vec<usize>,
     /// Copies on their way.
     outstanding: u64,
+    /// When the last copy came.
+    last_came: Instant,
 }
 
 impl Load {
@@ -137,14 +143,19 @@ impl Load {
     ///
     /// # Errors
     /// Of the network, or that the broker refuses.
-    pub fn connect(spec: Spec, address: SocketAddr, security: Option<&Security>) -> Result<Load, Error> {
+    pub fn connect(
+        spec: Spec,
+        address: SocketAddr,
+        stay: Stay,
+        security: Option<&Security>,
+    ) -> Result<Load, Error> {
         let poll = Poll::new()?;
         let (publishers, subscribers) = (spec.layout.publishers(), spec.layout.subscribers());
         let mut clients = Vec::with_capacity(publishers + subscribers);
         let join = |id: &str, role: Role| -> Result<Client, Error> {
             let socket = Socket::connect(address, security.filter(|_| spec.tls), PATIENCE)?;
             let mut client = Client { socket, role };
-            wire::connect(&mut client.socket.out, spec.version, id, true);
+            wire::connect(&mut client.socket.out, spec.version, id, stay);
             client.await_packet(0x20)?;
             Ok(client)
         };
@@ -181,6 +192,7 @@ impl Load {
             ready: Vec::new(),
             dirty: Vec::new(),
             outstanding: 0,
+            last_came: Instant::now(),
         })
     }
 
@@ -203,6 +215,16 @@ impl Load {
         self.work_until(from + time)?;
         let (delivered, time) = (self.delivered - before, from.elapsed());
         let second = mark()?;
+        let silence = self.last_came.max(from).elapsed();
+        let stalled = self.outstanding > 0 && silence >= STALLED.min(time / 2);
+        let stall = stalled.then(|| {
+            format!(
+                "stalled: {} messages were delivered, then for {:.1} s none of the {} on their way",
+                self.delivered,
+                silence.as_secs_f64(),
+                self.outstanding
+            )
+        });
         let latency = self.latency.clone();
         let until = Instant::now() + PATIENCE;
         let mut events = Events::with_capacity(1024);
@@ -216,7 +238,7 @@ impl Load {
                 break;
             }
         }
-        Ok((Outcome { delivered, time, lost: self.outstanding, latency }, first, second))
+        Ok((Outcome { delivered, time, lost: self.outstanding, latency, stall }, first, second))
     }
 
     fn work_until(&mut self, until: Instant) -> Result<(), Error> {
@@ -312,7 +334,8 @@ impl Load {
     fn read(&mut self, n: usize) -> Result<(), Error> {
         let version = self.spec.version;
         self.clients[n].socket.fill()?;
-        let now = (Instant::now() - self.began).as_nanos() as u64;
+        let (came_before, arrived) = (self.delivered, Instant::now());
+        let now = (arrived - self.began).as_nanos() as u64;
         let input = std::mem::take(&mut self.clients[n].socket.input);
         let mut at = 0;
         let had_output = !self.clients[n].socket.out.is_empty();
@@ -342,6 +365,9 @@ impl Load {
                 _ => {}
             }
             at += end;
+        }
+        if self.delivered > came_before {
+            self.last_came = arrived;
         }
         let Client { socket, role } = &mut self.clients[n];
         socket.keep(input, at);

@@ -64,7 +64,7 @@ impl Socket {
         if let Some(Security(config)) = security {
             let mut connection = ClientConnection::new(config.clone(), ServerName::from(address.ip()))?;
             while connection.is_handshaking() {
-                connection.complete_io(&mut stream)?;
+                uninterrupted(|| connection.complete_io(&mut stream))?;
             }
             tls = Some(Box::new(connection));
         }
@@ -204,12 +204,12 @@ impl Socket {
     pub fn fill_once(&mut self) -> Result<(), Error> {
         let mut buffer = [0; 65_536];
         let n = match &mut self.tls {
-            None => self.stream.read(&mut buffer)?,
+            None => uninterrupted(|| self.stream.read(&mut buffer))?,
             Some(tls) => loop {
                 match tls.reader().read(&mut buffer) {
                     Ok(n) => break n,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        if tls.read_tls(&mut self.stream)? == 0 {
+                        if uninterrupted(|| tls.read_tls(&mut self.stream))? == 0 {
                             break 0;
                         }
                         tls.process_new_packets()?;
@@ -223,5 +223,18 @@ impl Socket {
         }
         self.input.extend_from_slice(&buffer[..n]);
         Ok(())
+    }
+}
+
+/// A call that waits, again if a signal (a stop of this process, say) ended it; and what it means that there is nothing.
+fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> Result<T, Error> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err("stalled: the broker says nothing more".into());
+            }
+            result => return Ok(result?),
+        }
     }
 }
