@@ -53,13 +53,11 @@ use crate::store::{Failed, Seat, Ticket};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
-/// How much is read at once where packets are large, in bytes: the kernel takes more for each read and write than for what is in it.
-const READ_LARGE_BYTES: usize = 256 * 1024;
-/// Packets of this size on average are large, in bytes.
-const LARGE_BYTES: u64 = 4 * 1024;
 /// How much is gathered before it is written.
-const GATHER_BYTES: usize = 64 * 1024;
+const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
+/// How much is taken in before others have a turn: what came is written again while it is in the cache of the processor.
+const TURN_BYTES: usize = 64 * 1024;
 /// How often the loop goes round before it lets others have a turn.
 const ROUNDS_MAX: usize = 8;
 /// Acknowledgements that wait for the store before no more packets are read.
@@ -144,7 +142,8 @@ impl HeldPublish {
 
 /// What a look at the stream brought.
 enum Read {
-    Some,
+    /// So many bytes.
+    Some(usize),
     None,
     /// Nothing is read for now.
     Barred,
@@ -204,8 +203,6 @@ pub(crate) struct State {
     wakers: Vec<Waker>,
     tally: Tally,
     pace: Pace,
-    /// Large packets come.
-    large: bool,
     /// More than one message left in the last turn.
     busy: bool,
     /// This task let the others go first, once since it was woken.
@@ -286,6 +283,7 @@ impl Connection {
         {
             return Poll::Ready(exit);
         }
+        let mut taken_in = 0;
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
@@ -338,7 +336,10 @@ impl Connection {
                 self.state.blocked_since.get_or_insert(now);
             }
             let again = match read {
-                Read::Some => true,
+                Read::Some(bytes) => {
+                    taken_in += bytes;
+                    true
+                }
                 Read::None => more && written,
                 Read::Barred => (more && written) || self.may_read(now),
             };
@@ -347,6 +348,9 @@ impl Connection {
                     Some(exit) => Poll::Ready(exit),
                     None => Poll::Pending,
                 };
+            }
+            if taken_in >= TURN_BYTES {
+                break;
             }
         }
         // Others first; this goes on right after them.
@@ -373,27 +377,20 @@ impl Connection {
         self.state.paused_until = None;
         if std::mem::take(&mut self.state.stopped) {
             let input = std::mem::take(&mut self.input);
-            return self.consume(input, now).map(|()| Read::Some);
+            return self.consume(input, now).map(|()| Read::Some(0));
         }
         let mut scratch = SCRATCH.take();
-        let most = if self.state.large { READ_LARGE_BYTES } else { READ_BYTES };
-        if scratch.len() < most {
-            scratch.resize(most, 0);
-        }
-        let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or(&mut []));
+        scratch.resize(READ_BYTES, 0);
+        let mut buffer = ReadBuf::new(&mut scratch);
         let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(Read::None),
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
-                self.state.tally.bytes_received += buffer.filled().len() as u64;
-                self.core.budget.took_in(buffer.filled().len());
-                let before = self.state.tally.packets_received;
-                let taken = self.take_in(buffer.filled(), now).map(|()| Read::Some);
-                let packets = self.state.tally.packets_received.saturating_sub(before);
-                self.state.large =
-                    buffer.filled().len() >= READ_BYTES && packets < READ_BYTES as u64 / LARGE_BYTES;
-                taken
+                let bytes = buffer.filled().len();
+                self.state.tally.bytes_received += bytes as u64;
+                self.core.budget.took_in(bytes);
+                self.take_in(buffer.filled(), now).map(|()| Read::Some(bytes))
             }
         };
         SCRATCH.set(scratch);
