@@ -33,6 +33,8 @@ impl Connection {
         let Connection {
             core, stream, contact, mut resident, number, agreement, end, mut output, place, ..
         } = *self;
+        // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
+        let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
@@ -62,7 +64,9 @@ impl Connection {
         if let Some((reason, text)) = farewell.filter(|_| agreement.version.has_properties()) {
             disconnect(&mut output, reason, &text, &agreement);
         }
-        close(stream, output).await;
+        if !(over && output.len() == 0) {
+            close(stream, output).await;
+        }
         drop(place);
     }
 
