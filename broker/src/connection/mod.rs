@@ -188,6 +188,9 @@ pub struct Connection {
     pub(crate) state: State,
 }
 
+/// Until the runtime has looked at its sockets once more.
+type LastLook = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a connection keeps for itself while it lives; begins empty.
 #[derive(Default)]
 pub(crate) struct State {
@@ -219,7 +222,7 @@ pub(crate) struct State {
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
     /// It was told to end, and looks a last time whether something has come.
-    told: Option<(Option<End>, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    told: Option<(Option<End>, LastLook)>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
