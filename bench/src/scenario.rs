@@ -143,7 +143,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "connect",
         what: "connect, CONNACK, close",
-        kind: Kind::Connects { tls: false, count: 4_000 },
+        kind: Kind::Connects { tls: false, count: 10_000 },
         at_most: Some(1.0),
     },
     Scenario {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use crate::auth::ban::{self, Ban};
 use crate::budget::Place;
 use crate::connection::Connection;
 use crate::core::Core;
+use crate::crew::Crew;
 use crate::handshake;
 use crate::live::Gate;
-use crate::net::{Accepted, Listener, Peer, Sender, Stream};
+use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
 
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -66,6 +67,7 @@ impl Drop for Counted {
 /// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(
     core: Arc<Core>,
+    crew: Arc<Crew>,
     listener: Listener,
     mut stopped: watch::Receiver<bool>,
     mut closed: watch::Receiver<bool>,
@@ -104,10 +106,11 @@ pub(crate) async fn run(
         let snapshot = core.live.get();
         let Some(gate) = snapshot.gate(listener.number()) else { continue };
         let accepted = listener.admit(accepted, gate.clone());
+        let origin = accepted.origin();
         // Whose connection a proxy passes on is only known when it has said so.
-        let address = if accepted.is_from_proxy() { None } else { counted(&accepted) };
+        let address = if origin.is_proxy() { None } else { counted(origin) };
         let banned = |ban: &Ban| {
-            format!("connection from {} closed: {} is banned ({})", accepted.address(), ban.whom, ban.reason)
+            format!("connection from {} closed: {} is banned ({})", origin.address(), ban.whom, ban.reason)
         };
         let traffic = &gate.traffic;
         if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
@@ -119,7 +122,7 @@ pub(crate) async fn run(
             traffic.refused.add(1);
             complain(format!(
                 "connection from {} closed: connections_max of this listener is reached",
-                accepted.address()
+                origin.address()
             ));
             continue;
         };
@@ -129,7 +132,7 @@ pub(crate) async fn run(
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
                 let admitted = Box::pin(admit(core.clone(), accepted, place, permit, stopped.clone()));
                 let counted = (Counted::new(&connections), entered);
-                tokio::spawn(async move {
+                crew.serve(async move {
                     if let Some(connection) = admitted.await {
                         connection.run().await;
                     }
@@ -138,27 +141,29 @@ pub(crate) async fn run(
             }
             Err(full) => {
                 traffic.refused.add(1);
-                complain(format!("connection from {} closed: {} is reached", accepted.address(), full.key()));
+                complain(format!("connection from {} closed: {} is reached", origin.address(), full.key()));
             }
         }
     }
 }
 
 /// The address that counts for bounds per address; loopback is free of them.
-fn counted(accepted: &Accepted) -> Option<IpAddr> {
-    accepted.address().ip().filter(|ip| !ip.is_loopback())
+fn counted(origin: &Origin) -> Option<IpAddr> {
+    origin.address().ip().filter(|ip| !ip.is_loopback())
 }
 
+/// The bytes of a client, with those that were read already, who it is, and what it is served by.
+type Established = (Stream, Vec<u8>, Peer, Arc<Gate>);
+
 /// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
-async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option<(Stream, Peer, Arc<Gate>)> {
-    let address = accepted.address().to_string();
-    let traffic = accepted.gate().traffic.clone();
+async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option<Established> {
+    let (address, traffic) = (*entering.origin().address(), entering.origin().gate().traffic.clone());
     let refuse = |error: String| {
         traffic.refused.add(1);
         warn!(peer = %address, "{error}");
     };
-    let accepted = match accepted.sender().await {
-        Ok(Sender::Client(accepted)) => accepted,
+    let entering = match entering.sender().await {
+        Ok(Sender::Client(entering)) => entering,
         Ok(Sender::Proxy) => {
             debug!(peer = %address, "the proxy looked whether the broker is there");
             return None;
@@ -169,18 +174,19 @@ async fn establish(core: &Core, accepted: Accepted, place: &mut Place) -> Option
         }
     };
     let snapshot = core.live.get();
-    let of = accepted.address();
-    if let Some(ban) = snapshot.bans.of_address(counted(&accepted), ban::now_s()) {
+    let origin = entering.origin();
+    let of = origin.address();
+    if let Some(ban) = snapshot.bans.of_address(counted(origin), ban::now_s()) {
         refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
         return None;
     }
-    if let Err(full) = place.locate(counted(&accepted), Instant::now()) {
+    if let Err(full) = place.locate(counted(origin), Instant::now()) {
         refuse(format!("connection of {of} closed: {} is reached", full.key()));
         return None;
     }
-    let gate = accepted.gate().clone();
-    let (stream, peer) = accepted.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
-    Some((stream, peer, gate))
+    let gate = origin.gate().clone();
+    let (stream, begun, peer) = entering.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
+    Some((stream, begun, peer, gate))
 }
 
 /// Lets a client in, or says why not.
@@ -191,22 +197,26 @@ async fn admit(
     permit: Option<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Box<Connection>> {
-    let timeout = Duration::from_secs(u64::from(accepted.gate().limits.connect_timeout_s));
-    let address = accepted.address().to_string();
-    let traffic = accepted.gate().traffic.clone();
-    let deadline = tokio::time::Instant::now() + timeout;
-    // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
-    let begun = within(Box::pin(accepted.first_byte()), deadline, &mut stopped).await;
-    let introduced = match begun {
-        Err(why) => Err(why),
-        Ok(()) => {
-            let introduction = Box::pin(async {
-                let (stream, peer, gate) = establish(&core, accepted, &mut place).await?;
-                Some(handshake::receive(&core, gate, stream, peer, place).await)
-            });
-            within(introduction, deadline, &mut stopped).await
-        }
-    };
+    let (address, gate) = (*accepted.origin().address(), accepted.origin().gate());
+    let timeout = Duration::from_secs(u64::from(gate.limits.connect_timeout_s));
+    let traffic = gate.traffic.clone();
+    let introduction = pin!(async {
+        let entering = match accepted.enter() {
+            Ok(entering) => entering,
+            Err(error) => {
+                warn!(peer = %address, "a connection was lost as it came: {error}");
+                return None;
+            }
+        };
+        entering.first_byte().await;
+        // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
+        Box::pin(async {
+            let (stream, begun, peer, gate) = establish(&core, entering, &mut place).await?;
+            Some(handshake::receive(&core, gate, (stream, begun), peer, place).await)
+        })
+        .await
+    });
+    let introduced = within(introduction, timeout, &mut stopped).await;
     drop(permit);
     let refusal = match introduced {
         Ok(None) => return None,
@@ -226,18 +236,18 @@ async fn admit(
         }
     };
     traffic.refused.add(1);
-    Box::pin(refusal.answer(&address)).await;
+    Box::pin(refusal.answer(address)).await;
     None
 }
 
 /// The result in time, or whether it was the time that ran out (else the broker stops).
 async fn within<T>(
-    future: impl Future<Output = T> + Unpin,
-    deadline: tokio::time::Instant,
+    future: Pin<&mut impl Future<Output = T>>,
+    timeout: Duration,
     stopped: &mut watch::Receiver<bool>,
 ) -> Result<T, bool> {
     tokio::select! {
-        result = tokio::time::timeout_at(deadline, future) => result.map_err(|_| true),
+        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
         _ = stopped.wait_for(|stopped| *stopped) => Err(false),
     }
 }

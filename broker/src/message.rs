@@ -1,4 +1,4 @@
-//! An application message inside the broker: one allocation of exact size, shared by everybody who receives it.
+//! An application message inside the broker: one allocation of exact size, or two where it is large, shared by everybody who receives it.
 //!
 //! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be written to subscribers.
 //! Message expiry is a moment of the broker's clock here, so that whoever sends the message can say what is left of it.
@@ -30,6 +30,8 @@ const FLAGS: usize = 22;
 const PUBLISHED: std::ops::Range<usize> = 24..32;
 const HEAD: usize = 32;
 const NEVER: u64 = u64::MAX;
+/// From this size on, a message is two allocations, in bytes.
+const LARGE: usize = 4 * 1024;
 const RETAIN: u8 = 0b100;
 /// Behind the payload stands who published it, and then how long that is, in two bytes.
 const SOURCED: u8 = 0b1000;
@@ -78,8 +80,23 @@ pub struct Content<'a> {
 }
 
 /// An application message.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Message(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Message(Bytes);
+
+/// Small ones are one allocation, which has to be filled with zeros first. That would be a copy more of a large one: it is two.
+#[derive(Clone)]
+enum Bytes {
+    Small(Arc<[u8]>),
+    Large(Arc<Vec<u8>>),
+}
+
+impl PartialEq for Message {
+    fn eq(&self, other: &Message) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Message {}
 
 /// What is left of the life of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,46 +122,68 @@ impl Message {
         let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
         let behind = source.as_ref().map_or(0, |source| source.len() + 2);
         let end = body + properties.len() + payload.len();
+        let sourced = if source.is_some() { SOURCED } else { 0 };
+        let head = Message::head(content, sourced);
+        if end + behind >= LARGE {
+            let mut bytes = Vec::with_capacity(end + behind);
+            for part in [&head[..], topic.as_bytes(), properties, payload] {
+                bytes.extend_from_slice(part);
+            }
+            if let Some(source) = source {
+                bytes.extend_from_slice(&source);
+                bytes.extend_from_slice(&(source.len() as u16).to_le_bytes());
+            }
+            return Message(Bytes::Large(Arc::new(bytes)));
+        }
         let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind).collect();
         if let Some(out) = Arc::get_mut(&mut bytes) {
-            out[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
-            out[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
-            out[PUBLISHER].copy_from_slice(&content.publisher.to_le_bytes());
-            // Both lengths come from one packet, whose fields are shorter than this.
-            out[PROPERTIES_LEN].copy_from_slice(&(properties.len() as u32).to_le_bytes());
-            out[TOPIC_LEN].copy_from_slice(&(topic.len() as u16).to_le_bytes());
-            out[FLAGS] = content.qos as u8 | if content.retain { RETAIN } else { 0 };
+            out[..HEAD].copy_from_slice(&head);
             out[HEAD..body].copy_from_slice(topic.as_bytes());
             out[body..body + properties.len()].copy_from_slice(properties);
             out[body + properties.len()..end].copy_from_slice(payload);
             if let Some(source) = source {
-                out[FLAGS] |= SOURCED;
                 out[end..end + source.len()].copy_from_slice(&source);
                 out[end + source.len()..].copy_from_slice(&(source.len() as u16).to_le_bytes());
             }
         }
-        Message(bytes)
+        Message(Bytes::Small(bytes))
+    }
+
+    fn head(content: &Content<'_>, sourced: u8) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
+        head[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
+        head[PUBLISHER].copy_from_slice(&content.publisher.to_le_bytes());
+        // Both lengths come from one packet, whose fields are shorter than this.
+        head[PROPERTIES_LEN].copy_from_slice(&(content.properties.len() as u32).to_le_bytes());
+        head[TOPIC_LEN].copy_from_slice(&(content.topic.len() as u16).to_le_bytes());
+        head[FLAGS] = content.qos as u8 | if content.retain { RETAIN } else { 0 } | sourced;
+        head
     }
 
     /// The same with the number by which it is followed; for once, a copy is not what matters.
     #[must_use]
     #[cold]
     pub fn traced(self, id: TraceId) -> Message {
-        let mut bytes = [&self.0[..], &id.to_le_bytes()].concat();
+        let mut bytes = [self.as_bytes(), &id.to_le_bytes()].concat();
         if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags |= TRACED;
         }
-        Message(bytes.into())
+        Message(Bytes::Large(Arc::new(bytes)))
     }
 
     /// All of it as bytes, for the store.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Small(bytes) => bytes,
+            Bytes::Large(bytes) => bytes,
+        }
     }
 
     /// Reads [`as_bytes`](Self::as_bytes) back; `None` where they are no message.
     pub fn from_bytes(bytes: &[u8]) -> Option<Message> {
-        let message = Message(bytes.into());
+        let message = Message(Bytes::Small(bytes.into()));
         let whole = bytes.len() >= HEAD && message.payload_start() <= message.payload_end();
         let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
         let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
@@ -152,7 +191,7 @@ impl Message {
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
-        self.0.get(range).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+        self.as_bytes().get(range).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
     }
 
     fn topic_end(&self) -> usize {
@@ -166,7 +205,7 @@ impl Message {
     #[inline]
     fn payload_end(&self) -> usize {
         match self.flags() & (SOURCED | TRACED) {
-            0 => self.0.len(),
+            0 => self.as_bytes().len(),
             _ => self.payload_end_before_more(),
         }
     }
@@ -182,24 +221,24 @@ impl Message {
 
     fn source_end(&self) -> usize {
         let traced = if self.flags() & TRACED == 0 { 0 } else { TRACE_BYTES };
-        self.0.len().saturating_sub(traced)
+        self.as_bytes().len().saturating_sub(traced)
     }
 
     #[inline]
     fn flags(&self) -> u8 {
-        self.0.get(FLAGS).copied().unwrap_or(0)
+        self.as_bytes().get(FLAGS).copied().unwrap_or(0)
     }
 
     /// The number by which it is followed, if it is.
     #[inline]
     pub fn trace(&self) -> Option<TraceId> {
         let traced = self.flags() & TRACED != 0;
-        traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.0.len())))
+        traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.as_bytes().len())))
     }
 
     /// Who published it, where that was kept.
     pub fn source(&self) -> Option<Source<'_>> {
-        let bytes = self.0.get(self.payload_end()..self.source_end())?;
+        let bytes = self.as_bytes().get(self.payload_end()..self.source_end())?;
         let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
         Some(match text.split_once('\0') {
             Some((client_id, user)) => Source { client_id, user: Some(user) },
@@ -210,7 +249,7 @@ impl Message {
     /// The topic name, as bytes of UTF-8.
     #[inline]
     pub fn topic(&self) -> &[u8] {
-        self.0.get(HEAD..self.topic_end()).unwrap_or(&[])
+        self.as_bytes().get(HEAD..self.topic_end()).unwrap_or(&[])
     }
 
     /// The topic name as text.
@@ -221,13 +260,13 @@ impl Message {
     /// The forwarded properties, as a block.
     #[inline]
     pub fn properties(&self) -> &[u8] {
-        self.0.get(self.topic_end()..self.payload_start()).unwrap_or(&[])
+        self.as_bytes().get(self.topic_end()..self.payload_start()).unwrap_or(&[])
     }
 
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.0.get(self.payload_start()..self.payload_end()).unwrap_or(&[])
+        self.as_bytes().get(self.payload_start()..self.payload_end()).unwrap_or(&[])
     }
 
     /// As published.
@@ -272,7 +311,7 @@ impl Message {
     /// The memory it takes, in bytes.
     #[inline]
     pub fn size(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 }
 

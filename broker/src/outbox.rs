@@ -9,8 +9,10 @@
 //! how much it is. The connection pages it in once the first part is empty.
 
 mod bounds;
+mod identifiers;
 
 pub use bounds::{Bounds, StoredTotal};
+pub use identifiers::SubscriptionIds;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -42,40 +44,6 @@ pub struct Delivery {
     pub share: Option<NonZeroU32>,
     /// Its place in the stored queue of the session; 0: it is in memory only.
     pub seq: Seq,
-}
-
-/// Subscription identifiers, mostly none or one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum SubscriptionIds {
-    /// No subscription that matched had one.
-    #[default]
-    None,
-    /// One.
-    One(u32),
-    /// Several overlapping subscriptions (`[MQTT-3.3.4-4]`).
-    Many(Arc<[u32]>),
-}
-
-impl SubscriptionIds {
-    /// As a list.
-    pub fn as_slice(&self) -> &[u32] {
-        match self {
-            SubscriptionIds::None => &[],
-            SubscriptionIds::One(id) => std::slice::from_ref(id),
-            SubscriptionIds::Many(ids) => ids,
-        }
-    }
-}
-
-impl FromIterator<u32> for SubscriptionIds {
-    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
-        let ids: Vec<u32> = ids.into_iter().collect();
-        match ids.as_slice() {
-            [] => SubscriptionIds::None,
-            [id] => SubscriptionIds::One(*id),
-            _ => SubscriptionIds::Many(ids.into()),
-        }
-    }
 }
 
 /// What became of a pushed message.
@@ -232,8 +200,25 @@ impl Outbox {
 
     /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
     /// room for it.
-    pub fn push(&self, mut delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
-        let mut inner = self.lock();
+    pub fn push(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        self.push_into(self.lock(), delivery, journal, ends)
+    }
+
+    /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
+    pub fn offer(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Option<Pushed> {
+        let inner = self.lock();
+        let ready = inner.readiness(delivery.message.size()) == Readiness::Ready;
+        ready.then(|| self.push_into(inner, delivery, journal, ends))
+    }
+
+    #[inline]
+    fn push_into(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        mut delivery: Delivery,
+        journal: &mut Journal<'_>,
+        ends: &Ends,
+    ) -> Pushed {
         if let Some(reason) = inner.absence(delivery.qos) {
             return Pushed::NotKept(reason);
         }
@@ -498,12 +483,7 @@ impl Outbox {
 
     /// Whether a message of this size would be taken without a drop, and go on its way.
     pub fn readiness(&self, size: usize) -> Readiness {
-        let inner = self.lock();
-        match (inner.connected, !inner.closed && inner.has_room(size)) {
-            (false, _) => Readiness::Away,
-            (true, true) => Readiness::Ready,
-            (true, false) => Readiness::Full,
-        }
+        self.lock().readiness(size)
     }
 
     /// The session has ended: nothing is taken any more.
@@ -533,6 +513,14 @@ impl Inner {
         }
         let offline = !self.connected && qos == QoS::AtMostOnce && !self.bounds.keeps_qos0;
         offline.then_some(Reason::Offline)
+    }
+
+    fn readiness(&self, size: usize) -> Readiness {
+        match (self.connected, !self.closed && self.has_room(size)) {
+            (false, _) => Readiness::Away,
+            (true, true) => Readiness::Ready,
+            (true, false) => Readiness::Full,
+        }
     }
 
     /// Behind what is on disk only there is no way past it.

@@ -18,6 +18,8 @@ use crate::net::Stream;
 const SHARE_MIN: usize = 4 * 1024;
 /// The most pieces that one write takes.
 const PIECES_MAX: usize = 32;
+/// What one segment takes on loopback, which has the largest; those that a network card is handed are about as large.
+const SEGMENT_BYTES: usize = 64_000;
 /// A buffer above this is not kept for others.
 const SPARE_MAX: usize = 256 * 1024;
 
@@ -113,11 +115,16 @@ impl Output {
     pub fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.len > 0 {
             let mut slices = [IoSlice::new(&[]); PIECES_MAX];
-            let mut used = 0;
+            let (mut used, mut left) = (0, self.share());
             for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
                 let skip = if used == 0 { self.written } else { 0 };
-                *slice = IoSlice::new(piece.as_slice().get(skip..).unwrap_or(&[]));
-                used += 1;
+                let bytes = piece.as_slice().get(skip..).unwrap_or(&[]);
+                let bytes = bytes.get(..left).unwrap_or(bytes);
+                *slice = IoSlice::new(bytes);
+                (used, left) = (used + 1, left - bytes.len());
+                if left == 0 {
+                    break;
+                }
             }
             let stream = Pin::new(&mut *stream);
             let n = match slices.get(..used) {
@@ -136,6 +143,12 @@ impl Output {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// How much one write takes: of what is more than a segment holds, equal parts. A few bytes that are left over for a segment of their
+    /// own make the receiver's kernel believe that all that comes takes much memory, and shrink its window.
+    fn share(&self) -> usize {
+        self.len.div_ceil(self.len.div_ceil(SEGMENT_BYTES).max(1))
     }
 
     fn advance(&mut self, n: usize) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapwing::Broker;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::warn;
@@ -32,8 +33,8 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// When the watchdog is to be told that the broker is alive: at half its time. It is told by the runtime that serves the clients, so a runtime that
-/// stands still is found out.
+/// When the watchdog is to be told that the broker is alive: at half its time. It is told once all threads that serve clients have had a turn,
+/// so one that stands still is found out.
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {
@@ -48,11 +49,12 @@ impl Watchdog {
         }))
     }
 
-    /// Waits until it is time, and says so. May be given up.
-    pub async fn alive(&mut self) {
+    /// Waits until it is time and the broker is alive, and says so. May be given up.
+    pub async fn alive(&mut self, broker: &Broker) {
         match &mut self.0 {
             Some(interval) => {
                 interval.tick().await;
+                broker.pulse().await;
                 say(&[NotifyState::Watchdog]);
             }
             None => std::future::pending().await,

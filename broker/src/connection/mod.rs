@@ -53,13 +53,11 @@ use crate::store::{Failed, Seat, Ticket};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
-/// How much is read at once where packets are large, in bytes: the kernel takes more for each read and write than for what is in it.
-const READ_LARGE_BYTES: usize = 256 * 1024;
-/// Packets of this size on average are large, in bytes.
-const LARGE_BYTES: u64 = 4 * 1024;
 /// How much is gathered before it is written.
-const GATHER_BYTES: usize = 64 * 1024;
+const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
+/// How much is taken in before others have a turn: what came is written again while it is in the cache of the processor.
+const TURN_BYTES: usize = 64 * 1024;
 /// How often the loop goes round before it lets others have a turn.
 const ROUNDS_MAX: usize = 8;
 /// Acknowledgements that wait for the store before no more packets are read.
@@ -144,7 +142,8 @@ impl HeldPublish {
 
 /// What a look at the stream brought.
 enum Read {
-    Some,
+    /// So many bytes.
+    Some(usize),
     None,
     /// Nothing is read for now.
     Barred,
@@ -189,6 +188,9 @@ pub struct Connection {
     pub(crate) state: State,
 }
 
+/// Until the runtime has looked at its sockets once more.
+type LastLook = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a connection keeps for itself while it lives; begins empty.
 #[derive(Default)]
 pub(crate) struct State {
@@ -204,8 +206,6 @@ pub(crate) struct State {
     wakers: Vec<Waker>,
     tally: Tally,
     pace: Pace,
-    /// Large packets come.
-    large: bool,
     /// More than one message left in the last turn.
     busy: bool,
     /// This task let the others go first, once since it was woken.
@@ -221,6 +221,8 @@ pub(crate) struct State {
     /// What an earlier connection has sent is on record from here on.
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
+    /// It was told to end, and looks a last time whether something has come.
+    told: Option<(Option<End>, LastLook)>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
@@ -286,6 +288,7 @@ impl Connection {
         {
             return Poll::Ready(exit);
         }
+        let mut taken_in = 0;
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
@@ -302,8 +305,13 @@ impl Connection {
             };
             // Behind what has come: a client that says DISCONNECT and is back at once leaves no will, and what it has acknowledged is not
             // sent to it again.
-            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
-                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
+            if self.is_told(cx) {
+                let Some((end, look)) = &mut self.state.told else { return Poll::Pending };
+                if look.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                let closed = End::Closed(ReasonCode::ServerShuttingDown);
+                return Poll::Ready(Exit::Told(end.take().unwrap_or(closed)));
             }
             let more = self.gather(now, cx);
             if self.resident.outbox.has_overrun() {
@@ -338,7 +346,10 @@ impl Connection {
                 self.state.blocked_since.get_or_insert(now);
             }
             let again = match read {
-                Read::Some => true,
+                Read::Some(bytes) => {
+                    taken_in += bytes;
+                    true
+                }
                 Read::None => more && written,
                 Read::Barred => (more && written) || self.may_read(now),
             };
@@ -348,10 +359,24 @@ impl Connection {
                     None => Poll::Pending,
                 };
             }
+            if taken_in >= TURN_BYTES {
+                break;
+            }
         }
         // Others first; this goes on right after them.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether it is to end. Who says so may be another thread, which may know of the client's next connection before this one has heard that
+    /// there is something to read: so the runtime looks at its sockets once more first.
+    fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.state.told.is_none()
+            && let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx)
+        {
+            self.state.told = Some((end.ok(), Box::pin(tokio::task::yield_now())));
+        }
+        self.state.told.is_some()
     }
 
     /// Whether packets are taken in now. A client whose answers pile up is not read from.
@@ -373,27 +398,20 @@ impl Connection {
         self.state.paused_until = None;
         if std::mem::take(&mut self.state.stopped) {
             let input = std::mem::take(&mut self.input);
-            return self.consume(input, now).map(|()| Read::Some);
+            return self.consume(input, now).map(|()| Read::Some(0));
         }
         let mut scratch = SCRATCH.take();
-        let most = if self.state.large { READ_LARGE_BYTES } else { READ_BYTES };
-        if scratch.len() < most {
-            scratch.resize(most, 0);
-        }
-        let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or(&mut []));
+        scratch.resize(READ_BYTES, 0);
+        let mut buffer = ReadBuf::new(&mut scratch);
         let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(Read::None),
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
-                self.state.tally.bytes_received += buffer.filled().len() as u64;
-                self.core.budget.took_in(buffer.filled().len());
-                let before = self.state.tally.packets_received;
-                let taken = self.take_in(buffer.filled(), now).map(|()| Read::Some);
-                let packets = self.state.tally.packets_received.saturating_sub(before);
-                self.state.large =
-                    buffer.filled().len() >= READ_BYTES && packets < READ_BYTES as u64 / LARGE_BYTES;
-                taken
+                let bytes = buffer.filled().len();
+                self.state.tally.bytes_received += bytes as u64;
+                self.core.budget.took_in(bytes);
+                self.take_in(buffer.filled(), now).map(|()| Read::Some(bytes))
             }
         };
         SCRATCH.set(scratch);

@@ -27,7 +27,7 @@ use crate::connection::Agreement;
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
 use crate::metrics::Traffic;
-use crate::net::{Peer, Stream};
+use crate::net::{Peer, PeerAddress, Stream};
 use crate::output::Output;
 use crate::session::{Terms, Will};
 
@@ -84,9 +84,9 @@ const SLOW: Duration = Duration::from_secs(1);
 
 impl Refusal {
     /// Tells the client what there is to tell, and the log.
-    pub(crate) async fn answer(self, peer: &str) {
+    pub(crate) async fn answer(self, peer: PeerAddress) {
         if let Some(text) = &self.text {
-            warn!(peer, "connection refused: {text}");
+            warn!(%peer, "connection refused: {text}");
         }
         if self.slow {
             tokio::time::sleep(SLOW).await;
@@ -156,15 +156,15 @@ impl Refuse {
     }
 }
 
-/// Reads CONNECT and decides.
+/// Reads CONNECT, of which some may have been read already, and decides.
 pub(crate) async fn receive(
     core: &Core,
     gate: Arc<Gate>,
-    mut stream: Stream,
+    (mut stream, mut input): (Stream, Vec<u8>),
     peer: Peer,
     mut place: Place,
 ) -> Result<Guest, Box<Refusal>> {
-    let mut input = Vec::new();
+    gate.traffic.bytes_received.add(input.len() as u64);
     match admit(core, &gate, &mut stream, &peer, &mut place, &mut input).await {
         Ok((identity, gate, snapshot, request)) => {
             Ok(Guest { stream, peer, place, input, identity, gate, snapshot, request })
@@ -355,13 +355,16 @@ async fn read_packet(
             }
             Err(error) => return Err(Refuse::close(format!("the first packet: {error}"))),
         }
-        let mut buffer = Zeroizing::new([0; 2048]);
-        match stream.read(&mut *buffer).await {
+        let mut buffer = [0; 2048];
+        match stream.read(&mut buffer).await {
             Ok(0) => return Err(Refuse::close("closed by the client before CONNECT was whole")),
             Ok(n) => {
                 traffic.bytes_received.add(n as u64);
                 grow(input, n);
-                input.extend_from_slice(buffer.get(..n).unwrap_or(&[]));
+                let came = buffer.get_mut(..n).unwrap_or(&mut []);
+                input.extend_from_slice(came);
+                // There may be a password in it.
+                came.zeroize();
             }
             Err(error) => return Err(Refuse::close(format!("before CONNECT was whole: {error}"))),
         }

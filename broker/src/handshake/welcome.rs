@@ -12,7 +12,7 @@ use tracing::{debug, info};
 
 use super::{Guest, Refusal, Refuse, Request};
 use crate::auth::{Identity, audit};
-use crate::connection::{AUTH_BYTES_MAX, Connection, State};
+use crate::connection::{Connection, State};
 use crate::contact::Contact;
 use crate::core::Core;
 use crate::live::{Gate, Snapshot};
@@ -187,9 +187,19 @@ pub(crate) fn expires_at(core: &Core, identity: &Identity) -> Option<Millis> {
     Some(core.now().saturating_add(left))
 }
 
+/// What the properties of CONNACK take at most, apart from texts of the client and the configuration.
+const CONNACK_FIXED_BYTES: usize = 64;
+
 fn connack(config: &Gate, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {
     let agreement = &request.agreement;
-    let mut buffer = vec![0; AUTH_BYTES_MAX];
+    // Not a page more than that: it is zeroed for each client.
+    let texts = [
+        request.client_id.len(),
+        config.mqtt.response_information.as_ref().map_or(0, String::len),
+        agreement.auth_method.as_ref().map_or(0, |method| method.len()),
+        request.auth_data.as_ref().map_or(0, Vec::len),
+    ];
+    let mut buffer = vec![0; CONNACK_FIXED_BYTES + texts.iter().sum::<usize>()];
     let mut p = PropertyWriter::new(&mut buffer);
     if agreement.version.has_properties() {
         if request.expiry_capped {

@@ -3,15 +3,14 @@
 //! Opening happens in two steps: all files of all listeners are read first, then the ports are opened, so that a bad
 //! certificate is told before any client finds an open port.
 
+mod entering;
 mod listener;
 pub mod proxy;
 pub(crate) mod tls;
 pub mod websocket;
 
-pub use listener::{
-    Accepted, BindError, ControlSocket, EstablishError, Listener, Raw, Sender, bind, bind_admin,
-    bind_control, permit, prepare,
-};
+pub use entering::{Accepted, Entering, EstablishError, Origin, Raw, Sender};
+pub use listener::{BindError, ControlSocket, Listener, bind, bind_admin, bind_control, permit, prepare};
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +76,13 @@ impl std::fmt::Display for PeerAddress {
             PeerAddress::Ip(address) => address.fmt(f),
             PeerAddress::Unix => f.write_str("unix"),
         }
+    }
+}
+
+impl Stream {
+    /// Whether it is a socket and nothing else: no layer above it has an end of its own.
+    pub fn is_bare(&self) -> bool {
+        matches!(self, Stream::Tcp(_) | Stream::Unix(_))
     }
 }
 

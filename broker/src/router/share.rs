@@ -43,6 +43,13 @@ impl Group {
     /// `ends` hears of it when none does.
     pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
+        // Mostly it is the one whose turn it is.
+        if let Some(member) = members.clone().next()
+            && let Some(taken @ Pushed::Queued(_)) =
+                member.outbox.offer(self.delivery(member, message), journal, ends)
+        {
+            return taken;
+        }
         let (mut last, mut tried) = (Pushed::NotKept(Reason::SessionEnded), 0);
         let mut full = false;
         for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
@@ -72,8 +79,12 @@ impl Group {
     }
 
     fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        member.outbox.push(self.delivery(member, message), journal, ends)
+    }
+
+    fn delivery(&self, member: &Subscriber, message: &Message) -> Delivery {
         let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
-        member.outbox.push(member.delivery(message, ids, Some(self.id)), journal, ends)
+        member.delivery(message, ids, Some(self.id))
     }
 
     /// The member that would get a message of this size now; where none would, one that would be asked first.
