@@ -51,11 +51,6 @@ impl Crew {
         Ok(Crew { members, _over: over })
     }
 
-    /// The runtimes of the threads.
-    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
-        self.members.iter().map(|member| &member.runtime)
-    }
-
     /// Waits until every thread has had a turn for this.
     pub async fn pulse(&self) {
         for member in &self.members {

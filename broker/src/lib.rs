@@ -230,9 +230,7 @@ impl Builder {
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
-        for runtime in crew.runtimes() {
-            background.spawn_on(store::relay(core.store.clone()), runtime);
-        }
+        background.spawn(store::relay(core.store.clone()));
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         background.spawn(reload::run(core.clone(), own, listeners, requests));
