@@ -1,7 +1,6 @@
 //! The broker as a program: its log, its signals, its first and last words.
 
 use std::io::IsTerminal;
-use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ pub fn run(source: Source, reading: Reading) -> ExitCode {
         Err(error) => return fail(&format!("log.level: {error}")),
     };
     reading.warnings.iter().for_each(|text| warn!("{text}"));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
@@ -67,8 +66,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
         let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
         level.reload(filter).map_err(|error| error.to_string())
     };
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let builder = Broker::builder().config(reading.config).source(anew).log_level(set_level).threads(threads);
+    let builder = Broker::builder().config(reading.config).source(anew).log_level(set_level);
     let broker = match builder.start().await {
         Ok(broker) => broker,
         Err(error) => return fail(&error),
