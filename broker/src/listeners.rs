@@ -10,7 +10,6 @@ use tracing::{info, warn};
 use crate::accept::{self, Counted, Tally};
 use crate::config::{self, Config};
 use crate::core::Core;
-use crate::crew::Crew;
 use crate::live::GateNumber;
 use crate::net::{self, BindError};
 
@@ -26,7 +25,6 @@ pub(crate) struct Listeners {
     stopped: watch::Receiver<bool>,
     connections: Arc<Tally>,
     acceptors: Arc<Tally>,
-    crew: Arc<Crew>,
 }
 
 /// An open listener.
@@ -55,15 +53,14 @@ pub(crate) struct Fresh {
 }
 
 impl Listeners {
-    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end; the crew serves the connections.
+    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end.
     pub(crate) fn new(
         stopped: watch::Receiver<bool>,
         acceptors: Arc<Tally>,
         connections: Arc<Tally>,
-        crew: Arc<Crew>,
     ) -> Listeners {
         let names = watch::Sender::new(Vec::new());
-        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, crew }
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors }
     }
 
     /// The names of those that are open.
@@ -160,9 +157,9 @@ impl Listeners {
             info!("listening on {}", socket.name());
             let counted = Counted::new(&self.acceptors);
             let (core, stopped, closing) = (core.clone(), self.stopped.clone(), closing.clone());
-            let (connections, crew) = (self.connections.clone(), self.crew.clone());
+            let connections = self.connections.clone();
             tasks.spawn(async move {
-                accept::run(core, crew, socket, stopped, closing, connections).await;
+                accept::run(core, socket, stopped, closing, connections).await;
                 drop(counted);
             });
         }

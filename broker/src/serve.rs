@@ -76,7 +76,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
     let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
-            () = watchdog.alive(&broker) => {}
+            () = watchdog.alive() => {}
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
             () = next(&mut hangup) => {

@@ -31,17 +31,7 @@ impl Connection {
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
-            core,
-            stream,
-            contact,
-            mut resident,
-            number,
-            agreement,
-            end,
-            mut output,
-            place,
-            mut state,
-            ..
+            core, stream, contact, mut resident, number, agreement, end, mut output, place, ..
         } = *self;
         // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
@@ -59,8 +49,8 @@ impl Connection {
         };
         let (told, leave) = match exit {
             Exit::Told(end) => (Some(end), None),
-            Exit::Expelled(leave) => (state.told.take().and_then(|(end, _)| end), Some(leave)),
-            _ => (state.told.take().and_then(|(end, _)| end), None),
+            Exit::Expelled(leave) => (None, Some(leave)),
+            _ => (None, None),
         };
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
             resident.session.expiry_s = 0;

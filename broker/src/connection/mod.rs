@@ -188,9 +188,6 @@ pub struct Connection {
     pub(crate) state: State,
 }
 
-/// Until the runtime has looked at its sockets once more.
-type LastLook = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// What a connection keeps for itself while it lives; begins empty.
 #[derive(Default)]
 pub(crate) struct State {
@@ -221,8 +218,6 @@ pub(crate) struct State {
     /// What an earlier connection has sent is on record from here on.
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
-    /// It was told to end, and looks a last time whether something has come.
-    told: Option<(Option<End>, LastLook)>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
@@ -305,13 +300,8 @@ impl Connection {
             };
             // Behind what has come: a client that says DISCONNECT and is back at once leaves no will, and what it has acknowledged is not
             // sent to it again.
-            if self.is_told(cx) {
-                let Some((end, look)) = &mut self.state.told else { return Poll::Pending };
-                if look.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                let closed = End::Closed(ReasonCode::ServerShuttingDown);
-                return Poll::Ready(Exit::Told(end.take().unwrap_or(closed)));
+            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
+                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
             }
             let more = self.gather(now, cx);
             if self.resident.outbox.has_overrun() {
@@ -366,17 +356,6 @@ impl Connection {
         // Others first; this goes on right after them.
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// Whether it is to end. Who says so may be another thread, which may know of the client's next connection before this one has heard that
-    /// there is something to read: so the runtime looks at its sockets once more first.
-    fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.state.told.is_none()
-            && let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx)
-        {
-            self.state.told = Some((end.ok(), Box::pin(tokio::task::yield_now())));
-        }
-        self.state.told.is_some()
     }
 
     /// Whether packets are taken in now. A client whose answers pile up is not read from.
