@@ -263,8 +263,15 @@ fn a_message_that_nobody_keeps_costs_no_sync() {
 }
 
 fn on(disk: &MemoryDisk) -> DurableStore {
-    let options = Options { segment_bytes: 64 * 1024, window_bytes: 128 * 1024, ..Options::default() };
-    DurableStore::on(Arc::new(disk.clone()), options).unwrap()
+    let options = Options { segment_bytes: 1 << 20, window_bytes: 2 << 20, ..Options::default() };
+    let store = DurableStore::on(Arc::new(disk.clone()), options).unwrap();
+    // A message that was taken waits for space. That none has to, there are segments ahead; they are made beside the writer.
+    let begun = std::time::Instant::now();
+    while disk.content("wal/0000000000000003.log").is_none_or(|log| log.len() < 1 << 20) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no segment is made ahead");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    store
 }
 
 /// Publishes one message; the reason code of its acknowledgement.
