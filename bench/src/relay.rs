@@ -13,6 +13,10 @@ use mio::{Events, Interest, Poll, Token};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// What is read and written at once, in bytes: a little below what one segment takes on loopback. With more the receiver's kernel shrinks its window,
+/// and the same bytes take two to three times as much.
+const AT_ONCE: usize = 60 << 10;
+
 /// See the module.
 #[derive(Args, Debug)]
 pub struct Relay {
@@ -94,7 +98,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
         streams.push(stream);
     }
     drop(TcpListener::from_std(listener));
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
     let began = cpu();
     while !over.load(Ordering::Relaxed) {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
@@ -140,7 +144,7 @@ fn load(
     for pair in 0..pairs {
         let _ = streams[2 * pair].write(&burst)?;
     }
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; 256 << 10]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
     let (until, mut bytes) = (Instant::now() + time, 0u64);
     while Instant::now() < until {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
