@@ -47,7 +47,8 @@ impl Relay {
         let over = Arc::new(AtomicBool::new(false));
         let until = over.clone();
         let relay = std::thread::spawn(move || relay(listener, pairs, &until));
-        let delivered = load(address, (pairs, window, message), time)?;
+        // Open until the relay has ended: what is unread would reset its connections.
+        let (delivered, _open) = load(address, (pairs, window, message), time)?;
         over.store(true, Ordering::Relaxed);
         let cpu = relay.join().map_err(|_| "the relay panicked")??;
         println!(
@@ -123,11 +124,12 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
     Ok(cpu() - began)
 }
 
+/// How many messages came, and the connections.
 fn load(
     address: SocketAddr,
     (pairs, window, message): (usize, usize, usize),
     time: Duration,
-) -> Result<u64, Error> {
+) -> Result<(u64, Vec<TcpStream>), Error> {
     pin(1)?;
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
@@ -166,5 +168,5 @@ fn load(
             }
         }
     }
-    Ok(bytes / message as u64)
+    Ok((bytes / message as u64, streams))
 }
