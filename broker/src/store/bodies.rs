@@ -17,7 +17,7 @@ use super::checkpoint::{Bytes, as_io};
 use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full};
 use super::segments;
-use super::table::Table;
+use super::table::{Kept, Table};
 use crate::message::Message;
 
 /// Messages with several rows, by the record that brought them.
@@ -111,9 +111,8 @@ pub(super) fn body(reader: &mut Reader<'_>) -> Option<Body> {
 pub(super) fn staying(table: &Table) -> BTreeSet<u64> {
     let mut live: HashMap<u64, u64> = HashMap::new();
     for (_, _, row) in table.queue.iter() {
-        if let Some(Place { spot, .. }) = row.place {
-            let share = row.delivery.message.size() as u64 / u64::from(row.shared_by.max(1));
-            *live.entry(spot.segment).or_default() += share;
+        if let Kept::Log(Place { spot, .. }) = row.kept {
+            *live.entry(spot.segment).or_default() += u64::from(row.size) / u64::from(row.shared_by.max(1));
         }
     }
     let stays = |(segment, live): (u64, u64)| {

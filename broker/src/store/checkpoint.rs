@@ -14,12 +14,13 @@ use redb::{
 };
 use tracing::error;
 
-use super::bodies::{self, BODIES, BODY_USES, Balance, Log, Settled};
+use super::bodies::{self, BODIES, BODY_USES, Balance, Log, Place, Settled};
 use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full, write_full};
 use super::error::OpenError;
 use super::queue;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
+use super::segments;
 use super::shared::{Counters, Look, Looks};
 use super::table::Table;
 use super::{Lsn, Seq};
@@ -306,7 +307,7 @@ fn write_all(
         }
     }
     queue::create(&txn)?;
-    queue::write(&txn, table, &mut balance)?;
+    queue::write(&txn, table, log, &mut balance)?;
     {
         let mut rows = txn.open_table(FLIGHTS)?;
         for ((session, packet_id), layered) in &table.flights {
@@ -479,6 +480,18 @@ impl Read {
     ) -> io::Result<()> {
         let mut corrupt = |session, seq: Seq| self.corrupt("queue_chunks", &(session, seq), bad);
         guarded(|| queue::read(&self.txn, &self.log, session, range, &mut corrupt, &mut give))
+    }
+
+    /// A message that a table says to be in the log; `None` where it is damaged.
+    pub(super) fn logged(&self, place: &Place, bad: &mut u64) -> io::Result<Option<Message>> {
+        let message = self.log.message(place);
+        self.log.failure()?;
+        if message.is_none() {
+            *bad += 1;
+            let file = segments::name(place.spot.segment);
+            error!(file, offset = place.spot.at, "a message in the log is damaged: it is passed over");
+        }
+        Ok(message)
     }
 
     /// The segments that it has messages in.

@@ -253,8 +253,8 @@ pub(super) fn subscription(reader: &mut Reader<'_>) -> Option<KeptSubscription> 
 }
 
 /// A delivery whose message stands elsewhere.
-pub(super) fn put_delivery_terms(out: &mut Vec<u8>, delivery: &Delivery) {
-    put_terms(out, delivery.qos, delivery.retain, &delivery.subscription_ids, delivery.share);
+pub(super) fn put_queued_terms(out: &mut Vec<u8>, queued: &Queued) {
+    put_terms(out, queued.qos, queued.retain, &queued.subscription_ids, queued.share);
 }
 
 /// Reads it back, with the message that `message` finds behind it.
@@ -369,7 +369,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             out.push(*qos as u8);
             put_number(out, u64::from(*size));
             put_option(out, body.as_ref(), |out, body| {
-                put_delivery_terms(out, body);
+                put_terms(out, body.qos, body.retain, &body.subscription_ids, body.share);
                 put_message(out, &body.message);
             });
         }

@@ -90,7 +90,7 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(problem)?;
     let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
     loop {
-        if lock(&shared.supply).kept >= wanted {
+        if lock(&shared.supply).kept() >= wanted {
             break;
         }
         if shared.health() != Health::Good || lock(&shared.supply).closed {

@@ -1,6 +1,6 @@
 //! The durable store: its threads, and its side of the [`Store`] seam.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -151,7 +151,6 @@ impl DurableStore {
             // The damaged log was set aside; what was sound in it goes to the checkpoint before it is let go.
             let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
-            view.active.leave_log();
             let meta = Meta {
                 lsn: applied,
                 clock: clock.now(),
@@ -174,7 +173,7 @@ impl DurableStore {
             disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let mut supply = Supply { full, needed, kept, ..Supply::default() };
+        let mut supply = Supply { full, needed, kept: VecDeque::from([(0, kept)]), ..Supply::default() };
         let old = supply.reusable(0);
         let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Room::Written)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
@@ -281,7 +280,8 @@ fn replay(
         let mut table = Table::default();
         let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
         let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
-            table.apply(lsn, record, place, &mut queues);
+            // A damaged log is set aside: its messages are not left in it.
+            table.apply(lsn, record, place.filter(|_| beyond == Beyond::Stop), &mut queues);
         })?;
         Ok((table, queues, scan))
     };

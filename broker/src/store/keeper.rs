@@ -115,8 +115,7 @@ fn keep(shared: &Shared) -> io::Result<()> {
     shared.counters.moved.add(settled.moved);
     {
         let mut supply = lock(&shared.supply);
-        supply.settle(settled, looks.made());
-        supply.kept = meta.lsn;
+        supply.settle(settled, looks.made(), meta.lsn);
         supply.made += 1;
     }
     shared.supply_changed.notify_all();

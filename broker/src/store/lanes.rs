@@ -16,9 +16,9 @@ pub(super) struct Lanes(BTreeMap<SessionNumber, Lane>);
 
 impl Lanes {
     /// Adds a row, or replaces the one in its place.
-    pub(super) fn insert(&mut self, session: SessionNumber, row: QueueRow) {
-        let lane = self.0.entry(session).or_default();
-        let seq = row.delivery.seq;
+    pub(super) fn insert(&mut self, row: QueueRow) {
+        let lane = self.0.entry(row.queued.session).or_default();
+        let seq = row.queued.seq;
         if lane.back().is_none_or(|(last, _)| *last < seq) {
             lane.push_back((seq, Some(row)));
             return;
@@ -72,11 +72,6 @@ impl Lanes {
         self.0.iter().flat_map(|(session, lane)| {
             lane.iter().filter_map(|(seq, row)| Some((*session, *seq, row.as_ref()?)))
         })
-    }
-
-    /// All rows, to be changed.
-    pub(super) fn rows_mut(&mut self) -> impl Iterator<Item = &mut QueueRow> {
-        self.0.values_mut().flatten().filter_map(|(_, row)| row.as_mut())
     }
 
     /// The sessions that have or had rows here.

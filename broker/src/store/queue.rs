@@ -7,11 +7,13 @@ use std::io;
 use std::ops::Range;
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use tracing::warn;
 
-use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log};
+use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot};
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
-use super::table::{QueueRow, Table};
+use super::record::Queued;
+use super::table::{Kept, QueueRow, Table};
 use super::{Lsn, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -71,12 +73,13 @@ fn unpack(
     })
 }
 
-fn pack(out: &mut Vec<u8>, delivery: &Delivery, body: &Body) {
+/// Packs a row; its message, if that is given, goes into it.
+fn pack(out: &mut Vec<u8>, queued: &Queued, body: &Body, message: Option<&Message>) {
     out.clear();
-    codec::put_delivery_terms(out, delivery);
+    codec::put_queued_terms(out, queued);
     bodies::put(out, body);
-    if *body == Body::Here {
-        codec::put_message(out, &delivery.message);
+    if let Some(message) = message {
+        codec::put_message(out, message);
     }
 }
 
@@ -163,7 +166,7 @@ fn without_log(
             &[]
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
             balance.moved(&body);
-            pack(&mut packed, &delivery, &Body::Here);
+            pack(&mut packed, &Queued::of(session, &delivery), &Body::Here, Some(&delivery.message));
             &packed
         } else {
             row
@@ -240,18 +243,52 @@ struct Run {
     bytes: Vec<u8>,
 }
 
+/// Messages of a table that move out of the log, by the records that brought them. What cannot be read stays where it is.
+fn moving(table: &Table, log: &Log) -> HashMap<Lsn, Message> {
+    let staying = bodies::staying(table);
+    let mut places: Vec<(Spot, Place, Lsn)> = Vec::new();
+    for (_, _, row) in table.queue.iter() {
+        if let Kept::Log(place) = row.kept
+            && !staying.contains(&place.spot.segment)
+        {
+            places.push((place.spot, place, row.lsn));
+        }
+    }
+    // As they stand there, so that most of it is read at once.
+    places.sort_unstable_by_key(|(spot, ..)| *spot);
+    places.dedup_by_key(|(.., lsn)| *lsn);
+    let moved = places.into_iter().filter_map(|(_, place, lsn)| Some((lsn, log.message(&place)?))).collect();
+    if let Err(error) = log.failure() {
+        warn!(%error, "messages could not be read in the log: they are left there");
+    }
+    moved
+}
+
 /// Writes the rows of a table, and takes away those that are gone.
-pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
+pub(super) fn write(
+    txn: &WriteTransaction,
+    table: &Table,
+    log: &Log,
+    balance: &mut Balance,
+) -> Result<(), redb::Error> {
     take_away(txn, table, balance)?;
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut bodies = txn.open_table(BODIES)?;
     let mut body_uses = txn.open_table(BODY_USES)?;
-    let staying = bodies::staying(table);
-    let in_log = |row: &QueueRow| row.place.filter(|place| staying.contains(&place.spot.segment));
+    let moving = moving(table, log);
+    /// The message of a row, if it does not stay in the log.
+    fn here<'m>(row: &'m QueueRow, moving: &'m HashMap<Lsn, Message>) -> Result<&'m Message, Place> {
+        match &row.kept {
+            Kept::Here(message) => Ok(message),
+            Kept::Log(place) => moving.get(&row.lsn).ok_or(*place),
+        }
+    }
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for (_, _, row) in table.queue.iter().filter(|(_, _, row)| row.shared_by > 1 && in_log(row).is_none()) {
-        *uses.entry(row.lsn).or_default() += 1;
+    for (_, _, row) in table.queue.iter().filter(|(_, _, row)| row.shared_by > 1) {
+        if here(row, &moving).is_ok() {
+            *uses.entry(row.lsn).or_default() += 1;
+        }
     }
     let mut written: BTreeSet<Lsn> = BTreeSet::new();
     let (mut packed, mut run) = (Vec::new(), Run::default());
@@ -265,20 +302,19 @@ pub(super) fn write(txn: &WriteTransaction, table: &Table, balance: &mut Balance
     };
     let mut scratch = Vec::new();
     for (session, seq, row) in table.queue.iter() {
-        let body = match (in_log(row), uses.get(&row.lsn)) {
-            (Some(place), _) => Body::Log(place),
-            (None, Some(uses)) if *uses > 1 => {
+        let (body, message) = match (here(row, &moving), uses.get(&row.lsn)) {
+            (Err(place), _) => (Body::Log(place), None),
+            (Ok(message), Some(uses)) if *uses > 1 => {
                 if written.insert(row.lsn) {
-                    let message = &row.delivery.message;
                     bodies.insert(row.lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
                     body_uses.insert(row.lsn, uses)?;
                 }
-                Body::Shared(row.lsn)
+                (Body::Shared(row.lsn), None)
             }
-            _ => Body::Here,
+            (Ok(message), _) => (Body::Here, Some(message)),
         };
         balance.more(&body);
-        pack(&mut packed, &row.delivery, &body);
+        pack(&mut packed, &row.queued, &body, message);
         let goes_on = run.session == session && run.first + run.count == seq;
         if run.count > 0 && (!goes_on || run.bytes.len() + packed.len() > CHUNK_BYTES_MAX) {
             put(&mut run)?;

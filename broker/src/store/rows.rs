@@ -11,7 +11,7 @@ use tracing::error;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
 use super::shared::{Shared, View, lock};
-use super::table::{Queues, Table};
+use super::table::{Kept, Queues, Table};
 use super::{Health, Lsn, OpenError, Page, Paged, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -127,7 +127,7 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
                 until = seq;
                 break;
             }
-            rows.push(row.delivery.clone());
+            rows.push(row.clone());
         }
         (rows, gone)
     })?;
@@ -153,11 +153,15 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         !done
     })?;
     let newer = frozen.queue.range(session, from..until).filter(|(seq, _)| !gone.contains(seq));
-    for delivery in newer.map(|(_, row)| row.delivery.clone()).chain(active) {
+    for row in newer.map(|(_, row)| row).chain(&active) {
         if done {
             break;
         }
-        done = full(&mut found, delivery);
+        let message = match &row.kept {
+            Kept::Here(message) => Some(message.clone()),
+            Kept::Log(place) => read.logged(place, bad)?,
+        };
+        done = message.is_some_and(|message| full(&mut found, row.queued.delivery(message)));
     }
     let next = found.last().filter(|_| done).map_or(until, |last| last.seq + 1);
     Ok(Paged { deliveries: found, next })

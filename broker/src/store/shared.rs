@@ -56,8 +56,8 @@ pub(super) struct Supply {
     pub(super) next_id: u64,
     /// The last segment that was filled had few frames: no need to make every single sync cheap.
     pub(super) large_frames: bool,
-    /// The log up to here is in the checkpoint.
-    pub(super) kept: Lsn,
+    /// The log up to here is in the checkpoint with this number; behind the newest, older ones that somebody may still look at.
+    pub(super) kept: VecDeque<(u64, Lsn)>,
     /// A checkpoint was asked for, and how many were made.
     pub(super) wanted: bool,
     pub(super) made: u64,
@@ -67,8 +67,14 @@ pub(super) struct Supply {
 }
 
 impl Supply {
-    /// A checkpoint with this number was made.
-    pub(super) fn settle(&mut self, settled: Settled, made: u64) {
+    /// The log up to here is in the newest checkpoint.
+    pub(super) fn kept(&self) -> Lsn {
+        self.kept.back().map_or(0, |(_, kept)| *kept)
+    }
+
+    /// A checkpoint with this number was made, of the log up to this record.
+    pub(super) fn settle(&mut self, settled: Settled, made: u64, kept_to: Lsn) {
+        self.kept.push_back((made, kept_to));
         let Settled { kept, freed, .. } = settled;
         self.freed.retain(|(_, segment)| !kept.contains(segment));
         self.needed.extend(kept);
@@ -77,6 +83,11 @@ impl Supply {
 
     /// Takes a segment that nobody needs any more, if nobody looks at a checkpoint older than `oldest`.
     pub(super) fn reusable(&mut self, oldest: u64) -> Option<u64> {
+        // Tables that were looked at together with an older checkpoint may say of messages behind it that they are in the log.
+        while self.kept.get(1).is_some_and(|(made, _)| *made <= oldest) {
+            self.kept.pop_front();
+        }
+        let kept = self.kept.front().map_or(0, |(_, kept)| *kept);
         let needed = &mut self.needed;
         self.freed.retain(|(made, segment)| {
             let free = *made <= oldest;
@@ -85,7 +96,7 @@ impl Supply {
             }
             !free
         });
-        let reusable = |(id, last): &(u64, Lsn)| *last <= self.kept && !self.needed.contains(id);
+        let reusable = |(id, last): &(u64, Lsn)| *last <= kept && !self.needed.contains(id);
         let at = self.full.iter().position(reusable)?;
         Some(self.full.remove(at).0)
     }

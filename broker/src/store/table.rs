@@ -1,6 +1,7 @@
 //! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is gone.
 //!
-//! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint.
+//! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint. Messages
+//! stay in the log, where their frames brought them: a table says where.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,21 +11,35 @@ use lapwing_protocol::{PacketId, QoS};
 
 use super::bodies::Place;
 use super::lanes::Lanes;
-use super::record::{KeptFlight, KeptSubscription, Origin, Record, SessionTerms, Waiting};
+use super::record::{KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting};
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
-use crate::outbox::Delivery;
 
 /// A row of a queue.
 #[derive(Clone, Debug)]
 pub(super) struct QueueRow {
-    pub(super) delivery: Delivery,
+    pub(super) queued: Queued,
     /// The record that brought it: rows of one record share the message.
     pub(super) lsn: Lsn,
     /// How many rows that record brought.
     pub(super) shared_by: u32,
-    /// Where the message stands in the log.
-    pub(super) place: Option<Place>,
+    /// Of the message, in bytes.
+    pub(super) size: u32,
+    pub(super) kept: Kept,
+}
+
+/// Where the message of a row in a table is.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    Here(Message),
+    Log(Place),
+}
+
+impl Kept {
+    /// In the log, if it stands there.
+    fn of(message: Message, place: Option<Place>) -> Kept {
+        place.map_or(Kept::Here(message), Kept::Log)
+    }
 }
 
 /// A row that may replace one that an older table has.
@@ -80,16 +95,16 @@ impl Table {
             }
             Record::Published { message, retained, queued, received, origin } => {
                 let retained = retained.then(|| message.clone());
-                let shared_by = queued.as_slice().len() as u32;
-                if let Some((last, others)) = queued.as_slice().split_last() {
-                    for queued in others {
-                        let row =
-                            QueueRow { delivery: queued.delivery(message.clone()), lsn, shared_by, place };
-                        self.enqueue(queued.session, row, queues);
+                let (shared_by, size) = (queued.as_slice().len() as u32, message.size() as u32);
+                let mut row = |queued, kept| {
+                    self.enqueue(QueueRow { queued, lsn, shared_by, size, kept }, queues);
+                };
+                match queued {
+                    Places::None => {}
+                    Places::One(queued) => row(queued, Kept::of(message, place)),
+                    Places::Many(all) => {
+                        all.into_iter().for_each(|queued| row(queued, Kept::of(message.clone(), place)));
                     }
-                    // Most messages have one row: their counter need not be touched.
-                    let row = QueueRow { delivery: last.delivery(message), lsn, shared_by, place };
-                    self.enqueue(last.session, row, queues);
                 }
                 if let Some(key) = received {
                     set(&mut self.received, key, ());
@@ -105,8 +120,9 @@ impl Table {
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
-                    let row = QueueRow { delivery: *body, lsn, shared_by: 1, place: None };
-                    self.enqueue(session, row, queues);
+                    let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
+                    let row = QueueRow { queued, lsn, shared_by: 1, size, kept: Kept::Here(body.message) };
+                    self.enqueue(row, queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -140,15 +156,15 @@ impl Table {
         }
     }
 
-    fn enqueue(&mut self, session: SessionNumber, row: QueueRow, queues: &mut Queues) {
-        let seq = row.delivery.seq;
+    fn enqueue(&mut self, row: QueueRow, queues: &mut Queues) {
+        let Queued { session, seq, .. } = row.queued;
         if seq & REPLAYED == 0 {
             let waiting = queues.entry(session).or_default();
             waiting.last = waiting.last.max(seq);
             waiting.count += 1;
-            waiting.bytes += row.delivery.message.size() as u64;
+            waiting.bytes += u64::from(row.size);
         }
-        self.queue.insert(session, row);
+        self.queue.insert(row);
     }
 
     fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
@@ -212,11 +228,6 @@ impl Table {
         for session in changed {
             self.waiting.insert(session, queues.get(&session).copied().unwrap_or_default());
         }
-    }
-
-    /// The log that it was made of will not be kept.
-    pub(super) fn leave_log(&mut self) {
-        self.queue.rows_mut().for_each(|row| row.place = None);
     }
 
     /// An empty table that goes on behind this one.
