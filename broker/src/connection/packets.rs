@@ -49,9 +49,7 @@ impl Connection {
             };
             let publish = frame.packet_type == PacketType::Publish;
             let barred = self.state.turn.is_over() || self.output.len() >= output_max;
-            if barred
-                || publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now))
-            {
+            if barred || publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now)) {
                 self.state.stopped = true;
                 break;
             }
