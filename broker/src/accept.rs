@@ -14,6 +14,7 @@ use crate::auth::ban::{self, Ban};
 use crate::budget::Place;
 use crate::connection::Connection;
 use crate::core::Core;
+use crate::crew::Crew;
 use crate::handshake;
 use crate::live::Gate;
 use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
@@ -66,6 +67,7 @@ impl Drop for Counted {
 /// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(
     core: Arc<Core>,
+    crew: Arc<Crew>,
     listener: Listener,
     mut stopped: watch::Receiver<bool>,
     mut closed: watch::Receiver<bool>,
@@ -130,7 +132,7 @@ pub(crate) async fn run(
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
                 let admitted = Box::pin(admit(core.clone(), accepted, place, permit, stopped.clone()));
                 let counted = (Counted::new(&connections), entered);
-                tokio::spawn(async move {
+                crew.serve(async move {
                     if let Some(connection) = admitted.await {
                         connection.run().await;
                     }

@@ -23,6 +23,7 @@ pub mod config;
 mod connection;
 mod contact;
 mod core;
+mod crew;
 pub mod drops;
 pub mod explain;
 mod handshake;
@@ -61,6 +62,7 @@ use crate::admin::{Admin, Door};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::Config;
 use crate::core::Core;
+use crate::crew::Crew;
 use crate::listeners::{Listeners, Named};
 use crate::live::{Live, Snapshot};
 use crate::net::{BindError, ControlSocket};
@@ -81,6 +83,7 @@ pub struct Broker {
     acceptors: Arc<accept::Tally>,
     background: JoinSet<()>,
     connections: Arc<accept::Tally>,
+    crew: Arc<Crew>,
     reloads: mpsc::Sender<reload::Request>,
     admin: Option<SocketAddr>,
     control: Option<PathBuf>,
@@ -99,6 +102,8 @@ pub enum StartError {
     Bind(net::BindError),
     /// The state could not be opened.
     Store(store::OpenError),
+    /// A thread could not be started.
+    Threads(std::io::Error),
 }
 
 impl std::fmt::Display for StartError {
@@ -108,6 +113,7 @@ impl std::fmt::Display for StartError {
             StartError::Files(error) => error.fmt(f),
             StartError::Bind(error) => error.fmt(f),
             StartError::Store(error) => error.fmt(f),
+            StartError::Threads(error) => write!(f, "a thread could not be started: {error}"),
         }
     }
 }
@@ -121,6 +127,7 @@ pub struct Builder {
     store: Option<Arc<dyn Store>>,
     source: Option<reload::Source>,
     level: Option<reload::Level>,
+    threads: usize,
 }
 
 impl Builder {
@@ -169,6 +176,14 @@ impl Builder {
         self
     }
 
+    /// Serves connections by so many threads: the runtime of the caller, best one of a single thread, and others of the broker's own. The
+    /// default is 1: the runtime of the caller alone.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// Opens the listeners and serves, on the tokio runtime of the caller.
     ///
     /// # Errors
@@ -177,9 +192,11 @@ impl Builder {
         self.config.check().map_err(StartError::Config)?;
         self.config.check_machine().map_err(StartError::Config)?;
         let own = Own::new(&self.config, self.auth, self.source, self.level);
+        let crew = Arc::new(Crew::hire(self.threads).map_err(StartError::Threads)?);
         let (stopping, stopped) = watch::channel(false);
         let (acceptors, connections) = <(Arc<accept::Tally>, Arc<accept::Tally>)>::default();
-        let mut listeners = Listeners::new(stopped.clone(), acceptors.clone(), connections.clone());
+        let mut listeners =
+            Listeners::new(stopped.clone(), acceptors.clone(), connections.clone(), crew.clone());
         let numbers = listeners.numbers(&self.config);
         let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
         let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
@@ -213,7 +230,9 @@ impl Builder {
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
-        background.spawn(store::relay(core.store.clone()));
+        for runtime in crew.runtimes() {
+            background.spawn_on(store::relay(core.store.clone()), runtime);
+        }
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         background.spawn(reload::run(core.clone(), own, listeners, requests));
@@ -224,6 +243,7 @@ impl Builder {
             acceptors,
             background,
             connections,
+            crew,
             reloads,
             admin,
             control: control_path,
@@ -301,7 +321,7 @@ impl Drop for Broker {
 impl Broker {
     /// What to start a broker with.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), auth: None, store: None, source: None, level: None }
+        Builder { config: Config::default(), auth: None, store: None, source: None, level: None, threads: 1 }
     }
 
     /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
@@ -334,6 +354,11 @@ impl Broker {
     /// What is wrong with it; all stays as it was then.
     pub async fn reload_with(&self, config: Config) -> Result<Reloaded, String> {
         reload::ask(&self.reloads, Some(config)).await
+    }
+
+    /// Waits until every thread that serves clients has had a turn for this: where one stands still, that is for ever.
+    pub async fn pulse(&self) {
+        self.crew.pulse().await;
     }
 
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::accept::{self, Counted, Tally};
 use crate::config::{self, Config};
 use crate::core::Core;
+use crate::crew::Crew;
 use crate::live::GateNumber;
 use crate::net::{self, BindError};
 
@@ -25,6 +26,7 @@ pub(crate) struct Listeners {
     stopped: watch::Receiver<bool>,
     connections: Arc<Tally>,
     acceptors: Arc<Tally>,
+    crew: Arc<Crew>,
 }
 
 /// An open listener.
@@ -53,14 +55,15 @@ pub(crate) struct Fresh {
 }
 
 impl Listeners {
-    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end.
+    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end; the crew serves the connections.
     pub(crate) fn new(
         stopped: watch::Receiver<bool>,
         acceptors: Arc<Tally>,
         connections: Arc<Tally>,
+        crew: Arc<Crew>,
     ) -> Listeners {
         let names = watch::Sender::new(Vec::new());
-        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors }
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, crew }
     }
 
     /// The names of those that are open.
@@ -157,9 +160,9 @@ impl Listeners {
             info!("listening on {}", socket.name());
             let counted = Counted::new(&self.acceptors);
             let (core, stopped, closing) = (core.clone(), self.stopped.clone(), closing.clone());
-            let connections = self.connections.clone();
+            let (connections, crew) = (self.connections.clone(), self.crew.clone());
             tasks.spawn(async move {
-                accept::run(core, socket, stopped, closing, connections).await;
+                accept::run(core, crew, socket, stopped, closing, connections).await;
                 drop(counted);
             });
         }

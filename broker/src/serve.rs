@@ -1,6 +1,7 @@
 //! The broker as a program: its log, its signals, its first and last words.
 
 use std::io::IsTerminal;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub fn run(source: Source, reading: Reading) -> ExitCode {
         Err(error) => return fail(&format!("log.level: {error}")),
     };
     reading.warnings.iter().for_each(|text| warn!("{text}"));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
@@ -66,7 +67,8 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
         let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
         level.reload(filter).map_err(|error| error.to_string())
     };
-    let builder = Broker::builder().config(reading.config).source(anew).log_level(set_level);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let builder = Broker::builder().config(reading.config).source(anew).log_level(set_level).threads(threads);
     let broker = match builder.start().await {
         Ok(broker) => broker,
         Err(error) => return fail(&error),
@@ -76,7 +78,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
     let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
-            () = watchdog.alive() => {}
+            () = watchdog.alive(&broker) => {}
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
             () = next(&mut hangup) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapwing::Broker;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::warn;
@@ -32,8 +33,8 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// When the watchdog is to be told that the broker is alive: at half its time. It is told once a task of the runtime that serves the clients has had
-/// a turn, so a runtime that stands still is found out.
+/// When the watchdog is to be told that the broker is alive: at half its time. It is told once all threads that serve clients have had a turn,
+/// so one that stands still is found out.
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {
@@ -49,12 +50,11 @@ impl Watchdog {
     }
 
     /// Waits until it is time and the broker is alive, and says so. May be given up.
-    pub async fn alive(&mut self) {
+    pub async fn alive(&mut self, broker: &Broker) {
         match &mut self.0 {
             Some(interval) => {
                 interval.tick().await;
-                // This itself runs beside the runtime's threads, not on one of them.
-                let _ = tokio::spawn(async {}).await;
+                broker.pulse().await;
                 say(&[NotifyState::Watchdog]);
             }
             None => std::future::pending().await,

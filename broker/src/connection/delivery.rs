@@ -23,6 +23,8 @@ use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Tic
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
+/// What that is worth against a packet.
+const REPLAY_WORK: u32 = 32;
 
 /// What was asked of the store.
 #[derive(Debug)]
@@ -65,12 +67,13 @@ impl Connection {
             }
             // Payloads that stay where they are take no buffer: more of them go in one write.
             let most = if self.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
-            if self.output.len() >= most {
+            if self.output.len() >= most || self.state.turn.is_over() {
                 return true;
             }
             let fetching = self.poll_fetch(cx);
             if let Some(transmit) = self.resident.session.poll(now) {
                 self.transmit(transmit, now);
+                self.state.turn.spend(1);
                 continue;
             }
             if fetching || self.state.unreadable {
@@ -88,6 +91,8 @@ impl Connection {
                 return false;
             }
             if let Some(replay) = session.subscriptions.replays.front_mut() {
+                // It may walk over many topics and find none.
+                self.state.turn.spend(REPLAY_WORK);
                 let (retained, fetched) = (&self.core.router.retained, &self.state.fetched);
                 match retained.next(replay, REPLAY_MESSAGES, now, fetched, &mut outgoing.replay) {
                     Next::More => {}

@@ -31,7 +31,17 @@ impl Connection {
     pub(super) async fn leave(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
-            core, stream, contact, mut resident, number, agreement, end, mut output, place, ..
+            core,
+            stream,
+            contact,
+            mut resident,
+            number,
+            agreement,
+            end,
+            mut output,
+            place,
+            mut state,
+            ..
         } = *self;
         // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
@@ -49,8 +59,8 @@ impl Connection {
         };
         let (told, leave) = match exit {
             Exit::Told(end) => (Some(end), None),
-            Exit::Expelled(leave) => (None, Some(leave)),
-            _ => (None, None),
+            Exit::Expelled(leave) => (state.told.take().flatten(), Some(leave)),
+            _ => (state.told.take().flatten(), None),
         };
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
             resident.session.expiry_s = 0;

@@ -16,6 +16,7 @@ mod reauth;
 mod rights;
 mod subscribe;
 mod traced;
+mod turn;
 
 pub(crate) use farewell::close;
 pub(crate) use packets::user_properties_fit;
@@ -25,7 +26,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -50,6 +51,8 @@ use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
 use crate::router::{Fetched, RouteCache};
 use crate::store::{Failed, Seat, Ticket};
+
+use turn::Turn;
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
@@ -201,6 +204,7 @@ pub(crate) struct State {
     alias_book: OutboundAliases,
     cache: RouteCache,
     wakers: Vec<Waker>,
+    turn: Turn,
     tally: Tally,
     pace: Pace,
     /// More than one message left in the last turn.
@@ -218,6 +222,8 @@ pub(crate) struct State {
     /// What an earlier connection has sent is on record from here on.
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
+    /// It was told to end, and looks a last time whether something has come.
+    told: Option<Option<End>>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
@@ -283,6 +289,7 @@ impl Connection {
         {
             return Poll::Ready(exit);
         }
+        self.state.turn = Turn::default();
         let mut taken_in = 0;
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
@@ -300,8 +307,23 @@ impl Connection {
             };
             // Behind what has come: a client that says DISCONNECT and is back at once leaves no will, and what it has acknowledged is not
             // sent to it again.
-            if let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx) {
-                return Poll::Ready(Exit::Told(end.unwrap_or(End::Closed(ReasonCode::ServerShuttingDown))));
+            if let Some(end) = &mut self.state.told
+                && !(self.state.stopped && self.state.turn.is_over())
+            {
+                let closed = End::Closed(ReasonCode::ServerShuttingDown);
+                return Poll::Ready(Exit::Told(end.take().unwrap_or(closed)));
+            }
+            // Who says so may be another thread, which may know of the client's next connection before this one has heard that there is
+            // something to read: so the runtime looks at its sockets once more.
+            if self.state.told.is_none()
+                && let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx)
+            {
+                self.state.told = Some(end.ok());
+                break;
+            }
+            let others_first = self.state.turn.is_over();
+            if others_first {
+                self.state.turn = Turn::default();
             }
             let more = self.gather(now, cx);
             if self.resident.outbox.has_overrun() {
@@ -349,12 +371,13 @@ impl Connection {
                     None => Poll::Pending,
                 };
             }
-            if taken_in >= TURN_BYTES {
+            if taken_in >= TURN_BYTES || others_first || self.state.turn.is_over() {
                 break;
             }
         }
-        // Others first; this goes on right after them.
-        cx.waker().wake_by_ref();
+        // Others first: those that are ready, and those that the runtime finds ready as it looks at its sockets next. Woken the usual way, this
+        // would go on before the runtime looks: it does so only when nobody is ready, or after 61 turns.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
 

@@ -48,8 +48,8 @@ impl Connection {
                 Err(error) => return Err(self.malformed(error, rest)),
             };
             let publish = frame.packet_type == PacketType::Publish;
-            let barred = publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now));
-            if barred || self.output.len() >= output_max {
+            let barred = self.state.turn.is_over() || self.output.len() >= output_max;
+            if barred || publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now)) {
                 self.state.stopped = true;
                 break;
             }
@@ -60,6 +60,7 @@ impl Connection {
             };
             let packet = packet.map_err(|error| self.malformed(error, rest))?;
             self.state.tally.packets_received += 1;
+            self.state.turn.spend(1);
             self.keep_alive.heard(now as u32);
             used += len;
             if !self.user_properties_allowed(&packet) {
@@ -368,6 +369,7 @@ impl Connection {
         let received = received.map(|packet_id| (session.number, packet_id));
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
         let published = core.publish(&message, durability, received, cache, wakers);
+        self.state.turn.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
         self.state.tally.no_local += published.routed.no_local as u64;
         if let Some(reason) = published.refused() {
             return Err(reason);

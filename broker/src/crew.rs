@@ -1,0 +1,127 @@
+//! The threads that serve connections, each with a runtime of its own: its tasks, its epoll, its timers.
+//!
+//! A connection stays with its thread. One runtime whose threads take tasks from each other spreads work more evenly, but it wakes the others
+//! for every task that becomes ready: with two threads, a message of fan-in took half as much CPU time again (docs/PERFORMANCE.md). What is
+//! fair to others on the same thread is seen to by the bound of a connection's turn. All that is no connection runs beside them, on the
+//! runtime of the caller.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+
+/// See the module. Its threads end once it is dropped, and what they serve then with them.
+#[derive(Debug)]
+pub struct Crew {
+    members: Vec<Member>,
+    _over: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Member {
+    runtime: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection that a member serves.
+struct Served(Arc<AtomicUsize>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Crew {
+    /// So many threads; one alone is no better than the runtime that this is called in, which serves then.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn hire(threads: usize) -> io::Result<Crew> {
+        let (over, watched) = watch::channel(());
+        let mut members = Vec::new();
+        if threads <= 1 {
+            members.push(Member::of(Handle::current()));
+        }
+        for n in members.len()..threads {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            members.push(Member::of(runtime.handle().clone()));
+            let mut watched = watched.clone();
+            let serve = move || drop(runtime.block_on(watched.changed()));
+            std::thread::Builder::new().name(format!("connections-{n}")).spawn(serve)?;
+        }
+        Ok(Crew { members, _over: over })
+    }
+
+    /// The runtimes of the threads.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.members.iter().map(|member| &member.runtime)
+    }
+
+    /// Waits until every thread has had a turn for this.
+    pub async fn pulse(&self) {
+        for member in &self.members {
+            let _ = member.runtime.spawn(async {}).await;
+        }
+    }
+
+    /// Lets the member that has the fewest connections serve one.
+    pub fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let fewest = self.members.iter().min_by_key(|member| member.connections.load(Ordering::Relaxed));
+        let Some(Member { runtime, connections }) = fewest else { return };
+        connections.fetch_add(1, Ordering::Relaxed);
+        let served = Served(connections.clone());
+        runtime.spawn(async move {
+            connection.await;
+            drop(served);
+        });
+    }
+}
+
+impl Member {
+    fn of(runtime: Handle) -> Member {
+        Member { runtime, connections: Arc::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    /// A connection: who serves it, and what ends it.
+    async fn connect(crew: &Crew) -> (ThreadId, oneshot::Sender<()>) {
+        let (said, mut says) = mpsc::channel(1);
+        let (end, ended) = oneshot::channel();
+        crew.serve(async move {
+            let _ = said.send(thread::current().id()).await;
+            let _ = ended.await;
+        });
+        (says.recv().await.unwrap(), end)
+    }
+
+    #[tokio::test]
+    async fn each_thread_gets_as_many_connections_as_the_others() {
+        let crew = Crew::hire(3).unwrap();
+        let mut all = Vec::new();
+        for _ in 0..6 {
+            all.push(connect(&crew).await);
+        }
+        let of = |thread| all.iter().filter(|(of, _)| *of == thread).count();
+        assert!(all.iter().all(|(thread, _)| of(*thread) == 2));
+        // The place of one that has ended is taken first.
+        let (left, end) = all.remove(3);
+        end.send(()).unwrap();
+        while crew.members.iter().map(|member| member.connections.load(Ordering::Relaxed)).sum::<usize>() > 5
+        {
+            crew.pulse().await;
+        }
+        assert_eq!(connect(&crew).await.0, left);
+    }
+}
