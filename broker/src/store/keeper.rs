@@ -28,6 +28,13 @@ pub(super) fn run(shared: &Shared) {
     loop {
         let mut supply = lock(&shared.supply);
         loop {
+            let spent = std::mem::take(&mut supply.spent);
+            if !spent.is_empty() {
+                drop(supply);
+                drop(spent);
+                supply = lock(&shared.supply);
+                continue;
+            }
             let health = shared.health();
             let due = supply.wanted || supply.spares.len() < SPARES || health == Health::Full;
             if supply.closed {
@@ -144,7 +151,11 @@ fn spare(shared: &Shared) -> io::Result<()> {
                 _ => {}
             }
             supply.next_id += 1;
-            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
+            let room = if supply.large_frames && std::env::var_os("LAPWING_ZERO").is_none() {
+                Room::Reserved
+            } else {
+                Room::Written
+            };
             (supply.next_id, old, room)
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);

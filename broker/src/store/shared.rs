@@ -17,6 +17,7 @@ use super::segments::Segment;
 use super::table::Table;
 use super::{Durability, Failed, Figures, Health, Lsn, Seat, Ticket};
 use crate::clock::Clock;
+use crate::message::Message;
 use crate::metrics::{Counter, Histogram};
 
 /// Counters since the start.
@@ -62,6 +63,8 @@ pub(super) struct Supply {
     /// A checkpoint was asked for, and how many were made.
     pub(super) wanted: bool,
     pub(super) made: u64,
+    /// Messages that the tables only know the place of: the keeper gives their memory back, while the writer goes on.
+    pub(super) spent: Vec<Vec<Message>>,
     /// The disk said that it is full.
     pub(super) no_space: bool,
     pub(super) closed: bool,

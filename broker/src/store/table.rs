@@ -37,8 +37,8 @@ pub(super) enum Kept {
 
 impl Kept {
     /// In the log, if it stands there.
-    fn of(message: Message, place: Option<Place>) -> Kept {
-        place.map_or(Kept::Here(message), Kept::Log)
+    fn of(message: &Message, place: Option<Place>) -> Kept {
+        place.map_or_else(|| Kept::Here(message.clone()), Kept::Log)
     }
 }
 
@@ -79,8 +79,15 @@ pub(super) struct Table {
 pub(super) type Queues = HashMap<SessionNumber, Waiting>;
 
 impl Table {
-    /// Takes in the record with this number, whose message stands here in the log.
-    pub(super) fn apply(&mut self, lsn: Lsn, record: Record, place: Option<Place>, queues: &mut Queues) {
+    /// Takes in the record with this number, whose message stands here in the log; gives back what was published with it.
+    pub(super) fn apply(
+        &mut self,
+        lsn: Lsn,
+        record: Record,
+        place: Option<Place>,
+        queues: &mut Queues,
+    ) -> Option<Message> {
+        let mut published = None;
         self.last = self.last.max(lsn);
         match record {
             Record::Nothing => {}
@@ -94,16 +101,15 @@ impl Table {
                 self.subscriptions.insert((session, filter), None);
             }
             Record::Published { message, retained, queued, received, origin } => {
-                let retained = retained.then(|| message.clone());
                 let (shared_by, size) = (queued.as_slice().len() as u32, message.size() as u32);
                 let mut row = |queued, kept| {
                     self.enqueue(QueueRow { queued, lsn, shared_by, size, kept }, queues);
                 };
                 match queued {
                     Places::None => {}
-                    Places::One(queued) => row(queued, Kept::of(message, place)),
+                    Places::One(queued) => row(queued, Kept::of(&message, place)),
                     Places::Many(all) => {
-                        all.into_iter().for_each(|queued| row(queued, Kept::of(message.clone(), place)));
+                        all.into_iter().for_each(|queued| row(queued, Kept::of(&message, place)));
                     }
                 }
                 if let Some(key) = received {
@@ -112,10 +118,11 @@ impl Table {
                 if let Some(origin) = origin {
                     self.done(&origin, queues);
                 }
-                if let Some(message) = retained {
-                    let topic = message.topic_str().into();
-                    self.retained.insert(topic, Some(message).filter(|m| !m.payload().is_empty()));
+                if retained {
+                    let kept = Some(&message).filter(|message| !message.payload().is_empty()).cloned();
+                    self.retained.insert(message.topic_str().into(), kept);
                 }
+                published = Some(message);
             }
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
             Record::Sent { session, packet_id, seq, qos, size, body } => {
@@ -154,6 +161,7 @@ impl Table {
             Record::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
             Record::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
         }
+        published
     }
 
     fn enqueue(&mut self, row: QueueRow, queues: &mut Queues) {

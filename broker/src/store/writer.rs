@@ -21,9 +21,13 @@ use super::segments::Segment;
 use super::shared::{Shared, lock};
 use super::table::Queues;
 use super::{Durability, Health, Lsn};
+use crate::message::Message;
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
+/// So much of what was written is given back at once, in bytes, and so many times that waits for the keeper.
+const SPENT_BYTES: usize = 512 << 10;
+const SPENT_MAX: usize = 16;
 /// How long records that nobody waits for may gather.
 const LAZY: Duration = Duration::from_millis(50);
 /// How often a full disk is asked again.
@@ -48,6 +52,8 @@ pub(super) struct Writer {
     unsynced_since: Option<Instant>,
     batch: Slots,
     frame: frame::Buffer,
+    /// Messages that were written and shown, and their size in bytes.
+    spent: (Vec<Message>, usize),
     /// Where the messages of the records in the frame stand.
     places: Vec<Option<Place>>,
     /// What the frame took in the log, in bytes.
@@ -74,6 +80,7 @@ impl Writer {
             unsynced_since: None,
             batch: Slots::new(),
             frame: frame::Buffer::default(),
+            spent: (Vec::new(), 0),
             places: Vec::new(),
             framed: 0,
             frames: 0,
@@ -195,7 +202,10 @@ impl Writer {
         view.applied = first + self.batch.len() as u64 - 1;
         let slots = self.batch.drain(..).flatten();
         for ((lsn, slot), place) in (first..).zip(slots).zip(self.places.drain(..)) {
-            view.active.apply(lsn, slot.record, place, &mut self.queues);
+            if let Some(message) = view.active.apply(lsn, slot.record, place, &mut self.queues) {
+                self.spent.1 += message.size();
+                self.spent.0.push(message);
+            }
         }
         *view.active.covers.entry(self.segment.id).or_default() += self.framed;
         self.batch.shrink_to(RECORDS_MAX);
@@ -205,7 +215,24 @@ impl Writer {
             lock(&shared.inbox).freeze = false;
             self.freeze(&mut view);
         }
+        drop(view);
+        if self.spent.1 >= SPENT_BYTES {
+            self.hand_over_spent();
+        }
         full
+    }
+
+    /// Lets the keeper give the memory of messages back; where it is behind, that is done here.
+    fn hand_over_spent(&mut self) {
+        let (spent, _) = std::mem::take(&mut self.spent);
+        let mut supply = lock(&self.shared.supply);
+        if supply.spent.len() >= SPENT_MAX {
+            drop(supply);
+            return;
+        }
+        supply.spent.push(spent);
+        drop(supply);
+        self.shared.supply_changed.notify_all();
     }
 
     fn freeze(&mut self, view: &mut super::shared::View) {
