@@ -1,7 +1,7 @@
 //! Instructions rather than seconds: what a message costs, counted by callgrind, which is the same on a busy machine. `work` does a thing
 //! so many times; the difference between two runs, divided, is one. What the kernel does is not in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use lapwing::config::QueuePolicy;
 use lapwing::journal::Journal;
 use lapwing::message::{Content, Message};
-use lapwing::outbox::{Bounds, Outbox};
+use lapwing::outbox::{Bounds, Delivery, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
 use lapwing::{QoS, Version};
 use lapwing_protocol::frame::{self, Split};
@@ -181,7 +181,7 @@ fn route(times: u64) -> Result<(), Error> {
     };
     router.subscribe("bench/#", subscriber);
     let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
-    let (mut taken, mut held) = (Default::default(), 0);
+    let (mut taken, mut held) = (VecDeque::new(), 0);
     for _ in 0..times {
         let message = Message::new(&Content {
             topic: "bench/0",
@@ -195,7 +195,8 @@ fn route(times: u64) -> Result<(), Error> {
         });
         router.route(&message, &mut cache, &mut wakers, &mut Journal::off());
         outbox.take(&mut taken, &mut held, std::task::Waker::noop());
-        taken.clear();
+        taken.drain(..).for_each(|delivery: Delivery| delivery.message.recycle());
+        message.recycle();
         held = 0;
         wakers.clear();
     }

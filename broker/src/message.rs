@@ -1,7 +1,10 @@
 //! An application message inside the broker: one allocation of exact size, or two where it is large, shared by everybody who receives it.
 //!
 //! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be written to subscribers.
-//! Message expiry is a moment of the broker's clock here, so that whoever sends the message can say what is left of it.
+//! Message expiry is a moment of the broker's clock here, so that whoever sends the message can say what is left of it. Who is done
+//! with one says so ([`Message::recycle`]): the last to do so leaves its memory to the next message (`spare`).
+
+mod spare;
 
 use std::sync::Arc;
 
@@ -27,6 +30,8 @@ const PUBLISHER: std::ops::Range<usize> = 8..16;
 const PROPERTIES_LEN: std::ops::Range<usize> = 16..20;
 const TOPIC_LEN: std::ops::Range<usize> = 20..22;
 const FLAGS: usize = 22;
+/// How many bytes at the end of the memory are none of the message; it follows from the length.
+const PADDING: usize = 23;
 const PUBLISHED: std::ops::Range<usize> = 24..32;
 const HEAD: usize = 32;
 const NEVER: u64 = u64::MAX;
@@ -83,7 +88,8 @@ pub struct Content<'a> {
 #[derive(Clone)]
 pub struct Message(Bytes);
 
-/// Small ones are one allocation, which has to be filled with zeros first. That would be a copy more of a large one: it is two.
+/// Small ones are one allocation. Filling that with zeros first, where none is left over from another message, would be a copy more
+/// of a large one: it is two.
 #[derive(Clone)]
 enum Bytes {
     Small(Arc<[u8]>),
@@ -118,35 +124,48 @@ impl Message {
     /// As [`new`](Self::new), with who published it.
     pub fn from_source(content: &Content<'_>, source: Option<Source<'_>>) -> Message {
         let Content { topic, properties, payload, .. } = content;
-        let body = HEAD + topic.len();
         let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
-        let behind = source.as_ref().map_or(0, |source| source.len() + 2);
-        let end = body + properties.len() + payload.len();
         let sourced = if source.is_some() { SOURCED } else { 0 };
         let head = Message::head(content, sourced);
-        if end + behind >= LARGE {
-            let mut bytes = Vec::with_capacity(end + behind);
-            for part in [&head[..], topic.as_bytes(), properties, payload] {
-                bytes.extend_from_slice(part);
+        match source {
+            None => Message::assemble([&head, topic.as_bytes(), properties, payload]),
+            Some(source) => {
+                let len = (source.len() as u16).to_le_bytes();
+                Message::assemble([&head, topic.as_bytes(), properties, payload, &source, &len])
             }
-            if let Some(source) = source {
-                bytes.extend_from_slice(&source);
-                bytes.extend_from_slice(&(source.len() as u16).to_le_bytes());
-            }
+        }
+    }
+
+    /// One after the other; the head is in the first of them.
+    #[inline]
+    fn assemble<const N: usize>(parts: [&[u8]; N]) -> Message {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len >= LARGE {
+            let mut bytes = Vec::with_capacity(len);
+            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            bytes[PADDING] = 0;
             return Message(Bytes::Large(Arc::new(bytes)));
         }
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, end + behind).collect();
-        if let Some(out) = Arc::get_mut(&mut bytes) {
-            out[..HEAD].copy_from_slice(&head);
-            out[HEAD..body].copy_from_slice(topic.as_bytes());
-            out[body..body + properties.len()].copy_from_slice(properties);
-            out[body + properties.len()..end].copy_from_slice(payload);
-            if let Some(source) = source {
-                out[end..end + source.len()].copy_from_slice(&source);
-                out[end + source.len()..].copy_from_slice(&(source.len() as u16).to_le_bytes());
-            }
+        let padding = spare::padding(len);
+        let mut bytes = spare::take(len + padding);
+        let out = Arc::make_mut(&mut bytes);
+        let mut at = 0;
+        for part in parts {
+            out[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
         }
+        out[PADDING] = padding as u8;
         Message(Bytes::Small(bytes))
+    }
+
+    /// The caller is done with it. Whoever is the last leaves its memory to the next message.
+    #[inline]
+    pub fn recycle(self) {
+        if let Bytes::Small(bytes) = self.0
+            && Arc::strong_count(&bytes) == 1
+        {
+            spare::put(bytes);
+        }
     }
 
     fn head(content: &Content<'_>, sourced: u8) -> [u8; HEAD] {
@@ -169,22 +188,25 @@ impl Message {
         if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags |= TRACED;
         }
-        Message(Bytes::Large(Arc::new(bytes)))
+        Message::assemble([&bytes])
     }
 
     /// All of it as bytes, for the store.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Small(bytes) => bytes,
+            Bytes::Small(bytes) => {
+                let padding = bytes.get(PADDING).copied().unwrap_or(0);
+                bytes.get(..bytes.len().wrapping_sub(padding.into())).unwrap_or(&[])
+            }
             Bytes::Large(bytes) => bytes,
         }
     }
 
     /// Reads [`as_bytes`](Self::as_bytes) back; `None` where they are no message.
     pub fn from_bytes(bytes: &[u8]) -> Option<Message> {
-        let message = Message(Bytes::Small(bytes.into()));
-        let whole = bytes.len() >= HEAD && message.payload_start() <= message.payload_end();
+        let message = (bytes.len() >= HEAD).then(|| Message::assemble([bytes]))?;
+        let whole = message.payload_start() <= message.payload_end();
         let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
         let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
         (named && flags & !0b1_1111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
@@ -377,6 +399,44 @@ mod tests {
         assert_eq!(message.expiry(0), Expiry::Left(5));
         assert_eq!(message.expiry(4_001), Expiry::Left(1));
         assert_eq!(message.expiry(5_000), Expiry::Expired);
+    }
+
+    #[test]
+    fn a_message_in_the_memory_of_another_shows_nothing_of_it() {
+        fn content(payload: &[u8]) -> Content<'_> {
+            Content {
+                topic: "a",
+                properties: &[],
+                payload,
+                qos: QoS::AtMostOnce,
+                retain: false,
+                publisher: 7,
+                published_at: 0,
+                expires_at: None,
+            }
+        }
+        let place = |message: &Message| message.as_bytes().as_ptr();
+        let (long, short) = ([b'x'; 70], [b'y'; 60]);
+        let first = Message::new(&content(&long));
+        let (at, shared) = (place(&first), first.clone());
+        first.recycle();
+        assert_ne!(place(&Message::new(&content(&short))), at, "somebody has it still");
+        assert_eq!(shared.payload(), long);
+        shared.recycle();
+        let second = Message::from_source(&content(&short), None);
+        assert_eq!((place(&second), second.payload(), second.size()), (at, &short[..], HEAD + 1 + 60));
+        // All lengths, small and large, in memory that is all x.
+        for len in (0..1_100).chain(LARGE - 200..LARGE + 200) {
+            for _ in 0..2 {
+                let payload = vec![b'x'; len + 15];
+                Message::new(&content(&payload)).recycle();
+            }
+            let message = Message::new(&content(&vec![b'y'; len]));
+            let read = Message::from_bytes(message.as_bytes());
+            assert_eq!((message.size(), read.as_ref()), (HEAD + 1 + len, Some(&message)), "{len}");
+            assert!(message.payload().iter().all(|byte| *byte == b'y'));
+            message.recycle();
+        }
     }
 
     #[test]

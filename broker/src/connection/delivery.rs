@@ -267,6 +267,7 @@ impl Connection {
             Ok(()) if ends.traces.hear_of(message) => ends.sent(&delivery, outbox, packet_id, dup),
             Ok(()) => {}
         }
+        delivery.message.recycle();
     }
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.

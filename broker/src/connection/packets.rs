@@ -375,6 +375,7 @@ impl Connection {
             return Err(reason);
         }
         if published.routed.matched > 0 {
+            message.recycle();
             return Ok((ReasonCode::Success, published.ticket));
         }
         if published.found_nobody(&message) {

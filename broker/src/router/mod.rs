@@ -6,6 +6,7 @@
 
 mod audience;
 mod browse;
+mod cache;
 mod compact;
 mod retained;
 mod share;
@@ -13,11 +14,11 @@ mod trie;
 
 pub use audience::{Audience, Listener, Membership};
 pub use browse::{Place, Subscription};
+pub use cache::RouteCache;
 pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
 pub use share::Group;
 pub use trie::Subscriber;
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +30,7 @@ use crate::drops::Ends;
 use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::{Delivery, Pushed, SubscriptionIds};
+use cache::Remembered;
 use share::Shares;
 use trie::Trie;
 
@@ -62,6 +64,7 @@ pub struct Router {
     subscriptions: RwLock<Table>,
     generation: AtomicU64,
     ends: Arc<Ends>,
+    remembered: Remembered,
     /// The retained messages.
     pub retained: Retained,
 }
@@ -77,7 +80,13 @@ struct Table {
 impl Router {
     /// Without subscriptions. `ends` hears of what goes no further.
     pub fn new(retained: Retained, ends: Arc<Ends>) -> Router {
-        Router { subscriptions: RwLock::default(), generation: AtomicU64::new(1), ends, retained }
+        Router {
+            subscriptions: RwLock::default(),
+            generation: AtomicU64::new(1),
+            ends,
+            remembered: Remembered::default(),
+            retained,
+        }
     }
 
     /// Adds or replaces the subscription of a session to a valid topic filter, shared or not.
@@ -217,53 +226,6 @@ impl Routed {
             Pushed::Unavailable => self.unavailable = true,
             Pushed::Dropped(_) | Pushed::NotKept(_) => {}
         }
-    }
-}
-
-/// The targets of the topics that one publisher used last.
-#[derive(Debug, Default)]
-pub struct RouteCache {
-    generation: u64,
-    /// The one before: most publishers have one topic, or stay with it for a while.
-    last: (Box<[u8]>, Arc<[Target]>),
-    topics: HashMap<Box<[u8]>, Arc<[Target]>>,
-    targets: usize,
-}
-
-/// A publisher remembers this many topics, and this many targets in all, before it starts afresh.
-const CACHED_TOPICS_MAX: usize = 64;
-const CACHED_TARGETS_MAX: usize = 4_096;
-
-impl RouteCache {
-    fn targets(&mut self, router: &Router, message: &Message) -> &[Target] {
-        let (generation, topic) = (router.generation(), message.topic());
-        if self.generation != generation {
-            self.forget();
-            self.generation = generation;
-        }
-        // No topic is empty, so that the first one is none that is remembered.
-        if *self.last.0 != *topic {
-            let known = self.topics.get(topic).cloned();
-            let targets = known.unwrap_or_else(|| self.look_up(router, message));
-            self.last = (topic.into(), targets);
-        }
-        &self.last.1
-    }
-
-    fn look_up(&mut self, router: &Router, message: &Message) -> Arc<[Target]> {
-        if self.topics.len() >= CACHED_TOPICS_MAX || self.targets >= CACHED_TARGETS_MAX {
-            self.topics.clear();
-            self.targets = 0;
-        }
-        let targets: Arc<[Target]> = router.targets(message.topic_str()).into();
-        self.targets += targets.len();
-        self.topics.insert(message.topic().into(), targets.clone());
-        targets
-    }
-
-    /// Gives the memory back.
-    pub fn forget(&mut self) {
-        *self = RouteCache::default();
     }
 }
 

@@ -294,7 +294,16 @@ impl Trie {
                 stack.push((*child, below));
             }
         }
-        targets.extend(merge(matched));
+        match matched.pop() {
+            Some(subscriber) if matched.is_empty() => {
+                let ids = subscriber.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
+                targets.push(Target::Session(subscriber, ids));
+            }
+            last => {
+                matched.extend(last);
+                targets.extend(merge(matched));
+            }
+        }
         targets
     }
 

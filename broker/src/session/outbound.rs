@@ -7,11 +7,15 @@
 //! back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent again. What becomes of stored messages is noted as
 //! [`Outcome`]s, for the connection to pass on.
 
+mod flights;
+
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
+
+use flights::{Flight, Flights};
 
 use super::Terms;
 use crate::drops::Reason;
@@ -32,21 +36,6 @@ pub enum Transmit {
     },
     /// PUBREL again, after a reconnect.
     PubRel(PacketId),
-}
-
-/// One QoS 1 or 2 message on its way.
-#[derive(Debug)]
-struct Flight {
-    id: PacketId,
-    state: OutboundState,
-    /// `None` once the client has it (PUBREC), and while only the store has it.
-    delivery: Option<Delivery>,
-    /// Over this connection.
-    sent: bool,
-    /// The place of its message in the store; 0: none.
-    seq: Seq,
-    /// The size of its message, in bytes.
-    size: u32,
 }
 
 /// A flight of a stored session.
@@ -90,40 +79,6 @@ pub enum Outcome {
         /// Which.
         packet_id: PacketId,
     },
-}
-
-/// The flights in the order of their first sending. Few, and acknowledged mostly in order: a search from the front is short.
-#[derive(Debug, Default)]
-struct Flights(VecDeque<Flight>);
-
-impl OutboundStore for Flights {
-    fn state(&self, id: PacketId) -> Option<OutboundState> {
-        self.0.iter().find(|flight| flight.id == id).map(|flight| flight.state)
-    }
-
-    fn release(&mut self, id: PacketId) {
-        if let Some(flight) = self.0.iter_mut().find(|flight| flight.id == id) {
-            flight.state = OutboundState::AwaitPubComp;
-            flight.delivery = None;
-        }
-    }
-
-    fn remove(&mut self, id: PacketId) {
-        if let Some(at) = self.0.iter().position(|flight| flight.id == id) {
-            self.0.remove(at);
-        }
-    }
-}
-
-impl Flight {
-    /// Whether only the store has its message.
-    fn is_away(&self) -> bool {
-        self.delivery.is_none() && self.state != OutboundState::AwaitPubComp
-    }
-
-    fn done(&self) -> Outcome {
-        Outcome::Done { seq: self.seq, size: self.size, packet_id: Some(self.id) }
-    }
 }
 
 fn size(delivery: &Delivery) -> u32 {
@@ -181,14 +136,7 @@ impl Outgoing {
         let mut outgoing = Outgoing::new(&terms, true);
         outgoing.machine = Outbound::resumed(1, last_id);
         for KeptFlight { packet_id, state, seq, size, .. } in flights.iter().copied() {
-            outgoing.flights.0.push_back(Flight {
-                id: packet_id,
-                state,
-                delivery: None,
-                sent: false,
-                seq,
-                size,
-            });
+            outgoing.flights.push(Flight { id: packet_id, state, delivery: None, sent: false, seq, size });
             if seq & REPLAYED != 0 {
                 outgoing.last_replayed = outgoing.last_replayed.max(seq ^ REPLAYED);
             }
@@ -199,8 +147,8 @@ impl Outgoing {
     pub(super) fn reconnected(&mut self, terms: &Terms) {
         self.machine.reconnected(terms.in_flight_max);
         self.wait_max = wait_max(terms);
-        self.flights.0.iter_mut().for_each(|flight| flight.sent = false);
-        self.unsent = self.flights.0.len();
+        self.flights.iter_mut().for_each(|flight| flight.sent = false);
+        self.unsent = self.flights.len();
     }
 
     pub(super) fn rest(&mut self) {
@@ -216,15 +164,15 @@ impl Outgoing {
         self.pending.retain(keep);
         self.recount();
         self.pending.shrink_to_fit();
-        self.flights.0.shrink_to_fit();
-        for flight in self.flights.0.iter_mut().filter(|flight| flight.seq != 0) {
+        self.flights.shrink_to_fit();
+        for flight in self.flights.iter_mut().filter(|flight| flight.seq != 0) {
             flight.delivery = None;
         }
     }
 
     /// The places of messages that have to be fetched before more can be sent again, `most` at a time.
     pub fn missing(&self, most: usize) -> Vec<Seq> {
-        let mut unsent = self.flights.0.iter().filter(|flight| !flight.sent).peekable();
+        let mut unsent = self.flights.iter().filter(|flight| !flight.sent).peekable();
         // Only if the next one waits: what is there goes first.
         match unsent.peek() {
             Some(next) if next.is_away() => {
@@ -236,12 +184,12 @@ impl Outgoing {
 
     /// The places of all messages that only the store has, `most` at a time.
     pub fn all_missing(&self, most: usize) -> Vec<Seq> {
-        self.flights.0.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
+        self.flights.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
     }
 
     /// Whether only the store has messages of flights.
     pub fn is_missing_any(&self) -> bool {
-        self.flights.0.iter().any(Flight::is_away)
+        self.flights.iter().any(Flight::is_away)
     }
 
     /// Messages came back from the store. What was asked for and did not come is lost: it is not sent again.
@@ -249,7 +197,7 @@ impl Outgoing {
         let mut found: HashMap<Seq, Delivery> =
             deliveries.into_iter().map(|delivery| (delivery.seq, delivery)).collect();
         let (unsent, outcomes) = (&mut self.unsent, &mut self.outcomes);
-        self.flights.0.retain_mut(|flight| {
+        self.flights.retain_mut(|flight| {
             if !flight.is_away() || !asked.contains(&flight.seq) {
                 return true;
             }
@@ -304,7 +252,7 @@ impl Outgoing {
                 }
                 let (seq, size) = (delivery.seq, size(&delivery));
                 let delivery = Some(delivery.clone());
-                self.flights.0.push_back(Flight { id, state, delivery, sent: true, seq, size });
+                self.flights.push(Flight { id, state, delivery, sent: true, seq, size });
             }
             return Some(Transmit::Publish { delivery, packet_id: flight.map(|(id, _)| id), dup: false });
         }
@@ -312,7 +260,7 @@ impl Outgoing {
 
     /// The next flight to be sent again, in the order of the first sending (`[MQTT-4.6.0-1]`).
     fn resend(&mut self) -> Option<Transmit> {
-        let flight = self.flights.0.iter_mut().find(|flight| !flight.sent)?;
+        let flight = self.flights.iter_mut().find(|flight| !flight.sent)?;
         if flight.is_away() || !self.machine.resend(flight.state) {
             return None;
         }
@@ -345,12 +293,12 @@ impl Outgoing {
         acknowledge: impl FnOnce(&mut Outbound, &mut Flights) -> Answer,
     ) -> Answer {
         if self.unsent > 0
-            && let Some(flight) = self.flights.0.iter_mut().find(|f| f.id == id && !f.sent)
+            && let Some(flight) = self.flights.get_mut(id).filter(|flight| !flight.sent)
         {
             flight.sent = true;
             self.unsent -= 1;
         }
-        let before = self.flights.0.iter().find(|f| f.id == id && f.seq != 0);
+        let before = if self.stored { self.flights.get(id).filter(|flight| flight.seq != 0) } else { None };
         let Some((state, done)) = before.map(|flight| (flight.state, flight.done())) else {
             return acknowledge(&mut self.machine, &mut self.flights);
         };
@@ -382,14 +330,14 @@ impl Outgoing {
     /// A delivery that [`poll`](super::Session::poll) gave out and that could not be written (too large for the client):
     /// it counts as delivered (`[MQTT-3.1.2-25]`).
     pub fn undeliverable(&mut self, id: PacketId) {
-        let stored = self.flights.0.iter().find(|flight| flight.id == id && flight.seq != 0);
+        let stored = self.flights.get(id).filter(|flight| flight.seq != 0);
         self.outcomes.extend(stored.map(Flight::done));
         self.machine.abandon(id, true, &mut self.flights);
     }
 
     /// The message that was sent with this packet identifier, until its client has it.
     pub fn message(&self, id: PacketId) -> Option<&Message> {
-        let flight = self.flights.0.iter().find(|flight| flight.id == id)?;
+        let flight = self.flights.get(id)?;
         flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
@@ -413,7 +361,7 @@ impl Outgoing {
         };
         if sent {
             let unsent = &mut self.unsent;
-            self.flights.0.retain(|flight| {
+            self.flights.retain_mut(|flight| {
                 let gone = flight.state == OutboundState::AwaitPubAck
                     && flight.delivery.as_ref().is_some_and(|delivery| given(delivery, Some(flight.id)));
                 if gone && !flight.sent {
@@ -428,6 +376,6 @@ impl Outgoing {
 
     /// Messages sent and not acknowledged.
     pub fn in_flight(&self) -> usize {
-        self.flights.0.len()
+        self.flights.len()
     }
 }

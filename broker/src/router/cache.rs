@@ -1,0 +1,200 @@
+//! What one publisher remembers of the router: who is to have the topics that it used last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Router, Target};
+use crate::message::Message;
+
+/// Every publisher may remember this many topics, and this many targets in all.
+const TOPICS: usize = 64;
+const TARGETS: usize = 4_096;
+/// More are remembered within bounds: bytes of one publisher, and of all.
+const PUBLISHER_BYTES_MAX: usize = 4 << 20;
+const ALL_BYTES_MAX: usize = 64 << 20;
+/// What a topic takes beyond its name and its targets: its place in the map, which may be twice as large as it has to be, and two allocations.
+const TOPIC_BYTES: usize = 128;
+
+/// The targets of the topics that one publisher used last, until any subscription changes.
+#[derive(Debug, Default)]
+pub struct RouteCache {
+    generation: u64,
+    /// The one before: most publishers have one topic, or stay with it for a while.
+    last: (Vec<u8>, Arc<[Target]>),
+    /// Of those that have more than one.
+    known: Option<Box<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    topics: HashMap<Box<[u8]>, Arc<[Target]>>,
+    targets: usize,
+    loan: Loan,
+}
+
+/// What all publishers remember beyond what each of them may, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Remembered(Arc<AtomicUsize>);
+
+/// One publisher's part of that; dropped, it is given back.
+#[derive(Debug, Default)]
+struct Loan {
+    of: Option<Arc<AtomicUsize>>,
+    bytes: usize,
+}
+
+impl RouteCache {
+    pub(super) fn targets(&mut self, router: &Router, message: &Message) -> &[Target] {
+        let (generation, topic) = (router.generation(), message.topic());
+        if self.generation != generation {
+            self.forget();
+            self.generation = generation;
+        }
+        // No topic is empty, so that the first one is none that is remembered.
+        if *self.last.0 != *topic {
+            let known = self.known.as_ref().and_then(|known| known.topics.get(topic).cloned());
+            let targets = known.unwrap_or_else(|| self.look_up(router, message));
+            let (last, last_targets) = &mut self.last;
+            last.clear();
+            last.extend_from_slice(topic);
+            *last_targets = targets;
+        }
+        &self.last.1
+    }
+
+    #[cold]
+    fn look_up(&mut self, router: &Router, message: &Message) -> Arc<[Target]> {
+        let targets: Arc<[Target]> = router.targets(message.topic_str()).into();
+        let (last, last_targets) = &self.last;
+        if !last.is_empty() {
+            let known = self.known.get_or_insert_with(|| {
+                let mut known = Box::<Known>::default();
+                known.remember(last, last_targets, &router.remembered);
+                known
+            });
+            known.remember(message.topic(), &targets, &router.remembered);
+        }
+        targets
+    }
+
+    /// Gives the memory back.
+    pub fn forget(&mut self) {
+        *self = RouteCache::default();
+    }
+}
+
+impl Known {
+    /// Starts afresh where there is no room for more.
+    fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &Remembered) {
+        if self.topics.len() >= TOPICS || self.targets >= TARGETS {
+            let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);
+            if !self.loan.grow(bytes, all) {
+                *self = Known::default();
+            }
+        }
+        self.targets += targets.len();
+        self.topics.insert(topic.into(), targets.clone());
+    }
+}
+
+impl Loan {
+    fn grow(&mut self, bytes: usize, all: &Remembered) -> bool {
+        if self.bytes + bytes > PUBLISHER_BYTES_MAX {
+            return false;
+        }
+        if all.0.fetch_add(bytes, Ordering::Relaxed) + bytes > ALL_BYTES_MAX {
+            all.0.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.of.get_or_insert_with(|| all.0.clone());
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(of) = &self.of {
+            of.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::QoS;
+
+    use super::super::{Retained, Space, subscriber};
+    use super::*;
+    use crate::message::Content;
+    use crate::outbox::{Bounds, Outbox};
+
+    fn router() -> Router {
+        let space = Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX };
+        let router = Router::new(Retained::new(space), Arc::default());
+        let outbox = Arc::new(Outbox::new(1, Bounds::default()));
+        router.subscribe("t/#", subscriber(&outbox, QoS::AtMostOnce));
+        router
+    }
+
+    fn message(topic: &str) -> Message {
+        Message::new(&Content {
+            topic,
+            properties: &[],
+            payload: &[],
+            qos: QoS::AtMostOnce,
+            retain: false,
+            publisher: 2,
+            published_at: 0,
+            expires_at: None,
+        })
+    }
+
+    fn topics(cache: &RouteCache) -> usize {
+        cache.known.as_ref().map_or(0, |known| known.topics.len())
+    }
+
+    fn lent(router: &Router) -> usize {
+        router.remembered.0.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_publisher_remembers_ten_thousand_topics_and_gives_the_memory_back() {
+        let (router, mut cache) = (router(), RouteCache::default());
+        cache.targets(&router, &message("t/0"));
+        assert!(cache.known.is_none(), "one topic needs no map");
+        for turn in 0..2 {
+            for n in 0..10_000 {
+                assert_eq!(cache.targets(&router, &message(&format!("t/{n}"))).len(), 1);
+                assert_eq!(cache.targets(&router, &message("other")).len(), 0);
+            }
+            assert_eq!(topics(&cache), 10_001, "{turn}");
+        }
+        assert!(lent(&router) > 1 << 20);
+        // Any subscription that changes.
+        router.unsubscribe("t/#", 1);
+        assert_eq!(cache.targets(&router, &message("t/1")).len(), 0);
+        assert_eq!((topics(&cache), lent(&router)), (0, 0));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_for_each_publisher_and_in_sum() {
+        let router = router();
+        let mut caches: Vec<RouteCache> = (0..20).map(|_| RouteCache::default()).collect();
+        let long = "x".repeat(3_000);
+        let mut most = 0;
+        for n in 0..1_500 {
+            for cache in &mut caches {
+                assert_eq!(cache.targets(&router, &message(&format!("t/{n}/{long}"))).len(), 1);
+                let loan = cache.known.as_ref().map_or(0, |known| known.loan.bytes);
+                assert!(loan <= PUBLISHER_BYTES_MAX);
+                most = most.max(loan);
+            }
+            assert!(lent(&router) <= ALL_BYTES_MAX);
+        }
+        assert!(most > PUBLISHER_BYTES_MAX / 2);
+        drop(caches);
+        assert_eq!(lent(&router), 0);
+    }
+}
