@@ -176,8 +176,8 @@ impl Builder {
         self
     }
 
-    /// Serves connections by so many threads: the runtime of the caller, best one of a single thread, and others of the broker's own. The
-    /// default is 1: the runtime of the caller alone.
+    /// Serves connections by so many threads of the broker's own, each with a runtime; the runtime of the caller, best one of a single
+    /// thread, does the rest. The default is 1: the runtime of the caller does all.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -230,9 +230,6 @@ impl Builder {
         backlog::restore(&core).map_err(StartError::Store)?;
         sys::announce(&core);
         listeners.replace(&core, &numbers, fresh).await;
-        for runtime in crew.runtimes() {
-            background.spawn_on(store::relay(core.store.clone()), runtime);
-        }
         background.spawn(janitor::run(core.clone()));
         background.spawn(sys::run(core.clone()));
         background.spawn(reload::run(core.clone(), own, listeners, requests));

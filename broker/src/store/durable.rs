@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::thread::{JoinHandle, ThreadId};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -408,8 +408,8 @@ impl Store for DurableStore {
         self.shared.figures()
     }
 
-    fn relay_wakes(&self, thread: ThreadId, relay: Option<&Waker>) {
-        self.shared.relay_wakes(thread, relay);
+    fn relay_wakes(&self, relay: Option<&Waker>) {
+        self.shared.relay_wakes(relay);
     }
 
     fn recover(&self) -> Result<Recovered, OpenError> {

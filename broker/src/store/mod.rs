@@ -37,7 +37,6 @@ pub use record::{
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread::ThreadId;
 
 use tokio::sync::oneshot;
 
@@ -211,10 +210,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Ready when there is room for more records; messages are not read from clients until then.
     fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// From now on this task wakes those that were polled on this thread and wait, by calling this again each time that it is woken; `None`: it is
-    /// gone. Without one the store wakes them itself. See [`relay`].
-    fn relay_wakes(&self, thread: ThreadId, relay: Option<&Waker>) {
-        let _ = (thread, relay);
+    /// From now on this task wakes those that wait, by calling this again each time that it is woken; `None`: it is gone. Without one the store
+    /// wakes them itself. See [`relay`].
+    fn relay_wakes(&self, relay: Option<&Waker>) {
+        let _ = relay;
     }
 
     /// Messages of a queue.
@@ -251,16 +250,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn close(&self);
 }
 
-/// Wakes the tasks that wait for the store and were polled on the thread that this is polled on first: for a thread of their runtime that is a push to its
-/// own queue. A thread of the store would have to wake one of the runtime for each of them, and be pushed aside by it.
+/// Wakes the tasks that wait for the store, from a thread of their runtime: for that it is a push to its own queue. A thread of the store would have to
+/// wake a thread of the runtime for each of them, and be pushed aside by it.
 pub async fn relay(store: Arc<dyn Store>) {
-    struct Gone(Arc<dyn Store>, ThreadId);
+    struct Gone(Arc<dyn Store>);
     impl Drop for Gone {
         fn drop(&mut self) {
-            self.0.relay_wakes(self.1, None);
+            self.0.relay_wakes(None);
         }
     }
-    let relay = Gone(store, std::thread::current().id());
+    let store = Gone(store);
     let mut last = false;
     std::future::poll_fn::<(), _>(|cx| {
         // Whoever is ready goes first: then more comes together for each.
@@ -268,7 +267,7 @@ pub async fn relay(store: Arc<dyn Store>) {
         if last {
             cx.waker().wake_by_ref();
         } else {
-            relay.0.relay_wakes(relay.1, Some(cx.waker()));
+            store.0.relay_wakes(Some(cx.waker()));
         }
         Poll::Pending
     })

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
-use std::thread::ThreadId;
 
 use super::bodies::Settled;
 use super::checkpoint::{Checkpoint, Meta};
@@ -155,39 +154,17 @@ impl Drop for Look {
     }
 }
 
-/// Tasks that wait, by the thread that they were polled on when they began to: its relay, if it has one, wakes them.
-#[derive(Debug, Default)]
-struct Waiters {
-    crews: Vec<Crew>,
-    /// Of all crews together: an epoch is one of one crew.
-    last_epoch: u64,
-}
-
 #[derive(Debug)]
-struct Crew {
-    thread: ThreadId,
-    /// A seat that has this epoch is among the wakers.
-    epoch: u64,
+struct Waiters {
     wakers: Vec<Waker>,
+    epoch: u64,
     relay: Relay,
 }
 
-impl Waiters {
-    fn crew(&mut self, thread: ThreadId) -> &mut Crew {
-        let at = self.crews.iter().position(|crew| crew.thread == thread).unwrap_or_else(|| {
-            self.last_epoch += 1;
-            self.crews.push(Crew { thread, epoch: self.last_epoch, wakers: Vec::new(), relay: Relay::None });
-            self.crews.len() - 1
-        });
-        &mut self.crews[at]
-    }
-}
-
-/// The task that wakes the others of its thread.
-#[derive(Debug, Default)]
+/// The task that wakes the others.
+#[derive(Debug)]
 enum Relay {
     /// There is none: the store's threads do it.
-    #[default]
     None,
     Waiting(Waker),
     /// It was woken and will see to it.
@@ -262,7 +239,7 @@ impl Shared {
             written: AtomicU64::new(last),
             durable: AtomicU64::new(last),
             health: AtomicU8::new(Health::Good as u8),
-            waiters: Mutex::default(),
+            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1, relay: Relay::None }),
         }
     }
 
@@ -298,39 +275,27 @@ impl Shared {
     /// Wakes everybody who waits for a ticket or for room.
     pub(super) fn wake(&self) {
         let mut waiters = lock(&self.waiters);
-        let mut wakers = Vec::new();
-        // A crew without a relay comes and goes with whoever waits.
-        waiters.crews.retain_mut(|crew| {
-            if crew.wakers.is_empty() {
-                return !matches!(crew.relay, Relay::None);
+        if waiters.wakers.is_empty() {
+            return;
+        }
+        match std::mem::replace(&mut waiters.relay, Relay::Woken) {
+            Relay::Woken => {}
+            Relay::Waiting(relay) => {
+                drop(waiters);
+                relay.wake();
             }
-            match std::mem::replace(&mut crew.relay, Relay::Woken) {
-                Relay::Woken => true,
-                Relay::Waiting(relay) => {
-                    wakers.push(relay);
-                    true
-                }
-                Relay::None => {
-                    wakers.append(&mut crew.wakers);
-                    false
-                }
+            Relay::None => {
+                waiters.relay = Relay::None;
+                wake_all(waiters);
             }
-        });
-        drop(waiters);
-        wakers.into_iter().for_each(Waker::wake);
+        }
     }
 
-    /// From now on this task wakes those that wait on this thread, each time that it is woken; `None`: it is gone.
-    pub(super) fn relay_wakes(&self, thread: ThreadId, relay: Option<&Waker>) {
+    /// From now on this task wakes those that wait, each time that it is woken; `None`: it is gone.
+    pub(super) fn relay_wakes(&self, relay: Option<&Waker>) {
         let mut waiters = lock(&self.waiters);
-        waiters.last_epoch += 1;
-        let epoch = waiters.last_epoch;
-        let crew = waiters.crew(thread);
-        crew.epoch = epoch;
-        crew.relay = relay.map_or(Relay::None, |relay| Relay::Waiting(relay.clone()));
-        let wakers = std::mem::take(&mut crew.wakers);
-        drop(waiters);
-        wakers.into_iter().for_each(Waker::wake);
+        waiters.relay = relay.map_or(Relay::None, |relay| Relay::Waiting(relay.clone()));
+        wake_all(waiters);
     }
 
     /// `look` until it finds something; registers the task before it looks for the last time.
@@ -342,10 +307,9 @@ impl Shared {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
-        let crew = waiters.crew(std::thread::current().id());
-        if seat.epoch != crew.epoch {
-            seat.epoch = crew.epoch;
-            crew.wakers.push(cx.waker().clone());
+        if seat.epoch != waiters.epoch {
+            seat.epoch = waiters.epoch;
+            waiters.wakers.push(cx.waker().clone());
         }
         Poll::Pending
     }
@@ -429,4 +393,11 @@ impl Shared {
             corrupt: counters.corrupt.get(),
         }
     }
+}
+
+fn wake_all(mut waiters: MutexGuard<'_, Waiters>) {
+    waiters.epoch += 1;
+    let wakers = std::mem::take(&mut waiters.wakers);
+    drop(waiters);
+    wakers.into_iter().for_each(Waker::wake);
 }

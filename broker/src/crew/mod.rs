@@ -5,13 +5,18 @@
 //! fair to others on the same thread is seen to by the bound of a connection's turn. All that is no connection runs beside them, on the
 //! runtime of the caller.
 
+mod mailbox;
+
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
+
+use mailbox::Mailbox;
 
 /// See the module. Its threads end once it is dropped, and what they serve then with them.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub struct Crew {
 struct Member {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
+    /// Of its thread, if it is one.
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 /// A connection that a member serves.
@@ -42,23 +49,17 @@ impl Crew {
     /// Those of the system.
     pub fn hire(threads: usize) -> io::Result<Crew> {
         let (over, watched) = watch::channel(());
-        let mut members = Vec::new();
         if threads <= 1 {
-            members.push(Member::of(Handle::current()));
+            let runtime = Handle::current();
+            let here = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(Mailbox::here);
+            let mailbox = here.map(|(mailbox, postman)| {
+                runtime.spawn(postman);
+                mailbox
+            });
+            return Ok(Crew { members: vec![Member::new(runtime, mailbox)], _over: over });
         }
-        for n in members.len()..threads {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            members.push(Member::of(runtime.handle().clone()));
-            let mut watched = watched.clone();
-            let serve = move || drop(runtime.block_on(watched.changed()));
-            std::thread::Builder::new().name(format!("connections-{n}")).spawn(serve)?;
-        }
+        let members = (0..threads).map(|n| Member::hire(n, watched.clone())).collect::<io::Result<_>>()?;
         Ok(Crew { members, _over: over })
-    }
-
-    /// The runtimes of the threads.
-    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
-        self.members.iter().map(|member| &member.runtime)
     }
 
     /// Waits until every thread has had a turn for this.
@@ -71,19 +72,38 @@ impl Crew {
     /// Lets the member that has the fewest connections serve one.
     pub fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let fewest = self.members.iter().min_by_key(|member| member.connections.load(Ordering::Relaxed));
-        let Some(Member { runtime, connections }) = fewest else { return };
+        let Some(Member { runtime, connections, mailbox }) = fewest else { return };
         connections.fetch_add(1, Ordering::Relaxed);
         let served = Served(connections.clone());
-        runtime.spawn(async move {
+        let connection = async move {
             connection.await;
             drop(served);
-        });
+        };
+        match mailbox {
+            Some(mailbox) => runtime.spawn(mailbox.clone().deliver_to(connection)),
+            None => runtime.spawn(connection),
+        };
     }
 }
 
 impl Member {
-    fn of(runtime: Handle) -> Member {
-        Member { runtime, connections: Arc::default() }
+    fn new(runtime: Handle, mailbox: Option<Arc<Mailbox>>) -> Member {
+        Member { runtime, connections: Arc::default(), mailbox }
+    }
+
+    /// A thread of its own, until the crew is over.
+    fn hire(n: usize, mut over: watch::Receiver<()>) -> io::Result<Member> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        let serve = move || {
+            let (mailbox, postman) = Mailbox::here();
+            runtime.spawn(postman);
+            let _ = ready.send(mailbox);
+            let _ = runtime.block_on(over.changed());
+        };
+        thread::Builder::new().name(format!("connections-{n}")).spawn(serve)?;
+        Ok(Member::new(handle, is_ready.recv().ok()))
     }
 }
 

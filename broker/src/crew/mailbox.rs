@@ -1,0 +1,103 @@
+//! How another thread wakes the tasks of one: it leaves their wakers there, and one task of that thread wakes them all.
+//!
+//! A runtime is told of each task that another thread wakes by a system call of its own. Here only the first of many makes one: a message for a
+//! hundred subscribers, or a sync that as many publishers wait for, is one for each thread.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+thread_local! {
+    static THREAD: u64 = {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// The wakers that others have left, and who wakes them. There is one for each connection at most, and those of what it waits for.
+#[derive(Debug)]
+pub struct Mailbox {
+    thread: u64,
+    wakers: Mutex<Vec<Waker>>,
+    postman: AtomicWaker,
+}
+
+/// The waker of a task, as others see it.
+struct Addressed {
+    task: Waker,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Wake for Addressed {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if THREAD.with(|thread| *thread == self.mailbox.thread) {
+            self.task.wake_by_ref();
+        } else {
+            self.mailbox.leave(self.task.clone());
+        }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.postman.wake();
+    }
+}
+
+impl Mailbox {
+    /// An empty one for this thread, and the task that is to run on it.
+    pub fn here() -> (Arc<Mailbox>, impl Future<Output = ()> + Send + 'static) {
+        let thread = THREAD.with(|thread| *thread);
+        let mailbox = Arc::new(Mailbox { thread, wakers: Mutex::default(), postman: AtomicWaker::new() });
+        let (weak, mut last, mut spare) = (Arc::downgrade(&mailbox), false, Vec::new());
+        let postman = poll_fn(move |cx| {
+            let Some(mailbox) = weak.upgrade() else { return Poll::Ready(()) };
+            // Whoever is ready goes first: then more comes together for each.
+            last = !last;
+            if last {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            mailbox.postman.register(cx.waker());
+            std::mem::swap(&mut *mailbox.wakers.lock().unwrap_or_else(PoisonError::into_inner), &mut spare);
+            spare.drain(..).for_each(Waker::wake);
+            Poll::Pending
+        });
+        (mailbox, postman)
+    }
+
+    fn leave(&self, waker: Waker) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = wakers.is_empty();
+        wakers.push(waker);
+        drop(wakers);
+        if first {
+            self.postman.wake();
+        }
+    }
+
+    /// A task of this thread whom others wake through the mailbox.
+    pub async fn deliver_to<T>(self: Arc<Self>, task: impl Future<Output = T>) -> T {
+        let mut task = pin!(task);
+        let mut known: Option<(Waker, Waker)> = None;
+        poll_fn(|cx| {
+            let known = match &mut known {
+                Some(known) if known.0.will_wake(cx.waker()) => known,
+                known => {
+                    let addressed = Addressed { task: cx.waker().clone(), mailbox: self.clone() };
+                    known.insert((cx.waker().clone(), Waker::from(Arc::new(addressed))))
+                }
+            };
+            task.as_mut().poll(&mut Context::from_waker(&known.1))
+        })
+        .await
+    }
+}
