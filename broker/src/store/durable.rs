@@ -51,7 +51,7 @@ pub struct Options {
     pub sync_interval: Duration,
     /// The least time between two syncs.
     pub min_sync_interval: Duration,
-    /// How much log there is between two checkpoints, in bytes; about as much memory is taken, twice.
+    /// How much log there is between two checkpoints, in bytes; each takes about a third as much memory, up to four times.
     pub window_bytes: u64,
     /// A segment of the log, in bytes.
     pub segment_bytes: u64,
@@ -68,7 +68,7 @@ impl Default for Options {
         Options {
             sync_interval: Duration::from_secs(1),
             min_sync_interval: Duration::ZERO,
-            window_bytes: 8 << 20,
+            window_bytes: 16 << 20,
             segment_bytes: 4 << 20,
             cache_bytes: 8 << 20,
             inbox_bytes_max: 16 << 20,

@@ -151,11 +151,7 @@ fn spare(shared: &Shared) -> io::Result<()> {
                 _ => {}
             }
             supply.next_id += 1;
-            let room = if supply.large_frames && std::env::var_os("LAPWING_ZERO").is_none() {
-                Room::Reserved
-            } else {
-                Room::Written
-            };
+            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
             (supply.next_id, old, room)
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);

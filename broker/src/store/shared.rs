@@ -401,3 +401,36 @@ fn wake_all(mut waiters: MutexGuard<'_, Waiters>) {
     drop(waiters);
     wakers.into_iter().for_each(Waker::wake);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_not_used_again_while_somebody_looks_at_a_checkpoint_that_does_not_have_it_yet() {
+        let looks = Arc::new(Looks::default());
+        let mut supply =
+            Supply { full: vec![(1, 10), (2, 20)], kept: VecDeque::from([(0, 0)]), ..Supply::default() };
+        // Tables say that messages are in both.
+        let early = looks.begin();
+        supply.settle(Settled::default(), looks.made(), 10);
+        let later = looks.begin();
+        supply.settle(Settled::default(), looks.made(), 20);
+        assert_eq!((supply.kept(), supply.reusable(looks.oldest())), (20, None));
+        drop(early);
+        assert_eq!(supply.reusable(looks.oldest()), Some(1));
+        assert_eq!(supply.reusable(looks.oldest()), None);
+        drop(later);
+        assert_eq!(supply.reusable(looks.oldest()), Some(2));
+    }
+
+    #[test]
+    fn a_segment_that_a_checkpoint_has_messages_in_is_used_again_once_a_later_one_has_none() {
+        let mut supply = Supply { full: vec![(1, 10)], kept: VecDeque::from([(0, 0)]), ..Supply::default() };
+        supply.settle(Settled { kept: vec![1], ..Settled::default() }, 1, 10);
+        assert_eq!(supply.reusable(1), None);
+        supply.settle(Settled { freed: vec![1], ..Settled::default() }, 2, 10);
+        assert_eq!(supply.reusable(1), None, "somebody looks at the one before");
+        assert_eq!(supply.reusable(2), Some(1));
+    }
+}
