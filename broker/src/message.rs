@@ -194,11 +194,14 @@ impl Message {
     /// All of it as bytes, for the store.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
+        self.memory().get(..self.size()).unwrap_or(&[])
+    }
+
+    /// With what stands behind its end.
+    #[inline]
+    fn memory(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Small(bytes) => {
-                let padding = bytes.get(PADDING).copied().unwrap_or(0);
-                bytes.get(..bytes.len().wrapping_sub(padding.into())).unwrap_or(&[])
-            }
+            Bytes::Small(bytes) => bytes,
             Bytes::Large(bytes) => bytes,
         }
     }
@@ -213,7 +216,7 @@ impl Message {
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
-        self.as_bytes().get(range).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+        self.memory().get(range).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
     }
 
     fn topic_end(&self) -> usize {
@@ -227,7 +230,7 @@ impl Message {
     #[inline]
     fn payload_end(&self) -> usize {
         match self.flags() & (SOURCED | TRACED) {
-            0 => self.as_bytes().len(),
+            0 => self.size(),
             _ => self.payload_end_before_more(),
         }
     }
@@ -243,24 +246,24 @@ impl Message {
 
     fn source_end(&self) -> usize {
         let traced = if self.flags() & TRACED == 0 { 0 } else { TRACE_BYTES };
-        self.as_bytes().len().saturating_sub(traced)
+        self.size().saturating_sub(traced)
     }
 
     #[inline]
     fn flags(&self) -> u8 {
-        self.as_bytes().get(FLAGS).copied().unwrap_or(0)
+        self.memory().get(FLAGS).copied().unwrap_or(0)
     }
 
     /// The number by which it is followed, if it is.
     #[inline]
     pub fn trace(&self) -> Option<TraceId> {
         let traced = self.flags() & TRACED != 0;
-        traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.as_bytes().len())))
+        traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.size())))
     }
 
     /// Who published it, where that was kept.
     pub fn source(&self) -> Option<Source<'_>> {
-        let bytes = self.as_bytes().get(self.payload_end()..self.source_end())?;
+        let bytes = self.memory().get(self.payload_end()..self.source_end())?;
         let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
         Some(match text.split_once('\0') {
             Some((client_id, user)) => Source { client_id, user: Some(user) },
@@ -271,7 +274,7 @@ impl Message {
     /// The topic name, as bytes of UTF-8.
     #[inline]
     pub fn topic(&self) -> &[u8] {
-        self.as_bytes().get(HEAD..self.topic_end()).unwrap_or(&[])
+        self.memory().get(HEAD..self.topic_end()).unwrap_or(&[])
     }
 
     /// The topic name as text.
@@ -282,13 +285,13 @@ impl Message {
     /// The forwarded properties, as a block.
     #[inline]
     pub fn properties(&self) -> &[u8] {
-        self.as_bytes().get(self.topic_end()..self.payload_start()).unwrap_or(&[])
+        self.memory().get(self.topic_end()..self.payload_start()).unwrap_or(&[])
     }
 
     /// The payload.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.as_bytes().get(self.payload_start()..self.payload_end()).unwrap_or(&[])
+        self.memory().get(self.payload_start()..self.payload_end()).unwrap_or(&[])
     }
 
     /// As published.
@@ -333,7 +336,8 @@ impl Message {
     /// The memory it takes, in bytes.
     #[inline]
     pub fn size(&self) -> usize {
-        self.as_bytes().len()
+        let memory = self.memory();
+        memory.len().saturating_sub(memory.get(PADDING).copied().unwrap_or(0).into())
     }
 }
 
