@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -406,10 +406,6 @@ impl Store for DurableStore {
 
     fn figures(&self) -> Figures {
         self.shared.figures()
-    }
-
-    fn relay_wakes(&self, relay: Option<&Waker>) {
-        self.shared.relay_wakes(relay);
     }
 
     fn recover(&self) -> Result<Recovered, OpenError> {

@@ -35,8 +35,7 @@ pub use record::{
     KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
@@ -210,12 +209,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Ready when there is room for more records; messages are not read from clients until then.
     fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// From now on this task wakes those that wait, by calling this again each time that it is woken; `None`: it is gone. Without one the store
-    /// wakes them itself. See [`relay`].
-    fn relay_wakes(&self, relay: Option<&Waker>) {
-        let _ = relay;
-    }
-
     /// Messages of a queue.
     fn queued(&self, page: Page) -> Reply<Paged>;
 
@@ -248,30 +241,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Writes and syncs all there is, and takes nothing more. May block for as long as the disk needs.
     fn close(&self);
-}
-
-/// Wakes the tasks that wait for the store, from a thread of their runtime: for that it is a push to its own queue. A thread of the store would have to
-/// wake a thread of the runtime for each of them, and be pushed aside by it.
-pub async fn relay(store: Arc<dyn Store>) {
-    struct Gone(Arc<dyn Store>);
-    impl Drop for Gone {
-        fn drop(&mut self) {
-            self.0.relay_wakes(None);
-        }
-    }
-    let store = Gone(store);
-    let mut last = false;
-    std::future::poll_fn::<(), _>(|cx| {
-        // Whoever is ready goes first: then more comes together for each.
-        last = !last;
-        if last {
-            cx.waker().wake_by_ref();
-        } else {
-            store.0.relay_wakes(Some(cx.waker()));
-        }
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What an earlier run left.

@@ -158,17 +158,6 @@ impl Drop for Look {
 struct Waiters {
     wakers: Vec<Waker>,
     epoch: u64,
-    relay: Relay,
-}
-
-/// The task that wakes the others.
-#[derive(Debug)]
-enum Relay {
-    /// There is none: the store's threads do it.
-    None,
-    Waiting(Waker),
-    /// It was woken and will see to it.
-    Woken,
 }
 
 /// What the store stands on.
@@ -239,7 +228,7 @@ impl Shared {
             written: AtomicU64::new(last),
             durable: AtomicU64::new(last),
             health: AtomicU8::new(Health::Good as u8),
-            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1, relay: Relay::None }),
+            waiters: Mutex::new(Waiters { wakers: Vec::new(), epoch: 1 }),
         }
     }
 
@@ -278,24 +267,10 @@ impl Shared {
         if waiters.wakers.is_empty() {
             return;
         }
-        match std::mem::replace(&mut waiters.relay, Relay::Woken) {
-            Relay::Woken => {}
-            Relay::Waiting(relay) => {
-                drop(waiters);
-                relay.wake();
-            }
-            Relay::None => {
-                waiters.relay = Relay::None;
-                wake_all(waiters);
-            }
-        }
-    }
-
-    /// From now on this task wakes those that wait, each time that it is woken; `None`: it is gone.
-    pub(super) fn relay_wakes(&self, relay: Option<&Waker>) {
-        let mut waiters = lock(&self.waiters);
-        waiters.relay = relay.map_or(Relay::None, |relay| Relay::Waiting(relay.clone()));
-        wake_all(waiters);
+        waiters.epoch += 1;
+        let wakers = std::mem::take(&mut waiters.wakers);
+        drop(waiters);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// `look` until it finds something; registers the task before it looks for the last time.
@@ -393,13 +368,6 @@ impl Shared {
             corrupt: counters.corrupt.get(),
         }
     }
-}
-
-fn wake_all(mut waiters: MutexGuard<'_, Waiters>) {
-    waiters.epoch += 1;
-    let wakers = std::mem::take(&mut waiters.wakers);
-    drop(waiters);
-    wakers.into_iter().for_each(Waker::wake);
 }
 
 #[cfg(test)]
