@@ -176,8 +176,8 @@ impl Builder {
         self
     }
 
-    /// Serves connections by so many threads of the broker's own, each with a runtime; the runtime of the caller, best one of a single
-    /// thread, does the rest. The default is 1: the runtime of the caller does all.
+    /// Serves connections by so many threads, each with a runtime: that of the caller, best one of a single thread, and others of the
+    /// broker's own. The default is 1: the runtime of the caller does all.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;

@@ -2,8 +2,8 @@
 //!
 //! A connection stays with its thread. One runtime whose threads take tasks from each other spreads work more evenly, but it wakes the others
 //! for every task that becomes ready: with two threads, a message of fan-in took half as much CPU time again (docs/PERFORMANCE.md). What is
-//! fair to others on the same thread is seen to by the bound of a connection's turn. All that is no connection runs beside them, on the
-//! runtime of the caller.
+//! fair to others on the same thread is seen to by the bound of a connection's turn. All that is no connection runs on the runtime of the
+//! caller.
 
 mod mailbox;
 
@@ -43,22 +43,16 @@ impl Drop for Served {
 }
 
 impl Crew {
-    /// So many threads; one alone is no better than the runtime that this is called in, which serves then.
+    /// So many threads: the runtime that this is called in, whose thread accepts connections and does all the rest, and others.
     ///
     /// # Errors
     /// Those of the system.
     pub fn hire(threads: usize) -> io::Result<Crew> {
         let (over, watched) = watch::channel(());
-        if threads <= 1 {
-            let runtime = Handle::current();
-            let here = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(Mailbox::here);
-            let mailbox = here.map(|(mailbox, postman)| {
-                runtime.spawn(postman);
-                mailbox
-            });
-            return Ok(Crew { members: vec![Member::new(runtime, mailbox)], _over: over });
+        let mut members = vec![Member::here()];
+        for n in 1..threads {
+            members.push(Member::hire(n, watched.clone())?);
         }
-        let members = (0..threads).map(|n| Member::hire(n, watched.clone())).collect::<io::Result<_>>()?;
         Ok(Crew { members, _over: over })
     }
 
@@ -89,6 +83,18 @@ impl Crew {
 impl Member {
     fn new(runtime: Handle, mailbox: Option<Arc<Mailbox>>) -> Member {
         Member { runtime, connections: Arc::default(), mailbox }
+    }
+
+    /// The runtime of the caller.
+    fn here() -> Member {
+        let runtime = Handle::current();
+        // Where it has several threads, none of them is that of its tasks.
+        let mailbox = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(|| {
+            let (mailbox, postman) = Mailbox::here();
+            runtime.spawn(postman);
+            mailbox
+        });
+        Member::new(runtime, mailbox)
     }
 
     /// A thread of its own, until the crew is over.
