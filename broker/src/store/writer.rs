@@ -25,8 +25,10 @@ use crate::message::Message;
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
-/// So much of what was written is given back at once, in bytes, and so many times that waits for the keeper.
+/// So much of what was written is given back at once, in bytes, and so many times that waits for the keeper. Above the second the messages are
+/// large and few: giving them back takes no time.
 const SPENT_BYTES: usize = 512 << 10;
+const SPENT_BYTES_MAX: usize = 2 << 20;
 const SPENT_MAX: usize = 16;
 /// How long records that nobody waits for may gather.
 const LAZY: Duration = Duration::from_millis(50);
@@ -224,9 +226,9 @@ impl Writer {
 
     /// Lets the keeper give the memory of messages back; where it is behind, that is done here.
     fn hand_over_spent(&mut self) {
-        let (spent, _) = std::mem::take(&mut self.spent);
+        let (spent, bytes) = std::mem::take(&mut self.spent);
         let mut supply = lock(&self.shared.supply);
-        if supply.spent.len() >= SPENT_MAX {
+        if supply.spent.len() >= SPENT_MAX || bytes > SPENT_BYTES_MAX {
             drop(supply);
             return;
         }
