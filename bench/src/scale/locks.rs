@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::io::Write;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -95,9 +93,9 @@ fn scattered(thread: usize, n: usize) -> usize {
 ///
 /// # Errors
 /// Of the system.
-pub fn all() -> Result<[Lock; 7], Error> {
+pub fn all() -> Result<[Lock; 6], Error> {
     let (subscribe, miss) = tree();
-    Ok([accept()?, driver()?, registry(), subscribe, miss, counters(), queue()])
+    Ok([accept()?, registry(), subscribe, miss, counters(), queue()])
 }
 
 /// The listener's loop: accept, set an option, spawn. All have connected before.
@@ -126,49 +124,6 @@ fn accept() -> Result<Lock, Error> {
     })?;
     drop(clients);
     Ok(Lock { name: "accept", alone_us: took.as_secs_f64() * 1e6 / COUNT as f64, contended_us: None })
-}
-
-/// What the one epoll of a runtime takes for each socket that has something, its task woken and run.
-fn driver() -> Result<Lock, Error> {
-    const SOCKETS: usize = 500;
-    const ROUNDS: usize = 50;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    pin(0);
-    let woken = Arc::new(AtomicUsize::new(0));
-    let took = runtime.block_on(async {
-        let mut ends = Vec::new();
-        for _ in 0..SOCKETS {
-            let (end, other) = UnixStream::pair()?;
-            other.set_nonblocking(true)?;
-            let (other, woken) = (tokio::net::UnixStream::from_std(other)?, woken.clone());
-            ends.push(end);
-            tokio::spawn(async move {
-                loop {
-                    let Ok(_) = other.readable().await else { return };
-                    // As if it had been read: the next byte is news.
-                    let _ = other.try_io(tokio::io::Interest::READABLE, || {
-                        Err::<(), _>(std::io::ErrorKind::WouldBlock.into())
-                    });
-                    woken.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        tokio::task::yield_now().await;
-        let mut took = Duration::ZERO;
-        for round in 1..=ROUNDS {
-            for end in &mut ends {
-                end.write_all(b"x")?;
-            }
-            let began = Instant::now();
-            while woken.load(Ordering::Relaxed) < round * SOCKETS {
-                tokio::task::yield_now().await;
-            }
-            took += began.elapsed();
-        }
-        Ok::<_, Error>(took)
-    })?;
-    let alone_us = took.as_secs_f64() * 1e6 / (SOCKETS * ROUNDS) as f64;
-    Ok(Lock { name: "epoll, an event", alone_us, contended_us: None })
 }
 
 /// A claim or a release: a map in the order of client identifiers behind a mutex, with entries of the same size.
