@@ -98,7 +98,7 @@ pub fn all() -> Result<[Lock; 6], Error> {
     Ok([accept()?, registry(), subscribe, miss, counters(), queue()])
 }
 
-/// The listener's loop: accept, set an option, spawn. All have connected before.
+/// The listener's loop: accept, spawn. All have connected before.
 fn accept() -> Result<Lock, Error> {
     const COUNT: usize = 2_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
