@@ -21,6 +21,8 @@ use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
 
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// After so many connections the others that this thread serves have theirs: each is a task more in the queue that they wait in.
+const AT_ONCE: u32 = 8;
 
 /// Counts connections or listeners, so that a stop can wait for the last.
 #[derive(Debug, Default)]
@@ -74,7 +76,13 @@ pub(crate) async fn run(
     connections: Arc<Tally>,
 ) {
     let mut warned: Option<Instant> = None;
+    let mut in_a_row = 0;
     loop {
+        in_a_row += 1;
+        if in_a_row > AT_ONCE {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
         let accept = async {
             // Those who are not let in yet are bounded; the rest wait in the kernel's queue.
             let permit = core.budget.handshakes.clone().acquire_owned().await.ok();
