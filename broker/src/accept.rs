@@ -23,6 +23,8 @@ use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// After so many connections the others that this thread serves have theirs: each is a task more in the queue that they wait in.
 const AT_ONCE: u32 = 8;
+/// Those who say nothing are sent away at so many different moments.
+const CROWD: u32 = 64;
 
 /// Counts connections or listeners, so that a stop can wait for the last.
 #[derive(Debug, Default)]
@@ -137,8 +139,10 @@ pub(crate) async fn run(
         match core.budget.enter(address, now) {
             Ok(place) => {
                 traffic.connections.add(1);
+                let timeout = patience(gate.limits.connect_timeout_s, connections.count());
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
-                let admitted = Box::pin(admit(core.clone(), accepted, place, permit, stopped.clone()));
+                let admitted =
+                    Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
                 let counted = (Counted::new(&connections), entered);
                 crew.serve(async move {
                     if let Some(connection) = admitted.await {
@@ -153,6 +157,13 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// How long a client has until its CONNECT, as one of so many: up to a tenth more than `limits.connect_timeout_s`, so that a crowd that came
+/// at once is not sent away at once, which would hold up the others.
+fn patience(connect_timeout_s: u32, nth: usize) -> Duration {
+    let timeout = Duration::from_secs(u64::from(connect_timeout_s));
+    timeout + timeout / (10 * CROWD) * (nth as u32 % CROWD)
 }
 
 /// The address that counts for bounds per address; loopback is free of them.
@@ -201,12 +212,12 @@ async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option
 async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
-    mut place: Place,
-    permit: Option<OwnedSemaphorePermit>,
+    (mut place, permit): (Place, Option<OwnedSemaphorePermit>),
+    timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Box<Connection>> {
     let (address, gate) = (*accepted.origin().address(), accepted.origin().gate());
-    let timeout = Duration::from_secs(u64::from(gate.limits.connect_timeout_s));
+    let connect_timeout_s = gate.limits.connect_timeout_s;
     let traffic = gate.traffic.clone();
     let introduction = pin!(async {
         let entering = match accepted.enter() {
@@ -235,7 +246,7 @@ async fn admit(
         Ok(Some(Err(refusal))) => refusal,
         Err(true) => {
             traffic.refused.add(1);
-            warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({} s)", timeout.as_secs());
+            warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
             return None;
         }
         Err(false) => {

@@ -156,7 +156,9 @@ fn judge(case: &Case, version: &str) -> Result<Cost, String> {
     for _ in 1..ATTEMPTS {
         match ours(case, version) {
             Verdict::Good(cost) => return Ok(cost),
-            Verdict::Late(..) => {}
+            Verdict::Late(cost, baseline) => {
+                eprintln!("late, once more: p99 {:.1} ms, {baseline:?} without the attack", cost.p99_ms);
+            }
             Verdict::Bad(text) => return Err(text),
         }
     }

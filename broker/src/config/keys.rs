@@ -103,7 +103,7 @@ sections! {
     }
     /// What is bounded. "Unlimited" is never a default.
     Limits limits {
-        /// The time from accept to CONNECT, TLS and WebSocket included, in seconds.
+        /// The time from accept to CONNECT, TLS and WebSocket included, in seconds; up to a tenth more, so that a crowd is not sent away in one moment.
         connect_timeout_s: u32 = 10, 1..=3_600;
         /// The largest packet before CONNECT is accepted, in bytes.
         packet_bytes_before_connect: u64 = 65_536, 128..=16_777_216;
