@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
-use crate::router::{Kept, Retained, RouteCache, Routed, Router, Space};
+use crate::router::{Batch, Kept, Passed, Retained, RouteCache, Routed, Router, Space};
 use crate::session::{Outcome, Session, Will};
 use crate::store::{Durability, Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
 use crate::trace::{Step, Subject};
@@ -173,6 +173,12 @@ impl Core {
         wakers: &mut Vec<Waker>,
     ) -> Published {
         self.pass_on(message, Journal::new(&*self.store, durability), received, cache, wakers)
+    }
+
+    /// Passes on what a publisher has gathered.
+    pub fn pass_on_batch(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> Passed {
+        // Nothing of it is stored; what makes room for it may be.
+        self.router.pass_on(batch, wakers, &mut Journal::new(&*self.store, Durability::None))
     }
 
     fn pass_on(

@@ -61,6 +61,24 @@ pub enum Pushed {
     Unavailable,
 }
 
+/// What became of messages that were offered together.
+#[derive(Debug, Default)]
+pub struct Offered {
+    /// How many wait now.
+    pub queued: usize,
+    /// To be woken once the pusher has pushed all it has.
+    pub waker: Option<Waker>,
+    /// The one that the session is not ready for; those behind it were not looked at.
+    pub rest: Option<Message>,
+}
+
+impl Offered {
+    /// None was taken.
+    pub fn none(rest: Option<Message>) -> Offered {
+        Offered { rest, ..Offered::default() }
+    }
+}
+
 /// How well a session can take a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -201,20 +219,54 @@ impl Outbox {
     /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
     /// room for it.
     pub fn push(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
-        self.push_into(self.lock(), delivery, journal, ends)
+        self.push_into(&mut self.lock(), delivery, journal, ends)
     }
 
     /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
     pub fn offer(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Option<Pushed> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let ready = inner.readiness(delivery.message.size()) == Readiness::Ready;
-        ready.then(|| self.push_into(inner, delivery, journal, ends))
+        ready.then(|| self.push_into(&mut inner, delivery, journal, ends))
+    }
+
+    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not [ready](Readiness::Ready) for one of them.
+    pub fn offer_all(
+        &self,
+        messages: &mut impl Iterator<Item = Message>,
+        deliver: impl Fn(Message) -> Delivery,
+        ends: &Ends,
+    ) -> Offered {
+        let mut offered = Offered::default();
+        let mut inner = self.lock();
+        for message in messages {
+            if inner.readiness(message.size()) != Readiness::Ready {
+                offered.rest = Some(message);
+                break;
+            }
+            self.add(&mut inner, deliver(message), ends);
+            offered.queued += 1;
+        }
+        if offered.queued > 0 {
+            offered.waker = inner.waker.take();
+        }
+        offered
+    }
+
+    /// To what is in memory.
+    #[inline]
+    fn add(&self, inner: &mut Inner, delivery: Delivery, ends: &Ends) {
+        // Before anybody can take it: what is told of it next comes behind.
+        if ends.traces.hear_of(&delivery.message) {
+            ends.queued(&delivery, self, inner.connected);
+        }
+        inner.bytes += delivery.message.size();
+        inner.queue.push_back(delivery);
     }
 
     #[inline]
     fn push_into(
         &self,
-        mut inner: MutexGuard<'_, Inner>,
+        inner: &mut Inner,
         mut delivery: Delivery,
         journal: &mut Journal<'_>,
         ends: &Ends,
@@ -233,7 +285,7 @@ impl Outbox {
         let size = delivery.message.size();
         let on_disk = stored && inner.is_for_the_disk(size);
         if (on_disk || !inner.has_room(size))
-            && let Some(refused) = self.make_room(&mut inner, (size, on_disk), journal, ends)
+            && let Some(refused) = self.make_room(inner, (size, on_disk), journal, ends)
         {
             return refused;
         }
@@ -242,15 +294,13 @@ impl Outbox {
             delivery.seq = inner.last;
             journal.queued(self.session, &delivery);
         }
-        // Before anybody can take it: what is told of it next comes behind.
-        if ends.traces.hear_of(&delivery.message) {
-            ends.queued(&delivery, self, inner.connected);
-        }
         if on_disk {
-            self.add_stored(&mut inner, delivery.seq, 1, size as u64);
+            if ends.traces.hear_of(&delivery.message) {
+                ends.queued(&delivery, self, inner.connected);
+            }
+            self.add_stored(inner, delivery.seq, 1, size as u64);
         } else {
-            inner.bytes += size;
-            inner.queue.push_back(delivery);
+            self.add(inner, delivery, ends);
         }
         Pushed::Queued(inner.waker.take())
     }
@@ -380,7 +430,12 @@ impl Outbox {
 
     /// Whether there is something in memory to take.
     pub fn has_news(&self) -> bool {
-        !self.lock().queue.is_empty()
+        self.news() > 0
+    }
+
+    /// How many messages there are to take in memory.
+    pub fn news(&self) -> usize {
+        self.lock().queue.len()
     }
 
     /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the

@@ -49,7 +49,7 @@ use crate::net::Stream;
 use crate::output::Output;
 use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
-use crate::router::{Fetched, RouteCache};
+use crate::router::{Batch, Fetched, RouteCache};
 use crate::store::{Failed, Seat, Ticket};
 
 use turn::Turn;
@@ -203,6 +203,7 @@ pub(crate) struct State {
     aliases_out: Vec<(AliasedTopic, u64)>,
     alias_book: OutboundAliases,
     cache: RouteCache,
+    batch: Batch,
     wakers: Vec<Waker>,
     turn: Turn,
     tally: Tally,
@@ -300,6 +301,7 @@ impl Connection {
             self.state.store_full = self.core.store.poll_room(seat, cx).is_pending();
             let read = self.poll_read(now, cx);
             // Also after the last packet of a connection: others wait for what came before it.
+            self.pass_on_batch();
             self.state.wakers.drain(..).for_each(Waker::wake);
             let read = match read {
                 Ok(read) => read,

@@ -7,12 +7,13 @@ use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWrite
 use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, warn};
 
-use super::{AliasedTopic, Connection, Exit, mount};
+use super::{AliasedTopic, Connection, Exit, State, mount};
 use crate::auth::{Action, audit};
 use crate::config::DeniedPublish;
 use crate::core::source;
 use crate::drops::Reason;
 use crate::message::{Content, Message, Millis, forwarded};
+use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
 use crate::store::{Durability, Record, Ticket};
 use crate::trace::{Step, Subject, TraceId};
@@ -315,7 +316,6 @@ impl Connection {
         now: Millis,
         trace: Option<TraceId>,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        let core = &self.core;
         let (limits, config) = (&self.gate.limits, &self.snapshot.config);
         if topic.len() > limits.topic_bytes_max as usize
             || topic::level_count(topic) > limits.topic_levels_max as usize
@@ -363,10 +363,17 @@ impl Connection {
         if let Some(id) = trace {
             message = message.traced(id);
         }
+        // Nobody is told what becomes of it.
+        if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
+            self.gather_message(message);
+            return Ok((ReasonCode::Success, Ticket::default()));
+        }
         let durability = config.store.durability_of(topic, self.gate.listener.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());
         let received = received.map(|packet_id| (session.number, packet_id));
+        self.pass_on_batch();
+        let core = &self.core;
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
         let published = core.publish(&message, durability, received, cache, wakers);
         self.state.turn.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
@@ -385,6 +392,37 @@ impl Connection {
             }
         }
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
+    }
+
+    fn gather_message(&mut self, message: Message) {
+        let State { cache, batch, .. } = &mut self.state;
+        if let Err(message) = self.core.router.gather(message, cache, batch) {
+            self.pass_on_batch();
+            let State { cache, batch, .. } = &mut self.state;
+            // Whatever it is for: the batch is empty.
+            let _ = self.core.router.gather(message, cache, batch);
+        }
+    }
+
+    /// Passes on what was gathered.
+    pub(super) fn pass_on_batch(&mut self) {
+        let state = &mut self.state;
+        if state.batch.is_empty() {
+            return;
+        }
+        let Passed { messages, routed, refused } =
+            self.core.pass_on_batch(&mut state.batch, &mut state.wakers);
+        state.turn.spend(u32::try_from(routed.matched).unwrap_or(u32::MAX));
+        state.tally.no_local += routed.no_local as u64;
+        if routed.matched + routed.no_local == 0 {
+            state.tally.no_subscriber += messages as u64;
+        }
+        for message in refused.into_values() {
+            let reason = Reason::QueueRefused;
+            self.complain("PUBLISH", message.topic_str(), &refusal(reason));
+            let subject = Subject { from: Some(&self.resident.session.client_id), ..Subject::of(&message) };
+            self.core.ends.refused(reason, reason.text(), &subject, Some(&self.resident.outbox));
+        }
     }
 
     /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).

@@ -45,7 +45,7 @@ struct Loan {
 }
 
 impl RouteCache {
-    pub(super) fn targets(&mut self, router: &Router, message: &Message) -> &[Target] {
+    pub(super) fn targets(&mut self, router: &Router, message: &Message) -> &Arc<[Target]> {
         let (generation, topic) = (router.generation(), message.topic());
         if self.generation != generation {
             self.forget();

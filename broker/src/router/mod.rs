@@ -5,6 +5,7 @@
 //! that repeats costs no lock and no walk, and no lock is held while pushing.
 
 mod audience;
+mod batch;
 mod browse;
 mod cache;
 mod compact;
@@ -13,6 +14,7 @@ mod share;
 mod trie;
 
 pub use audience::{Audience, Listener, Membership};
+pub use batch::{Batch, Passed};
 pub use browse::{Place, Subscription};
 pub use cache::RouteCache;
 pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
@@ -166,30 +168,44 @@ impl Router {
         journal: &mut Journal<'_>,
     ) -> Routed {
         let mut routed = Routed::default();
-        let publisher = message.publisher();
-        for target in cache.targets(self, message) {
-            match target {
-                Target::Session(subscriber, ids) => {
-                    if subscriber.no_local && subscriber.outbox.session() == publisher {
-                        routed.no_local += 1;
-                        self.ends.spared(message, &subscriber.outbox);
-                        continue;
-                    }
-                    routed.matched += 1;
-                    let delivery = subscriber.delivery(message, ids.clone(), None);
-                    let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
-                    if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
-                        self.ends.ended(reason, message, &subscriber.outbox);
-                    }
-                    routed.count(pushed, wakers);
-                }
-                Target::Share(group) => {
-                    routed.matched += 1;
-                    routed.count(group.push(message, journal, &self.ends), wakers);
-                }
-            }
+        for target in &**cache.targets(self, message) {
+            routed.add(self.give(target, message, wakers, journal));
         }
         routed
+    }
+
+    fn give(
+        &self,
+        target: &Target,
+        message: &Message,
+        wakers: &mut Vec<Waker>,
+        journal: &mut Journal<'_>,
+    ) -> Routed {
+        let pushed = match target {
+            Target::Session(subscriber, ids) => {
+                if subscriber.no_local && subscriber.outbox.session() == message.publisher() {
+                    self.ends.spared(message, &subscriber.outbox);
+                    return Routed { no_local: 1, ..Routed::default() };
+                }
+                let delivery = subscriber.delivery(message.clone(), ids.clone(), None);
+                let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
+                if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
+                    self.ends.ended(reason, message, &subscriber.outbox);
+                }
+                pushed
+            }
+            Target::Share(group) => group.push(message, journal, &self.ends),
+        };
+        let routed = Routed { matched: 1, ..Routed::default() };
+        match pushed {
+            Pushed::Queued(waker) => {
+                wakers.extend(waker);
+                Routed { queued: 1, ..routed }
+            }
+            Pushed::Refused => Routed { refused: true, ..routed },
+            Pushed::Unavailable => Routed { unavailable: true, ..routed },
+            Pushed::Dropped(_) | Pushed::NotKept(_) => routed,
+        }
     }
 
     /// Gives a message of a shared group that `leaving` did not get through to another member (`[MQTT-4.8.2-5]`); `false`
@@ -216,16 +232,13 @@ impl Router {
 }
 
 impl Routed {
-    fn count(&mut self, pushed: Pushed, wakers: &mut Vec<Waker>) {
-        match pushed {
-            Pushed::Queued(waker) => {
-                self.queued += 1;
-                wakers.extend(waker);
-            }
-            Pushed::Refused => self.refused = true,
-            Pushed::Unavailable => self.unavailable = true,
-            Pushed::Dropped(_) | Pushed::NotKept(_) => {}
-        }
+    #[inline]
+    fn add(&mut self, other: Routed) {
+        self.matched += other.matched;
+        self.queued += other.queued;
+        self.no_local += other.no_local;
+        self.refused |= other.refused;
+        self.unavailable |= other.unavailable;
     }
 }
 

@@ -1,6 +1,10 @@
 //! Shared subscriptions (`4.8.2`): each message goes to one member of the group.
 //!
-//! Members take turns. One that is connected and has room goes before one that rests or is full; where all rest, the
+//! Members take turns. What a publisher sent at once is dealt out in equal parts, as message by message, but each part in one run; and a
+//! member that has more waiting anyway may get as much again in a row. So what a publisher sends at once leaves in fewer pieces, and its
+//! client's kernel has fewer to handle (docs/PERFORMANCE.md). Runs are bounded, and who got longer ones waits until the others had as much.
+//!
+//! One that is connected and has room goes before one that rests or is full; where all rest, the
 //! message waits with one of them. What a member leaves unacknowledged goes to another ([`Group::hand_over`]).
 
 use std::collections::HashMap;
@@ -15,7 +19,10 @@ use super::trie::{Node, Subscriber};
 use crate::drops::{Ends, Reason};
 use crate::journal::Journal;
 use crate::message::{Message, SessionNumber};
-use crate::outbox::{Delivery, Pushed, Readiness, SubscriptionIds};
+use crate::outbox::{Delivery, Offered, Pushed, Readiness, SubscriptionIds};
+
+/// The most messages in a row that a member gets of one publisher.
+const RUN_MAX: usize = 16;
 
 /// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
 #[derive(Debug)]
@@ -23,7 +30,55 @@ pub struct Group {
     /// Names the group for as long as it has members.
     pub id: NonZeroU32,
     members: Vec<Subscriber>,
-    turn: Arc<AtomicUsize>,
+    turns: Turns,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+struct Turns {
+    next: AtomicUsize,
+    /// Messages that were dealt out in runs, to all members and to each; those of a member count as many times as there are members.
+    dealt: AtomicUsize,
+    given: Vec<AtomicUsize>,
+}
+
+impl Turns {
+    fn new(members: usize, next: usize) -> Turns {
+        let given = (0..members).map(|_| AtomicUsize::new(0)).collect();
+        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), given }
+    }
+
+    fn next(&self) -> usize {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// For one message: strictly one after the other.
+    fn for_one(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.given.len().max(1)
+    }
+
+    /// For a run: the next that has not had more than its part. There is one, but that others change this meanwhile.
+    fn for_run(&self) -> usize {
+        let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
+        let members = self.given.len().max(1);
+        let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
+        let had_its_part = |passed_over: &usize| {
+            let given = self.given.get(of(*passed_over)).map_or(0, |given| given.load(Ordering::Relaxed));
+            // Both go round.
+            (dealt.wrapping_sub(given) as isize) < 0
+        };
+        let passed_over = (0..members).find(|n| !had_its_part(n)).unwrap_or(0);
+        self.next.fetch_add(passed_over + 1, Ordering::Relaxed);
+        of(passed_over)
+    }
+
+    /// This member got a run of so many.
+    fn gave(&self, member: usize, run: usize) {
+        self.dealt.fetch_add(run, Ordering::Relaxed);
+        if let Some(given) = self.given.get(member) {
+            given.fetch_add(run * self.given.len(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Group {
@@ -34,7 +89,7 @@ impl Group {
 
     /// The members, beginning with the one whose turn it is.
     fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);
+        let turn = self.turns.for_one();
         let (before, after) = self.members.split_at_checked(turn).unwrap_or((&self.members, &[]));
         after.iter().chain(before)
     }
@@ -46,7 +101,7 @@ impl Group {
         // Mostly it is the one whose turn it is.
         if let Some(member) = members.clone().next()
             && let Some(taken @ Pushed::Queued(_)) =
-                member.outbox.offer(self.delivery(member, message), journal, ends)
+                member.outbox.offer(self.delivery(member, message.clone()), journal, ends)
         {
             return taken;
         }
@@ -78,18 +133,36 @@ impl Group {
         last
     }
 
-    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
-        member.outbox.push(self.delivery(member, message), journal, ends)
+    /// Gives the next of some messages of one publisher, which came together, to the member whose turn it is: its equal part, or as many as
+    /// wait for it already, as long as it is ready for them. There are so many of them in all.
+    pub(super) fn offer_run(
+        &self,
+        messages: &mut impl Iterator<Item = Message>,
+        of: usize,
+        ends: &Ends,
+    ) -> Offered {
+        let turn = self.turns.for_run();
+        let Some(member) = self.members.get(turn) else { return Offered::none(messages.next()) };
+        let part = of.div_ceil(self.members.len());
+        let run = part.max(member.outbox.news()).min(RUN_MAX);
+        let deliver = |message| self.delivery(member, message);
+        let offered = member.outbox.offer_all(&mut messages.take(run), deliver, ends);
+        self.turns.gave(turn, offered.queued);
+        offered
     }
 
-    fn delivery(&self, member: &Subscriber, message: &Message) -> Delivery {
+    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        member.outbox.push(self.delivery(member, message.clone()), journal, ends)
+    }
+
+    fn delivery(&self, member: &Subscriber, message: Message) -> Delivery {
         let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
         member.delivery(message, ids, Some(self.id))
     }
 
     /// The member that would get a message of this size now; where none would, one that would be asked first.
     pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
-        let turn = self.turn.load(Ordering::Relaxed) % self.members.len().max(1);
+        let turn = self.turns.next() % self.members.len().max(1);
         let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
         let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
         let mut asked =
@@ -154,9 +227,9 @@ impl Shares {
         subscriber: Subscriber,
         known: Option<NonZeroU32>,
     ) -> bool {
-        let (id, turn, mut members) = match node.share(name) {
-            Some(group) => (group.id, group.turn.clone(), group.members.clone()),
-            None => (known.unwrap_or_else(|| self.next_id()), Arc::default(), Vec::new()),
+        let (id, next, mut members) = match node.share(name) {
+            Some(group) => (group.id, group.turns.next(), group.members.clone()),
+            None => (known.unwrap_or_else(|| self.next_id()), 0, Vec::new()),
         };
         let session = subscriber.outbox.session();
         let new = match members.iter_mut().find(|member| member.outbox.session() == session) {
@@ -169,7 +242,8 @@ impl Shares {
                 true
             }
         };
-        self.set(node, name, Group { id, members, turn });
+        let turns = Turns::new(members.len(), next);
+        self.set(node, name, Group { id, members, turns });
         new
     }
 
@@ -183,7 +257,8 @@ impl Shares {
             self.groups.remove(&group.id);
             node.set_share(name, None);
         } else {
-            self.set(node, name, Group { id: group.id, members, turn: group.turn.clone() });
+            let turns = Turns::new(members.len(), group.turns.next());
+            self.set(node, name, Group { id: group.id, members, turns });
         }
         left
     }
@@ -197,11 +272,129 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Retained, RouteCache, Router, Space, subscriber};
+    use std::collections::VecDeque;
+
+    use super::super::{Batch, Retained, RouteCache, Router, Space, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
     use crate::message::Content;
     use crate::outbox::{Bounds, Outbox};
+
+    /// A group whose clients are there, and what a publisher has.
+    struct Workers {
+        router: Router,
+        outboxes: Vec<Arc<Outbox>>,
+        cache: RouteCache,
+    }
+
+    impl Workers {
+        fn new(members: u64, bounds: Bounds) -> Workers {
+            let router = Router::new(Retained::new(Space::default()), Arc::default());
+            let outboxes: Vec<_> = (1..=members).map(|n| Arc::new(Outbox::new(n, bounds))).collect();
+            for outbox in &outboxes {
+                outbox.connect(&Arc::default());
+                router.subscribe("$share/g/t", subscriber(outbox, QoS::AtLeastOnce));
+            }
+            Workers { router, outboxes, cache: RouteCache::default() }
+        }
+
+        /// So many jobs that one publisher sent at once.
+        fn burst(&mut self, jobs: usize) {
+            let (mut batch, mut wakers) = (Batch::default(), Vec::new());
+            for _ in 0..jobs {
+                self.router.gather(job(QoS::AtMostOnce), &mut self.cache, &mut batch).unwrap();
+            }
+            self.router.pass_on(&mut batch, &mut wakers, &mut Journal::off());
+        }
+
+        /// How many wait for each.
+        fn wait(&self) -> Vec<usize> {
+            self.outboxes.iter().map(|outbox| outbox.news()).collect()
+        }
+
+        /// How many wait for each, who takes them now.
+        fn take(&self) -> Vec<usize> {
+            let take = |outbox: &Arc<Outbox>| {
+                let mut taken = VecDeque::new();
+                outbox.take(&mut taken, &mut 0, Waker::noop());
+                outbox.holds(0, 0);
+                taken.len()
+            };
+            self.outboxes.iter().map(take).collect()
+        }
+    }
+
+    fn job(qos: QoS) -> Message {
+        Message::new(&Content {
+            topic: "t",
+            properties: &[],
+            payload: b"x",
+            qos,
+            retain: false,
+            publisher: 9,
+            published_at: 0,
+            expires_at: None,
+        })
+    }
+
+    fn unbounded() -> Bounds {
+        Bounds { messages_max: usize::MAX, bytes_max: usize::MAX, ..Bounds::default() }
+    }
+
+    #[test]
+    fn jobs_that_come_one_at_a_time_go_to_one_member_after_the_other() {
+        let mut workers = Workers::new(3, unbounded());
+        for done in 1..=4 {
+            for n in 0..3 {
+                workers.burst(1);
+                let expected: Vec<usize> = (0..3).map(|worker| done - usize::from(worker > n)).collect();
+                assert_eq!(workers.wait(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_come_at_once_are_dealt_out_in_equal_parts() {
+        let mut workers = Workers::new(4, unbounded());
+        for (jobs, most) in [(2, 1), (4, 1), (10, 3), (3, 1), (16, 4), (64, 16), (100, 32)] {
+            workers.burst(jobs);
+            let got = workers.take();
+            assert_eq!(got.iter().sum::<usize>(), jobs);
+            assert!(got.iter().all(|n| *n <= most), "{jobs} jobs: {got:?}");
+        }
+    }
+
+    #[test]
+    fn members_that_are_behind_get_runs_and_nobody_more_than_the_others_in_the_long_run() {
+        // As 50 publishers send where nobody is idle; of two of them one may always have many and the other one.
+        for (bursts, members) in [(&[9][..], 4), (&[16, 1], 2), (&[17], 2), (&[3, 100, 5], 3), (&[1, 2], 5)] {
+            let mut workers = Workers::new(members, unbounded());
+            for burst in bursts.iter().cycle().take(300) {
+                workers.burst(*burst);
+                let wait = workers.wait();
+                let (least, most) = (wait.iter().min().unwrap(), wait.iter().max().unwrap());
+                assert!(most - least <= 2 * RUN_MAX, "bursts of {bursts:?}: {wait:?}");
+            }
+        }
+        let mut workers = Workers::new(4, unbounded());
+        workers.burst(100);
+        let before = workers.wait();
+        workers.burst(9);
+        let grown = workers.wait().iter().zip(before).filter(|(now, before)| **now > *before).count();
+        assert_eq!(grown, 1, "all of them go to one: everybody has something to do");
+    }
+
+    #[test]
+    fn what_a_full_or_resting_member_cannot_take_of_a_burst_the_others_get() {
+        let mut workers = Workers::new(3, Bounds { messages_max: 5, ..unbounded() });
+        workers.outboxes[1].disconnect(&Ends::default());
+        // Of the second burst, there is no room for two.
+        for (jobs, taken) in [(9, 9), (12, 10)] {
+            workers.burst(jobs);
+            let got = workers.take();
+            assert_eq!((got.iter().sum::<usize>(), got[1]), (taken, 0), "{got:?}");
+        }
+    }
 
     #[test]
     fn a_message_that_no_member_can_take_is_one_drop() {
@@ -211,24 +404,8 @@ mod tests {
             policy: QueuePolicy::DropNewest,
             ..Bounds::default()
         };
-        let members: Vec<_> = (1..=2).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
-        let ends: Arc<Ends> = Arc::default();
-        let router = Router::new(Retained::new(Space::default()), ends.clone());
-        for outbox in &members {
-            outbox.connect(&Arc::default());
-            router.subscribe("$share/g/t", subscriber(outbox, QoS::AtLeastOnce));
-        }
-        let message = Message::new(&Content {
-            topic: "t",
-            properties: &[],
-            payload: b"x",
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            publisher: 9,
-            published_at: 0,
-            expires_at: None,
-        });
-        let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
+        let Workers { router, outboxes: members, mut cache } = Workers::new(2, bounds);
+        let (message, ends, mut wakers) = (job(QoS::AtLeastOnce), router.ends.clone(), Vec::new());
         let routed: Vec<_> = (0..3)
             .map(|_| router.route(&message, &mut cache, &mut wakers, &mut Journal::off()))
             .map(|routed| (routed.queued, ends.drops.get(Reason::NoMember)))

@@ -45,14 +45,14 @@ impl Subscriber {
     /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`, `[MQTT-3.3.1-13]`).
     pub(super) fn delivery(
         &self,
-        message: &Message,
+        message: Message,
         subscription_ids: SubscriptionIds,
         share: Option<NonZeroU32>,
     ) -> Delivery {
         Delivery {
             qos: message.qos().min(self.qos),
             retain: self.retain_as_published && message.retain(),
-            message: message.clone(),
+            message,
             subscription_ids,
             share,
             seq: 0,

@@ -1,0 +1,256 @@
+//! Messages of one publisher that go to the same targets, passed on together.
+//!
+//! Only such that nobody waits to hear of, which are those of QoS 0 that are not retained: of others the acknowledgement says what became
+//! of each. They wait until their publisher has handled what it read, as the wakers of those who get them do. Each queue is locked once
+//! for all of them, which matters most where another thread takes from it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::{RouteCache, Routed, Router, Target};
+use crate::journal::Journal;
+use crate::message::Message;
+use crate::outbox::Offered;
+
+/// So many pushes are one piece of work: others wait meanwhile.
+const PUSHES_MAX: usize = 1_024;
+
+thread_local! {
+    static SPARE: Cell<Vec<Message>> = const { Cell::new(Vec::new()) };
+}
+
+/// See the module. An empty one holds no memory: the list goes round in the thread.
+#[derive(Debug, Default)]
+pub struct Batch {
+    targets: Arc<[Target]>,
+    messages: Vec<Message>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Messages that were passed on.
+    pub messages: usize,
+    /// Of all of them.
+    pub routed: Routed,
+    /// Those that a full outbox wants its publisher to hear of, by their place.
+    pub refused: BTreeMap<usize, Message>,
+}
+
+impl Batch {
+    /// Whether there is something in it.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.len() * self.targets.len().max(1) >= PUSHES_MAX
+    }
+}
+
+impl Router {
+    /// Adds a message of QoS 0 that is not retained to a batch.
+    ///
+    /// # Errors
+    /// The message, if what is in there is for others, or is enough: then that is to be [passed on](Self::pass_on) first.
+    #[inline]
+    pub fn gather(&self, message: Message, cache: &mut RouteCache, batch: &mut Batch) -> Result<(), Message> {
+        let targets = cache.targets(self, &message);
+        if batch.is_empty() {
+            *batch = Batch { targets: targets.clone(), messages: SPARE.take() };
+        } else if batch.is_full() || !Arc::ptr_eq(targets, &batch.targets) {
+            return Err(message);
+        }
+        batch.messages.push(message);
+        Ok(())
+    }
+
+    /// Passes on what is in a batch, as [`route`](Self::route) does one after the other.
+    pub fn pass_on(&self, batch: &mut Batch, wakers: &mut Vec<Waker>, journal: &mut Journal<'_>) -> Passed {
+        let Batch { targets, mut messages } = std::mem::take(batch);
+        let mut passed = Passed { messages: messages.len(), ..Passed::default() };
+        if let Some((last, others)) = targets.split_last() {
+            for target in others {
+                self.give_all(target, messages.iter().cloned(), &mut passed, (wakers, journal));
+            }
+            // Whoever gets them last gets ours: who sends them on another thread is then the only one to count their owners.
+            self.give_all(last, messages.drain(..), &mut passed, (wakers, journal));
+        }
+        messages.drain(..).for_each(Message::recycle);
+        SPARE.set(messages);
+        passed
+    }
+
+    /// Gives them to one target: as long as it is ready, all under one lock, else one by one.
+    fn give_all(
+        &self,
+        target: &Target,
+        mut messages: impl ExactSizeIterator<Item = Message>,
+        passed: &mut Passed,
+        (wakers, journal): (&mut Vec<Waker>, &mut Journal<'_>),
+    ) {
+        let mut given = 0;
+        let routed = &mut passed.routed;
+        while messages.len() > 0 {
+            let offered = match target {
+                // Here is nothing to gain; or it may be that the subscriber has published it.
+                _ if passed.messages == 1 => Offered::none(messages.next()),
+                Target::Session(subscriber, _) if subscriber.no_local => Offered::none(messages.next()),
+                Target::Session(subscriber, ids) => {
+                    let deliver = |message| subscriber.delivery(message, ids.clone(), None);
+                    subscriber.outbox.offer_all(&mut messages, deliver, &self.ends)
+                }
+                Target::Share(group) => group.offer_run(&mut messages, passed.messages, &self.ends),
+            };
+            routed.matched += offered.queued;
+            routed.queued += offered.queued;
+            given += offered.queued;
+            wakers.extend(offered.waker);
+            if let Some(message) = offered.rest {
+                let one = self.give(target, &message, wakers, journal);
+                routed.add(one);
+                if one.refused {
+                    passed.refused.insert(given, message);
+                } else {
+                    message.recycle();
+                }
+                given += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use lapwing_protocol::QoS;
+
+    use super::super::{Retained, Space, Subscriber, subscriber};
+    use super::*;
+    use crate::config::QueuePolicy;
+    use crate::drops::Reason;
+    use crate::message::Content;
+    use crate::outbox::{Bounds, Outbox};
+
+    const PUBLISHER: u64 = 9;
+
+    fn message(topic: &str, payload: &str) -> Message {
+        Message::new(&Content {
+            topic,
+            properties: &[],
+            payload: payload.as_bytes(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            publisher: PUBLISHER,
+            published_at: 0,
+            expires_at: None,
+        })
+    }
+
+    /// The outbox of a client that is there.
+    fn outbox(session: u64, messages_max: usize, policy: QueuePolicy) -> Arc<Outbox> {
+        let bounds = Bounds { messages_max, bytes_max: 1 << 20, policy, ..Bounds::default() };
+        let outbox = Arc::new(Outbox::new(session, bounds));
+        outbox.connect(&Arc::default());
+        outbox
+    }
+
+    fn router() -> Router {
+        Router::new(Retained::new(Space::default()), Arc::default())
+    }
+
+    /// Publishes as a connection does: what is to go first is passed on when it has to.
+    fn publish(router: &Router, messages: &[(&str, &str)]) -> Vec<Passed> {
+        let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
+        let mut all = Vec::new();
+        for (topic, payload) in messages {
+            if let Err(message) = router.gather(message(topic, payload), &mut cache, &mut batch) {
+                all.push(router.pass_on(&mut batch, &mut wakers, &mut Journal::off()));
+                router.gather(message, &mut cache, &mut batch).unwrap();
+            }
+        }
+        all.push(router.pass_on(&mut batch, &mut wakers, &mut Journal::off()));
+        all
+    }
+
+    fn taken(outbox: &Outbox) -> String {
+        let mut taken = VecDeque::new();
+        outbox.take(&mut taken, &mut 0, Waker::noop());
+        taken
+            .iter()
+            .map(|delivery| String::from_utf8_lossy(delivery.message.payload()).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn everybody_gets_what_is_theirs_in_the_order_it_came() {
+        let router = router();
+        let (both, one) = (outbox(1, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
+        router.subscribe("#", subscriber(&both, QoS::AtMostOnce));
+        router.subscribe("b", subscriber(&one, QoS::AtMostOnce));
+        let passed =
+            publish(&router, &[("a", "1"), ("a", "2"), ("b", "3"), ("b", "4"), ("a", "5"), ("b", "6")]);
+        assert_eq!((taken(&both), taken(&one)), ("123456".to_owned(), "346".to_owned()));
+        assert_eq!(passed.iter().map(|passed| passed.messages).collect::<Vec<_>>(), [2, 2, 1, 1]);
+        assert_eq!(passed.iter().map(|passed| passed.routed.matched).sum::<usize>(), 9);
+    }
+
+    #[test]
+    fn who_wants_nothing_of_its_own_gets_none_of_it() {
+        let router = router();
+        let (own, other) = (outbox(PUBLISHER, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
+        router.subscribe("t", Subscriber { no_local: true, ..subscriber(&own, QoS::AtMostOnce) });
+        router.subscribe("t", Subscriber { no_local: true, ..subscriber(&other, QoS::AtMostOnce) });
+        let [passed] = &publish(&router, &[("t", "1"), ("t", "2")])[..] else { panic!("they go together") };
+        assert_eq!((taken(&own), taken(&other)), (String::new(), "12".to_owned()));
+        assert_eq!((passed.routed.matched, passed.routed.no_local), (2, 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_queue_ends_as_it_would_alone() {
+        let ended = |policy, expected: &str, reason| {
+            let router = router();
+            let (full, other) = (outbox(1, 2, policy), outbox(2, 99, policy));
+            router.subscribe("t", subscriber(&full, QoS::AtMostOnce));
+            router.subscribe("t", subscriber(&other, QoS::AtMostOnce));
+            let passed = publish(&router, &[("t", "1"), ("t", "2"), ("t", "3")]);
+            assert_eq!((taken(&full), taken(&other)), (expected.to_owned(), "123".to_owned()));
+            assert_eq!(router.ends.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
+            passed.iter().map(|passed| passed.refused.len()).sum::<usize>()
+        };
+        assert_eq!(ended(QueuePolicy::DropNewest, "12", Reason::QueueFull), 0);
+        assert_eq!(ended(QueuePolicy::DropOldest, "23", Reason::QueueFullOldest), 0);
+        assert_eq!(
+            ended(QueuePolicy::Refuse, "12", Reason::QueueRefused),
+            1,
+            "its publisher is to hear of it"
+        );
+    }
+
+    #[test]
+    fn a_message_that_two_queues_refuse_is_refused_once() {
+        let router = router();
+        let outboxes = [1, 2].map(|session| outbox(session, 1, QueuePolicy::Refuse));
+        outboxes.iter().for_each(|outbox| router.subscribe("t", subscriber(outbox, QoS::AtMostOnce)));
+        let [passed] = &publish(&router, &[("t", "1"), ("t", "2"), ("t", "3")])[..] else {
+            panic!("together")
+        };
+        let refused: Vec<_> = passed.refused.values().map(Message::payload).collect();
+        assert_eq!(refused, [b"2", b"3"]);
+        assert!(outboxes.iter().all(|outbox| taken(outbox) == "1"));
+    }
+
+    #[test]
+    fn a_message_to_very_many_is_one_piece_of_work() {
+        let router = router();
+        for session in 1..=600 {
+            router.subscribe("t", subscriber(&outbox(session, 99, QueuePolicy::Refuse), QoS::AtMostOnce));
+        }
+        let passed = publish(&router, &[("t", "x"); 5]);
+        assert!(passed.iter().all(|passed| passed.messages <= 2), "others would wait for all of them");
+    }
+}
