@@ -141,10 +141,11 @@ impl Message {
     fn assemble<const N: usize>(parts: [&[u8]; N]) -> Message {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len >= LARGE {
-            let mut bytes = Vec::with_capacity(len);
-            parts.iter().for_each(|part| bytes.extend_from_slice(part));
-            bytes[PADDING] = 0;
-            return Message(Bytes::Large(Arc::new(bytes)));
+            let mut bytes = spare::take_large(len);
+            let out = Arc::make_mut(&mut bytes);
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+            out[PADDING] = 0;
+            return Message(Bytes::Large(bytes));
         }
         let padding = spare::padding(len);
         let mut bytes = spare::take(len + padding);
@@ -161,10 +162,10 @@ impl Message {
     /// The caller is done with it. Whoever is the last leaves its memory to the next message.
     #[inline]
     pub fn recycle(self) {
-        if let Bytes::Small(bytes) = self.0
-            && Arc::strong_count(&bytes) == 1
-        {
-            spare::put(bytes);
+        match self.0 {
+            Bytes::Small(bytes) if Arc::strong_count(&bytes) == 1 => spare::put(bytes),
+            Bytes::Large(bytes) if Arc::strong_count(&bytes) == 1 => spare::put_large(bytes),
+            _ => {}
         }
     }
 

@@ -160,11 +160,13 @@ impl Output {
                 return;
             }
             self.written -= len;
-            if let Some(Piece::Bytes(mut bytes)) = self.pieces.pop_front()
-                && bytes.capacity() <= SPARE_MAX
-            {
-                bytes.clear();
-                SPARE.set(bytes);
+            match self.pieces.pop_front() {
+                Some(Piece::Bytes(mut bytes)) if bytes.capacity() <= SPARE_MAX => {
+                    bytes.clear();
+                    SPARE.set(bytes);
+                }
+                Some(Piece::Payload(message)) => message.recycle(),
+                _ => {}
             }
         }
         if self.pieces.capacity() > PIECES_MAX {

@@ -61,6 +61,9 @@ const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
 /// How much is taken in before others have a turn: what came is written again while it is in the cache of the processor.
 const TURN_BYTES: usize = 64 * 1024;
+/// The same of large packets. What is written of them leaves in equal parts of up to a segment: of three times as much, none is a half.
+const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
+const LARGE_PACKET_BYTES: usize = 4 * 1024;
 /// How often the loop goes round before it lets others have a turn.
 const ROUNDS_MAX: usize = 8;
 /// Acknowledgements that wait for the store before no more packets are read.
@@ -291,7 +294,7 @@ impl Connection {
             return Poll::Ready(exit);
         }
         self.state.turn = Turn::default();
-        let mut taken_in = 0;
+        let (mut taken_in, mut packets) = (0, 0);
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
                 return Poll::Ready(exit);
@@ -300,6 +303,7 @@ impl Connection {
             let seat = &mut self.state.seat;
             self.state.store_full = self.core.store.poll_room(seat, cx).is_pending();
             let read = self.poll_read(now, cx);
+            packets += self.state.tally.packets_received as usize;
             // Also after the last packet of a connection: others wait for what came before it.
             self.pass_on_batch();
             self.state.wakers.drain(..).for_each(Waker::wake);
@@ -373,7 +377,9 @@ impl Connection {
                     None => Poll::Pending,
                 };
             }
-            if taken_in >= TURN_BYTES || others_first || self.state.turn.is_over() {
+            let large = taken_in >= packets * LARGE_PACKET_BYTES;
+            let most = if large { TURN_LARGE_BYTES } else { TURN_BYTES };
+            if taken_in >= most || others_first || self.state.turn.is_over() {
                 break;
             }
         }
