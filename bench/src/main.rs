@@ -2,6 +2,7 @@
 //!
 //! `compare`: brokers side by side in many scenarios, CPU time for each message. `relay`: what the kernel takes for that at least.
 //! `curves`: how that changes as there is more of something. `scale`: what that means for more cores and connections than there are here.
+//! `cores`: what two cores carry beside one.
 //! `instructions`: what a message costs in instructions, kept in a table that CI compares with.
 //! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
 //! rumqttd. `storm`: devices with passwords that all come at once.
@@ -9,6 +10,7 @@
 mod broker;
 mod client;
 mod compare;
+mod cores;
 mod curves;
 mod idle;
 mod instructions;
@@ -46,6 +48,8 @@ enum What {
     /// Does a thing so many times, for the one above
     #[command(hide = true)]
     Work(instructions::Work),
+    /// What two cores carry beside one
+    Cores(cores::Cores),
     /// What many cores and a million connections would need, worked out from what a few take
     Scale(scale::Scale),
     /// What copying the bytes takes
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         What::Curves(curves) => curves.run().map_err(|error| error.to_string()),
         What::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
         What::Work(work) => work.run().map_err(|error| error.to_string()),
+        What::Cores(cores) => cores.run().map_err(|error| error.to_string()),
         What::Scale(scale) => scale.run().map_err(|error| error.to_string()),
         What::Relay(relay) => relay.run().map_err(|error| error.to_string()),
         What::Idle(idle) => idle.run().map_err(|error| error.to_string()),

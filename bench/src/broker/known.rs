@@ -44,19 +44,26 @@ pub struct Known {
     pub left_out: Vec<String>,
 }
 
+/// Ours.
+///
+/// # Errors
+/// That the current folder is gone.
+pub fn lapwing(program: &Path) -> Result<Broker, Error> {
+    Ok(Broker {
+        name: "lapwing".to_owned(),
+        command: format!("{} -c {{folder}}/config.toml", std::path::absolute(program)?.display()),
+        config: LAPWING.to_owned(),
+        ..Broker::default()
+    })
+}
+
 /// The brokers that are here: the first is ours, the second what the others are measured by, if it is there. They are looked for in `peers`/bin
 /// and in PATH. `others`: a file with a line for each further broker, its name, `=`, and its command.
 ///
 /// # Errors
 /// That the file cannot be read.
 pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Known, Error> {
-    let lapwing = std::path::absolute(lapwing)?;
-    let mut brokers = vec![Broker {
-        name: "lapwing".to_owned(),
-        command: format!("{} -c {{folder}}/config.toml", lapwing.display()),
-        config: LAPWING.to_owned(),
-        ..Broker::default()
-    }];
+    let mut brokers = vec![self::lapwing(lapwing)?];
     let mut left_out = vec![RMQTTD.to_owned()];
     for (program, arguments, config, from) in [
         ("mosquitto", "-c {folder}/config.toml", MOSQUITTO, "apt install mosquitto"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub use known::{Known, known};
+pub use known::{Known, known, lapwing};
 
 use crate::load::{Security, Socket};
 use crate::peer::Running;

@@ -160,6 +160,38 @@ impl Socket {
         })
     }
 
+    /// Writes as much of this as goes, without TLS; 0: nothing does for now.
+    ///
+    /// # Errors
+    /// Of the network.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        match self.stream.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            written => Ok(written?),
+        }
+    }
+
+    /// Reads all that has come, without TLS, and tells only how much that was.
+    ///
+    /// # Errors
+    /// Of the network, or that the broker has closed.
+    pub fn skip(&mut self, scratch: &mut [u8]) -> Result<u64, Error> {
+        let mut bytes = 0;
+        loop {
+            match self.stream.read(scratch) {
+                Ok(0) => return Err("the broker closed the connection".into()),
+                Ok(n) => {
+                    bytes += n as u64;
+                    if n < scratch.len() {
+                        return Ok(bytes);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(bytes),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Gives the input back, of which so much was used.
     pub fn keep(&mut self, mut input: Vec<u8>, used: usize) {
         if used == input.len() {
