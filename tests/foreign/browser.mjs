@@ -17,6 +17,7 @@ const page = `<!doctype html><title>Lapwing</title><p id="value">nothing yet</p>
   client.on('error', (error) => fetch('/shown', { method: 'POST', body: 'error: ' + error.message }))
 </script>`
 
+let browser
 const shown = new Promise((resolve) => {
   const server = createServer((request, response) => {
     if (request.url === '/shown') {
@@ -34,10 +35,14 @@ const shown = new Promise((resolve) => {
   server.listen(0, '127.0.0.1', () => {
     const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--remote-debugging-port=0', `--user-data-dir=${profile}`]
-    const browser = spawn(chromium, [...flags, `http://127.0.0.1:${server.address().port}/`], { stdio: 'ignore' })
+    browser = spawn(chromium, [...flags, `http://127.0.0.1:${server.address().port}/`], { stdio: 'ignore', detached: true })
     setTimeout(() => resolve('the page showed nothing in 60 s'), 60_000)
-    shown.then(() => browser.kill('SIGKILL'))
   })
 })
-console.log(await shown)
+const text = await shown
+// It and its helpers, which are a group of their own, are gone before anybody hears of it.
+const gone = new Promise((resolve) => browser.once('exit', resolve))
+process.kill(-browser.pid, 'SIGKILL')
+await gone
+console.log(text)
 process.exit(0)
