@@ -119,14 +119,11 @@ impl Running {
         Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
     }
 
-    /// The CPU time that all its threads took so far, by its own accounting.
+    /// The CPU time that all its threads took so far, in user and in kernel mode, those that have ended included: its own clock,
+    /// since the figures of `/proc` have steps of 10 ms.
     pub fn cpu(&self) -> Result<Duration, Error> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in brackets may have spaces; user and system time are the 12th and 13th field behind it, in ticks of 10 ms.
-        let fields = text.rsplit(')').next().ok_or("no statistics")?;
-        let ticks: Vec<u64> =
-            fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+        let process = nix::unistd::Pid::from_raw(self.child.id().try_into()?);
+        Ok(nix::time::clock_gettime(nix::time::clock_getcpuclockid(process)?)?.into())
     }
 
     /// Bytes that it caused to be written to the disk so far.
