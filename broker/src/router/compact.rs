@@ -3,33 +3,68 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::slice;
 
 const FEW_MAX: usize = 16;
 
-/// A sorted vector up to 16 entries, a tree beyond.
+/// One entry without an allocation, a sorted list up to 16, a tree beyond.
 #[derive(Debug)]
 pub(super) enum Compact<K, V> {
-    Few(Vec<(K, V)>),
-    Many(BTreeMap<K, V>),
+    One((K, V)),
+    Few(Box<[(K, V)]>),
+    #[expect(clippy::box_collection, reason = "every node would be larger for the few that have many")]
+    Many(Box<BTreeMap<K, V>>),
 }
 
 impl<K, V> Default for Compact<K, V> {
     fn default() -> Self {
-        Compact::Few(Vec::new())
+        Compact::Few(Box::default())
     }
 }
 
+/// What it is to look at.
+enum View<'a, K, V> {
+    List(&'a [(K, V)]),
+    Tree(&'a BTreeMap<K, V>),
+}
+
 impl<K: Ord, V> Compact<K, V> {
+    #[inline]
+    fn view(&self) -> View<'_, K, V> {
+        match self {
+            Compact::One(entry) => View::List(slice::from_ref(entry)),
+            Compact::Few(list) => View::List(list),
+            Compact::Many(map) => View::Tree(map),
+        }
+    }
+
+    /// Takes out all entries of one that is a list.
+    fn take(&mut self) -> Vec<(K, V)> {
+        match std::mem::take(self) {
+            Compact::One(entry) => vec![entry],
+            Compact::Few(list) => list.into_vec(),
+            Compact::Many(map) => map.into_iter().collect(),
+        }
+    }
+
+    fn put(&mut self, mut list: Vec<(K, V)>) {
+        *self = match list.len() {
+            1 => list.pop().map(Compact::One).unwrap_or_default(),
+            0..=FEW_MAX => Compact::Few(list.into()),
+            _ => Compact::Many(Box::new(list.into_iter().collect())),
+        };
+    }
+
     pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        match self {
-            Compact::Few(list) => {
+        match self.view() {
+            View::List(list) => {
                 let at = list.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
                 list.get(at).map(|(_, value)| value)
             }
-            Compact::Many(map) => map.get(key),
+            View::Tree(map) => map.get(key),
         }
     }
 
@@ -38,12 +73,12 @@ impl<K: Ord, V> Compact<K, V> {
     where
         K: Borrow<Q>,
     {
-        match self {
-            Compact::Few(list) => {
+        match self.view() {
+            View::List(list) => {
                 let from = key.map_or(0, |key| list.partition_point(|(k, _)| k.borrow() <= key));
                 Box::new(list.iter().skip(from).map(|(key, value)| (key, value)))
             }
-            Compact::Many(map) => {
+            View::Tree(map) => {
                 let from = key.map_or(Bound::Unbounded, Bound::Excluded);
                 Box::new(map.range::<Q, _>((from, Bound::Unbounded)))
             }
@@ -52,47 +87,40 @@ impl<K: Ord, V> Compact<K, V> {
 
     /// The value that was there before.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        match self {
-            Compact::Few(list) => match list.binary_search_by(|(k, _)| k.cmp(&key)) {
-                Ok(at) => list.get_mut(at).map(|entry| std::mem::replace(&mut entry.1, value)),
-                Err(at) if list.len() < FEW_MAX => {
-                    list.reserve_exact(if list.is_empty() { 1 } else { list.len() });
-                    list.insert(at, (key, value));
-                    None
-                }
-                Err(_) => {
-                    let mut map: BTreeMap<K, V> = std::mem::take(list).into_iter().collect();
-                    map.insert(key, value);
-                    *self = Compact::Many(map);
-                    None
-                }
-            },
-            Compact::Many(map) => map.insert(key, value),
+        if let Compact::Many(map) = self {
+            return map.insert(key, value);
         }
+        let mut list = self.take();
+        let before = match list.binary_search_by(|(k, _)| k.cmp(&key)) {
+            Ok(at) => list.get_mut(at).map(|entry| std::mem::replace(&mut entry.1, value)),
+            Err(at) => {
+                list.reserve_exact(1);
+                list.insert(at, (key, value));
+                None
+            }
+        };
+        self.put(list);
+        before
     }
 
     pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        match self {
-            Compact::Few(list) => {
-                let at = list.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
-                let (_, value) = list.remove(at);
-                if list.is_empty() {
-                    *list = Vec::new();
-                }
-                Some(value)
+        if let Compact::Many(map) = self {
+            let value = map.remove(key);
+            // Well below the limit, so that a map at the border does not change its kind each time.
+            if map.len() <= FEW_MAX / 2 {
+                let list = self.take();
+                self.put(list);
             }
-            Compact::Many(map) => {
-                let value = map.remove(key);
-                // Well below the limit, so that a map at the border does not change its kind each time.
-                if map.len() <= FEW_MAX / 2 {
-                    *self = Compact::Few(std::mem::take(map).into_iter().collect());
-                }
-                value
-            }
+            return value;
         }
+        let mut list = self.take();
+        let found = list.binary_search_by(|(k, _)| k.borrow().cmp(key));
+        let removed = found.ok().map(|at| list.remove(at).1);
+        self.put(list);
+        removed
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -100,17 +128,42 @@ impl<K: Ord, V> Compact<K, V> {
     }
 
     pub(super) fn len(&self) -> usize {
-        match self {
-            Compact::Few(list) => list.len(),
-            Compact::Many(map) => map.len(),
+        match self.view() {
+            View::List(list) => list.len(),
+            View::Tree(map) => map.len(),
         }
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        let (few, many) = match self {
-            Compact::Few(list) => (Some(list.iter().map(|(_, value)| value)), None),
-            Compact::Many(map) => (None, Some(map.values())),
+        let (list, tree) = match self.view() {
+            View::List(list) => (list, None),
+            View::Tree(map) => (&[][..], Some(map.values())),
         };
-        few.into_iter().flatten().chain(many.into_iter().flatten())
+        list.iter().map(|(_, value)| value).chain(tree.into_iter().flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_what_a_tree_holds_whatever_its_size() {
+        let (mut compact, mut tree) = (Compact::default(), BTreeMap::new());
+        // Up to 25 entries and down to none again, each in an order of its own; some are set twice.
+        let grow = (0..50_u32).map(|n| (n * 7 % 25, Some(n)));
+        let shrink = (0..50_u32).map(|n| (n * 11 % 25, None));
+        for (key, value) in grow.chain(shrink) {
+            let (ours, theirs) = match value {
+                Some(value) => (compact.insert(key, value), tree.insert(key, value)),
+                None => (compact.remove(&key), tree.remove(&key)),
+            };
+            assert_eq!(ours, theirs);
+            assert_eq!((compact.len(), compact.is_empty()), (tree.len(), tree.is_empty()));
+            assert!((0..26).all(|key| compact.get(&key) == tree.get(&key)));
+            assert!(compact.values().eq(tree.values()));
+            assert!(compact.behind::<u32>(None).eq(&tree));
+            assert!(compact.behind(Some(&key)).eq(tree.range(key + 1..)));
+        }
     }
 }

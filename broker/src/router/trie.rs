@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use lapwing_protocol::QoS;
+use smol_str::SmolStr;
 
 use super::compact::Compact;
 use super::share::Group;
@@ -63,10 +64,14 @@ impl Subscriber {
 type Index = u32;
 const ROOT: Index = 0;
 
-/// One topic level.
+/// One topic level. What is below it by a wildcard is apart from the rest: each walk asks for it.
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    children: Compact<Box<str>, Index>,
+    /// Below `#` and below `+`; the root, which is below nothing, where there is none.
+    multi: Index,
+    single: Index,
+    /// Below levels that are names.
+    names: Compact<SmolStr, Index>,
     subscribers: Compact<SessionNumber, Subscriber>,
     /// Shared groups by name; few topics have any.
     shares: Option<Box<Compact<Box<str>, Arc<Group>>>>,
@@ -115,8 +120,45 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.subscribers.is_empty() && self.shares.is_none()
+        let childless = self.multi == ROOT && self.single == ROOT && self.names.is_empty();
+        childless && !self.has_subscriptions()
     }
+
+    /// What is below a level of a filter.
+    fn child(&self, level: &str) -> Option<Index> {
+        match level {
+            "#" => below(self.multi),
+            "+" => below(self.single),
+            name => self.names.get(name).copied(),
+        }
+    }
+
+    /// Sets that; `ROOT`: there is nothing any more.
+    fn set_child(&mut self, level: &str, child: Index) {
+        match level {
+            "#" => self.multi = child,
+            "+" => self.single = child,
+            name if child == ROOT => drop(self.names.remove(name)),
+            name => drop(self.names.insert(name.into(), child)),
+        }
+    }
+
+    /// The levels behind one, and what is below each: `#`, `+`, then names in their order.
+    fn levels(&self, after: Option<&str>) -> impl Iterator<Item = (&str, Index)> {
+        let rank = match after {
+            None => 0,
+            Some("#") => 1,
+            Some("+") => 2,
+            Some(_) => 3,
+        };
+        let wildcards = [("#", self.multi), ("+", self.single)].into_iter().skip(rank);
+        let names = self.names.behind(after.filter(|_| rank == 3));
+        wildcards.filter(|(_, child)| *child != ROOT).chain(names.map(|(name, child)| (&**name, *child)))
+    }
+}
+
+fn below(child: Index) -> Option<Index> {
+    (child != ROOT).then_some(child)
 }
 
 /// The tree.
@@ -138,7 +180,7 @@ impl Trie {
     }
 
     fn child(&self, index: Index, level: &str) -> Option<Index> {
-        self.at(index)?.children.get(level).copied()
+        self.at(index)?.child(level)
     }
 
     /// The node of a filter, if there is one.
@@ -161,7 +203,7 @@ impl Trie {
                     if child as usize == self.nodes.len() {
                         self.nodes.push(Node::default());
                     }
-                    self.nodes[index as usize].children.insert(level.into(), child);
+                    self.nodes[index as usize].set_child(level, child);
                     child
                 }
             };
@@ -187,7 +229,7 @@ impl Trie {
             }
             self.nodes[child as usize] = Node::default();
             self.free.push(child);
-            self.nodes[parent as usize].children.remove(level);
+            self.nodes[parent as usize].set_child(level, ROOT);
         }
         changed
     }
@@ -205,12 +247,12 @@ impl Trie {
         let mut here = Some(ROOT);
         for level in after.into_iter().flat_map(|after| after.split('/')) {
             let Some(node) = here.and_then(|index| self.at(index)) else { break };
-            stack.push(node.children.behind(Some(level)));
+            stack.push(node.levels(Some(level)));
             path.push(level);
-            here = node.children.get(level).copied();
+            here = node.child(level);
         }
         if let Some(node) = here.and_then(|index| self.at(index)) {
-            stack.push(node.children.behind::<str>(None));
+            stack.push(node.levels(None));
             path.push("");
         }
         while let Some(next) = stack.last_mut().map(Iterator::next) {
@@ -219,13 +261,13 @@ impl Trie {
                 path.pop();
                 continue;
             };
-            let Some(node) = self.at(*child) else { continue };
+            let Some(node) = self.at(child) else { continue };
             path.pop();
             path.push(level);
             if visit(&|| path.join("/"), node) {
                 return;
             }
-            stack.push(node.children.behind::<str>(None));
+            stack.push(node.levels(None));
             path.push("");
         }
     }
@@ -233,7 +275,7 @@ impl Trie {
     /// The filters that match a topic and their nodes.
     pub(super) fn matching(&self, topic: &str) -> Vec<(String, &Node)> {
         let mut found = Vec::new();
-        let below = |path: &str, index: Index, level: &str| match index {
+        let longer = |path: &str, index: Index, level: &str| match index {
             ROOT => level.to_owned(),
             _ => format!("{path}/{level}"),
         };
@@ -242,7 +284,7 @@ impl Trie {
             let Some(node) = self.at(index) else { continue };
             let wildcards = index != ROOT || !topic.starts_with('$');
             if wildcards && let Some(multi) = self.child(index, "#").and_then(|child| self.at(child)) {
-                found.push((below(&path, index, "#"), multi));
+                found.push((longer(&path, index, "#"), multi));
             }
             let Some(rest) = rest else {
                 found.push((path, node));
@@ -252,7 +294,7 @@ impl Trie {
                 rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
             for wanted in ["+", level].into_iter().filter(|wanted| wildcards || *wanted != "+") {
                 if let Some(child) = self.child(index, wanted) {
-                    stack.push((child, below(&path, index, wanted), rest));
+                    stack.push((child, longer(&path, index, wanted), rest));
                 }
             }
         }
@@ -276,22 +318,20 @@ impl Trie {
             let Some(node) = self.at(index) else { continue };
             // `[MQTT-4.7.2-1]`: no wildcard in the first level for topics that start with `$`.
             let wildcards = index != ROOT || !topic.starts_with('$');
-            if wildcards && let Some(multi) = node.children.get("#").and_then(|child| self.at(*child)) {
+            if wildcards && let Some(multi) = below(node.multi).and_then(|child| self.at(child)) {
                 collect(multi);
             }
             let Some(rest) = rest else {
                 collect(node);
                 continue;
             };
-            let (level, below) = match rest.split_once('/') {
-                Some((level, below)) => (level, Some(below)),
-                None => (rest, None),
-            };
-            if wildcards && let Some(child) = node.children.get("+") {
-                stack.push((*child, below));
+            let (level, rest) =
+                rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
+            if wildcards && node.single != ROOT {
+                stack.push((node.single, rest));
             }
-            if let Some(child) = node.children.get(level) {
-                stack.push((*child, below));
+            if let Some(child) = node.names.get(level) {
+                stack.push((*child, rest));
             }
         }
         match matched.pop() {
@@ -368,6 +408,32 @@ mod tests {
             assert!(trie.edit(filter, |node| node.unsubscribe(n as u64)));
         }
         assert_eq!(trie.len(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_walk_goes_on_behind_any_level_that_is_there_or_was() {
+        let long = "a level that is longer than those that are kept in their place";
+        let filters = ["#", "!", "+", "+/#", "+/x", "a", "a/#", "a/+", "a/!", long];
+        let mut trie = Trie::default();
+        for filter in filters {
+            trie.node_mut(filter).subscribe(super::super::subscriber(&outbox(1), QoS::AtMostOnce));
+        }
+        let behind = |trie: &Trie, after: Option<&str>| {
+            let mut seen = Vec::new();
+            trie.walk(after, |filter, node| {
+                seen.extend(node.has_subscriptions().then(filter));
+                false
+            });
+            seen
+        };
+        let whole = behind(&trie, None);
+        assert_eq!(whole, ["#", "+", "+/#", "+/x", "!", "a", "a/#", "a/+", "a/!", long]);
+        for (n, filter) in whole.iter().enumerate() {
+            assert_eq!(behind(&trie, Some(filter)), whole[n + 1..], "{filter}");
+        }
+        assert!(trie.edit("a/+", |node| node.unsubscribe(1)));
+        assert_eq!(behind(&trie, Some("a/+")), ["a/!", long]);
+        assert_eq!(behind(&trie, Some("Z")), ["a", "a/#", "a/!", long], "nothing was ever there");
     }
 
     // 5.0: [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
