@@ -21,7 +21,7 @@ use super::record::{KeptSession, Record};
 use super::rows::{self, Request, Wanted};
 use super::segments::{self, Beyond, Damage, Room, Scan, Since};
 use super::shared::{Counters, Ground, Shared, Supply, View, lock};
-use super::table::{Queues, Table};
+use super::table::{Logged, Queues, Table};
 use super::writer::Writer;
 use super::{
     Durability, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
@@ -281,7 +281,7 @@ fn replay(
         let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
         let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
             // A damaged log is set aside: its messages are not left in it.
-            table.apply(lsn, record, place.filter(|_| beyond == Beyond::Stop), &mut queues);
+            table.apply(lsn, Logged::of(record, place.filter(|_| beyond == Beyond::Stop)), &mut queues);
         })?;
         Ok((table, queues, scan))
     };

@@ -116,6 +116,13 @@ impl Buffer {
         (from - self.lead, self.bytes.get(from..).unwrap_or(&[]))
     }
 
+    /// Adds records of another frame, by where they are among its records.
+    pub(super) fn add_from(&mut self, other: &Buffer, records: Range<usize>) {
+        let from = other.lead + HEAD;
+        self.bytes
+            .extend_from_slice(other.bytes.get(from + records.start..from + records.end).unwrap_or(&[]));
+    }
+
     /// The bytes of the records so far.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.lead - HEAD

@@ -28,13 +28,6 @@ pub(super) fn run(shared: &Shared) {
     loop {
         let mut supply = lock(&shared.supply);
         loop {
-            let spent = std::mem::take(&mut supply.spent);
-            if !spent.is_empty() {
-                drop(supply);
-                drop(spent);
-                supply = lock(&shared.supply);
-                continue;
-            }
             let health = shared.health();
             let due = supply.wanted || supply.spares.len() < SPARES || health == Health::Full;
             if supply.closed {

@@ -18,6 +18,7 @@ mod inbox;
 mod keeper;
 mod lanes;
 mod memory;
+mod pack;
 mod queue;
 mod record;
 mod rows;

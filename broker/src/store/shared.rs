@@ -9,14 +9,14 @@ use super::bodies::Settled;
 use super::checkpoint::{Checkpoint, Meta};
 use super::disk::Disk;
 use super::durable::Options;
-use super::inbox::{Inbox, Slot};
+use super::inbox::Inbox;
+use super::pack::Slot;
 use super::record::Record;
 use super::rows::Request;
 use super::segments::Segment;
 use super::table::Table;
 use super::{Durability, Failed, Figures, Health, Lsn, Seat, Ticket};
 use crate::clock::Clock;
-use crate::message::Message;
 use crate::metrics::{Counter, Histogram};
 
 /// Counters since the start.
@@ -62,8 +62,6 @@ pub(super) struct Supply {
     /// A checkpoint was asked for, and how many were made.
     pub(super) wanted: bool,
     pub(super) made: u64,
-    /// Messages that the tables only know the place of: the keeper gives their memory back, while the writer goes on.
-    pub(super) spent: Vec<Vec<Message>>,
     /// The disk said that it is full.
     pub(super) no_space: bool,
     pub(super) closed: bool,

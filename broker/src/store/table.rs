@@ -35,10 +35,51 @@ pub(super) enum Kept {
     Log(Place),
 }
 
-impl Kept {
-    /// In the log, if it stands there.
-    fn of(message: &Message, place: Option<Place>) -> Kept {
-        place.map_or_else(|| Kept::Here(message.clone()), Kept::Log)
+/// A record as tables take it in.
+#[derive(Debug)]
+pub(super) enum Logged {
+    /// A message was routed.
+    Published(Published),
+    /// Anything.
+    Record(Record),
+}
+
+/// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) kept: Kept,
+    /// Of the message, in bytes.
+    size: u32,
+    queued: Places,
+    received: Option<(SessionNumber, PacketId)>,
+    origin: Option<Origin>,
+    /// The message, where its topic keeps it.
+    pub(super) retained: Option<Message>,
+}
+
+impl Logged {
+    /// A record whose message stands here in the log, or is kept in memory.
+    pub(super) fn of(record: Record, place: Option<Place>) -> Logged {
+        let Record::Published { message, retained, queued, received, origin } = record else {
+            return Logged::Record(record);
+        };
+        let size = message.size() as u32;
+        let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
+        let retained = if retained {
+            Some(message)
+        } else {
+            message.recycle();
+            None
+        };
+        Logged::Published(Published { kept, size, queued, received, origin, retained })
+    }
+
+    /// Where its message stands in the log.
+    pub(super) fn place(&mut self) -> Option<&mut Place> {
+        match self {
+            Logged::Published(Published { kept: Kept::Log(place), .. }) => Some(place),
+            _ => None,
+        }
     }
 }
 
@@ -79,16 +120,13 @@ pub(super) struct Table {
 pub(super) type Queues = HashMap<SessionNumber, Waiting>;
 
 impl Table {
-    /// Takes in the record with this number, whose message stands here in the log; gives back what was published with it.
-    pub(super) fn apply(
-        &mut self,
-        lsn: Lsn,
-        record: Record,
-        place: Option<Place>,
-        queues: &mut Queues,
-    ) -> Option<Message> {
-        let mut published = None;
+    /// Takes in the record with this number.
+    pub(super) fn apply(&mut self, lsn: Lsn, logged: Logged, queues: &mut Queues) {
         self.last = self.last.max(lsn);
+        let record = match logged {
+            Logged::Published(published) => return self.published(lsn, published, queues),
+            Logged::Record(record) => record,
+        };
         match record {
             Record::Nothing => {}
             Record::Session(terms) => drop(self.sessions.insert(terms.number, Some(Arc::from(terms)))),
@@ -100,30 +138,7 @@ impl Table {
             Record::Unsubscribed { session, filter } => {
                 self.subscriptions.insert((session, filter), None);
             }
-            Record::Published { message, retained, queued, received, origin } => {
-                let (shared_by, size) = (queued.as_slice().len() as u32, message.size() as u32);
-                let mut row = |queued, kept| {
-                    self.enqueue(QueueRow { queued, lsn, shared_by, size, kept }, queues);
-                };
-                match queued {
-                    Places::None => {}
-                    Places::One(queued) => row(queued, Kept::of(&message, place)),
-                    Places::Many(all) => {
-                        all.into_iter().for_each(|queued| row(queued, Kept::of(&message, place)));
-                    }
-                }
-                if let Some(key) = received {
-                    set(&mut self.received, key, ());
-                }
-                if let Some(origin) = origin {
-                    self.done(&origin, queues);
-                }
-                if retained {
-                    let kept = Some(&message).filter(|message| !message.payload().is_empty()).cloned();
-                    self.retained.insert(message.topic_str().into(), kept);
-                }
-                published = Some(message);
-            }
+            Record::Published { .. } => self.apply(lsn, Logged::of(record, None), queues),
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
@@ -161,7 +176,27 @@ impl Table {
             Record::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
             Record::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
         }
-        published
+    }
+
+    fn published(&mut self, lsn: Lsn, published: Published, queues: &mut Queues) {
+        let Published { kept, size, queued, received, origin, retained } = published;
+        let shared_by = queued.as_slice().len() as u32;
+        let mut row = |queued, kept| self.enqueue(QueueRow { queued, lsn, shared_by, size, kept }, queues);
+        match queued {
+            Places::None => {}
+            Places::One(queued) => row(queued, kept),
+            Places::Many(all) => all.into_iter().for_each(|queued| row(queued, kept.clone())),
+        }
+        if let Some(key) = received {
+            set(&mut self.received, key, ());
+        }
+        if let Some(origin) = origin {
+            self.done(&origin, queues);
+        }
+        if let Some(message) = retained {
+            let topic = message.topic_str().into();
+            self.retained.insert(topic, Some(message).filter(|message| !message.payload().is_empty()));
+        }
     }
 
     fn enqueue(&mut self, row: QueueRow, queues: &mut Queues) {

@@ -168,7 +168,7 @@ struct Exporter {
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += super::inbox::weight(&record);
+        self.bytes += super::pack::weight(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)

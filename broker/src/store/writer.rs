@@ -4,6 +4,7 @@
 //! the end: what a disk says after that is worth nothing. Only "no space" is waited out, since nothing was promised yet.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,34 +13,21 @@ use tracing::{error, info, warn};
 
 use super::bodies::Place;
 use super::checkpoint::Meta;
-use super::codec;
 use super::disk::{write_full, write_full_through};
-use super::frame::{self, Head};
-use super::inbox::{BATCH_BYTES_MAX, RECORDS_MAX, Slot, Slots};
+use super::frame::Head;
+use super::pack::{BATCH_BYTES_MAX, Pack, Slot};
 use super::record::Record;
 use super::segments::Segment;
 use super::shared::{Shared, lock};
 use super::table::Queues;
 use super::{Durability, Health, Lsn};
-use crate::message::Message;
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
-/// So much of what was written is given back at once, in bytes, and so many times that waits for the keeper. Above the second the messages are
-/// large and few: giving them back takes no time.
-const SPENT_BYTES: usize = 512 << 10;
-const SPENT_BYTES_MAX: usize = 2 << 20;
-const SPENT_MAX: usize = 16;
 /// How long records that nobody waits for may gather.
 const LAZY: Duration = Duration::from_millis(50);
 /// How often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(200);
-
-/// What `Writer::batch` holds.
-struct Batch {
-    first: Lsn,
-    durability: Durability,
-}
 
 /// See the module.
 pub(super) struct Writer {
@@ -52,14 +40,8 @@ pub(super) struct Writer {
     synced_at: Option<Instant>,
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
-    batch: Slots,
-    frame: frame::Buffer,
-    /// Messages that were written and shown, and their size in bytes.
-    spent: (Vec<Message>, usize),
-    /// Where the messages of the records in the frame stand.
-    places: Vec<Option<Place>>,
-    /// What the frame took in the log, in bytes.
-    framed: u64,
+    /// What is written, or was.
+    pack: Pack,
     /// Frames in this segment.
     frames: u64,
 }
@@ -80,11 +62,7 @@ impl Writer {
             since_frozen: 0,
             synced_at: None,
             unsynced_since: None,
-            batch: Slots::new(),
-            frame: frame::Buffer::default(),
-            spent: (Vec::new(), 0),
-            places: Vec::new(),
-            framed: 0,
+            pack: Pack::default(),
             frames: 0,
         }
     }
@@ -92,9 +70,9 @@ impl Writer {
     /// Runs until the store closes or fails.
     pub(super) fn run(mut self) {
         let stop = loop {
-            let Some(batch) = self.next() else { break self.finish().err().unwrap_or(Stop::Closed) };
-            let result = match batch {
-                Some(batch) => self.commit(batch),
+            let Some(next) = self.next() else { break self.finish().err().unwrap_or(Stop::Closed) };
+            let result = match next {
+                Some(durability) => self.commit(durability),
                 None => self.sync(),
             };
             if let Err(stop) = result {
@@ -111,8 +89,9 @@ impl Writer {
         self.shared.wake();
     }
 
-    /// Waits for the next records; `Some(None)`: a sync is due; `None`: all is done and the store closes.
-    fn next(&mut self) -> Option<Option<Batch>> {
+    /// Waits for the next records and takes them; how durable they are to be. `Some(None)`: a sync is due; `None`: all is done and the store
+    /// closes.
+    fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
         let mut inbox = lock(&shared.inbox);
@@ -120,10 +99,10 @@ impl Writer {
         loop {
             let now = Instant::now();
             let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
-            let (ready, bytes, durability) = inbox.ready();
+            let ready = inbox.ready();
             let closed = inbox.closed;
             let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
-            if ready > 0 {
+            if let Some((bytes, durability)) = ready {
                 let since = *lazy_since.get_or_insert(now);
                 let due = match durability {
                     // Each sync wears the flash: they can be made rarer.
@@ -134,12 +113,12 @@ impl Writer {
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
                     let was_full = inbox.bytes() >= options.inbox_bytes_max;
-                    let first = inbox.take(&mut self.batch);
+                    self.pack = inbox.take(std::mem::take(&mut self.pack)).unwrap_or_default();
                     if was_full && inbox.bytes() < options.inbox_bytes_max {
                         shared.inbox_full.store(false, Ordering::Release);
                         shared.wake();
                     }
-                    return Some(Some(Batch { first, durability }));
+                    return Some(Some(durability));
                 }
                 let until = due - now;
                 wait = Some(wait.map_or(until, |wait| wait.min(until)));
@@ -150,7 +129,7 @@ impl Writer {
                 return Some(None);
             }
             // What waits for the next sync to be due waits for nobody else.
-            inbox.sleeping = ready == 0 || durability != Durability::Always;
+            inbox.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
             inbox = match wait {
                 Some(wait) => {
                     let waited = shared.inbox_filled.wait_timeout(inbox, wait);
@@ -163,10 +142,9 @@ impl Writer {
     }
 
     /// Writes a frame, syncs it if it is asked for, and shows it to readers.
-    fn commit(&mut self, batch: Batch) -> Result<(), Stop> {
-        let Batch { first, durability } = batch;
-        let last = first + self.batch.len() as u64 - 1;
-        self.write(first, durability, false)?;
+    fn commit(&mut self, durability: Durability) -> Result<(), Stop> {
+        let last = self.pack.last();
+        let framed = self.write(durability, false)?;
         let shared = self.shared.clone();
         shared.written.store(last, Ordering::Release);
         self.last = last;
@@ -182,7 +160,8 @@ impl Writer {
             shared.wake();
         }
         // The acknowledgements are on their way meanwhile; who reads waits until it is shown.
-        let frozen = self.show(first);
+        let frozen = self.show(framed);
+        self.pack.shrink();
         if !lock(&shared.requests).is_empty() {
             shared.requests_changed.notify_all();
         }
@@ -198,19 +177,17 @@ impl Writer {
 
     /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading it. `true`: a table is
     /// full now.
-    fn show(&mut self, first: Lsn) -> bool {
+    fn show(&mut self, framed: Range<u64>) -> bool {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
-        view.applied = first + self.batch.len() as u64 - 1;
-        let slots = self.batch.drain(..).flatten();
-        for ((lsn, slot), place) in (first..).zip(slots).zip(self.places.drain(..)) {
-            if let Some(message) = view.active.apply(lsn, slot.record, place, &mut self.queues) {
-                self.spent.1 += message.size();
-                self.spent.0.push(message);
+        view.applied = self.pack.last();
+        for (lsn, mut row) in (self.pack.first..).zip(self.pack.rows.drain(..)) {
+            if let Some(Place { spot, .. }) = row.place() {
+                (spot.segment, spot.at) = (self.segment.id, framed.start + spot.at);
             }
+            view.active.apply(lsn, row, &mut self.queues);
         }
-        *view.active.covers.entry(self.segment.id).or_default() += self.framed;
-        self.batch.shrink_to(RECORDS_MAX);
+        *view.active.covers.entry(self.segment.id).or_default() += framed.end - framed.start;
         let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
             && view.frozen.is_none();
         if full {
@@ -218,23 +195,7 @@ impl Writer {
             self.freeze(&mut view);
         }
         drop(view);
-        if self.spent.1 >= SPENT_BYTES {
-            self.hand_over_spent();
-        }
         full
-    }
-
-    /// Lets the keeper give the memory of messages back; where it is behind, that is done here.
-    fn hand_over_spent(&mut self) {
-        let (spent, bytes) = std::mem::take(&mut self.spent);
-        let mut supply = lock(&self.shared.supply);
-        if supply.spent.len() >= SPENT_MAX || bytes > SPENT_BYTES_MAX {
-            drop(supply);
-            return;
-        }
-        supply.spent.push(spent);
-        drop(supply);
-        self.shared.supply_changed.notify_all();
     }
 
     fn freeze(&mut self, view: &mut super::shared::View) {
@@ -269,27 +230,20 @@ impl Writer {
         }
     }
 
-    /// Writes the batch as one frame.
-    fn write(&mut self, first: Lsn, durability: Durability, ends: bool) -> Result<(), Stop> {
-        self.frame.begin();
-        self.places.clear();
-        for slot in self.batch.iter().flatten() {
-            let (from, packed) = self.frame.add(&slot.record);
-            // The segment and where the frame begins in it are known below.
-            let message = codec::message_in(packed);
-            self.places.push(message.map(|within| Place::with(slot.sum, within, 0, from as u64)));
-        }
+    /// Writes the records as one frame; where in its segment.
+    fn write(&mut self, durability: Durability, ends: bool) -> Result<Range<u64>, Stop> {
+        self.pack.complete();
         let shared = self.shared.clone();
-        let len = self.frame.len();
-        let padded = self.frame.padded() as u64;
+        let len = self.pack.frame.len();
+        let padded = self.pack.frame.padded() as u64;
         // A frame that fits nowhere makes its segment longer.
         if self.segment.at > 0 && self.segment.at + padded > shared.options.segment_bytes {
             self.rotate()?;
         }
         let head = Head {
             segment: self.segment.id,
-            first,
-            count: self.batch.len() as u32,
+            first: self.pack.first,
+            count: self.pack.rows.len() as u32,
             len: len as u32,
             durable: shared.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
@@ -297,9 +251,9 @@ impl Writer {
             ends,
             salt: shared.salt,
         };
-        self.frame.seal(&head);
+        self.pack.frame.seal(&head);
         loop {
-            let (file, frame, at) = (&*self.segment.file, self.frame.bytes(), self.segment.at);
+            let (file, frame, at) = (&*self.segment.file, self.pack.frame.bytes(), self.segment.at);
             let written = match durability {
                 Durability::Always => write_full_through(file, frame, at),
                 Durability::Interval | Durability::None => write_full(file, frame, at),
@@ -310,17 +264,13 @@ impl Writer {
                 Err(error) => return Err(Stop::Failed(error)),
             }
         }
-        for Place { spot, .. } in self.places.iter_mut().flatten() {
-            (spot.segment, spot.at) = (self.segment.id, self.segment.at + spot.at);
-        }
-        self.segment.at += padded;
-        self.framed = padded;
+        let framed = self.segment.at..self.segment.at + padded;
+        self.segment.at = framed.end;
         self.frames += 1;
         self.since_frozen += padded;
         shared.counters.record_bytes.add(len as u64);
         shared.counters.log_bytes.add(padded);
-        self.frame.shrink(4 * BATCH_BYTES_MAX);
-        Ok(())
+        Ok(framed)
     }
 
     /// The frame could not be written for want of space. Nobody was promised anything yet: it is tried again.
@@ -385,8 +335,9 @@ impl Writer {
     fn finish(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let last = self.last + 1;
-        self.batch.push_back(Some(Slot::new(Record::Nothing, Durability::Always)));
-        self.write(last, Durability::Always, true)?;
+        self.pack.begin(last);
+        self.pack.add(Slot::new(Record::Nothing, Durability::Always));
+        self.write(Durability::Always, true)?;
         self.last = last;
         self.sync()?;
         info!(last, "the store is closed: all of it is on disk");
