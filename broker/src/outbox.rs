@@ -16,7 +16,7 @@ pub use identifiers::SubscriptionIds;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
@@ -24,6 +24,7 @@ use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
 use crate::config::QueuePolicy;
+use crate::crew;
 use crate::drops::{Drops, Ends, Reason};
 use crate::journal::Journal;
 use crate::message::{Message, Seq, SessionNumber};
@@ -137,6 +138,8 @@ pub struct Outbox {
     /// As its connection last said.
     in_flight: AtomicUsize,
     overran: AtomicBool,
+    /// That of its connection, or of the last one; 0 before the first.
+    thread: AtomicU64,
     /// For a session that is stored.
     total: Option<Arc<StoredTotal>>,
     inner: Mutex<Inner>,
@@ -151,6 +154,7 @@ impl Outbox {
             drops: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
+            thread: AtomicU64::new(0),
             total: None,
             inner: Mutex::new(Inner { bounds, ..Inner::default() }),
         }
@@ -488,12 +492,19 @@ impl Outbox {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// A connection serves the session from now on.
+    /// The thread that serves its connection, or served the last one.
+    #[inline]
+    pub fn thread(&self) -> u64 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    /// A connection of this thread serves the session from now on.
     pub fn connect(&self, connection: &Arc<AtomicWaker>) {
         let mut inner = self.lock();
         inner.connected = true;
         inner.connection = Some(connection.clone());
         self.overran.store(false, Ordering::Relaxed);
+        self.thread.store(crew::this_thread(), Ordering::Relaxed);
     }
 
     /// There was no room, and the policy is to let the client go.

@@ -13,9 +13,15 @@ use futures_util::task::AtomicWaker;
 
 thread_local! {
     static THREAD: u64 = {
-        static LAST: AtomicU64 = AtomicU64::new(0);
+        static LAST: AtomicU64 = AtomicU64::new(1);
         LAST.fetch_add(1, Ordering::Relaxed)
     };
+}
+
+/// The number of this thread, from 1 on.
+#[inline]
+pub fn this_thread() -> u64 {
+    THREAD.with(|thread| *thread)
 }
 
 /// The wakers that others have left, and who wakes them. There is one for each connection at most, and those of what it waits for.
@@ -38,7 +44,7 @@ impl Wake for Addressed {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if THREAD.with(|thread| *thread == self.mailbox.thread) {
+        if this_thread() == self.mailbox.thread {
             self.task.wake_by_ref();
         } else {
             self.mailbox.leave(self.task.clone());
@@ -55,7 +61,7 @@ impl Drop for Mailbox {
 impl Mailbox {
     /// An empty one for this thread, and the task that is to run on it.
     pub fn here() -> (Arc<Mailbox>, impl Future<Output = ()> + Send + 'static) {
-        let thread = THREAD.with(|thread| *thread);
+        let thread = this_thread();
         let mailbox = Arc::new(Mailbox { thread, wakers: Mutex::default(), postman: AtomicWaker::new() });
         let (weak, mut last, mut spare) = (Arc::downgrade(&mailbox), false, Vec::new());
         let postman = poll_fn(move |cx| {

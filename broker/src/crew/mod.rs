@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use mailbox::Mailbox;
+pub use mailbox::this_thread;
 
 /// See the module. Its threads end once it is dropped, and what they serve then with them.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 use super::{RouteCache, Routed, Router, Target};
 use crate::journal::Journal;
-use crate::message::Message;
+use crate::message::{Message, Millis};
 use crate::outbox::Offered;
 
 /// So many pushes are one piece of work: others wait meanwhile.
@@ -73,11 +73,12 @@ impl Router {
         let Batch { targets, mut messages } = std::mem::take(batch);
         let mut passed = Passed { messages: messages.len(), ..Passed::default() };
         if let Some((last, others)) = targets.split_last() {
+            let now = messages.first().map_or(0, Message::published_at);
             for target in others {
-                self.give_all(target, messages.iter().cloned(), &mut passed, (wakers, journal));
+                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, journal));
             }
             // Whoever gets them last gets ours: who sends them on another thread is then the only one to count their owners.
-            self.give_all(last, messages.drain(..), &mut passed, (wakers, journal));
+            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, journal));
         }
         messages.drain(..).for_each(Message::recycle);
         SPARE.set(messages);
@@ -90,6 +91,7 @@ impl Router {
         target: &Target,
         mut messages: impl ExactSizeIterator<Item = Message>,
         passed: &mut Passed,
+        now: Millis,
         (wakers, journal): (&mut Vec<Waker>, &mut Journal<'_>),
     ) {
         let mut given = 0;
@@ -103,7 +105,7 @@ impl Router {
                     let deliver = |message| subscriber.delivery(message, ids.clone(), None);
                     subscriber.outbox.offer_all(&mut messages, deliver, &self.ends)
                 }
-                Target::Share(group) => group.offer_run(&mut messages, passed.messages, &self.ends),
+                Target::Share(group) => group.offer_run(&mut messages, (passed.messages, now), &self.ends),
             };
             routed.matched += offered.queued;
             routed.queued += offered.queued;

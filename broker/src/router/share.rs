@@ -4,25 +4,35 @@
 //! member that has more waiting anyway may get as much again in a row. So what a publisher sends at once leaves in fewer pieces, and its
 //! client's kernel has fewer to handle (docs/PERFORMANCE.md). Runs are bounded, and who got longer ones waits until the others had as much.
 //!
+//! To wake a member that another thread serves costs more than all the rest. So while messages flow, those that the publisher's own thread
+//! serves go before the others, which still get as much in the long run: they are a few dozen behind at most, and wait a few milliseconds.
+//!
 //! One that is connected and has room goes before one that rests or is full; where all rest, the
 //! message waits with one of them. What a member leaves unacknowledged goes to another ([`Group::hand_over`]).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use lapwing_protocol::QoS;
 
 use super::trie::{Node, Subscriber};
+use crate::crew;
 use crate::drops::{Ends, Reason};
 use crate::journal::Journal;
-use crate::message::{Message, SessionNumber};
+use crate::message::{Message, Millis, SessionNumber};
 use crate::outbox::{Delivery, Offered, Pushed, Readiness, SubscriptionIds};
 
 /// The most messages in a row that a member gets of one publisher.
 const RUN_MAX: usize = 16;
+/// So many messages beyond its part a member may have had that is served by its publishers' thread.
+const AHEAD_MAX: usize = 64;
+/// Who is served by another thread waits so long at most for a publisher that has something, in milliseconds.
+const SERVED_MS: Millis = 5;
+/// So many members are looked at for one that is served by the publisher's thread.
+const LOOK_MAX: usize = 16;
 
 /// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
 #[derive(Debug)]
@@ -37,15 +47,24 @@ pub struct Group {
 #[derive(Debug)]
 struct Turns {
     next: AtomicUsize,
-    /// Messages that were dealt out in runs, to all members and to each; those of a member count as many times as there are members.
+    /// Messages that were dealt out in runs, to all members.
     dealt: AtomicUsize,
-    given: Vec<AtomicUsize>,
+    parts: Vec<Part>,
+}
+
+/// What a member got in runs.
+#[derive(Debug, Default)]
+struct Part {
+    /// Messages; each counts as many times as there are members.
+    given: AtomicUsize,
+    /// Until then it may be passed over.
+    served_until: AtomicU64,
 }
 
 impl Turns {
     fn new(members: usize, next: usize) -> Turns {
-        let given = (0..members).map(|_| AtomicUsize::new(0)).collect();
-        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), given }
+        let parts = (0..members).map(|_| Part::default()).collect();
+        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
     }
 
     fn next(&self) -> usize {
@@ -54,29 +73,41 @@ impl Turns {
 
     /// For one message: strictly one after the other.
     fn for_one(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.given.len().max(1)
+        self.next.fetch_add(1, Ordering::Relaxed) % self.parts.len().max(1)
     }
 
-    /// For a run: the next that has not had more than its part. There is one, but that others change this meanwhile.
-    fn for_run(&self) -> usize {
+    /// For a run: the next that has not had more than its part. One that is not near is passed over while it was served just now and is
+    /// not far behind, if there is one near that is not far ahead.
+    fn for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
-        let members = self.given.len().max(1);
+        let members = self.parts.len().max(1);
+        let slack = (AHEAD_MAX * members).cast_signed();
         let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
-        let had_its_part = |passed_over: &usize| {
-            let given = self.given.get(of(*passed_over)).map_or(0, |given| given.load(Ordering::Relaxed));
-            // Both go round.
-            (dealt.wrapping_sub(given) as isize) < 0
+        // Both go round.
+        let ahead = |part: &Part| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, suits: &dyn Fn(usize, &Part) -> bool| {
+            (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
         };
-        let passed_over = (0..members).find(|n| !had_its_part(n)).unwrap_or(0);
+        let is_due = |at: usize, part: &Part| {
+            let ahead = ahead(part);
+            let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
+            ahead <= 0 && (must || is_near(at))
+        };
+        let passed_over = find(members.min(LOOK_MAX), &is_due)
+            .or_else(|| find(members.min(LOOK_MAX), &|at, part| is_near(at) && ahead(part) <= slack))
+            // There is one, but that others change this meanwhile.
+            .or_else(|| find(members, &|_, part| ahead(part) <= 0))
+            .unwrap_or(0);
         self.next.fetch_add(passed_over + 1, Ordering::Relaxed);
         of(passed_over)
     }
 
     /// This member got a run of so many.
-    fn gave(&self, member: usize, run: usize) {
+    fn gave(&self, member: usize, run: usize, now: Millis) {
         self.dealt.fetch_add(run, Ordering::Relaxed);
-        if let Some(given) = self.given.get(member) {
-            given.fetch_add(run * self.given.len(), Ordering::Relaxed);
+        if let Some(part) = self.parts.get(member) {
+            part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
+            part.served_until.store(now + SERVED_MS, Ordering::Relaxed);
         }
     }
 }
@@ -134,20 +165,23 @@ impl Group {
     }
 
     /// Gives the next of some messages of one publisher, which came together, to the member whose turn it is: its equal part, or as many as
-    /// wait for it already, as long as it is ready for them. There are so many of them in all.
+    /// wait for it already, as long as it is ready for them. There are so many of them in all, and it is this time.
     pub(super) fn offer_run(
         &self,
         messages: &mut impl Iterator<Item = Message>,
-        of: usize,
+        (of, now): (usize, Millis),
         ends: &Ends,
     ) -> Offered {
-        let turn = self.turns.for_run();
+        let here = crew::this_thread();
+        let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
+        let turn = self.turns.for_run(now, is_near);
         let Some(member) = self.members.get(turn) else { return Offered::none(messages.next()) };
         let part = of.div_ceil(self.members.len());
         let run = part.max(member.outbox.news()).min(RUN_MAX);
         let deliver = |message| self.delivery(member, message);
         let offered = member.outbox.offer_all(&mut messages.take(run), deliver, ends);
-        self.turns.gave(turn, offered.queued);
+        // One that is away or full has had its turn: it is not owed all that comes meanwhile.
+        self.turns.gave(turn, offered.queued.max(1), now);
         offered
     }
 
@@ -273,6 +307,7 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::thread;
 
     use super::super::{Batch, Retained, RouteCache, Router, Space, subscriber};
     use super::*;
@@ -284,7 +319,6 @@ mod tests {
     struct Workers {
         router: Router,
         outboxes: Vec<Arc<Outbox>>,
-        cache: RouteCache,
     }
 
     impl Workers {
@@ -295,16 +329,28 @@ mod tests {
                 outbox.connect(&Arc::default());
                 router.subscribe("$share/g/t", subscriber(outbox, QoS::AtLeastOnce));
             }
-            Workers { router, outboxes, cache: RouteCache::default() }
+            Workers { router, outboxes }
         }
 
         /// So many jobs that one publisher sent at once.
-        fn burst(&mut self, jobs: usize) {
-            let (mut batch, mut wakers) = (Batch::default(), Vec::new());
+        fn burst(&self, jobs: usize) {
+            self.burst_at(0, jobs);
+        }
+
+        fn burst_at(&self, now: Millis, jobs: usize) {
+            let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
             for _ in 0..jobs {
-                self.router.gather(job(QoS::AtMostOnce), &mut self.cache, &mut batch).unwrap();
+                self.router.gather(job(QoS::AtMostOnce, now), &mut cache, &mut batch).unwrap();
             }
             self.router.pass_on(&mut batch, &mut wakers, &mut Journal::off());
+        }
+
+        /// Another thread serves the later half of them.
+        fn spread(&self) {
+            let far = self.outboxes.iter().skip(self.outboxes.len() / 2);
+            thread::scope(|scope| {
+                scope.spawn(|| far.for_each(|outbox| outbox.connect(&Arc::default())));
+            });
         }
 
         /// How many wait for each.
@@ -324,7 +370,7 @@ mod tests {
         }
     }
 
-    fn job(qos: QoS) -> Message {
+    fn job(qos: QoS, now: Millis) -> Message {
         Message::new(&Content {
             topic: "t",
             properties: &[],
@@ -332,7 +378,7 @@ mod tests {
             qos,
             retain: false,
             publisher: 9,
-            published_at: 0,
+            published_at: now,
             expires_at: None,
         })
     }
@@ -343,7 +389,7 @@ mod tests {
 
     #[test]
     fn jobs_that_come_one_at_a_time_go_to_one_member_after_the_other() {
-        let mut workers = Workers::new(3, unbounded());
+        let workers = Workers::new(3, unbounded());
         for done in 1..=4 {
             for n in 0..3 {
                 workers.burst(1);
@@ -355,7 +401,7 @@ mod tests {
 
     #[test]
     fn jobs_that_come_at_once_are_dealt_out_in_equal_parts() {
-        let mut workers = Workers::new(4, unbounded());
+        let workers = Workers::new(4, unbounded());
         for (jobs, most) in [(2, 1), (4, 1), (10, 3), (3, 1), (16, 4), (64, 16), (100, 32)] {
             workers.burst(jobs);
             let got = workers.take();
@@ -368,7 +414,7 @@ mod tests {
     fn members_that_are_behind_get_runs_and_nobody_more_than_the_others_in_the_long_run() {
         // As 50 publishers send where nobody is idle; of two of them one may always have many and the other one.
         for (bursts, members) in [(&[9][..], 4), (&[16, 1], 2), (&[17], 2), (&[3, 100, 5], 3), (&[1, 2], 5)] {
-            let mut workers = Workers::new(members, unbounded());
+            let workers = Workers::new(members, unbounded());
             for burst in bursts.iter().cycle().take(300) {
                 workers.burst(*burst);
                 let wait = workers.wait();
@@ -376,7 +422,7 @@ mod tests {
                 assert!(most - least <= 2 * RUN_MAX, "bursts of {bursts:?}: {wait:?}");
             }
         }
-        let mut workers = Workers::new(4, unbounded());
+        let workers = Workers::new(4, unbounded());
         workers.burst(100);
         let before = workers.wait();
         workers.burst(9);
@@ -385,8 +431,62 @@ mod tests {
     }
 
     #[test]
+    fn whoever_serves_them_members_get_as_much_as_the_others_in_the_long_run() {
+        for (bursts, members) in [(&[10][..], 4), (&[16, 1], 2), (&[3, 100, 5], 3), (&[2], 40)] {
+            let workers = Workers::new(members, unbounded());
+            workers.spread();
+            for (n, burst) in bursts.iter().cycle().take(3_000).enumerate() {
+                // Far more than may wait comes within a few milliseconds, all of it by one thread.
+                workers.burst_at(n as Millis / 100, *burst);
+                let wait = workers.wait();
+                let (least, most) = (wait.iter().min().unwrap(), wait.iter().max().unwrap());
+                assert!(most - least <= 2 * (AHEAD_MAX + RUN_MAX), "bursts of {bursts:?}: {wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_come_at_once_now_and_then_go_to_all_whoever_serves_them() {
+        let workers = Workers::new(4, unbounded());
+        workers.spread();
+        for n in 1..100 {
+            workers.burst_at(n * SERVED_MS, 10);
+            let got = workers.take();
+            assert!(got.iter().all(|n| (1..=3).contains(n)), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn what_flows_is_first_for_those_that_its_thread_serves() {
+        let workers = Workers::new(4, unbounded());
+        workers.spread();
+        workers.burst(4);
+        workers.take();
+        for _ in 0..5 {
+            workers.burst(10);
+        }
+        let got = workers.take();
+        assert_eq!((got[0] + got[1], got[2], got[3]), (50, 0, 0), "{got:?}");
+        assert!(got[0].abs_diff(got[1]) <= 5, "{got:?}");
+    }
+
+    #[test]
+    fn a_member_that_was_away_is_not_owed_what_came_meanwhile() {
+        let workers = Workers::new(3, unbounded());
+        workers.outboxes[1].disconnect(&Ends::default());
+        for _ in 0..100 {
+            workers.burst(9);
+        }
+        workers.take();
+        workers.outboxes[1].connect(&Arc::default());
+        workers.burst(90);
+        let got = workers.take();
+        assert!(got.iter().all(|n| *n >= 16), "{got:?}");
+    }
+
+    #[test]
     fn what_a_full_or_resting_member_cannot_take_of_a_burst_the_others_get() {
-        let mut workers = Workers::new(3, Bounds { messages_max: 5, ..unbounded() });
+        let workers = Workers::new(3, Bounds { messages_max: 5, ..unbounded() });
         workers.outboxes[1].disconnect(&Ends::default());
         // Of the second burst, there is no room for two.
         for (jobs, taken) in [(9, 9), (12, 10)] {
@@ -404,8 +504,9 @@ mod tests {
             policy: QueuePolicy::DropNewest,
             ..Bounds::default()
         };
-        let Workers { router, outboxes: members, mut cache } = Workers::new(2, bounds);
-        let (message, ends, mut wakers) = (job(QoS::AtLeastOnce), router.ends.clone(), Vec::new());
+        let Workers { router, outboxes: members } = Workers::new(2, bounds);
+        let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
+        let (message, ends) = (job(QoS::AtLeastOnce, 0), router.ends.clone());
         let routed: Vec<_> = (0..3)
             .map(|_| router.route(&message, &mut cache, &mut wakers, &mut Journal::off()))
             .map(|routed| (routed.queued, ends.drops.get(Reason::NoMember)))
