@@ -87,8 +87,10 @@ impl Inbox {
         let wakes = self.sleeping && (first || slot.durability != Durability::None);
         self.bytes += slot.weight;
         *place = Some(slot);
-        while let Some(Some(slot)) = self.slots.pop_front_if(|slot| slot.is_some()) {
-            self.pack(slot);
+        while let Some(Some(_)) = self.slots.front() {
+            if let Some(slot) = self.slots.pop_front().flatten() {
+                self.pack(slot);
+            }
         }
         wakes
     }
