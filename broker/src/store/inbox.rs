@@ -24,7 +24,7 @@ pub(super) struct Inbox {
     bytes: usize,
     /// Somebody waits to read what is up to here: it is written at once.
     pub(super) needed: Lsn,
-    /// The writer sleeps: a wake-up costs a system call, so that nobody makes one for nothing.
+    /// The writer sleeps, and nobody has woken it: that costs a system call, so that nobody does it for nothing.
     pub(super) sleeping: bool,
     /// The next table is to be frozen whatever its size.
     pub(super) freeze: bool,
@@ -85,6 +85,7 @@ impl Inbox {
         let Some(place) = at.and_then(|at| self.slots.get_mut(at)) else { return false };
         let first = self.packs.is_empty() && at == Some(0);
         let wakes = self.sleeping && (first || slot.durability != Durability::None);
+        self.sleeping &= !wakes;
         self.bytes += slot.weight;
         *place = Some(slot);
         while let Some(Some(_)) = self.slots.front() {
@@ -195,7 +196,9 @@ mod tests {
         inbox.sleeping = true;
         assert!(!fill(&mut inbox, Durability::None), "it knows of others that may gather");
         assert!(fill(&mut inbox, Durability::Always));
+        assert!(!fill(&mut inbox, Durability::Always), "it was woken");
         taken(&mut inbox);
+        inbox.sleeping = true;
         assert!(fill(&mut inbox, Durability::None), "the first one begins to gather");
     }
 }

@@ -343,7 +343,7 @@ impl Shared {
     pub(super) fn hurry(&self) -> Lsn {
         let mut inbox = lock(&self.inbox);
         inbox.needed = inbox.last();
-        let (tail, sleeping) = (inbox.needed, inbox.sleeping);
+        let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
         drop(inbox);
         if sleeping {
             self.inbox_filled.notify_one();
