@@ -1,7 +1,7 @@
 //! Configurations: every text is one, or every mistake in it is told with its line.
 #![no_main]
 
-use lapwing::config::Config;
+use lapwing::config::{Config, Source};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
             // Of the files that it names nothing is read here; their names are.
             let _ = config.files();
             for listener in &config.listeners {
-                let _ = (config.methods(listener), listener.name(), listener.label());
+                let _ = (config.methods(listener), listener.title(), listener.label());
             }
         }
         Err(errors) => {
@@ -19,7 +19,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(!errors.0.is_empty() && errors.0.iter().all(told), "{errors}");
         }
     }
-    let mut config = Config::default();
     let lines = text.lines().filter_map(|line| line.split_once('='));
-    let _ = config.apply_environment(lines.map(|(name, value)| (format!("LAPWING_{name}"), value.to_owned())));
+    // Nor is a file with a value read.
+    let lines = lines.filter(|(name, _)| !name.ends_with("_FILE"));
+    let environment = lines.map(|(name, value)| (format!("LAPWING_{name}"), value.to_owned())).collect();
+    let _ = Source { environment, ..Source::default() }.read();
 });
