@@ -29,7 +29,7 @@ pub struct Subscription {
     pub connected: bool,
 }
 
-/// Where a subscription stands among all: they are in the order of filters, those of a filter in the order of share names (those
+/// Where a subscription stands among all: they are in the order of filters (below each level `#`, `+`, then names), those of a filter in the order of share names (those
 /// without first) and of sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {

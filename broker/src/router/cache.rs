@@ -10,11 +10,11 @@ use crate::message::Message;
 /// Every publisher may remember this many topics, and this many targets in all.
 const TOPICS: usize = 64;
 const TARGETS: usize = 4_096;
-/// More are remembered within bounds: bytes of one publisher, and of all. One in so many is, as it comes: a topic that comes again
-/// is remembered soon, and topics that never do cost little.
-const ONE_IN: usize = 8;
+/// More are remembered within bounds: bytes of one publisher, and of all.
 const PUBLISHER_BYTES_MAX: usize = 4 << 20;
 const ALL_BYTES_MAX: usize = 64 << 20;
+/// One in so many of those, as it comes: a topic that comes again is remembered soon, and topics that never do cost little.
+const ONE_IN: usize = 8;
 /// What a topic takes beyond its name and its targets: its place in the map, which may be twice as large as it has to be, and two allocations.
 const TOPIC_BYTES: usize = 128;
 
@@ -32,7 +32,7 @@ pub struct RouteCache {
 struct Known {
     topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
-    /// Topics that came while there were that many.
+    /// Unknown topics since the last one that was remembered beyond that many.
     passed_over: usize,
     loan: Loan,
 }

@@ -38,7 +38,7 @@ impl<K: Ord, V> Compact<K, V> {
         }
     }
 
-    /// Takes out all entries of one that is a list.
+    /// Takes out all entries, which are few.
     fn take(&mut self) -> Vec<(K, V)> {
         match std::mem::take(self) {
             Compact::One(entry) => vec![entry],
@@ -47,6 +47,7 @@ impl<K: Ord, V> Compact<K, V> {
         }
     }
 
+    /// Holds these, which are in order.
     fn put(&mut self, mut list: Vec<(K, V)>) {
         *self = match list.len() {
             1 => list.pop().map(Compact::One).unwrap_or_default(),

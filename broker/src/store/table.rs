@@ -40,14 +40,14 @@ pub(super) enum Kept {
 pub(super) enum Logged {
     /// A message was routed.
     Published(Published),
-    /// Anything.
+    /// Anything else; a message, too, that is not packed yet.
     Record(Record),
 }
 
 /// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
 #[derive(Debug)]
 pub(super) struct Published {
-    pub(super) kept: Kept,
+    kept: Kept,
     /// Of the message, in bytes.
     size: u32,
     queued: Places,
