@@ -5,7 +5,7 @@ use lapwing_protocol::PacketId;
 
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
-use crate::store::{Durability, Lsn, Origin, Places, Queued, Record, Store, Ticket, Unavailable};
+use crate::store::{Beside, Durability, Lsn, Origin, Places, Queued, Record, Store, Ticket, Unavailable};
 
 /// See the module. Dropped without [`write`](Journal::write), it leaves nothing.
 #[derive(Debug)]
@@ -73,7 +73,8 @@ impl<'s> Journal<'s> {
             return Ticket::default();
         };
         self.reserved = None;
-        let record = Record::Published { message: message.clone(), retained, queued, received, origin };
+        let beside = Beside::of(received, origin);
+        let record = Record::Published { message: message.clone(), retained, queued, beside };
         store.fill(lsn, record, self.durability);
         Ticket { lsn, durability: self.durability }
     }

@@ -11,8 +11,8 @@ use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::session::Held;
 use lapwing::store::{
-    Durability, DurableStore, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued, Record,
-    Seat, SessionTerms, Store, Ticket,
+    Beside, Durability, DurableStore, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued,
+    Record, Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
@@ -84,7 +84,7 @@ impl Model {
         let topic = format!("t/{}", random.below(6));
         let message = message(1_000_000 + self.published, &topic, b"later");
         self.state.insert(format!("retained {topic}"), text(&message));
-        Record::Published { message, retained: true, queued: Places::None, received: None, origin: None }
+        Record::Published { message, retained: true, queued: Places::None, beside: None }
     }
 
     fn begin(&mut self) -> Record {
@@ -174,7 +174,7 @@ impl Model {
             self.state.insert(format!("received {session} {id}"), String::new());
         }
         let received = received.and_then(|(session, id)| Some((session, PacketId::new(id)?)));
-        Record::Published { message, retained, queued, received, origin: None }
+        Record::Published { message, retained, queued, beside: Beside::of(received, None) }
     }
 
     fn send(&mut self, random: &mut Random) -> Record {

@@ -10,8 +10,8 @@ pub enum SubscriptionIds {
     None,
     /// One.
     One(u32),
-    /// Several overlapping subscriptions (`[MQTT-3.3.4-4]`).
-    Many(Arc<[u32]>),
+    /// Several overlapping subscriptions (`[MQTT-3.3.4-4]`). Seldom, so that one more step is no loss, and every message in a queue is smaller.
+    Many(Arc<Box<[u32]>>),
 }
 
 impl SubscriptionIds {
@@ -31,7 +31,7 @@ impl FromIterator<u32> for SubscriptionIds {
         match ids.as_slice() {
             [] => SubscriptionIds::None,
             [id] => SubscriptionIds::One(*id),
-            _ => SubscriptionIds::Many(ids.into()),
+            _ => SubscriptionIds::Many(Arc::new(ids.into())),
         }
     }
 }

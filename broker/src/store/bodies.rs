@@ -110,7 +110,7 @@ pub(super) fn body(reader: &mut Reader<'_>) -> Option<Body> {
 /// The segments whose messages stay where they are: those of which at least half outlives this table.
 pub(super) fn staying(table: &Table) -> BTreeSet<u64> {
     let mut live: HashMap<u64, u64> = HashMap::new();
-    for (_, _, row) in table.queue.iter() {
+    for (_, row) in table.queue.iter() {
         if let Kept::Log(Place { spot, .. }) = row.kept {
             *live.entry(spot.segment).or_default() += u64::from(row.size) / u64::from(row.shared_by.max(1));
         }

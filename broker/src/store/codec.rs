@@ -9,7 +9,9 @@ use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
 use lapwing_protocol::{PacketId, QoS};
 
-use super::record::{KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting};
+use super::record::{
+    Beside, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+};
 use crate::message::Message;
 use crate::outbox::{Delivery, SubscriptionIds};
 use crate::session::{Held, Will};
@@ -345,7 +347,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_number(out, *session);
             put_bytes(out, filter.as_bytes());
         }
-        Record::Published { message, retained, queued, received, origin } => {
+        Record::Published { message, retained, queued, beside } => {
             out.push(PUBLISHED);
             put_message(out, message);
             out.push(u8::from(*retained));
@@ -355,8 +357,9 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
                 put_number(out, place.seq);
                 put_terms(out, place.qos, place.retain, &place.subscription_ids, place.share);
             }
-            put_option(out, *received, put_packet);
-            put_option(out, origin.as_ref(), put_origin);
+            let beside = beside.as_ref();
+            put_option(out, beside.and_then(|beside| beside.received), put_packet);
+            put_option(out, beside.and_then(|beside| beside.origin.as_ref()), put_origin);
         }
         Record::Forgotten { topic } => {
             out.push(6);
@@ -424,7 +427,8 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
                 })
                 .collect::<Option<Places>>()?;
             let received = reader.option(packet)?;
-            Record::Published { message, retained, queued, received, origin: reader.option(origin)? }
+            let beside = Beside::of(received, reader.option(origin)?);
+            Record::Published { message, retained, queued, beside }
         }
         6 => Record::Forgotten { topic: reader.text()?.into() },
         7 => {

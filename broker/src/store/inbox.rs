@@ -83,11 +83,17 @@ impl Inbox {
     pub(super) fn fill(&mut self, lsn: Lsn, slot: Slot) -> bool {
         let at = lsn.checked_sub(self.next).and_then(|at| usize::try_from(at).ok());
         let Some(place) = at.and_then(|at| self.slots.get_mut(at)) else { return false };
-        let first = self.packs.is_empty() && at == Some(0);
+        let next = at == Some(0);
+        let first = self.packs.is_empty() && next;
         let wakes = self.sleeping && (first || slot.durability != Durability::None);
         self.sleeping &= !wakes;
         self.bytes += slot.weight;
-        *place = Some(slot);
+        if !next {
+            *place = Some(slot);
+            return wakes;
+        }
+        self.slots.pop_front();
+        self.pack(slot);
         while let Some(Some(_)) = self.slots.front() {
             if let Some(slot) = self.slots.pop_front().flatten() {
                 self.pack(slot);

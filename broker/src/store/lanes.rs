@@ -1,35 +1,60 @@
 //! The rows of the queues in a table: a lane for each session, in the order of their places. Rows come at the end and mostly go at
 //! the front; one that goes elsewhere leaves a gap until its neighbours are gone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::Seq;
+use super::numbers::NumberMap;
 use super::table::QueueRow;
 use crate::message::SessionNumber;
 
-type Lane = VecDeque<(Seq, Option<QueueRow>)>;
+/// A place of a lane.
+#[derive(Debug)]
+enum Cell {
+    Row(QueueRow),
+    /// The row that was here is gone.
+    Gap(Seq),
+}
+
+impl Cell {
+    fn seq(&self) -> Seq {
+        match self {
+            Cell::Row(row) => row.seq,
+            Cell::Gap(seq) => *seq,
+        }
+    }
+
+    fn row(&self) -> Option<&QueueRow> {
+        match self {
+            Cell::Row(row) => Some(row),
+            Cell::Gap(_) => None,
+        }
+    }
+}
+
+type Lane = VecDeque<Cell>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(BTreeMap<SessionNumber, Lane>);
+pub(super) struct Lanes(NumberMap<Lane>);
 
 impl Lanes {
     /// Adds a row, or replaces the one in its place.
-    pub(super) fn insert(&mut self, row: QueueRow) {
-        let lane = self.0.entry(row.queued.session).or_default();
-        let seq = row.queued.seq;
-        if lane.back().is_none_or(|(last, _)| *last < seq) {
-            lane.push_back((seq, Some(row)));
+    pub(super) fn insert(&mut self, session: SessionNumber, row: QueueRow) {
+        let lane = self.0.entry(session).or_default();
+        let seq = row.seq;
+        if lane.back().is_none_or(|last| last.seq() < seq) {
+            lane.push_back(Cell::Row(row));
             return;
         }
-        match lane.binary_search_by_key(&seq, |(seq, _)| *seq) {
+        match lane.binary_search_by_key(&seq, Cell::seq) {
             Ok(at) => {
-                if let Some((_, place)) = lane.get_mut(at) {
-                    *place = Some(row);
+                if let Some(cell) = lane.get_mut(at) {
+                    *cell = Cell::Row(row);
                 }
             }
-            Err(at) => lane.insert(at, (seq, Some(row))),
+            Err(at) => lane.insert(at, Cell::Row(row)),
         }
     }
 
@@ -37,14 +62,15 @@ impl Lanes {
     pub(super) fn take(&mut self, session: SessionNumber, seq: Seq) -> bool {
         let Some(lane) = self.0.get_mut(&session) else { return false };
         let at = match lane.front() {
-            Some((first, _)) if *first == seq => Ok(0),
-            _ => lane.binary_search_by_key(&seq, |(seq, _)| *seq),
+            Some(first) if first.seq() == seq => Ok(0),
+            _ => lane.binary_search_by_key(&seq, Cell::seq),
         };
-        let taken = at.ok().and_then(|at| lane.get_mut(at)?.1.take()).is_some();
-        while lane.front().is_some_and(|(_, row)| row.is_none()) {
+        let cell = at.ok().and_then(|at| lane.get_mut(at));
+        let taken = cell.is_some_and(|cell| matches!(std::mem::replace(cell, Cell::Gap(seq)), Cell::Row(_)));
+        while lane.front().is_some_and(|cell| cell.row().is_none()) {
             lane.pop_front();
         }
-        while lane.back().is_some_and(|(_, row)| row.is_none()) {
+        while lane.back().is_some_and(|cell| cell.row().is_none()) {
             lane.pop_back();
         }
         taken
@@ -56,22 +82,21 @@ impl Lanes {
     }
 
     /// The rows of a session in this range.
-    pub(super) fn range(
-        &self,
-        session: SessionNumber,
-        range: Range<Seq>,
-    ) -> impl Iterator<Item = (Seq, &QueueRow)> {
+    pub(super) fn range(&self, session: SessionNumber, range: Range<Seq>) -> impl Iterator<Item = &QueueRow> {
         let lane = self.0.get(&session);
-        let start = lane.map_or(0, |lane| lane.partition_point(|(seq, _)| *seq < range.start));
+        let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
         let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
-        rows.take_while(move |(seq, _)| *seq < range.end).filter_map(|(seq, row)| Some((*seq, row.as_ref()?)))
+        rows.take_while(move |cell| cell.seq() < range.end).filter_map(Cell::row)
     }
 
-    /// All rows.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, Seq, &QueueRow)> {
-        self.0.iter().flat_map(|(session, lane)| {
-            lane.iter().filter_map(|(seq, row)| Some((*session, *seq, row.as_ref()?)))
-        })
+    /// All rows, in the order of sessions and places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &QueueRow)> {
+        let mut lanes: Vec<(SessionNumber, &Lane)> =
+            self.0.iter().map(|(session, lane)| (*session, lane)).collect();
+        lanes.sort_unstable_by_key(|(session, _)| *session);
+        lanes
+            .into_iter()
+            .flat_map(|(session, lane)| lane.iter().filter_map(move |cell| Some((session, cell.row()?))))
     }
 
     /// The sessions that have or had rows here.

@@ -18,6 +18,7 @@ mod inbox;
 mod keeper;
 mod lanes;
 mod memory;
+mod numbers;
 mod pack;
 mod queue;
 mod record;
@@ -33,7 +34,7 @@ pub use durable::{DurableStore, OnCorruption, Options};
 pub use error::OpenError;
 pub use memory::MemoryStore;
 pub use record::{
-    KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Beside, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
 
 use std::task::{Context, Poll};

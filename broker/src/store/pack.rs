@@ -179,7 +179,7 @@ mod tests {
             subscription_ids: SubscriptionIds::None,
             share: None,
         });
-        Record::Published { message, retained: false, queued, received: None, origin: None }
+        Record::Published { message, retained: false, queued, beside: None }
     }
 
     #[test]
@@ -219,8 +219,8 @@ mod tests {
         pack.begin(1);
         for retained in [false, true] {
             let record = match published(1, 64) {
-                Record::Published { message, queued, received, origin, .. } => {
-                    Record::Published { message, retained, queued, received, origin }
+                Record::Published { message, queued, beside, .. } => {
+                    Record::Published { message, retained, queued, beside }
                 }
                 other => other,
             };

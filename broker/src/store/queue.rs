@@ -247,7 +247,7 @@ struct Run {
 fn moving(table: &Table, log: &Log) -> HashMap<Lsn, Message> {
     let staying = bodies::staying(table);
     let mut places: Vec<(Spot, Place, Lsn)> = Vec::new();
-    for (_, _, row) in table.queue.iter() {
+    for (_, row) in table.queue.iter() {
         if let Kept::Log(place) = row.kept
             && !staying.contains(&place.spot.segment)
         {
@@ -285,7 +285,7 @@ pub(super) fn write(
     }
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for (_, _, row) in table.queue.iter().filter(|(_, _, row)| row.shared_by > 1) {
+    for (_, row) in table.queue.iter().filter(|(_, row)| row.shared_by > 1) {
         if here(row, &moving).is_ok() {
             *uses.entry(row.lsn).or_default() += 1;
         }
@@ -301,7 +301,8 @@ pub(super) fn write(
         Ok(())
     };
     let mut scratch = Vec::new();
-    for (session, seq, row) in table.queue.iter() {
+    for (session, row) in table.queue.iter() {
+        let seq = row.seq;
         let (body, message) = match (here(row, &moving), uses.get(&row.lsn)) {
             (Err(place), _) => (Body::Log(place), None),
             (Ok(message), Some(uses)) if *uses > 1 => {
@@ -314,7 +315,7 @@ pub(super) fn write(
             (Ok(message), _) => (Body::Here, Some(message)),
         };
         balance.more(&body);
-        pack(&mut packed, &row.queued, &body, message);
+        pack(&mut packed, &row.queued(session), &body, message);
         let goes_on = run.session == session && run.first + run.count == seq;
         if run.count > 0 && (!goes_on || run.bytes.len() + packed.len() > CHUNK_BYTES_MAX) {
             put(&mut run)?;

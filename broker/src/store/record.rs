@@ -134,6 +134,23 @@ pub struct Origin {
     pub packet_id: Option<PacketId>,
 }
 
+/// What a message that was routed changes beside queues and topics. Few do, so that it stands in a box: every record goes from thread to
+/// thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// The QoS 2 packet that brought it: not to be taken again until it is released.
+    pub received: Option<(SessionNumber, PacketId)>,
+    /// It was another session's before.
+    pub origin: Option<Origin>,
+}
+
+impl Beside {
+    /// In a box, if there is something.
+    pub fn of(received: Option<(SessionNumber, PacketId)>, origin: Option<Origin>) -> Option<Box<Beside>> {
+        (received.is_some() || origin.is_some()).then(|| Box::new(Beside { received, origin }))
+    }
+}
+
 /// One change of what the broker keeps; all of it or nothing survives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -170,10 +187,8 @@ pub enum Record {
         retained: bool,
         /// The queues that took it.
         queued: Places,
-        /// The QoS 2 packet that brought it: not to be taken again until it is released.
-        received: Option<(SessionNumber, PacketId)>,
-        /// It was another session's before.
-        origin: Option<Origin>,
+        /// What else it changes, if anything.
+        beside: Option<Box<Beside>>,
     },
     /// A retained message has expired.
     Forgotten {

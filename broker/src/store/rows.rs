@@ -122,9 +122,9 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
             }
             gone.insert(*seq);
         }
-        for (seq, row) in active.queue.range(session, from..until) {
+        for row in active.queue.range(session, from..until) {
             if rows.len() >= most {
-                until = seq;
+                until = row.seq;
                 break;
             }
             rows.push(row.clone());
@@ -152,8 +152,8 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         done = row().is_some_and(|delivery| full(&mut found, delivery));
         !done
     })?;
-    let newer = frozen.queue.range(session, from..until).filter(|(seq, _)| !gone.contains(seq));
-    for row in newer.map(|(_, row)| row).chain(&active) {
+    let newer = frozen.queue.range(session, from..until).filter(|row| !gone.contains(&row.seq));
+    for row in newer.chain(&active) {
         if done {
             break;
         }
@@ -161,7 +161,7 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
             Kept::Here(message) => Some(message.clone()),
             Kept::Log(place) => read.logged(place, bad)?,
         };
-        done = message.is_some_and(|message| full(&mut found, row.queued.delivery(message)));
+        done = message.is_some_and(|message| full(&mut found, row.queued(session).delivery(message)));
     }
     let next = found.last().filter(|_| done).map_or(until, |last| last.seq + 1);
     Ok(Paged { deliveries: found, next })

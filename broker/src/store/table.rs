@@ -3,7 +3,8 @@
 //! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint. Messages
 //! stay in the log, where their frames brought them: a table says where.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use lapwing_protocol::flight::OutboundState;
@@ -11,21 +12,44 @@ use lapwing_protocol::{PacketId, QoS};
 
 use super::bodies::Place;
 use super::lanes::Lanes;
-use super::record::{KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting};
+use super::numbers::NumberMap;
+use super::record::{
+    Beside, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+};
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
+use crate::outbox::SubscriptionIds;
 
-/// A row of a queue.
+/// A row of a queue: of all that is queued, so nothing is in it that its place says.
 #[derive(Clone, Debug)]
 pub(super) struct QueueRow {
-    pub(super) queued: Queued,
+    pub(super) seq: Seq,
     /// The record that brought it: rows of one record share the message.
     pub(super) lsn: Lsn,
+    pub(super) kept: Kept,
+    subscription_ids: SubscriptionIds,
     /// How many rows that record brought.
     pub(super) shared_by: u32,
     /// Of the message, in bytes.
     pub(super) size: u32,
-    pub(super) kept: Kept,
+    share: Option<NonZeroU32>,
+    qos: QoS,
+    retain: bool,
+}
+
+impl QueueRow {
+    /// Its place in the queue of this session.
+    pub(super) fn queued(&self, session: SessionNumber) -> Queued {
+        let QueueRow { seq, qos, retain, subscription_ids, share, .. } = self;
+        Queued {
+            session,
+            seq: *seq,
+            qos: *qos,
+            retain: *retain,
+            subscription_ids: subscription_ids.clone(),
+            share: *share,
+        }
+    }
 }
 
 /// Where the message of a row in a table is.
@@ -51,8 +75,7 @@ pub(super) struct Published {
     /// Of the message, in bytes.
     size: u32,
     queued: Places,
-    received: Option<(SessionNumber, PacketId)>,
-    origin: Option<Origin>,
+    beside: Option<Box<Beside>>,
     /// The message, where its topic keeps it.
     pub(super) retained: Option<Message>,
 }
@@ -60,7 +83,7 @@ pub(super) struct Published {
 impl Logged {
     /// A record whose message stands here in the log, or is kept in memory.
     pub(super) fn of(record: Record, place: Option<Place>) -> Logged {
-        let Record::Published { message, retained, queued, received, origin } = record else {
+        let Record::Published { message, retained, queued, beside } = record else {
             return Logged::Record(record);
         };
         let size = message.size() as u32;
@@ -71,7 +94,7 @@ impl Logged {
             message.recycle();
             None
         };
-        Logged::Published(Published { kept, size, queued, received, origin, retained })
+        Logged::Published(Published { kept, size, queued, beside, retained })
     }
 
     /// Where its message stands in the log.
@@ -117,7 +140,7 @@ pub(super) struct Table {
 }
 
 /// What waits in each queue, at the last record applied.
-pub(super) type Queues = HashMap<SessionNumber, Waiting>;
+pub(super) type Queues = NumberMap<Waiting>;
 
 impl Table {
     /// Takes in the record with this number.
@@ -143,8 +166,7 @@ impl Table {
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
-                    let row = QueueRow { queued, lsn, shared_by: 1, size, kept: Kept::Here(body.message) };
-                    self.enqueue(row, queues);
+                    self.enqueue(queued, (lsn, 1), size, Kept::Here(body.message), queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -179,19 +201,24 @@ impl Table {
     }
 
     fn published(&mut self, lsn: Lsn, published: Published, queues: &mut Queues) {
-        let Published { kept, size, queued, received, origin, retained } = published;
-        let shared_by = queued.as_slice().len() as u32;
-        let mut row = |queued, kept| self.enqueue(QueueRow { queued, lsn, shared_by, size, kept }, queues);
+        let Published { kept, size, queued, beside, retained } = published;
         match queued {
             Places::None => {}
-            Places::One(queued) => row(queued, kept),
-            Places::Many(all) => all.into_iter().for_each(|queued| row(queued, kept.clone())),
+            Places::One(queued) => self.enqueue(queued, (lsn, 1), size, kept, queues),
+            Places::Many(all) => {
+                let shared_by = all.len() as u32;
+                for queued in all {
+                    self.enqueue(queued, (lsn, shared_by), size, kept.clone(), queues);
+                }
+            }
         }
-        if let Some(key) = received {
-            set(&mut self.received, key, ());
-        }
-        if let Some(origin) = origin {
-            self.done(&origin, queues);
+        if let Some(beside) = beside {
+            if let Some(key) = beside.received {
+                set(&mut self.received, key, ());
+            }
+            if let Some(origin) = &beside.origin {
+                self.done(origin, queues);
+            }
         }
         if let Some(message) = retained {
             let topic = message.topic_str().into();
@@ -199,15 +226,23 @@ impl Table {
         }
     }
 
-    fn enqueue(&mut self, row: QueueRow, queues: &mut Queues) {
-        let Queued { session, seq, .. } = row.queued;
+    fn enqueue(
+        &mut self,
+        queued: Queued,
+        (lsn, shared_by): (Lsn, u32),
+        size: u32,
+        kept: Kept,
+        queues: &mut Queues,
+    ) {
+        let Queued { session, seq, qos, retain, subscription_ids, share } = queued;
         if seq & REPLAYED == 0 {
             let waiting = queues.entry(session).or_default();
             waiting.last = waiting.last.max(seq);
             waiting.count += 1;
-            waiting.bytes += u64::from(row.size);
+            waiting.bytes += u64::from(size);
         }
-        self.queue.insert(row);
+        let row = QueueRow { seq, lsn, kept, subscription_ids, shared_by, size, share, qos, retain };
+        self.queue.insert(session, row);
     }
 
     fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {

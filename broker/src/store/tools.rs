@@ -222,9 +222,9 @@ pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
     }
     let mut problem = Ok(());
     store.each_retained(&mut |message| {
-        let (queued, received, origin) = (Places::None, None, None);
         if problem.is_ok() {
-            problem = out.put(Record::Published { message, retained: true, queued, received, origin });
+            let queued = Places::None;
+            problem = out.put(Record::Published { message, retained: true, queued, beside: None });
         }
     })?;
     problem?;
@@ -241,8 +241,7 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
     }
     each_queued(store, kept, &mut |delivery| {
         let queued = Places::One(Queued::of(session, &delivery));
-        let (received, origin) = (None, None);
-        out.put(Record::Published { message: delivery.message, retained: false, queued, received, origin })
+        out.put(Record::Published { message: delivery.message, retained: false, queued, beside: None })
     })?;
     for flight in &kept.flights {
         let (packet_id, seq, size) = (flight.packet_id, flight.seq, flight.size);
