@@ -25,7 +25,7 @@ use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::rate::Users;
 use crate::registry::{Registry, Resident, RestNumber};
 use crate::router::{Batch, Kept, Passed, Retained, RouteCache, Routed, Router, Space};
-use crate::session::{Outcome, Session, Will};
+use crate::session::{Session, Will};
 use crate::store::{Durability, Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
 use crate::trace::{Step, Subject};
 
@@ -167,23 +167,6 @@ impl Core {
     pub fn publish(
         &self,
         message: &Message,
-        durability: Durability,
-        received: Option<(SessionNumber, PacketId)>,
-        cache: &mut RouteCache,
-        wakers: &mut Vec<Waker>,
-    ) -> Published {
-        self.pass_on(message, Journal::new(&*self.store, durability), received, cache, wakers)
-    }
-
-    /// Passes on what a publisher has gathered.
-    pub fn pass_on_batch(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> Passed {
-        // Nothing of it is stored; what makes room for it may be.
-        self.router.pass_on(batch, wakers, &mut Journal::new(&*self.store, Durability::None))
-    }
-
-    fn pass_on(
-        &self,
-        message: &Message,
         mut journal: Journal<'_>,
         received: Option<(SessionNumber, PacketId)>,
         cache: &mut RouteCache,
@@ -206,6 +189,12 @@ impl Core {
         Published { routed, kept, ticket, unavailable }
     }
 
+    /// Passes on what a publisher has gathered.
+    pub fn pass_on_batch(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> Passed {
+        // Nothing of it is stored; what makes room for it may be.
+        self.router.pass_on(batch, wakers, &mut Journal::new(&*self.store, Durability::None))
+    }
+
     /// Publishes what the broker says about itself: that is never stored.
     pub fn publish_own(&self, message: &Message) {
         self.publish_for_nobody(message, Journal::off());
@@ -213,7 +202,7 @@ impl Core {
 
     fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) -> Published {
         let mut wakers = Vec::new();
-        let published = self.pass_on(message, journal, None, &mut RouteCache::default(), &mut wakers);
+        let published = self.publish(message, journal, None, &mut RouteCache::default(), &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
         published
     }
@@ -324,29 +313,6 @@ impl Core {
             ends_at: session.ends_at,
         };
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
-    }
-
-    /// Tells the store what has become of messages of a session.
-    pub fn record_outcomes(&self, session: &mut Session, durability: Durability) -> Ticket {
-        let number = session.number;
-        let mut ticket = Ticket::default();
-        for outcome in session.outgoing.outcomes.drain(..) {
-            let origin = |seq, size, packet_id| Origin { session: number, seq, size, packet_id };
-            ticket = ticket.and(match outcome {
-                // A message that comes twice is what QoS 1 allows: no sync for that.
-                Outcome::Done { seq, size, packet_id } => {
-                    self.store.append(Record::Done(origin(seq, size, packet_id)), Durability::None)
-                }
-                Outcome::HandedOver { seq, size, packet_id } => {
-                    let origin = origin(seq, size, Some(packet_id));
-                    self.store.append(Record::HandedOver(origin), durability)
-                }
-                Outcome::Completed { packet_id } => {
-                    self.store.append(Record::Completed { session: number, packet_id }, Durability::None)
-                }
-            });
-        }
-        ticket
     }
 
     /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With

@@ -1,16 +1,31 @@
 //! What one message writes to the log: its place there is reserved before anybody gets it, so that whatever becomes of it
 //! later stands behind it; one record says where it was queued.
 
+use std::iter;
+
 use lapwing_protocol::PacketId;
 
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
-use crate::store::{Beside, Durability, Lsn, Origin, Places, Queued, Record, Store, Ticket, Unavailable};
+use crate::store::{
+    Beside, Durability, Entry, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket, Unavailable,
+};
+
+/// Where records go.
+#[derive(Debug)]
+enum To<'s> {
+    /// Nowhere: nothing is stored.
+    Nowhere,
+    /// Into the log, at once.
+    Store(&'s dyn Store),
+    /// To those of the same turn of a connection.
+    Records(&'s mut Records),
+}
 
 /// See the module. Dropped without [`write`](Journal::write), it leaves nothing.
 #[derive(Debug)]
 pub struct Journal<'s> {
-    store: Option<&'s dyn Store>,
+    to: To<'s>,
     durability: Durability,
     reserved: Option<Lsn>,
     queued: Places,
@@ -19,17 +34,24 @@ pub struct Journal<'s> {
 impl<'s> Journal<'s> {
     /// Of a message that is to be as durable as this.
     pub fn new(store: &'s dyn Store, durability: Durability) -> Journal<'s> {
-        Journal { store: store.keeps().then_some(store), durability, reserved: None, queued: Places::None }
+        let to = if store.keeps() { To::Store(store) } else { To::Nowhere };
+        Journal { to, durability, reserved: None, queued: Places::None }
+    }
+
+    /// Of a message that is to be as durable as this; what is written of it goes with others.
+    pub fn among(records: &'s mut Records, durability: Durability) -> Journal<'s> {
+        let to = if records.store().is_some() { To::Records(records) } else { To::Nowhere };
+        Journal { to, durability, reserved: None, queued: Places::None }
     }
 
     /// Of a message that is never stored.
     pub fn off() -> Journal<'s> {
-        Journal { store: None, durability: Durability::None, reserved: None, queued: Places::None }
+        Journal { to: To::Nowhere, durability: Durability::None, reserved: None, queued: Places::None }
     }
 
     /// Whether nothing is stored.
     pub fn is_off(&self) -> bool {
-        self.store.is_none()
+        matches!(self.to, To::Nowhere)
     }
 
     /// Reserves the place, once.
@@ -37,8 +59,12 @@ impl<'s> Journal<'s> {
     /// # Errors
     /// [`Unavailable`]
     pub fn reserve(&mut self) -> Result<(), Unavailable> {
-        if let (Some(store), None) = (self.store, self.reserved) {
-            self.reserved = Some(store.reserve()?);
+        if self.reserved.is_none() {
+            self.reserved = match &self.to {
+                To::Nowhere => None,
+                To::Store(store) => Some(store.reserve()?),
+                To::Records(records) => Some(records.reserve()?),
+            };
         }
         Ok(())
     }
@@ -50,7 +76,12 @@ impl<'s> Journal<'s> {
 
     /// Another message, dropped for this one, is over.
     pub fn done(&self, origin: Origin) {
-        if let Some(store) = self.store {
+        let store = match &self.to {
+            To::Nowhere => None,
+            To::Store(store) => Some(*store),
+            To::Records(records) => records.store(),
+        };
+        if let Some(store) = store {
             store.append(Record::Done(origin), Durability::None);
         }
     }
@@ -66,7 +97,7 @@ impl<'s> Journal<'s> {
     ) -> Ticket {
         let queued = std::mem::take(&mut self.queued);
         let kept = retained || received.is_some() || !queued.as_slice().is_empty();
-        let (Some(store), Some(lsn), true) = (self.store, self.reserved, kept) else {
+        let (Some(lsn), true) = (self.reserved, kept) else {
             if let Some(origin) = origin {
                 self.done(origin);
             }
@@ -74,16 +105,24 @@ impl<'s> Journal<'s> {
         };
         self.reserved = None;
         let beside = Beside::of(received, origin);
-        let record = Record::Published { message: message.clone(), retained, queued, beside };
-        store.fill(lsn, record, self.durability);
-        Ticket { lsn, durability: self.durability }
+        let durability = self.durability;
+        self.fill(lsn, Record::Published { message: message.clone(), retained, queued, beside }, durability);
+        Ticket { lsn, durability }
+    }
+
+    fn fill(&mut self, lsn: Lsn, record: Record, durability: Durability) {
+        match &mut self.to {
+            To::Nowhere => {}
+            To::Store(store) => store.fill(&mut iter::once(Entry::new(lsn, record, durability))),
+            To::Records(records) => records.fill(lsn, record, durability),
+        }
     }
 }
 
 impl Drop for Journal<'_> {
     fn drop(&mut self) {
-        if let (Some(store), Some(lsn)) = (self.store, self.reserved) {
-            store.fill(lsn, Record::Nothing, Durability::None);
+        if let Some(lsn) = self.reserved {
+            self.fill(lsn, Record::Nothing, Durability::None);
         }
     }
 }

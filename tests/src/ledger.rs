@@ -11,7 +11,7 @@ use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::session::Held;
 use lapwing::store::{
-    Beside, Durability, DurableStore, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued,
+    Beside, Durability, DurableStore, Entry, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued,
     Record, Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
@@ -294,7 +294,7 @@ pub fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Failed> {
 pub fn tell(store: &DurableStore, record: Record, durability: Durability) -> Option<Ticket> {
     if matches!(record, Record::Published { .. }) {
         let lsn = store.reserve().ok()?;
-        store.fill(lsn, record, durability);
+        store.fill(&mut std::iter::once(Entry::new(lsn, record, durability)));
         return Some(Ticket { lsn, durability });
     }
     Some(store.append(record, durability))

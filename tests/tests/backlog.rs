@@ -62,7 +62,7 @@ fn published(n: u64, sessions: &[u64]) -> Record {
         share: None,
     };
     let queued: Places = sessions.iter().map(place).collect();
-    Record::Published { message: message(n), retained: false, queued, received: None, origin: None }
+    Record::Published { message: message(n), retained: false, queued, beside: None }
 }
 
 fn done(session: u64, seq: u64) -> Record {

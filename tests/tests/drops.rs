@@ -15,8 +15,8 @@ use lapwing::drops::{Kind, Reason};
 use lapwing::message::Message;
 use lapwing::outbox::Delivery;
 use lapwing::store::{
-    Durability, DurableStore, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Record, Recovered,
-    Reply, Seat, Seq, Store, Ticket, Unavailable,
+    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat, Seq,
+    Store, Ticket, Unavailable,
 };
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
@@ -439,11 +439,11 @@ impl Store for Forgetful {
     fn reserve(&self) -> Result<Lsn, Unavailable> {
         self.0.reserve()
     }
-    fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
-        self.0.fill(lsn, record, durability);
+    fn reserve_always(&self) -> Lsn {
+        self.0.reserve_always()
     }
-    fn append(&self, record: Record, durability: Durability) -> Ticket {
-        self.0.append(record, durability)
+    fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
+        self.0.fill(entries);
     }
     fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         self.0.poll(ticket, seat, cx)

@@ -12,8 +12,8 @@ use lapwing::config::Config;
 use lapwing::message::Message;
 use lapwing::outbox::Delivery;
 use lapwing::store::{
-    Durability, DurableStore, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged, Record,
-    Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
+    Durability, DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged,
+    Record, Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
 };
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::wire::{self, Fields};
@@ -35,22 +35,21 @@ impl Store for Slow {
     }
 
     fn reserve(&self) -> Result<Lsn, Unavailable> {
+        Ok(self.reserve_always())
+    }
+
+    fn reserve_always(&self) -> Lsn {
         let mut state = self.0.0.lock().unwrap();
         state.records.push("reserved".to_owned());
-        Ok(state.records.len() as Lsn)
+        state.records.len() as Lsn
     }
 
-    fn fill(&self, lsn: Lsn, record: Record, _: Durability) {
+    fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
         let mut state = self.0.0.lock().unwrap();
-        state.records[lsn as usize - 1] = name(&record);
+        for entry in entries {
+            state.records[entry.lsn as usize - 1] = name(&entry.record);
+        }
         self.0.1.notify_all();
-    }
-
-    fn append(&self, record: Record, durability: Durability) -> Ticket {
-        let mut state = self.0.0.lock().unwrap();
-        state.records.push(name(&record));
-        self.0.1.notify_all();
-        Ticket { lsn: state.records.len() as Lsn, durability }
     }
 
     fn poll(&self, ticket: Ticket, _: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {

@@ -42,7 +42,7 @@ impl Connection {
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
         let level = self.level();
-        self.core.record_outcomes(&mut self.resident.session, level);
+        self.records.outcomes(&mut self.resident.session, level);
         if !self.resident.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }
@@ -285,7 +285,7 @@ impl Connection {
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a
     /// crash, it would come twice.
-    fn record_sent(&self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
+    fn record_sent(&mut self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
         if delivery.seq == 0 {
             return Ticket::default();
         }
@@ -302,7 +302,7 @@ impl Connection {
             body: (delivery.seq & REPLAYED != 0).then(|| Box::new(delivery.clone())),
         };
         let level = if exactly_once { self.level() } else { Durability::None };
-        let ticket = self.core.store.append(record, level);
+        let ticket = self.records.append(record, level);
         if exactly_once { ticket } else { Ticket::default() }
     }
 

@@ -50,7 +50,7 @@ use crate::output::Output;
 use crate::rate::Allowances;
 use crate::registry::{ConnectionNumber, End, Resident};
 use crate::router::{Batch, Fetched, RouteCache};
-use crate::store::{Failed, Seat, Ticket};
+use crate::store::{Failed, Records, Seat, Ticket};
 
 use turn::Turn;
 
@@ -190,6 +190,8 @@ pub struct Connection {
     /// Bytes of a packet that is not whole, or that wait because reading has stopped.
     pub(crate) input: Vec<u8>,
     pub(crate) output: Output,
+    /// What this turn puts into the log.
+    pub(crate) records: Records,
     pub(crate) keep_alive: ServerKeepAlive,
     pub(crate) state: State,
 }
@@ -280,6 +282,8 @@ impl Connection {
         }
         self.state.deferred = false;
         let result = self.turn(cx);
+        // However it ended: others wait for their places behind these.
+        self.records.put();
         if self.state.tally.has_news() {
             self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
         }
@@ -337,6 +341,7 @@ impl Connection {
                     "the client does not keep up: its queue is full, and limits.queue_policy is disconnect";
                 return Poll::Ready(Exit::Violation(ReasonCode::QuotaExceeded, text.to_owned()));
             }
+            self.records.put();
             // Behind both that make things wait, so that this task is woken for all of them.
             if self.release(cx).is_err() {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();

@@ -12,6 +12,7 @@ use crate::auth::{Action, audit};
 use crate::config::DeniedPublish;
 use crate::core::source;
 use crate::drops::Reason;
+use crate::journal::Journal;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
@@ -78,7 +79,7 @@ impl Connection {
                 }
             })?;
             let level = self.level();
-            let recorded = self.core.record_outcomes(&mut self.resident.session, level);
+            let recorded = self.records.outcomes(&mut self.resident.session, level);
             self.carry_out(effect, recorded, now)?;
         }
         Ok(used)
@@ -142,7 +143,7 @@ impl Connection {
             (PacketType::PubRec, _) => Record::Nothing,
             _ => return recorded,
         };
-        self.core.store.append(record, self.level())
+        self.records.append(record, self.level())
     }
 
     fn carry_out(&mut self, effect: Effect<'_>, recorded: Ticket, now: Millis) -> Result<(), Exit> {
@@ -375,7 +376,8 @@ impl Connection {
         self.pass_on_batch();
         let core = &self.core;
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
-        let published = core.publish(&message, durability, received, cache, wakers);
+        let journal = Journal::among(&mut self.records, durability);
+        let published = core.publish(&message, journal, received, cache, wakers);
         self.state.turn.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
         self.state.tally.no_local += published.routed.no_local as u64;
         if let Some(reason) = published.refused() {

@@ -20,7 +20,7 @@ use crate::message::Millis;
 use crate::output::Output;
 use crate::registry::{Claim, Claimant, Resident};
 use crate::session::Session;
-use crate::store::{Durability, Record, Ticket};
+use crate::store::{Durability, Record, Records, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
@@ -109,6 +109,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         state,
         input,
         output,
+        records: Records::of(&core.store),
         keep_alive,
     }))
 }

@@ -42,7 +42,7 @@ impl Control {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let thread = std::thread::Builder::new().name("store-control".to_owned()).spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if lock(&shared.inbox).closed {
+                if shared.is_closed() {
                     return;
                 }
                 if let Err(error) = answer(&shared, stream) {

@@ -24,7 +24,7 @@ use super::shared::{Counters, Ground, Shared, Supply, View, lock};
 use super::table::{Logged, Queues, Table};
 use super::writer::Writer;
 use super::{
-    Durability, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
+    Durability, Entry, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
     Unavailable, keeper,
 };
 use crate::clock::Clock;
@@ -361,19 +361,15 @@ impl Store for DurableStore {
         if self.shared.health() != Health::Good {
             return Err(Unavailable);
         }
-        let mut inbox = lock(&self.shared.inbox);
-        if inbox.closed {
-            return Err(Unavailable);
-        }
-        Ok(inbox.reserve())
+        self.shared.reserve().ok_or(Unavailable)
     }
 
-    fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
-        self.shared.fill(lsn, record, durability);
+    fn reserve_always(&self) -> Lsn {
+        self.shared.reserve_always()
     }
 
-    fn append(&self, record: Record, durability: Durability) -> Ticket {
-        self.shared.append(record, durability)
+    fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
+        self.shared.fill(entries);
     }
 
     fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
@@ -426,8 +422,7 @@ impl Store for DurableStore {
     }
 
     fn close(&self) {
-        lock(&self.shared.inbox).closed = true;
-        self.shared.inbox_filled.notify_all();
+        self.shared.close();
         drop(lock(&self.control).take());
         let mut threads = lock(&self.threads);
         let mut threads = threads.drain(..);

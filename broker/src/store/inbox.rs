@@ -1,11 +1,11 @@
-//! Records on their way to the writer: a window of the log, its places reserved in order and filled in any.
+//! Records on their way to the writer: a window of the log, its places given out in order and filled in any.
 //!
 //! Who fills a place packs its record for a frame, if all places before it are filled; else who fills the last of those does. The writer takes
 //! what is packed, and holds the lock only for that.
 
 use std::collections::VecDeque;
 
-use super::pack::{Pack, Slot};
+use super::pack::{Entry, Pack};
 use super::{Durability, Lsn};
 
 /// See the module.
@@ -13,9 +13,9 @@ use super::{Durability, Lsn};
 pub(super) struct Inbox {
     /// For a frame each; none is empty.
     packs: VecDeque<Pack>,
-    /// The places behind those, from the first that is not filled on.
-    slots: VecDeque<Option<Slot>>,
-    /// The place of the first slot.
+    /// The places behind those, from the first that is not filled to the last that is.
+    entries: VecDeque<Option<Entry>>,
+    /// The first place that is not filled.
     next: Lsn,
     /// One that the writer is done with.
     spare: Option<Pack>,
@@ -28,7 +28,6 @@ pub(super) struct Inbox {
     pub(super) sleeping: bool,
     /// The next table is to be frozen whatever its size.
     pub(super) freeze: bool,
-    pub(super) closed: bool,
 }
 
 impl Inbox {
@@ -36,7 +35,7 @@ impl Inbox {
     pub(super) fn behind(last: Lsn) -> Inbox {
         Inbox {
             packs: VecDeque::new(),
-            slots: VecDeque::new(),
+            entries: VecDeque::new(),
             next: last + 1,
             spare: None,
             ready_bytes: 0,
@@ -44,22 +43,12 @@ impl Inbox {
             needed: 0,
             sleeping: false,
             freeze: false,
-            closed: false,
         }
     }
 
     /// The place of the first record that was not taken yet.
     pub(super) fn first(&self) -> Lsn {
         self.packs.front().map_or(self.next, |pack| pack.first)
-    }
-
-    /// The last place that was given out.
-    pub(super) fn last(&self) -> Lsn {
-        self.next + self.slots.len() as u64 - 1
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.packs.is_empty() && self.slots.is_empty()
     }
 
     /// An estimate of the memory that all records take, in bytes.
@@ -73,45 +62,44 @@ impl Inbox {
         Some((self.ready_bytes, durability))
     }
 
-    /// Gives out the next place, to be filled.
-    pub(super) fn reserve(&mut self) -> Lsn {
-        self.slots.push_back(None);
-        self.last()
-    }
-
-    /// Fills a place; `true`: the writer is to be woken.
-    pub(super) fn fill(&mut self, lsn: Lsn, slot: Slot) -> bool {
-        let at = lsn.checked_sub(self.next).and_then(|at| usize::try_from(at).ok());
-        let Some(place) = at.and_then(|at| self.slots.get_mut(at)) else { return false };
-        let next = at == Some(0);
-        let first = self.packs.is_empty() && next;
-        let wakes = self.sleeping && (first || slot.durability != Durability::None);
+    /// Fills a place that was given out; `true`: the writer is to be woken.
+    pub(super) fn fill(&mut self, entry: Entry) -> bool {
+        let Some(at) = entry.lsn.checked_sub(self.next).and_then(|at| usize::try_from(at).ok()) else {
+            return false;
+        };
+        let first = self.packs.is_empty() && at == 0;
+        let wakes = self.sleeping && (first || entry.durability != Durability::None);
         self.sleeping &= !wakes;
-        self.bytes += slot.weight;
-        if !next {
-            *place = Some(slot);
+        self.bytes += entry.weight;
+        if at > 0 {
+            if self.entries.len() <= at {
+                self.entries.resize_with(at + 1, || None);
+            }
+            if let Some(place) = self.entries.get_mut(at) {
+                *place = Some(entry);
+            }
             return wakes;
         }
-        self.slots.pop_front();
-        self.pack(slot);
-        while let Some(Some(_)) = self.slots.front() {
-            if let Some(slot) = self.slots.pop_front().flatten() {
-                self.pack(slot);
+        self.entries.pop_front();
+        self.pack(entry);
+        while let Some(Some(_)) = self.entries.front() {
+            if let Some(entry) = self.entries.pop_front().flatten() {
+                self.pack(entry);
             }
         }
         wakes
     }
 
-    fn pack(&mut self, slot: Slot) {
-        if self.packs.back().is_none_or(|pack| pack.is_full(slot.weight)) {
+    fn pack(&mut self, entry: Entry) {
+        if self.packs.back().is_none_or(|pack| pack.is_full(entry.weight)) {
             let mut pack = self.spare.take().unwrap_or_default();
             pack.begin(self.next);
             self.packs.push_back(pack);
         }
-        self.ready_bytes += slot.weight;
+        self.ready_bytes += entry.weight;
         self.next += 1;
         if let Some(pack) = self.packs.back_mut() {
-            pack.add(slot);
+            pack.add(entry);
         }
     }
 
@@ -124,9 +112,9 @@ impl Inbox {
         Some(pack)
     }
 
-    /// Forgets all records: nobody will write them.
-    pub(super) fn abandon(&mut self) {
-        *self = Inbox { closed: self.closed, ..Inbox::behind(self.last()) };
+    /// Forgets all records up to this place: nobody will write them.
+    pub(super) fn abandon(&mut self, last: Lsn) {
+        *self = Inbox::behind(last);
     }
 }
 
@@ -136,8 +124,8 @@ mod tests {
     use super::super::record::Record;
     use super::*;
 
-    fn slot(durability: Durability) -> Slot {
-        Slot::new(Record::Forgotten { topic: "t".into() }, durability)
+    fn entry(lsn: Lsn, durability: Durability) -> Entry {
+        Entry::new(lsn, Record::Forgotten { topic: "t".into() }, durability)
     }
 
     /// The first place and the number of records that are taken.
@@ -152,51 +140,49 @@ mod tests {
     #[test]
     fn only_the_front_that_is_filled_is_taken_and_in_order() {
         let mut inbox = Inbox::behind(9);
-        let places: Vec<Lsn> = (0..4).map(|_| inbox.reserve()).collect();
-        assert_eq!(places, [10, 11, 12, 13]);
-        inbox.fill(12, slot(Durability::Always));
+        inbox.fill(entry(12, Durability::Always));
         assert_eq!(durability(&inbox), None, "the first is missing");
-        inbox.fill(10, slot(Durability::None));
+        inbox.fill(entry(10, Durability::None));
         assert_eq!(durability(&inbox), Some(Durability::None));
         assert_eq!(taken(&mut inbox), Some((10, 1)));
-        assert_eq!((inbox.first(), inbox.last(), taken(&mut inbox)), (11, 13, None));
-        inbox.fill(11, slot(Durability::None));
+        assert_eq!((inbox.first(), taken(&mut inbox)), (11, None));
+        inbox.fill(entry(11, Durability::None));
         assert_eq!(durability(&inbox), Some(Durability::Always));
         assert_eq!(taken(&mut inbox), Some((11, 2)));
         assert_eq!(inbox.first(), 13);
-        inbox.fill(13, slot(Durability::Interval));
+        inbox.fill(entry(13, Durability::Interval));
         assert_eq!(taken(&mut inbox), Some((13, 1)));
-        assert_eq!((inbox.is_empty(), inbox.bytes(), inbox.first()), (true, 0, 14));
+        assert_eq!((inbox.ready(), inbox.bytes(), inbox.first()), (None, 0, 14));
     }
 
     #[test]
     fn more_than_a_frame_may_have_is_taken_in_pieces() {
         let mut inbox = Inbox::behind(0);
-        for _ in 0..RECORDS_MAX + 5 {
-            let lsn = inbox.reserve();
-            inbox.fill(lsn, slot(Durability::Always));
+        for lsn in 1..=RECORDS_MAX as Lsn + 5 {
+            inbox.fill(entry(lsn, Durability::Always));
         }
         assert_eq!(taken(&mut inbox), Some((1, RECORDS_MAX)));
         assert_eq!(durability(&inbox), Some(Durability::Always));
         assert_eq!(taken(&mut inbox), Some((RECORDS_MAX as Lsn + 1, 5)));
-        assert_eq!((inbox.ready(), inbox.bytes(), inbox.is_empty()), (None, 0, true));
+        assert_eq!((inbox.ready(), inbox.bytes()), (None, 0));
     }
 
     #[test]
     fn what_is_filled_after_all_was_abandoned_counts_for_nothing() {
         let mut inbox = Inbox::behind(0);
-        let lsn = inbox.reserve();
-        inbox.abandon();
-        assert!(!inbox.fill(lsn, slot(Durability::Always)));
-        assert_eq!((inbox.bytes(), inbox.first()), (0, 2));
+        inbox.fill(entry(2, Durability::Always));
+        inbox.abandon(2);
+        assert!(!inbox.fill(entry(1, Durability::Always)));
+        assert_eq!((inbox.bytes(), inbox.first()), (0, 3));
     }
 
     #[test]
     fn the_writer_is_woken_for_what_it_waits_for_only() {
         let mut inbox = Inbox::behind(0);
-        let fill = |inbox: &mut Inbox, durability| {
-            let lsn = inbox.reserve();
-            inbox.fill(lsn, slot(durability))
+        let mut lsn = 0;
+        let mut fill = |inbox: &mut Inbox, durability| {
+            lsn += 1;
+            inbox.fill(entry(lsn, durability))
         };
         assert!(!fill(&mut inbox, Durability::Always), "it does not sleep");
         inbox.sleeping = true;

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::{
-    Durability, Failed, Figures, Lsn, OpenError, Page, Paged, Record, Recovered, Reply, Seat, Seq, Store,
-    Ticket, Unavailable,
+    Entry, Failed, Figures, Lsn, OpenError, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
+    Unavailable,
 };
 use crate::clock::Clock;
 use crate::message::{Message, SessionNumber};
@@ -42,11 +42,11 @@ impl Store for MemoryStore {
         Ok(0)
     }
 
-    fn fill(&self, _: Lsn, _: Record, _: Durability) {}
-
-    fn append(&self, _: Record, _: Durability) -> Ticket {
-        Ticket::default()
+    fn reserve_always(&self) -> Lsn {
+        0
     }
+
+    fn fill(&self, _: &mut dyn Iterator<Item = Entry>) {}
 
     fn poll(&self, _: Ticket, _: &mut Seat, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         Poll::Ready(Ok(()))

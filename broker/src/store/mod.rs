@@ -22,6 +22,7 @@ mod numbers;
 mod pack;
 mod queue;
 mod record;
+mod records;
 mod rows;
 mod segments;
 mod shared;
@@ -33,10 +34,13 @@ pub use disk::{Disk, DiskFile, Folder};
 pub use durable::{DurableStore, OnCorruption, Options};
 pub use error::OpenError;
 pub use memory::MemoryStore;
+pub use pack::Entry;
 pub use record::{
     Beside, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
+pub use records::Records;
 
+use std::iter;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -199,11 +203,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`Unavailable`]: the message is not to be taken.
     fn reserve(&self) -> Result<Lsn, Unavailable>;
 
-    /// Fills a reserved place.
-    fn fill(&self, lsn: Lsn, record: Record, durability: Durability);
+    /// As [`reserve`](Self::reserve), for a record that must not be refused: it is about what the store has already.
+    fn reserve_always(&self) -> Lsn;
 
-    /// Takes a record that must not be refused: it is about what the store has already. Never waits.
-    fn append(&self, record: Record, durability: Durability) -> Ticket;
+    /// Fills reserved places. Never waits.
+    fn fill(&self, entries: &mut dyn Iterator<Item = Entry>);
+
+    /// Takes a record that must not be refused. Never waits.
+    fn append(&self, record: Record, durability: Durability) -> Ticket {
+        let lsn = self.reserve_always();
+        self.fill(&mut iter::once(Entry::new(lsn, record, durability)));
+        Ticket { lsn, durability }
+    }
 
     /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when it may be.
     fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;

@@ -14,25 +14,30 @@ pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A record of more memory than this is packed by the writer: nobody else waits for it meanwhile.
 const PACKED_AT_ONCE_MAX: usize = 4 << 10;
 
-/// A record for a place of the log.
+/// A record for its place in the log.
 #[derive(Debug)]
-pub(super) struct Slot {
-    record: Record,
-    pub(super) durability: Durability,
-    /// An estimate of the memory that it takes, in bytes.
-    pub(super) weight: usize,
+pub struct Entry {
+    /// The place.
+    pub lsn: Lsn,
+    /// The record.
+    pub record: Record,
+    /// How it is to be kept.
+    pub durability: Durability,
     /// The crc32c of its message.
     sum: u32,
+    /// An estimate of the memory that it takes, in bytes.
+    pub(super) weight: usize,
 }
 
-impl Slot {
-    pub(super) fn new(record: Record, durability: Durability) -> Slot {
+impl Entry {
+    /// A record for this place, which was reserved.
+    pub fn new(lsn: Lsn, record: Record, durability: Durability) -> Entry {
         let sum = match &record {
             Record::Published { message, .. } => crc32c::crc32c(message.as_bytes()),
             _ => 0,
         };
         let weight = weight(&record);
-        Slot { record, durability, weight, sum }
+        Entry { lsn, record, durability, sum, weight }
     }
 }
 
@@ -93,8 +98,8 @@ impl Pack {
         !self.rows.is_empty() && (self.rows.len() >= RECORDS_MAX || self.bytes + weight > BATCH_BYTES_MAX)
     }
 
-    pub(super) fn add(&mut self, slot: Slot) {
-        let Slot { record, durability, weight, sum } = slot;
+    pub(super) fn add(&mut self, entry: Entry) {
+        let Entry { record, durability, weight, sum, .. } = entry;
         self.bytes += weight;
         self.durability = self.durability.max(durability);
         let row = if weight > PACKED_AT_ONCE_MAX {
@@ -190,7 +195,7 @@ mod tests {
         // Twice: what is left of the first time is of no meaning.
         for first in [5, 12] {
             pack.begin(first);
-            records.iter().for_each(|record| pack.add(Slot::new(record.clone(), Durability::Always)));
+            records.iter().for_each(|record| pack.add(Entry::new(0, record.clone(), Durability::Always)));
             pack.complete();
             assert_eq!((pack.last(), pack.durability), (first + 6, Durability::Always));
             let head = Head {
@@ -226,7 +231,7 @@ mod tests {
             };
             let Record::Published { message, .. } = &record else { panic!("a message") };
             let message = message.clone();
-            pack.add(Slot::new(record, Durability::Always));
+            pack.add(Entry::new(0, record, Durability::Always));
             let Some(Logged::Published(Published { retained: kept, .. })) = pack.rows.last() else {
                 panic!("a message")
             };

@@ -1,6 +1,7 @@
 //! What the store's threads and the broker's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
@@ -10,7 +11,7 @@ use super::checkpoint::{Checkpoint, Meta};
 use super::disk::Disk;
 use super::durable::Options;
 use super::inbox::Inbox;
-use super::pack::Slot;
+use super::pack::Entry;
 use super::record::Record;
 use super::rows::Request;
 use super::segments::Segment;
@@ -171,6 +172,9 @@ pub(super) struct Ground {
     pub(super) salt: u32,
 }
 
+/// No place comes behind this one: no log gets there.
+const SEALED: Lsn = 1 << 62;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -180,6 +184,9 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) number: AtomicU64,
     pub(super) salt: u32,
+    /// The last place in the log that was given out.
+    reserved: AtomicU64,
+    closed: AtomicBool,
     pub(super) inbox: Mutex<Inbox>,
     /// The inbox has no room: asked by every connection each time that it is woken, so without its lock.
     pub(super) inbox_full: AtomicBool,
@@ -214,6 +221,8 @@ impl Shared {
             clock,
             number: AtomicU64::new(number),
             salt,
+            reserved: AtomicU64::new(last),
+            closed: AtomicBool::new(false),
             inbox: Mutex::new(Inbox::behind(last)),
             inbox_full: AtomicBool::new(false),
             inbox_filled: Condvar::new(),
@@ -302,26 +311,40 @@ impl Shared {
         })
     }
 
-    /// Puts a record at the end of the log.
-    pub(super) fn append(&self, record: Record, durability: Durability) -> Ticket {
-        let slot = Slot::new(record, durability);
-        let mut inbox = lock(&self.inbox);
-        if inbox.closed || self.health() == Health::Failed {
-            return Ticket { lsn: Lsn::MAX, durability };
+    /// Gives out the next place in the log, to be filled soon; none is left for what is new once the store closes.
+    pub(super) fn reserve(&self) -> Option<Lsn> {
+        if self.is_closed() {
+            return None;
         }
-        let lsn = inbox.reserve();
-        self.put(inbox, lsn, slot);
-        Ticket { lsn, durability }
+        // Who knows of a record takes its own place behind it: a counter has one order for all.
+        Some(self.reserved.fetch_add(1, Ordering::Relaxed) + 1).filter(|lsn| *lsn < SEALED)
     }
 
-    /// Fills a reserved place.
-    pub(super) fn fill(&self, lsn: Lsn, record: Record, durability: Durability) {
-        let slot = Slot::new(record, durability);
-        self.put(lock(&self.inbox), lsn, slot);
+    /// The same for what must not be refused. Where nothing is taken any more it is a place that is never reached.
+    pub(super) fn reserve_always(&self) -> Lsn {
+        match self.health() {
+            Health::Failed => Lsn::MAX,
+            Health::Good | Health::Full => self.reserve().unwrap_or(Lsn::MAX),
+        }
     }
 
-    fn put(&self, mut inbox: MutexGuard<'_, Inbox>, lsn: Lsn, slot: Slot) {
-        let wakes = inbox.fill(lsn, slot);
+    /// Ends the log behind this place; `false`: others were given out.
+    pub(super) fn seal(&self, last: Lsn) -> bool {
+        self.reserved.compare_exchange(last, SEALED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// The last place that was given out.
+    fn reserved(&self) -> Lsn {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Fills reserved places.
+    pub(super) fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
+        let mut inbox = lock(&self.inbox);
+        let mut wakes = false;
+        for entry in entries {
+            wakes |= entry.lsn != Lsn::MAX && inbox.fill(entry);
+        }
         if inbox.bytes() >= self.options.inbox_bytes_max {
             self.inbox_full.store(true, Ordering::Release);
         }
@@ -329,6 +352,30 @@ impl Shared {
         if wakes {
             self.inbox_filled.notify_one();
         }
+    }
+
+    /// Puts a record at the end of the log.
+    pub(super) fn append(&self, record: Record, durability: Durability) -> Ticket {
+        let lsn = self.reserve_always();
+        self.fill(&mut iter::once(Entry::new(lsn, record, durability)));
+        Ticket { lsn, durability }
+    }
+
+    /// Nobody will write what is in the log's inbox, or comes there.
+    pub(super) fn abandon(&self) {
+        lock(&self.inbox).abandon(self.reserved());
+    }
+
+    /// Nothing new is taken; the writer ends once all is written.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // With its lock, so that it does not begin to wait between its look and this.
+        drop(lock(&self.inbox));
+        self.inbox_filled.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn poll_room(&self, seat: &mut Seat, cx: &Context<'_>) -> Poll<()> {
@@ -342,7 +389,7 @@ impl Shared {
     /// The last place in the log that was reserved; what is there will be written without delay.
     pub(super) fn hurry(&self) -> Lsn {
         let mut inbox = lock(&self.inbox);
-        inbox.needed = inbox.last();
+        inbox.needed = self.reserved();
         let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
         drop(inbox);
         if sleeping {

@@ -15,7 +15,7 @@ use super::bodies::Place;
 use super::checkpoint::Meta;
 use super::disk::{write_full, write_full_through};
 use super::frame::Head;
-use super::pack::{BATCH_BYTES_MAX, Pack, Slot};
+use super::pack::{BATCH_BYTES_MAX, Entry, Pack};
 use super::record::Record;
 use super::segments::Segment;
 use super::shared::{Shared, lock};
@@ -83,7 +83,7 @@ impl Writer {
             error!(%error, segment = %self.shared.disk.path(&super::segments::name(self.segment.id)),
                 "the store has failed: nothing is acknowledged any more, publishers are told 0x97. Check the disk, then restart");
             self.shared.set_health(Health::Failed);
-            lock(&self.shared.inbox).abandon();
+            self.shared.abandon();
             self.shared.inbox_full.store(false, Ordering::Release);
         }
         self.shared.wake();
@@ -100,7 +100,7 @@ impl Writer {
             let now = Instant::now();
             let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
             let ready = inbox.ready();
-            let closed = inbox.closed;
+            let closed = shared.is_closed();
             let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
             if let Some((bytes, durability)) = ready {
                 let since = *lazy_since.get_or_insert(now);
@@ -122,7 +122,7 @@ impl Writer {
                 }
                 let until = due - now;
                 wait = Some(wait.map_or(until, |wait| wait.min(until)));
-            } else if closed && inbox.is_empty() {
+            } else if closed && shared.seal(inbox.first() - 1) {
                 return None;
             }
             if sync_at.is_some_and(|at| at <= now) {
@@ -275,7 +275,7 @@ impl Writer {
 
     /// The frame could not be written for want of space. Nobody was promised anything yet: it is tried again.
     fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
-        if lock(&self.shared.inbox).closed {
+        if self.shared.is_closed() {
             return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
         }
         if self.shared.health() == Health::Good {
@@ -301,7 +301,7 @@ impl Writer {
                 told = true;
                 warn!("the disk is full: records wait for space");
             }
-            let given_up = supply.no_space && lock(&shared.inbox).closed;
+            let given_up = supply.no_space && shared.is_closed();
             if given_up || supply.closed || shared.health() == Health::Failed {
                 return Err(Stop::Failed(io::ErrorKind::StorageFull.into()));
             }
@@ -336,7 +336,7 @@ impl Writer {
         self.sync()?;
         let last = self.last + 1;
         self.pack.begin(last);
-        self.pack.add(Slot::new(Record::Nothing, Durability::Always));
+        self.pack.add(Entry::new(last, Record::Nothing, Durability::Always));
         self.write(Durability::Always, true)?;
         self.last = last;
         self.sync()?;

@@ -1,0 +1,109 @@
+//! Records that one connection makes in one turn: they go to the log together, under one lock, packed behind each other.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::{Durability, Entry, Lsn, Origin, Record, Store, Ticket, Unavailable};
+use crate::session::{Outcome, Session};
+
+/// With so many, or so much memory in bytes, they go at once: what comes behind the first of them in the log waits for it.
+const ENTRIES_MAX: usize = 128;
+const BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    static SPARE: Cell<Vec<Entry>> = const { Cell::new(Vec::new()) };
+}
+
+/// See the module. An empty one holds no memory: the list goes round in the thread. Dropped, it puts what is left, so that nobody waits for
+/// a place for ever.
+#[derive(Debug)]
+pub struct Records {
+    /// `None`: nothing is kept.
+    store: Option<Arc<dyn Store>>,
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Records {
+    /// For this store.
+    pub fn of(store: &Arc<dyn Store>) -> Records {
+        Records { store: store.keeps().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
+    }
+
+    /// The store, if it keeps anything.
+    pub fn store(&self) -> Option<&dyn Store> {
+        self.store.as_deref()
+    }
+
+    /// Reserves the next place, as [`Store::reserve`].
+    ///
+    /// # Errors
+    /// [`Unavailable`]
+    pub fn reserve(&self) -> Result<Lsn, Unavailable> {
+        self.store.as_ref().map_or(Ok(0), |store| store.reserve())
+    }
+
+    /// Fills a place.
+    #[inline]
+    pub fn fill(&mut self, lsn: Lsn, record: Record, durability: Durability) {
+        if self.entries.capacity() == 0 {
+            self.entries = SPARE.take();
+        }
+        let entry = Entry::new(lsn, record, durability);
+        self.bytes += entry.weight;
+        self.entries.push(entry);
+        if self.entries.len() >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
+            self.put();
+        }
+    }
+
+    /// Takes a record that must not be refused, as [`Store::append`].
+    pub fn append(&mut self, record: Record, durability: Durability) -> Ticket {
+        let Some(store) = &self.store else { return Ticket::default() };
+        let lsn = store.reserve_always();
+        self.fill(lsn, record, durability);
+        Ticket { lsn, durability }
+    }
+
+    /// Tells what has become of messages of a session; what an answer to that waits for.
+    pub fn outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
+        let number = session.number;
+        let origin = |seq, size, packet_id| Origin { session: number, seq, size, packet_id };
+        let mut ticket = Ticket::default();
+        for outcome in session.outgoing.outcomes.drain(..) {
+            ticket = ticket.and(match outcome {
+                // A message that comes twice is what QoS 1 allows: no sync for that.
+                Outcome::Done { seq, size, packet_id } => {
+                    self.append(Record::Done(origin(seq, size, packet_id)), Durability::None)
+                }
+                Outcome::HandedOver { seq, size, packet_id } => {
+                    self.append(Record::HandedOver(origin(seq, size, Some(packet_id))), durability)
+                }
+                Outcome::Completed { packet_id } => {
+                    self.append(Record::Completed { session: number, packet_id }, Durability::None)
+                }
+            });
+        }
+        ticket
+    }
+
+    /// Puts them into the log.
+    #[inline]
+    pub fn put(&mut self) {
+        if self.entries.is_empty() {
+            return;
+        }
+        let mut entries = std::mem::take(&mut self.entries);
+        self.bytes = 0;
+        if let Some(store) = &self.store {
+            store.fill(&mut entries.drain(..));
+        }
+        SPARE.set(entries);
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.put();
+    }
+}
