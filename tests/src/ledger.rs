@@ -11,8 +11,8 @@ use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::session::Held;
 use lapwing::store::{
-    Beside, Durability, DurableStore, Entry, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued,
-    Record, Seat, SessionTerms, Store, Ticket,
+    Beside, Durability, DurableStore, Entry, Failed, KeptSubscription, OpenError, Origin, Page, Places,
+    Queued, Record, Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
