@@ -165,7 +165,8 @@ impl Program {
     /// The next line, where one with this text is waited for.
     fn line(&mut self, text: &str) -> String {
         let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
-            panic!("the log never said '{text}':\n{}", self.log.lock().unwrap());
+            let log = self.log();
+            panic!("the log never said '{text}':\n{log}");
         };
         if let Some((_, name)) = line.split_once("listening on ") {
             self.listeners.push(name.trim().to_owned());
