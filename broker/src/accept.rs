@@ -270,3 +270,24 @@ async fn within<T>(
         _ = stopped.wait_for(|stopped| *stopped) => Err(false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_came_at_once_is_sent_away_one_by_one_within_a_tenth_more_than_the_timeout() {
+        for timeout_s in [1, 10, u32::MAX] {
+            let (timeout, crowd) = (Duration::from_secs(timeout_s.into()), CROWD as usize);
+            let all: Vec<Duration> = (0..crowd).map(|nth| patience(timeout_s, nth)).collect();
+            assert_eq!(all[0], timeout, "nobody is sent away before it");
+            let steps: Vec<Duration> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(steps.iter().all(|step| *step == steps[0] && *step > Duration::ZERO), "{all:?}");
+            // All of the tenth is used, but for a step and what a division leaves.
+            let most = timeout + timeout / 10;
+            assert!(all[crowd - 1] < most && all[crowd - 1] + 2 * steps[0] > most, "{all:?}");
+            // The next ones begin anew.
+            assert_eq!((patience(timeout_s, crowd), patience(timeout_s, 3 * crowd + 1)), (all[0], all[1]));
+        }
+    }
+}

@@ -15,6 +15,7 @@ use crate::auth::{Auth, Secret};
 use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::message::Millis;
 use crate::metrics::{Sums, Traffic};
+use crate::reload::Stamps;
 
 /// What tells a listener from all others, as long as the broker runs.
 pub type GateNumber = u64;
@@ -90,6 +91,8 @@ impl Gate {
 pub struct Snapshot {
     /// All that is configured, as far as it is in force.
     pub config: Config,
+    /// Its files as they were just before they were read.
+    pub(crate) files: Stamps,
     /// Who may do what.
     pub auth: Auth,
     /// Who is not let in.
@@ -114,6 +117,7 @@ impl Snapshot {
     pub fn with_bans(&self, bans: Bans) -> Snapshot {
         Snapshot {
             config: self.config.clone(),
+            files: self.files.clone(),
             auth: self.auth.clone(),
             bans,
             admin_token: self.admin_token.clone(),

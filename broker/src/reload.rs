@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,11 +59,15 @@ pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// What tells one content of a file from another: modification and change time, length, inode.
 type Stamp = Option<(i64, i64, i64, i64, u64, u64)>;
 
-fn stamps(config: &Config) -> BTreeMap<PathBuf, Stamp> {
-    let stamp = |path: &PathBuf| {
-        let m = std::fs::metadata(path).ok()?;
-        Some((m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), m.len(), m.ino()))
-    };
+/// The files of a configuration as they were at some moment.
+pub(crate) type Stamps = BTreeMap<PathBuf, Stamp>;
+
+fn stamp(path: &Path) -> Stamp {
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), m.len(), m.ino()))
+}
+
+fn stamps(config: &Config) -> Stamps {
     config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
@@ -77,6 +81,8 @@ pub(crate) fn load(
     own: &Own,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, String> {
+    // Before any is read: one that changes meanwhile is another then, and is read again.
+    let files = stamps(&config);
     let gate = |(listener, number): (&Listener, &GateNumber)| {
         let tls = net::prepare(listener).map_err(|error| error.to_string())?;
         let before = before.and_then(|before| before.gate(*number)).map(|gate| &**gate);
@@ -91,7 +97,7 @@ pub(crate) fn load(
     let token = auth::load::admin_token(&config.admin);
     match (auth, gates, bans, token) {
         (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
-            Ok(Snapshot { config, auth, bans, admin_token, gates, since: 0, generation: 0 })
+            Ok(Snapshot { config, files, auth, bans, admin_token, gates, since: 0, generation: 0 })
         }
         (auth, gates, bans, token) => {
             let errors = [auth.err(), gates.err(), bans.err(), token.err()];
@@ -135,7 +141,7 @@ pub(crate) async fn run(
     mut requests: mpsc::Receiver<Request>,
 ) {
     let own = Arc::new(own);
-    let mut known = stamps(&core.live.get().config);
+    let mut known = core.live.get().files.clone();
     let mut fetched = Instant::now();
     // What an operator has set, until `log.level` is another.
     let mut level: Option<String> = None;
@@ -151,17 +157,26 @@ pub(crate) async fn run(
                 match request {
                     Request::Reload(config, reply) => {
                         let config = config.map(|config| *config);
+                        let before = stamps(&snapshot.config);
                         let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
+                        known = seen(&core, &reloaded, before);
                         let _ = reply.send(reloaded);
                     }
-                    Request::Ban(change, reply) => drop(reply.send(change_bans(&core, change).await)),
+                    Request::Ban(change, reply) => {
+                        let changed = change_bans(&core, change).await;
+                        // What it wrote itself is no news.
+                        if let (Ok(true), Some(path)) = (&changed, auth.ban_file.as_ref().map(PathBuf::from)) {
+                            let stamp = stamp(&path);
+                            known.insert(path, stamp);
+                        }
+                        let _ = reply.send(changed);
+                    }
                     Request::Level(wanted, reply) => {
                         let set = wanted.map_or(Ok(()), |wanted| own.set_level(&wanted).map(|()| level = Some(wanted)));
                         let configured = &core.live.get().config.log.level;
                         let _ = reply.send(set.map(|()| level.as_ref().unwrap_or(configured).clone()));
                     }
                 }
-                known = stamps(&core.live.get().config);
             }
             // Where there is nothing to look at, an idle broker is not woken for it.
             _ = look.tick(), if watches => {
@@ -173,10 +188,12 @@ pub(crate) async fn run(
                 let same = Some(snapshot.config.clone());
                 if auth.jwks_url.is_some() && fetched.elapsed() >= Duration::from_secs(auth.jwks_refresh_s.into()) {
                     fetched = Instant::now();
-                    let _ = reload(&core, &own, &mut listeners, same, "auth.jwks_refresh_s is over").await;
+                    let reloaded = reload(&core, &own, &mut listeners, same, "auth.jwks_refresh_s is over").await;
+                    known = seen(&core, &reloaded, known);
                 } else if now != known {
-                    known = when_still(&snapshot.config, now).await;
-                    let _ = reload(&core, &own, &mut listeners, same, "a file has changed").await;
+                    let still = when_still(&snapshot.config, now).await;
+                    let reloaded = reload(&core, &own, &mut listeners, same, "a file has changed").await;
+                    known = seen(&core, &reloaded, still);
                 }
             }
         }
@@ -184,6 +201,11 @@ pub(crate) async fn run(
             level = None;
         }
     }
+}
+
+/// The files as they were when they were last looked at, for a reload that was refused as they were `before` it.
+fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: Stamps) -> Stamps {
+    if reloaded.is_ok() { core.live.get().files.clone() } else { before }
 }
 
 /// Puts another list of bans in force, in its file and here; whether that was another than before.
@@ -198,7 +220,7 @@ async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban:
 }
 
 /// The stamps once they do not change any more.
-async fn when_still(config: &Config, mut last: BTreeMap<PathBuf, Stamp>) -> BTreeMap<PathBuf, Stamp> {
+async fn when_still(config: &Config, mut last: Stamps) -> Stamps {
     for _ in 0..STILL_LOOKS {
         tokio::time::sleep(STILL).await;
         let now = stamps(config);

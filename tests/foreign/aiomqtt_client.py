@@ -25,8 +25,12 @@ async def conversation(version):
 
 async def home_assistant():
     async with aiomqtt.Client("localhost", PORT, identifier="zigbee2mqtt") as devices:
-        for n in range(COUNT):
-            await devices.publish(f"homeassistant/sensor/device-{n}/config", f'{{"n":{n}}}' + "x" * 400, qos=1, retain=True)
+        # Some at a time, as its devices do: one by one each waits for the disk alone.
+        for some in range(0, COUNT, 10):
+            await asyncio.gather(*(
+                devices.publish(f"homeassistant/sensor/device-{n}/config", f'{{"n":{n}}}' + "x" * 400, qos=1, retain=True)
+                for n in range(some, some + 10)
+            ))
     # The receive queue of the client is not to be the limit here.
     async with aiomqtt.Client("localhost", PORT, identifier="home-assistant", max_queued_incoming_messages=0) as ha:
         await ha.subscribe([("homeassistant/+/+/config", 0), ("+/+/+/config", 1)])

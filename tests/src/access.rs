@@ -66,6 +66,20 @@ impl Guarded {
         self.reload();
     }
 
+    /// SIGHUP; waits until everything is read anew, and for the line that says what came of it. The broker may have seen before the signal
+    /// that a file has changed: then that line is the first of the two.
+    pub fn reload_says(&mut self, text: &str) -> String {
+        self.program.signal("HUP");
+        let [_, line] = self.program.wait_for_all(["reloaded (asked to)", text]);
+        line
+    }
+
+    /// Replaces the rules; waits as [`reload_says`](Self::reload_says).
+    pub fn rules_say(&mut self, rules: &str, text: &str) -> String {
+        self.folder.file("acl.toml", rules);
+        self.reload_says(text)
+    }
+
     /// SIGHUP; waits until everything is read anew.
     pub fn reload(&mut self) {
         self.program.signal("HUP");

@@ -363,6 +363,8 @@ impl Client {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.input.extend_from_slice(&buffer[..n]),
+                // Where there is a timeout, a process that was stopped and goes on hears of it so.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Ok(None);
                 }

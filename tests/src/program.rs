@@ -1,8 +1,10 @@
 //! The program `lapwing` as a user runs it: started with arguments or a file, known by what it logs.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -30,6 +32,8 @@ impl Folder {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("lapwing-test-{}-{n}-{name}", std::process::id()));
+        // A test that was killed may have left something there, in a process of the same number.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a folder for the test");
         Folder(path)
     }
@@ -137,16 +141,37 @@ impl Program {
     /// Waits for a line with this text and returns it.
     pub fn wait_for(&mut self, text: &str) -> String {
         loop {
-            let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
-                panic!("the log never said '{text}':\n{}", self.log.lock().unwrap());
-            };
-            if let Some((_, name)) = line.split_once("listening on ") {
-                self.listeners.push(name.trim().to_owned());
-            }
+            let line = self.line(text);
             if line.contains(text) {
                 return line;
             }
         }
+    }
+
+    /// Waits for a line with each of these texts, in whatever order they come, and returns those lines in the order of the texts. For
+    /// lines that are written by different threads, or for different reasons that do not wait for each other.
+    pub fn wait_for_all<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
+        let mut found = [const { String::new() }; N];
+        while let Some(missing) = found.iter().position(String::is_empty) {
+            let line = self.line(texts[missing]);
+            let of_it = |(found, text): (&String, &str)| found.is_empty() && line.contains(text);
+            if let Some(at) = found.iter().zip(texts).position(of_it) {
+                found[at] = line;
+            }
+        }
+        found
+    }
+
+    /// The next line, where one with this text is waited for.
+    fn line(&mut self, text: &str) -> String {
+        let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
+            let log = self.log();
+            panic!("the log never said '{text}':\n{log}");
+        };
+        if let Some((_, name)) = line.split_once("listening on ") {
+            self.listeners.push(name.trim().to_owned());
+        }
+        line
     }
 
     /// `HOST:PORT` of the first listener of this scheme.
@@ -198,6 +223,27 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody listens on, for what cannot be told to take any. It is below those that the system gives to who asks for any, and to
+/// who connects: none of the tests beside this one is given it, and nobody who waits there for a listener meets himself.
+pub fn free_port() -> u16 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    const FROM: u32 = 12_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first_given = range.split_whitespace().next().and_then(|first| first.parse().ok());
+    let until = first_given.filter(|until| *until > FROM + 1_000).unwrap_or(32_768);
+    // Tests are processes of their own, with numbers that follow each other: 16 ports for each, then those of the next.
+    let first = std::process::id() * 16;
+    loop {
+        let port = (FROM + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % (until - FROM)) as u16;
+        let taken = |host: &str| {
+            TcpListener::bind((host, port)).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+        };
+        if !["127.0.0.1", "::1"].into_iter().any(taken) {
+            return port;
+        }
     }
 }
 

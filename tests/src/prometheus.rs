@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::http::ask;
-use crate::program::{Folder, is_there};
+use crate::program::{Folder, free_port, is_there};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,7 +32,7 @@ impl Prometheus {
             ),
         );
         // It cannot say itself which port it took: one that was free just now.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let mut child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))

@@ -5,7 +5,7 @@
 //! Mosquitto where that is installed. `elsewhere.tsv` names the tests of the rows that are no dialogue; that they are there is checked.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lapwing_tests::bystander::Bystander;
-use lapwing_tests::program::{Folder, Program, root};
+use lapwing_tests::program::{Folder, Program, free_port, root};
 use lapwing_tests::script::{self, Case};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -183,8 +183,7 @@ impl Drop for Killed {
 
 /// The same case against Mosquitto, in words for the table. Keys of ours mean nothing to it.
 fn mosquitto(case: &Case, version: &str) -> String {
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let port = free_port();
     let folder = Folder::new("mosquitto");
     let config = folder.file(
         "mosquitto.conf",

@@ -572,6 +572,15 @@ fn who_is_banned_is_disconnected_and_kept_out_until_the_ban_is_lifted() {
 }
 
 #[test]
+fn a_file_that_has_just_changed_is_read_whatever_an_operator_asks_for_before_it_is_noticed() {
+    let operated = Operated::start("");
+    let client = operated.connect("c");
+    operated.folder.file("bans.toml", "[[ban]]\nclient = 'c'\n");
+    operated.ctl(&["log", "debug"]);
+    assert_eq!(client.end().as_deref(), Some("152"), "0x98");
+}
+
+#[test]
 fn a_ban_without_a_list_says_what_to_set() {
     let folder = Folder::new("bare");
     let socket = folder.0.join("ctl").display().to_string();

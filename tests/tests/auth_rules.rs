@@ -228,8 +228,8 @@ fn f05_a_revoked_subscription_brings_nothing_more_to_a_live_connection_whatever_
     let mut broker = guarded(with);
     let mut ann = broker.client("ann");
     assert_eq!(ann.subscribe("a@1|b@1|$share/g/c@1"), "1|1|1");
-    broker.rules(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['b']\n"));
-    let line = broker.program.wait_for("subscription removed");
+    let only_b = rules("[[rule]]\nusers = ['ann']\nsubscribe = ['b']\n");
+    let line = broker.rules_say(&only_b, "subscription removed");
     assert!(line.contains("ann") && line.contains("acl.toml"), "{line}");
     // It is gone, not only silent: the right alone does not bring it back.
     broker.rules(&rules(with));
@@ -249,8 +249,7 @@ fn f05_a_subscription_revoked_while_its_client_was_away_is_gone_at_its_return() 
     ann.subscribe("a@1|b@1");
     drop(ann);
     broker.client("root").publish("a", "queued", &[]);
-    broker.rules(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['b']\n"));
-    broker.program.wait_for("subscription removed");
+    broker.rules_say(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['b']\n"), "subscription removed");
     last(&broker, "b");
     assert!(broker.client("ann").messages_until("last").is_empty());
 }
@@ -301,10 +300,10 @@ fn f07_a_delayed_will_is_judged_when_it_fires() {
     let mut broker = guarded("[[rule]]\nusers = ['ann']\npublish = ['w']\n");
     let mut watcher = broker.client_with("root", "5.0", &[("id", "watcher")]);
     watcher.subscribe("#@1");
-    let delayed = [("will", "w"), ("wp.will_delay", "1"), ("clean", "0"), ("p.session_expiry", "3600")];
+    // Longer than a reload takes.
+    let delayed = [("will", "w"), ("wp.will_delay", "4"), ("clean", "0"), ("p.session_expiry", "3600")];
     drop(broker.client_with("ann", "5.0", &delayed));
-    broker.rules(ROOT);
-    broker.program.wait_for("will denied");
+    broker.rules_say(ROOT, "will denied");
     last(&broker, "end");
     assert!(watcher.messages_until("last").is_empty());
 }

@@ -3,14 +3,13 @@
 //! `./check` builds it; `LAPWING_FIRMWARE` is the folder of the programs.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lapwing_client::dialers::std::TcpDialer;
 use lapwing_client::{Client, Config, Event, QoS};
-use lapwing_tests::program::{Folder, Program, is_there};
+use lapwing_tests::program::{Folder, Program, free_port, is_there};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -172,10 +171,6 @@ fn over_a_uart_every_qos_of_both_versions_reaches_mosquitto_and_comes_back() {
         std::thread::sleep(Duration::from_millis(10));
     }
     uart(&firmware, &format!("127.0.0.1:{port}"));
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 #[test]

@@ -36,9 +36,9 @@ fn b06_silence_and_nonsense_on_a_tls_port_end_at_the_connect_timeout() {
     let (mut broker, _folder) = all_transports("[limits]\nconnect_timeout_s = 2");
     let address = broker.address("mqtts");
     // The beginning of a ClientHello, and nothing more.
+    let begun = Instant::now();
     let mut silent = open(&address);
     silent.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).unwrap();
-    let begun = Instant::now();
     let mut nonsense = open(&address);
     nonsense.write_all(&[0x16, 3, 1, 0, 5, 9, 9, 9, 9, 9]).unwrap();
     rest(&mut nonsense);

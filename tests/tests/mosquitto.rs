@@ -3,7 +3,6 @@
 //! row of `docs/MOSQUITTO.md` that says why. `LAPWING_UPDATE=1` writes the outcomes; look at them before they are committed.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use lapwing_tests::access::secret_file;
 use lapwing_tests::authority::{Authority, Issued, Wanted};
 use lapwing_tests::client::{Client, code};
-use lapwing_tests::program::{Folder, Program, binary, is_there, root, run};
+use lapwing_tests::program::{Folder, Program, binary, free_port, is_there, root, run};
 use rustls::ClientConfig;
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
@@ -33,8 +32,7 @@ fn fill(text: &str, ports: &[u16], folder: &Path) -> String {
 }
 
 fn free_ports() -> Vec<u16> {
-    let open: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    open.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    (0..3).map(|_| free_port()).collect()
 }
 
 /// Client certificates by name.

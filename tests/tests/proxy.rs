@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lapwing_tests::program::{Folder, Program, is_there};
+use lapwing_tests::program::{Folder, Program, free_port, is_there};
 use lapwing_tests::{client, wire};
 
 const BEHIND: &str = "[[listener]]\naddress = '127.0.0.1:0'\nproxy_protocol_from = ['127.0.0.0/8']\n";
@@ -107,7 +107,7 @@ fn haproxy_passes_clients_on_with_their_addresses() {
     let mut program = Program::start(BEHIND);
     let folder = Folder::new("haproxy");
     for (version, send) in [("v1", "send-proxy"), ("v2", "send-proxy-v2")] {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let config = folder.file(
             &format!("{version}.cfg"),
             &format!(

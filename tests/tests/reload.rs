@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lapwing::Broker;
 use lapwing::config::Config;
 use lapwing_tests::client::Client;
-use lapwing_tests::program::{Folder, Program};
+use lapwing_tests::program::{Folder, Program, free_port};
 
 /// How many clients are connected meanwhile.
 const CLIENTS: usize = 1_000;
@@ -121,8 +121,7 @@ fn a_listener_becomes_another_in_all_but_its_address_and_keeps_the_clients_that_
 
 #[test]
 fn a_listener_moves_to_an_address_that_its_old_one_is_in_the_way_of_or_stays_where_it_was() {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (port, taken) = (free(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (port, taken) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
     let taken = taken.local_addr().map(|address| (taken, address.port())).unwrap();
     let at = |host: &str, port: u16| format!("[[listener]]\naddress = '{host}:{port}'\n");
     let mut changing = Changing::start(&at("127.0.0.1", port));
@@ -150,6 +149,32 @@ fn limits_count_at_once_but_what_a_client_was_told_stands() {
         ("1000", "0"),
         "{connack:?}"
     );
+}
+
+/// What a reload calls when it has read its files is the place to change one of them.
+#[test]
+fn a_file_that_changes_while_a_reload_goes_on_is_read_again() {
+    let folder = Folder::new("meanwhile");
+    let bans = folder.0.join("bans.toml");
+    let config = |level: &str| {
+        let file = bans.display();
+        let text = format!(
+            "[store]\nin_memory = true\n[log]\nlevel = '{level}'\n[auth]\nban_file = '{file}'\n{ONE}"
+        );
+        Config::from_toml(&text, "embedded").unwrap()
+    };
+    let write = bans.clone();
+    let meanwhile = move |_: &str| {
+        std::fs::write(&write, "[[ban]]\nclient = 'victim'\n").map_err(|error| error.to_string())
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let start = Broker::builder().config(config("info")).log_level(meanwhile).start();
+    let broker = runtime.block_on(start).unwrap();
+    let address = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
+    let (victim, _) = Client::connect(&address, "5.0", &[("id", "victim")]).unwrap();
+    runtime.block_on(broker.reload_with(config("debug"))).unwrap();
+    assert_eq!(victim.end().as_deref(), Some("152"), "0x98");
+    runtime.block_on(broker.stop());
 }
 
 #[test]

@@ -83,6 +83,12 @@ fn field<'f>(packet: &'f (&'static str, Fields), name: &str) -> &'f str {
     packet.1.get(name).map_or("", String::as_str)
 }
 
+/// Says goodbye, and waits until the broker has closed: the session rests then, and what comes for it is not sent any more.
+fn leave(mut client: Client) {
+    client.send("disconnect", &[]).unwrap();
+    client.end();
+}
+
 /// So many messages, each acknowledged; no more may come.
 fn drain(client: &mut Client, count: usize) -> Vec<Fields> {
     let mut all = Vec::new();
@@ -122,7 +128,7 @@ fn a_session_goes_on_where_it_stood() {
         client.send("pubrec", &[("id", field(&sent[2], "id"))]).unwrap();
         let pubrel = expect(&mut client);
         assert_eq!((pubrel.0, field(&pubrel, "id")), ("pubrel", field(&sent[2], "id")));
-        drop(client);
+        leave(client);
         broker.publish(&[("topic", "a/late"), ("payload", "5"), ("p.expiry", "100")]);
         broker.publish(&[("topic", "a/short"), ("payload", "6"), ("p.expiry", "1")]);
         broker.end(how);
@@ -203,8 +209,7 @@ fn sessions_move_between_versions_over_a_restart() {
         let id = format!("from{}", before.replace('.', ""));
         let mut client = broker.session(&id, before, false);
         subscribe(&mut client, "v@1", &[]);
-        client.send("disconnect", &[]).unwrap();
-        drop(client);
+        leave(client);
         broker.publish(&[("topic", "v"), ("payload", "x"), ("p.user", "k:v")]);
         broker.end("KILL");
         broker = start(&state);
@@ -267,7 +272,7 @@ fn the_backlog_of_a_shared_group_is_still_its_members() {
     for id in ["g1", "g2"] {
         let mut member = broker.session(id, "5.0", false);
         subscribe(&mut member, "$share/g/t@1", &[]);
-        member.send("disconnect", &[]).unwrap();
+        leave(member);
     }
     for n in 0..20 {
         broker.publish(&[("topic", "t"), ("payload", &n.to_string())]);
@@ -349,8 +354,7 @@ fn filled(state: &Folder) {
     broker.publish(&[("topic", "q/1"), ("payload", "in flight")]);
     let sent = expect(&mut client);
     assert_eq!(field(&sent, "payload"), "in flight");
-    client.send("disconnect", &[]).unwrap();
-    drop(client);
+    leave(client);
     for n in 0..30 {
         broker.publish(&[("topic", "q/2"), ("payload", &n.to_string())]);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lapwing_tests::access::{Guarded, secret_file};
 use lapwing_tests::authority::{Authority, Wanted};
 use lapwing_tests::client::Client;
-use lapwing_tests::program::{Folder, Program, all_transports, binary, is_there};
+use lapwing_tests::program::{Folder, Program, all_transports, binary, free_port, is_there};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -402,7 +402,7 @@ fn they_talk_to_mosquitto() {
         return;
     }
     let folder = Folder::new("tools-mosquitto");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let file = folder.file("mosquitto.conf", &format!("listener {port} 127.0.0.1\nallow_anonymous true\n"));
     let broker = Command::new(path).arg("-c").arg(file).stderr(Stdio::null()).spawn().unwrap();
     let _broker = Ended(broker);
@@ -537,7 +537,7 @@ fn retained_messages_are_removed_by_filter() {
 #[test]
 fn a_subscriber_with_a_session_goes_on_when_the_broker_was_killed_and_prints_each_message_once() {
     let state = Folder::new("tools-state");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let file = state.file("lapwing.toml", &format!("[[listener]]\naddress = '127.0.0.1:{port}'\n"));
     let start = || {
         let mut broker = Program::spawn_with_state(&state.0, &["-c", &file.display().to_string()]);
