@@ -5,7 +5,7 @@
 //! the message moves into its row, and the segment is recycled.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -107,27 +107,72 @@ pub(super) fn body(reader: &mut Reader<'_>) -> Option<Body> {
     })
 }
 
-/// The segments whose messages stay where they are: those of which at least half outlives this table.
-pub(super) fn staying(table: &Table) -> BTreeSet<u64> {
-    let mut live: HashMap<u64, u64> = HashMap::new();
-    for (_, row) in table.queue.iter() {
-        if let Kept::Log(Place { spot, .. }) = row.kept {
-            *live.entry(spot.segment).or_default() += u64::from(row.size) / u64::from(row.shared_by.max(1));
+/// Sums by segment. The rows of a queue stand in the order of the log, so that the same segment is meant many times, one after the other.
+#[derive(Debug, Default)]
+struct Sums {
+    known: BTreeMap<u64, u64>,
+    /// The segment that was meant last, and what came to its sum since then.
+    last: (u64, u64),
+}
+
+impl Sums {
+    fn add(&mut self, segment: u64, more: u64) {
+        if self.last.0 != segment {
+            self.note();
+            self.last.0 = segment;
+        }
+        self.last.1 += more;
+    }
+
+    fn note(&mut self) {
+        let (segment, more) = std::mem::take(&mut self.last);
+        if more > 0 {
+            *self.known.entry(segment).or_default() += more;
         }
     }
-    let stays = |(segment, live): (u64, u64)| {
-        let covered = table.covers.get(&segment).copied().unwrap_or(u64::MAX);
-        (live >= covered / 2).then_some(segment)
-    };
-    live.into_iter().filter_map(stays).collect()
+
+    fn all(mut self) -> BTreeMap<u64, u64> {
+        self.note();
+        self.known
+    }
+}
+
+/// What is to be known of the rows of a table before they are written.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The segments whose messages stay where they are: those of which at least half outlives this table.
+    pub(super) staying: BTreeSet<u64>,
+    /// There are messages in other ones.
+    pub(super) moving: bool,
+    /// Some were brought together with others.
+    pub(super) shared: bool,
+}
+
+impl Survey {
+    pub(super) fn of(table: &Table) -> Survey {
+        let (mut live, mut shared) = (Sums::default(), false);
+        table.queue.iter().for_each(|(_, row)| {
+            shared |= row.shared_by > 1;
+            if let Kept::Log(Place { spot, .. }) = row.kept {
+                live.add(spot.segment, u64::from(row.size) / u64::from(row.shared_by.max(1)));
+            }
+        });
+        let live = live.all();
+        let stays = |(segment, live): (&u64, &u64)| {
+            let covered = table.covers.get(segment).copied().unwrap_or(u64::MAX);
+            (*live >= covered / 2).then_some(*segment)
+        };
+        let staying: BTreeSet<u64> = live.iter().filter_map(stays).collect();
+        Survey { moving: staying.len() < live.len(), staying, shared }
+    }
 }
 
 /// What a checkpoint changes about who needs which message.
 #[derive(Debug, Default)]
 pub(super) struct Balance {
     less_shared: HashMap<Lsn, u64>,
-    less_log: HashMap<u64, u64>,
-    more_log: HashMap<u64, u64>,
+    less_log: Sums,
+    more_log: Sums,
     moved: u64,
 }
 
@@ -146,7 +191,7 @@ impl Balance {
     /// A row that needs this is written.
     pub(super) fn more(&mut self, body: &Body) {
         if let Body::Log(place) = body {
-            *self.more_log.entry(place.spot.segment).or_default() += 1;
+            self.more_log.add(place.spot.segment, 1);
         }
     }
 
@@ -155,7 +200,7 @@ impl Balance {
         match body {
             Body::Here => {}
             Body::Shared(lsn) => *self.less_shared.entry(*lsn).or_default() += 1,
-            Body::Log(place) => *self.less_log.entry(place.spot.segment).or_default() += 1,
+            Body::Log(place) => self.less_log.add(place.spot.segment, 1),
         }
     }
 
@@ -179,12 +224,12 @@ impl Balance {
         }
         let mut settled = Settled { moved: self.moved, ..Settled::default() };
         let mut log = txn.open_table(LOG_USES)?;
-        for (segment, more) in self.more_log {
+        for (segment, more) in self.more_log.all() {
             let (now, ever) = log.get(segment)?.map_or((0, 0), |uses| uses.value());
             log.insert(segment, (now + more, ever + more))?;
             settled.kept.push(segment);
         }
-        for (segment, fewer) in self.less_log {
+        for (segment, fewer) in self.less_log.all() {
             let (now, ever) = log.get(segment)?.map_or((0, 0), |uses| uses.value());
             if now > fewer {
                 log.insert(segment, (now - fewer, ever))?;

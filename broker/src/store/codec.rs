@@ -109,6 +109,22 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// What `put` adds, as bytes with their length.
+pub(super) fn put_sized(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.push(0);
+    put(out);
+    let len = out.len() - at - 1;
+    match out.get_mut(at) {
+        Some(byte) if len < 0x80 => *byte = len as u8,
+        _ => {
+            let mut number = Vec::new();
+            put_number(&mut number, len as u64);
+            out.splice(at..=at, number);
+        }
+    }
+}
+
 fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
@@ -459,4 +475,20 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
 
 pub(super) fn bytes<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     reader.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_any_length_can_be_put_before_it_is_known() {
+        for len in [0, 1, 127, 128, 300, 20_000] {
+            let bytes = vec![9; len];
+            let (mut known, mut found) = (vec![1], vec![1]);
+            put_bytes(&mut known, &bytes);
+            put_sized(&mut found, |out| out.extend_from_slice(&bytes));
+            assert_eq!(found, known, "{len}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use tracing::warn;
 
-use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot};
+use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Survey};
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
 use super::record::Queued;
@@ -75,7 +75,6 @@ fn unpack(
 
 /// Packs a row; its message, if that is given, goes into it.
 fn pack(out: &mut Vec<u8>, queued: &Queued, body: &Body, message: Option<&Message>) {
-    out.clear();
     codec::put_queued_terms(out, queued);
     bodies::put(out, body);
     if let Some(message) = message {
@@ -166,6 +165,7 @@ fn without_log(
             &[]
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
             balance.moved(&body);
+            packed.clear();
             pack(&mut packed, &Queued::of(session, &delivery), &Body::Here, Some(&delivery.message));
             &packed
         } else {
@@ -243,13 +243,26 @@ struct Run {
     bytes: Vec<u8>,
 }
 
+impl Run {
+    /// The row of this place is next: the first of a run says where that is. Where its bytes will begin.
+    fn begin(&mut self, session: SessionNumber, seq: Seq) -> usize {
+        if self.count == 0 {
+            (self.session, self.first) = (session, seq);
+            unsealed(&mut self.bytes);
+        }
+        self.bytes.len()
+    }
+}
+
 /// Messages of a table that move out of the log, by the records that brought them. What cannot be read stays where it is.
-fn moving(table: &Table, log: &Log) -> HashMap<Lsn, Message> {
-    let staying = bodies::staying(table);
+fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Lsn, Message> {
+    if !survey.moving {
+        return HashMap::new();
+    }
     let mut places: Vec<(Spot, Place, Lsn)> = Vec::new();
     for (_, row) in table.queue.iter() {
         if let Kept::Log(place) = row.kept
-            && !staying.contains(&place.spot.segment)
+            && !survey.staying.contains(&place.spot.segment)
         {
             places.push((place.spot, place, row.lsn));
         }
@@ -275,7 +288,8 @@ pub(super) fn write(
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut bodies = txn.open_table(BODIES)?;
     let mut body_uses = txn.open_table(BODY_USES)?;
-    let moving = moving(table, log);
+    let survey = Survey::of(table);
+    let moving = moving(table, &survey, log);
     /// The message of a row, if it does not stay in the log.
     fn here<'m>(row: &'m QueueRow, moving: &'m HashMap<Lsn, Message>) -> Result<&'m Message, Place> {
         match &row.kept {
@@ -285,13 +299,15 @@ pub(super) fn write(
     }
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
-    for (_, row) in table.queue.iter().filter(|(_, row)| row.shared_by > 1) {
-        if here(row, &moving).is_ok() {
-            *uses.entry(row.lsn).or_default() += 1;
+    if survey.shared {
+        for (_, row) in table.queue.iter().filter(|(_, row)| row.shared_by > 1) {
+            if here(row, &moving).is_ok() {
+                *uses.entry(row.lsn).or_default() += 1;
+            }
         }
     }
     let mut written: BTreeSet<Lsn> = BTreeSet::new();
-    let (mut packed, mut run) = (Vec::new(), Run::default());
+    let mut run = Run::default();
     let mut put = |run: &mut Run| -> Result<(), redb::Error> {
         if run.count > 0 {
             seal(&mut run.bytes);
@@ -301,7 +317,7 @@ pub(super) fn write(
         Ok(())
     };
     let mut scratch = Vec::new();
-    for (session, row) in table.queue.iter() {
+    table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
         let seq = row.seq;
         let (body, message) = match (here(row, &moving), uses.get(&row.lsn)) {
             (Err(place), _) => (Body::Log(place), None),
@@ -315,18 +331,21 @@ pub(super) fn write(
             (Ok(message), _) => (Body::Here, Some(message)),
         };
         balance.more(&body);
-        pack(&mut packed, &row.queued(session), &body, message);
-        let goes_on = run.session == session && run.first + run.count == seq;
-        if run.count > 0 && (!goes_on || run.bytes.len() + packed.len() > CHUNK_BYTES_MAX) {
+        if run.session != session || run.first + run.count != seq {
             put(&mut run)?;
         }
-        if run.count == 0 {
-            (run.session, run.first) = (session, seq);
-            unsealed(&mut run.bytes);
+        let begins = run.begin(session, seq);
+        codec::put_sized(&mut run.bytes, |out| pack(out, &row.queued(session), &body, message));
+        if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {
+            // It is the first of the next one.
+            let row = run.bytes.split_off(begins);
+            put(&mut run)?;
+            run.begin(session, seq);
+            run.bytes.extend_from_slice(&row);
         }
         run.count += 1;
-        codec::put_bytes(&mut run.bytes, &packed);
-    }
+        Ok(())
+    })?;
     put(&mut run)
 }
 
