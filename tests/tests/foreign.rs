@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapwing_tests::program::{Folder, Program, all_transports, is_there, root, run};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn plain() -> Program {
     Program::start("[[listener]]\naddress = 'localhost:0'\n")
@@ -20,7 +20,7 @@ impl Subscriber {
     fn start(port: &str, arguments: &[&str]) -> Subscriber {
         use std::io::{BufRead, BufReader};
         let mut child = Command::new("stdbuf")
-            .args(["-oL", "mosquitto_sub", "-d", "-h", "localhost", "-p", port, "-W", "20"])
+            .args(["-oL", "mosquitto_sub", "-d", "-h", "localhost", "-p", port, "-W", "60"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -138,7 +138,7 @@ fn mosquitto_rr_gets_its_response() {
             "-m",
             "?",
             "-W",
-            "20",
+            "60",
         ])
         .args(["-D", "publish", "correlation-data", "id-42"])
         .stdout(Stdio::piped())
