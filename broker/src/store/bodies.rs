@@ -112,21 +112,22 @@ pub(super) fn body(reader: &mut Reader<'_>) -> Option<Body> {
 struct Sums {
     known: BTreeMap<u64, u64>,
     /// The segment that was meant last, and what came to its sum since then.
-    last: (u64, u64),
+    last: Option<(u64, u64)>,
 }
 
 impl Sums {
     fn add(&mut self, segment: u64, more: u64) {
-        if self.last.0 != segment {
-            self.note();
-            self.last.0 = segment;
+        match &mut self.last {
+            Some((last, sum)) if *last == segment => *sum += more,
+            _ => {
+                self.note();
+                self.last = Some((segment, more));
+            }
         }
-        self.last.1 += more;
     }
 
     fn note(&mut self) {
-        let (segment, more) = std::mem::take(&mut self.last);
-        if more > 0 {
+        if let Some((segment, more)) = self.last.take() {
             *self.known.entry(segment).or_default() += more;
         }
     }
