@@ -4,17 +4,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lapwing::Broker;
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::message::Message;
+use lapwing::message::{Content, Message};
 use lapwing::outbox::Delivery;
 use lapwing::store::{
     Durability, DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged,
-    Record, Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
+    Places, Record, Records, Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
 };
+use lapwing::{Broker, QoS};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::wire::{self, Fields};
 
@@ -376,4 +376,76 @@ fn who_waits_is_woken() {
             kept(store.clone()).await;
         }
     });
+}
+
+/// A message that its topic keeps.
+fn kept(topic: &str) -> Record {
+    let message = Message::new(&Content {
+        topic,
+        properties: &[],
+        payload: b"x",
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        publisher: 0,
+        published_at: 1,
+        expires_at: None,
+    });
+    Record::Published { message, retained: true, queued: Places::None, beside: None }
+}
+
+/// The topics that keep a message, after a restart.
+fn topics(disk: &MemoryDisk) -> Vec<String> {
+    let (store, mut topics) = (on(disk), Vec::new());
+    store.each_retained(&mut |message| topics.push(message.topic_str().to_owned())).unwrap();
+    topics
+}
+
+#[test]
+fn a_store_that_closes_waits_for_places_that_were_given_out() {
+    let disk = MemoryDisk::default();
+    let store = Arc::new(on(&disk));
+    let lsn = store.reserve().unwrap();
+    let closing = std::thread::spawn({
+        let store = store.clone();
+        move || store.close()
+    });
+    // It has every chance to end without.
+    let until = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < until && !closing.is_finished() {
+        std::thread::yield_now();
+    }
+    assert!(!closing.is_finished(), "the store has ended before a place was filled");
+    assert_eq!(store.reserve(), Err(Unavailable));
+    store.fill(&mut std::iter::once(Entry::new(lsn, kept("late"), Durability::Always)));
+    closing.join().unwrap();
+    assert_eq!(store.append(kept("too late"), Durability::Always).lsn, Lsn::MAX);
+    drop(store);
+    assert_eq!(topics(&disk), ["late"]);
+}
+
+#[test]
+fn records_that_a_connection_leaves_behind_go_to_the_log_all_the_same() {
+    let disk = MemoryDisk::default();
+    let store: Arc<dyn Store> = Arc::new(on(&disk));
+    let mut records = Records::of(&store);
+    let first = records.append(kept("first"), Durability::None);
+    let behind = store.append(kept("behind"), Durability::Always);
+    assert!(first.lsn < behind.lsn);
+    let waker = Waker::noop();
+    let poll = || store.poll(behind, &mut Seat::default(), &mut Context::from_waker(waker));
+    assert_eq!(poll(), Poll::Pending, "the place before it is not filled");
+    // As a panic would.
+    drop(records);
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let store = store.clone();
+        move || {
+            store.close();
+            let _ = done.send(());
+        }
+    });
+    wait.recv_timeout(Duration::from_secs(30)).expect("nobody waits for a place for ever");
+    assert_eq!(poll(), Poll::Ready(Ok(())));
+    drop(store);
+    assert_eq!(topics(&disk).len(), 2);
 }
