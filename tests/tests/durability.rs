@@ -261,9 +261,14 @@ fn a_message_that_nobody_keeps_costs_no_sync() {
     runtime.block_on(broker.stop());
 }
 
-fn on(disk: &MemoryDisk) -> DurableStore {
+fn opened(disk: &MemoryDisk) -> DurableStore {
     let options = Options { segment_bytes: 1 << 20, window_bytes: 2 << 20, ..Options::default() };
-    let store = DurableStore::on(Arc::new(disk.clone()), options).unwrap();
+    DurableStore::on(Arc::new(disk.clone()), options).unwrap()
+}
+
+/// On an empty disk.
+fn on(disk: &MemoryDisk) -> DurableStore {
+    let store = opened(disk);
     // A message that was taken waits for space. That none has to, there are segments ahead; they are made beside the writer.
     let begun = std::time::Instant::now();
     while disk.content("wal/0000000000000003.log").is_none_or(|log| log.len() < 1 << 20) {
@@ -395,7 +400,7 @@ fn kept(topic: &str) -> Record {
 
 /// The topics that keep a message, after a restart.
 fn topics(disk: &MemoryDisk) -> Vec<String> {
-    let (store, mut topics) = (on(disk), Vec::new());
+    let (store, mut topics) = (opened(disk), Vec::new());
     store.each_retained(&mut |message| topics.push(message.topic_str().to_owned())).unwrap();
     topics
 }
@@ -403,7 +408,7 @@ fn topics(disk: &MemoryDisk) -> Vec<String> {
 #[test]
 fn a_store_that_closes_waits_for_places_that_were_given_out() {
     let disk = MemoryDisk::default();
-    let store = Arc::new(on(&disk));
+    let store = Arc::new(opened(&disk));
     let lsn = store.reserve().unwrap();
     let closing = std::thread::spawn({
         let store = store.clone();
@@ -426,7 +431,7 @@ fn a_store_that_closes_waits_for_places_that_were_given_out() {
 #[test]
 fn records_that_a_connection_leaves_behind_go_to_the_log_all_the_same() {
     let disk = MemoryDisk::default();
-    let store: Arc<dyn Store> = Arc::new(on(&disk));
+    let store: Arc<dyn Store> = Arc::new(opened(&disk));
     let mut records = Records::of(&store);
     let first = records.append(kept("first"), Durability::None);
     let behind = store.append(kept("behind"), Durability::Always);
