@@ -17,7 +17,7 @@ use super::checkpoint::{Bytes, as_io};
 use super::codec::{self, Reader};
 use super::disk::{Disk, DiskFile, read_full};
 use super::segments;
-use super::table::{Kept, Table};
+use super::table::Table;
 use crate::message::Message;
 
 /// Messages with several rows, by the record that brought them.
@@ -153,9 +153,10 @@ impl Survey {
     pub(super) fn of(table: &Table) -> Survey {
         let (mut live, mut shared) = (Sums::default(), false);
         table.queue.iter().for_each(|(_, row)| {
-            shared |= row.shared_by > 1;
-            if let Kept::Log(Place { spot, .. }) = row.kept {
-                live.add(spot.segment, u64::from(row.size) / u64::from(row.shared_by.max(1)));
+            let by = table.shared(row).map_or(1, |shared| shared.by.max(1));
+            shared |= by > 1;
+            if let Some(Place { spot, len, .. }) = row.place() {
+                live.add(spot.segment, u64::from(len / by));
             }
         });
         let live = live.all();

@@ -6,13 +6,13 @@ use std::ops::Range;
 
 use super::Seq;
 use super::numbers::NumberMap;
-use super::table::QueueRow;
+use super::table::Row;
 use crate::message::SessionNumber;
 
 /// A place of a lane.
 #[derive(Debug)]
 enum Cell {
-    Row(QueueRow),
+    Row(Row),
     /// The row that was here is gone.
     Gap(Seq),
 }
@@ -20,18 +20,21 @@ enum Cell {
 impl Cell {
     fn seq(&self) -> Seq {
         match self {
-            Cell::Row(row) => row.seq,
+            Cell::Row(row) => row.seq(),
             Cell::Gap(seq) => *seq,
         }
     }
 
-    fn row(&self) -> Option<&QueueRow> {
+    fn row(&self) -> Option<&Row> {
         match self {
             Cell::Row(row) => Some(row),
             Cell::Gap(_) => None,
         }
     }
 }
+
+// Two of them in a cache line.
+const _: () = assert!(size_of::<Cell>() <= 32);
 
 type Lane = VecDeque<Cell>;
 
@@ -41,9 +44,9 @@ pub(super) struct Lanes(NumberMap<Lane>);
 
 impl Lanes {
     /// Adds a row, or replaces the one in its place.
-    pub(super) fn insert(&mut self, session: SessionNumber, row: QueueRow) {
+    pub(super) fn insert(&mut self, session: SessionNumber, row: Row) {
         let lane = self.0.entry(session).or_default();
-        let seq = row.seq;
+        let seq = row.seq();
         if lane.back().is_none_or(|last| last.seq() < seq) {
             lane.push_back(Cell::Row(row));
             return;
@@ -82,7 +85,7 @@ impl Lanes {
     }
 
     /// The rows of a session in this range.
-    pub(super) fn range(&self, session: SessionNumber, range: Range<Seq>) -> impl Iterator<Item = &QueueRow> {
+    pub(super) fn range(&self, session: SessionNumber, range: Range<Seq>) -> impl Iterator<Item = &Row> {
         let lane = self.0.get(&session);
         let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
         let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
@@ -90,7 +93,7 @@ impl Lanes {
     }
 
     /// All rows, in the order of sessions and places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &QueueRow)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
         let mut lanes: Vec<(SessionNumber, &Lane)> =
             self.0.iter().map(|(session, lane)| (*session, lane)).collect();
         lanes.sort_unstable_by_key(|(session, _)| *session);

@@ -122,9 +122,7 @@ impl Pack {
         let (mut copied, mut shift) = (0, 0);
         for (at, row) in self.rows.iter_mut().enumerate() {
             let Some(Large { before, sum, .. }) = large.next_if(|large| large.row == at) else {
-                if let Some(place) = row.place() {
-                    place.spot.at += shift;
-                }
+                row.shift(0, shift);
                 continue;
             };
             whole.add_from(&self.frame, copied..before);
@@ -213,7 +211,7 @@ mod tests {
             for ((_, range), row) in found.into_iter().zip(&mut pack.rows) {
                 let range = range.unwrap();
                 assert!(range.start >= HEAD);
-                assert_eq!(row.place().copied(), Some(Place::of(bytes, range, 0, 0)));
+                assert_eq!(row.place(), Some(Place::of(bytes, range, 0, 0)));
             }
         }
     }

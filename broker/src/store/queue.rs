@@ -13,7 +13,7 @@ use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Su
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
 use super::record::Queued;
-use super::table::{Kept, QueueRow, Table};
+use super::table::{Kept, Row, Shared, Table};
 use super::{Lsn, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -254,27 +254,30 @@ impl Run {
     }
 }
 
-/// Messages of a table that move out of the log, by the records that brought them. What cannot be read stays where it is.
-fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Lsn, Message> {
+/// Messages of a table that move out of the log, by where they stood. What cannot be read stays where it is.
+fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
     if !survey.moving {
         return HashMap::new();
     }
-    let mut places: Vec<(Spot, Place, Lsn)> = Vec::new();
-    for (_, row) in table.queue.iter() {
-        if let Kept::Log(place) = row.kept
-            && !survey.staying.contains(&place.spot.segment)
-        {
-            places.push((place.spot, place, row.lsn));
-        }
-    }
+    let places = table.queue.iter().filter_map(|(_, row)| row.place());
+    let mut places: Vec<Place> =
+        places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
     // As they stand there, so that most of it is read at once.
-    places.sort_unstable_by_key(|(spot, ..)| *spot);
-    places.dedup_by_key(|(.., lsn)| *lsn);
-    let moved = places.into_iter().filter_map(|(_, place, lsn)| Some((lsn, log.message(&place)?))).collect();
+    places.sort_unstable_by_key(|place| place.spot);
+    places.dedup();
+    let moved = places.into_iter().filter_map(|place| Some((place.spot, log.message(&place)?))).collect();
     if let Err(error) = log.failure() {
         warn!(%error, "messages could not be read in the log: they are left there");
     }
     moved
+}
+
+/// The message of a row, if it does not stay in the log.
+fn here(row: &Row, moving: &HashMap<Spot, Message>) -> Result<Message, Place> {
+    match row.kept() {
+        Kept::Here(message) => Ok(message),
+        Kept::Log(place) => moving.get(&place.spot).cloned().ok_or(place),
+    }
 }
 
 /// Writes the rows of a table, and takes away those that are gone.
@@ -290,19 +293,12 @@ pub(super) fn write(
     let mut body_uses = txn.open_table(BODY_USES)?;
     let survey = Survey::of(table);
     let moving = moving(table, &survey, log);
-    /// The message of a row, if it does not stay in the log.
-    fn here<'m>(row: &'m QueueRow, moving: &'m HashMap<Lsn, Message>) -> Result<&'m Message, Place> {
-        match &row.kept {
-            Kept::Here(message) => Ok(message),
-            Kept::Log(place) => moving.get(&row.lsn).ok_or(*place),
-        }
-    }
     // A message with one row left stands in it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
     if survey.shared {
-        for (_, row) in table.queue.iter().filter(|(_, row)| row.shared_by > 1) {
-            if here(row, &moving).is_ok() {
-                *uses.entry(row.lsn).or_default() += 1;
+        for (_, row) in table.queue.iter() {
+            if let Some(shared) = table.shared(row).filter(|_| here(row, &moving).is_ok()) {
+                *uses.entry(shared.lsn).or_default() += 1;
             }
         }
     }
@@ -318,24 +314,26 @@ pub(super) fn write(
     };
     let mut scratch = Vec::new();
     table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
-        let seq = row.seq;
-        let (body, message) = match (here(row, &moving), uses.get(&row.lsn)) {
-            (Err(place), _) => (Body::Log(place), None),
-            (Ok(message), Some(uses)) if *uses > 1 => {
-                if written.insert(row.lsn) {
-                    bodies.insert(row.lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
-                    body_uses.insert(row.lsn, uses)?;
+        let seq = row.seq();
+        let uses = |shared: &Shared| uses.get(&shared.lsn).is_some_and(|uses| *uses > 1);
+        let (body, message) = match here(row, &moving) {
+            Err(place) => (Body::Log(place), None),
+            Ok(message) => match table.shared(row).filter(uses) {
+                Some(Shared { lsn, .. }) => {
+                    if written.insert(lsn) {
+                        bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, &message)))?;
+                    }
+                    (Body::Shared(lsn), None)
                 }
-                (Body::Shared(row.lsn), None)
-            }
-            (Ok(message), _) => (Body::Here, Some(message)),
+                None => (Body::Here, Some(message)),
+            },
         };
         balance.more(&body);
         if run.session != session || run.first + run.count != seq {
             put(&mut run)?;
         }
         let begins = run.begin(session, seq);
-        codec::put_sized(&mut run.bytes, |out| pack(out, &row.queued(session), &body, message));
+        codec::put_sized(&mut run.bytes, |out| pack(out, &row.queued(session), &body, message.as_ref()));
         if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {
             // It is the first of the next one.
             let row = run.bytes.split_off(begins);
@@ -346,6 +344,9 @@ pub(super) fn write(
         run.count += 1;
         Ok(())
     })?;
+    for lsn in written {
+        body_uses.insert(lsn, uses.get(&lsn).copied().unwrap_or(0))?;
+    }
     put(&mut run)
 }
 

@@ -124,7 +124,7 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         }
         for row in active.queue.range(session, from..until) {
             if rows.len() >= most {
-                until = row.seq;
+                until = row.seq();
                 break;
             }
             rows.push(row.clone());
@@ -152,14 +152,14 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         done = row().is_some_and(|delivery| full(&mut found, delivery));
         !done
     })?;
-    let newer = frozen.queue.range(session, from..until).filter(|row| !gone.contains(&row.seq));
+    let newer = frozen.queue.range(session, from..until).filter(|row| !gone.contains(&row.seq()));
     for row in newer.chain(&active) {
         if done {
             break;
         }
-        let message = match &row.kept {
-            Kept::Here(message) => Some(message.clone()),
-            Kept::Log(place) => read.logged(place, bad)?,
+        let message = match row.kept() {
+            Kept::Here(message) => Some(message),
+            Kept::Log(place) => read.logged(&place, bad)?,
         };
         done = message.is_some_and(|message| full(&mut found, row.queued(session).delivery(message)));
     }

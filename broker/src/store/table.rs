@@ -3,14 +3,14 @@
 //! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint. Messages
 //! stay in the log, where their frames brought them: a table says where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
-use super::bodies::Place;
+use super::bodies::{Place, Spot};
 use super::lanes::Lanes;
 use super::numbers::NumberMap;
 use super::record::{
@@ -20,36 +20,49 @@ use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::SubscriptionIds;
 
-/// A row of a queue: of all that is queued, so nothing is in it that its place says.
+/// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as small as it can be.
 #[derive(Clone, Debug)]
-pub(super) struct QueueRow {
-    pub(super) seq: Seq,
-    /// The record that brought it: rows of one record share the message.
-    pub(super) lsn: Lsn,
-    pub(super) kept: Kept,
+pub(super) enum Row {
+    /// Its message stands in the log, and few terms come with it.
+    Plain(Plain),
+    /// Any other.
+    Full(Box<Full>),
+}
+
+/// See [`Row`]. The number of the segment and the place in it are checked when they are set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    seq: Seq,
+    segment: u32,
+    at: u32,
+    len: u32,
+    sum: u32,
+    share: Option<NonZeroU32>,
+    qos: QoS,
+    retain: bool,
+    /// The message has other rows, too: [`Table::shared`] knows them.
+    shared: bool,
+}
+
+/// See [`Row`].
+#[derive(Clone, Debug)]
+pub(super) struct Full {
+    kept: Kept,
     subscription_ids: SubscriptionIds,
-    /// How many rows that record brought.
-    pub(super) shared_by: u32,
-    /// Of the message, in bytes.
-    pub(super) size: u32,
+    seq: Seq,
+    shared: Shared,
     share: Option<NonZeroU32>,
     qos: QoS,
     retain: bool,
 }
 
-impl QueueRow {
-    /// Its place in the queue of this session.
-    pub(super) fn queued(&self, session: SessionNumber) -> Queued {
-        let QueueRow { seq, qos, retain, subscription_ids, share, .. } = self;
-        Queued {
-            session,
-            seq: *seq,
-            qos: *qos,
-            retain: *retain,
-            subscription_ids: subscription_ids.clone(),
-            share: *share,
-        }
-    }
+/// What a row has in common with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// The record that brought it: rows of one record have the same message.
+    pub(super) lsn: Lsn,
+    /// How many rows that record brought.
+    pub(super) by: u32,
 }
 
 /// Where the message of a row in a table is.
@@ -59,11 +72,99 @@ pub(super) enum Kept {
     Log(Place),
 }
 
+impl Plain {
+    /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
+    fn of(queued: &Queued, place: &Place, shared: bool) -> Option<Plain> {
+        let plain = queued.subscription_ids == SubscriptionIds::None;
+        Some(Plain {
+            seq: queued.seq,
+            segment: u32::try_from(place.spot.segment).ok().filter(|_| plain)?,
+            at: u32::try_from(place.spot.at).ok()?,
+            len: place.len,
+            sum: place.sum,
+            share: queued.share,
+            qos: queued.qos,
+            retain: queued.retain,
+            shared,
+        })
+    }
+
+    fn place(&self) -> Place {
+        let spot = Spot { segment: u64::from(self.segment), at: u64::from(self.at) };
+        Place { spot, len: self.len, sum: self.sum }
+    }
+
+    fn queued(&self, session: SessionNumber) -> Queued {
+        let Plain { seq, share, qos, retain, .. } = *self;
+        Queued { session, seq, qos, retain, subscription_ids: SubscriptionIds::None, share }
+    }
+}
+
+impl Row {
+    /// The row of a message in this place.
+    fn of(queued: Queued, kept: Kept, shared: Shared) -> Row {
+        if let Kept::Log(place) = &kept
+            && let Some(plain) = Plain::of(&queued, place, shared.by > 1)
+        {
+            return Row::Plain(plain);
+        }
+        let Queued { seq, qos, retain, subscription_ids, share, .. } = queued;
+        Row::Full(Box::new(Full { kept, subscription_ids, seq, shared, share, qos, retain }))
+    }
+
+    /// Its place in the queue.
+    pub(super) fn seq(&self) -> Seq {
+        match self {
+            Row::Plain(plain) => plain.seq,
+            Row::Full(full) => full.seq,
+        }
+    }
+
+    /// Its place in the queue of this session.
+    pub(super) fn queued(&self, session: SessionNumber) -> Queued {
+        match self {
+            Row::Plain(plain) => plain.queued(session),
+            Row::Full(full) => {
+                let Full { seq, qos, retain, subscription_ids, share, .. } = &**full;
+                Queued {
+                    session,
+                    seq: *seq,
+                    qos: *qos,
+                    retain: *retain,
+                    subscription_ids: subscription_ids.clone(),
+                    share: *share,
+                }
+            }
+        }
+    }
+
+    /// Where its message is.
+    pub(super) fn kept(&self) -> Kept {
+        match self {
+            Row::Plain(plain) => Kept::Log(plain.place()),
+            Row::Full(full) => full.kept.clone(),
+        }
+    }
+
+    /// Where in the log its message stands; `None`: it is in memory.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Row::Plain(plain) => Some(plain.place()),
+            Row::Full(full) => match full.kept {
+                Kept::Log(place) => Some(place),
+                Kept::Here(_) => None,
+            },
+        }
+    }
+}
+
 /// A record as tables take it in.
 #[derive(Debug)]
 pub(super) enum Logged {
+    /// A message was routed to one queue, and changes nothing else.
+    Queued(SessionNumber, u32, Plain),
     /// A message was routed.
-    Published(Published),
+    Published(Box<Published>),
     /// Anything else; a message, too, that is not packed yet.
     Record(Record),
 }
@@ -87,6 +188,12 @@ impl Logged {
             return Logged::Record(record);
         };
         let size = message.size() as u32;
+        if let (false, None, Places::One(one), Some(place)) = (retained, &beside, &queued, &place)
+            && let Some(plain) = Plain::of(one, place, false)
+        {
+            message.recycle();
+            return Logged::Queued(one.session, size, plain);
+        }
         let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
         let retained = if retained {
             Some(message)
@@ -94,14 +201,43 @@ impl Logged {
             message.recycle();
             None
         };
-        Logged::Published(Published { kept, size, queued, beside, retained })
+        Logged::Published(Box::new(Published { kept, size, queued, beside, retained }))
+    }
+
+    /// Its message stands so many bytes further on, in this segment.
+    pub(super) fn shift(&mut self, segment: u64, by: u64) {
+        match self {
+            Logged::Queued(session, size, plain) => {
+                let at = u64::from(plain.at) + by;
+                if let (Ok(segment), Ok(at)) = (u32::try_from(segment), u32::try_from(at)) {
+                    (plain.segment, plain.at) = (segment, at);
+                    return;
+                }
+                let (queued, mut place) = (Places::One(plain.queued(*session)), plain.place());
+                place.spot = Spot { segment, at };
+                let (kept, size) = (Kept::Log(place), *size);
+                let published = Published { kept, size, queued, beside: None, retained: None };
+                *self = Logged::Published(Box::new(published));
+            }
+            Logged::Published(published) => {
+                if let Kept::Log(Place { spot, .. }) = &mut published.kept {
+                    *spot = Spot { segment, at: spot.at + by };
+                }
+            }
+            Logged::Record(_) => {}
+        }
     }
 
     /// Where its message stands in the log.
-    pub(super) fn place(&mut self) -> Option<&mut Place> {
+    #[cfg(test)]
+    pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Logged::Published(Published { kept: Kept::Log(place), .. }) => Some(place),
-            _ => None,
+            Logged::Queued(.., plain) => Some(plain.place()),
+            Logged::Published(published) => match published.kept {
+                Kept::Log(place) => Some(place),
+                Kept::Here(_) => None,
+            },
+            Logged::Record(_) => None,
         }
     }
 }
@@ -121,6 +257,8 @@ pub(super) struct Table {
     pub(super) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
     pub(super) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
     pub(super) queue: Lanes,
+    /// Of messages with several rows, by where in the log they stand.
+    shared: HashMap<Spot, Shared>,
     /// Rows of older tables that are gone.
     pub(super) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(super) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
@@ -147,7 +285,11 @@ impl Table {
     pub(super) fn apply(&mut self, lsn: Lsn, logged: Logged, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         let record = match logged {
-            Logged::Published(published) => return self.published(lsn, published, queues),
+            Logged::Queued(session, size, plain) => {
+                count(queues, session, plain.seq, size);
+                return self.queue.insert(session, Row::Plain(plain));
+            }
+            Logged::Published(published) => return self.published(lsn, *published, queues),
             Logged::Record(record) => record,
         };
         match record {
@@ -166,7 +308,8 @@ impl Table {
             Record::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
-                    self.enqueue(queued, (lsn, 1), size, Kept::Here(body.message), queues);
+                    let shared = Shared { lsn, by: 1 };
+                    self.enqueue(queued, shared, size, Kept::Here(body.message), queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -204,11 +347,14 @@ impl Table {
         let Published { kept, size, queued, beside, retained } = published;
         match queued {
             Places::None => {}
-            Places::One(queued) => self.enqueue(queued, (lsn, 1), size, kept, queues),
+            Places::One(queued) => self.enqueue(queued, Shared { lsn, by: 1 }, size, kept, queues),
             Places::Many(all) => {
-                let shared_by = all.len() as u32;
+                let shared = Shared { lsn, by: all.len() as u32 };
+                if let (Kept::Log(place), true) = (&kept, shared.by > 1) {
+                    self.shared.insert(place.spot, shared);
+                }
                 for queued in all {
-                    self.enqueue(queued, (lsn, shared_by), size, kept.clone(), queues);
+                    self.enqueue(queued, shared, size, kept.clone(), queues);
                 }
             }
         }
@@ -229,20 +375,23 @@ impl Table {
     fn enqueue(
         &mut self,
         queued: Queued,
-        (lsn, shared_by): (Lsn, u32),
+        shared: Shared,
         size: u32,
         kept: Kept,
         queues: &mut Queues,
     ) {
-        let Queued { session, seq, qos, retain, subscription_ids, share } = queued;
-        if seq & REPLAYED == 0 {
-            let waiting = queues.entry(session).or_default();
-            waiting.last = waiting.last.max(seq);
-            waiting.count += 1;
-            waiting.bytes += u64::from(size);
+        let session = queued.session;
+        count(queues, session, queued.seq, size);
+        self.queue.insert(session, Row::of(queued, kept, shared));
+    }
+
+    /// What a row has in common with others, if it does.
+    pub(super) fn shared(&self, row: &Row) -> Option<Shared> {
+        match row {
+            Row::Plain(plain) if plain.shared => self.shared.get(&plain.place().spot).copied(),
+            Row::Plain(_) => None,
+            Row::Full(full) => Some(full.shared).filter(|shared| shared.by > 1),
         }
-        let row = QueueRow { seq, lsn, kept, subscription_ids, shared_by, size, share, qos, retain };
-        self.queue.insert(session, row);
     }
 
     fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
@@ -311,6 +460,16 @@ impl Table {
     /// An empty table that goes on behind this one.
     pub(super) fn following(&self) -> Table {
         Table { last_group: self.last_group, ..Table::default() }
+    }
+}
+
+/// One message more waits.
+fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
+    if seq & REPLAYED == 0 {
+        let waiting = queues.entry(session).or_default();
+        waiting.last = waiting.last.max(seq);
+        waiting.count += 1;
+        waiting.bytes += u64::from(size);
     }
 }
 

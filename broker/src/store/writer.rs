@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::bodies::Place;
 use super::checkpoint::Meta;
 use super::disk::{write_full, write_full_through};
 use super::frame::Head;
@@ -182,9 +181,7 @@ impl Writer {
         let mut view = lock(&shared.view);
         view.applied = self.pack.last();
         for (lsn, mut row) in (self.pack.first..).zip(self.pack.rows.drain(..)) {
-            if let Some(Place { spot, .. }) = row.place() {
-                (spot.segment, spot.at) = (self.segment.id, framed.start + spot.at);
-            }
+            row.shift(self.segment.id, framed.start);
             view.active.apply(lsn, row, &mut self.queues);
         }
         *view.active.covers.entry(self.segment.id).or_default() += framed.end - framed.start;
