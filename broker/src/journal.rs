@@ -8,7 +8,8 @@ use lapwing_protocol::PacketId;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
 use crate::store::{
-    Beside, Durability, Entry, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket, Unavailable,
+    Beside, Durability, Entry, Exchange, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket,
+    Unavailable,
 };
 
 /// Where records go.
@@ -82,7 +83,7 @@ impl<'s> Journal<'s> {
             To::Records(records) => records.store(),
         };
         if let Some(store) = store {
-            store.append(Record::Done(origin), Durability::None);
+            store.append(Exchange::Done(origin).into(), Durability::None);
         }
     }
 

@@ -11,8 +11,8 @@ use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::session::Held;
 use lapwing::store::{
-    Beside, Durability, DurableStore, Entry, Failed, KeptSubscription, OpenError, Origin, Page, Places,
-    Queued, Record, Seat, SessionTerms, Store, Ticket,
+    Beside, Durability, DurableStore, Entry, Exchange, Failed, KeptSubscription, OpenError, Origin, Page,
+    Places, Queued, Record, Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
@@ -186,7 +186,7 @@ impl Model {
         self.state.insert(format!("flight {session} {}", self.last_id), format!("{state} {seq}"));
         let qos = if exactly_once { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
         let packet_id = PacketId::new(self.last_id).unwrap();
-        Record::Sent { session, packet_id, seq, qos, size, body: None }
+        Exchange::Sent { session, packet_id, seq, qos, size, body: None }.into()
     }
 
     fn acknowledge(&mut self, random: &mut Random) -> Record {
@@ -200,16 +200,20 @@ impl Model {
             // Half way: a size of 0 marks a flight whose message is handed over.
             self.flights.push((session, id, seq, 0, true));
             self.state.insert(key, format!("AwaitPubComp {seq}"));
-            return Record::HandedOver(origin);
+            return Exchange::HandedOver(origin).into();
         }
         self.state.remove(&key);
-        if exactly_once { Record::Completed { session, packet_id } } else { Record::Done(origin) }
+        if exactly_once {
+            Exchange::Completed { session, packet_id }.into()
+        } else {
+            Exchange::Done(origin).into()
+        }
     }
 
     fn release(&mut self, random: &mut Random) -> Record {
         let Some((session, id)) = take(&mut self.received, random) else { return Record::Nothing };
         self.state.remove(&format!("received {session} {id}"));
-        Record::Released { session, packet_id: PacketId::new(id).unwrap() }
+        Exchange::Released { session, packet_id: PacketId::new(id).unwrap() }.into()
     }
 
     fn any_session(&self, random: &mut Random) -> (u64, u64) {

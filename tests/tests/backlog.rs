@@ -7,8 +7,8 @@ use lapwing::QoS;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::SubscriptionIds;
 use lapwing::store::{
-    Durability, DurableStore, OnCorruption, Options, Origin, Page, Places, Queued, Record, SessionTerms,
-    Store,
+    Durability, DurableStore, Exchange, OnCorruption, Options, Origin, Page, Places, Queued, Record,
+    SessionTerms, Store,
 };
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;
@@ -66,7 +66,7 @@ fn published(n: u64, sessions: &[u64]) -> Record {
 }
 
 fn done(session: u64, seq: u64) -> Record {
-    Record::Done(Origin { session, seq, size: message(seq).size() as u32, packet_id: None })
+    Exchange::Done(Origin { session, seq, size: message(seq).size() as u32, packet_id: None }).into()
 }
 
 /// Writes records a few at a time, as they gather under load, and waits until all of them are on disk.

@@ -19,7 +19,7 @@ use crate::outbox::{Delivery, Take};
 use crate::registry::Resident;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{Durability, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::store::{Durability, Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
@@ -293,7 +293,7 @@ impl Connection {
         if dup {
             return if exactly_once { self.state.resumed } else { Ticket::default() };
         }
-        let record = Record::Sent {
+        let step = Exchange::Sent {
             session: self.resident.session.number,
             packet_id,
             seq: delivery.seq,
@@ -302,7 +302,7 @@ impl Connection {
             body: (delivery.seq & REPLAYED != 0).then(|| Box::new(delivery.clone())),
         };
         let level = if exactly_once { self.level() } else { Durability::None };
-        let ticket = self.records.append(record, level);
+        let ticket = self.records.append(step.into(), level);
         if exactly_once { ticket } else { Ticket::default() }
     }
 

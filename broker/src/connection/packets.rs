@@ -16,7 +16,7 @@ use crate::journal::Journal;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
-use crate::store::{Durability, Record, Ticket};
+use crate::store::{Durability, Exchange, Record, Ticket};
 use crate::trace::{Step, Subject, TraceId};
 
 /// What the rules say no to.
@@ -137,7 +137,7 @@ impl Connection {
         let record = match (reply.packet_type, reply.reason) {
             _ if !self.resident.outbox.is_stored() => return Ticket::default(),
             (PacketType::PubComp, ReasonCode::Success) => {
-                Record::Released { session, packet_id: reply.packet_id }
+                Exchange::Released { session, packet_id: reply.packet_id }.into()
             }
             // The record of the message itself may still be on its way.
             (PacketType::PubRec, _) => Record::Nothing,

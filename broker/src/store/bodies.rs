@@ -155,7 +155,7 @@ impl Survey {
         table.queue.iter().for_each(|(_, row)| {
             let by = table.shared(row).map_or(1, |shared| shared.by.max(1));
             shared |= by > 1;
-            if let Some(Place { spot, len, .. }) = row.place() {
+            if let Err(Place { spot, len, .. }) = row.body() {
                 live.add(spot.segment, u64::from(len / by));
             }
         });

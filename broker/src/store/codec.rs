@@ -10,7 +10,7 @@ use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
 use lapwing_protocol::{PacketId, QoS};
 
 use super::record::{
-    Beside, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
 use crate::message::Message;
 use crate::outbox::{Delivery, SubscriptionIds};
@@ -160,7 +160,14 @@ fn put_share(out: &mut Vec<u8>, share: Option<NonZeroU32>) {
 }
 
 /// How a message is delivered, without the message and without whose it is.
-fn put_terms(out: &mut Vec<u8>, qos: QoS, retain: bool, ids: &SubscriptionIds, share: Option<NonZeroU32>) {
+/// How a message is delivered to one session.
+pub(super) fn put_terms(
+    out: &mut Vec<u8>,
+    qos: QoS,
+    retain: bool,
+    ids: &SubscriptionIds,
+    share: Option<NonZeroU32>,
+) {
     out.push(qos as u8 | u8::from(retain) << 2);
     put_ids(out, ids);
     put_share(out, share);
@@ -381,7 +388,13 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             out.push(6);
             put_bytes(out, topic.as_bytes());
         }
-        Record::Sent { session, packet_id, seq, qos, size, body } => {
+        Record::Exchange(step) => put_step(out, step),
+    }
+}
+
+fn put_step(out: &mut Vec<u8>, step: &Exchange) {
+    match step {
+        Exchange::Sent { session, packet_id, seq, qos, size, body } => {
             out.push(7);
             put_packet(out, (*session, *packet_id));
             put_number(out, *seq);
@@ -392,23 +405,23 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
                 put_message(out, &body.message);
             });
         }
-        Record::Done(origin) => {
+        Exchange::Done(origin) => {
             out.push(8);
             put_origin(out, origin);
         }
-        Record::HandedOver(origin) => {
+        Exchange::HandedOver(origin) => {
             out.push(9);
             put_origin(out, origin);
         }
-        Record::Completed { session, packet_id } => {
+        Exchange::Completed { session, packet_id } => {
             out.push(10);
             put_packet(out, (*session, *packet_id));
         }
-        Record::Released { session, packet_id } => {
+        Exchange::Released { session, packet_id } => {
             out.push(11);
             put_packet(out, (*session, *packet_id));
         }
-        Record::Received { session, packet_id } => {
+        Exchange::Received { session, packet_id } => {
             out.push(12);
             put_packet(out, (*session, *packet_id));
         }
@@ -447,27 +460,33 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
             Record::Published { message, retained, queued, beside }
         }
         6 => Record::Forgotten { topic: reader.text()?.into() },
+        kind => Record::Exchange(step(kind, reader)?),
+    })
+}
+
+fn step(kind: u8, reader: &mut Reader<'_>) -> Option<Exchange> {
+    Some(match kind {
         7 => {
             let (session, packet_id) = packet(reader)?;
             let seq = reader.number()?;
             let qos = reader.qos().filter(|qos| *qos != QoS::AtMostOnce)?;
             let size = reader.u32()?;
             let body = reader.option(|reader| delivery(reader, seq, message).map(Box::new))?;
-            Record::Sent { session, packet_id, seq, qos, size, body }
+            Exchange::Sent { session, packet_id, seq, qos, size, body }
         }
-        8 => Record::Done(origin(reader)?),
-        9 => Record::HandedOver(origin(reader)?),
+        8 => Exchange::Done(origin(reader)?),
+        9 => Exchange::HandedOver(origin(reader)?),
         10 => {
             let (session, packet_id) = packet(reader)?;
-            Record::Completed { session, packet_id }
+            Exchange::Completed { session, packet_id }
         }
         11 => {
             let (session, packet_id) = packet(reader)?;
-            Record::Released { session, packet_id }
+            Exchange::Released { session, packet_id }
         }
         12 => {
             let (session, packet_id) = packet(reader)?;
-            Record::Received { session, packet_id }
+            Exchange::Received { session, packet_id }
         }
         _ => return None,
     })

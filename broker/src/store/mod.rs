@@ -36,7 +36,8 @@ pub use error::OpenError;
 pub use memory::MemoryStore;
 pub use pack::Entry;
 pub use record::{
-    Beside, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Beside, Exchange, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record,
+    SessionTerms, Waiting,
 };
 pub use records::Records;
 

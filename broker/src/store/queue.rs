@@ -13,7 +13,7 @@ use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Su
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
 use super::record::Queued;
-use super::table::{Kept, Row, Shared, Table};
+use super::table::{Row, Shared, Table};
 use super::{Lsn, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -73,9 +73,8 @@ fn unpack(
     })
 }
 
-/// Packs a row; its message, if that is given, goes into it.
-fn pack(out: &mut Vec<u8>, queued: &Queued, body: &Body, message: Option<&Message>) {
-    codec::put_queued_terms(out, queued);
+/// Packs the end of a row; its message, if that is given, goes into it.
+fn put_body(out: &mut Vec<u8>, body: &Body, message: Option<&Message>) {
     bodies::put(out, body);
     if let Some(message) = message {
         codec::put_message(out, message);
@@ -166,7 +165,8 @@ fn without_log(
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
             balance.moved(&body);
             packed.clear();
-            pack(&mut packed, &Queued::of(session, &delivery), &Body::Here, Some(&delivery.message));
+            codec::put_queued_terms(&mut packed, &Queued::of(session, &delivery));
+            put_body(&mut packed, &Body::Here, Some(&delivery.message));
             &packed
         } else {
             row
@@ -259,7 +259,7 @@ fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
     if !survey.moving {
         return HashMap::new();
     }
-    let places = table.queue.iter().filter_map(|(_, row)| row.place());
+    let places = table.queue.iter().filter_map(|(_, row)| row.body().err());
     let mut places: Vec<Place> =
         places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
     // As they stand there, so that most of it is read at once.
@@ -273,11 +273,8 @@ fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
 }
 
 /// The message of a row, if it does not stay in the log.
-fn here(row: &Row, moving: &HashMap<Spot, Message>) -> Result<Message, Place> {
-    match row.kept() {
-        Kept::Here(message) => Ok(message),
-        Kept::Log(place) => moving.get(&place.spot).cloned().ok_or(place),
-    }
+fn here<'m>(row: &'m Row, moving: &'m HashMap<Spot, Message>) -> Result<&'m Message, Place> {
+    row.body().or_else(|place| moving.get(&place.spot).ok_or(place))
 }
 
 /// Writes the rows of a table, and takes away those that are gone.
@@ -321,7 +318,7 @@ pub(super) fn write(
             Ok(message) => match table.shared(row).filter(uses) {
                 Some(Shared { lsn, .. }) => {
                     if written.insert(lsn) {
-                        bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, &message)))?;
+                        bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
                     }
                     (Body::Shared(lsn), None)
                 }
@@ -333,7 +330,10 @@ pub(super) fn write(
             put(&mut run)?;
         }
         let begins = run.begin(session, seq);
-        codec::put_sized(&mut run.bytes, |out| pack(out, &row.queued(session), &body, message.as_ref()));
+        codec::put_sized(&mut run.bytes, |out| {
+            row.put_terms(out);
+            put_body(out, &body, message);
+        });
         if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {
             // It is the first of the next one.
             let row = run.bytes.split_off(begins);

@@ -195,6 +195,13 @@ pub enum Record {
         /// Its topic.
         topic: Box<str>,
     },
+    /// A step of the exchange of one message with a client.
+    Exchange(Exchange),
+}
+
+/// What a step of an exchange changes. Most records of clients that acknowledge are such, so that they are small.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Exchange {
     /// A message was sent to the client of a session.
     Sent {
         /// Whose.
@@ -235,6 +242,12 @@ pub enum Record {
         /// The packet identifier.
         packet_id: PacketId,
     },
+}
+
+impl From<Exchange> for Record {
+    fn from(step: Exchange) -> Record {
+        Record::Exchange(step)
+    }
 }
 
 /// A subscription as it is kept.

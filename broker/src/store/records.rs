@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{Durability, Entry, Lsn, Origin, Record, Store, Ticket, Unavailable};
+use super::{Durability, Entry, Exchange, Lsn, Origin, Record, Store, Ticket, Unavailable};
 use crate::session::{Outcome, Session};
 
 /// With so many, or so much memory in bytes, they go at once: what comes behind the first of them in the log waits for it.
@@ -71,18 +71,17 @@ impl Records {
         let origin = |seq, size, packet_id| Origin { session: number, seq, size, packet_id };
         let mut ticket = Ticket::default();
         for outcome in session.outgoing.outcomes.drain(..) {
-            ticket = ticket.and(match outcome {
-                // A message that comes twice is what QoS 1 allows: no sync for that.
-                Outcome::Done { seq, size, packet_id } => {
-                    self.append(Record::Done(origin(seq, size, packet_id)), Durability::None)
-                }
-                Outcome::HandedOver { seq, size, packet_id } => {
-                    self.append(Record::HandedOver(origin(seq, size, Some(packet_id))), durability)
-                }
-                Outcome::Completed { packet_id } => {
-                    self.append(Record::Completed { session: number, packet_id }, Durability::None)
-                }
-            });
+            ticket =
+                ticket.and(match outcome {
+                    // A message that comes twice is what QoS 1 allows: no sync for that.
+                    Outcome::Done { seq, size, packet_id } => {
+                        self.append(Exchange::Done(origin(seq, size, packet_id)).into(), Durability::None)
+                    }
+                    Outcome::HandedOver { seq, size, packet_id } => self
+                        .append(Exchange::HandedOver(origin(seq, size, Some(packet_id))).into(), durability),
+                    Outcome::Completed { packet_id } => self
+                        .append(Exchange::Completed { session: number, packet_id }.into(), Durability::None),
+                });
         }
         ticket
     }

@@ -11,7 +11,7 @@ use tracing::error;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
 use super::shared::{Shared, View, lock};
-use super::table::{Kept, Queues, Table};
+use super::table::{Queues, Table};
 use super::{Health, Lsn, OpenError, Page, Paged, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -157,9 +157,9 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         if done {
             break;
         }
-        let message = match row.kept() {
-            Kept::Here(message) => Some(message),
-            Kept::Log(place) => read.logged(&place, bad)?,
+        let message = match row.body() {
+            Ok(message) => Some(message.clone()),
+            Err(place) => read.logged(&place, bad)?,
         };
         done = message.is_some_and(|message| full(&mut found, row.queued(session).delivery(message)));
     }

@@ -11,10 +11,11 @@ use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
 use super::bodies::{Place, Spot};
+use super::codec;
 use super::lanes::Lanes;
 use super::numbers::NumberMap;
 use super::record::{
-    Beside, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
@@ -138,22 +139,26 @@ impl Row {
         }
     }
 
-    /// Where its message is.
-    pub(super) fn kept(&self) -> Kept {
+    /// Its message, or where in the log that stands.
+    pub(super) fn body(&self) -> Result<&Message, Place> {
         match self {
-            Row::Plain(plain) => Kept::Log(plain.place()),
-            Row::Full(full) => full.kept.clone(),
+            Row::Plain(plain) => Err(plain.place()),
+            Row::Full(full) => match &full.kept {
+                Kept::Here(message) => Ok(message),
+                Kept::Log(place) => Err(*place),
+            },
         }
     }
 
-    /// Where in the log its message stands; `None`: it is in memory.
-    pub(super) fn place(&self) -> Option<Place> {
+    /// Packs its terms, as [`codec::put_terms`].
+    pub(super) fn put_terms(&self, out: &mut Vec<u8>) {
         match self {
-            Row::Plain(plain) => Some(plain.place()),
-            Row::Full(full) => match full.kept {
-                Kept::Log(place) => Some(place),
-                Kept::Here(_) => None,
-            },
+            Row::Plain(Plain { qos, retain, share, .. }) => {
+                codec::put_terms(out, *qos, *retain, &SubscriptionIds::None, *share);
+            }
+            Row::Full(full) => {
+                codec::put_terms(out, full.qos, full.retain, &full.subscription_ids, full.share);
+            }
         }
     }
 }
@@ -165,9 +170,14 @@ pub(super) enum Logged {
     Queued(SessionNumber, u32, Plain),
     /// A message was routed.
     Published(Box<Published>),
+    /// A step of an exchange.
+    Exchange(Exchange),
     /// Anything else; a message, too, that is not packed yet.
-    Record(Record),
+    Record(Box<Record>),
 }
+
+// They go from thread to thread, one for each record.
+const _: () = assert!(size_of::<Logged>() <= 48);
 
 /// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
 #[derive(Debug)]
@@ -184,8 +194,10 @@ pub(super) struct Published {
 impl Logged {
     /// A record whose message stands here in the log, or is kept in memory.
     pub(super) fn of(record: Record, place: Option<Place>) -> Logged {
-        let Record::Published { message, retained, queued, beside } = record else {
-            return Logged::Record(record);
+        let (message, retained, queued, beside) = match record {
+            Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
+            Record::Exchange(step) => return Logged::Exchange(step),
+            other => return Logged::Record(Box::new(other)),
         };
         let size = message.size() as u32;
         if let (false, None, Places::One(one), Some(place)) = (retained, &beside, &queued, &place)
@@ -224,7 +236,7 @@ impl Logged {
                     *spot = Spot { segment, at: spot.at + by };
                 }
             }
-            Logged::Record(_) => {}
+            Logged::Exchange(_) | Logged::Record(_) => {}
         }
     }
 
@@ -237,7 +249,7 @@ impl Logged {
                 Kept::Log(place) => Some(place),
                 Kept::Here(_) => None,
             },
-            Logged::Record(_) => None,
+            Logged::Exchange(_) | Logged::Record(_) => None,
         }
     }
 }
@@ -290,7 +302,8 @@ impl Table {
                 return self.queue.insert(session, Row::Plain(plain));
             }
             Logged::Published(published) => return self.published(lsn, *published, queues),
-            Logged::Record(record) => record,
+            Logged::Exchange(step) => return self.step(lsn, step, queues),
+            Logged::Record(record) => *record,
         };
         match record {
             Record::Nothing => {}
@@ -305,7 +318,13 @@ impl Table {
             }
             Record::Published { .. } => self.apply(lsn, Logged::of(record, None), queues),
             Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
-            Record::Sent { session, packet_id, seq, qos, size, body } => {
+            Record::Exchange(step) => self.step(lsn, step, queues),
+        }
+    }
+
+    fn step(&mut self, lsn: Lsn, step: Exchange, queues: &mut Queues) {
+        match step {
+            Exchange::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
                     let shared = Shared { lsn, by: 1 };
@@ -320,8 +339,8 @@ impl Table {
                 let flight = KeptFlight { packet_id, order: lsn, state, seq, size };
                 set(&mut self.flights, (session, packet_id), flight);
             }
-            Record::Done(origin) => self.done(&origin, queues),
-            Record::HandedOver(origin) => {
+            Exchange::Done(origin) => self.done(&origin, queues),
+            Exchange::HandedOver(origin) => {
                 self.dequeue(&origin, queues);
                 if let Some(packet_id) = origin.packet_id {
                     let before = self.flights.get(&(origin.session, packet_id)).and_then(|f| f.row);
@@ -337,9 +356,9 @@ impl Table {
                     self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
                 }
             }
-            Record::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
-            Record::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
-            Record::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
+            Exchange::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
+            Exchange::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
+            Exchange::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
         }
     }
 
@@ -372,14 +391,7 @@ impl Table {
         }
     }
 
-    fn enqueue(
-        &mut self,
-        queued: Queued,
-        shared: Shared,
-        size: u32,
-        kept: Kept,
-        queues: &mut Queues,
-    ) {
+    fn enqueue(&mut self, queued: Queued, shared: Shared, size: u32, kept: Kept, queues: &mut Queues) {
         let session = queued.session;
         count(queues, session, queued.seq, size);
         self.queue.insert(session, Row::of(queued, kept, shared));

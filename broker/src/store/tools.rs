@@ -17,7 +17,7 @@ use super::disk::{Disk, Folder};
 use super::durable::{DurableStore, Options};
 use super::error::OpenError;
 use super::frame::{self, Found, Head};
-use super::record::{KeptSession, Origin, Places, Queued, Record};
+use super::record::{Exchange, KeptSession, Origin, Places, Queued, Record};
 use super::segments::{self, Beyond, Since};
 use super::shared::Counters;
 use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
@@ -251,15 +251,15 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
             OutboundState::AwaitPubAck => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         };
-        out.put(Record::Sent { session, packet_id, seq, qos, size, body })?;
+        out.put(Exchange::Sent { session, packet_id, seq, qos, size, body }.into())?;
         if flight.state == OutboundState::AwaitPubComp {
             // Its message is the client's already: only the identifier is left.
             let origin = Origin { session, seq: 0, size: 0, packet_id: Some(packet_id) };
-            out.put(Record::HandedOver(origin))?;
+            out.put(Exchange::HandedOver(origin).into())?;
         }
     }
     for packet_id in &kept.received {
-        out.put(Record::Received { session, packet_id: *packet_id })?;
+        out.put(Exchange::Received { session, packet_id: *packet_id }.into())?;
     }
     Ok(())
 }
