@@ -293,8 +293,8 @@ sections! {
         queues_bytes_max: u64 = 2_147_483_648, 0..=1_099_511_627_776;
         /// How many bytes of retained messages stay in memory; the others are read when somebody wants them.
         retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
-        /// How much log there is between two checkpoints, in bytes; each takes about a third as much memory, up to four times.
-        window_bytes: u64 = 16_777_216, 65_536..=1_073_741_824, Restart;
+        /// How much log there is between two checkpoints, in bytes, or memory of what stands in it, whichever is reached first; up to four times as much while a disk is slow.
+        window_bytes: u64 = 33_554_432, 65_536..=1_073_741_824, Restart;
         /// The cache of the checkpoint, in bytes of memory.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
     }

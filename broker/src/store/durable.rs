@@ -51,7 +51,8 @@ pub struct Options {
     pub sync_interval: Duration,
     /// The least time between two syncs.
     pub min_sync_interval: Duration,
-    /// How much log there is between two checkpoints, in bytes; each takes about a third as much memory, up to four times.
+    /// How much log there is between two checkpoints, in bytes, or memory of what stands in it, whichever is reached first; up to four times
+    /// as much while a disk is slow.
     pub window_bytes: u64,
     /// A segment of the log, in bytes.
     pub segment_bytes: u64,
@@ -68,7 +69,7 @@ impl Default for Options {
         Options {
             sync_interval: Duration::from_secs(1),
             min_sync_interval: Duration::ZERO,
-            window_bytes: 16 << 20,
+            window_bytes: 32 << 20,
             segment_bytes: 4 << 20,
             cache_bytes: 8 << 20,
             inbox_bytes_max: 16 << 20,

@@ -40,21 +40,28 @@ type Lane = VecDeque<Cell>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(NumberMap<Lane>);
+pub(super) struct Lanes {
+    lanes: NumberMap<Lane>,
+    /// An estimate of the memory of the rows in them, in bytes.
+    bytes: usize,
+}
 
 impl Lanes {
     /// Adds a row, or replaces the one in its place.
     pub(super) fn insert(&mut self, session: SessionNumber, row: Row) {
-        let lane = self.0.entry(session).or_default();
+        let lane = self.lanes.entry(session).or_default();
         let seq = row.seq();
+        self.bytes += row.weight();
         if lane.back().is_none_or(|last| last.seq() < seq) {
             lane.push_back(Cell::Row(row));
             return;
         }
         match lane.binary_search_by_key(&seq, Cell::seq) {
             Ok(at) => {
-                if let Some(cell) = lane.get_mut(at) {
-                    *cell = Cell::Row(row);
+                if let Some(cell) = lane.get_mut(at)
+                    && let Cell::Row(old) = std::mem::replace(cell, Cell::Row(row))
+                {
+                    self.bytes -= old.weight();
                 }
             }
             Err(at) => lane.insert(at, Cell::Row(row)),
@@ -63,13 +70,19 @@ impl Lanes {
 
     /// Takes a row out; `false`: it is not here.
     pub(super) fn take(&mut self, session: SessionNumber, seq: Seq) -> bool {
-        let Some(lane) = self.0.get_mut(&session) else { return false };
+        let Some(lane) = self.lanes.get_mut(&session) else { return false };
         let at = match lane.front() {
             Some(first) if first.seq() == seq => Ok(0),
             _ => lane.binary_search_by_key(&seq, Cell::seq),
         };
         let cell = at.ok().and_then(|at| lane.get_mut(at));
-        let taken = cell.is_some_and(|cell| matches!(std::mem::replace(cell, Cell::Gap(seq)), Cell::Row(_)));
+        let taken = match cell.map(|cell| std::mem::replace(cell, Cell::Gap(seq))) {
+            Some(Cell::Row(row)) => {
+                self.bytes -= row.weight();
+                true
+            }
+            Some(Cell::Gap(_)) | None => false,
+        };
         while lane.front().is_some_and(|cell| cell.row().is_none()) {
             lane.pop_front();
         }
@@ -86,7 +99,7 @@ impl Lanes {
 
     /// The rows of a session in this range.
     pub(super) fn range(&self, session: SessionNumber, range: Range<Seq>) -> impl Iterator<Item = &Row> {
-        let lane = self.0.get(&session);
+        let lane = self.lanes.get(&session);
         let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
         let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
         rows.take_while(move |cell| cell.seq() < range.end).filter_map(Cell::row)
@@ -95,7 +108,7 @@ impl Lanes {
     /// All rows, in the order of sessions and places.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
         let mut lanes: Vec<(SessionNumber, &Lane)> =
-            self.0.iter().map(|(session, lane)| (*session, lane)).collect();
+            self.lanes.iter().map(|(session, lane)| (*session, lane)).collect();
         lanes.sort_unstable_by_key(|(session, _)| *session);
         lanes
             .into_iter()
@@ -104,11 +117,17 @@ impl Lanes {
 
     /// The sessions that have or had rows here.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionNumber> {
-        self.0.keys().copied()
+        self.lanes.keys().copied()
     }
 
     /// Forgets a session.
     pub(super) fn forget(&mut self, session: SessionNumber) {
-        self.0.remove(&session);
+        let lane = self.lanes.remove(&session).unwrap_or_default();
+        self.bytes -= lane.iter().filter_map(Cell::row).map(Row::weight).sum::<usize>();
+    }
+
+    /// An estimate of the memory that they take, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes + self.lanes.len() * size_of::<(SessionNumber, Lane)>()
     }
 }

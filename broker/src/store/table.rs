@@ -139,6 +139,14 @@ impl Row {
         }
     }
 
+    /// An estimate of the memory that it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Row::Plain(_) => size_of::<Row>(),
+            Row::Full(_) => size_of::<Row>() + size_of::<Full>() + self.body().map_or(0, Message::size),
+        }
+    }
+
     /// Its message, or where in the log that stands.
     pub(super) fn body(&self) -> Result<&Message, Place> {
         match self {
@@ -287,6 +295,8 @@ pub(super) struct Table {
     /// The last record in it.
     pub(super) last: Lsn,
     pub(super) last_group: u32,
+    /// The memory of retained messages that came, in bytes.
+    retained_bytes: usize,
 }
 
 /// What waits in each queue, at the last record applied.
@@ -386,6 +396,7 @@ impl Table {
             }
         }
         if let Some(message) = retained {
+            self.retained_bytes += message.size() + message.topic_str().len();
             let topic = message.topic_str().into();
             self.retained.insert(topic, Some(message).filter(|message| !message.payload().is_empty()));
         }
@@ -455,6 +466,22 @@ impl Table {
         self.ended.insert(session);
         self.touched.remove(&session);
         queues.remove(&session);
+    }
+
+    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for what holds them.
+    pub(super) fn weight(&self) -> usize {
+        fn of<K, V>(rows: &BTreeMap<K, V>) -> usize {
+            2 * rows.len() * (size_of::<K>() + size_of::<V>())
+        }
+        self.queue.weight()
+            + of(&self.gone)
+            + of(&self.flights)
+            + of(&self.received)
+            + of(&self.retained)
+            + of(&self.subscriptions)
+            + of(&self.sessions)
+            + self.retained_bytes
+            + 2 * self.shared.len() * size_of::<(Spot, Shared)>()
     }
 
     /// Nothing is added any more: notes what waits in the queues that changed.

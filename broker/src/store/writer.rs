@@ -36,6 +36,8 @@ pub(super) struct Writer {
     last: Lsn,
     /// Since the table was frozen last, in bytes of log.
     since_frozen: u64,
+    /// The same, or the memory of the table: whichever is more.
+    gathered: u64,
     synced_at: Option<Instant>,
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
@@ -59,6 +61,7 @@ impl Writer {
             queues,
             last,
             since_frozen: 0,
+            gathered: 0,
             synced_at: None,
             unsynced_since: None,
             pack: Pack::default(),
@@ -168,7 +171,7 @@ impl Writer {
         if frozen {
             lock(&shared.supply).wanted = true;
             shared.supply_changed.notify_all();
-        } else if self.since_frozen >= shared.options.window_bytes.saturating_mul(3) {
+        } else if self.gathered >= shared.options.window_bytes.saturating_mul(3) {
             self.await_checkpoint();
         }
         Ok(())
@@ -185,7 +188,8 @@ impl Writer {
             view.active.apply(lsn, row, &mut self.queues);
         }
         *view.active.covers.entry(self.segment.id).or_default() += framed.end - framed.start;
-        let full = (self.since_frozen >= shared.options.window_bytes || lock(&shared.inbox).freeze)
+        self.gathered = self.since_frozen.max(view.active.weight() as u64);
+        let full = (self.gathered >= shared.options.window_bytes || lock(&shared.inbox).freeze)
             && view.frozen.is_none();
         if full {
             lock(&shared.inbox).freeze = false;
@@ -209,7 +213,7 @@ impl Writer {
             segment: self.segment.id,
         };
         view.frozen = Some(Arc::new(table));
-        self.since_frozen = 0;
+        (self.since_frozen, self.gathered) = (0, 0);
     }
 
     /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is nothing to wait for.
