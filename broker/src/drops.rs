@@ -181,7 +181,7 @@ impl Ends {
     /// A message waits for a session; for traces.
     #[cold]
     pub(crate) fn queued(&self, delivery: &Delivery, outbox: &Outbox, connected: bool) {
-        let step = Step::Queued { connected, shared: delivery.share.is_some() };
+        let step = Step::Queued { connected, shared: delivery.terms.share.is_some() };
         self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
     }
 
@@ -194,7 +194,7 @@ impl Ends {
         packet_id: Option<PacketId>,
         again: bool,
     ) {
-        let step = Step::Sent { qos: delivery.qos, packet_id, again };
+        let step = Step::Sent { qos: delivery.terms.qos, packet_id, again };
         self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
     }
 

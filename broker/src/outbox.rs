@@ -35,6 +35,15 @@ use crate::store::Origin;
 pub struct Delivery {
     /// The message.
     pub message: Message,
+    /// How it is to be delivered.
+    pub terms: DeliveryTerms,
+    /// Its place in the stored queue of the session; 0: it is in memory only.
+    pub seq: Seq,
+}
+
+/// How a message is to be delivered to one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryTerms {
     /// The QoS to deliver with, at most.
     pub qos: QoS,
     /// The RETAIN flag to send.
@@ -43,8 +52,13 @@ pub struct Delivery {
     pub subscription_ids: SubscriptionIds,
     /// The shared group it was given out by: another member can have it if this one leaves.
     pub share: Option<NonZeroU32>,
-    /// Its place in the stored queue of the session; 0: it is in memory only.
-    pub seq: Seq,
+}
+
+impl DeliveryTerms {
+    /// With this QoS, and nothing else to it.
+    pub fn plain(qos: QoS) -> DeliveryTerms {
+        DeliveryTerms { qos, retain: false, subscription_ids: SubscriptionIds::None, share: None }
+    }
 }
 
 /// What became of a pushed message.
@@ -275,10 +289,10 @@ impl Outbox {
         journal: &mut Journal<'_>,
         ends: &Ends,
     ) -> Pushed {
-        if let Some(reason) = inner.absence(delivery.qos) {
+        if let Some(reason) = inner.absence(delivery.terms.qos) {
             return Pushed::NotKept(reason);
         }
-        let stored = delivery.qos != QoS::AtMostOnce && self.is_stored();
+        let stored = delivery.terms.qos != QoS::AtMostOnce && self.is_stored();
         if stored && journal.is_off() && !inner.connected {
             return Pushed::NotKept(Reason::Offline);
         }
@@ -521,7 +535,7 @@ impl Outbox {
         inner.waker = None;
         if !inner.bounds.keeps_qos0 {
             inner.queue.retain(|delivery| {
-                let kept = delivery.qos != QoS::AtMostOnce;
+                let kept = delivery.terms.qos != QoS::AtMostOnce;
                 if !kept {
                     ends.ended(Reason::Offline, &delivery.message, self);
                 }
@@ -636,7 +650,7 @@ mod tests {
             expires_at: None,
         };
         let message = Message::new(&content);
-        Delivery { message, qos, retain: false, subscription_ids: SubscriptionIds::None, share: None, seq: 0 }
+        Delivery { message, terms: DeliveryTerms::plain(qos), seq: 0 }
     }
 
     fn push(outbox: &Outbox, payload: &str) -> Pushed {

@@ -8,7 +8,7 @@ use std::thread::Thread;
 
 use lapwing::QoS;
 use lapwing::message::{Content, Message};
-use lapwing::outbox::SubscriptionIds;
+use lapwing::outbox::{DeliveryTerms, SubscriptionIds};
 use lapwing::session::Held;
 use lapwing::store::{
     Beside, Durability, DurableStore, Entry, Exchange, Failed, KeptSubscription, OpenError, Origin, Page,
@@ -157,14 +157,9 @@ impl Model {
             *last += 1;
             self.state.insert(format!("queue {session} {last:06}"), text(&message));
             self.queued.push((*session, *last, message.size() as u32));
-            queued.push(Queued {
-                session: *session,
-                seq: *last,
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                subscription_ids: SubscriptionIds::One(7),
-                share: None,
-            });
+            let ids = SubscriptionIds::One(7);
+            let terms = DeliveryTerms { subscription_ids: ids, ..DeliveryTerms::plain(QoS::AtLeastOnce) };
+            queued.push(Queued { session: *session, seq: *last, terms });
         }
         let (session, _) = self.any_session(random);
         self.last_id = self.last_id % 60_000 + 1;
@@ -255,7 +250,7 @@ pub fn recovered(store: &DurableStore) -> Result<State, OpenError> {
             for delivery in paged.deliveries {
                 count += 1;
                 bytes += delivery.message.size() as u64;
-                assert_eq!(delivery.subscription_ids, SubscriptionIds::One(7));
+                assert_eq!(delivery.terms.subscription_ids, SubscriptionIds::One(7));
                 state.insert(format!("queue {session} {:06}", delivery.seq), text(&delivery.message));
             }
         }

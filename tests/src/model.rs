@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use lapwing::message::{Content, Message};
-use lapwing::outbox::{Delivery, SubscriptionIds};
+use lapwing::outbox::{Delivery, DeliveryTerms};
 use lapwing::session::{Effect, Session, Terms, Transmit};
 use lapwing_protocol::packet::{Ack, Packet, PacketId, Publish};
 use lapwing_protocol::{PacketType, QoS, ReasonCode};
@@ -129,14 +129,7 @@ impl World {
         });
         self.enqueued.push(qos);
         self.client_count.push(0);
-        let delivery = Delivery {
-            message,
-            qos,
-            retain: false,
-            subscription_ids: SubscriptionIds::None,
-            share: None,
-            seq: 0,
-        };
+        let delivery = Delivery { message, terms: DeliveryTerms::plain(qos), seq: 0 };
         self.session.outgoing.pending.push_back(delivery);
     }
 
@@ -145,13 +138,13 @@ impl World {
         self.to_client.push_back(match transmit {
             Transmit::Publish { delivery, packet_id, dup } => {
                 let n = u32::from_be_bytes(delivery.message.payload().try_into().expect("a number"));
-                assert_eq!(packet_id.is_some(), delivery.qos != QoS::AtMostOnce);
+                assert_eq!(packet_id.is_some(), delivery.terms.qos != QoS::AtMostOnce);
                 if packet_id.is_some() {
                     self.unacknowledged += 1;
                     let most = usize::from(self.terms.in_flight_max);
                     assert!(self.unacknowledged <= most, "more in flight than the receive maximum");
                 }
-                Wire::Publish { id: packet_id.map_or(0, PacketId::get), qos: delivery.qos, dup, n }
+                Wire::Publish { id: packet_id.map_or(0, PacketId::get), qos: delivery.terms.qos, dup, n }
             }
             Transmit::PubRel(id) => Wire::Ack(PacketType::PubRel, id.get()),
         });

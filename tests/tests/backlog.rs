@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::message::{Content, Message};
-use lapwing::outbox::SubscriptionIds;
+use lapwing::outbox::DeliveryTerms;
 use lapwing::store::{
     Durability, DurableStore, Exchange, OnCorruption, Options, Origin, Page, Places, Queued, Record,
     SessionTerms, Store,
@@ -53,14 +53,8 @@ fn message(n: u64) -> Message {
 
 /// A message for these sessions, in place `n` of each.
 fn published(n: u64, sessions: &[u64]) -> Record {
-    let place = |session: &u64| Queued {
-        session: *session,
-        seq: n,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        subscription_ids: SubscriptionIds::None,
-        share: None,
-    };
+    let place =
+        |session: &u64| Queued { session: *session, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) };
     let queued: Places = sessions.iter().map(place).collect();
     Record::Published { message: message(n), retained: false, queued, beside: None }
 }

@@ -217,11 +217,12 @@ impl Connection {
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
         let seen = mount::seen(self.gate.listener.mount_point.as_ref(), message.topic());
-        let allowed =
-            seen.ok_or(Reason::MountPoint).and_then(|name| match self.denies(message, delivery.retain) {
+        let allowed = seen.ok_or(Reason::MountPoint).and_then(|name| {
+            match self.denies(message, delivery.terms.retain) {
                 Some(denied) => Err(denied),
                 None => Ok(name),
-            });
+            }
+        });
         let sent = match allowed {
             Err(reason) => {
                 self.complain("delivery", message.topic_str(), &refusal(reason));
@@ -231,8 +232,8 @@ impl Connection {
                 let (topic, topic_alias) = self.name_topic(name);
                 let header = PublishHeader {
                     dup,
-                    qos: delivery.qos,
-                    retain: delivery.retain,
+                    qos: delivery.terms.qos,
+                    retain: delivery.terms.retain,
                     topic: if topic { name } else { &[] },
                     packet_id,
                     forwarded: message.properties(),
@@ -243,7 +244,7 @@ impl Connection {
                         Expiry::Expired => Some(0),
                     },
                     topic_alias,
-                    subscription_identifiers: delivery.subscription_ids.as_slice(),
+                    subscription_identifiers: delivery.terms.subscription_ids.as_slice(),
                     payload_len: message.payload().len(),
                 };
                 let sent = self.send_publish(&header, message, ticket);
@@ -289,7 +290,7 @@ impl Connection {
         if delivery.seq == 0 {
             return Ticket::default();
         }
-        let exactly_once = delivery.qos == QoS::ExactlyOnce;
+        let exactly_once = delivery.terms.qos == QoS::ExactlyOnce;
         if dup {
             return if exactly_once { self.state.resumed } else { Ticket::default() };
         }
@@ -297,7 +298,7 @@ impl Connection {
             session: self.resident.session.number,
             packet_id,
             seq: delivery.seq,
-            qos: delivery.qos,
+            qos: delivery.terms.qos,
             size: u32::try_from(delivery.message.size()).unwrap_or(u32::MAX),
             body: (delivery.seq & REPLAYED != 0).then(|| Box::new(delivery.clone())),
         };

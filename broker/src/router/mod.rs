@@ -218,6 +218,7 @@ impl Router {
         journal: &mut Journal<'_>,
     ) -> bool {
         let group = delivery
+            .terms
             .share
             .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
         group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal, &self.ends))

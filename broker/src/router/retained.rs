@@ -16,7 +16,7 @@ use lapwing_protocol::topic;
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::message::{Expiry, Message, Millis};
-use crate::outbox::{Delivery, SubscriptionIds};
+use crate::outbox::{Delivery, DeliveryTerms, SubscriptionIds};
 use crate::session::Replay;
 use crate::store::Store;
 
@@ -488,15 +488,13 @@ impl Key {
 
 fn delivery(replay: &Replay, message: &Message) -> Option<Delivery> {
     let (qos, ids) = replay.matching(message.topic_str())?;
-    Some(Delivery {
-        message: message.clone(),
-        qos: message.qos().min(qos),
+    let terms = DeliveryTerms {
         // `[MQTT-3.3.1-8]`: a retained message for a new subscription says so.
         retain: true,
         subscription_ids: ids.collect::<SubscriptionIds>(),
-        share: None,
-        seq: 0,
-    })
+        ..DeliveryTerms::plain(message.qos().min(qos))
+    };
+    Some(Delivery { message: message.clone(), terms, seq: 0 })
 }
 
 /// What all topics that match begin with: the filter up to its first wildcard; whole levels only.

@@ -13,7 +13,7 @@ use super::compact::Compact;
 use super::share::Group;
 use super::{Target, merge};
 use crate::message::{Message, SessionNumber};
-use crate::outbox::{Delivery, Outbox, SubscriptionIds};
+use crate::outbox::{Delivery, DeliveryTerms, Outbox, SubscriptionIds};
 use crate::session::Held;
 
 /// A session's interest in a topic filter.
@@ -50,14 +50,9 @@ impl Subscriber {
         subscription_ids: SubscriptionIds,
         share: Option<NonZeroU32>,
     ) -> Delivery {
-        Delivery {
-            qos: message.qos().min(self.qos),
-            retain: self.retain_as_published && message.retain(),
-            message,
-            subscription_ids,
-            share,
-            seq: 0,
-        }
+        let qos = message.qos().min(self.qos);
+        let retain = self.retain_as_published && message.retain();
+        Delivery { message, terms: DeliveryTerms { qos, retain, subscription_ids, share }, seq: 0 }
     }
 }
 

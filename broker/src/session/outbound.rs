@@ -154,7 +154,7 @@ impl Outgoing {
     pub(super) fn rest(&mut self) {
         let lost = &mut self.lost;
         let mut keep = |delivery: &Delivery| {
-            let kept = delivery.qos != QoS::AtMostOnce;
+            let kept = delivery.terms.qos != QoS::AtMostOnce;
             if !kept {
                 lost.push((Reason::Offline, delivery.message.clone()));
             }
@@ -231,8 +231,8 @@ impl Outgoing {
                 _ => (waited > self.wait_max).then_some(Reason::WaitedTooLong),
             };
             let mut flight = None;
-            if expired.is_none() && next.qos != QoS::AtMostOnce {
-                flight = Some(self.machine.start(next.qos, &self.flights)?);
+            if expired.is_none() && next.terms.qos != QoS::AtMostOnce {
+                flight = Some(self.machine.start(next.terms.qos, &self.flights)?);
             }
             let mut delivery = queue.pop_front()?;
             if !replaying {
@@ -357,7 +357,9 @@ impl Outgoing {
         mut give: impl FnMut(&Delivery, Option<PacketId>) -> bool,
     ) {
         let mut given = |delivery: &Delivery, id: Option<PacketId>| {
-            delivery.share.is_some() && (group.is_none() || delivery.share == group) && give(delivery, id)
+            delivery.terms.share.is_some()
+                && (group.is_none() || delivery.terms.share == group)
+                && give(delivery, id)
         };
         if sent {
             let unsent = &mut self.unsent;

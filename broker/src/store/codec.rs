@@ -13,7 +13,7 @@ use super::record::{
     Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
 use crate::message::Message;
-use crate::outbox::{Delivery, SubscriptionIds};
+use crate::outbox::{Delivery, DeliveryTerms, SubscriptionIds};
 use crate::session::{Held, Will};
 
 /// The kind of [`Record::Published`].
@@ -159,23 +159,16 @@ fn put_share(out: &mut Vec<u8>, share: Option<NonZeroU32>) {
     put_number(out, share.map_or(0, |id| u64::from(id.get())));
 }
 
-/// How a message is delivered, without the message and without whose it is.
-/// How a message is delivered to one session.
-pub(super) fn put_terms(
-    out: &mut Vec<u8>,
-    qos: QoS,
-    retain: bool,
-    ids: &SubscriptionIds,
-    share: Option<NonZeroU32>,
-) {
-    out.push(qos as u8 | u8::from(retain) << 2);
-    put_ids(out, ids);
-    put_share(out, share);
+pub(super) fn put_terms(out: &mut Vec<u8>, terms: &DeliveryTerms) {
+    out.push(terms.qos as u8 | u8::from(terms.retain) << 2);
+    put_ids(out, &terms.subscription_ids);
+    put_share(out, terms.share);
 }
 
-fn terms(reader: &mut Reader<'_>) -> Option<(QoS, bool, SubscriptionIds, Option<NonZeroU32>)> {
+fn terms(reader: &mut Reader<'_>) -> Option<DeliveryTerms> {
     let flags = reader.u8().filter(|flags| *flags < 8)?;
-    Some((QoS::from_u8(flags & 3)?, flags & 4 != 0, ids(reader)?, share(reader)?))
+    let (qos, retain) = (QoS::from_u8(flags & 3)?, flags & 4 != 0);
+    Some(DeliveryTerms { qos, retain, subscription_ids: ids(reader)?, share: share(reader)? })
 }
 
 fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
@@ -277,19 +270,14 @@ pub(super) fn subscription(reader: &mut Reader<'_>) -> Option<KeptSubscription> 
     Some(KeptSubscription { held: Held { options, id }, group: share(reader)?, replay: flags & 0x40 != 0 })
 }
 
-/// A delivery whose message stands elsewhere.
-pub(super) fn put_queued_terms(out: &mut Vec<u8>, queued: &Queued) {
-    put_terms(out, queued.qos, queued.retain, &queued.subscription_ids, queued.share);
-}
-
-/// Reads it back, with the message that `message` finds behind it.
+/// Reads a delivery: its terms, with the message that `message` finds behind them.
 pub(super) fn delivery(
     reader: &mut Reader<'_>,
     seq: u64,
     message: impl FnOnce(&mut Reader<'_>) -> Option<Message>,
 ) -> Option<Delivery> {
-    let (qos, retain, subscription_ids, share) = terms(reader)?;
-    Some(Delivery { message: message(reader)?, qos, retain, subscription_ids, share, seq })
+    let terms = terms(reader)?;
+    Some(Delivery { message: message(reader)?, terms, seq })
 }
 
 /// A message with its length.
@@ -378,7 +366,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             for place in queued.as_slice() {
                 put_number(out, place.session);
                 put_number(out, place.seq);
-                put_terms(out, place.qos, place.retain, &place.subscription_ids, place.share);
+                put_terms(out, &place.terms);
             }
             let beside = beside.as_ref();
             put_option(out, beside.and_then(|beside| beside.received), put_packet);
@@ -401,7 +389,7 @@ fn put_step(out: &mut Vec<u8>, step: &Exchange) {
             out.push(*qos as u8);
             put_number(out, u64::from(*size));
             put_option(out, body.as_ref(), |out, body| {
-                put_terms(out, body.qos, body.retain, &body.subscription_ids, body.share);
+                put_terms(out, &body.terms);
                 put_message(out, &body.message);
             });
         }
@@ -451,8 +439,7 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
             let queued = (0..count)
                 .map(|_| {
                     let (session, seq) = (reader.number()?, reader.number()?);
-                    let (qos, retain, subscription_ids, share) = terms(reader)?;
-                    Some(Queued { session, seq, qos, retain, subscription_ids, share })
+                    Some(Queued { session, seq, terms: terms(reader)? })
                 })
                 .collect::<Option<Places>>()?;
             let received = reader.option(packet)?;

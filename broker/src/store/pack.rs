@@ -160,7 +160,7 @@ mod tests {
     use super::super::record::{Places, Queued};
     use super::*;
     use crate::message::{Content, Message};
-    use crate::outbox::SubscriptionIds;
+    use crate::outbox::DeliveryTerms;
 
     fn published(n: u64, payload: usize) -> Record {
         let message = Message::new(&Content {
@@ -173,14 +173,8 @@ mod tests {
             published_at: 0,
             expires_at: None,
         });
-        let queued = Places::One(Queued {
-            session: 1,
-            seq: n,
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            subscription_ids: SubscriptionIds::None,
-            share: None,
-        });
+        let queued =
+            Places::One(Queued { session: 1, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) });
         Record::Published { message, retained: false, queued, beside: None }
     }
 

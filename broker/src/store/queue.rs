@@ -12,7 +12,6 @@ use tracing::warn;
 use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Survey};
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
-use super::record::Queued;
 use super::table::{Row, Shared, Table};
 use super::{Lsn, Seq};
 use crate::message::{Message, SessionNumber};
@@ -165,7 +164,7 @@ fn without_log(
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
             balance.moved(&body);
             packed.clear();
-            codec::put_queued_terms(&mut packed, &Queued::of(session, &delivery));
+            codec::put_terms(&mut packed, &delivery.terms);
             put_body(&mut packed, &Body::Here, Some(&delivery.message));
             &packed
         } else {
@@ -331,7 +330,7 @@ pub(super) fn write(
         }
         let begins = run.begin(session, seq);
         codec::put_sized(&mut run.bytes, |out| {
-            row.put_terms(out);
+            codec::put_terms(out, &row.terms());
             put_body(out, &body, message);
         });
         if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {

@@ -7,7 +7,7 @@ use lapwing_protocol::{PacketId, QoS};
 
 use super::Seq;
 use crate::message::{Message, Millis, SessionNumber};
-use crate::outbox::{Delivery, SubscriptionIds};
+use crate::outbox::{Delivery, DeliveryTerms};
 pub use crate::session::KeptFlight;
 use crate::session::{Held, Will};
 
@@ -39,41 +39,14 @@ pub struct Queued {
     pub session: SessionNumber,
     /// Where in it.
     pub seq: Seq,
-    /// The QoS to deliver with.
-    pub qos: QoS,
-    /// The RETAIN flag to send.
-    pub retain: bool,
-    /// The identifiers of the subscriptions that matched.
-    pub subscription_ids: SubscriptionIds,
-    /// The shared group it was given out by.
-    pub share: Option<NonZeroU32>,
+    /// How it is to be delivered.
+    pub terms: DeliveryTerms,
 }
 
 impl Queued {
     /// The place of a delivery.
     pub fn of(session: SessionNumber, delivery: &Delivery) -> Queued {
-        let Delivery { qos, retain, subscription_ids, share, seq, .. } = delivery;
-        Queued {
-            session,
-            seq: *seq,
-            qos: *qos,
-            retain: *retain,
-            subscription_ids: subscription_ids.clone(),
-            share: *share,
-        }
-    }
-
-    /// The delivery of a message in this place.
-    pub fn delivery(&self, message: Message) -> Delivery {
-        let Queued { seq, qos, retain, subscription_ids, share, .. } = self;
-        Delivery {
-            message,
-            qos: *qos,
-            retain: *retain,
-            subscription_ids: subscription_ids.clone(),
-            share: *share,
-            seq: *seq,
-        }
+        Queued { session, seq: delivery.seq, terms: delivery.terms.clone() }
     }
 }
 

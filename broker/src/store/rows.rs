@@ -161,7 +161,9 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
             Ok(message) => Some(message.clone()),
             Err(place) => read.logged(&place, bad)?,
         };
-        done = message.is_some_and(|message| full(&mut found, row.queued(session).delivery(message)));
+        done = message.is_some_and(|message| {
+            full(&mut found, Delivery { message, terms: row.terms(), seq: row.seq() })
+        });
     }
     let next = found.last().filter(|_| done).map_or(until, |last| last.seq + 1);
     Ok(Paged { deliveries: found, next })

@@ -11,7 +11,6 @@ use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
 use super::bodies::{Place, Spot};
-use super::codec;
 use super::lanes::Lanes;
 use super::numbers::NumberMap;
 use super::record::{
@@ -19,7 +18,7 @@ use super::record::{
 };
 use super::{Lsn, REPLAYED, Seq};
 use crate::message::{Message, SessionNumber};
-use crate::outbox::SubscriptionIds;
+use crate::outbox::{DeliveryTerms, SubscriptionIds};
 
 /// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as small as it can be.
 #[derive(Clone, Debug)]
@@ -48,13 +47,10 @@ pub(super) struct Plain {
 /// See [`Row`].
 #[derive(Clone, Debug)]
 pub(super) struct Full {
-    kept: Kept,
-    subscription_ids: SubscriptionIds,
     seq: Seq,
+    kept: Kept,
+    terms: DeliveryTerms,
     shared: Shared,
-    share: Option<NonZeroU32>,
-    qos: QoS,
-    retain: bool,
 }
 
 /// What a row has in common with others.
@@ -76,18 +72,13 @@ pub(super) enum Kept {
 impl Plain {
     /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
     fn of(queued: &Queued, place: &Place, shared: bool) -> Option<Plain> {
-        let plain = queued.subscription_ids == SubscriptionIds::None;
-        Some(Plain {
-            seq: queued.seq,
-            segment: u32::try_from(place.spot.segment).ok().filter(|_| plain)?,
-            at: u32::try_from(place.spot.at).ok()?,
-            len: place.len,
-            sum: place.sum,
-            share: queued.share,
-            qos: queued.qos,
-            retain: queued.retain,
-            shared,
-        })
+        let Queued { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } = *queued;
+        let Place { spot, len, sum } = *place;
+        if *subscription_ids != SubscriptionIds::None {
+            return None;
+        }
+        let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
+        Some(Plain { seq, segment, at, len, sum, share, qos, retain, shared })
     }
 
     fn place(&self) -> Place {
@@ -95,9 +86,8 @@ impl Plain {
         Place { spot, len: self.len, sum: self.sum }
     }
 
-    fn queued(&self, session: SessionNumber) -> Queued {
-        let Plain { seq, share, qos, retain, .. } = *self;
-        Queued { session, seq, qos, retain, subscription_ids: SubscriptionIds::None, share }
+    fn terms(&self) -> DeliveryTerms {
+        DeliveryTerms { retain: self.retain, share: self.share, ..DeliveryTerms::plain(self.qos) }
     }
 }
 
@@ -109,8 +99,8 @@ impl Row {
         {
             return Row::Plain(plain);
         }
-        let Queued { seq, qos, retain, subscription_ids, share, .. } = queued;
-        Row::Full(Box::new(Full { kept, subscription_ids, seq, shared, share, qos, retain }))
+        let Queued { seq, terms, .. } = queued;
+        Row::Full(Box::new(Full { seq, kept, terms, shared }))
     }
 
     /// Its place in the queue.
@@ -121,21 +111,11 @@ impl Row {
         }
     }
 
-    /// Its place in the queue of this session.
-    pub(super) fn queued(&self, session: SessionNumber) -> Queued {
+    /// How its message is to be delivered.
+    pub(super) fn terms(&self) -> DeliveryTerms {
         match self {
-            Row::Plain(plain) => plain.queued(session),
-            Row::Full(full) => {
-                let Full { seq, qos, retain, subscription_ids, share, .. } = &**full;
-                Queued {
-                    session,
-                    seq: *seq,
-                    qos: *qos,
-                    retain: *retain,
-                    subscription_ids: subscription_ids.clone(),
-                    share: *share,
-                }
-            }
+            Row::Plain(plain) => plain.terms(),
+            Row::Full(full) => full.terms.clone(),
         }
     }
 
@@ -155,18 +135,6 @@ impl Row {
                 Kept::Here(message) => Ok(message),
                 Kept::Log(place) => Err(*place),
             },
-        }
-    }
-
-    /// Packs its terms, as [`codec::put_terms`].
-    pub(super) fn put_terms(&self, out: &mut Vec<u8>) {
-        match self {
-            Row::Plain(Plain { qos, retain, share, .. }) => {
-                codec::put_terms(out, *qos, *retain, &SubscriptionIds::None, *share);
-            }
-            Row::Full(full) => {
-                codec::put_terms(out, full.qos, full.retain, &full.subscription_ids, full.share);
-            }
         }
     }
 }
@@ -233,9 +201,10 @@ impl Logged {
                     (plain.segment, plain.at) = (segment, at);
                     return;
                 }
-                let (queued, mut place) = (Places::One(plain.queued(*session)), plain.place());
-                place.spot = Spot { segment, at };
+                let place = Place { spot: Spot { segment, at }, ..plain.place() };
+                let queued = Queued { session: *session, seq: plain.seq, terms: plain.terms() };
                 let (kept, size) = (Kept::Log(place), *size);
+                let queued = Places::One(queued);
                 let published = Published { kept, size, queued, beside: None, retained: None };
                 *self = Logged::Published(Box::new(published));
             }
