@@ -155,6 +155,66 @@ fn a_backlog_is_written_once_and_its_log_is_used_again_when_it_is_read() {
 }
 
 #[test]
+fn a_message_of_several_sessions_that_leaves_the_log_is_written_once() {
+    let count = 400;
+    let written = |sessions: &[u64]| {
+        let disk = MemoryDisk::forgetful();
+        let store = open(&disk);
+        write(&store, [session(1), session(2), session(3)]);
+        // Most of the log is acknowledged at once: what is left does not stay there.
+        let records = (1..=count).flat_map(|n| match n % 4 {
+            0 => vec![published(n, sessions)],
+            _ => vec![published(n, &[3]), done(3, n)],
+        });
+        write(&store, records);
+        until(&store, "a checkpoint is made", |store| store.figures().checkpoints > 0);
+        let figures = store.figures();
+        assert_eq!(figures.segments_kept, 0, "a segment with little left in it is kept: {figures:?}");
+        drop(store);
+        let store = open(&disk);
+        let left: Vec<u64> = (4..=count).step_by(4).collect();
+        for session in sessions {
+            assert_eq!(queue(&store, *session, count + 1), left);
+        }
+        figures.checkpoint_bytes
+    };
+    let (one, two) = (written(&[1]), written(&[1, 2]));
+    assert!(two < one + one / 2, "{one} bytes for one session, {two} for two");
+}
+
+#[test]
+fn a_checkpoint_is_made_before_what_stands_in_the_log_takes_more_memory_than_the_window() {
+    let store = open(&MemoryDisk::forgetful());
+    // Small ones, each for a topic of its own: they take more memory than log.
+    let retained = |n: u64| {
+        let topic = format!("t/{n}");
+        let content = Content {
+            topic: &topic,
+            properties: &[],
+            payload: b"1",
+            qos: QoS::AtMostOnce,
+            retain: true,
+            publisher: 0,
+            published_at: 0,
+            expires_at: None,
+        };
+        let message = Message::new(&content);
+        Record::Published { message, retained: true, queued: Places::None, beside: None }
+    };
+    for n in 0..5_000 {
+        store.append(retained(n), Durability::None);
+    }
+    write(&store, []);
+    let log = store.figures().log_bytes;
+    assert!(log < options().window_bytes, "{log} bytes of log are a reason of their own");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while store.figures().checkpoints == 0 {
+        assert!(Instant::now() < patience, "no checkpoint: {:?}", store.figures());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn segments_with_little_left_in_them_are_emptied() {
     let disk = MemoryDisk::forgetful();
     let store = open(&disk);

@@ -181,7 +181,7 @@ fn a_file_that_changes_while_a_reload_goes_on_is_read_again() {
 fn the_level_of_the_log_changes_and_what_needs_a_restart_is_named() {
     let mut changing = Changing::start(ONE);
     let told = changing.change(
-        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '32MiB'\n{ONE}"),
+        &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '64MiB'\n{ONE}"),
         "only a restart",
     );
     assert!(told.contains("store.window_bytes, log.format"), "{told}");

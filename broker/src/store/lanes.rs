@@ -131,3 +131,73 @@ impl Lanes {
         self.bytes + self.lanes.len() * size_of::<(SessionNumber, Lane)>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::QoS;
+
+    use super::super::bodies::{Place, Spot};
+    use super::super::record::{Places, Queued, Record};
+    use super::super::table::{Logged, Queues, Table};
+    use super::*;
+    use crate::message::{Content, Message};
+    use crate::outbox::{DeliveryTerms, SubscriptionIds};
+
+    /// A message in this place of the queue of session 1.
+    fn published(seq: Seq, subscription_ids: SubscriptionIds) -> Record {
+        let message = Message::new(&Content {
+            topic: "t",
+            properties: &[],
+            payload: b"m",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            publisher: 1,
+            published_at: 0,
+            expires_at: None,
+        });
+        let terms = DeliveryTerms { subscription_ids, ..DeliveryTerms::plain(QoS::AtLeastOnce) };
+        let queued = Places::One(Queued { session: 1, seq, terms });
+        Record::Published { message, retained: false, queued, beside: None }
+    }
+
+    #[test]
+    fn what_rows_take_is_given_back_once_they_are_gone_in_any_order() {
+        let (mut table, mut queues) = (Table::default(), Queues::default());
+        let place = Place { spot: Spot { segment: 1, at: 0 }, len: 9, sum: 0 };
+        let kinds = [
+            (SubscriptionIds::None, Some(place)),
+            (SubscriptionIds::One(7), Some(place)),
+            (SubscriptionIds::None, None),
+        ];
+        let mut weights = vec![table.queue.weight()];
+        for (seq, (ids, place)) in (1..).zip(kinds) {
+            table.apply(seq, Logged::of(published(seq, ids), place), &mut queues);
+            weights.push(table.queue.weight());
+        }
+        assert!(weights.is_sorted_by(|less, more| less < more), "{weights:?}");
+        // The same one again takes nothing more.
+        table.apply(4, Logged::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
+        assert_eq!(Some(&table.queue.weight()), weights.last());
+        for (seq, is_there) in [(2, true), (2, false), (1, true), (3, true)] {
+            assert_eq!(table.queue.take(1, seq), is_there);
+        }
+        table.queue.forget(1);
+        assert_eq!(Some(&table.queue.weight()), weights.first());
+    }
+
+    #[test]
+    fn a_place_beyond_what_a_small_row_can_say_is_kept_as_it_is() {
+        let (mut table, mut queues) = (Table::default(), Queues::default());
+        let spots = [(3, 64), (3, u64::from(u32::MAX)), (u64::from(u32::MAX) + 9, 64)];
+        for (seq, (segment, at)) in (1..).zip(spots) {
+            let place = Place { spot: Spot { segment: 0, at: 8 }, len: 9, sum: 5 };
+            let mut logged = Logged::of(published(seq, SubscriptionIds::None), Some(place));
+            logged.shift(segment, at);
+            table.apply(seq, logged, &mut queues);
+            let row = table.queue.range(1, seq..seq + 1).next().expect("a row");
+            assert_eq!(row.body().err(), Some(Place { spot: Spot { segment, at: 8 + at }, ..place }));
+            assert_eq!((row.seq(), row.terms()), (seq, DeliveryTerms::plain(QoS::AtLeastOnce)));
+        }
+        assert_eq!(queues.get(&1).map(|waiting| waiting.count), Some(3));
+    }
+}
