@@ -13,21 +13,28 @@ fuzz_target!(|data: &[u8]| {
             Ok(acl) => acl,
             Err(errors) => {
                 // Every mistake is told with the file and a line.
-                assert!(!errors.is_empty() && errors.iter().all(|error| error.starts_with(name)), "{errors:?}");
+                assert!(
+                    !errors.is_empty() && errors.iter().all(|error| error.starts_with(name)),
+                    "{errors:?}"
+                );
                 continue;
             }
         };
         // Words of the text itself are likely users, client identifiers and topics.
-        let words: Vec<&str> = text.split(['\n', ' ', '\'', '"']).filter(|word| !word.is_empty()).take(64).collect();
+        let words: Vec<&str> =
+            text.split(['\n', ' ', '\'', '"']).filter(|word| !word.is_empty()).take(64).collect();
         for user in words.iter().take(8).map(|user| Some(*user)).chain([None]) {
             for client_id in ["c", "#", "a/b", words.first().copied().unwrap_or("x")] {
                 let mut identity = user.map_or_else(Identity::default, Identity::of);
                 identity.groups = acl.groups_of(user, &[]);
-                let (strict, wide) = (acl.rights(&identity, client_id, false), acl.rights(&identity, client_id, true));
+                let (strict, wide) =
+                    (acl.rights(&identity, client_id, false), acl.rights(&identity, client_id, true));
                 for word in &words {
                     for action in [Action::Publish, Action::Subscribe, Action::Receive] {
                         let valid = match action {
-                            Action::Subscribe => topic::check_filter(word).is_ok() && topic::shared(word).is_none(),
+                            Action::Subscribe => {
+                                topic::check_filter(word).is_ok() && topic::shared(word).is_none()
+                            }
                             _ => topic::check_name(word).is_ok(),
                         };
                         if !valid {
@@ -39,7 +46,10 @@ fuzz_target!(|data: &[u8]| {
                         // What is allowed strictly is allowed widely, too.
                         assert!(!strict.allows(action, word) || wide.allows(action, word));
                         // A subscription to one topic brings that topic.
-                        if action == Action::Subscribe && topic::check_name(word).is_ok() && strict.allows(action, word) {
+                        if action == Action::Subscribe
+                            && topic::check_name(word).is_ok()
+                            && strict.allows(action, word)
+                        {
                             assert!(strict.allows(Action::Receive, word), "{word}");
                         }
                         assert!(!strict.explain(action, word).is_empty());

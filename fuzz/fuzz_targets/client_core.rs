@@ -85,7 +85,10 @@ fuzz_target!(|data: &[u8]| {
     let config = Config::new("f")
         .version(version)
         .chunks(setting & 2 != 0)
-        .policy([Policy::Reject, Policy::DropOldest, Policy::LatestPerTopic][usize::from(setting >> 2 & 3).min(2)])
+        .policy(
+            [Policy::Reject, Policy::DropOldest, Policy::LatestPerTopic]
+                [usize::from(setting >> 2 & 3).min(2)],
+        )
         .inbound_aliases(setting >> 4 & 3)
         .alias_topics(&["t/a", "t/b"])
         .subscribe("in/#", QoS::ExactlyOnce);
@@ -102,14 +105,20 @@ fuzz_target!(|data: &[u8]| {
             }
             // What a server would say most likely.
             2 => {
-                let accepted: &[u8] = if version == Version::V5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
+                let accepted: &[u8] =
+                    if version == Version::V5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
                 net.to_client.extend(accepted);
                 if argument & 1 == 1 {
                     let at = net.to_client.len() - accepted.len() + 2;
                     net.to_client[at] = 1;
                 }
             }
-            3 => net.to_client.extend([[0x40, 0x50, 0x62, 0x70][usize::from(argument & 3)], 2, 0, argument >> 2]),
+            3 => net.to_client.extend([
+                [0x40, 0x50, 0x62, 0x70][usize::from(argument & 3)],
+                2,
+                0,
+                argument >> 2,
+            ]),
             4 => {
                 let topic = ["t/a", "t/b", "t/c", "x"][usize::from(argument & 3)];
                 let qos = QoS::from_u8(argument >> 2 & 3).unwrap_or_default();

@@ -9,7 +9,10 @@ fuzz_target!(|data: &[u8]| {
     let passwords = match Passwords::parse(text, "users") {
         Ok(passwords) => passwords,
         Err(errors) => {
-            assert!(!errors.is_empty() && errors.iter().all(|error| error.starts_with("users:")), "{errors:?}");
+            assert!(
+                !errors.is_empty() && errors.iter().all(|error| error.starts_with("users:")),
+                "{errors:?}"
+            );
             return;
         }
     };

@@ -11,7 +11,9 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(find(&data[..len]), Ok(Found::Header(header, len)), "what stands behind it counts");
             for cut in 0..len {
                 match find(&data[..cut]) {
-                    Ok(Found::Incomplete(more)) => assert!(more > 0 && cut + more <= len, "asks for what is not its own"),
+                    Ok(Found::Incomplete(more)) => {
+                        assert!(more > 0 && cut + more <= len, "asks for what is not its own")
+                    }
                     other => panic!("{other:?} at {cut} of {len} bytes"),
                 }
             }

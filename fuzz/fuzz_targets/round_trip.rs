@@ -15,7 +15,9 @@ fuzz_target!(|data: &[u8]| {
         let mut bytes = vec![0; packet.encoded_len(version, u32::MAX).expect("what was read can be written")];
         let len = packet.encode(version, u32::MAX, &mut bytes).expect("what was read can be written");
         assert_eq!(len, bytes.len());
-        let Ok(Split::Frame { frame, .. }) = frame::split(&bytes, version, u32::MAX) else { panic!("{bytes:02x?}") };
+        let Ok(Split::Frame { frame, .. }) = frame::split(&bytes, version, u32::MAX) else {
+            panic!("{bytes:02x?}")
+        };
         assert_eq!(Packet::decode(frame, version), Ok(packet));
     }
 });

@@ -14,7 +14,8 @@ use libfuzzer_sys::fuzz_target;
 
 /// A short topic of few different levels, so that much matches; `wild` allows wildcards.
 fn text(bytes: &mut &[u8], wild: bool) -> String {
-    let levels: &[&str] = if wild { &["a", "b", "", "+", "#", "$s", "ab"] } else { &["a", "b", "", "$s", "ab"] };
+    let levels: &[&str] =
+        if wild { &["a", "b", "", "+", "#", "$s", "ab"] } else { &["a", "b", "", "$s", "ab"] };
     let mut take = || {
         let (first, rest) = bytes.split_first().unwrap_or((&0, &[]));
         *bytes = rest;
@@ -28,7 +29,14 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = data;
     let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
     let router = Router::new(retained, Default::default());
-    let bounds = Bounds { messages_max: 1 << 20, bytes_max: 1 << 30, policy: QueuePolicy::DropNewest, keeps_qos0: false, stored_bytes_max: 0, stored_messages_max: 0 };
+    let bounds = Bounds {
+        messages_max: 1 << 20,
+        bytes_max: 1 << 30,
+        policy: QueuePolicy::DropNewest,
+        keeps_qos0: false,
+        stored_bytes_max: 0,
+        stored_messages_max: 0,
+    };
     let outboxes: Vec<Arc<Outbox>> = (1..5).map(|session| Arc::new(Outbox::new(session, bounds))).collect();
     outboxes.iter().for_each(|outbox| outbox.connect(&Default::default()));
     let mut held: BTreeSet<(String, usize)> = BTreeSet::new();
@@ -42,7 +50,10 @@ fuzz_target!(|data: &[u8]| {
                 if topic::check_filter(&filter).is_ok() {
                     let outbox = outboxes[who].clone();
                     let qos = QoS::AtLeastOnce;
-                    router.subscribe(&filter, Subscriber { outbox, qos, no_local: false, retain_as_published: false, id: None });
+                    router.subscribe(
+                        &filter,
+                        Subscriber { outbox, qos, no_local: false, retain_as_published: false, id: None },
+                    );
                     held.insert((filter, who));
                 }
             }
@@ -54,11 +65,21 @@ fuzz_target!(|data: &[u8]| {
             _ => {
                 let name = text(&mut bytes, false);
                 let message = Message::new(&Content {
-                    topic: &name, properties: &[], payload: &[], qos: QoS::AtMostOnce, retain: false, publisher: 0, published_at: 0, expires_at: None,
+                    topic: &name,
+                    properties: &[],
+                    payload: &[],
+                    qos: QoS::AtMostOnce,
+                    retain: false,
+                    publisher: 0,
+                    published_at: 0,
+                    expires_at: None,
                 });
                 let routed = router.route(&message, &mut cache, &mut Vec::new(), &mut Journal::off());
-                let expected: BTreeSet<usize> =
-                    held.iter().filter(|(filter, _)| topic::matches(filter, &name)).map(|(_, who)| *who).collect();
+                let expected: BTreeSet<usize> = held
+                    .iter()
+                    .filter(|(filter, _)| topic::matches(filter, &name))
+                    .map(|(_, who)| *who)
+                    .collect();
                 assert_eq!(routed.matched, expected.len(), "{name} {held:?}");
             }
         }

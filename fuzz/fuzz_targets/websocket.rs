@@ -22,7 +22,9 @@ fuzz_target!(|data: &[u8]| {
                     let _ = socket.read_to_end(&mut read).await;
                     assert!(read.len() <= data.len(), "bytes that nobody sent");
                 }
-                Err(why) => assert!(!why.is_empty() && (head.is_empty() || why.starts_with("WebSocket")), "{why}"),
+                Err(why) => {
+                    assert!(!why.is_empty() && (head.is_empty() || why.starts_with("WebSocket")), "{why}")
+                }
             }
         });
     }
