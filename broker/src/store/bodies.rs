@@ -153,10 +153,10 @@ impl Survey {
     pub(super) fn of(table: &Table) -> Survey {
         let (mut live, mut shared) = (Sums::default(), false);
         table.queue.iter().for_each(|(_, row)| {
-            let by = table.shared(row).map_or(1, |shared| shared.by.max(1));
-            shared |= by > 1;
+            let count = table.siblings(row).map_or(1, |siblings| siblings.count.max(1));
+            shared |= count > 1;
             if let Err(Place { spot, len, .. }) = row.body() {
-                live.add(spot.segment, u64::from(len / by));
+                live.add(spot.segment, u64::from(len / count));
             }
         });
         let live = live.all();

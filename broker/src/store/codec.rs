@@ -159,6 +159,7 @@ fn put_share(out: &mut Vec<u8>, share: Option<NonZeroU32>) {
     put_number(out, share.map_or(0, |id| u64::from(id.get())));
 }
 
+/// How a message is delivered to one session.
 pub(super) fn put_terms(out: &mut Vec<u8>, terms: &DeliveryTerms) {
     out.push(terms.qos as u8 | u8::from(terms.retain) << 2);
     put_ids(out, &terms.subscription_ids);

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Survey};
 use super::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use super::codec::{self, Reader};
-use super::table::{Row, Shared, Table};
+use super::table::{Row, Siblings, Table};
 use super::{Lsn, Seq};
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
@@ -293,8 +293,8 @@ pub(super) fn write(
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
     if survey.shared {
         for (_, row) in table.queue.iter() {
-            if let Some(shared) = table.shared(row).filter(|_| here(row, &moving).is_ok()) {
-                *uses.entry(shared.lsn).or_default() += 1;
+            if let Some(siblings) = table.siblings(row).filter(|_| here(row, &moving).is_ok()) {
+                *uses.entry(siblings.lsn).or_default() += 1;
             }
         }
     }
@@ -311,11 +311,11 @@ pub(super) fn write(
     let mut scratch = Vec::new();
     table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
         let seq = row.seq();
-        let uses = |shared: &Shared| uses.get(&shared.lsn).is_some_and(|uses| *uses > 1);
+        let uses = |siblings: &Siblings| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
         let (body, message) = match here(row, &moving) {
             Err(place) => (Body::Log(place), None),
-            Ok(message) => match table.shared(row).filter(uses) {
-                Some(Shared { lsn, .. }) => {
+            Ok(message) => match table.siblings(row).filter(uses) {
+                Some(Siblings { lsn, .. }) => {
                     if written.insert(lsn) {
                         bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
                     }

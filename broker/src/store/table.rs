@@ -40,8 +40,8 @@ pub(super) struct Plain {
     share: Option<NonZeroU32>,
     qos: QoS,
     retain: bool,
-    /// The message has other rows, too: [`Table::shared`] knows them.
-    shared: bool,
+    /// The message has other rows, too: [`Table::siblings`] knows them.
+    siblings: bool,
 }
 
 /// See [`Row`].
@@ -50,16 +50,16 @@ pub(super) struct Full {
     seq: Seq,
     kept: Kept,
     terms: DeliveryTerms,
-    shared: Shared,
+    siblings: Siblings,
 }
 
-/// What a row has in common with others.
+/// The rows that one record brought: they have the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shared {
-    /// The record that brought it: rows of one record have the same message.
+pub(super) struct Siblings {
+    /// The record.
     pub(super) lsn: Lsn,
-    /// How many rows that record brought.
-    pub(super) by: u32,
+    /// How many they are.
+    pub(super) count: u32,
 }
 
 /// Where the message of a row in a table is.
@@ -71,14 +71,14 @@ pub(super) enum Kept {
 
 impl Plain {
     /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
-    fn of(queued: &Queued, place: &Place, shared: bool) -> Option<Plain> {
+    fn of(queued: &Queued, place: &Place, siblings: bool) -> Option<Plain> {
         let Queued { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } = *queued;
         let Place { spot, len, sum } = *place;
         if *subscription_ids != SubscriptionIds::None {
             return None;
         }
         let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
-        Some(Plain { seq, segment, at, len, sum, share, qos, retain, shared })
+        Some(Plain { seq, segment, at, len, sum, share, qos, retain, siblings })
     }
 
     fn place(&self) -> Place {
@@ -93,14 +93,14 @@ impl Plain {
 
 impl Row {
     /// The row of a message in this place.
-    fn of(queued: Queued, kept: Kept, shared: Shared) -> Row {
+    fn of(queued: Queued, kept: Kept, siblings: Siblings) -> Row {
         if let Kept::Log(place) = &kept
-            && let Some(plain) = Plain::of(&queued, place, shared.by > 1)
+            && let Some(plain) = Plain::of(&queued, place, siblings.count > 1)
         {
             return Row::Plain(plain);
         }
         let Queued { seq, terms, .. } = queued;
-        Row::Full(Box::new(Full { seq, kept, terms, shared }))
+        Row::Full(Box::new(Full { seq, kept, terms, siblings }))
     }
 
     /// Its place in the queue.
@@ -247,7 +247,7 @@ pub(super) struct Table {
     pub(super) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
     pub(super) queue: Lanes,
     /// Of messages with several rows, by where in the log they stand.
-    shared: HashMap<Spot, Shared>,
+    siblings: HashMap<Spot, Siblings>,
     /// Rows of older tables that are gone.
     pub(super) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(super) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
@@ -306,8 +306,8 @@ impl Table {
             Exchange::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
-                    let shared = Shared { lsn, by: 1 };
-                    self.enqueue(queued, shared, size, Kept::Here(body.message), queues);
+                    let siblings = Siblings { lsn, count: 1 };
+                    self.enqueue(queued, siblings, size, Kept::Here(body.message), queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -345,14 +345,14 @@ impl Table {
         let Published { kept, size, queued, beside, retained } = published;
         match queued {
             Places::None => {}
-            Places::One(queued) => self.enqueue(queued, Shared { lsn, by: 1 }, size, kept, queues),
+            Places::One(queued) => self.enqueue(queued, Siblings { lsn, count: 1 }, size, kept, queues),
             Places::Many(all) => {
-                let shared = Shared { lsn, by: all.len() as u32 };
-                if let (Kept::Log(place), true) = (&kept, shared.by > 1) {
-                    self.shared.insert(place.spot, shared);
+                let siblings = Siblings { lsn, count: all.len() as u32 };
+                if let (Kept::Log(place), true) = (&kept, siblings.count > 1) {
+                    self.siblings.insert(place.spot, siblings);
                 }
                 for queued in all {
-                    self.enqueue(queued, shared, size, kept.clone(), queues);
+                    self.enqueue(queued, siblings, size, kept.clone(), queues);
                 }
             }
         }
@@ -371,18 +371,18 @@ impl Table {
         }
     }
 
-    fn enqueue(&mut self, queued: Queued, shared: Shared, size: u32, kept: Kept, queues: &mut Queues) {
+    fn enqueue(&mut self, queued: Queued, siblings: Siblings, size: u32, kept: Kept, queues: &mut Queues) {
         let session = queued.session;
         count(queues, session, queued.seq, size);
-        self.queue.insert(session, Row::of(queued, kept, shared));
+        self.queue.insert(session, Row::of(queued, kept, siblings));
     }
 
-    /// What a row has in common with others, if it does.
-    pub(super) fn shared(&self, row: &Row) -> Option<Shared> {
+    /// The rows that have the message of this one, if it is not the only one.
+    pub(super) fn siblings(&self, row: &Row) -> Option<Siblings> {
         match row {
-            Row::Plain(plain) if plain.shared => self.shared.get(&plain.place().spot).copied(),
+            Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
             Row::Plain(_) => None,
-            Row::Full(full) => Some(full.shared).filter(|shared| shared.by > 1),
+            Row::Full(full) => Some(full.siblings).filter(|siblings| siblings.count > 1),
         }
     }
 
@@ -450,7 +450,7 @@ impl Table {
             + of(&self.subscriptions)
             + of(&self.sessions)
             + self.retained_bytes
-            + 2 * self.shared.len() * size_of::<(Spot, Shared)>()
+            + 2 * self.siblings.len() * size_of::<(Spot, Siblings)>()
     }
 
     /// Nothing is added any more: notes what waits in the queues that changed.
