@@ -288,6 +288,7 @@ fn bit(id: u8) -> u64 {
 }
 
 /// Passes over one property, checking all that its kind asks.
+#[cfg_attr(not(target_os = "none"), inline)]
 fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     let id = r.number(1) as u8;
     let Some((kind, places)) = spec(id) else {

@@ -120,6 +120,7 @@ impl<'a> Sticky<'a> {
         self.bytes
     }
 
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn take(&mut self, n: usize) -> &'a [u8] {
         match self.bytes.split_at_checked(n) {
             Some((taken, rest)) => {
@@ -134,8 +135,18 @@ impl<'a> Sticky<'a> {
     }
 
     /// A number of so many bytes.
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn number(&mut self, width: usize) -> u32 {
-        self.take(width).iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+        let bytes = self.take(width);
+        if cfg!(target_os = "none") {
+            return bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        }
+        match *bytes {
+            [a] => a.into(),
+            [a, b] => u16::from_be_bytes([a, b]).into(),
+            [a, b, c, d] => u32::from_be_bytes([a, b, c, d]),
+            _ => 0,
+        }
     }
 
     pub(crate) fn varint(&mut self) -> u32 {
@@ -155,12 +166,14 @@ impl<'a> Sticky<'a> {
         }
     }
 
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn binary(&mut self) -> &'a [u8] {
         let n = self.number(2);
         self.take(n as usize)
     }
 
     /// A string that is checked, but left as bytes.
+    #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn text(&mut self) -> &'a [u8] {
         let bytes = self.binary();
         if let Err(error) = text::check(bytes) {
