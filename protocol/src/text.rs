@@ -29,21 +29,6 @@ pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
-/// Whether all bytes are ASCII and none is zero, eight at a time, as nearly all strings are: `true` is certain.
-#[inline]
-fn is_plain(bytes: &[u8]) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    let plain = |word: &[u8; 8]| {
-        let word = u64::from_ne_bytes(*word);
-        (word.wrapping_sub(ONES) | word) & ONES << 7 == 0
-    };
-    match bytes.last_chunk() {
-        // The last eight overlap those before them.
-        Some(last) => bytes.as_chunks().0.iter().all(plain) && plain(last),
-        None => bytes.iter().all(|byte| matches!(byte, 1..=0x7f)),
-    }
-}
-
 /// Puts the code points together, in little code.
 fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
     // The bits so far, the least code point that needs so many bytes, and how many of them are awaited.
@@ -73,15 +58,43 @@ fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
     if awaited == 0 { Ok(()) } else { Err(DecodeError::NotUtf8) }
 }
 
-/// Whether a byte is zero, eight at a time: topics are short, and every PUBLISH asks.
+/// A one in each of eight bytes.
+const ONES: u64 = u64::MAX / 0xff;
+
+/// Whether one of eight bytes is zero.
+#[inline]
+const fn has_zero(word: u64) -> bool {
+    word.wrapping_sub(ONES) & !word & ONES << 7 != 0
+}
+
 #[inline]
 fn has_nul(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let any = words.iter().any(|word| {
-        let word = u64::from_ne_bytes(*word);
-        word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080 != 0
-    });
-    any || rest.contains(&0)
+    any(bytes, has_zero, |byte| byte == 0)
+}
+
+/// Whether all bytes are ASCII and none is zero, as in nearly all strings: `true` is certain.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    !any(bytes, |word| (word.wrapping_sub(ONES) | word) & ONES << 7 != 0, |byte| !matches!(byte, 1..=0x7f))
+}
+
+/// Whether one of these two occurs.
+#[inline]
+pub(crate) fn has_either(bytes: &[u8], (one, other): (u8, u8)) -> bool {
+    let [ones, others] = [one, other].map(|byte| ONES * u64::from(byte));
+    let of_eight = |word| has_zero(word ^ ones) || has_zero(word ^ others);
+    any(bytes, of_eight, |byte| byte == one || byte == other)
+}
+
+/// Whether that holds of any byte, eight at a time: topics are short, and every PUBLISH asks. Without an OS one by one, in little code.
+#[inline]
+fn any(bytes: &[u8], of_eight: impl Fn(u64) -> bool, of_one: impl Fn(u8) -> bool) -> bool {
+    let word = |eight: &[u8; 8]| of_eight(u64::from_ne_bytes(*eight));
+    match bytes.last_chunk() {
+        // The last eight overlap those before them.
+        Some(last) if !cfg!(target_os = "none") => bytes.as_chunks().0.iter().any(word) || word(last),
+        _ => bytes.iter().any(|byte| of_one(*byte)),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Everything works on levels split at `/`, without recursion and without a copy.
 
+use crate::text;
+
 /// What a shared subscription starts with.
 pub const SHARE_PREFIX: &str = "$share/";
 
@@ -34,7 +36,7 @@ pub fn has_wildcard(topic: &str) -> bool {
 /// As [`has_wildcard`], of a string that is kept as bytes.
 #[inline]
 pub(crate) fn has_wildcard_byte(topic: &[u8]) -> bool {
-    topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
+    text::has_either(topic, (b'+', b'#'))
 }
 
 /// Whether [`check_name`] would let it pass; in little code.
@@ -131,6 +133,20 @@ pub fn matches(filter: &str, topic: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wildcard_is_seen_wherever_it_stands() {
+        for len in 0..30 {
+            // Neighbours of both, and what differs from them in one bit.
+            let plain: std::vec::Vec<u8> = b"*,\"$\xab\xa3k".iter().copied().cycle().take(len).collect();
+            assert!(!has_wildcard_byte(&plain));
+            for (at, byte) in (0..len).flat_map(|at| [(at, b'+'), (at, b'#')]) {
+                let mut bytes = plain.clone();
+                bytes[at] = byte;
+                assert!(has_wildcard_byte(&bytes), "{byte:#x} at {at} of {len}");
+            }
+        }
+    }
 
     // 3.1.1: [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-1] [MQTT-4.7.3-2]
     // 5.0: [MQTT-4.7.0-1] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2]
