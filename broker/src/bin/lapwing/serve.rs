@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::supervisor::{self, Watchdog};
+use crate::systemd::{self, Watchdog};
 use crate::{commands, fail};
 
 /// What changes the level of the log.
@@ -74,7 +74,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
         Err(error) => return fail(&error),
     };
     greet(&broker, local);
-    supervisor::ready(&broker.listeners());
+    systemd::ready(&broker.listeners());
     let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
@@ -84,13 +84,13 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
             () = next(&mut hangup) => {
                 info!("SIGHUP: reading the configuration, users, rules, keys and certificates anew");
                 // How it went is in the log.
-                supervisor::reloading();
+                systemd::reloading();
                 let _ = broker.reload().await;
-                supervisor::ready(&broker.listeners());
+                systemd::ready(&broker.listeners());
             }
         }
     }
-    supervisor::stopping();
+    systemd::stopping();
     info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");
     tokio::select! {
         () = broker.stop() => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 mod arguments;
 mod commands;
 mod serve;
-mod supervisor;
+mod systemd;
 
 use std::path::Path;
 use std::process::ExitCode;
