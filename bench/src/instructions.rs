@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use lapwing::config::QueuePolicy;
-use lapwing::journal::Journal;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::{Bounds, Delivery, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::store::publish_record::Journal;
 use lapwing::{QoS, Version};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{Packet, PublishHeader};

@@ -98,7 +98,7 @@ fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
     let mut child = Command::new(path)
         .arg("-c")
         .arg(folder.join("lapwing.toml"))
-        .env("LAPWING_LOG__LEVEL", "info,audit=warn,lapwing::handshake=warn")
+        .env("LAPWING_LOG__LEVEL", "info,audit=warn,lapwing::connection::handshake=warn")
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{}: {error}; build it with cargo build --release", path.display()))?;

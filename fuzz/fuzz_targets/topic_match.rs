@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::config::QueuePolicy;
-use lapwing::journal::Journal;
+use lapwing::store::publish_record::Journal;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::{Bounds, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};

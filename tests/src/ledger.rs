@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use lapwing::QoS;
-use lapwing::message::{Content, Message};
-use lapwing::outbox::{DeliveryTerms, SubscriptionIds};
+use lapwing::message::{Content, Message, SubscriptionIds};
+use lapwing::outbox::DeliveryTerms;
 use lapwing::session::Held;
 use lapwing::store::{
     Beside, Durability, DurableStore, Entry, Exchange, Failed, KeptSubscription, OpenError, Origin, Page,

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use lapwing::Broker;
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::drops::{Kind, Reason};
 use lapwing::message::Message;
 use lapwing::outbox::Delivery;
 use lapwing::store::{
     DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat, Seq,
     Store, Ticket, Unavailable,
 };
+use lapwing::telemetry::outcomes::{Kind, Reason};
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::config::{self, QueuePolicy};
-use lapwing::journal::Journal;
 use lapwing::message::{Content, Message};
 use lapwing::net::{Raw, bind};
 use lapwing::outbox::{Bounds, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::store::publish_record::Journal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -8,7 +8,7 @@ use super::routes::{Route, route};
 use super::shape::{Page, object};
 use crate::auth::ban::{self, Change, NotChanged, Whom};
 use crate::config::network;
-use crate::reload;
+use crate::server::reload;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => Page<Ban>),

@@ -12,9 +12,8 @@ use super::call::{Call, LIMIT, Parameter};
 use super::clients::Rates;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::account;
-use crate::contact::{Contact, Question};
-use crate::registry;
+use crate::clients::handle::{Contact, Question};
+use crate::clients::{self, report};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/busiest",
@@ -70,7 +69,7 @@ async fn list(call: Call) -> Result<Busiest, Failure> {
     let mut next: Option<Arc<str>> = None;
     loop {
         next = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
-            let registry::Client::Live(contact) = client else { return };
+            let clients::Client::Live(contact) = client else { return };
             connected += 1;
             if contacts.len() < ASKED_MAX {
                 contacts.push((client_id.clone(), contact.clone()));
@@ -93,7 +92,7 @@ async fn list(call: Call) -> Result<Busiest, Failure> {
     let mut clients = Vec::new();
     for (client, contact, answer) in answers {
         let Ok(Ok(account)) = timeout_at(until, answer).await else { continue };
-        let Some(account::Connection { rates, .. }) = account.connection else { continue };
+        let Some(report::Connection { rates, .. }) = account.connection else { continue };
         let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
         let outbox = contact.outbox.get();
         clients.push(Busy {

@@ -12,15 +12,15 @@ use super::call::{CURSOR, Call, LIMIT, Parameter};
 use super::pattern;
 use super::routes::{Route, route};
 use super::shape::{Page, object};
-use crate::account::{self, Account};
+use crate::clients::handle::{Contact, Leave, Question};
+use crate::clients::report::{self, Account};
+use crate::clients::{self};
 use crate::config::network;
-use crate::contact::{Contact, Leave, Question};
 use crate::core::Core;
-use crate::drops::Reason;
-use crate::live::GateNumber;
+use crate::core::settings::GateNumber;
 use crate::outbox::Outbox;
-use crate::registry;
 use crate::session::Held;
+use crate::telemetry::outcomes::Reason;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(
@@ -224,10 +224,10 @@ impl Filter {
         })
     }
 
-    fn takes(&self, client_id: &str, client: &registry::Client<'_>) -> bool {
+    fn takes(&self, client_id: &str, client: &clients::Client<'_>) -> bool {
         let (user, contact) = match client {
-            registry::Client::Live(contact) => (contact.user.as_deref(), Some(&**contact)),
-            registry::Client::Resting(resident, _) => (resident.session.user.as_deref(), None),
+            clients::Client::Live(contact) => (contact.user.as_deref(), Some(&**contact)),
+            clients::Client::Resting(resident, _) => (resident.session.user.as_deref(), None),
         };
         let within = |net: &ipnet::IpNet| {
             let ip = contact.and_then(|contact| contact.peer.address.ip());
@@ -249,7 +249,7 @@ impl Filter {
 /// A client, before its queue was looked at: that is done without the registry's lock.
 type Found = (Client, Option<Arc<Outbox>>);
 
-fn found(client_id: &Arc<str>, client: &registry::Client<'_>, now: u64) -> Found {
+fn found(client_id: &Arc<str>, client: &clients::Client<'_>, now: u64) -> Found {
     let blank = Client {
         client: client_id.clone(),
         user: None,
@@ -262,7 +262,7 @@ fn found(client_id: &Arc<str>, client: &registry::Client<'_>, now: u64) -> Found
         dropped_messages: 0,
     };
     match client {
-        registry::Client::Live(contact) => {
+        clients::Client::Live(contact) => {
             let client = Client {
                 user: contact.user.clone(),
                 connected: true,
@@ -273,7 +273,7 @@ fn found(client_id: &Arc<str>, client: &registry::Client<'_>, now: u64) -> Found
             };
             (client, contact.outbox.get().cloned())
         }
-        registry::Client::Resting(resident, _) => {
+        clients::Client::Resting(resident, _) => {
             let client = Client { user: resident.session.user.clone(), ..blank };
             (client, Some(resident.outbox.clone()))
         }
@@ -340,8 +340,8 @@ async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failu
             .registry
             .with(client_id, |key, client| {
                 let account = match client {
-                    registry::Client::Live(contact) => Err(contact.clone()),
-                    registry::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
+                    clients::Client::Live(contact) => Err(contact.clone()),
+                    clients::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
                 };
                 (found(key, &client, now), account)
             })
@@ -385,13 +385,13 @@ async fn one(call: Call) -> Result<Detail, Failure> {
         }),
         in_flight_to_client: account.in_flight.0 as u64,
         in_flight_from_client: account.in_flight.1 as u64,
-        flow: connection.as_ref().map(|account::Connection { flow, .. }| Flow {
+        flow: connection.as_ref().map(|report::Connection { flow, .. }| Flow {
             messages_received: flow.messages_received,
             messages_sent: flow.messages_sent,
             bytes_received: flow.bytes_received,
             bytes_sent: flow.bytes_sent,
         }),
-        per_second: connection.map(|account::Connection { rates, .. }| {
+        per_second: connection.map(|report::Connection { rates, .. }| {
             let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
             Rates { messages_received, messages_sent, bytes_received, bytes_sent }
         }),
@@ -418,8 +418,8 @@ async fn disconnect(call: Call) -> Result<Disconnected, Failure> {
     let (core, client_id) = (&call.admin.core, call.name());
     call.audit(&format!("disconnect client {client_id}"));
     let contact = core.registry.with(client_id, |_, client| match client {
-        registry::Client::Live(contact) => Some(contact.clone()),
-        registry::Client::Resting(..) => None,
+        clients::Client::Live(contact) => Some(contact.clone()),
+        clients::Client::Resting(..) => None,
     });
     let contact = contact.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
         let error = format!("client '{client_id}' is not connected; its session rests");

@@ -6,7 +6,7 @@ use super::answer::Failure;
 use super::call::{CURSOR, Call, Kind, LIMIT, Parameter};
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::explain::{self, Question};
+use crate::core::explain::{self, Question};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/explain",

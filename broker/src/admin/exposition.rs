@@ -4,11 +4,11 @@ use std::fmt::{Display, Write};
 use std::time::Instant;
 
 use super::process::Process;
+use crate::clients::Client;
 use crate::core::Core;
-use crate::drops::Reason;
-use crate::metrics::{BOUNDS_MICROS, Spread, Sums};
-use crate::registry::Client;
 use crate::store::Health;
+use crate::telemetry::metrics::{BOUNDS_MICROS, Spread, Sums};
+use crate::telemetry::outcomes::Reason;
 
 /// How the text is written.
 #[derive(Clone, Copy, PartialEq, Eq)]

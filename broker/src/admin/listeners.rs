@@ -4,8 +4,8 @@ use super::answer::Failure;
 use super::call::Call;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::live::{Gate, Snapshot};
-use crate::metrics::Sums;
+use crate::core::settings::{Gate, Snapshot};
+use crate::telemetry::metrics::Sums;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),

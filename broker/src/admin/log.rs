@@ -4,7 +4,7 @@ use super::answer::Failure;
 use super::call::Call;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::reload;
+use crate::server::reload;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/log", "What is logged", [], get => Level),

@@ -51,9 +51,9 @@ use self::answer::{Answer, Content, Failure, JSON, LINES};
 use self::call::{Call, Who};
 use crate::auth::audit;
 use crate::core::Core;
-use crate::listeners::Named;
 use crate::net::ControlSocket;
-use crate::reload::Request as Reload;
+use crate::server::listeners::Named;
+use crate::server::reload::Request as Reload;
 
 /// How many connections there are at once on each of the two; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{budget, memory};
+use crate::limits::{budget, memory};
 
 /// Each figure is `None` where it cannot be had.
 pub(super) struct Process {

@@ -5,7 +5,7 @@ use super::call::Call;
 use super::clients;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::registry::Client;
+use crate::clients::Client;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     DELETE "/sessions/{client}",

@@ -12,7 +12,7 @@ use super::call::{Call, Kind, Parameter};
 use super::routes::{Route, route};
 use super::shape::{Shape, object};
 use crate::message::Millis;
-use crate::trace::{Event, Filter, Following, TRACES_MAX, Told, Traces};
+use crate::telemetry::trace::{Event, Filter, Following, TRACES_MAX, Told, Traces};
 
 /// How long a trace goes on where the query does not say.
 const SECONDS_DEFAULT: u64 = 600;

@@ -15,7 +15,7 @@ use super::password::{Lasting, Passwords};
 use super::scram::{Scram, Verifier};
 use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
-use crate::live::GateNumber;
+use crate::core::settings::GateNumber;
 use crate::net::Peer;
 
 /// One listener's way in.

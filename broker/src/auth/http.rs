@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::{Credentials, Identity, Secret, jwt};
-use crate::config;
+use super::{Credentials, Identity, jwt};
+use crate::config::{self, Secret};
 
 /// The largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;

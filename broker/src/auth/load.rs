@@ -11,11 +11,11 @@ use zeroize::Zeroizing;
 use super::acl::Acl;
 use super::ban::Bans;
 use super::configured::{Configured, Entrance};
-use super::jwt::Tokens;
+use super::jwt::{self, Tokens};
 use super::password::{Lasting, Passwords};
-use super::{Auth, Open, Secret, certificate, jwt};
-use crate::config::{self, Config, Listener, why_not_readable};
-use crate::live::GateNumber;
+use super::{Auth, Open, certificate};
+use crate::config::{self, Config, Listener, Secret, why_not_readable};
+use crate::core::settings::GateNumber;
 use crate::net::tls;
 
 /// Reads everything that `[auth]` and the listeners name.

@@ -15,13 +15,11 @@ pub(crate) mod load;
 mod methods;
 pub mod password;
 pub mod scram;
-mod secret;
 pub mod template;
 mod throttle;
 
 pub use configured::Configured;
 pub use load::configured;
-pub use secret::Secret;
 
 use std::future::Future;
 use std::pin::Pin;

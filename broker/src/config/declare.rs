@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::value::{self, Given, Unit};
-use crate::auth::Secret;
+use crate::config::Secret;
 
 /// A key with all that is known about it; `T` is what it is set in.
 pub struct Key<T> {

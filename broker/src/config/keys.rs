@@ -5,7 +5,7 @@ use lapwing_protocol::topic;
 use super::Config;
 use super::declare::{ANY, Key, Parse, choices, key, words};
 use super::value::Given;
-use crate::auth::Secret;
+use crate::config::Secret;
 use crate::store::{Durability, OnCorruption};
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }

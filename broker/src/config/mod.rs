@@ -10,8 +10,10 @@ mod file;
 mod keys;
 mod listener;
 mod mosquitto;
+pub(crate) mod mount;
 mod print;
 mod reading;
+mod secret;
 mod source;
 mod value;
 
@@ -26,6 +28,7 @@ pub use listener::{
     ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
 };
 pub use reading::{Origin, Reading};
+pub use secret::Secret;
 pub use source::{Flags, Format, Source};
 
 use std::path::{Path, PathBuf};

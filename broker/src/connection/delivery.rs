@@ -10,16 +10,17 @@ use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
 use tracing::{debug, warn};
 
 use super::packets::refusal;
-use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish, mount};
+use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish};
 use crate::auth::Action;
-use crate::backlog::{PAGE_BYTES, PAGE_MESSAGES};
-use crate::drops::Reason;
+use crate::clients::Resident;
+use crate::config::mount;
+use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::{Delivery, Take};
-use crate::registry::Resident;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
 use crate::store::{Durability, Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::telemetry::outcomes::Reason;
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;

@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::{Agreement, Connection, Exit};
+use crate::clients::{ConnectionNumber, End, Resident};
+use crate::connection::output::Output;
 use crate::core::{Core, LastWord};
 use crate::net::Stream;
-use crate::output::Output;
-use crate::registry::{ConnectionNumber, End, Resident};
 use crate::store::Durability;
 
 /// How long the last bytes may take to be written, and the client to close its side.

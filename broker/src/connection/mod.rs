@@ -10,7 +10,8 @@
 
 mod delivery;
 mod farewell;
-pub(crate) mod mount;
+pub(crate) mod handshake;
+pub(crate) mod output;
 mod packets;
 mod reauth;
 mod rights;
@@ -39,18 +40,18 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use crate::budget::{Place, Pressure};
-use crate::contact::{Contact, Leave};
+use crate::clients::handle::{Contact, Leave};
+use crate::clients::{ConnectionNumber, End, Resident};
+use crate::connection::output::Output;
 use crate::core::Core;
-use crate::live::{Gate, Snapshot};
+use crate::core::settings::{Gate, Snapshot};
+use crate::limits::budget::{Place, Pressure};
+use crate::limits::rate::Allowances;
 use crate::message::{Message, Millis};
-use crate::metrics::{Pace, Tally};
 use crate::net::Stream;
-use crate::output::Output;
-use crate::rate::Allowances;
-use crate::registry::{ConnectionNumber, End, Resident};
 use crate::router::{Batch, Fetched, RouteCache};
 use crate::store::{Failed, Records, Seat, Ticket};
+use crate::telemetry::metrics::{Pace, Tally};
 
 use turn::Turn;
 

@@ -7,17 +7,17 @@ use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWrite
 use lapwing_protocol::{DecodeError, PacketType, QoS, ReasonCode, Version, topic};
 use tracing::{debug, warn};
 
-use super::{AliasedTopic, Connection, Exit, State, mount};
+use super::{AliasedTopic, Connection, Exit, State};
 use crate::auth::{Action, audit};
-use crate::config::DeniedPublish;
+use crate::config::{DeniedPublish, mount};
 use crate::core::source;
-use crate::drops::Reason;
-use crate::journal::Journal;
 use crate::message::{Content, Message, Millis, forwarded};
 use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
+use crate::store::publish_record::Journal;
 use crate::store::{Durability, Exchange, Record, Ticket};
-use crate::trace::{Step, Subject, TraceId};
+use crate::telemetry::outcomes::Reason;
+use crate::telemetry::trace::{Step, Subject, TraceId};
 
 /// What the rules say no to.
 const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());

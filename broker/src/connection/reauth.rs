@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{Connection, Exit};
 use crate::auth::{AuthExchange, AuthStep, Credentials, audit};
-use crate::handshake;
+use crate::connection::handshake;
 use crate::session::Violation;
 use crate::store::Ticket;
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
-use crate::account::{self, Account};
 use crate::auth::{Identity, audit, ban};
-use crate::contact::Question;
-use crate::handshake;
+use crate::clients::handle::Question;
+use crate::clients::report::{self, Account};
+use crate::connection::handshake;
 use crate::outbox::Bounds;
 
 impl Connection {
@@ -75,7 +75,7 @@ impl Connection {
                 Question::Account(subscriptions_max, to) => {
                     let mut account = Account::of(&self.resident, subscriptions_max);
                     let (flow, rates) = self.state.pace.look(self.core.now(), &self.state.tally);
-                    account.connection = Some(account::Connection {
+                    account.connection = Some(report::Connection {
                         flow,
                         rates,
                         version: self.agreement.version.to_string(),

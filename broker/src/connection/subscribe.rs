@@ -8,8 +8,9 @@ use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
 use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
-use super::{Connection, Exit, mount};
+use super::{Connection, Exit};
 use crate::auth::Action;
+use crate::config::mount;
 use crate::router::Subscriber;
 use crate::session::{Held, Replay, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};

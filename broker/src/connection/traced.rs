@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use lapwing_protocol::packet::{Packet, Publish};
 use lapwing_protocol::{PacketType, ReasonCode};
 
-use super::{Connection, mount};
+use super::Connection;
 use crate::auth::Action;
-use crate::drops::Reason;
+use crate::config::mount;
 use crate::message::Millis;
 use crate::store::Ticket;
-use crate::trace::{Step, Subject, TraceId};
+use crate::telemetry::outcomes::Reason;
+use crate::telemetry::trace::{Step, Subject, TraceId};
 
 impl Connection {
     /// The rule that decides what this client may do with a topic of the broker.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::{RouteCache, Routed, Router, Target};
-use crate::journal::Journal;
 use crate::message::{Message, Millis};
 use crate::outbox::Offered;
+use crate::store::publish_record::Journal;
 
 /// So many pushes are one piece of work: others wait meanwhile.
 const PUSHES_MAX: usize = 1_024;
@@ -134,9 +134,9 @@ mod tests {
     use super::super::{Retained, Space, Subscriber, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
-    use crate::drops::Reason;
     use crate::message::Content;
     use crate::outbox::{Bounds, Outbox};
+    use crate::telemetry::outcomes::Reason;
 
     const PUBLISHER: u64 = 9;
 

@@ -28,10 +28,10 @@ use std::task::Waker;
 
 use lapwing_protocol::topic;
 
-use crate::drops::Ends;
-use crate::journal::Journal;
-use crate::message::{Message, SessionNumber};
-use crate::outbox::{Delivery, Pushed, SubscriptionIds};
+use crate::message::{Message, SessionNumber, SubscriptionIds};
+use crate::outbox::{Delivery, Pushed};
+use crate::store::publish_record::Journal;
+use crate::telemetry::outcomes::Ends;
 use cache::Remembered;
 use share::Shares;
 use trie::Trie;

@@ -14,11 +14,11 @@ use std::sync::{PoisonError, RwLock};
 use lapwing_protocol::topic;
 
 use crate::config::Config;
-use crate::journal::Journal;
-use crate::message::{Expiry, Message, Millis};
-use crate::outbox::{Delivery, DeliveryTerms, SubscriptionIds};
+use crate::message::{Expiry, Message, Millis, SubscriptionIds};
+use crate::outbox::{Delivery, DeliveryTerms};
 use crate::session::Replay;
 use crate::store::Store;
+use crate::store::publish_record::Journal;
 
 /// What became of a message to be retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

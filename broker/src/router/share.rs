@@ -19,11 +19,11 @@ use std::task::Waker;
 use lapwing_protocol::QoS;
 
 use super::trie::{Node, Subscriber};
-use crate::crew;
-use crate::drops::{Ends, Reason};
-use crate::journal::Journal;
-use crate::message::{Message, Millis, SessionNumber};
-use crate::outbox::{Delivery, Offered, Pushed, Readiness, SubscriptionIds};
+use crate::message::{Message, Millis, SessionNumber, SubscriptionIds};
+use crate::outbox::{Delivery, Offered, Pushed, Readiness};
+use crate::store::publish_record::Journal;
+use crate::telemetry::outcomes::{Ends, Reason};
+use crate::workers;
 
 /// The most messages in a row that a member gets of one publisher.
 const RUN_MAX: usize = 16;
@@ -172,7 +172,7 @@ impl Group {
         (of, now): (usize, Millis),
         ends: &Ends,
     ) -> Offered {
-        let here = crew::this_thread();
+        let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
         let part = of.div_ceil(self.members.len().max(1));
         let mut rest = None;

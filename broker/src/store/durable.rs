@@ -12,24 +12,25 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::bodies::Log;
 use super::checkpoint::{self, Checkpoint, Meta};
-use super::control::{self, Control};
-use super::disk::{Disk, Folder};
 use super::error::OpenError;
 use super::record::{KeptSession, Record};
-use super::rows::{self, Request, Wanted};
-use super::segments::{self, Beyond, Damage, Room, Scan, Since};
 use super::shared::{Counters, Ground, Shared, Supply, View, lock};
-use super::table::{Logged, Queues, Table};
-use super::writer::Writer;
 use super::{
     Durability, Entry, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
-    Unavailable, keeper,
+    Unavailable,
 };
 use crate::clock::Clock;
 use crate::message::{Message, SessionNumber};
 use crate::outbox::Delivery;
+use crate::store::backup::{self, Control};
+use crate::store::checkpoint::bodies::Log;
+use crate::store::checkpoint::checkpointer;
+use crate::store::memtable::{Logged, Queues, Table};
+use crate::store::reader::{self, Request, Wanted};
+use crate::store::wal::disk::{Disk, Folder};
+use crate::store::wal::segments::{self, Beyond, Damage, Room, Scan, Since};
+use crate::store::wal::writer::Writer;
 
 /// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of its own.
 const SEGMENTS_LEFT: usize = 2;
@@ -117,7 +118,7 @@ impl DurableStore {
     /// # Errors
     /// That the folder is not empty or cannot be written to, or that the store is not well.
     pub fn backup(&self, to: &Path) -> Result<(), super::tools::Problem> {
-        control::backup(&self.shared, to)
+        backup::backup(&self.shared, to)
     }
 
     /// As [`open`](Self::open), on any disk.
@@ -136,7 +137,7 @@ impl DurableStore {
         let (meta, kept, mut needed) = known.map_err(OpenError::io(format!("reading {path}")))?;
 
         let (mut table, mut queues, scan) = replay(&*disk, &kept, &meta, &options)?;
-        let sessions = rows::sessions(kept, &table, &queues);
+        let sessions = reader::sessions(kept, &table, &queues);
         table.last_group = table.last_group.max(meta.last_group);
         table.covers = scan.covers.clone();
         let clock = Clock::after(scan.clock.max(meta.clock));
@@ -197,8 +198,8 @@ impl DurableStore {
         };
         let threads = [
             spawn("store-writer", Box::new(move || writer.run())),
-            spawn("store-keeper", Box::new(move || keeper::run(&keeping))),
-            spawn("store-reader", Box::new(move || rows::run(&reading))),
+            spawn("store-keeper", Box::new(move || checkpointer::run(&keeping))),
+            spawn("store-reader", Box::new(move || reader::run(&reading))),
         ];
         let threads: io::Result<Vec<_>> = threads.into_iter().collect();
         let threads = threads.map_err(OpenError::io("starting a thread"))?;
@@ -339,8 +340,8 @@ fn set_aside(disk: &dyn Disk, segment: u64) -> io::Result<()> {
     let from = disk.open(&segments::name(segment), false)?;
     let to = disk.open(&format!("{}/{segment:016}.log", segments::QUARANTINE), true)?;
     let mut bytes = vec![0; from.len()? as usize];
-    let read = super::disk::read_full(&*from, &mut bytes, 0)?;
-    super::disk::write_full(&*to, bytes.get(..read).unwrap_or(&[]), 0)?;
+    let read = crate::store::wal::disk::read_full(&*from, &mut bytes, 0)?;
+    crate::store::wal::disk::write_full(&*to, bytes.get(..read).unwrap_or(&[]), 0)?;
     to.sync()
 }
 
@@ -349,7 +350,7 @@ fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
     let file = disk.open(&segments::name(torn.segment), false)?;
     let len = file.len()?;
     let zeros = vec![0; len.saturating_sub(torn.offset) as usize];
-    super::disk::write_full(&*file, &zeros, torn.offset)?;
+    crate::store::wal::disk::write_full(&*file, &zeros, torn.offset)?;
     file.sync()
 }
 
@@ -417,7 +418,7 @@ impl Store for DurableStore {
 
     fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError> {
         let mut bad = 0;
-        let result = rows::each_retained(&lock(&self.shared.view), &mut bad, give);
+        let result = reader::each_retained(&lock(&self.shared.view), &mut bad, give);
         self.shared.counters.corrupt.add(bad);
         result
     }

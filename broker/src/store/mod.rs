@@ -6,40 +6,31 @@
 //!
 //! `FORMAT.md` beside this file draws what [`DurableStore`] writes, `docs/PROMISES.md` says what it is worth.
 
-mod bodies;
+mod backup;
 mod checkpoint;
 mod codec;
-mod control;
-mod disk;
 mod durable;
 mod error;
-mod frame;
-mod inbox;
-mod keeper;
-mod lanes;
 mod memory;
-mod numbers;
-mod pack;
-mod queue;
+mod memtable;
+pub mod publish_record;
+mod reader;
 mod record;
-mod records;
-mod rows;
-mod segments;
+mod record_batch;
 mod shared;
-mod table;
 pub mod tools;
-mod writer;
+mod wal;
 
-pub use disk::{Disk, DiskFile, Folder};
 pub use durable::{DurableStore, OnCorruption, Options};
 pub use error::OpenError;
 pub use memory::MemoryStore;
-pub use pack::Entry;
 pub use record::{
     Beside, Exchange, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record,
     SessionTerms, Waiting,
 };
-pub use records::Records;
+pub use record_batch::Records;
+pub use wal::disk::{Disk, DiskFile, Folder};
+pub use wal::frame_builder::Entry;
 
 use std::iter;
 use std::task::{Context, Poll};
@@ -49,8 +40,8 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::message::{Message, Millis, SessionNumber};
 pub use crate::message::{REPLAYED, Seq};
-pub use crate::metrics::Spread;
 use crate::outbox::Delivery;
+pub use crate::telemetry::metrics::Spread;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
 pub type Lsn = u64;

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
-use super::bodies::Settled;
 use super::checkpoint::{Checkpoint, Meta};
-use super::disk::Disk;
 use super::durable::Options;
-use super::inbox::Inbox;
-use super::pack::Entry;
 use super::record::Record;
-use super::rows::Request;
-use super::segments::Segment;
-use super::table::Table;
 use super::{Durability, Failed, Figures, Health, Lsn, Seat, Ticket};
 use crate::clock::Clock;
-use crate::metrics::{Counter, Histogram};
+use crate::store::checkpoint::bodies::Settled;
+use crate::store::memtable::Table;
+use crate::store::reader::Request;
+use crate::store::wal::disk::Disk;
+use crate::store::wal::frame_builder::Entry;
+use crate::store::wal::pending::Inbox;
+use crate::store::wal::segments::Segment;
+use crate::telemetry::metrics::{Counter, Histogram};
 
 /// Counters since the start.
 #[derive(Debug, Default)]

@@ -12,15 +12,15 @@ use lapwing_protocol::QoS;
 use lapwing_protocol::flight::OutboundState;
 
 use super::checkpoint::{self, Checkpoint};
-use super::control;
-use super::disk::{Disk, Folder};
 use super::durable::{DurableStore, Options};
 use super::error::OpenError;
-use super::frame::{self, Found, Head};
 use super::record::{Exchange, KeptSession, Origin, Places, Queued, Record};
-use super::segments::{self, Beyond, Since};
 use super::shared::Counters;
 use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
+use crate::store::backup;
+use crate::store::wal::disk::{Disk, Folder};
+use crate::store::wal::frame::{self, Found, Head};
+use crate::store::wal::segments::{self, Beyond, Since};
 
 /// Stands in the frames of an export in place of a segment.
 const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
@@ -168,7 +168,7 @@ struct Exporter {
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += super::pack::weight(&record);
+        self.bytes += crate::store::wal::frame_builder::weight(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)
@@ -333,7 +333,7 @@ fn each_frame(
 /// That there is no state, or that the copy cannot be made.
 pub fn backup(folder: &Path, to: &Path) -> Result<(), Problem> {
     let to = std::path::absolute(to)?;
-    if let Ok(mut broker) = UnixStream::connect(folder.join(control::SOCKET)) {
+    if let Ok(mut broker) = UnixStream::connect(folder.join(backup::SOCKET)) {
         let text = to.to_str().ok_or("the name of the folder is not UTF-8")?;
         writeln!(broker, "backup {text}")?;
         let mut answer = String::new();

@@ -18,9 +18,9 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::secret::Secret;
 use super::throttle::Throttle;
 use crate::config;
+use crate::config::Secret;
 
 /// What is found out about a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use lapwing::auth::Secret;
-use lapwing::config::{Config, Source};
+use lapwing::config::{Config, Secret, Source};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 

@@ -1,0 +1,114 @@
+//! How others reach a live connection: who it is, what wakes it, and what it is asked.
+//!
+//! A session is owned by the task of its connection. Who wants to know how it is, or wants it gone, leaves a question here and
+//! wakes the task, which answers in its next turn.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::clients::report::Account;
+use crate::message::Millis;
+use crate::net::Peer;
+use crate::outbox::Outbox;
+
+/// How many questions wait for one connection.
+const QUESTIONS_MAX: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Contact {
+    /// Whose session it is.
+    pub user: Option<Arc<str>>,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// What the connection is called in the log.
+    pub by: Arc<str>,
+    /// When it was let in.
+    pub since: Millis,
+    /// Wakes it when there is news for it.
+    pub waker: Arc<AtomicWaker>,
+    /// The queue of its session, from the moment that it has it.
+    pub outbox: OnceLock<Arc<Outbox>>,
+    asked: AtomicBool,
+    /// None once the connection ends.
+    questions: Mutex<Option<Vec<Question>>>,
+    identity: Mutex<Arc<Identity>>,
+}
+
+/// What a connection is asked.
+#[derive(Debug)]
+pub enum Question {
+    /// How its session is, with so many of its subscriptions.
+    Account(usize, oneshot::Sender<Account>),
+    /// To end. Answered once its session has gone to where it belongs.
+    Leave(Leave),
+}
+
+/// An operator ends a connection.
+#[derive(Debug)]
+pub struct Leave {
+    /// Its session ends, too.
+    pub with_session: bool,
+    /// Answered, or dropped, when that is done.
+    pub done: oneshot::Sender<()>,
+}
+
+impl Contact {
+    /// Of a connection that is let in.
+    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> Contact {
+        Contact {
+            by: peer.address.to_string().into(),
+            user: identity.user.clone(),
+            peer,
+            since,
+            waker: Arc::default(),
+            outbox: OnceLock::new(),
+            asked: AtomicBool::new(false),
+            questions: Mutex::new(Some(Vec::new())),
+            identity: Mutex::new(identity),
+        }
+    }
+
+    /// Who the client is.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its rights have changed.
+    pub fn recognize(&self, identity: Arc<Identity>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
+    pub fn ask(&self, question: Question) {
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < QUESTIONS_MAX) {
+            waiting.push(question);
+            self.asked.store(true, Ordering::Release);
+        }
+        drop(questions);
+        self.waker.wake();
+    }
+
+    /// Whether there are questions: cheap enough for every turn.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    /// Takes them.
+    pub fn questions(&self) -> Vec<Question> {
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asked.store(false, Ordering::Release);
+        questions.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The connection ends: nothing is answered any more.
+    pub fn close(&self) {
+        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

@@ -1,0 +1,340 @@
+//! Client identifier → live connection or resting session, and the takeover between them.
+//!
+//! A session is owned by exactly one task. A new connection *claims* its client identifier: from that moment the registry
+//! names the new connection, and the old one is asked to hand the session over. Claims made meanwhile queue up behind each
+//! other by themselves, since each claimant asks the one before it.
+//!
+//! Clients stand in the order of their identifiers, so that operators can look through them a page at a time.
+
+pub mod handle;
+pub mod report;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lapwing_protocol::ReasonCode;
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::clients::handle::Contact;
+use crate::core::settings::GateNumber;
+use crate::outbox::Outbox;
+use crate::session::Session;
+
+/// Names a connection within this broker.
+pub type ConnectionNumber = u64;
+
+/// A session with its outbox, on its way from one owner to the next.
+#[derive(Debug)]
+pub struct Resident {
+    /// The session.
+    pub session: Box<Session>,
+    /// Its queue.
+    pub outbox: Arc<Outbox>,
+    /// Whose it is, as its last connection was recognized.
+    pub identity: Arc<Identity>,
+}
+
+/// Why a connection is told to end.
+#[derive(Debug)]
+pub enum End {
+    /// Another connection has claimed the session: send it there.
+    TakenOver {
+        /// Where the session goes; `None` is sent when there is none.
+        to: oneshot::Sender<Option<Resident>>,
+        /// Who has claimed it, for the log.
+        by: Arc<str>,
+    },
+    /// The broker or its operator ends it.
+    Closed(ReasonCode),
+}
+
+/// What a connection brings to its claim.
+#[derive(Debug)]
+pub struct Claimant {
+    /// Itself.
+    pub connection: ConnectionNumber,
+    /// Another user may have the session, too.
+    pub any_user: bool,
+    /// Tells it when to end.
+    pub end: oneshot::Sender<End>,
+    /// How it is reached; a session belongs to its user.
+    pub contact: Arc<Contact>,
+}
+
+/// What a claim found.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody has this client identifier.
+    Fresh,
+    /// A session that rested.
+    Resting(Resident, RestNumber),
+    /// A live connection: it will send its session.
+    Live(oneshot::Receiver<Option<Resident>>),
+    /// It belongs to another user.
+    ForeignUser,
+    /// Too many sessions.
+    Full,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, contact: Arc<Contact> },
+    Resting { resident: Resident, rest: RestNumber },
+}
+
+/// A client as others see it.
+pub enum Client<'a> {
+    /// It is connected.
+    Live(&'a Arc<Contact>),
+    /// Its session rests.
+    Resting(&'a Resident, RestNumber),
+}
+
+impl Entry {
+    fn client(&self) -> Client<'_> {
+        match self {
+            Entry::Live { contact, .. } => Client::Live(contact),
+            Entry::Resting { resident, rest } => Client::Resting(resident, *rest),
+        }
+    }
+}
+
+/// Names one rest of one session, so that a timer of an earlier rest does nothing.
+pub type RestNumber = u64;
+
+/// All clients.
+#[derive(Debug)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<Arc<str>, Entry>,
+    sessions_max: usize,
+    live: usize,
+    most_live: usize,
+    last_rest: RestNumber,
+    /// No claim succeeds any more.
+    closed: bool,
+}
+
+/// Clients by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connected now.
+    pub live: usize,
+    /// The most at once.
+    pub most_live: usize,
+    /// Sessions without a connection.
+    pub resting: usize,
+}
+
+impl Registry {
+    /// Empty.
+    pub fn new(sessions_max: usize) -> Registry {
+        Registry { inner: Mutex::new(Inner { sessions_max, ..Inner::default() }) }
+    }
+
+    /// Another bound.
+    pub fn bound(&self, sessions_max: usize) {
+        self.lock().sessions_max = sessions_max;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
+    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant) -> Claim {
+        let Claimant { connection, any_user, end, contact } = claimant;
+        let mut inner = self.lock();
+        if inner.closed {
+            return Claim::Full;
+        }
+        let owner = match inner.entries.get(client_id) {
+            Some(Entry::Live { contact, .. }) => Some(contact.user.as_ref()),
+            Some(Entry::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
+            None => None,
+        };
+        match owner {
+            Some(owner) if owner != contact.user.as_ref() && !any_user => return Claim::ForeignUser,
+            None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
+            _ => {}
+        }
+        let by = contact.by.clone();
+        let entry = Entry::Live { connection, end: Some(end), contact };
+        let claim = match inner.entries.insert(client_id.clone(), entry) {
+            None => Claim::Fresh,
+            Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
+            Some(Entry::Live { end, .. }) => {
+                inner.live -= 1;
+                let (to, from) = oneshot::channel();
+                if let Some(end) = end {
+                    // A connection that is gone drops `to` with its own receiver, and `from` says so.
+                    let _ = end.send(End::TakenOver { to, by });
+                }
+                Claim::Live(from)
+            }
+        };
+        inner.live += 1;
+        inner.most_live = inner.most_live.max(inner.live);
+        claim
+    }
+
+    /// Who has this client identifier, and the listener that it is connected to, if it is.
+    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<GateNumber>)> {
+        self.with(client_id, |_, client| match client {
+            Client::Live(contact) => (contact.identity(), Some(contact.peer.place)),
+            Client::Resting(resident, _) => (resident.identity.clone(), None),
+        })
+    }
+
+    /// The connection that has this client identifier, as the log calls it.
+    pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
+        match self.lock().entries.get(client_id) {
+            Some(Entry::Live { contact, .. }) => Some(contact.by.clone()),
+            _ => None,
+        }
+    }
+
+    /// A client, as it is now.
+    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, Client<'_>) -> T) -> Option<T> {
+        self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
+    }
+
+    /// Shows so many clients, in their order from behind `after` on; the last one shown, if there are more.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        visits: usize,
+        mut show: impl FnMut(&Arc<str>, Client<'_>),
+    ) -> Option<Arc<str>> {
+        let inner = self.lock();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut entries = inner.entries.range::<str, _>((start, Bound::Unbounded));
+        let mut last = None;
+        for (client_id, entry) in entries.by_ref().take(visits) {
+            show(client_id, entry.client());
+            last = Some(client_id);
+        }
+        last.filter(|_| entries.next().is_some()).cloned()
+    }
+
+    /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
+    /// [`End::TakenOver`] that this connection was sent says where it goes.
+    pub fn rest(&self, connection: ConnectionNumber, resident: Resident) -> Result<RestNumber, Resident> {
+        let mut inner = self.lock();
+        let client_id = resident.session.client_id.clone();
+        if !inner.is_of(&client_id, connection) {
+            return Err(resident);
+        }
+        inner.live -= 1;
+        inner.last_rest += 1;
+        let rest = inner.last_rest;
+        inner.entries.insert(client_id, Entry::Resting { resident, rest });
+        Ok(rest)
+    }
+
+    /// A connection ends and its session with it; `false` when another connection has claimed the client identifier.
+    pub fn release(&self, client_id: &str, connection: ConnectionNumber) -> bool {
+        let mut inner = self.lock();
+        let own = inner.is_of(client_id, connection);
+        if own {
+            inner.live -= 1;
+            inner.entries.remove(client_id);
+        }
+        own
+    }
+
+    /// Asks something of a session that still rests as `rest` says; `remove` takes it out.
+    pub fn resting<T>(
+        &self,
+        client_id: &str,
+        rest: RestNumber,
+        ask: impl FnOnce(&mut Session) -> T,
+    ) -> Option<T> {
+        self.with_resting(client_id, rest, |resident| ask(&mut resident.session))
+    }
+
+    /// As [`resting`](Self::resting), with its outbox.
+    pub fn with_resting<T>(
+        &self,
+        client_id: &str,
+        rest: RestNumber,
+        ask: impl FnOnce(&mut Resident) -> T,
+    ) -> Option<T> {
+        match self.lock().entries.get_mut(client_id) {
+            Some(Entry::Resting { resident, rest: current }) if *current == rest => Some(ask(resident)),
+            _ => None,
+        }
+    }
+
+    /// Takes over a session that an earlier run left at rest.
+    pub fn restore(&self, resident: Resident) -> RestNumber {
+        let mut inner = self.lock();
+        inner.last_rest += 1;
+        let rest = inner.last_rest;
+        inner.entries.insert(resident.session.client_id.clone(), Entry::Resting { resident, rest });
+        rest
+    }
+
+    /// Takes out a session that still rests as `rest` says.
+    pub fn remove_resting(&self, client_id: &str, rest: RestNumber) -> Option<Resident> {
+        let mut inner = self.lock();
+        match inner.entries.get(client_id) {
+            Some(Entry::Resting { rest: current, .. }) if *current == rest => {}
+            _ => return None,
+        }
+        match inner.entries.remove(client_id) {
+            Some(Entry::Resting { resident, .. }) => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// Tells every connection to end, and lets no new one in.
+    pub fn close(&self, reason: ReasonCode) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        for entry in inner.entries.values_mut() {
+            if let Entry::Live { end, .. } = entry
+                && let Some(end) = end.take()
+            {
+                let _ = end.send(End::Closed(reason));
+            }
+        }
+    }
+
+    /// Wakes every connection: there is news for all of them.
+    pub fn nudge(&self) {
+        let live = |entry: &Entry| match entry {
+            Entry::Live { contact, .. } => Some(contact.waker.clone()),
+            Entry::Resting { .. } => None,
+        };
+        let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
+        nudges.iter().for_each(|nudge| nudge.wake());
+    }
+
+    /// The sessions that rest now.
+    pub fn all_resting(&self) -> Vec<(Arc<str>, RestNumber)> {
+        let resting = |(client_id, entry): (&Arc<str>, &Entry)| match entry {
+            Entry::Resting { rest, .. } => Some((client_id.clone(), *rest)),
+            Entry::Live { .. } => None,
+        };
+        self.lock().entries.iter().filter_map(resting).collect()
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        let inner = self.lock();
+        Counts { live: inner.live, most_live: inner.most_live, resting: inner.entries.len() - inner.live }
+    }
+}
+
+impl Inner {
+    fn is_of(&self, client_id: &str, connection: ConnectionNumber) -> bool {
+        matches!(self.entries.get(client_id), Some(Entry::Live { connection: c, .. }) if *c == connection)
+    }
+}

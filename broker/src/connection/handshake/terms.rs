@@ -1,0 +1,136 @@
+//! What CONNECT asks for, judged by the limits: the rules that need no identity.
+
+use std::sync::Arc;
+
+use lapwing_protocol::packet::{Connect, Will as WillFields};
+use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
+
+use super::{Refuse, Request};
+use crate::config::mount;
+use crate::connection::{Agreement, Told, user_properties_fit};
+use crate::core::settings::Gate;
+use crate::session::{Terms, Will};
+
+/// The rules that need no identity.
+pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refuse> {
+    let (config, version) = (gate, connect.version);
+    let refuse = |reason, text: String| Err(Refuse::new(version, reason, text));
+    if let Some(server) = &config.mqtt.server_reference {
+        let reason =
+            if config.mqtt.server_moved { ReasonCode::ServerMoved } else { ReasonCode::UseAnotherServer };
+        let mut refuse = Refuse::new(version, reason, format!("mqtt.server_reference: use {server}"));
+        refuse.server_reference = Some(server.clone());
+        return Err(refuse);
+    }
+    if connect.client_id.len() > config.limits.client_id_bytes_max as usize {
+        let text = format!(
+            "a client identifier of {} bytes, limits.client_id_bytes_max is {}",
+            connect.client_id.len(),
+            config.limits.client_id_bytes_max
+        );
+        return refuse(ReasonCode::ClientIdentifierNotValid, text);
+    }
+    // `[MQTT-3.1.3-8]` of 3.1.1; MQTT 3.1 has no empty client identifiers.
+    let empty = connect.client_id.is_empty();
+    if empty && (version == Version::V31 || (version == Version::V311 && !connect.clean_start)) {
+        let text = "an empty client identifier needs clean session and MQTT 3.1.1 or later".to_owned();
+        return refuse(ReasonCode::ClientIdentifierNotValid, text);
+    }
+    if !user_properties_fit(&connect.properties, &config.limits)
+        || connect.will.is_some_and(|will| !user_properties_fit(&will.properties, &config.limits))
+    {
+        return refuse(
+            ReasonCode::QuotaExceeded,
+            "more user properties than limits.user_properties_max".to_owned(),
+        );
+    }
+    if let Some(will) = &connect.will {
+        check_will(gate, version, will)?;
+    }
+    let limits = &config.limits;
+    let p = &connect.properties;
+    let asked_expiry_s = match version {
+        _ if version.has_properties() => p.session_expiry_interval_s().unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => limits.session_expiry_max_s,
+    };
+    let keep_alive_max = u16::try_from(limits.keep_alive_max_s).unwrap_or(u16::MAX);
+    let keep_alive_set =
+        keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
+    // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a bit each.
+    let receive_maximum = if version.has_properties() { limits.receive_maximum } else { u16::MAX };
+    Ok(Request {
+        client_id: if empty { assigned_client_id(version)? } else { connect.client_id.into() },
+        assigned: empty,
+        clean_start: connect.clean_start,
+        terms: Terms {
+            receive_maximum,
+            in_flight_max: p
+                .receive_maximum()
+                .unwrap_or(limits::RECEIVE_MAXIMUM_DEFAULT)
+                .min(limits.in_flight_max),
+            expiry_s: asked_expiry_s.min(limits.session_expiry_max_s),
+            message_expiry_max_s: limits.message_expiry_max_s,
+        },
+        expiry_capped: asked_expiry_s > limits.session_expiry_max_s,
+        agreement: Agreement {
+            version,
+            packet_bytes_max: p.maximum_packet_size().unwrap_or(limits::PACKET_BYTES_MAX),
+            problem_information: p.request_problem_information() != Some(0),
+            topic_alias_max: p.topic_alias_maximum().unwrap_or(0).min(limits.topic_aliases_out_max),
+            keep_alive_s: if keep_alive_set { keep_alive_max } else { connect.keep_alive_s },
+            auth_method: None,
+            told: Told {
+                packet_bytes_max: limits.packet_bytes_max,
+                topic_aliases_max: limits.topic_aliases_in_max,
+                qos_max: config.mqtt.qos_max,
+                retain_available: config.mqtt.retain_available,
+            },
+        },
+        keep_alive_set,
+        response_information: p.request_response_information() == Some(1),
+        will: connect.will.map(|will| {
+            let topic = mount::name(gate.listener.mount_point.as_ref(), will.topic);
+            Will::new(&WillFields { topic: &topic, ..will }, limits.will_delay_max_s)
+        }),
+        auth_data: None,
+    })
+}
+
+fn check_will(config: &Gate, version: Version, will: &WillFields<'_>) -> Result<(), Refuse> {
+    let refuse = |reason, text: &str| Err(Refuse::new(version, reason, format!("the will: {text}")));
+    if will.qos > QoS::from_u8(config.mqtt.qos_max).unwrap_or_default() {
+        return refuse(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max");
+    }
+    if will.retain && !config.mqtt.retain_available {
+        return refuse(ReasonCode::RetainNotSupported, "mqtt.retain_available is false");
+    }
+    if will.topic.starts_with('$') {
+        return refuse(ReasonCode::NotAuthorized, "topics that start with $ are the broker's own");
+    }
+    if topic::level_count(will.topic) > config.limits.topic_levels_max as usize
+        || will.topic.len() > config.limits.topic_bytes_max as usize
+    {
+        return refuse(ReasonCode::TopicNameInvalid, "the topic is longer than the limits allow");
+    }
+    if config.mqtt.payload_format_checked
+        && will.properties.payload_format_indicator() == Some(1)
+        && std::str::from_utf8(will.payload).is_err()
+    {
+        return refuse(
+            ReasonCode::PayloadFormatInvalid,
+            "the payload is not the UTF-8 text it is said to be",
+        );
+    }
+    Ok(())
+}
+
+/// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.
+fn assigned_client_id(version: Version) -> Result<Arc<str>, Refuse> {
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(|error| {
+        Refuse::new(version, ReasonCode::ServerUnavailable, format!("no randomness: {error}"))
+    })?;
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("auto-{hex}").into())
+}

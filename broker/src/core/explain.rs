@@ -1,0 +1,233 @@
+//! Who would get a message now, and who would not, and why: the same questions that a message asks on its way, asked without one.
+
+use std::sync::Arc;
+
+use lapwing_protocol::QoS;
+
+use crate::auth::{Action, Identity};
+use crate::config::mount;
+use crate::core::Core;
+use crate::core::settings::{GateNumber, Snapshot};
+use crate::message::SessionNumber;
+use crate::router::{Listener, Membership};
+use crate::telemetry::outcomes::Reason;
+
+/// A message that is imagined.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// A valid topic name, as the broker knows it.
+    pub topic: &'a str,
+    /// Who publishes it.
+    pub from: Option<&'a str>,
+    /// How it is published.
+    pub qos: QoS,
+    /// Its size, in bytes.
+    pub bytes: usize,
+    /// The page begins behind this session.
+    pub after: SessionNumber,
+    /// The most sessions on a page.
+    pub most: usize,
+}
+
+/// What would become of it.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// What its publisher may do, if one was named.
+    pub publisher: Option<Publisher>,
+    /// The size of what is retained on the topic.
+    pub retained_bytes: Option<u64>,
+    /// How many sessions have a subscription that matches, each member of a group included.
+    pub sessions: usize,
+    /// How many shared groups are among them.
+    pub groups: usize,
+    /// A page of the sessions.
+    pub receivers: Vec<Receiver>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<SessionNumber>,
+}
+
+/// Who would publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    /// Whether the broker knows it: connected, or its session rests.
+    pub known: bool,
+    /// Why it would not be taken.
+    pub refused: Option<Reason>,
+    /// The rule that decides.
+    pub rule: String,
+}
+
+/// A session with a subscription that matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// Its number.
+    pub session: SessionNumber,
+    /// The client identifier.
+    pub client_id: Arc<str>,
+    /// The user.
+    pub user: Option<Arc<str>>,
+    /// Whether the client is there.
+    pub connected: bool,
+    /// What it is subscribed with: the highest of all that match.
+    pub granted: QoS,
+    /// The filters that match, a few at most.
+    pub filters: Vec<Box<str>>,
+    /// How many there are.
+    pub filter_count: usize,
+    /// The shared group that it is in.
+    pub share: Option<Membership>,
+    /// What waits for it: messages and bytes.
+    pub waiting: (u64, u64),
+    /// What would become of the message.
+    pub verdict: Verdict,
+}
+
+/// What would become of a message for one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is sent.
+    Sent,
+    /// It waits until the client is back.
+    Kept,
+    /// Another member of the group has the turn.
+    NotItsTurn,
+    /// It does not get it; with the rule, where one says so.
+    Not(Reason, String),
+}
+
+impl Verdict {
+    /// As JSON and people read it; the name of the reason where there is one.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Verdict::Sent => "sent",
+            Verdict::Kept => "kept",
+            Verdict::NotItsTurn => "not_its_turn",
+            Verdict::Not(reason, _) => reason.name(),
+        }
+    }
+
+    /// In words.
+    pub fn text(&self) -> &str {
+        match self {
+            Verdict::Sent => "would be sent to it",
+            Verdict::Kept => "would wait until it is back",
+            Verdict::NotItsTurn => "another member of the group has the turn",
+            Verdict::Not(_, text) => text,
+        }
+    }
+
+    /// Whether it would get the message, now or later.
+    pub const fn gets(&self) -> bool {
+        matches!(self, Verdict::Sent | Verdict::Kept)
+    }
+}
+
+impl Core {
+    /// See the module.
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let Question { topic, from, qos, bytes, after, most } = *question;
+        let snapshot = self.live.get();
+        let audience = self.router.audience(topic, (qos, bytes), after, most);
+        let receivers: Vec<Receiver> = audience
+            .listeners
+            .into_iter()
+            .map(|listener| self.receiver(&snapshot, question, listener))
+            .collect();
+        // A page that is not full is the last one.
+        let last = receivers.last().map(|receiver| receiver.session).filter(|_| receivers.len() >= most);
+        let more =
+            |last: &SessionNumber| !self.router.audience(topic, (qos, bytes), *last, 1).listeners.is_empty();
+        Explanation {
+            publisher: from.map(|from| self.publisher(&snapshot, from, topic)),
+            retained_bytes: self.router.retained.size_of(topic, self.now()),
+            sessions: audience.sessions,
+            groups: audience.groups,
+            next: last.filter(more),
+            receivers,
+        }
+    }
+
+    /// Who somebody is by the rules of now, or why the rules do not know it any more.
+    fn as_of_now(
+        &self,
+        snapshot: &Snapshot,
+        identity: &Identity,
+        client_id: &str,
+    ) -> Result<Identity, String> {
+        snapshot.auth.policy.renew(identity, client_id, None).map_err(|refused| refused.text)
+    }
+
+    fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> Publisher {
+        let Some((identity, _)) = self.registry.about(client_id) else {
+            let rule = "no such client is connected, and no session of it rests".to_owned();
+            return Publisher { known: false, refused: None, rule };
+        };
+        let policy = &snapshot.auth.policy;
+        let (allowed, rule) = match self.as_of_now(snapshot, &identity, client_id) {
+            Ok(now) => (
+                policy.allows(&now, client_id, Action::Publish, topic),
+                policy.rule(&now, client_id, Action::Publish, topic),
+            ),
+            Err(text) => (false, text),
+        };
+        let refused = if topic.starts_with('$') { Some(Reason::BrokerTopic) } else { None };
+        let refused = refused.or((!allowed).then_some(Reason::DeniedPublish));
+        Publisher { known: true, refused, rule }
+    }
+
+    fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Listener) -> Receiver {
+        let outbox = listener.subscriber.outbox.clone();
+        let about = self.registry.about(outbox.client_id());
+        let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
+        let outlook = outbox.outlook(question.qos.min(listener.subscriber.qos), question.bytes);
+        Receiver {
+            session: listener.session(),
+            client_id: outbox.client_id().clone(),
+            user: identity.as_ref().and_then(|identity| identity.user.clone()),
+            connected: place.is_some(),
+            granted: listener.subscriber.qos,
+            waiting: outbox.waiting(),
+            verdict: self.verdict(snapshot, question, &listener, identity.as_deref(), place).unwrap_or(
+                match outlook {
+                    Ok(true) => Verdict::Sent,
+                    Ok(false) => Verdict::Kept,
+                    Err(reason) => Verdict::Not(reason, reason.text().to_owned()),
+                },
+            ),
+            filters: listener.filters,
+            filter_count: listener.filter_count,
+            share: listener.share,
+        }
+    }
+
+    /// What keeps a message from a session beside its queue.
+    fn verdict(
+        &self,
+        snapshot: &Snapshot,
+        question: &Question<'_>,
+        listener: &Listener,
+        identity: Option<&Identity>,
+        place: Option<GateNumber>,
+    ) -> Option<Verdict> {
+        let (topic, client_id) = (question.topic, listener.subscriber.outbox.client_id());
+        let not = |reason: Reason| Some(Verdict::Not(reason, reason.text().to_owned()));
+        if listener.subscriber.no_local && question.from == Some(&**client_id) {
+            return not(Reason::NoLocal);
+        }
+        if listener.share.as_ref().is_some_and(|share| !share.is_next) {
+            return Some(Verdict::NotItsTurn);
+        }
+        let mount =
+            place.and_then(|place| snapshot.gate(place)).and_then(|gate| gate.listener.mount_point.as_ref());
+        if mount::seen(mount, topic.as_bytes()).is_none() {
+            return not(Reason::MountPoint);
+        }
+        let policy = &snapshot.auth.policy;
+        let denied = match self.as_of_now(snapshot, identity?, client_id) {
+            Ok(now) if policy.allows(&now, client_id, Action::Receive, topic) => return None,
+            Ok(now) => policy.rule(&now, client_id, Action::Receive, topic),
+            Err(text) => text,
+        };
+        Some(Verdict::Not(Reason::DeniedDelivery, denied))
+    }
+}

@@ -1,0 +1,133 @@
+//! What an earlier run or a session that is over has left in the store, and who gets it now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lapwing_protocol::flight::OutboundState;
+use tracing::{debug, info};
+
+use crate::auth::Identity;
+use crate::clients::Resident;
+use crate::core::{Core, LastWord};
+use crate::message::{Millis, REPLAYED};
+use crate::router::Subscriber;
+use crate::session::{KeptFlight, Replay, Session};
+use crate::store::{Durability, KeptSession, OpenError, Page, Record, Recovered};
+use crate::telemetry::outcomes::Reason;
+
+/// How much of a queue is read at once.
+pub(crate) const PAGE_MESSAGES: usize = 256;
+pub(crate) const PAGE_BYTES: usize = 256 * 1024;
+/// After a restart packet identifiers go on this far behind the last one known: after a crash, now or in a run before, those
+/// between may be on their way still.
+const UNKNOWN_IDS: u16 = 16_384;
+
+/// Makes sessions and retained messages of what an earlier run left.
+pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
+    let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
+    core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
+    core.router.restore_last_group(last_group);
+    // Of two sessions with one client identifier, the later has taken its place.
+    sessions.sort_by_key(|kept| kept.terms.number);
+    let mut newest: HashMap<Arc<str>, KeptSession> = HashMap::new();
+    let mut over = Vec::new();
+    for kept in sessions {
+        over.extend(newest.insert(kept.terms.client_id.clone(), kept));
+    }
+    let mut wills = Vec::new();
+    let (restored, messages) = (newest.len(), newest.values().map(|kept| kept.waiting.count).sum::<u64>());
+    for kept in newest.into_values() {
+        if kept.terms.expiry_s == 0 {
+            over.push(kept);
+        } else {
+            session(core, kept, last_clock);
+        }
+    }
+    for kept in over {
+        let mut session =
+            Session::restored(kept.terms.number, kept.terms.client_id, kept.terms.user, &[], 0, &[]);
+        session.will = kept.terms.will;
+        let identity = Identity { user: session.user.clone(), ..Identity::default() };
+        wills.extend(LastWord::take(&mut session, &identity));
+        core.ends.drops.add(Reason::SessionEnded, kept.waiting.count);
+        core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
+    }
+    // Their connections ended with the earlier run.
+    wills.iter().for_each(|will| core.publish_will(will));
+    let (retained, _) = core.router.retained.len();
+    if restored + retained > 0 {
+        info!(sessions = restored, messages, retained, "the state of the last run is back");
+    }
+    Ok(())
+}
+
+fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
+    let KeptSession { terms, subscriptions, flights, received, waiting } = kept;
+    let last_id = waiting.packet_id.wrapping_add(UNKNOWN_IDS);
+    // What was sent stands before what waits.
+    let in_queue = |flight: &&KeptFlight| flight.seq & REPLAYED == 0 && flight.seq != 0;
+    let sent = flights.iter().filter(in_queue).map(|flight| flight.seq).max().unwrap_or(0);
+    let whole = |flight: &&KeptFlight| flight.state != OutboundState::AwaitPubComp && in_queue(flight);
+    let (count, bytes) =
+        flights.iter().filter(whole).fold((waiting.count, waiting.bytes), |(count, bytes), flight| {
+            (count.saturating_sub(1), bytes.saturating_sub(u64::from(flight.size)))
+        });
+    let last = waiting.last.max(sent);
+    let outbox = core.stored_outbox(terms.number, terms.client_id.clone(), last, (sent + 1, count, bytes));
+    let mut session =
+        Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
+    session.expiry_s = terms.expiry_s;
+    outbox.flies(flights.len());
+    let mut replay = Replay::default();
+    for (filter, kept) in subscriptions {
+        session.subscriptions.insert(&filter, kept.held);
+        core.router.restore(&filter, Subscriber::new(&outbox, &kept.held), kept.group);
+        if kept.replay {
+            replay.push(&filter, kept.held);
+        }
+    }
+    if !replay.is_empty() {
+        session.subscriptions.replays.push_back(replay);
+    }
+    session.will = terms.will;
+    if terms.connected {
+        // It ended with the earlier run, without a word.
+        session.rest(last_clock);
+    } else {
+        (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
+    }
+    let (due, client_id) = (session.due_at(), session.client_id.clone());
+    let identity = Identity { user: session.user.clone(), ..Identity::default() };
+    debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
+    let rest =
+        core.registry.restore(Resident { identity: Arc::new(identity), session: Box::new(session), outbox });
+    if let Some(due) = due {
+        core.agenda.add(due, client_id, rest);
+    }
+}
+
+/// A session is over, and shared groups gave it what only the store has: reads that and gives it to other members, then
+/// lets the session go.
+pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: Resident) {
+    let number = resident.session.number;
+    loop {
+        let Resident { session, outbox, .. } = &mut resident;
+        let missing = session.outgoing.all_missing(PAGE_MESSAGES);
+        if !missing.is_empty() {
+            let Ok(deliveries) = core.store.placed(number, missing.clone()).await else { break };
+            session.outgoing.supply(&missing, deliveries);
+        } else if let Some((from, until)) = outbox.on_disk() {
+            let page =
+                Page { session: number, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES };
+            let Ok(mut paged) = core.store.queued(page).await else { break };
+            outbox.paged(&mut paged.deliveries, paged.next);
+            session.outgoing.pending.extend(paged.deliveries);
+        } else {
+            break;
+        }
+        core.give_shared(&mut resident, None, true);
+        // Nobody else is there for the rest.
+        core.end_pending(&mut resident);
+    }
+    core.forget_session(&mut resident, Durability::None);
+}

@@ -1,0 +1,199 @@
+//! What a reload replaces: the configuration, who may do what, and the listeners with their TLS. One snapshot, replaced whole
+//! or not at all.
+//!
+//! A new connection takes the snapshot of its moment; a live one sees by the generation that there is a newer one and takes
+//! that. What a client was told in CONNACK stands for its connection, and old TLS connections go on with the certificate that
+//! they began with.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio_rustls::TlsAcceptor;
+
+use crate::auth::Auth;
+use crate::auth::ban::Bans;
+use crate::config::{Config, Limits, Listener, Mqtt, Secret};
+use crate::message::Millis;
+use crate::server::reload::Stamps;
+use crate::telemetry::metrics::{Sums, Traffic};
+
+/// What tells a listener from all others, as long as the broker runs.
+pub type GateNumber = u64;
+
+/// A listener as the configuration has it now, with what holds for its clients.
+pub struct Gate {
+    /// Stays with the listener, however often it changes.
+    pub number: GateNumber,
+    /// Its own keys.
+    pub listener: Listener,
+    /// What the broker offers there.
+    pub mqtt: Mqtt,
+    /// What is bounded there.
+    pub limits: Limits,
+    /// Its TLS.
+    pub tls: Option<TlsAcceptor>,
+    /// What went through it.
+    pub traffic: Arc<Traffic>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection that a listener counts; dropping it counts it out.
+#[derive(Debug)]
+pub struct Entered(Arc<AtomicUsize>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Gate {
+    /// The keys of the listener in place of the common ones; `before` is what it was until now.
+    pub fn new(
+        number: GateNumber,
+        config: &Config,
+        listener: &Listener,
+        tls: Option<TlsAcceptor>,
+        before: Option<&Gate>,
+    ) -> Gate {
+        let (mqtt, limits) = (&config.mqtt, &config.limits);
+        Gate {
+            number,
+            mqtt: Mqtt { qos_max: listener.qos_max.unwrap_or(mqtt.qos_max), ..mqtt.clone() },
+            limits: Limits {
+                packet_bytes_max: listener.packet_bytes_max.unwrap_or(limits.packet_bytes_max),
+                topic_aliases_in_max: listener.topic_aliases_in_max.unwrap_or(limits.topic_aliases_in_max),
+                keep_alive_max_s: listener.keep_alive_max_s.unwrap_or(limits.keep_alive_max_s),
+                ..limits.clone()
+            },
+            listener: listener.clone(),
+            tls,
+            traffic: before.map_or_else(Arc::default, |before| before.traffic.clone()),
+            connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
+        }
+    }
+
+    /// How many connections it has.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection in; `None`: the listener has all that it may have.
+    pub fn enter(&self) -> Option<Entered> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let entered = Entered(self.connections.clone());
+        let most = self.listener.connections_max.map_or(usize::MAX, |most| most as usize);
+        (before < most).then_some(entered)
+    }
+}
+
+/// The snapshot.
+pub struct Snapshot {
+    /// All that is configured, as far as it is in force.
+    pub config: Config,
+    /// Its files as they were just before they were read.
+    pub(crate) files: Stamps,
+    /// Who may do what.
+    pub auth: Auth,
+    /// Who is not let in.
+    pub bans: Bans,
+    /// What opens the API of operators.
+    pub admin_token: Option<Secret>,
+    /// The listeners, in the order of the configuration.
+    pub gates: Vec<Arc<Gate>>,
+    /// When it was put in place.
+    pub since: Millis,
+    /// Counts the snapshots.
+    pub generation: u64,
+}
+
+impl Snapshot {
+    /// A listener, if it is still there.
+    pub fn gate(&self, number: GateNumber) -> Option<&Arc<Gate>> {
+        self.gates.iter().find(|gate| gate.number == number)
+    }
+
+    /// The same with other bans.
+    pub fn with_bans(&self, bans: Bans) -> Snapshot {
+        Snapshot {
+            config: self.config.clone(),
+            files: self.files.clone(),
+            auth: self.auth.clone(),
+            bans,
+            admin_token: self.admin_token.clone(),
+            gates: self.gates.clone(),
+            ..*self
+        }
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// Where the current one is.
+#[derive(Debug)]
+pub struct Live {
+    current: RwLock<Arc<Snapshot>>,
+    generation: AtomicU64,
+    gone: Mutex<Gone>,
+}
+
+/// What went through listeners that are no more; their last connections may still be there.
+#[derive(Debug, Default)]
+struct Gone {
+    sums: Sums,
+    lingering: Vec<Arc<Traffic>>,
+}
+
+impl Live {
+    /// Begins with this.
+    pub fn new(snapshot: Snapshot) -> Live {
+        let generation = AtomicU64::new(snapshot.generation);
+        Live { current: RwLock::new(Arc::new(snapshot)), generation, gone: Mutex::default() }
+    }
+
+    /// The current snapshot.
+    pub fn get(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this is it; cheap enough for every wake of every connection.
+    #[inline]
+    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
+        self.generation.load(Ordering::Acquire) == snapshot.generation
+    }
+
+    /// Puts another in its place.
+    pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = current.generation + 1;
+        let gone = current.gates.iter().filter(|gate| snapshot.gate(gate.number).is_none());
+        let gone = gone.map(|gate| gate.traffic.clone());
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).lingering.extend(gone);
+        *current = Arc::new(Snapshot { generation, ..snapshot });
+        self.generation.store(generation, Ordering::Release);
+        current.clone()
+    }
+
+    /// What went through all listeners since the start.
+    pub fn traffic(&self) -> Sums {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let Gone { sums, lingering } = &mut *gone;
+        lingering.retain(|traffic| {
+            // Nobody else has it, so it grows no more.
+            let lingers = Arc::strong_count(traffic) > 1;
+            if !lingers {
+                sums.add(traffic);
+            }
+            lingers
+        });
+        let mut all = *sums;
+        lingering.iter().for_each(|traffic| all.add(traffic));
+        current.gates.iter().for_each(|gate| all.add(&gate.traffic));
+        all
+    }
+}

@@ -1,0 +1,379 @@
+//! The bounds that count across connections: how many there are, from where, how many are not let in yet, and memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::config::Limits;
+use crate::limits::memory::{self, Heap, Reserve};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// This part of the memory budget may come in before memory is measured again.
+const UNMEASURED_PARTS: u64 = 32;
+/// Above this many addresses, those that are of no interest any more are forgotten.
+const ADDRESSES_KEPT: usize = 1_024;
+
+/// The bounds and what is used of them.
+#[derive(Debug)]
+pub struct Budget {
+    bounds: Bounds,
+    connections: AtomicUsize,
+    addresses: Mutex<HashMap<IpAddr, Address>>,
+    /// Connections that have not been let in yet; the others wait in the kernel's queue.
+    pub handshakes: Arc<Semaphore>,
+    pressure: AtomicU8,
+    /// What [`measure`](Self::measure) said last.
+    told: AtomicU8,
+    /// What comes in has changed the pressure, and that is to be told.
+    pub changed: Notify,
+    /// Bytes that came from clients since memory was measured last.
+    unmeasured: AtomicU64,
+    reserve: Reserve,
+}
+
+/// What a reload may change.
+#[derive(Debug, Default)]
+struct Bounds {
+    connections_max: AtomicUsize,
+    per_address_max: AtomicUsize,
+    handshakes_max: AtomicUsize,
+    handshakes_per_address_max: AtomicUsize,
+    connects_per_s: AtomicU32,
+    memory_bytes_max: AtomicU64,
+    memory_pause_percent: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Address {
+    connections: usize,
+    /// Of those, connections that have not sent CONNECT.
+    handshakes: usize,
+    second: Instant,
+    connects: u32,
+}
+
+/// How short memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// It is not.
+    None = 0,
+    /// PUBLISH packets are not read.
+    Pause = 1,
+    /// And no new client is let in.
+    Refuse = 2,
+}
+
+/// Why a connection is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// `limits.connections_max`.
+    Connections,
+    /// `limits.connections_per_address_max`.
+    PerAddress,
+    /// `limits.handshakes_per_address_max`.
+    Handshakes,
+    /// `limits.connects_per_address_per_s`.
+    ConnectRate,
+    /// `limits.memory_budget_bytes`.
+    Memory,
+}
+
+impl Full {
+    /// The key that sets the bound.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Full::Connections => "limits.connections_max",
+            Full::PerAddress => "limits.connections_per_address_max",
+            Full::Handshakes => "limits.handshakes_per_address_max",
+            Full::ConnectRate => "limits.connects_per_address_per_s",
+            Full::Memory => "limits.memory_budget_bytes",
+        }
+    }
+}
+
+/// What is used, and of how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Connections, those that are not let in yet included.
+    pub connections: usize,
+    /// `limits.connections_max`, or what it is on this machine.
+    pub connections_max: usize,
+    /// `limits.memory_budget_bytes`, or what it is on this machine.
+    pub memory_bytes_max: u64,
+}
+
+/// A counted connection; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Place {
+    budget: Arc<Budget>,
+    address: Option<IpAddr>,
+    /// It has not sent CONNECT.
+    handshake: bool,
+}
+
+impl Budget {
+    /// With the bounds of the configuration, those that depend on the machine included.
+    pub fn new(limits: &Limits) -> Budget {
+        let budget = Budget {
+            bounds: Bounds::default(),
+            connections: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+            handshakes: Arc::new(Semaphore::new(0)),
+            pressure: AtomicU8::new(0),
+            told: AtomicU8::new(0),
+            changed: Notify::new(),
+            unmeasured: AtomicU64::new(0),
+            reserve: Reserve::default(),
+        };
+        budget.bound(limits);
+        budget
+    }
+
+    /// Other bounds. Who is there already stays.
+    pub fn bound(&self, limits: &Limits) {
+        let connections_max = match limits.connections_max {
+            0 => file_descriptors_max().map_or(1_000, |most| most / 10 * 9),
+            most => most as usize,
+        };
+        let memory_bytes_max = match limits.memory_budget_bytes {
+            0 => memory::machine_bytes().map_or(u64::MAX, |all| all / 10 * 8),
+            most => most,
+        };
+        let bounds = &self.bounds;
+        bounds.connections_max.store(connections_max, Ordering::Relaxed);
+        bounds.per_address_max.store(limits.connections_per_address_max as usize, Ordering::Relaxed);
+        bounds
+            .handshakes_per_address_max
+            .store(limits.handshakes_per_address_max as usize, Ordering::Relaxed);
+        bounds.connects_per_s.store(limits.connects_per_address_per_s, Ordering::Relaxed);
+        bounds.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+        bounds.memory_pause_percent.store(u64::from(limits.memory_pause_percent), Ordering::Relaxed);
+        let handshakes_max = limits.handshakes_max as usize;
+        let before = bounds.handshakes_max.swap(handshakes_max, Ordering::Relaxed);
+        match handshakes_max.checked_sub(before) {
+            Some(more) => self.handshakes.add_permits(more),
+            // Those that are in use are missed for a while: the bound is reached with the next reload at the latest.
+            None => {
+                let fewer = self.handshakes.forget_permits(before - handshakes_max);
+                bounds.handshakes_max.store(before - fewer, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Counts a connection in. `address` is `None` for those that are free of bounds per address (loopback, Unix sockets).
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Place, Full> {
+        if self.pressure() >= Pressure::Refuse {
+            return Err(Full::Memory);
+        }
+        if self.connections.fetch_add(1, Ordering::Relaxed)
+            >= self.bounds.connections_max.load(Ordering::Relaxed)
+        {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Connections);
+        }
+        // From here on the drop of the place counts it out again.
+        let mut place = Place { budget: self.clone(), address: None, handshake: false };
+        place.locate(address, now)?;
+        Ok(place)
+    }
+
+    /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
+    fn handshakes_are_scarce(&self) -> bool {
+        self.handshakes.available_permits() * 10 <= self.bounds.handshakes_max.load(Ordering::Relaxed)
+    }
+
+    /// How much of it is used, and the bounds.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            connections: self.connections.load(Ordering::Relaxed),
+            connections_max: self.bounds.connections_max.load(Ordering::Relaxed),
+            memory_bytes_max: self.bounds.memory_bytes_max.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How short memory is, as last measured.
+    pub fn pressure(&self) -> Pressure {
+        match self.pressure.load(Ordering::Relaxed) {
+            0 => Pressure::None,
+            1 => Pressure::Pause,
+            _ => Pressure::Refuse,
+        }
+    }
+
+    /// So many bytes came from a client. Memory is measured by the clock, too, but it can be filled faster than that.
+    #[inline]
+    pub fn took_in(&self, bytes: usize) {
+        let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before + bytes as u64 >= self.bounds.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
+            let pressure = self.look(Instant::now());
+            if self.told.load(Ordering::Relaxed) != pressure as u8 {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Resident memory counts without what the allocator holds for the next who asks: it may keep that for good, and a broker that
+    /// waited for it would wait for nothing.
+    fn look(&self, now: Instant) -> Pressure {
+        let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
+        let most = self.bounds.memory_bytes_max.load(Ordering::Relaxed);
+        let pause = most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed);
+        let mut used = memory::resident_bytes().unwrap_or(0);
+        if used >= pause {
+            let free = self.reserve.needed(now, taken_in).map_or(0, |heap| heap.free_bytes);
+            used = used.saturating_sub(free);
+        }
+        let pressure = match used {
+            _ if used >= most => Pressure::Refuse,
+            _ if used >= pause => Pressure::Pause,
+            _ => Pressure::None,
+        };
+        self.pressure.store(pressure as u8, Ordering::Relaxed);
+        pressure
+    }
+
+    /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
+    pub fn measure(&self, now: Instant) -> Option<Pressure> {
+        let pressure = self.look(now);
+        (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
+    }
+
+    /// Memory is not short, and nothing has come in since it was measured.
+    pub fn is_calm(&self) -> bool {
+        self.pressure() == Pressure::None && self.unmeasured.load(Ordering::Relaxed) == 0
+    }
+
+    /// What the allocator holds, where it says so.
+    pub fn heap(&self, now: Instant) -> Option<Heap> {
+        self.reserve.shown(now)
+    }
+}
+
+impl Place {
+    /// Says where it is from, once: at the accept, or when a proxy has said it. As of [`Budget::enter`].
+    pub fn locate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Full> {
+        let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
+        let budget = &self.budget;
+        let mut addresses = budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = Address { connections: 0, handshakes: 0, second: now, connects: 0 };
+        let entry = addresses.entry(address).or_insert(new);
+        if now.duration_since(entry.second) >= SECOND {
+            (entry.second, entry.connects) = (now, 0);
+        }
+        if entry.connections >= budget.bounds.per_address_max.load(Ordering::Relaxed) {
+            return Err(Full::PerAddress);
+        }
+        // Many devices behind one router are welcome as long as they keep nobody out.
+        if entry.handshakes >= budget.bounds.handshakes_per_address_max.load(Ordering::Relaxed)
+            && budget.handshakes_are_scarce()
+        {
+            return Err(Full::Handshakes);
+        }
+        if entry.connects >= budget.bounds.connects_per_s.load(Ordering::Relaxed) {
+            return Err(Full::ConnectRate);
+        }
+        entry.connects += 1;
+        entry.connections += 1;
+        entry.handshakes += 1;
+        (self.address, self.handshake) = (Some(address), true);
+        Ok(())
+    }
+
+    /// CONNECT has come.
+    pub fn introduced(&mut self) {
+        let Some(address) = self.address.filter(|_| std::mem::take(&mut self.handshake)) else { return };
+        let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = addresses.get_mut(&address) {
+            entry.handshakes -= 1;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.introduced();
+        self.budget.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = addresses.get_mut(&address) {
+            entry.connections -= 1;
+        }
+        // An address without connections is remembered for the second in which its connects count.
+        if addresses.len() > ADDRESSES_KEPT {
+            let now = Instant::now();
+            addresses.retain(|_, entry| entry.connections > 0 || now.duration_since(entry.second) < SECOND);
+        }
+    }
+}
+
+/// The soft limit of open files, from the kernel's own words.
+pub(crate) fn file_descriptors_max() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(limits: Limits) -> Arc<Budget> {
+        Arc::new(Budget::new(&limits))
+    }
+
+    #[test]
+    fn connections_are_counted_in_all_and_per_address_and_counted_out() {
+        let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        let one = budget.enter(far, now).unwrap();
+        let _two = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::PerAddress);
+        let _local = budget.enter(None, now).unwrap();
+        assert_eq!(budget.enter(None, now).unwrap_err(), Full::Connections);
+        drop(one);
+        assert!(budget.enter(far, now).is_ok());
+    }
+
+    #[test]
+    fn an_address_connects_so_often_in_a_second() {
+        let limits = Limits { connects_per_address_per_s: 2, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        let _held = [budget.enter(far, now).unwrap(), budget.enter(far, now).unwrap()];
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::ConnectRate);
+        assert!(budget.enter(far, now + Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_without_connect() {
+        let limits = Limits { handshakes_per_address_max: 1, handshakes_max: 10, ..Limits::default() };
+        let (budget, now) = (budget(limits), Instant::now());
+        let far = Some(IpAddr::from([192, 0, 2, 1]));
+        // As long as there are places for others, one address may have several.
+        let _several = [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.introduced());
+        let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
+        let mut first = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        first.introduced();
+        let second = budget.enter(far, now).unwrap();
+        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        drop(second);
+        // A proxy says later whose it is.
+        let mut proxied = budget.enter(None, now).unwrap();
+        assert_eq!(proxied.locate(far, now), Ok(()));
+        assert_eq!(budget.enter(None, now).unwrap().locate(far, now), Err(Full::Handshakes));
+    }
+
+    #[test]
+    fn memory_above_the_budget_is_pressure() {
+        let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
+        assert_eq!(budget.measure(Instant::now()), Some(Pressure::Refuse));
+        assert_eq!(budget.measure(Instant::now()), None);
+        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), Full::Memory);
+    }
+}

@@ -1,0 +1,702 @@
+//! What waits for one session: the only object that two tasks touch.
+//!
+//! Publishers push from their own tasks and never wait; the subscriber's task takes everything at once. It is bounded by
+//! count and by bytes, what the session has taken and not sent yet included. It belongs to the session, not to the
+//! connection: it goes on filling while the session rests.
+//!
+//! The outbox of a session that is stored has a second part behind the first: messages that are on disk only. What does not
+//! fit into memory goes there, and everything does while the session rests; all that is here of it is where it begins, and
+//! how much it is. The connection pages it in once the first part is empty.
+
+mod limits;
+
+pub use limits::{Bounds, StoredTotal};
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use lapwing_protocol::QoS;
+
+use crate::config::QueuePolicy;
+use crate::message::{Message, Seq, SessionNumber, SubscriptionIds};
+use crate::store::Origin;
+use crate::store::publish_record::Journal;
+use crate::telemetry::outcomes::{Drops, Ends, Reason};
+use crate::workers;
+
+/// A message for one session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// How it is to be delivered.
+    pub terms: DeliveryTerms,
+    /// Its place in the stored queue of the session; 0: it is in memory only.
+    pub seq: Seq,
+}
+
+/// How a message is to be delivered to one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryTerms {
+    /// The QoS to deliver with, at most.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    pub subscription_ids: SubscriptionIds,
+    /// The shared group it was given out by: another member can have it if this one leaves.
+    pub share: Option<NonZeroU32>,
+}
+
+impl DeliveryTerms {
+    /// With this QoS, and nothing else to it.
+    pub fn plain(qos: QoS) -> DeliveryTerms {
+        DeliveryTerms { qos, retain: false, subscription_ids: SubscriptionIds::None, share: None }
+    }
+}
+
+/// What became of a pushed message.
+#[derive(Debug)]
+pub enum Pushed {
+    /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
+    Queued(Option<Waker>),
+    /// There was no room: it is to be dropped.
+    Dropped(Reason),
+    /// The policy is to tell the publisher: 0x97.
+    Refused,
+    /// Not for this session: it is away and QoS 0 is not kept, which MQTT allows, or it has ended.
+    NotKept(Reason),
+    /// It has to be stored, and the store takes nothing now: 0x97.
+    Unavailable,
+}
+
+/// What became of messages that were offered together.
+#[derive(Debug, Default)]
+pub struct Offered {
+    /// How many wait now.
+    pub queued: usize,
+    /// To be woken once the pusher has pushed all it has.
+    pub waker: Option<Waker>,
+    /// The one that the session is not ready for; those behind it were not looked at.
+    pub rest: Option<Message>,
+}
+
+impl Offered {
+    /// None was taken.
+    pub fn none(rest: Option<Message>) -> Offered {
+        Offered { rest, ..Offered::default() }
+    }
+}
+
+/// How well a session can take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Its client is there, and there is room.
+    Ready,
+    /// Its client is there.
+    Full,
+    /// It rests.
+    Away,
+}
+
+/// What a look into the outbox brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Messages.
+    Some,
+    /// Nothing.
+    Nothing,
+    /// Nothing in memory, but on disk from the first place up to the second, exclusive.
+    Stored(Seq, Seq),
+}
+
+/// Messages that are on disk only.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    from: Seq,
+    count: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    bounds: Bounds,
+    queue: VecDeque<Delivery>,
+    bytes: usize,
+    /// What the session took and still holds.
+    held_messages: usize,
+    held_bytes: usize,
+    connected: bool,
+    /// Wakes the connection whatever it waits for.
+    connection: Option<Arc<AtomicWaker>>,
+    closed: bool,
+    waker: Option<Waker>,
+    /// The place that was given out last.
+    last: Seq,
+    stored: Stored,
+}
+
+/// The queue of one session.
+#[derive(Debug)]
+pub struct Outbox {
+    session: SessionNumber,
+    client_id: Arc<str>,
+    /// What its client did not get, or could not publish; made with the first.
+    drops: OnceLock<Box<Drops>>,
+    /// As its connection last said.
+    in_flight: AtomicUsize,
+    overran: AtomicBool,
+    /// That of its connection, or of the last one; 0 before the first.
+    thread: AtomicU64,
+    /// For a session that is stored.
+    total: Option<Arc<StoredTotal>>,
+    inner: Mutex<Inner>,
+}
+
+impl Outbox {
+    /// An empty one in memory.
+    pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
+        Outbox {
+            session,
+            client_id: Arc::default(),
+            drops: OnceLock::new(),
+            in_flight: AtomicUsize::new(0),
+            overran: AtomicBool::new(false),
+            thread: AtomicU64::new(0),
+            total: None,
+            inner: Mutex::new(Inner { bounds, ..Inner::default() }),
+        }
+    }
+
+    /// The outbox of a session that is stored: `last` is the place that was given out last, and `count` messages of `bytes`
+    /// wait on disk from `from` on.
+    pub fn stored(
+        session: SessionNumber,
+        bounds: Bounds,
+        total: Arc<StoredTotal>,
+        last: Seq,
+        (from, count, bytes): (Seq, u64, u64),
+    ) -> Outbox {
+        total.add(bytes);
+        let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
+        Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
+    }
+
+    /// Of this client.
+    #[must_use]
+    pub fn of(self, client_id: Arc<str>) -> Outbox {
+        Outbox { client_id, ..self }
+    }
+
+    /// The client identifier of its session.
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.client_id
+    }
+
+    /// Other bounds. What waits already goes on waiting.
+    pub fn bound(&self, bounds: Bounds) {
+        self.lock().bounds = bounds;
+    }
+
+    /// Whether its session is stored.
+    pub fn is_stored(&self) -> bool {
+        self.total.is_some()
+    }
+
+    /// Whose it is.
+    pub fn session(&self) -> SessionNumber {
+        self.session
+    }
+
+    /// Messages to or from the client that went no further, since its session began or the broker started.
+    pub fn drops(&self) -> Option<&Drops> {
+        self.drops.get().map(|drops| &**drops)
+    }
+
+    /// How many of them count as dropped.
+    pub fn dropped(&self) -> u64 {
+        self.drops().map_or(0, Drops::sum)
+    }
+
+    /// Counts such messages.
+    pub(crate) fn count(&self, reason: Reason, n: u64) {
+        self.drops.get_or_init(Box::default).add(reason, n);
+    }
+
+    // A panic while the lock is held leaves a queue that is still a queue.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
+    /// room for it.
+    pub fn push(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        self.push_into(&mut self.lock(), delivery, journal, ends)
+    }
+
+    /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
+    pub fn offer(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Option<Pushed> {
+        let mut inner = self.lock();
+        let ready = inner.readiness(delivery.message.size()) == Readiness::Ready;
+        ready.then(|| self.push_into(&mut inner, delivery, journal, ends))
+    }
+
+    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not [ready](Readiness::Ready) for one of them.
+    pub fn offer_all(
+        &self,
+        messages: &mut impl Iterator<Item = Message>,
+        deliver: impl Fn(Message) -> Delivery,
+        ends: &Ends,
+    ) -> Offered {
+        let mut offered = Offered::default();
+        let mut inner = self.lock();
+        for message in messages {
+            if inner.readiness(message.size()) != Readiness::Ready {
+                offered.rest = Some(message);
+                break;
+            }
+            self.add(&mut inner, deliver(message), ends);
+            offered.queued += 1;
+        }
+        if offered.queued > 0 {
+            offered.waker = inner.waker.take();
+        }
+        offered
+    }
+
+    /// To what is in memory.
+    #[inline]
+    fn add(&self, inner: &mut Inner, delivery: Delivery, ends: &Ends) {
+        // Before anybody can take it: what is told of it next comes behind.
+        if ends.traces.hear_of(&delivery.message) {
+            ends.queued(&delivery, self, inner.connected);
+        }
+        inner.bytes += delivery.message.size();
+        inner.queue.push_back(delivery);
+    }
+
+    #[inline]
+    fn push_into(
+        &self,
+        inner: &mut Inner,
+        mut delivery: Delivery,
+        journal: &mut Journal<'_>,
+        ends: &Ends,
+    ) -> Pushed {
+        if let Some(reason) = inner.absence(delivery.terms.qos) {
+            return Pushed::NotKept(reason);
+        }
+        let stored = delivery.terms.qos != QoS::AtMostOnce && self.is_stored();
+        if stored && journal.is_off() && !inner.connected {
+            return Pushed::NotKept(Reason::Offline);
+        }
+        let stored = stored && !journal.is_off();
+        if stored && journal.reserve().is_err() {
+            return Pushed::Unavailable;
+        }
+        let size = delivery.message.size();
+        let on_disk = stored && inner.is_for_the_disk(size);
+        if (on_disk || !inner.has_room(size))
+            && let Some(refused) = self.make_room(inner, (size, on_disk), journal, ends)
+        {
+            return refused;
+        }
+        if stored {
+            inner.last += 1;
+            delivery.seq = inner.last;
+            journal.queued(self.session, &delivery);
+        }
+        if on_disk {
+            if ends.traces.hear_of(&delivery.message) {
+                ends.queued(&delivery, self, inner.connected);
+            }
+            self.add_stored(inner, delivery.seq, 1, size as u64);
+        } else {
+            self.add(inner, delivery, ends);
+        }
+        Pushed::Queued(inner.waker.take())
+    }
+
+    /// Sees to it that there is room for a message of this size, in memory or on disk, as the policy says; or why there is none.
+    #[cold]
+    fn make_room(
+        &self,
+        inner: &mut Inner,
+        (size, on_disk): (usize, bool),
+        journal: &Journal<'_>,
+        ends: &Ends,
+    ) -> Option<Pushed> {
+        while let Some(full) = self.shortage(inner, size, on_disk) {
+            match inner.bounds.policy {
+                QueuePolicy::Refuse => return Some(Pushed::Refused),
+                QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
+                QueuePolicy::Disconnect => {
+                    // One that is away loses what its queue cannot hold; there is nobody to let go.
+                    if let Some(connection) = inner.connection.take() {
+                        self.overran.store(true, Ordering::Relaxed);
+                        connection.wake();
+                    }
+                    return Some(Pushed::Dropped(full));
+                }
+                QueuePolicy::DropOldest if on_disk => {
+                    journal.done(self.drop_oldest_on_disk(inner));
+                    ends.ended_unseen(full, 1, self);
+                }
+                QueuePolicy::DropOldest => {
+                    let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
+                    inner.bytes -= oldest.message.size();
+                    if oldest.seq != 0 {
+                        let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
+                        journal.done(Origin {
+                            session: self.session,
+                            seq: oldest.seq,
+                            size,
+                            packet_id: None,
+                        });
+                    }
+                    ends.ended(Reason::QueueFullOldest, &oldest.message, self);
+                }
+            }
+        }
+        None
+    }
+
+    fn drop_oldest_on_disk(&self, inner: &mut Inner) -> Origin {
+        let Stored { from, count, bytes } = inner.stored;
+        // What it was exactly is known on disk only.
+        let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
+        self.take_stored(inner, from + 1, 1, u64::from(size));
+        Origin { session: self.session, seq: from, size, packet_id: None }
+    }
+
+    /// What keeps a message of this size from being taken, in memory or on disk.
+    #[inline]
+    fn shortage(&self, inner: &Inner, size: usize, on_disk: bool) -> Option<Reason> {
+        if !on_disk {
+            return (!inner.has_room(size)).then_some(Reason::QueueFull);
+        }
+        let (stored, bounds, size) = (&inner.stored, &inner.bounds, size as u64);
+        if stored.count == 0 {
+            return None;
+        }
+        if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
+            return Some(Reason::DiskQueueFull);
+        }
+        let total = self.total.as_ref()?;
+        let full = !total.has_room(size);
+        full.then_some(Reason::DiskQueuesFull)
+    }
+
+    fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.stored;
+        stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
+        stored.count += count;
+        stored.bytes += bytes;
+        if let Some(total) = &self.total {
+            total.add(bytes);
+        }
+    }
+
+    /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
+    fn take_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.stored;
+        let before = stored.bytes;
+        stored.from = from;
+        if from > inner.last {
+            (stored.count, stored.bytes) = (0, 0);
+        } else {
+            stored.count = stored.count.saturating_sub(count).max(1);
+            stored.bytes = stored.bytes.saturating_sub(bytes);
+        }
+        if let Some(total) = &self.total {
+            total.take(before - stored.bytes);
+        }
+    }
+
+    /// Moves everything that is in memory to the end of `into`, and says that the session now holds what is in `into`. Nothing
+    /// there: `waker` is kept for the next push.
+    pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> Take {
+        let mut inner = self.lock();
+        let took = if !inner.queue.is_empty() {
+            if into.is_empty() {
+                std::mem::swap(into, &mut inner.queue);
+            } else {
+                into.append(&mut inner.queue);
+            }
+            *held_bytes += std::mem::take(&mut inner.bytes);
+            Take::Some
+        } else {
+            inner.waker = Some(waker.clone());
+            if inner.queue.capacity() > 64 {
+                inner.queue = VecDeque::new();
+            }
+            match inner.stored {
+                Stored { count: 0, .. } => Take::Nothing,
+                Stored { from, .. } => Take::Stored(from, inner.last + 1),
+            }
+        };
+        inner.held_messages = into.len();
+        inner.held_bytes = *held_bytes;
+        took
+    }
+
+    /// Whether there is something in memory to take.
+    pub fn has_news(&self) -> bool {
+        self.news() > 0
+    }
+
+    /// How many messages there are to take in memory.
+    pub fn news(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the
+    /// others do not count as on disk only any more.
+    pub fn paged(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
+        let mut inner = self.lock();
+        let from = inner.stored.from;
+        deliveries.retain(|delivery| delivery.seq >= from);
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.size()).sum();
+        let next = next.max(from);
+        self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
+    }
+
+    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent: it is on disk only now.
+    pub fn settle(&self, pending: &mut VecDeque<Delivery>) {
+        let mut inner = self.lock();
+        let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
+        let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
+            (from.min(delivery.seq), count + 1, bytes + delivery.message.size() as u64)
+        });
+        if count == 0 {
+            return;
+        }
+        self.add_stored(&mut inner, from, count, bytes);
+        pending.retain(|delivery| delivery.seq == 0);
+        inner.queue.retain(|delivery| delivery.seq == 0);
+        inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
+    }
+
+    /// Where what is on disk only begins, and behind where it ends; `None` when there is nothing.
+    pub fn on_disk(&self) -> Option<(Seq, Seq)> {
+        let inner = self.lock();
+        (inner.stored.count > 0).then_some((inner.stored.from, inner.last + 1))
+    }
+
+    /// Says how much of what was taken the session still holds.
+    pub fn holds(&self, messages: usize, bytes: usize) {
+        let mut inner = self.lock();
+        inner.held_messages = messages;
+        inner.held_bytes = bytes;
+    }
+
+    /// Says how many messages of the session are on their way to the client.
+    pub fn flies(&self, messages: usize) {
+        self.in_flight.store(messages, Ordering::Relaxed);
+    }
+
+    /// How many messages are on their way to the client.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The thread that serves its connection, or served the last one.
+    #[inline]
+    pub fn thread(&self) -> u64 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    /// A connection of this thread serves the session from now on.
+    pub fn connect(&self, connection: &Arc<AtomicWaker>) {
+        let mut inner = self.lock();
+        inner.connected = true;
+        inner.connection = Some(connection.clone());
+        self.overran.store(false, Ordering::Relaxed);
+        self.thread.store(workers::this_thread(), Ordering::Relaxed);
+    }
+
+    /// There was no room, and the policy is to let the client go.
+    #[inline]
+    pub fn has_overrun(&self) -> bool {
+        self.overran.load(Ordering::Relaxed)
+    }
+
+    /// The session rests from now on: QoS 0 messages are not kept.
+    pub fn disconnect(&self, ends: &Ends) {
+        let mut inner = self.lock();
+        inner.connected = false;
+        inner.connection = None;
+        inner.waker = None;
+        if !inner.bounds.keeps_qos0 {
+            inner.queue.retain(|delivery| {
+                let kept = delivery.terms.qos != QoS::AtMostOnce;
+                if !kept {
+                    ends.ended(Reason::Offline, &delivery.message, self);
+                }
+                kept
+            });
+            inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
+        }
+    }
+
+    /// What would become of a message of this size now: whether a client is there for it, or why it would not get it. Another
+    /// may have to make room for it.
+    pub fn outlook(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
+        let inner = self.lock();
+        if let Some(reason) = inner.absence(qos) {
+            return Err(reason);
+        }
+        let stored = qos != QoS::AtMostOnce && self.is_stored();
+        let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
+        match (full, inner.bounds.policy) {
+            (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
+            (Some(_), QueuePolicy::Refuse) => Err(Reason::QueueRefused),
+            (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
+        }
+    }
+
+    /// Whether a message of this size would be taken without a drop, and go on its way.
+    pub fn readiness(&self, size: usize) -> Readiness {
+        self.lock().readiness(size)
+    }
+
+    /// The session has ended: nothing is taken any more.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        let last = inner.last;
+        self.take_stored(&mut inner, last + 1, 0, 0);
+        *inner = Inner { closed: true, ..Inner::default() };
+    }
+
+    /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
+    pub fn waiting(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (
+            (inner.queue.len() + inner.held_messages) as u64 + inner.stored.count,
+            (inner.bytes + inner.held_bytes) as u64 + inner.stored.bytes,
+        )
+    }
+}
+
+impl Inner {
+    /// Why a message is not for this session, if it is not.
+    #[inline]
+    fn absence(&self, qos: QoS) -> Option<Reason> {
+        if self.closed {
+            return Some(Reason::SessionEnded);
+        }
+        let offline = !self.connected && qos == QoS::AtMostOnce && !self.bounds.keeps_qos0;
+        offline.then_some(Reason::Offline)
+    }
+
+    fn readiness(&self, size: usize) -> Readiness {
+        match (self.connected, !self.closed && self.has_room(size)) {
+            (false, _) => Readiness::Away,
+            (true, true) => Readiness::Ready,
+            (true, false) => Readiness::Full,
+        }
+    }
+
+    /// Behind what is on disk only there is no way past it.
+    fn is_for_the_disk(&self, size: usize) -> bool {
+        !self.connected || self.stored.count > 0 || !self.has_room(size)
+    }
+
+    /// One message always fits into an empty outbox, however large it is: the bound of a single message is the packet size.
+    fn has_room(&self, size: usize) -> bool {
+        let bounds = &self.bounds;
+        let messages = self.queue.len() + self.held_messages;
+        let bytes = self.bytes + self.held_bytes;
+        messages == 0 || (messages < bounds.messages_max && bytes + size <= bounds.bytes_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Content;
+
+    fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
+        let outbox = Outbox::new(
+            1,
+            Bounds {
+                messages_max,
+                bytes_max: 1 << 20,
+                policy,
+                keeps_qos0: false,
+                stored_bytes_max: 0,
+                ..Bounds::default()
+            },
+        );
+        outbox.connect(&Arc::default());
+        outbox
+    }
+
+    fn delivery(payload: &str, qos: QoS) -> Delivery {
+        let content = Content {
+            topic: "t",
+            properties: &[],
+            payload: payload.as_bytes(),
+            qos,
+            retain: false,
+            publisher: 0,
+            published_at: 0,
+            expires_at: None,
+        };
+        let message = Message::new(&content);
+        Delivery { message, terms: DeliveryTerms::plain(qos), seq: 0 }
+    }
+
+    fn push(outbox: &Outbox, payload: &str) -> Pushed {
+        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut Journal::off(), &Ends::default())
+    }
+
+    fn taken(outbox: &Outbox) -> Vec<String> {
+        let mut into = VecDeque::new();
+        outbox.take(&mut into, &mut 0, Waker::noop());
+        into.iter().map(|d| String::from_utf8_lossy(d.message.payload()).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_full_outbox_drops_by_its_policy() {
+        let all = |outbox: &Outbox| ["a", "b", "c"].map(|payload| push(outbox, payload));
+        let newest = outbox(2, QueuePolicy::DropNewest);
+        assert!(matches!(all(&newest)[2], Pushed::Dropped(Reason::QueueFull)));
+        assert_eq!(taken(&newest), ["a", "b"]);
+        let oldest = outbox(2, QueuePolicy::DropOldest);
+        all(&oldest);
+        assert_eq!(taken(&oldest), ["b", "c"]);
+        assert_eq!(oldest.drops().map(|drops| drops.get(Reason::QueueFullOldest)), Some(1));
+        let refuse = outbox(2, QueuePolicy::Refuse);
+        assert!(matches!(all(&refuse)[2], Pushed::Refused));
+        assert!(refuse.drops().is_none());
+    }
+
+    #[test]
+    fn what_the_session_holds_counts_until_it_says_otherwise() {
+        let outbox = outbox(2, QueuePolicy::DropNewest);
+        push(&outbox, "a");
+        push(&outbox, "b");
+        assert_eq!(taken(&outbox).len(), 2);
+        assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::QueueFull)));
+        outbox.holds(1, 1);
+        assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
+    }
+
+    #[test]
+    fn a_resting_session_keeps_no_qos_0() {
+        let outbox = outbox(9, QueuePolicy::DropNewest);
+        let ends = Ends::default();
+        let push_qos0 = |payload| outbox.push(delivery(payload, QoS::AtMostOnce), &mut Journal::off(), &ends);
+        push_qos0("a");
+        push(&outbox, "b");
+        outbox.disconnect(&ends);
+        assert!(matches!(push_qos0("c"), Pushed::NotKept(Reason::Offline)));
+        assert_eq!(taken(&outbox), ["b"]);
+        assert_eq!(ends.drops.get(Reason::Offline), 1, "the caller counts what it was told of");
+    }
+}

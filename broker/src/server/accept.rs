@@ -1,0 +1,292 @@
+//! The loop of one listener: accept, count in, hand over to a task of its own.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tracing::{debug, warn};
+
+use crate::auth::ban::{self, Ban};
+use crate::connection::{Connection, handshake};
+use crate::core::Core;
+use crate::core::settings::Gate;
+use crate::limits::budget::Place;
+use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
+use crate::workers::Crew;
+
+/// How long accepting rests when the process has no file descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+/// After so many connections the others that this thread serves have theirs: each is a task more in the queue that they wait in.
+const AT_ONCE: u32 = 8;
+/// Those who say nothing are sent away at so many different moments.
+const CROWD: u32 = 64;
+
+/// Counts connections or listeners, so that a stop can wait for the last.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    count: AtomicUsize,
+    ended: Notify,
+}
+
+impl Tally {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// One of the counted.
+pub(crate) struct Counted(Arc<Tally>);
+
+impl Counted {
+    pub(crate) fn new(tally: &Arc<Tally>) -> Counted {
+        tally.count.fetch_add(1, Ordering::AcqRel);
+        Counted(tally.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// Serves a listener until the broker stops, or `closed` says that the listener is no more.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    crew: Arc<Crew>,
+    listener: Listener,
+    mut stopped: watch::Receiver<bool>,
+    mut closed: watch::Receiver<bool>,
+    connections: Arc<Tally>,
+) {
+    let mut warned: Option<Instant> = None;
+    let mut in_a_row = 0;
+    loop {
+        in_a_row += 1;
+        if in_a_row > AT_ONCE {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+        let accept = async {
+            // Those who are not let in yet are bounded; the rest wait in the kernel's queue.
+            let permit = core.budget.handshakes.clone().acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = closed.wait_for(|closed| *closed) => return,
+            accepted = accept => accepted,
+        };
+        let now = Instant::now();
+        // One line a second is enough to know.
+        let mut complain = |text: String| {
+            if warned.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
+                warn!(listener = %listener.name(), "{text}");
+                warned = Some(now);
+            }
+        };
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                complain(format!(
+                    "a connection could not be accepted: {error}; raise the limit of open files (ulimit -n)"
+                ));
+                tokio::time::sleep(EXHAUSTED).await;
+                continue;
+            }
+        };
+        let snapshot = core.live.get();
+        let Some(gate) = snapshot.gate(listener.number()) else { continue };
+        let accepted = listener.admit(accepted, gate.clone());
+        let origin = accepted.origin();
+        // Whose connection a proxy passes on is only known when it has said so.
+        let address = if origin.is_proxy() { None } else { counted(origin) };
+        let banned = |ban: &Ban| {
+            format!("connection from {} closed: {} is banned ({})", origin.address(), ban.whom, ban.reason)
+        };
+        let traffic = &gate.traffic;
+        if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
+            traffic.refused.add(1);
+            complain(text);
+            continue;
+        }
+        let Some(entered) = gate.enter() else {
+            traffic.refused.add(1);
+            complain(format!(
+                "connection from {} closed: connections_max of this listener is reached",
+                origin.address()
+            ));
+            continue;
+        };
+        match core.budget.enter(address, now) {
+            Ok(place) => {
+                traffic.connections.add(1);
+                let timeout = patience(gate.limits.connect_timeout_s, connections.count());
+                // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
+                let admitted =
+                    Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
+                let counted = (Counted::new(&connections), entered);
+                crew.serve(async move {
+                    if let Some(connection) = admitted.await {
+                        connection.run().await;
+                    }
+                    drop(counted);
+                });
+            }
+            Err(full) => {
+                traffic.refused.add(1);
+                complain(format!("connection from {} closed: {} is reached", origin.address(), full.key()));
+            }
+        }
+    }
+}
+
+/// How long a client has until its CONNECT, as one of so many: up to a tenth more than `limits.connect_timeout_s`, so that a crowd that came
+/// at once is not sent away at once, which would hold up the others.
+fn patience(connect_timeout_s: u32, nth: usize) -> Duration {
+    let timeout = Duration::from_secs(u64::from(connect_timeout_s));
+    timeout + timeout / (10 * CROWD) * (nth as u32 % CROWD)
+}
+
+/// The address that counts for bounds per address; loopback is free of them.
+fn counted(origin: &Origin) -> Option<IpAddr> {
+    origin.address().ip().filter(|ip| !ip.is_loopback())
+}
+
+/// The bytes of a client, with those that were read already, who it is, and what it is served by.
+type Established = (Stream, Vec<u8>, Peer, Arc<Gate>);
+
+/// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
+async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option<Established> {
+    let (address, traffic) = (*entering.origin().address(), entering.origin().gate().traffic.clone());
+    let refuse = |error: String| {
+        traffic.refused.add(1);
+        warn!(peer = %address, "{error}");
+    };
+    let entering = match entering.sender().await {
+        Ok(Sender::Client(entering)) => entering,
+        Ok(Sender::Proxy) => {
+            debug!(peer = %address, "the proxy looked whether the broker is there");
+            return None;
+        }
+        Err(error) => {
+            refuse(error.to_string());
+            return None;
+        }
+    };
+    let snapshot = core.live.get();
+    let origin = entering.origin();
+    let of = origin.address();
+    if let Some(ban) = snapshot.bans.of_address(counted(origin), ban::now_s()) {
+        refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
+        return None;
+    }
+    if let Err(full) = place.locate(counted(origin), Instant::now()) {
+        refuse(format!("connection of {of} closed: {} is reached", full.key()));
+        return None;
+    }
+    let gate = origin.gate().clone();
+    let (stream, begun, peer) = entering.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
+    Some((stream, begun, peer, gate))
+}
+
+/// Lets a client in, or says why not.
+async fn admit(
+    core: Arc<Core>,
+    accepted: Accepted,
+    (mut place, permit): (Place, Option<OwnedSemaphorePermit>),
+    timeout: Duration,
+    mut stopped: watch::Receiver<bool>,
+) -> Option<Box<Connection>> {
+    let (address, gate) = (*accepted.origin().address(), accepted.origin().gate());
+    let connect_timeout_s = gate.limits.connect_timeout_s;
+    let traffic = gate.traffic.clone();
+    let introduction = pin!(async {
+        let entering = match accepted.enter() {
+            Ok(entering) => entering,
+            Err(error) => {
+                warn!(peer = %address, "a connection was lost as it came: {error}");
+                return None;
+            }
+        };
+        entering.first_byte().await;
+        // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
+        Box::pin(async {
+            let (stream, begun, peer, gate) = establish(&core, entering, &mut place).await?;
+            Some(handshake::receive(&core, gate, (stream, begun), peer, place).await)
+        })
+        .await
+    });
+    let introduced = within(introduction, timeout, &mut stopped).await;
+    drop(permit);
+    let refusal = match introduced {
+        Ok(None) => return None,
+        Ok(Some(Ok(guest))) => match Box::pin(handshake::welcome(&core, guest)).await {
+            Ok(connection) => return Some(connection),
+            Err(refusal) => refusal,
+        },
+        Ok(Some(Err(refusal))) => refusal,
+        Err(true) => {
+            traffic.refused.add(1);
+            warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
+            return None;
+        }
+        Err(false) => {
+            debug!(peer = %address, "closed before CONNECT: the broker stops");
+            return None;
+        }
+    };
+    traffic.refused.add(1);
+    Box::pin(refusal.answer(address)).await;
+    None
+}
+
+/// The result in time, or whether it was the time that ran out (else the broker stops).
+async fn within<T>(
+    future: Pin<&mut impl Future<Output = T>>,
+    timeout: Duration,
+    stopped: &mut watch::Receiver<bool>,
+) -> Result<T, bool> {
+    tokio::select! {
+        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
+        _ = stopped.wait_for(|stopped| *stopped) => Err(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_came_at_once_is_sent_away_one_by_one_within_a_tenth_more_than_the_timeout() {
+        for timeout_s in [1, 10, u32::MAX] {
+            let (timeout, crowd) = (Duration::from_secs(timeout_s.into()), CROWD as usize);
+            let all: Vec<Duration> = (0..crowd).map(|nth| patience(timeout_s, nth)).collect();
+            assert_eq!(all[0], timeout, "nobody is sent away before it");
+            let steps: Vec<Duration> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(steps.iter().all(|step| *step == steps[0] && *step > Duration::ZERO), "{all:?}");
+            // All of the tenth is used, but for a step and what a division leaves.
+            let most = timeout + timeout / 10;
+            assert!(all[crowd - 1] < most && all[crowd - 1] + 2 * steps[0] > most, "{all:?}");
+            // The next ones begin anew.
+            assert_eq!((patience(timeout_s, crowd), patience(timeout_s, 3 * crowd + 1)), (all[0], all[1]));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The open listeners. A reload opens those that are new and closes those that are gone; one whose address stays keeps its
+//! socket, whatever else changes about it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{self, Config};
+use crate::core::Core;
+use crate::core::settings::GateNumber;
+use crate::net::{self, BindError};
+use crate::server::accept::{self, Counted, Tally};
+use crate::workers::Crew;
+
+/// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
+pub(crate) type Named = (GateNumber, Arc<str>);
+
+/// See the module.
+pub(crate) struct Listeners {
+    /// In the order of the configuration.
+    open: Vec<Served>,
+    last: GateNumber,
+    names: watch::Sender<Vec<Named>>,
+    stopped: watch::Receiver<bool>,
+    connections: Arc<Tally>,
+    acceptors: Arc<Tally>,
+    crew: Arc<Crew>,
+}
+
+/// An open listener.
+struct Served {
+    number: GateNumber,
+    /// As it was when it was opened.
+    config: config::Listener,
+    names: Vec<Arc<str>>,
+    closed: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Served {
+    async fn close(mut self) {
+        self.closed.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+        info!("closed the listener {}", self.names.join(", "));
+    }
+}
+
+/// A listener whose sockets are open, and nobody serves them yet.
+pub(crate) struct Fresh {
+    config: config::Listener,
+    number: GateNumber,
+    sockets: Vec<net::Listener>,
+}
+
+impl Listeners {
+    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end; the crew serves the connections.
+    pub(crate) fn new(
+        stopped: watch::Receiver<bool>,
+        acceptors: Arc<Tally>,
+        connections: Arc<Tally>,
+        crew: Arc<Crew>,
+    ) -> Listeners {
+        let names = watch::Sender::new(Vec::new());
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, crew }
+    }
+
+    /// The names of those that are open.
+    pub(crate) fn names(&self) -> watch::Receiver<Vec<Named>> {
+        self.names.subscribe()
+    }
+
+    /// The numbers of the listeners of a configuration: the old ones for those that are open already.
+    pub(crate) fn numbers(&mut self, config: &Config) -> Vec<GateNumber> {
+        let mut free: Vec<(String, GateNumber)> =
+            self.open.iter().map(|served| (served.config.site(), served.number)).collect();
+        let mut last = self.last;
+        let numbers = config.listeners.iter().map(|listener| {
+            let site = listener.site();
+            match free.iter().position(|(of, _)| *of == site) {
+                Some(at) => free.remove(at).1,
+                None => {
+                    last += 1;
+                    last
+                }
+            }
+        });
+        let numbers = numbers.collect();
+        self.last = last;
+        numbers
+    }
+
+    /// Opens those that are new.
+    ///
+    /// # Errors
+    /// Why one cannot be opened; all is as before then.
+    pub(crate) async fn bind(
+        &mut self,
+        core: Option<&Arc<Core>>,
+        config: &Config,
+        numbers: &[GateNumber],
+    ) -> Result<Vec<Fresh>, BindError> {
+        let is_open = |number: &GateNumber| self.open.iter().any(|served| served.number == *number);
+        let pairs = config.listeners.iter().zip(numbers.iter().copied());
+        let new: Vec<_> = pairs.filter(|(_, number)| !is_open(number)).collect();
+        let error = match bind_all(&new) {
+            Ok(fresh) => return Ok(fresh),
+            Err(error) => error,
+        };
+        // One that is to go may be in the way, as localhost:1883 is in that of 0.0.0.0:1883.
+        let (stay, gone) =
+            std::mem::take(&mut self.open).into_iter().partition(|s| numbers.contains(&s.number));
+        self.open = stay;
+        let (Some(core), false) = (core, Vec::is_empty(&gone)) else {
+            self.open.extend(gone);
+            return Err(error);
+        };
+        let before: Vec<_> = gone.iter().map(|served| (served.config.clone(), served.number)).collect();
+        for served in gone {
+            served.close().await;
+        }
+        let error = match bind_all(&new) {
+            Ok(fresh) => return Ok(fresh),
+            Err(error) => error,
+        };
+        for (config, number) in before {
+            match bind_all(&[(&config, number)]) {
+                Ok(fresh) => fresh.into_iter().for_each(|fresh| self.serve(core, fresh)),
+                Err(error) => warn!("{error}: it was open, and could not be opened again"),
+            }
+        }
+        Err(error)
+    }
+
+    /// Serves the new ones and closes those that are gone. The snapshot with all of them is in place.
+    pub(crate) async fn replace(&mut self, core: &Arc<Core>, numbers: &[GateNumber], fresh: Vec<Fresh>) {
+        let (stay, gone) =
+            std::mem::take(&mut self.open).into_iter().partition(|s| numbers.contains(&s.number));
+        self.open = stay;
+        for served in Vec::into_iter(gone) {
+            served.close().await;
+        }
+        fresh.into_iter().for_each(|fresh| self.serve(core, fresh));
+        let place = |served: &Served| numbers.iter().position(|number| *number == served.number);
+        self.open.sort_by_key(place);
+        let named = |served: &Served| {
+            let number = served.number;
+            served.names.iter().map(move |name| (number, name.clone())).collect::<Vec<_>>()
+        };
+        self.names.send_replace(self.open.iter().flat_map(named).collect());
+    }
+
+    fn serve(&mut self, core: &Arc<Core>, fresh: Fresh) {
+        let Fresh { config, number, sockets } = fresh;
+        let (closed, closing) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let names = sockets.iter().map(|socket| socket.name().clone()).collect();
+        for socket in sockets {
+            info!("listening on {}", socket.name());
+            let counted = Counted::new(&self.acceptors);
+            let (core, stopped, closing) = (core.clone(), self.stopped.clone(), closing.clone());
+            let (connections, crew) = (self.connections.clone(), self.crew.clone());
+            tasks.spawn(async move {
+                accept::run(core, crew, socket, stopped, closing, connections).await;
+                drop(counted);
+            });
+        }
+        self.open.push(Served { number, config, names, closed, tasks });
+    }
+}
+
+fn bind_all(new: &[(&config::Listener, GateNumber)]) -> Result<Vec<Fresh>, BindError> {
+    let bind = |(config, number): &(&config::Listener, GateNumber)| {
+        let sockets = net::bind(config, *number)?;
+        Ok(Fresh { config: (*config).clone(), number: *number, sockets })
+    };
+    new.iter().map(bind).collect()
+}

@@ -1,0 +1,362 @@
+//! Reading everything anew: the configuration and its files on request (SIGHUP), the files when one of them has changed.
+//!
+//! Everything is read first, new listeners are opened, then it replaces what there was at once; where anything is wrong, nothing
+//! is replaced. Files are looked at by their metadata every [`LOOK_EVERY`]; a change counts once the files have been still for a
+//! moment, so that a file that is being written is not read by halves.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::auth::password::Lasting;
+use crate::auth::{self, Auth, audit, ban};
+use crate::config::{Config, ConfigErrors, Listener};
+use crate::core::Core;
+use crate::core::settings::{Gate, GateNumber, Snapshot};
+use crate::net;
+use crate::outbox::Bounds;
+use crate::server::listeners::Listeners;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long they have to be still.
+const STILL: Duration = Duration::from_millis(300);
+/// How often a file that never is still is looked at before it is read anyway.
+const STILL_LOOKS: usize = 20;
+/// Resting sessions that are looked through in one go.
+const SLICE: usize = 1_000;
+
+/// Somebody wants something changed, and to know how it went. One after the other.
+pub(crate) enum Request {
+    /// This configuration is to be in force; `None`: what its source says now.
+    Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
+    /// The list of bans is to be another.
+    Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
+    /// What is logged is to be this; `None`: only to be told. The answer says what is logged.
+    Level(Option<String>, oneshot::Sender<Result<String, String>>),
+}
+
+const STOPS: &str = "the broker stops";
+
+/// How a reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The keys that have changed and count with the next start only, like `store.data_dir`.
+    pub restart: Vec<String>,
+}
+
+/// Reads the configuration anew from where it came.
+pub(crate) type Source = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+/// Sets what is logged.
+pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What tells one content of a file from another: modification and change time, length, inode.
+type Stamp = Option<(i64, i64, i64, i64, u64, u64)>;
+
+/// The files of a configuration as they were at some moment.
+pub(crate) type Stamps = BTreeMap<PathBuf, Stamp>;
+
+fn stamp(path: &Path) -> Stamp {
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), m.len(), m.ino()))
+}
+
+fn stamps(config: &Config) -> Stamps {
+    config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}
+
+/// Reads all files as a start does. `numbers` are those of the listeners, `before` is what is in force.
+///
+/// # Errors
+/// All that is wrong with them.
+pub(crate) fn load(
+    config: Config,
+    numbers: &[GateNumber],
+    own: &Own,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, String> {
+    // Before any is read: one that changes meanwhile is another then, and is read again.
+    let files = stamps(&config);
+    let gate = |(listener, number): (&Listener, &GateNumber)| {
+        let tls = net::prepare(listener).map_err(|error| error.to_string())?;
+        let before = before.and_then(|before| before.gate(*number)).map(|gate| &**gate);
+        Ok(Arc::new(Gate::new(*number, &config, listener, tls, before)))
+    };
+    let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(gate).collect();
+    let auth = match &own.auth {
+        Some(auth) => Ok(auth.clone()),
+        None => auth::load::load(&config, numbers, &own.lasting).map_err(|errors| errors.join("\n")),
+    };
+    let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
+    let token = auth::load::admin_token(&config.admin);
+    match (auth, gates, bans, token) {
+        (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
+            Ok(Snapshot { config, files, auth, bans, admin_token, gates, since: 0, generation: 0 })
+        }
+        (auth, gates, bans, token) => {
+            let errors = [auth.err(), gates.err(), bans.err(), token.err()];
+            Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
+/// What reloads leave in place.
+pub(crate) struct Own {
+    /// The policy of the program that embeds the broker, in place of the configuration's.
+    auth: Option<Auth>,
+    lasting: Arc<Lasting>,
+    source: Option<Source>,
+    level: Option<Level>,
+}
+
+impl Own {
+    pub(crate) fn new(
+        config: &Config,
+        auth: Option<Auth>,
+        source: Option<Source>,
+        level: Option<Level>,
+    ) -> Own {
+        Own { auth, lasting: Arc::new(Lasting::new(&config.auth)), source, level }
+    }
+
+    fn set_level(&self, level: &str) -> Result<(), String> {
+        match &self.level {
+            Some(set) => set(level),
+            None => Err("this program does not let its log be changed".to_owned()),
+        }
+    }
+}
+
+/// Reloads on request and on change, until the broker stops.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    own: Own,
+    mut listeners: Listeners,
+    mut requests: mpsc::Receiver<Request>,
+) {
+    let own = Arc::new(own);
+    let mut known = core.live.get().files.clone();
+    let mut fetched = Instant::now();
+    // What an operator has set, until `log.level` is another.
+    let mut level: Option<String> = None;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let snapshot = core.live.get();
+        let auth = &snapshot.config.auth;
+        let watches = !known.is_empty() || auth.jwks_url.is_some();
+        tokio::select! {
+            request = requests.recv() => {
+                let Some(request) = request else { return };
+                match request {
+                    Request::Reload(config, reply) => {
+                        let config = config.map(|config| *config);
+                        let before = stamps(&snapshot.config);
+                        let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
+                        known = seen(&core, &reloaded, before);
+                        let _ = reply.send(reloaded);
+                    }
+                    Request::Ban(change, reply) => {
+                        let changed = change_bans(&core, change).await;
+                        // What it wrote itself is no news.
+                        if let (Ok(true), Some(path)) = (&changed, auth.ban_file.as_ref().map(PathBuf::from)) {
+                            let stamp = stamp(&path);
+                            known.insert(path, stamp);
+                        }
+                        let _ = reply.send(changed);
+                    }
+                    Request::Level(wanted, reply) => {
+                        let set = wanted.map_or(Ok(()), |wanted| own.set_level(&wanted).map(|()| level = Some(wanted)));
+                        let configured = &core.live.get().config.log.level;
+                        let _ = reply.send(set.map(|()| level.as_ref().unwrap_or(configured).clone()));
+                    }
+                }
+            }
+            // Where there is nothing to look at, an idle broker is not woken for it.
+            _ = look.tick(), if watches => {
+                if let (true, Some(path)) = (own.lasting.has_rehashed(), auth.password_file.clone()) {
+                    let own = own.clone();
+                    let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;
+                }
+                let now = stamps(&snapshot.config);
+                let same = Some(snapshot.config.clone());
+                if auth.jwks_url.is_some() && fetched.elapsed() >= Duration::from_secs(auth.jwks_refresh_s.into()) {
+                    fetched = Instant::now();
+                    let reloaded = reload(&core, &own, &mut listeners, same, "auth.jwks_refresh_s is over").await;
+                    known = seen(&core, &reloaded, known);
+                } else if now != known {
+                    let still = when_still(&snapshot.config, now).await;
+                    let reloaded = reload(&core, &own, &mut listeners, same, "a file has changed").await;
+                    known = seen(&core, &reloaded, still);
+                }
+            }
+        }
+        if core.live.get().config.log.level != snapshot.config.log.level {
+            level = None;
+        }
+    }
+}
+
+/// The files as they were when they were last looked at, for a reload that was refused as they were `before` it.
+fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: Stamps) -> Stamps {
+    if reloaded.is_ok() { core.live.get().files.clone() } else { before }
+}
+
+/// Puts another list of bans in force, in its file and here; whether that was another than before.
+async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban::NotChanged> {
+    let snapshot = core.live.get();
+    let path = snapshot.config.auth.ban_file.as_ref().map(PathBuf::from).ok_or(ban::NotChanged::NoList)?;
+    let changed = blocking(move || change.carry_out(&path)).await;
+    let Some(bans) = changed.map_err(ban::NotChanged::List)? else { return Ok(false) };
+    core.live.replace(snapshot.with_bans(bans));
+    core.registry.nudge();
+    Ok(true)
+}
+
+/// The stamps once they do not change any more.
+async fn when_still(config: &Config, mut last: Stamps) -> Stamps {
+    for _ in 0..STILL_LOOKS {
+        tokio::time::sleep(STILL).await;
+        let now = stamps(config);
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
+/// Replaces everything, or leaves all as it is, and says so.
+async fn reload(
+    core: &Arc<Core>,
+    own: &Arc<Own>,
+    listeners: &mut Listeners,
+    config: Option<Config>,
+    why: &str,
+) -> Result<Reloaded, String> {
+    let restart = replace(core, own, listeners, config).await;
+    let restart = restart.inspect_err(|error| audit::not_reloaded(why, error))?;
+    audit::reloaded(why, core.live.get().generation);
+    if !restart.is_empty() {
+        let keys = restart.join(", ");
+        warn!("changed, but only a restart can change it, so it stays as it was: {keys}");
+    }
+    core.registry.nudge();
+    revise_resting(core).await;
+    Ok(Reloaded { restart })
+}
+
+/// Reads everything and puts it in place; the keys that need a restart.
+async fn replace(
+    core: &Arc<Core>,
+    own: &Arc<Own>,
+    listeners: &mut Listeners,
+    config: Option<Config>,
+) -> Result<Vec<String>, String> {
+    let before = core.live.get();
+    let (source, running) = (own.source.clone(), before.clone());
+    let read = move || {
+        let mut config = match (config, source) {
+            (Some(config), _) => config,
+            (None, Some(source)) => source().map_err(|errors| errors.to_string())?,
+            (None, None) => running.config.clone(),
+        };
+        let restart = config.keep_restart(&running.config);
+        config.check().map_err(|errors| errors.to_string())?;
+        Ok((config, restart))
+    };
+    let (config, restart) = blocking(read).await?;
+    let numbers = listeners.numbers(&config);
+    let changed = config.differs(&before.config);
+    let reading = (own.clone(), before.clone(), numbers.clone());
+    let load = move || load(config, &reading.2, &reading.0, Some(&reading.1));
+    let snapshot = blocking(load).await?;
+    let fresh = listeners.bind(Some(core), &snapshot.config, &numbers).await;
+    let fresh = fresh.map_err(|error| error.to_string())?;
+    core.bound(&snapshot.config);
+    let after = core.live.replace(Snapshot { since: core.now(), ..snapshot });
+    listeners.replace(core, &numbers, fresh).await;
+    net::permit(&after.config.listeners);
+    let (level, set) = (&after.config.log.level, own.level.as_ref());
+    if let Some(set) = set.filter(|_| *level != before.config.log.level) {
+        let _ = set(level).inspect_err(|error| warn!("log.level = \"{level}\": {error}"));
+    }
+    if !changed.is_empty() {
+        info!("changed: {}", changed.join(", "));
+    }
+    Ok(restart)
+}
+
+/// Files and names of hosts are looked at on a thread of their own.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// What the new rules take from sessions that rest: they would go on to collect messages that nobody may have.
+async fn revise_resting(core: &Arc<Core>) {
+    let snapshot = core.live.get();
+    let policy = &*snapshot.auth.policy;
+    let bounds = Bounds::of(&snapshot.config);
+    for (n, (client_id, rest)) in core.registry.all_resting().into_iter().enumerate() {
+        if n % SLICE == SLICE - 1 {
+            tokio::task::yield_now().await;
+        }
+        let Some(identity) = core.registry.with_resting(&client_id, rest, |resident| {
+            resident.outbox.bound(bounds);
+            resident.identity.clone()
+        }) else {
+            continue;
+        };
+        match policy.renew(&identity, &client_id, None) {
+            Ok(now) => {
+                core.registry.with_resting(&client_id, rest, |resident| {
+                    resident.identity = Arc::new(now);
+                    core.revoke(policy, resident)
+                });
+            }
+            Err(refused) if snapshot.config.auth.removed_users_end_sessions => {
+                if core.end_resting(&client_id, rest) {
+                    audit::expelled(&client_id, &identity, &format!("session ended: {}", refused.text));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Sends a request and waits for its answer.
+pub(crate) async fn ask(
+    requests: &mpsc::Sender<Request>,
+    config: Option<Config>,
+) -> Result<Reloaded, String> {
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Reload(config.map(Box::new), reply);
+    requests.send(request).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Sets what is logged, or asks only; what is logged.
+pub(crate) async fn level(requests: &mpsc::Sender<Request>, level: Option<String>) -> Result<String, String> {
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Changes the list of bans; whether it is another now.
+pub(crate) async fn change(
+    requests: &mpsc::Sender<Request>,
+    change: ban::Change,
+) -> Result<bool, ban::NotChanged> {
+    let stops = || ban::NotChanged::List(STOPS.to_owned());
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Ban(change, reply)).await.map_err(|_| stops())?;
+    answer.await.map_err(|_| stops())?
+}

@@ -1,0 +1,157 @@
+//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind it, and has new segments
+//! ready before the writer needs them. It is where a full disk is noticed first, while there is still room for
+//! acknowledgements.
+
+use std::io;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::bodies::Log;
+use crate::store::shared::{Shared, lock};
+use crate::store::wal::segments::{self, Room};
+use crate::store::{Health, checkpoint};
+
+/// Segments that are ready beside the one in use, at least.
+const SPARES: usize = 2;
+/// Above what one window of log takes, so many are kept for later rather than removed.
+const SPARES_MORE: u64 = 4;
+/// How often a disk that was full is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until the store closes.
+pub(in crate::store) fn run(shared: &Shared) {
+    let mut retry = false;
+    loop {
+        let mut supply = lock(&shared.supply);
+        loop {
+            let health = shared.health();
+            let due = supply.wanted || supply.spares.len() < SPARES || health == Health::Full;
+            if supply.closed {
+                return;
+            }
+            if std::mem::take(&mut retry) {
+                let waited = shared.supply_changed.wait_timeout(supply, RETRY);
+                supply = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else if due && health != Health::Failed {
+                break;
+            } else {
+                supply = shared.supply_changed.wait(supply).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        let wanted = std::mem::take(&mut supply.wanted);
+        drop(supply);
+        let result = if wanted { keep(shared) } else { Ok(()) }.and_then(|()| spare(shared));
+        let full = match &result {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => true,
+            Err(error) => {
+                error!(%error, "the store has failed: the checkpoint or a new segment could not be written");
+                shared.set_health(Health::Failed);
+                continue;
+            }
+        };
+        let before = shared.health();
+        {
+            let mut supply = lock(&shared.supply);
+            supply.no_space = full;
+            supply.wanted |= wanted && full;
+        }
+        match (full, before) {
+            (true, Health::Good) => {
+                warn!("the disk is full: new messages are refused (0x97) until there is space");
+                shared.set_health(Health::Full);
+            }
+            (false, Health::Full) => {
+                info!("the disk has space again: messages are taken");
+                shared.set_health(Health::Good);
+            }
+            _ => {}
+        }
+        retry = full;
+    }
+}
+
+/// Writes the frozen table into the checkpoint, if there is one.
+fn keep(shared: &Shared) -> io::Result<()> {
+    let (table, meta, db, looks) = {
+        let mut view = lock(&shared.view);
+        let Some(table) = view.frozen.clone() else { return Ok(()) };
+        if view.checkpoint.database().is_none() {
+            view.checkpoint.reopen()?;
+        }
+        (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.looks().clone())
+    };
+    if shared.durable.load(Ordering::Acquire) < meta.lsn {
+        // The checkpoint may refer to what is in the log: that has to be on disk before it is.
+        for segment in table.covers.keys() {
+            shared.counters.syncs.add(1);
+            shared.disk.open(&segments::name(*segment), false)?.sync()?;
+        }
+    }
+    let log = Log::new(shared.disk.clone());
+    let written = match &db {
+        Some(db) => checkpoint::write(db, &table, &meta, &log, shared.options.segment_bytes),
+        None => Err(io::Error::other("the checkpoint is closed")),
+    };
+    drop(db);
+    let settled = match written {
+        Ok(settled) => settled,
+        Err(error) => {
+            // redb takes nothing more after an error; the table is written again.
+            let nobody_reads = shared.reading.write();
+            let reopened = lock(&shared.view).checkpoint.reopen();
+            drop(nobody_reads);
+            return reopened.and(Err(error));
+        }
+    };
+    let mut view = lock(&shared.view);
+    view.frozen = None;
+    drop(view);
+    shared.counters.checkpoints.add(1);
+    shared.counters.moved.add(settled.moved);
+    {
+        let mut supply = lock(&shared.supply);
+        supply.settle(settled, looks.made(), meta.lsn);
+        supply.made += 1;
+    }
+    shared.supply_changed.notify_all();
+    // A large table takes its time to go; nobody waits for it here.
+    drop(table);
+    Ok(())
+}
+
+/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no write, or new ones where too
+/// few are left.
+fn spare(shared: &Shared) -> io::Result<()> {
+    let options = &shared.options;
+    let enough = (options.window_bytes / options.segment_bytes.max(1) + SPARES_MORE) as usize;
+    loop {
+        let oldest = lock(&shared.view).checkpoint.looks().oldest();
+        let (id, old, room) = {
+            let mut supply = lock(&shared.supply);
+            let old = supply.reusable(oldest);
+            match old {
+                Some(old) if supply.spares.len() >= enough => {
+                    drop(supply);
+                    shared.disk.remove(&segments::name(old))?;
+                    continue;
+                }
+                None if supply.spares.len() >= SPARES => return Ok(()),
+                _ => {}
+            }
+            supply.next_id += 1;
+            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
+            (supply.next_id, old, room)
+        };
+        let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);
+        if made.is_err() {
+            // What is half made only takes up space, which is perhaps what is missing.
+            let _ = shared.disk.remove(&segments::name(id));
+        }
+        lock(&shared.supply).spares.push_back(made?);
+        shared.supply_changed.notify_all();
+    }
+}

@@ -1,0 +1,481 @@
+//! The queues in the checkpoint: rows in a run stand together in chunks, since a B-tree pays for each of its entries.
+//!
+//! A chunk is written once. Rows that are gone are noted beside it until all of them are; then all of it goes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::ops::Range;
+
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use tracing::warn;
+
+use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Survey};
+use crate::message::{Message, SessionNumber};
+use crate::outbox::Delivery;
+use crate::store::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
+use crate::store::codec::{self, Reader};
+use crate::store::memtable::{Row, Siblings, Table};
+use crate::store::{Lsn, Seq};
+
+/// Session and first place → the rows from there on.
+const CHUNKS: TableDefinition<'_, (u64, u64), Bytes> = TableDefinition::new("queue_chunks");
+/// Rows that are gone out of chunks that are not.
+const GONE: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("queue_gone");
+/// Sessions that ended with something in their queue.
+const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
+
+/// With its key and head it fits into a page of 16 KiB.
+const CHUNK_BYTES_MAX: usize = 15_500;
+/// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
+const GARBAGE_ROWS_MAX: usize = 50_000;
+/// Chunks that one checkpoint looks through for rows whose segments are mostly empty, and rows that it moves.
+const LOOKED_MAX: usize = 2_000;
+const MOVED_MAX: usize = 20_000;
+
+/// Gets a row's place, and how to read it; whether it wants more.
+pub(in crate::store) type Give<'g> = dyn FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool + 'g;
+
+/// The rows of a chunk, each still packed.
+fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut reader = Reader(verified(chunk)?);
+    let mut rows = Vec::new();
+    while !reader.0.is_empty() {
+        rows.push(codec::bytes(&mut reader)?);
+    }
+    Some(rows)
+}
+
+/// Where a packed row has its message.
+fn body_of(row: &[u8]) -> Body {
+    let mut body = Body::Here;
+    // Without the message this is no delivery; its place is what is asked for.
+    let _ = codec::delivery(&mut Reader(row), 0, |reader| {
+        body = bodies::body(reader)?;
+        None
+    });
+    body
+}
+
+/// A packed row with its message, wherever that stands.
+fn unpack(
+    row: &[u8],
+    seq: Seq,
+    shared: &mut dyn FnMut(Lsn) -> Option<Message>,
+    log: &Log,
+) -> Option<Delivery> {
+    Reader::all(row, |reader| {
+        codec::delivery(reader, seq, |reader| match bodies::body(reader)? {
+            Body::Here => codec::message(reader),
+            Body::Shared(lsn) => shared(lsn),
+            Body::Log(place) => log.message(&place),
+        })
+    })
+}
+
+/// Packs the end of a row; its message, if that is given, goes into it.
+fn put_body(out: &mut Vec<u8>, body: &Body, message: Option<&Message>) {
+    bodies::put(out, body);
+    if let Some(message) = message {
+        codec::put_message(out, message);
+    }
+}
+
+/// Makes the tables.
+pub(in crate::store) fn create(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    txn.open_table(CHUNKS)?;
+    txn.open_table(GONE)?;
+    txn.open_table(GARBAGE)?;
+    Ok(())
+}
+
+/// Copies them; what stands in the log moves into its row, so that the copy needs no log.
+pub(in crate::store) fn copy(from: &ReadTransaction, to: &WriteTransaction, log: &Log) -> io::Result<()> {
+    let chunks = from.open_table(CHUNKS).map_err(as_io)?;
+    let gone = from.open_table(GONE).map_err(as_io)?;
+    let mut copied = to.open_table(CHUNKS).map_err(as_io)?;
+    let mut copied_gone = to.open_table(GONE).map_err(as_io)?;
+    for chunk in chunks.iter().map_err(as_io)? {
+        let (key, chunk) = chunk.map_err(as_io)?;
+        let (session, first) = key.value();
+        let Some(rows) = rows(chunk.value()) else {
+            copied.insert((session, first), chunk.value()).map_err(as_io)?;
+            continue;
+        };
+        let missing = missing(&gone, session, first, rows.len()).map_err(as_io)?;
+        let apart = Apart { session, first, rows: &rows, missing: &missing };
+        for piece in without_log(&apart, &|_| true, log, &mut Balance::default()) {
+            for seq in missing.range(piece.first..piece.first + piece.count) {
+                copied_gone.insert((session, *seq), ()).map_err(as_io)?;
+            }
+            copied.insert((session, piece.first), piece.bytes.as_slice()).map_err(as_io)?;
+        }
+        log.failure()?;
+    }
+    copy_table(from, to, GARBAGE)
+}
+
+/// The rows of a chunk that are gone.
+fn missing(
+    gone: &impl ReadableTable<(u64, u64), ()>,
+    session: SessionNumber,
+    first: Seq,
+    rows: usize,
+) -> Result<BTreeSet<Seq>, redb::StorageError> {
+    let end = first + rows.max(1) as u64;
+    gone.range((session, first)..(session, end))?.map(|row| row.map(|row| row.0.value().1)).collect()
+}
+
+/// A chunk, taken apart.
+struct Apart<'a> {
+    session: SessionNumber,
+    first: Seq,
+    rows: &'a [&'a [u8]],
+    /// Those that are gone.
+    missing: &'a BTreeSet<Seq>,
+}
+
+/// A chunk anew, in one piece or several, the messages of these segments moved into it. Pieces of which all is gone are left out.
+fn without_log(
+    chunk: &Apart<'_>,
+    leaves: &dyn Fn(u64) -> bool,
+    log: &Log,
+    balance: &mut Balance,
+) -> Vec<Run> {
+    let Apart { session, first, rows, missing } = *chunk;
+    let mut pieces: Vec<Run> = Vec::new();
+    let mut packed = Vec::new();
+    let mut run = Run { session, first, ..Run::default() };
+    unsealed(&mut run.bytes);
+    let mut used = false;
+    let mut end = |run: &mut Run, used: &mut bool| {
+        let next = Run { session, first: run.first + run.count, ..Run::default() };
+        let mut done = std::mem::replace(run, next);
+        unsealed(&mut run.bytes);
+        seal(&mut done.bytes);
+        if std::mem::take(used) {
+            pieces.push(done);
+        }
+    };
+    for (seq, row) in (first..).zip(rows) {
+        let body = body_of(row);
+        let moves = matches!(body, Body::Log(place) if leaves(place.spot.segment));
+        let row: &[u8] = if missing.contains(&seq) {
+            &[]
+        } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
+            balance.moved(&body);
+            packed.clear();
+            codec::put_terms(&mut packed, &delivery.terms);
+            put_body(&mut packed, &Body::Here, Some(&delivery.message));
+            &packed
+        } else {
+            row
+        };
+        if run.count > 0 && run.bytes.len() + row.len() > CHUNK_BYTES_MAX {
+            end(&mut run, &mut used);
+        }
+        used |= !missing.contains(&seq);
+        run.count += 1;
+        codec::put_bytes(&mut run.bytes, row);
+    }
+    end(&mut run, &mut used);
+    pieces
+}
+
+/// Moves some messages out of segments that are mostly empty, from `from` on; where to go on.
+pub(in crate::store) fn move_out(
+    txn: &WriteTransaction,
+    sparse: &BTreeSet<u64>,
+    from: (u64, u64),
+    log: &Log,
+    balance: &mut Balance,
+) -> Result<(u64, u64), redb::Error> {
+    let mut chunks = txn.open_table(CHUNKS)?;
+    let mut gone = txn.open_table(GONE)?;
+    let leaves = |segment| sparse.contains(&segment);
+    let mut found: Vec<((u64, u64), Vec<u8>)> = Vec::new();
+    let (mut looked, mut moving, mut next) = (0, 0, (0, 0));
+    for chunk in chunks.range(from..)? {
+        let (key, chunk) = chunk?;
+        if looked >= LOOKED_MAX || moving >= MOVED_MAX {
+            next = key.value();
+            break;
+        }
+        looked += 1;
+        let in_them = |row: &&[u8]| matches!(body_of(row), Body::Log(place) if leaves(place.spot.segment));
+        let count = rows(chunk.value()).unwrap_or_default().iter().filter(|row| in_them(row)).count();
+        if count > 0 {
+            moving += count;
+            found.push((key.value(), chunk.value().to_vec()));
+        }
+    }
+    for ((session, first), chunk) in found {
+        let rows = rows(&chunk).unwrap_or_default();
+        let missing = missing(&gone, session, first, rows.len())?;
+        let apart = Apart { session, first, rows: &rows, missing: &missing };
+        let pieces = without_log(&apart, &leaves, log, balance);
+        log.failure()?;
+        chunks.remove((session, first))?;
+        let stays =
+            |seq: &Seq| pieces.iter().any(|piece| (piece.first..piece.first + piece.count).contains(seq));
+        for seq in missing.iter().filter(|seq| !stays(seq)) {
+            gone.remove((session, *seq))?;
+        }
+        for piece in &pieces {
+            chunks.insert((session, piece.first), piece.bytes.as_slice())?;
+        }
+    }
+    Ok(next)
+}
+
+/// A session ended: what it has in its queue is removed bit by bit.
+pub(in crate::store) fn discard(txn: &WriteTransaction, session: SessionNumber) -> Result<(), redb::Error> {
+    txn.open_table(GARBAGE)?.insert(session, ())?;
+    Ok(())
+}
+
+/// A run of rows on its way into a chunk.
+#[derive(Default)]
+struct Run {
+    session: SessionNumber,
+    first: Seq,
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    /// The row of this place is next: the first of a run says where that is. Where its bytes will begin.
+    fn begin(&mut self, session: SessionNumber, seq: Seq) -> usize {
+        if self.count == 0 {
+            (self.session, self.first) = (session, seq);
+            unsealed(&mut self.bytes);
+        }
+        self.bytes.len()
+    }
+}
+
+/// Messages of a table that move out of the log, by where they stood. What cannot be read stays where it is.
+fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
+    if !survey.moving {
+        return HashMap::new();
+    }
+    let places = table.queue.iter().filter_map(|(_, row)| row.body().err());
+    let mut places: Vec<Place> =
+        places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
+    // As they stand there, so that most of it is read at once.
+    places.sort_unstable_by_key(|place| place.spot);
+    places.dedup();
+    let moved = places.into_iter().filter_map(|place| Some((place.spot, log.message(&place)?))).collect();
+    if let Err(error) = log.failure() {
+        warn!(%error, "messages could not be read in the log: they are left there");
+    }
+    moved
+}
+
+/// The message of a row, if it does not stay in the log.
+fn here<'m>(row: &'m Row, moving: &'m HashMap<Spot, Message>) -> Result<&'m Message, Place> {
+    row.body().or_else(|place| moving.get(&place.spot).ok_or(place))
+}
+
+/// Writes the rows of a table, and takes away those that are gone.
+pub(in crate::store) fn write(
+    txn: &WriteTransaction,
+    table: &Table,
+    log: &Log,
+    balance: &mut Balance,
+) -> Result<(), redb::Error> {
+    take_away(txn, table, balance)?;
+    let mut chunks = txn.open_table(CHUNKS)?;
+    let mut bodies = txn.open_table(BODIES)?;
+    let mut body_uses = txn.open_table(BODY_USES)?;
+    let survey = Survey::of(table);
+    let moving = moving(table, &survey, log);
+    // A message with one row left stands in it; one with several is written once.
+    let mut uses: HashMap<Lsn, u64> = HashMap::new();
+    if survey.shared {
+        for (_, row) in table.queue.iter() {
+            if let Some(siblings) = table.siblings(row).filter(|_| here(row, &moving).is_ok()) {
+                *uses.entry(siblings.lsn).or_default() += 1;
+            }
+        }
+    }
+    let mut written: BTreeSet<Lsn> = BTreeSet::new();
+    let mut run = Run::default();
+    let mut put = |run: &mut Run| -> Result<(), redb::Error> {
+        if run.count > 0 {
+            seal(&mut run.bytes);
+            chunks.insert((run.session, run.first), run.bytes.as_slice())?;
+        }
+        run.count = 0;
+        Ok(())
+    };
+    let mut scratch = Vec::new();
+    table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
+        let seq = row.seq();
+        let uses = |siblings: &Siblings| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
+        let (body, message) = match here(row, &moving) {
+            Err(place) => (Body::Log(place), None),
+            Ok(message) => match table.siblings(row).filter(uses) {
+                Some(Siblings { lsn, .. }) => {
+                    if written.insert(lsn) {
+                        bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
+                    }
+                    (Body::Shared(lsn), None)
+                }
+                None => (Body::Here, Some(message)),
+            },
+        };
+        balance.more(&body);
+        if run.session != session || run.first + run.count != seq {
+            put(&mut run)?;
+        }
+        let begins = run.begin(session, seq);
+        codec::put_sized(&mut run.bytes, |out| {
+            codec::put_terms(out, &row.terms());
+            put_body(out, &body, message);
+        });
+        if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {
+            // It is the first of the next one.
+            let row = run.bytes.split_off(begins);
+            put(&mut run)?;
+            run.begin(session, seq);
+            run.bytes.extend_from_slice(&row);
+        }
+        run.count += 1;
+        Ok(())
+    })?;
+    for lsn in written {
+        body_uses.insert(lsn, uses.get(&lsn).copied().unwrap_or(0))?;
+    }
+    put(&mut run)
+}
+
+fn take_away(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
+    let mut chunks = txn.open_table(CHUNKS)?;
+    let mut gone = txn.open_table(GONE)?;
+    let mut over = table.gone.keys().copied().peekable();
+    while let Some((session, seq)) = over.next() {
+        let (first, bodies) = {
+            let Some(found) = chunks.range((session, 0)..=(session, seq))?.next_back() else { continue };
+            let (key, chunk) = found?;
+            let Some(rows) = rows(chunk.value()) else { continue };
+            (key.value().1, rows.into_iter().map(body_of).collect::<Vec<_>>())
+        };
+        let end = first + bodies.len() as u64;
+        if seq >= end {
+            continue;
+        }
+        let mut lost: BTreeSet<Seq> = BTreeSet::from([seq]);
+        while let Some((_, seq)) = over.next_if(|(of, seq)| *of == session && *seq < end) {
+            lost.insert(seq);
+        }
+        let before = missing(&gone, session, first, bodies.len())?;
+        for seq in lost.difference(&before) {
+            if let Some(body) = bodies.get((seq - first) as usize) {
+                balance.less(body);
+            }
+        }
+        if before.union(&lost).count() == bodies.len() {
+            chunks.remove((session, first))?;
+            for seq in before {
+                gone.remove((session, seq))?;
+            }
+        } else {
+            for seq in lost.difference(&before) {
+                gone.insert((session, *seq), ())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes some of what ended sessions have left in their queues.
+pub(in crate::store) fn collect_garbage(
+    txn: &WriteTransaction,
+    balance: &mut Balance,
+) -> Result<(), redb::Error> {
+    let mut garbage = txn.open_table(GARBAGE)?;
+    let mut chunks = txn.open_table(CHUNKS)?;
+    let mut gone = txn.open_table(GONE)?;
+    let mut left = GARBAGE_ROWS_MAX;
+    while left > 0 {
+        let Some(session) = garbage.first()?.map(|(key, _)| key.value()) else { return Ok(()) };
+        let Some((first, bodies)) = first_chunk(&chunks, session)? else {
+            garbage.remove(session)?;
+            left -= 1;
+            continue;
+        };
+        let before = missing(&gone, session, first, bodies.len())?;
+        for (_, body) in (first..).zip(&bodies).filter(|(seq, _)| !before.contains(seq)) {
+            balance.less(body);
+        }
+        for seq in before {
+            gone.remove((session, seq))?;
+        }
+        chunks.remove((session, first))?;
+        left = left.saturating_sub(bodies.len().max(1));
+    }
+    Ok(())
+}
+
+/// Where a chunk begins, and where its rows have their messages.
+type Chunk = (Seq, Vec<Body>);
+
+/// The first chunk of a session: where it begins, and where its rows have their messages.
+fn first_chunk(
+    chunks: &impl ReadableTable<(u64, u64), Bytes>,
+    session: SessionNumber,
+) -> Result<Option<Chunk>, redb::Error> {
+    let Some(found) = chunks.range((session, 0)..(session + 1, 0))?.next() else { return Ok(None) };
+    let (key, chunk) = found?;
+    let bodies = rows(chunk.value()).unwrap_or_default().into_iter().map(body_of).collect();
+    Ok(Some((key.value().1, bodies)))
+}
+
+/// Goes through the rows of a queue in this range for as long as `give` wants more; it gets each row's place, and how to read
+/// it. `corrupt` hears of rows and chunks that are not as they should be.
+pub(in crate::store) fn read(
+    txn: &ReadTransaction,
+    log: &Log,
+    session: SessionNumber,
+    range: Range<Seq>,
+    corrupt: &mut dyn FnMut(SessionNumber, Seq),
+    give: &mut Give<'_>,
+) -> io::Result<()> {
+    let chunks = txn.open_table(CHUNKS).map_err(as_io)?;
+    let gone = txn.open_table(GONE).map_err(as_io)?;
+    let bodies = txn.open_table(BODIES).map_err(as_io)?;
+    let before = chunks.range((session, 0)..=(session, range.start)).map_err(as_io)?.next_back();
+    let start = before.transpose().map_err(as_io)?.map_or(range.start, |(key, _)| key.value().1);
+    for chunk in chunks.range((session, start)..(session, range.end)).map_err(as_io)? {
+        let (key, chunk) = chunk.map_err(as_io)?;
+        let first = key.value().1;
+        let Some(rows) = rows(chunk.value()) else {
+            corrupt(session, first);
+            continue;
+        };
+        let missing = missing(&gone, session, first, rows.len()).map_err(as_io)?;
+        for (seq, row) in (first..).zip(rows).filter(|(seq, _)| range.contains(seq) && !missing.contains(seq))
+        {
+            let mut shared = |lsn| {
+                let body = bodies.get(lsn).ok()??;
+                Reader::all(verified(body.value())?, codec::message)
+            };
+            let mut failure = Ok(());
+            let mut read = || {
+                let found = unpack(row, seq, &mut shared, log);
+                failure = log.failure();
+                if found.is_none() && failure.is_ok() {
+                    corrupt(session, seq);
+                }
+                found
+            };
+            let more = give(seq, &mut read);
+            // What cannot be read now may be later: it is not passed over.
+            failure?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

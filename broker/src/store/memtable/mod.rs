@@ -1,0 +1,498 @@
+//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is gone.
+//!
+//! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint. Messages
+//! stay in the log, where their frames brought them: a table says where.
+
+pub(in crate::store) mod id_map;
+pub(in crate::store) mod queues;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use lapwing_protocol::flight::OutboundState;
+use lapwing_protocol::{PacketId, QoS};
+
+use super::record::{
+    Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+};
+use super::{Lsn, REPLAYED, Seq};
+use crate::message::{Message, SessionNumber, SubscriptionIds};
+use crate::outbox::DeliveryTerms;
+use crate::store::checkpoint::bodies::{Place, Spot};
+use crate::store::memtable::id_map::NumberMap;
+use crate::store::memtable::queues::Lanes;
+
+/// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as small as it can be.
+#[derive(Clone, Debug)]
+pub(in crate::store) enum Row {
+    /// Its message stands in the log, and few terms come with it.
+    Plain(Plain),
+    /// Any other.
+    Full(Box<Full>),
+}
+
+/// See [`Row`]. The number of the segment and the place in it are checked when they are set.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Plain {
+    seq: Seq,
+    segment: u32,
+    at: u32,
+    len: u32,
+    sum: u32,
+    share: Option<NonZeroU32>,
+    qos: QoS,
+    retain: bool,
+    /// The message has other rows, too: [`Table::siblings`] knows them.
+    siblings: bool,
+}
+
+/// See [`Row`].
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Full {
+    seq: Seq,
+    kept: Kept,
+    terms: DeliveryTerms,
+    siblings: Siblings,
+}
+
+/// The rows that one record brought: they have the same message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Siblings {
+    /// The record.
+    pub(in crate::store) lsn: Lsn,
+    /// How many they are.
+    pub(in crate::store) count: u32,
+}
+
+/// Where the message of a row in a table is.
+#[derive(Clone, Debug)]
+pub(in crate::store) enum Kept {
+    Here(Message),
+    Log(Place),
+}
+
+impl Plain {
+    /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
+    fn of(queued: &Queued, place: &Place, siblings: bool) -> Option<Plain> {
+        let Queued { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } = *queued;
+        let Place { spot, len, sum } = *place;
+        if *subscription_ids != SubscriptionIds::None {
+            return None;
+        }
+        let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
+        Some(Plain { seq, segment, at, len, sum, share, qos, retain, siblings })
+    }
+
+    fn place(&self) -> Place {
+        let spot = Spot { segment: u64::from(self.segment), at: u64::from(self.at) };
+        Place { spot, len: self.len, sum: self.sum }
+    }
+
+    fn terms(&self) -> DeliveryTerms {
+        DeliveryTerms { retain: self.retain, share: self.share, ..DeliveryTerms::plain(self.qos) }
+    }
+}
+
+impl Row {
+    /// The row of a message in this place.
+    fn of(queued: Queued, kept: Kept, siblings: Siblings) -> Row {
+        if let Kept::Log(place) = &kept
+            && let Some(plain) = Plain::of(&queued, place, siblings.count > 1)
+        {
+            return Row::Plain(plain);
+        }
+        let Queued { seq, terms, .. } = queued;
+        Row::Full(Box::new(Full { seq, kept, terms, siblings }))
+    }
+
+    /// Its place in the queue.
+    pub(in crate::store) fn seq(&self) -> Seq {
+        match self {
+            Row::Plain(plain) => plain.seq,
+            Row::Full(full) => full.seq,
+        }
+    }
+
+    /// How its message is to be delivered.
+    pub(in crate::store) fn terms(&self) -> DeliveryTerms {
+        match self {
+            Row::Plain(plain) => plain.terms(),
+            Row::Full(full) => full.terms.clone(),
+        }
+    }
+
+    /// An estimate of the memory that it takes, in bytes.
+    pub(in crate::store) fn weight(&self) -> usize {
+        match self {
+            Row::Plain(_) => size_of::<Row>(),
+            Row::Full(_) => size_of::<Row>() + size_of::<Full>() + self.body().map_or(0, Message::size),
+        }
+    }
+
+    /// Its message, or where in the log that stands.
+    pub(in crate::store) fn body(&self) -> Result<&Message, Place> {
+        match self {
+            Row::Plain(plain) => Err(plain.place()),
+            Row::Full(full) => match &full.kept {
+                Kept::Here(message) => Ok(message),
+                Kept::Log(place) => Err(*place),
+            },
+        }
+    }
+}
+
+/// A record as tables take it in.
+#[derive(Debug)]
+pub(in crate::store) enum Logged {
+    /// A message was routed to one queue, and changes nothing else.
+    Queued(SessionNumber, u32, Plain),
+    /// A message was routed.
+    Published(Box<Published>),
+    /// A step of an exchange.
+    Exchange(Exchange),
+    /// Anything else; a message, too, that is not packed yet.
+    Record(Box<Record>),
+}
+
+// They go from thread to thread, one for each record.
+const _: () = assert!(size_of::<Logged>() <= 48);
+
+/// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
+#[derive(Debug)]
+pub(in crate::store) struct Published {
+    kept: Kept,
+    /// Of the message, in bytes.
+    size: u32,
+    queued: Places,
+    beside: Option<Box<Beside>>,
+    /// The message, where its topic keeps it.
+    pub(in crate::store) retained: Option<Message>,
+}
+
+impl Logged {
+    /// A record whose message stands here in the log, or is kept in memory.
+    pub(in crate::store) fn of(record: Record, place: Option<Place>) -> Logged {
+        let (message, retained, queued, beside) = match record {
+            Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
+            Record::Exchange(step) => return Logged::Exchange(step),
+            other => return Logged::Record(Box::new(other)),
+        };
+        let size = message.size() as u32;
+        if let (false, None, Places::One(one), Some(place)) = (retained, &beside, &queued, &place)
+            && let Some(plain) = Plain::of(one, place, false)
+        {
+            message.recycle();
+            return Logged::Queued(one.session, size, plain);
+        }
+        let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
+        let retained = if retained {
+            Some(message)
+        } else {
+            message.recycle();
+            None
+        };
+        Logged::Published(Box::new(Published { kept, size, queued, beside, retained }))
+    }
+
+    /// Its message stands so many bytes further on, in this segment.
+    pub(in crate::store) fn shift(&mut self, segment: u64, by: u64) {
+        match self {
+            Logged::Queued(session, size, plain) => {
+                let at = u64::from(plain.at) + by;
+                if let (Ok(segment), Ok(at)) = (u32::try_from(segment), u32::try_from(at)) {
+                    (plain.segment, plain.at) = (segment, at);
+                    return;
+                }
+                let place = Place { spot: Spot { segment, at }, ..plain.place() };
+                let queued = Queued { session: *session, seq: plain.seq, terms: plain.terms() };
+                let (kept, size) = (Kept::Log(place), *size);
+                let queued = Places::One(queued);
+                let published = Published { kept, size, queued, beside: None, retained: None };
+                *self = Logged::Published(Box::new(published));
+            }
+            Logged::Published(published) => {
+                if let Kept::Log(Place { spot, .. }) = &mut published.kept {
+                    *spot = Spot { segment, at: spot.at + by };
+                }
+            }
+            Logged::Exchange(_) | Logged::Record(_) => {}
+        }
+    }
+
+    /// Where its message stands in the log.
+    #[cfg(test)]
+    pub(in crate::store) fn place(&self) -> Option<Place> {
+        match self {
+            Logged::Queued(.., plain) => Some(plain.place()),
+            Logged::Published(published) => match published.kept {
+                Kept::Log(place) => Some(place),
+                Kept::Here(_) => None,
+            },
+            Logged::Exchange(_) | Logged::Record(_) => None,
+        }
+    }
+}
+
+/// A row that may replace one that an older table has.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Layered<T> {
+    /// `None`: it is gone.
+    pub(in crate::store) row: Option<T>,
+    /// An older table may have it.
+    below: bool,
+}
+
+/// The rows of a part of the log.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Table {
+    pub(in crate::store) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
+    pub(in crate::store) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
+    pub(in crate::store) queue: Lanes,
+    /// Of messages with several rows, by where in the log they stand.
+    siblings: HashMap<Spot, Siblings>,
+    /// Rows of older tables that are gone.
+    pub(in crate::store) gone: BTreeMap<(SessionNumber, Seq), ()>,
+    pub(in crate::store) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
+    pub(in crate::store) received: BTreeMap<(SessionNumber, PacketId), Layered<()>>,
+    pub(in crate::store) retained: BTreeMap<Box<str>, Option<Message>>,
+    /// Sessions that ended: nothing that older tables have of them counts.
+    pub(in crate::store) ended: BTreeSet<SessionNumber>,
+    /// What waits in the queues that changed; set when the table is closed.
+    pub(in crate::store) waiting: BTreeMap<SessionNumber, Waiting>,
+    /// Sessions of which more is known than rows that came or went.
+    touched: BTreeSet<SessionNumber>,
+    /// How much of each segment of the log it was made of, in bytes.
+    pub(in crate::store) covers: BTreeMap<u64, u64>,
+    /// The last record in it.
+    pub(in crate::store) last: Lsn,
+    pub(in crate::store) last_group: u32,
+    /// The memory of retained messages that came, in bytes.
+    retained_bytes: usize,
+}
+
+/// What waits in each queue, at the last record applied.
+pub(in crate::store) type Queues = NumberMap<Waiting>;
+
+impl Table {
+    /// Takes in the record with this number.
+    pub(in crate::store) fn apply(&mut self, lsn: Lsn, logged: Logged, queues: &mut Queues) {
+        self.last = self.last.max(lsn);
+        let record = match logged {
+            Logged::Queued(session, size, plain) => {
+                count(queues, session, plain.seq, size);
+                return self.queue.insert(session, Row::Plain(plain));
+            }
+            Logged::Published(published) => return self.published(lsn, *published, queues),
+            Logged::Exchange(step) => return self.step(lsn, step, queues),
+            Logged::Record(record) => *record,
+        };
+        match record {
+            Record::Nothing => {}
+            Record::Session(terms) => drop(self.sessions.insert(terms.number, Some(Arc::from(terms)))),
+            Record::SessionEnded { session } => self.end(session, queues),
+            Record::Subscribed { session, filter, subscription } => {
+                self.last_group = self.last_group.max(subscription.group.map_or(0, |group| group.get()));
+                self.subscriptions.insert((session, filter), Some(subscription));
+            }
+            Record::Unsubscribed { session, filter } => {
+                self.subscriptions.insert((session, filter), None);
+            }
+            Record::Published { .. } => self.apply(lsn, Logged::of(record, None), queues),
+            Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
+            Record::Exchange(step) => self.step(lsn, step, queues),
+        }
+    }
+
+    fn step(&mut self, lsn: Lsn, step: Exchange, queues: &mut Queues) {
+        match step {
+            Exchange::Sent { session, packet_id, seq, qos, size, body } => {
+                if let Some(body) = body {
+                    let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
+                    let siblings = Siblings { lsn, count: 1 };
+                    self.enqueue(queued, siblings, size, Kept::Here(body.message), queues);
+                }
+                let state = match qos {
+                    QoS::ExactlyOnce => OutboundState::AwaitPubRec,
+                    _ => OutboundState::AwaitPubAck,
+                };
+                queues.entry(session).or_default().packet_id = packet_id.get();
+                self.touched.insert(session);
+                let flight = KeptFlight { packet_id, order: lsn, state, seq, size };
+                set(&mut self.flights, (session, packet_id), flight);
+            }
+            Exchange::Done(origin) => self.done(&origin, queues),
+            Exchange::HandedOver(origin) => {
+                self.dequeue(&origin, queues);
+                if let Some(packet_id) = origin.packet_id {
+                    let before = self.flights.get(&(origin.session, packet_id)).and_then(|f| f.row);
+                    let flight = KeptFlight {
+                        packet_id,
+                        order: before.map_or(lsn, |flight| flight.order),
+                        state: OutboundState::AwaitPubComp,
+                        seq: origin.seq,
+                        size: origin.size,
+                    };
+                    // Where this table does not know it, an older one may.
+                    let below = self.flights.get(&(origin.session, packet_id)).is_none_or(|f| f.below);
+                    self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
+                }
+            }
+            Exchange::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
+            Exchange::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
+            Exchange::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
+        }
+    }
+
+    fn published(&mut self, lsn: Lsn, published: Published, queues: &mut Queues) {
+        let Published { kept, size, queued, beside, retained } = published;
+        match queued {
+            Places::None => {}
+            Places::One(queued) => self.enqueue(queued, Siblings { lsn, count: 1 }, size, kept, queues),
+            Places::Many(all) => {
+                let siblings = Siblings { lsn, count: all.len() as u32 };
+                if let (Kept::Log(place), true) = (&kept, siblings.count > 1) {
+                    self.siblings.insert(place.spot, siblings);
+                }
+                for queued in all {
+                    self.enqueue(queued, siblings, size, kept.clone(), queues);
+                }
+            }
+        }
+        if let Some(beside) = beside {
+            if let Some(key) = beside.received {
+                set(&mut self.received, key, ());
+            }
+            if let Some(origin) = &beside.origin {
+                self.done(origin, queues);
+            }
+        }
+        if let Some(message) = retained {
+            self.retained_bytes += message.size() + message.topic_str().len();
+            let topic = message.topic_str().into();
+            self.retained.insert(topic, Some(message).filter(|message| !message.payload().is_empty()));
+        }
+    }
+
+    fn enqueue(&mut self, queued: Queued, siblings: Siblings, size: u32, kept: Kept, queues: &mut Queues) {
+        let session = queued.session;
+        count(queues, session, queued.seq, size);
+        self.queue.insert(session, Row::of(queued, kept, siblings));
+    }
+
+    /// The rows that have the message of this one, if it is not the only one.
+    pub(in crate::store) fn siblings(&self, row: &Row) -> Option<Siblings> {
+        match row {
+            Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
+            Row::Plain(_) => None,
+            Row::Full(full) => Some(full.siblings).filter(|siblings| siblings.count > 1),
+        }
+    }
+
+    fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
+        if origin.seq == 0 {
+            return;
+        }
+        // A row stands in one table only: one that is here is nowhere else.
+        if !self.queue.take(origin.session, origin.seq) {
+            self.gone.insert((origin.session, origin.seq), ());
+        }
+        if origin.seq & REPLAYED == 0 {
+            let waiting = queues.entry(origin.session).or_default();
+            waiting.count = waiting.count.saturating_sub(1);
+            waiting.bytes = waiting.bytes.saturating_sub(u64::from(origin.size));
+            if waiting.count == 0 {
+                waiting.bytes = 0;
+            }
+        }
+    }
+
+    fn done(&mut self, origin: &Origin, queues: &mut Queues) {
+        self.dequeue(origin, queues);
+        if let Some(packet_id) = origin.packet_id {
+            unset(&mut self.flights, (origin.session, packet_id));
+        }
+    }
+
+    fn end(&mut self, session: SessionNumber, queues: &mut Queues) {
+        fn forget<K: Ord + Clone, V>(
+            rows: &mut BTreeMap<K, V>,
+            from: K,
+            of: impl Fn(&K) -> SessionNumber,
+            session: SessionNumber,
+        ) {
+            let keys: Vec<K> = rows
+                .range(from..)
+                .map(|(key, _)| key)
+                .take_while(|key| of(key) == session)
+                .cloned()
+                .collect();
+            keys.iter().for_each(|key| drop(rows.remove(key)));
+        }
+        forget(&mut self.subscriptions, (session, Box::from("")), |key| key.0, session);
+        self.queue.forget(session);
+        forget(&mut self.gone, (session, 0), |key| key.0, session);
+        forget(&mut self.flights, (session, PacketId::MIN), |key| key.0, session);
+        forget(&mut self.received, (session, PacketId::MIN), |key| key.0, session);
+        self.sessions.insert(session, None);
+        self.ended.insert(session);
+        self.touched.remove(&session);
+        queues.remove(&session);
+    }
+
+    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for what holds them.
+    pub(in crate::store) fn weight(&self) -> usize {
+        fn of<K, V>(rows: &BTreeMap<K, V>) -> usize {
+            2 * rows.len() * (size_of::<K>() + size_of::<V>())
+        }
+        self.queue.weight()
+            + of(&self.gone)
+            + of(&self.flights)
+            + of(&self.received)
+            + of(&self.retained)
+            + of(&self.subscriptions)
+            + of(&self.sessions)
+            + self.retained_bytes
+            + 2 * self.siblings.len() * size_of::<(Spot, Siblings)>()
+    }
+
+    /// Nothing is added any more: notes what waits in the queues that changed.
+    pub(in crate::store) fn close(&mut self, queues: &Queues) {
+        let mut last = None;
+        let gone =
+            self.gone.keys().map(|key| key.0).filter(|session| last.replace(*session) != Some(*session));
+        let changed = self.queue.sessions().chain(gone);
+        let changed: BTreeSet<SessionNumber> = changed.chain(std::mem::take(&mut self.touched)).collect();
+        for session in changed {
+            self.waiting.insert(session, queues.get(&session).copied().unwrap_or_default());
+        }
+    }
+
+    /// An empty table that goes on behind this one.
+    pub(in crate::store) fn following(&self) -> Table {
+        Table { last_group: self.last_group, ..Table::default() }
+    }
+}
+
+/// One message more waits.
+fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
+    if seq & REPLAYED == 0 {
+        let waiting = queues.entry(session).or_default();
+        waiting.last = waiting.last.max(seq);
+        waiting.count += 1;
+        waiting.bytes += u64::from(size);
+    }
+}
+
+fn set<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K, row: V) {
+    // The identifier was free, so that no older table has a row for it that still counts.
+    let below = rows.get(&key).is_some_and(|old| old.below);
+    rows.insert(key, Layered { row: Some(row), below });
+}
+
+fn unset<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K) {
+    match rows.remove(&key) {
+        Some(Layered { below: false, row: Some(_) }) => {}
+        _ => drop(rows.insert(key, Layered { row: None, below: true })),
+    }
+}

@@ -1,0 +1,207 @@
+//! The rows of the queues in a table: a lane for each session, in the order of their places. Rows come at the end and mostly go at
+//! the front; one that goes elsewhere leaves a gap until its neighbours are gone.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::message::SessionNumber;
+use crate::store::Seq;
+use crate::store::memtable::Row;
+use crate::store::memtable::id_map::NumberMap;
+
+/// A place of a lane.
+#[derive(Debug)]
+enum Cell {
+    Row(Row),
+    /// The row that was here is gone.
+    Gap(Seq),
+}
+
+impl Cell {
+    fn seq(&self) -> Seq {
+        match self {
+            Cell::Row(row) => row.seq(),
+            Cell::Gap(seq) => *seq,
+        }
+    }
+
+    fn row(&self) -> Option<&Row> {
+        match self {
+            Cell::Row(row) => Some(row),
+            Cell::Gap(_) => None,
+        }
+    }
+}
+
+// Two of them in a cache line.
+const _: () = assert!(size_of::<Cell>() <= 32);
+
+type Lane = VecDeque<Cell>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Lanes {
+    lanes: NumberMap<Lane>,
+    /// An estimate of the memory of the rows in them, in bytes.
+    bytes: usize,
+}
+
+impl Lanes {
+    /// Adds a row, or replaces the one in its place.
+    pub(in crate::store) fn insert(&mut self, session: SessionNumber, row: Row) {
+        let lane = self.lanes.entry(session).or_default();
+        let seq = row.seq();
+        self.bytes += row.weight();
+        if lane.back().is_none_or(|last| last.seq() < seq) {
+            lane.push_back(Cell::Row(row));
+            return;
+        }
+        match lane.binary_search_by_key(&seq, Cell::seq) {
+            Ok(at) => {
+                if let Some(cell) = lane.get_mut(at)
+                    && let Cell::Row(old) = std::mem::replace(cell, Cell::Row(row))
+                {
+                    self.bytes -= old.weight();
+                }
+            }
+            Err(at) => lane.insert(at, Cell::Row(row)),
+        }
+    }
+
+    /// Takes a row out; `false`: it is not here.
+    pub(in crate::store) fn take(&mut self, session: SessionNumber, seq: Seq) -> bool {
+        let Some(lane) = self.lanes.get_mut(&session) else { return false };
+        let at = match lane.front() {
+            Some(first) if first.seq() == seq => Ok(0),
+            _ => lane.binary_search_by_key(&seq, Cell::seq),
+        };
+        let cell = at.ok().and_then(|at| lane.get_mut(at));
+        let taken = match cell.map(|cell| std::mem::replace(cell, Cell::Gap(seq))) {
+            Some(Cell::Row(row)) => {
+                self.bytes -= row.weight();
+                true
+            }
+            Some(Cell::Gap(_)) | None => false,
+        };
+        while lane.front().is_some_and(|cell| cell.row().is_none()) {
+            lane.pop_front();
+        }
+        while lane.back().is_some_and(|cell| cell.row().is_none()) {
+            lane.pop_back();
+        }
+        taken
+    }
+
+    /// Whether a row is here.
+    pub(in crate::store) fn contains(&self, session: SessionNumber, seq: Seq) -> bool {
+        self.range(session, seq..seq.saturating_add(1)).next().is_some()
+    }
+
+    /// The rows of a session in this range.
+    pub(in crate::store) fn range(
+        &self,
+        session: SessionNumber,
+        range: Range<Seq>,
+    ) -> impl Iterator<Item = &Row> {
+        let lane = self.lanes.get(&session);
+        let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
+        let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
+        rows.take_while(move |cell| cell.seq() < range.end).filter_map(Cell::row)
+    }
+
+    /// All rows, in the order of sessions and places.
+    pub(in crate::store) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
+        let mut lanes: Vec<(SessionNumber, &Lane)> =
+            self.lanes.iter().map(|(session, lane)| (*session, lane)).collect();
+        lanes.sort_unstable_by_key(|(session, _)| *session);
+        lanes
+            .into_iter()
+            .flat_map(|(session, lane)| lane.iter().filter_map(move |cell| Some((session, cell.row()?))))
+    }
+
+    /// The sessions that have or had rows here.
+    pub(in crate::store) fn sessions(&self) -> impl Iterator<Item = SessionNumber> {
+        self.lanes.keys().copied()
+    }
+
+    /// Forgets a session.
+    pub(in crate::store) fn forget(&mut self, session: SessionNumber) {
+        let lane = self.lanes.remove(&session).unwrap_or_default();
+        self.bytes -= lane.iter().filter_map(Cell::row).map(Row::weight).sum::<usize>();
+    }
+
+    /// An estimate of the memory that they take, in bytes.
+    pub(in crate::store) fn weight(&self) -> usize {
+        self.bytes + self.lanes.len() * size_of::<(SessionNumber, Lane)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::QoS;
+
+    use super::*;
+    use crate::message::{Content, Message, SubscriptionIds};
+    use crate::outbox::DeliveryTerms;
+    use crate::store::checkpoint::bodies::{Place, Spot};
+    use crate::store::memtable::{Logged, Queues, Table};
+    use crate::store::record::{Places, Queued, Record};
+
+    /// A message in this place of the queue of session 1.
+    fn published(seq: Seq, subscription_ids: SubscriptionIds) -> Record {
+        let message = Message::new(&Content {
+            topic: "t",
+            properties: &[],
+            payload: b"m",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            publisher: 1,
+            published_at: 0,
+            expires_at: None,
+        });
+        let terms = DeliveryTerms { subscription_ids, ..DeliveryTerms::plain(QoS::AtLeastOnce) };
+        let queued = Places::One(Queued { session: 1, seq, terms });
+        Record::Published { message, retained: false, queued, beside: None }
+    }
+
+    #[test]
+    fn what_rows_take_is_given_back_once_they_are_gone_in_any_order() {
+        let (mut table, mut queues) = (Table::default(), Queues::default());
+        let place = Place { spot: Spot { segment: 1, at: 0 }, len: 9, sum: 0 };
+        let kinds = [
+            (SubscriptionIds::None, Some(place)),
+            (SubscriptionIds::One(7), Some(place)),
+            (SubscriptionIds::None, None),
+        ];
+        let mut weights = vec![table.queue.weight()];
+        for (seq, (ids, place)) in (1..).zip(kinds) {
+            table.apply(seq, Logged::of(published(seq, ids), place), &mut queues);
+            weights.push(table.queue.weight());
+        }
+        assert!(weights.is_sorted_by(|less, more| less < more), "{weights:?}");
+        // The same one again takes nothing more.
+        table.apply(4, Logged::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
+        assert_eq!(Some(&table.queue.weight()), weights.last());
+        for (seq, is_there) in [(2, true), (2, false), (1, true), (3, true)] {
+            assert_eq!(table.queue.take(1, seq), is_there);
+        }
+        table.queue.forget(1);
+        assert_eq!(Some(&table.queue.weight()), weights.first());
+    }
+
+    #[test]
+    fn a_place_beyond_what_a_small_row_can_say_is_kept_as_it_is() {
+        let (mut table, mut queues) = (Table::default(), Queues::default());
+        let spots = [(3, 64), (3, u64::from(u32::MAX)), (u64::from(u32::MAX) + 9, 64)];
+        for (seq, (segment, at)) in (1..).zip(spots) {
+            let place = Place { spot: Spot { segment: 0, at: 8 }, len: 9, sum: 5 };
+            let mut logged = Logged::of(published(seq, SubscriptionIds::None), Some(place));
+            logged.shift(segment, at);
+            table.apply(seq, logged, &mut queues);
+            let row = table.queue.range(1, seq..seq + 1).next().expect("a row");
+            assert_eq!(row.body().err(), Some(Place { spot: Spot { segment, at: 8 + at }, ..place }));
+            assert_eq!((row.seq(), row.terms()), (seq, DeliveryTerms::plain(QoS::AtLeastOnce)));
+        }
+        assert_eq!(queues.get(&1).map(|waiting| waiting.count), Some(3));
+    }
+}

@@ -1,0 +1,239 @@
+//! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so that nobody who serves
+//! clients waits for the disk.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot::Sender;
+use tracing::error;
+
+use super::checkpoint::{self, Read};
+use super::record::KeptSession;
+use super::shared::{Shared, View, lock};
+use super::{Health, Lsn, OpenError, Page, Paged, Seq};
+use crate::message::{Message, SessionNumber};
+use crate::outbox::Delivery;
+use crate::store::memtable::{Queues, Table};
+
+/// A question to the reader: it is answered once everything up to `after` can be read.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) after: Lsn,
+    pub(super) wanted: Wanted,
+}
+
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Queued(Page, Sender<Paged>),
+    Placed(SessionNumber, Vec<Seq>, Sender<Vec<Delivery>>),
+    Retained(Vec<Box<str>>, Sender<Vec<Message>>),
+}
+
+/// How many rows of a table are looked at under its lock for one page, at most, for each message that is wanted.
+const LOOKED_AT: usize = 4;
+/// How long the reader sleeps at most while somebody waits for an answer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs until the store closes.
+pub(super) fn run(shared: &Shared) {
+    loop {
+        let ready = {
+            let mut requests = lock(&shared.requests);
+            let failed = shared.health() == Health::Failed;
+            let applied = lock(&shared.view).applied;
+            let (ready, later): (Vec<_>, Vec<_>) =
+                requests.drain(..).partition(|request| failed || request.after <= applied);
+            *requests = later;
+            if ready.is_empty() {
+                if lock(&shared.supply).closed {
+                    requests.clear();
+                    return;
+                }
+                // Who puts a question in, ends the store or lets it fail does that with this lock; only what waits to be written is
+                // looked after by the clock as well. An idle broker is not woken.
+                if requests.is_empty() {
+                    drop(shared.requests_changed.wait(requests));
+                } else {
+                    drop(shared.requests_changed.wait_timeout(requests, LOOK_EVERY));
+                }
+                continue;
+            }
+            ready
+        };
+        for request in ready {
+            answer(shared, request.wanted);
+        }
+    }
+}
+
+fn answer(shared: &Shared, wanted: Wanted) {
+    let reading = shared.reading.read();
+    let mut bad = 0;
+    let result = match wanted {
+        Wanted::Queued(page, to) => page_of(shared, page, &mut bad).map(|rows| drop(to.send(rows))),
+        Wanted::Placed(session, places, to) => {
+            let one = |seq: &Seq| Page {
+                session,
+                from: *seq,
+                until: seq + 1,
+                messages_max: 1,
+                bytes_max: usize::MAX,
+            };
+            let pages: std::io::Result<Vec<_>> =
+                places.iter().map(|seq| page_of(shared, one(seq), &mut bad)).collect();
+            pages.map(|pages| drop(to.send(pages.into_iter().flat_map(|page| page.deliveries).collect())))
+        }
+        Wanted::Retained(topics, to) => topics
+            .iter()
+            .map(|topic| retained(shared, topic, &mut bad))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map(|messages| drop(to.send(messages.into_iter().flatten().collect()))),
+    };
+    drop(reading);
+    shared.counters.corrupt.add(bad);
+    if let Err(error) = result {
+        error!(%error, "the store could not be read");
+    }
+}
+
+/// The state of one moment, and what the active table says about a part of it.
+fn at_once<T>(
+    shared: &Shared,
+    look: impl FnOnce(&Table) -> T,
+) -> std::io::Result<(T, Option<Arc<Table>>, Read)> {
+    let view = lock(&shared.view);
+    Ok((look(&view.active), view.frozen.clone(), view.checkpoint.read()?))
+}
+
+fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged> {
+    let Page { session, from, mut until, messages_max, bytes_max } = page;
+    if from >= until {
+        return Ok(Paged { deliveries: Vec::new(), next: until });
+    }
+    let ((active, gone), frozen, read) = at_once(shared, |active| {
+        // The page ends at the latest where what is behind was not looked at.
+        let most = messages_max.saturating_mul(LOOKED_AT).max(1);
+        let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
+        for ((_, seq), ()) in active.gone.range((session, from)..(session, until)) {
+            if gone.len() >= most {
+                until = *seq;
+                break;
+            }
+            gone.insert(*seq);
+        }
+        for row in active.queue.range(session, from..until) {
+            if rows.len() >= most {
+                until = row.seq();
+                break;
+            }
+            rows.push(row.clone());
+        }
+        (rows, gone)
+    })?;
+    let empty = Table::default();
+    let frozen = frozen.as_deref().unwrap_or(&empty);
+    let mut found = Vec::new();
+    let mut bytes = 0;
+    let mut full = |found: &mut Vec<Delivery>, delivery: Delivery| {
+        bytes += delivery.message.size();
+        found.push(delivery);
+        found.len() >= messages_max || bytes >= bytes_max
+    };
+    // Rows are in one place only, and what came later is in the later table: three runs in order, one behind the other.
+    let mut done = false;
+    read.queue(session, from..until, bad, |seq, row| {
+        if gone.contains(&seq)
+            || frozen.gone.contains_key(&(session, seq))
+            || frozen.queue.contains(session, seq)
+        {
+            return true;
+        }
+        done = row().is_some_and(|delivery| full(&mut found, delivery));
+        !done
+    })?;
+    let newer = frozen.queue.range(session, from..until).filter(|row| !gone.contains(&row.seq()));
+    for row in newer.chain(&active) {
+        if done {
+            break;
+        }
+        let message = match row.body() {
+            Ok(message) => Some(message.clone()),
+            Err(place) => read.logged(&place, bad)?,
+        };
+        done = message.is_some_and(|message| {
+            full(&mut found, Delivery { message, terms: row.terms(), seq: row.seq() })
+        });
+    }
+    let next = found.last().filter(|_| done).map_or(until, |last| last.seq + 1);
+    Ok(Paged { deliveries: found, next })
+}
+
+fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Option<Message>> {
+    let (active, frozen, read) = at_once(shared, |active| active.retained.get(topic).cloned())?;
+    match active.or_else(|| frozen.and_then(|frozen| frozen.retained.get(topic).cloned())) {
+        Some(known) => Ok(known),
+        None => read.retained(topic, bad),
+    }
+}
+
+/// Everything that is known of the sessions: what the log adds to those of the checkpoint.
+pub(super) fn sessions(
+    mut all: HashMap<SessionNumber, KeptSession>,
+    table: &Table,
+    queues: &Queues,
+) -> Vec<KeptSession> {
+    for session in &table.ended {
+        all.remove(session);
+    }
+    for (number, terms) in &table.sessions {
+        match terms {
+            Some(terms) => {
+                let known = all.entry(*number).or_insert_with(|| checkpoint::kept((**terms).clone()));
+                known.terms = (**terms).clone();
+            }
+            None => drop(all.remove(number)),
+        }
+    }
+    for ((session, filter), kept) in &table.subscriptions {
+        let Some(known) = all.get_mut(session) else { continue };
+        known.subscriptions.retain(|(known, _)| known != filter);
+        known.subscriptions.extend(kept.map(|kept| (filter.clone(), kept)));
+    }
+    for ((session, packet_id), layered) in &table.flights {
+        let Some(known) = all.get_mut(session) else { continue };
+        known.flights.retain(|flight| flight.packet_id != *packet_id);
+        known.flights.extend(layered.row);
+    }
+    for ((session, packet_id), layered) in &table.received {
+        let Some(known) = all.get_mut(session) else { continue };
+        known.received.retain(|id| id != packet_id);
+        known.received.extend(layered.row.map(|()| *packet_id));
+    }
+    for (session, known) in &mut all {
+        known.waiting = queues.get(session).copied().unwrap_or_default();
+        known.flights.sort_by_key(|flight| flight.order);
+    }
+    all.into_values().collect()
+}
+
+/// Every retained message: the log's over the checkpoint's.
+pub(super) fn each_retained(
+    view: &View,
+    bad: &mut u64,
+    give: &mut dyn FnMut(Message),
+) -> Result<(), OpenError> {
+    let mut newer = view.frozen.as_ref().map(|frozen| frozen.retained.clone()).unwrap_or_default();
+    newer.extend(view.active.retained.iter().map(|(topic, message)| (topic.clone(), message.clone())));
+    let read = view.checkpoint.read();
+    read.and_then(|read| {
+        read.each_retained(bad, &mut |message| {
+            if !newer.contains_key(message.topic_str()) {
+                give(message);
+            }
+        })
+    })
+    .map_err(OpenError::io("reading the retained messages"))?;
+    newer.into_values().flatten().for_each(give);
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! One frame of the log: what one write commits. Padded to whole pages, so that a page that was acknowledged is never written
+//! again; checksummed; bound to its segment, so that what a recycled file held before is not taken for new.
+
+use std::ops::Range;
+
+use super::disk::lead;
+use crate::message::Millis;
+use crate::store::Lsn;
+use crate::store::codec::{self, Reader};
+use crate::store::record::Record;
+
+/// Frames begin at multiples of this, in bytes.
+pub(in crate::store) use super::disk::PAGE;
+/// The fixed part of a frame, in bytes.
+pub(in crate::store) const HEAD: usize = 64;
+/// The version of the format, here and in the checkpoint.
+pub(in crate::store) const FORMAT: u16 = 1;
+/// The longest frame, in bytes: above what one batch or one packet can make.
+pub(in crate::store) const FRAME_MAX: usize = 1 << 30;
+
+const MAGIC: [u8; 4] = *b"LWlg";
+/// The last frame of a run that was ended, or of an export.
+const LAST: u16 = 1;
+
+/// The fixed part of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Head {
+    /// The segment that it belongs to.
+    pub segment: u64,
+    /// Its first record.
+    pub first: Lsn,
+    /// How many records it has.
+    pub count: u32,
+    /// The bytes of its records.
+    pub len: u32,
+    /// What was durable when it was written.
+    pub durable: Lsn,
+    /// When it was written.
+    pub clock: Millis,
+    /// The highest number that was given to a session or a connection.
+    pub number: u64,
+    /// Nothing of this run or export comes behind it.
+    pub ends: bool,
+    /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
+    pub salt: u32,
+}
+
+impl Head {
+    /// The last record.
+    pub(in crate::store) fn last(&self) -> Lsn {
+        self.first + u64::from(self.count) - 1
+    }
+
+    /// What the frame takes in the file, in bytes.
+    pub(in crate::store) fn padded(&self) -> usize {
+        (HEAD + self.len as usize).next_multiple_of(PAGE)
+    }
+
+    /// As it stands in the file, without the checksum.
+    fn packed(&self) -> [u8; HEAD] {
+        let mut bytes = [0u8; HEAD];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + field.len()) {
+                place.copy_from_slice(field);
+            }
+            at += field.len();
+        };
+        put(&MAGIC);
+        put(&[0; 4]);
+        put(&FORMAT.to_le_bytes());
+        put(&(if self.ends { LAST } else { 0 }).to_le_bytes());
+        put(&self.len.to_le_bytes());
+        put(&self.segment.to_le_bytes());
+        put(&self.first.to_le_bytes());
+        put(&self.durable.to_le_bytes());
+        put(&self.clock.to_le_bytes());
+        put(&self.number.to_le_bytes());
+        put(&self.count.to_le_bytes());
+        put(&self.salt.to_le_bytes());
+        bytes
+    }
+}
+
+/// What stands at a place of a segment.
+#[derive(Debug, PartialEq)]
+pub(in crate::store) enum Found {
+    /// A whole frame, its records still packed.
+    Frame(Head),
+    /// No frame of this segment.
+    Nothing,
+    /// A frame of this segment in a format that we do not know.
+    Newer(u16),
+}
+
+/// A frame in the making. It begins at a multiple of [`PAGE`] in memory, so that a disk can be given it as it is.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Buffer {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the frame begins.
+    lead: usize,
+}
+
+impl Buffer {
+    /// Makes room for the head; records are added behind it, then [`seal`](Self::seal) completes the frame.
+    pub(in crate::store) fn begin(&mut self) {
+        self.bytes.clear();
+        self.lead = lead(&self.bytes);
+        self.bytes.resize(self.lead + HEAD, 0);
+    }
+
+    /// Adds a record; where it begins in the frame, and how it is packed.
+    pub(in crate::store) fn add(&mut self, record: &Record) -> (usize, &[u8]) {
+        let from = self.bytes.len();
+        codec::put_record(&mut self.bytes, record);
+        (from - self.lead, self.bytes.get(from..).unwrap_or(&[]))
+    }
+
+    /// Adds records of another frame, by where they are among its records.
+    pub(in crate::store) fn add_from(&mut self, other: &Buffer, records: Range<usize>) {
+        let from = other.lead + HEAD;
+        self.bytes
+            .extend_from_slice(other.bytes.get(from + records.start..from + records.end).unwrap_or(&[]));
+    }
+
+    /// The bytes of the records so far.
+    pub(in crate::store) fn len(&self) -> usize {
+        self.bytes.len() - self.lead - HEAD
+    }
+
+    /// What the frame will take in the file, in bytes.
+    pub(in crate::store) fn padded(&self) -> usize {
+        (HEAD + self.len()).next_multiple_of(PAGE)
+    }
+
+    /// Completes the frame: head, checksum, padding.
+    pub(in crate::store) fn seal(&mut self, head: &Head) {
+        let packed = head.packed();
+        let padded = self.padded();
+        if let Some(place) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
+            place.copy_from_slice(&packed);
+        }
+        let sum = crc32c::crc32c(self.bytes.get(self.lead + 8..).unwrap_or(&[])).to_le_bytes();
+        if let Some(place) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
+            place.copy_from_slice(&sum);
+        }
+        self.bytes.resize(self.lead + padded, 0);
+        // It grew and stands elsewhere now.
+        let lead = lead(&self.bytes);
+        if lead != self.lead {
+            let frame = self.lead..self.bytes.len();
+            self.bytes.resize(self.bytes.len().max(lead + padded), 0);
+            self.bytes.copy_within(frame, lead);
+            self.bytes.truncate(lead + padded);
+            self.lead = lead;
+        }
+    }
+
+    /// The frame.
+    pub(in crate::store) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.lead..).unwrap_or(&[])
+    }
+
+    /// Gives memory back that only a large frame needed: more than this many bytes.
+    pub(in crate::store) fn shrink(&mut self, most: usize) {
+        if self.bytes.capacity() > most {
+            *self = Buffer::default();
+        }
+    }
+}
+
+/// How many bytes of records the frame at the front says that it has, right or wrong.
+pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
+    let len = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC))?.get(12..16)?;
+    Some(u32::from_le_bytes(len.try_into().ok()?) as usize).filter(|len| *len <= FRAME_MAX)
+}
+
+/// Looks for a frame of `segment` at the front of `bytes`, with this salt or any.
+pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
+    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else { return Found::Nothing };
+    let mut at = 4;
+    let mut take = |n: usize| {
+        let mut field = [0u8; 8];
+        if let (Some(from), Some(to)) = (head.get(at..at + n), field.get_mut(..n)) {
+            to.copy_from_slice(from);
+        }
+        at += n;
+        u64::from_le_bytes(field)
+    };
+    let (sum, format, flags, len) = (take(4), take(2), take(2), take(4) as usize);
+    let head = Head {
+        len: len as u32,
+        segment: take(8),
+        first: take(8),
+        durable: take(8),
+        clock: take(8),
+        number: take(8),
+        count: take(4) as u32,
+        salt: take(4) as u32,
+        ends: flags & u64::from(LAST) != 0,
+    };
+    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return Found::Nothing };
+    let salted = salt.is_none_or(|salt| salt == head.salt);
+    if !salted || head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
+        return Found::Nothing;
+    }
+    if format != u64::from(FORMAT) {
+        return Found::Newer(format as u16);
+    }
+    // A number near the end of the range would overflow later; no log gets there.
+    if head.count == 0 || head.first == 0 || head.first > u64::MAX / 2 || head.clock > u64::MAX / 4 {
+        return Found::Nothing;
+    }
+    Found::Frame(head)
+}
+
+/// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame its message stands;
+/// `None` where they are not as they should be.
+pub(in crate::store) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<Range<usize>>)>> {
+    let end = HEAD + head.len as usize;
+    let body = bytes.get(HEAD..end)?;
+    let one = |reader: &mut Reader<'_>| {
+        let (packed, at) = (reader.0, end - reader.0.len());
+        let record = codec::record(reader)?;
+        Some((record, codec::message_in(packed).map(|within| at + within.start..at + within.end)))
+    };
+    Reader::all(body, |reader| (0..head.count).map(|_| one(reader)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_begins_at_a_page_in_memory_however_it_grew() {
+        let mut buffer = Buffer::default();
+        for records in [1usize, 3_000, 2, 20_000] {
+            buffer.begin();
+            let record = Record::Forgotten { topic: "sensors/greenhouse/temperature".into() };
+            for _ in 0..records {
+                buffer.add(&record);
+            }
+            let head = Head {
+                segment: 3,
+                first: 1,
+                count: records as u32,
+                len: buffer.len() as u32,
+                ..Head::default()
+            };
+            buffer.seal(&head);
+            assert_eq!(lead(buffer.bytes()), 0);
+            assert_eq!(buffer.bytes().len(), head.padded());
+            assert_eq!(find(buffer.bytes(), 3, None), Found::Frame(head));
+            let read = records_of(&buffer, &head);
+            assert_eq!(read, records);
+        }
+    }
+
+    fn records_of(buffer: &Buffer, head: &Head) -> usize {
+        crate::store::record_batch(buffer.bytes(), head).map_or(0, |records| records.len())
+    }
+}

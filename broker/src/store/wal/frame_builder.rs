@@ -1,0 +1,233 @@
+//! Records packed for one frame, by the threads that made them: each has its record in its cache, and its message needs to be in memory no
+//! longer once it is packed. The writer, which all wait for, only completes the frame.
+
+use super::frame;
+use crate::store::checkpoint::bodies::Place;
+use crate::store::memtable::Logged;
+use crate::store::record::{Exchange, Record};
+use crate::store::{Durability, Lsn, codec};
+
+/// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
+pub(in crate::store) const RECORDS_MAX: usize = 8_192;
+pub(in crate::store) const BATCH_BYTES_MAX: usize = 1 << 20;
+/// A record of more memory than this is packed by the writer: nobody else waits for it meanwhile.
+const PACKED_AT_ONCE_MAX: usize = 4 << 10;
+
+/// A record for its place in the log.
+#[derive(Debug)]
+pub struct Entry {
+    /// The place.
+    pub lsn: Lsn,
+    /// The record.
+    pub record: Record,
+    /// How it is to be kept.
+    pub durability: Durability,
+    /// The crc32c of its message.
+    sum: u32,
+    /// An estimate of the memory that it takes, in bytes.
+    pub(in crate::store) weight: usize,
+}
+
+impl Entry {
+    /// A record for this place, which was reserved.
+    pub fn new(lsn: Lsn, record: Record, durability: Durability) -> Entry {
+        let sum = match &record {
+            Record::Published { message, .. } => crc32c::crc32c(message.as_bytes()),
+            _ => 0,
+        };
+        let weight = weight(&record);
+        Entry { lsn, record, durability, sum, weight }
+    }
+}
+
+/// An estimate of the memory that a record takes.
+pub(in crate::store) fn weight(record: &Record) -> usize {
+    match record {
+        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
+        Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
+        Record::Exchange(Exchange::Sent { body: Some(body), .. }) => 96 + body.message.size(),
+        _ => 64,
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Pack {
+    /// The place of its first record.
+    pub(in crate::store) first: Lsn,
+    /// What tables take in of each record. Where its message stands counts from the beginning of the frame.
+    pub(in crate::store) rows: Vec<Logged>,
+    pub(in crate::store) frame: frame::Buffer,
+    /// Records that are still to be packed, and where the frame is put together then.
+    large: Vec<Large>,
+    whole: frame::Buffer,
+    /// An estimate of the memory that the records take, in bytes.
+    pub(in crate::store) bytes: usize,
+    /// The most that one of them asks for.
+    pub(in crate::store) durability: Durability,
+}
+
+/// A record that is still to be packed.
+#[derive(Debug)]
+struct Large {
+    /// Which of them.
+    row: usize,
+    /// So many bytes of packed records come before it.
+    before: usize,
+    /// The crc32c of its message.
+    sum: u32,
+}
+
+impl Pack {
+    /// Empties it, for records from this place on.
+    pub(in crate::store) fn begin(&mut self, first: Lsn) {
+        self.rows.clear();
+        self.large.clear();
+        self.frame.begin();
+        (self.first, self.bytes, self.durability) = (first, 0, Durability::None);
+    }
+
+    /// The place of its last record.
+    pub(in crate::store) fn last(&self) -> Lsn {
+        self.first + self.rows.len() as u64 - 1
+    }
+
+    /// Whether there is no room for a record of this weight.
+    pub(in crate::store) fn is_full(&self, weight: usize) -> bool {
+        !self.rows.is_empty() && (self.rows.len() >= RECORDS_MAX || self.bytes + weight > BATCH_BYTES_MAX)
+    }
+
+    pub(in crate::store) fn add(&mut self, entry: Entry) {
+        let Entry { record, durability, weight, sum, .. } = entry;
+        self.bytes += weight;
+        self.durability = self.durability.max(durability);
+        let row = if weight > PACKED_AT_ONCE_MAX {
+            self.large.push(Large { row: self.rows.len(), before: self.frame.len(), sum });
+            Logged::Record(Box::new(record))
+        } else {
+            add_to(&mut self.frame, record, sum)
+        };
+        self.rows.push(row);
+    }
+
+    /// Packs what is still to be packed.
+    pub(in crate::store) fn complete(&mut self) {
+        if self.large.is_empty() {
+            return;
+        }
+        let whole = &mut self.whole;
+        whole.begin();
+        let mut large = std::mem::take(&mut self.large).into_iter().peekable();
+        let (mut copied, mut shift) = (0, 0);
+        for (at, row) in self.rows.iter_mut().enumerate() {
+            let Some(Large { before, sum, .. }) = large.next_if(|large| large.row == at) else {
+                row.shift(0, shift);
+                continue;
+            };
+            whole.add_from(&self.frame, copied..before);
+            copied = before;
+            if let Logged::Record(record) = row {
+                let record = std::mem::replace(&mut **record, Record::Nothing);
+                *row = add_to(whole, record, sum);
+            }
+            shift = (whole.len() - copied) as u64;
+        }
+        whole.add_from(&self.frame, copied..self.frame.len());
+        std::mem::swap(&mut self.frame, whole);
+    }
+
+    /// Gives memory back that only large frames needed.
+    pub(in crate::store) fn shrink(&mut self) {
+        self.frame.shrink(4 * BATCH_BYTES_MAX);
+        self.whole.shrink(4 * BATCH_BYTES_MAX);
+        self.rows.shrink_to(RECORDS_MAX);
+    }
+}
+
+/// Packs a record. Its segment, and where in it the frame begins, are not known yet.
+fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> Logged {
+    let (from, packed) = frame.add(&record);
+    let message = codec::message_in(packed);
+    Logged::of(record, message.map(|within| Place::with(sum, within, 0, from as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::QoS;
+
+    use super::super::frame::{Found, HEAD, Head};
+    use super::*;
+    use crate::message::{Content, Message};
+    use crate::outbox::DeliveryTerms;
+    use crate::store::record::{Places, Queued};
+
+    fn published(n: u64, payload: usize) -> Record {
+        let message = Message::new(&Content {
+            topic: "t",
+            properties: &[],
+            payload: &vec![n as u8; payload],
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            publisher: 1,
+            published_at: 0,
+            expires_at: None,
+        });
+        let queued =
+            Places::One(Queued { session: 1, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) });
+        Record::Published { message, retained: false, queued, beside: None }
+    }
+
+    #[test]
+    fn records_of_any_size_stand_in_their_order_and_their_messages_where_the_rows_say() {
+        let sizes = [1, 10_000, 20_000, 64, 4_000, 100_000, 7];
+        let records: Vec<Record> = (1..).zip(sizes).map(|(n, size)| published(n, size)).collect();
+        let mut pack = Pack::default();
+        // Twice: what is left of the first time is of no meaning.
+        for first in [5, 12] {
+            pack.begin(first);
+            records.iter().for_each(|record| pack.add(Entry::new(0, record.clone(), Durability::Always)));
+            pack.complete();
+            assert_eq!((pack.last(), pack.durability), (first + 6, Durability::Always));
+            let head = Head {
+                segment: 3,
+                first,
+                count: pack.rows.len() as u32,
+                len: pack.frame.len() as u32,
+                ..Head::default()
+            };
+            pack.frame.seal(&head);
+            let bytes = pack.frame.bytes();
+            assert_eq!(frame::find(bytes, 3, None), Found::Frame(head));
+            let found = frame::records(bytes, &head).unwrap();
+            assert!(found.iter().map(|(record, _)| record).eq(&records));
+            for ((_, range), row) in found.into_iter().zip(&mut pack.rows) {
+                let range = range.unwrap();
+                assert!(range.start >= HEAD);
+                assert_eq!(row.place(), Some(Place::of(bytes, range, 0, 0)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_packed_is_not_kept_in_memory_but_where_its_topic_keeps_it() {
+        let mut pack = Pack::default();
+        pack.begin(1);
+        for retained in [false, true] {
+            let record = match published(1, 64) {
+                Record::Published { message, queued, beside, .. } => {
+                    Record::Published { message, retained, queued, beside }
+                }
+                other => other,
+            };
+            let Record::Published { message, .. } = &record else { panic!("a message") };
+            let message = message.clone();
+            pack.add(Entry::new(0, record, Durability::Always));
+            let kept = match pack.rows.last() {
+                Some(Logged::Queued(..)) => None,
+                Some(Logged::Published(published)) => published.retained.as_ref(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(kept, Some(&message).filter(|_| retained));
+        }
+    }
+}

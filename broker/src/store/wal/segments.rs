@@ -1,0 +1,253 @@
+//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and read back at the start.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Disk, DiskFile, read_full, write_zeros};
+use super::frame::{self, Found};
+use crate::message::Millis;
+use crate::store::Lsn;
+use crate::store::checkpoint::bodies::Place;
+use crate::store::error::OpenError;
+use crate::store::record::Record;
+
+/// Their folder.
+pub(in crate::store) const FOLDER: &str = "wal";
+/// Damaged ones are set aside here.
+pub(in crate::store) const QUARANTINE: &str = "quarantine";
+
+/// The name of a segment.
+pub(in crate::store) fn name(id: u64) -> String {
+    format!("{FOLDER}/{id:016}.log")
+}
+
+fn id(name: &str) -> Option<u64> {
+    name.strip_suffix(".log")?.parse().ok()
+}
+
+/// The segments that there are, in order.
+pub(in crate::store) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let mut ids: Vec<u64> = disk.list(FOLDER)?.iter().filter_map(|name| id(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// A segment to write to.
+#[derive(Debug)]
+pub(in crate::store) struct Segment {
+    pub(in crate::store) id: u64,
+    pub(in crate::store) file: Arc<dyn DiskFile>,
+    /// Where the next frame goes.
+    pub(in crate::store) at: u64,
+}
+
+/// How a new segment is made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Room {
+    /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
+    Written,
+    /// Only reserved: each sync has to note besides what was written, which is little beside a large frame, and all of it is
+    /// written once less.
+    Reserved,
+}
+
+/// Makes a segment, out of an old one where there is one.
+pub(in crate::store) fn prepare(
+    disk: &dyn Disk,
+    id: u64,
+    old: Option<u64>,
+    bytes: u64,
+    room: Room,
+) -> io::Result<Segment> {
+    let new = name(id);
+    if let Some(old) = old {
+        disk.rename(&name(old), &new)?;
+    }
+    let file = disk.open_log(&new)?;
+    let len = file.len()?;
+    if len > bytes {
+        file.set_len(bytes)?;
+    }
+    if len < bytes {
+        match room {
+            Room::Written => write_zeros(&*file, len, bytes)?,
+            Room::Reserved => file.reserve(bytes)?,
+        }
+    }
+    if len != bytes {
+        file.sync()?;
+    }
+    disk.sync_folder(FOLDER)?;
+    Ok(Segment { id, file, at: 0 })
+}
+
+/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides what stands there. `None`
+/// where there is no such frame.
+pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
+    for id in ids(disk)? {
+        let file = disk.open(&name(id), false)?;
+        let mut bytes = vec![0; frame::PAGE];
+        let read = read_full(&*file, &mut bytes, 0)?;
+        bytes.truncate(read);
+        let whole = frame::stated_len(&bytes).map_or(0, |len| frame::HEAD + len);
+        bytes.resize(whole.max(frame::PAGE).min(usize::try_from(file.len()?).unwrap_or(0)), 0);
+        read_full(&*file, &mut bytes, 0)?;
+        if let Found::Frame(head) = frame::find(&bytes, id, None) {
+            return Ok(Some(head.salt));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the log is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Damage {
+    pub(in crate::store) segment: u64,
+    pub(in crate::store) offset: u64,
+    pub(in crate::store) what: String,
+}
+
+/// What the log says.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Scan {
+    /// The last sound record.
+    pub(in crate::store) last: Lsn,
+    pub(in crate::store) clock: Millis,
+    pub(in crate::store) number: u64,
+    /// Records that were known to be durable are missing or unreadable.
+    pub(in crate::store) damage: Vec<Damage>,
+    /// The end of what was written when the run before was cut off: never acknowledged as durable.
+    pub(in crate::store) torn: Option<Damage>,
+    /// Each segment with its last record; 0 where it has none.
+    pub(in crate::store) segments: Vec<(u64, Lsn)>,
+    /// Records are missing before those of this segment; behind them the log goes together. 0: all of it does.
+    pub(in crate::store) goes_together_from: u64,
+    /// How many bytes of each segment the records were in.
+    pub(in crate::store) covers: BTreeMap<u64, u64>,
+}
+
+/// How to go on behind damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Beyond {
+    /// Stop: only what is whole counts.
+    Stop,
+    /// Use every frame that is sound.
+    GoOn,
+}
+
+/// What is to be read of the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) struct Since {
+    /// The records behind this one.
+    pub(in crate::store) after: Lsn,
+    /// They begin in this segment at the earliest.
+    pub(in crate::store) segment: u64,
+    /// The salt of the frames; `None`: any.
+    pub(in crate::store) salt: Option<u32>,
+}
+
+/// Reads the log; each record comes with where its message stands.
+pub(in crate::store) fn scan(
+    disk: &dyn Disk,
+    since: Since,
+    beyond: Beyond,
+    give: &mut dyn FnMut(Lsn, Record, Option<Place>),
+) -> Result<Scan, OpenError> {
+    let Since { after, segment: first, salt } = since;
+    let listing = || format!("listing {}", disk.path(FOLDER));
+    let mut scan = Scan { last: after, ..Scan::default() };
+    // Where no whole frame stands; the unused end of a segment looks like this, too.
+    let mut hole: Option<Damage> = None;
+    // The first hole that sound frames stand behind.
+    let mut gap: Option<Damage> = None;
+    // The highest record that some frame calls durable.
+    let mut vouched = 0;
+    let mut newest = 0;
+    for id in ids(disk).map_err(OpenError::io(listing()))? {
+        if id < first {
+            scan.segments.push((id, 0));
+            continue;
+        }
+        let reading = || OpenError::io(format!("reading {}", disk.path(&name(id))));
+        let file = disk.open(&name(id), false).map_err(reading())?;
+        let len = file.len().map_err(reading())?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
+        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
+        bytes.truncate(read);
+        let mut last_here = 0;
+        let mut at = 0;
+        let mut whole = true;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let damage = |what: String| Damage { segment: id, offset: at as u64, what };
+            let head = match frame::find(rest, id, salt) {
+                Found::Frame(head) => head,
+                Found::Newer(format) => {
+                    let file = disk.path(&name(id));
+                    return Err(OpenError::Foreign(format!(
+                        "{file} has format {format}, this version of lapwing reads format {}",
+                        frame::FORMAT
+                    )));
+                }
+                Found::Nothing => {
+                    if whole {
+                        hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
+                        whole = false;
+                    }
+                    at += frame::PAGE;
+                    continue;
+                }
+            };
+            vouched = vouched.max(head.durable);
+            newest = newest.max(head.clock);
+            let behind = !whole || head.first > scan.last + 1;
+            if behind && head.last() > scan.last {
+                let missing =
+                    || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
+                gap = gap.or_else(|| hole.take()).or_else(|| Some(missing()));
+                if beyond == Beyond::Stop {
+                    at += head.padded();
+                    last_here = last_here.max(head.last());
+                    continue;
+                }
+                scan.damage.extend(gap.take());
+                scan.goes_together_from = id;
+            }
+            if head.last() > scan.last {
+                match frame::records(rest, &head) {
+                    Some(records) => {
+                        for (lsn, (record, message)) in (head.first..).zip(records) {
+                            if lsn > scan.last {
+                                let place = message.map(|within| Place::of(rest, within, id, at as u64));
+                                give(lsn, record, place);
+                            }
+                        }
+                        *scan.covers.entry(id).or_default() += head.padded() as u64;
+                        scan.clock = head.clock;
+                        scan.number = scan.number.max(head.number);
+                        hole = None;
+                        whole = true;
+                    }
+                    None => {
+                        scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
+                        if beyond == Beyond::Stop {
+                            return Ok(scan);
+                        }
+                    }
+                }
+                scan.last = head.last();
+            }
+            last_here = last_here.max(head.last());
+            at += head.padded();
+        }
+        scan.segments.push((id, last_here));
+    }
+    // Frames that nobody vouches for may be missing: the run was cut off before they were on disk.
+    match gap.or(hole) {
+        Some(gap) if vouched > scan.last => scan.damage.push(gap),
+        Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
+        _ => {}
+    }
+    scan.clock = scan.clock.max(newest);
+    Ok(scan)
+}

@@ -1,0 +1,304 @@
+//! Counters of what the broker did, cheap enough for every message.
+//!
+//! Each listener counts its own traffic; the broker's is the sum of them all, those that are gone included.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::message::Millis;
+use crate::telemetry::outcomes::{Drops, Reason};
+
+macro_rules! counters {
+    ($(#[$struct_doc:meta])* $Name:ident { $($(#[$doc:meta])* $name:ident,)+ }) => {
+        $(#[$struct_doc])*
+        #[derive(Debug, Default)]
+        pub struct $Name { $($(#[$doc])* pub $name: Counter,)+ }
+    };
+}
+
+/// A number that grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [Counter; CLASSES],
+    micros: Counter,
+}
+
+/// What a [`Histogram`] says at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the last: longer than all.
+    pub counts: [u64; CLASSES],
+    /// All of it, in microseconds.
+    pub micros: u64,
+}
+
+const CLASSES: usize = BOUNDS_MICROS.len() + 1;
+/// The upper bounds of the classes, in microseconds.
+pub const BOUNDS_MICROS: [u64; 12] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+impl Histogram {
+    /// It took so long once.
+    pub fn observe(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let class = BOUNDS_MICROS.iter().position(|bound| micros <= *bound);
+        if let Some(count) = self.counts.get(class.unwrap_or(BOUNDS_MICROS.len())) {
+            count.add(1);
+        }
+        self.micros.add(micros);
+    }
+
+    /// What was observed until now.
+    pub fn get(&self) -> Spread {
+        Spread {
+            counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, Counter::get)),
+            micros: self.micros.get(),
+        }
+    }
+}
+
+counters! {
+    /// What belongs to no listener, since the start.
+    Metrics {
+        /// Clients that could not say who they are.
+        authentication_failures,
+        /// Things that clients were not allowed to do.
+        denied,
+        /// Sessions that expired.
+        sessions_expired,
+    }
+}
+
+macro_rules! traffic {
+    (
+        connections { $($(#[$own_doc:meta])* $own:ident,)+ }
+        flow { $($(#[$doc:meta])* $name:ident,)+ }
+        written { $(#[$written_doc:meta])* $written:ident, }
+    ) => {
+        counters! {
+            /// What went through one listener.
+            Traffic { $($(#[$own_doc])* $own,)+ $($(#[$doc])* $name,)+ $(#[$written_doc])* $written, }
+        }
+
+        /// The counters of one listener, or of several, at one moment.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Sums {
+            $($(#[$own_doc])* pub $own: u64,)+
+            $($(#[$doc])* pub $name: u64,)+
+            $(#[$written_doc])* pub $written: u64,
+        }
+
+        impl Sums {
+            /// Adds those of a listener.
+            pub fn add(&mut self, traffic: &Traffic) {
+                $(self.$own += traffic.$own.get();)+
+                $(self.$name += traffic.$name.get();)+
+                self.$written += traffic.$written.get();
+            }
+        }
+
+        /// What one connection counts for itself and adds to its listener's counters once in a while: a counter that all cores write
+        /// to costs as much as everything else about a small message.
+        #[derive(Debug, Default)]
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Messages that no subscription matched, since this was added.
+            pub no_subscriber: u64,
+            /// Messages that were not for who published them, since this was added.
+            pub no_local: u64,
+            /// What was added already, and what was written.
+            flow: Flow,
+        }
+
+        impl Tally {
+            /// Adds what was counted, and begins again.
+            #[inline]
+            pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
+                self.flow.messages_received += self.publish_received;
+                self.flow.messages_sent += self.publish_sent;
+                self.flow.bytes_received += self.bytes_received;
+                $(if self.$name > 0 {
+                    traffic.$name.add(std::mem::take(&mut self.$name));
+                })+
+                if self.no_subscriber + self.no_local > 0 {
+                    self.add_passed_over(drops);
+                }
+            }
+        }
+    };
+}
+
+traffic! {
+    connections {
+        /// Network connections accepted.
+        connections,
+        /// Connections refused or closed for breaking a rule.
+        refused,
+    }
+    flow {
+        /// Packets that came in.
+        packets_received,
+        /// Packets that went out.
+        packets_sent,
+        /// PUBLISH packets that came in.
+        publish_received,
+        /// PUBLISH packets that went out.
+        publish_sent,
+        /// Payload bytes that came in.
+        publish_bytes_received,
+        /// Payload bytes that went out.
+        publish_bytes_sent,
+        /// Bytes that came in.
+        bytes_received,
+    }
+    written {
+        /// Bytes that went out.
+        bytes_sent,
+    }
+}
+
+impl Tally {
+    #[cold]
+    fn add_passed_over(&mut self, drops: &Drops) {
+        drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
+        drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
+    }
+
+    /// Whether anything came or went since this was added to the listener's counters last: messages are packets, too.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        (self.bytes_received | self.packets_sent | self.packets_received) != 0
+    }
+
+    /// Bytes were written, with those of the packets that were counted before.
+    #[inline]
+    pub fn wrote(&mut self, bytes: u64, traffic: &Traffic) {
+        self.flow.bytes_sent += bytes;
+        traffic.bytes_sent.add(bytes);
+    }
+}
+
+/// What went through one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// PUBLISH packets that came in.
+    pub messages_received: u64,
+    /// PUBLISH packets that went out.
+    pub messages_sent: u64,
+    /// Bytes that came in.
+    pub bytes_received: u64,
+    /// Bytes that went out.
+    pub bytes_sent: u64,
+}
+
+/// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
+/// done by a clock: a connection that does nothing is not woken for it, and one without messages needs no memory for it.
+#[derive(Debug, Default)]
+pub struct Pace {
+    past: Option<Box<Past>>,
+    end: Millis,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    before: (Millis, Flow),
+    begin: (Millis, Flow),
+}
+
+/// How long a stretch is.
+const STRETCH_MS: Millis = 10_000;
+
+impl Pace {
+    /// Of a connection that begins.
+    pub fn new(now: Millis) -> Pace {
+        Pace { past: None, end: now + STRETCH_MS }
+    }
+
+    /// Something is done now, and not yet added.
+    #[inline]
+    pub fn pass(&mut self, now: Millis, tally: &Tally) {
+        if now >= self.end {
+            self.begin_anew(now, tally);
+        }
+    }
+
+    #[cold]
+    fn begin_anew(&mut self, now: Millis, tally: &Tally) {
+        if tally.publish_received
+            + tally.publish_sent
+            + tally.flow.messages_received
+            + tally.flow.messages_sent
+            == 0
+        {
+            return;
+        }
+        let (idle, begin) = (now >= self.end + STRETCH_MS, (now, tally.flow));
+        let before = if idle { (now - STRETCH_MS, tally.flow) } else { self.past().begin };
+        self.past = Some(Box::new(Past { before, begin }));
+        self.end = now + STRETCH_MS;
+    }
+
+    /// The first stretch begins with the connection.
+    fn past(&self) -> Past {
+        let first = (self.end.saturating_sub(STRETCH_MS), Flow::default());
+        self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
+    }
+
+    /// What went through it in all, and in a second of the last ten to twenty.
+    pub fn look(&self, now: Millis, tally: &Tally) -> (Flow, [f64; 4]) {
+        let (all, (since, before)) = (tally.flow, self.past().before);
+        if now >= self.end + STRETCH_MS {
+            return (all, [0.0; 4]);
+        }
+        let seconds = now.saturating_sub(since).max(1_000) as f64 / 1_000.0;
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let rates = [
+            rate(all.messages_received, before.messages_received),
+            rate(all.messages_sent, before.messages_sent),
+            rate(all.bytes_received, before.bytes_received),
+            rate(all.bytes_sent, before.bytes_sent),
+        ];
+        (all, rates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
+        let (traffic, mut tally, mut pace) = (Traffic::default(), Tally::default(), Pace::new(1_000));
+        let turn = |tally: &mut Tally, pace: &mut Pace, now| {
+            tally.publish_sent += 10;
+            pace.pass(now, tally);
+            tally.add_to(&traffic, &Drops::default());
+        };
+        // Ten messages a second.
+        (1..=60).for_each(|s| turn(&mut tally, &mut pace, 1_000 + s * 1_000));
+        let (all, [_, rate, ..]) = pace.look(61_000, &tally);
+        assert_eq!((all.messages_sent, traffic.publish_sent.get()), (600, 600));
+        assert!((9.0..=11.0).contains(&rate), "{rate}");
+        // Silence, then ten at once.
+        assert_eq!(pace.look(100_000, &tally).1[1], 0.0);
+        turn(&mut tally, &mut pace, 200_000);
+        assert_eq!(pace.look(200_000, &tally).1[1], 1.0);
+    }
+}

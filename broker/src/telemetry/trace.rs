@@ -1,0 +1,546 @@
+//! Live traces: somebody follows messages on their way, from the PUBLISH that brought them to the acknowledgement of each
+//! subscriber, or to the reason why there is none.
+//!
+//! While nobody does, a message costs one relaxed load where it could be told. While somebody does, each message that a trace could
+//! want gets a number, which travels with it, over queues, the disk and a restart, so that its story can be read together. Nothing
+//! waits for a reader: what a trace does not take in time is lost, and it is told how much. Payloads are never shown.
+//!
+//! One more reader may [`Export`] the ways of those messages that ask for it: others cost a look at their own flags then.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode, topic};
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::message::{Message, Millis};
+use crate::telemetry::outcomes::{Ends, Kind, Reason};
+
+/// How many traces there are at once.
+pub const TRACES_MAX: usize = 4;
+/// How many events wait for the reader of a trace.
+pub const EVENTS_MAX: usize = 4_096;
+/// How many messages are remembered by who published them.
+const PUBLISHERS_MAX: usize = 4_096;
+/// The longest topic name and the longest words in an event, in bytes.
+const TEXT_MAX: usize = 512;
+
+/// Names a followed message; unique over restarts.
+pub type TraceId = u64;
+
+/// What a trace wants; all of it has to fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The client that published the message, or that the event is about.
+    pub client: Option<Box<str>>,
+    /// A valid topic filter.
+    pub topic: Option<Box<str>>,
+}
+
+impl Filter {
+    fn wants_topic(&self, name: &str) -> bool {
+        match &self.topic {
+            Some(filter) => topic::matches(filter, name),
+            // As with `#`: what the broker says of itself has to be asked for.
+            None => !name.starts_with('$'),
+        }
+    }
+
+    fn wants_client(&self, from: Option<&str>, about: Option<&str>) -> bool {
+        let Some(client) = self.client.as_deref() else { return true };
+        from == Some(client) || about == Some(client)
+    }
+}
+
+/// The message that an event is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its number, if it is followed since it came.
+    pub id: Option<TraceId>,
+    /// Who published it, if the caller knows.
+    pub from: Option<&'a Arc<str>>,
+    /// The topic name, as the broker knows it.
+    pub topic: &'a str,
+    /// As published.
+    pub qos: QoS,
+    /// The size of its payload.
+    pub bytes: usize,
+    /// The properties that it came with, or those that go with it: user properties are the same in both.
+    pub properties: &'a [u8],
+    /// When it was published.
+    pub at: Millis,
+}
+
+impl Subject<'_> {
+    /// A message on its way.
+    pub fn of(message: &Message) -> Subject<'_> {
+        let (topic, qos, bytes) = (message.topic_str(), message.qos(), message.payload().len());
+        let (properties, at) = (message.properties(), message.published_at());
+        Subject { id: message.trace(), from: None, topic, qos, bytes, properties, at }
+    }
+}
+
+/// One step of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It was taken; the rule that allows it.
+    Accepted(Box<str>),
+    /// It was not taken, and in words why.
+    Refused(Reason, Box<str>),
+    /// It is the retained message of its topic now, or removed that.
+    Retained,
+    /// So many sessions and shared groups have a subscription that matches.
+    Matched {
+        /// Sessions.
+        sessions: usize,
+        /// Groups, each of which gives it to one member.
+        groups: usize,
+    },
+    /// It waits for a client.
+    Queued {
+        /// The client is connected.
+        connected: bool,
+        /// As a member of a shared group.
+        shared: bool,
+    },
+    /// It goes no further.
+    Ended(Reason),
+    /// It was given to the network.
+    Sent {
+        /// How it was sent.
+        qos: QoS,
+        /// For QoS 1 and 2.
+        packet_id: Option<PacketId>,
+        /// It was sent over an earlier connection before.
+        again: bool,
+    },
+    /// The client has answered: PUBACK or PUBREC.
+    Acknowledged(PacketType, ReasonCode),
+}
+
+impl Step {
+    /// As JSON and people read it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Step::Accepted(_) => "accepted",
+            Step::Refused(..) => "refused",
+            Step::Retained => "retained",
+            Step::Matched { .. } => "matched",
+            Step::Queued { .. } => "queued",
+            Step::Ended(reason) => match reason.kind() {
+                Kind::PassedOver => "passed over",
+                Kind::Refused | Kind::Lost => "dropped",
+            },
+            Step::Sent { .. } => "sent",
+            Step::Acknowledged(..) => "acknowledged",
+        }
+    }
+
+    /// Why it ends here.
+    pub const fn reason(&self) -> Option<Reason> {
+        match self {
+            Step::Refused(reason, _) | Step::Ended(reason) => Some(*reason),
+            _ => None,
+        }
+    }
+
+    /// More about it, in words.
+    pub fn detail(&self) -> String {
+        let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+        match self {
+            Step::Accepted(text) | Step::Refused(_, text) => text.to_string(),
+            Step::Retained => String::new(),
+            Step::Matched { sessions, groups: 0 } => count(*sessions, "session"),
+            Step::Matched { sessions, groups } => {
+                format!("{}, {}", count(*sessions, "session"), count(*groups, "shared group"))
+            }
+            Step::Queued { connected, shared } => {
+                let state = if *connected { "connected" } else { "offline" };
+                format!("{state}{}", if *shared { ", as a member of a shared group" } else { "" })
+            }
+            Step::Ended(reason) => reason.text().to_owned(),
+            Step::Sent { qos, packet_id, again } => {
+                let id = packet_id.map(|id| format!(", packet identifier {id}")).unwrap_or_default();
+                format!("QoS {}{id}{}", *qos as u8, if *again { ", again" } else { "" })
+            }
+            Step::Acknowledged(packet, reason) => format!("{packet} {reason}"),
+        }
+    }
+}
+
+/// What a trace is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: Millis,
+    /// The number of the message; `None`: it came before the trace.
+    pub message: Option<TraceId>,
+    /// Who published it, where that is known still.
+    pub from: Option<Arc<str>>,
+    /// The subscriber that it is about, if it is about one.
+    pub client: Option<Arc<str>>,
+    /// The topic name.
+    pub topic: Box<str>,
+    /// As published.
+    pub qos: QoS,
+    /// The size of the payload.
+    pub bytes: usize,
+    /// What happened.
+    pub step: Step,
+}
+
+/// What comes out of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// An event.
+    Event(Event),
+    /// So many events would have stood here: they came faster than they were read.
+    Lost(u64),
+}
+
+/// Who takes the ways of single messages out of the broker: all that it is told is of a message that it wants.
+pub(crate) trait Export: std::fmt::Debug + Send + Sync {
+    /// Whether it may want a message that comes with these properties.
+    fn may_want(&self, properties: &[u8]) -> bool;
+    /// Whether it wants the message of this number.
+    fn wants(&self, id: TraceId, properties: &[u8]) -> bool;
+    /// It came, and was taken or refused.
+    fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>);
+    /// Something happened to it, perhaps on its way to a client.
+    fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: &Step);
+    /// How many spans were sent, and how many were not, since there were too many.
+    fn spans(&self) -> (u64, u64);
+}
+
+/// Somebody follows messages.
+const FOLLOWED: u8 = 1;
+/// There is an [`Export`].
+const EXPORTED: u8 = 2;
+
+/// All traces.
+#[derive(Debug)]
+pub struct Traces {
+    on: AtomicU8,
+    clock: Clock,
+    inner: Mutex<Inner>,
+    export: OnceLock<Arc<dyn Export>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    traces: Vec<Trace>,
+    last: u64,
+    /// Who published the messages that were numbered last, in the order of their numbers.
+    publishers: VecDeque<(TraceId, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Trace {
+    number: u64,
+    filter: Filter,
+    events: mpsc::Sender<Told>,
+    lost: u64,
+}
+
+impl Traces {
+    /// None.
+    pub(crate) fn new(clock: Clock) -> Traces {
+        Traces { on: AtomicU8::new(0), clock, inner: Mutex::default(), export: OnceLock::new() }
+    }
+
+    /// Whether anybody may want to know anything.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether anybody may want to know what becomes of a message.
+    #[inline]
+    pub fn hear_of(&self, message: &Message) -> bool {
+        match self.on.load(Ordering::Relaxed) {
+            0 => false,
+            on => on & FOLLOWED != 0 || message.trace().is_some(),
+        }
+    }
+
+    /// Whether anybody follows anything, live.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.on.load(Ordering::Relaxed) & FOLLOWED != 0
+    }
+
+    /// Exports from here on. Once.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn set_export(&self, export: Arc<dyn Export>) {
+        if self.export.set(export).is_ok() {
+            self.on.fetch_or(EXPORTED, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the ways of messages are exported to.
+    pub(crate) fn export(&self) -> Option<&dyn Export> {
+        self.export.get().map(|export| &**export)
+    }
+
+    /// Where those of a message are, if they are.
+    fn export_of(&self, subject: &Subject<'_>) -> Option<&dyn Export> {
+        if self.on.load(Ordering::Relaxed) & EXPORTED == 0 {
+            return None;
+        }
+        let (export, id) = (self.export()?, subject.id?);
+        export.wants(id, subject.properties).then_some(export)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a trace; `None`: there are as many as there may be.
+    pub fn follow(ends: &Arc<Ends>, filter: Filter) -> Option<Following> {
+        let mut inner = ends.traces.lock();
+        if inner.traces.len() >= TRACES_MAX {
+            return None;
+        }
+        let (events, told) = mpsc::channel(EVENTS_MAX);
+        inner.last += 1;
+        let number = inner.last;
+        inner.traces.push(Trace { number, filter, events, lost: 0 });
+        ends.traces.on.fetch_or(FOLLOWED, Ordering::Relaxed);
+        Some(Following { ends: ends.clone(), number, told })
+    }
+
+    /// A PUBLISH came: the number of the message, if a trace may want it. `next` makes one.
+    #[cold]
+    pub(crate) fn number(
+        &self,
+        (from, topic): (&Arc<str>, &str),
+        properties: &[u8],
+        next: impl FnOnce() -> u64,
+    ) -> Option<TraceId> {
+        let export = self.export().filter(|export| export.may_want(properties));
+        // Whom it will go to is not known yet.
+        let follows = |inner: &Inner| inner.traces.iter().any(|trace| trace.filter.wants_topic(topic));
+        let inner = if self.is_followed() { Some(self.lock()).filter(|inner| follows(inner)) } else { None };
+        let Some(mut inner) = inner else {
+            let export = export?;
+            return Some(next()).filter(|id| export.wants(*id, properties));
+        };
+        let id = next();
+        if inner.publishers.len() >= PUBLISHERS_MAX {
+            inner.publishers.pop_front();
+        }
+        inner.publishers.push_back((id, from.clone()));
+        Some(id)
+    }
+
+    /// Something happened to a message, perhaps on its way to a client.
+    #[cold]
+    pub(crate) fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: Step) {
+        if let Some(export) = self.export_of(subject) {
+            export.tell(subject, client, &step);
+        }
+        if !self.is_followed() {
+            return;
+        }
+        let mut inner = self.lock();
+        let Inner { traces, publishers, .. } = &mut *inner;
+        if !traces.iter().any(|trace| trace.filter.wants_topic(subject.topic)) {
+            return;
+        }
+        let known = subject.id.and_then(|id| publishers.binary_search_by_key(&id, |(id, _)| *id).ok());
+        let known = known.and_then(|at| publishers.get(at)).map(|(_, from)| from.clone());
+        let from = known.or_else(|| subject.from.cloned());
+        let at = self.clock.now();
+        for trace in traces {
+            let (filter, about) = (&trace.filter, client.map(|client| &**client));
+            if !filter.wants_topic(subject.topic) || !filter.wants_client(from.as_deref(), about) {
+                continue;
+            }
+            trace.tell(Event {
+                at,
+                message: subject.id,
+                from: from.clone(),
+                client: client.cloned(),
+                topic: cut(subject.topic),
+                qos: subject.qos,
+                bytes: subject.bytes,
+                step: step.clone().cut(),
+            });
+        }
+    }
+
+    /// A message that came was taken or refused.
+    #[cold]
+    pub(crate) fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>) {
+        if let Some(export) = self.export_of(subject) {
+            export.routed(subject, since, refused);
+        }
+    }
+
+    fn end(&self, number: u64) {
+        let mut inner = self.lock();
+        inner.traces.retain(|trace| trace.number != number);
+        if inner.traces.is_empty() {
+            inner.publishers = VecDeque::new();
+            self.on.fetch_and(!FOLLOWED, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Trace {
+    fn tell(&mut self, event: Event) {
+        if self.lost > 0 && self.events.try_send(Told::Lost(self.lost)).is_ok() {
+            self.lost = 0;
+        }
+        if self.lost > 0 || self.events.try_send(Told::Event(event)).is_err() {
+            self.lost += 1;
+        }
+    }
+}
+
+impl Step {
+    fn cut(self) -> Step {
+        match self {
+            Step::Accepted(text) => Step::Accepted(cut(&text)),
+            Step::Refused(reason, text) => Step::Refused(reason, cut(&text)),
+            other => other,
+        }
+    }
+}
+
+pub(crate) fn cut(text: &str) -> Box<str> {
+    if text.len() <= TEXT_MAX {
+        return text.into();
+    }
+    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= TEXT_MAX).last().unwrap_or(0);
+    format!("{}…", text.get(..end).unwrap_or_default()).into()
+}
+
+/// A trace that somebody reads; dropping it ends it.
+#[derive(Debug)]
+pub struct Following {
+    ends: Arc<Ends>,
+    number: u64,
+    told: mpsc::Receiver<Told>,
+}
+
+impl Following {
+    /// What comes next. May be dropped at any time.
+    pub async fn next(&mut self) -> Told {
+        match self.told.recv().await {
+            Some(told) => told,
+            // It is told until it is dropped.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What has come, if anything has; behind it, how much was lost that was not told yet.
+    pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
+        let mut inner = self.ends.traces.lock();
+        let own = inner.traces.iter_mut().find(|trace| trace.number == self.number);
+        let lost = own.map_or(0, |trace| std::mem::take(&mut trace.lost));
+        drop(inner);
+        let told = &mut self.told;
+        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(Told::Lost(lost)))
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.ends.traces.end(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
+        Traces::follow(ends, filter).unwrap()
+    }
+
+    fn filter(client: &str, topic: &str) -> Filter {
+        let some = |text: &str| (!text.is_empty()).then(|| text.into());
+        Filter { client: some(client), topic: some(topic) }
+    }
+
+    fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
+        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
+    }
+
+    fn steps(following: &mut Following) -> Vec<String> {
+        let word = |told: Told| match told {
+            Told::Event(event) => {
+                format!("{}:{}", event.client.as_deref().unwrap_or("-"), event.step.name())
+            }
+            Told::Lost(n) => format!("lost {n}"),
+        };
+        following.rest().map(word).collect()
+    }
+
+    #[test]
+    fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut of_topic = follow(&ends, filter("", "home/+"));
+        let mut of_phone = follow(&ends, filter("phone", ""));
+        let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
+        let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
+            ("kitchen".into(), "phone".into(), "tv".into());
+        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
+        assert_eq!(id, Some(7));
+        traces.tell(&subject(id, "home/temp"), None, Step::Retained);
+        traces.tell(&subject(id, "home/temp"), Some(&phone), Step::Ended(Reason::Offline));
+        traces.tell(&subject(id, "home/temp"), Some(&tv), Step::Ended(Reason::QueueFull));
+        traces.tell(&subject(None, "other"), Some(&phone), Step::Ended(Reason::Expired));
+        assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
+        assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);
+        assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:passed over", "tv:dropped"]);
+    }
+
+    #[test]
+    fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
+        for _ in 0..EVENTS_MAX + 5 {
+            traces.tell(&subject(None, "t"), None, Step::Retained);
+        }
+        let told = steps(&mut following);
+        assert_eq!((told.len(), told.last().unwrap().as_str()), (EVENTS_MAX + 1, "lost 5"));
+        for _ in 0..EVENTS_MAX + 1 {
+            traces.tell(&subject(None, "t"), None, Step::Retained);
+        }
+        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
+        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
+        traces.tell(&subject(None, "t"), None, Step::Retained);
+        let told = steps(&mut following);
+        assert_eq!(told[told.len() - 2..], ["lost 1", "-:retained"]);
+    }
+
+    #[test]
+    fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
+        assert!(Traces::follow(&ends, Filter::default()).is_none());
+        all.pop();
+        assert!(traces.is_on() && Traces::follow(&ends, Filter::default()).is_some());
+        all.clear();
+        assert!(!traces.is_on());
+        assert!(traces.lock().publishers.is_empty());
+    }
+
+    #[test]
+    fn nothing_in_an_event_is_long() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
+        let topic = "ä".repeat(30_000);
+        traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
+        let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };
+        assert!(event.topic.len() <= TEXT_MAX + 3 && event.step.detail().len() <= TEXT_MAX + 3);
+    }
+}
