@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use lapwing::config::QueuePolicy;
+use lapwing::message::Delivery;
 use lapwing::message::{Content, Message};
-use lapwing::outbox::{Bounds, Delivery, Outbox};
+use lapwing::outbox::{Bounds, Outbox};
 use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
 use lapwing::store::publish_record::Journal;
 use lapwing::{QoS, Version};

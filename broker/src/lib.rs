@@ -33,7 +33,7 @@ mod workers;
 
 pub use lapwing_protocol::{QoS, ReasonCode, Version};
 
-pub use crate::server::reload::Reloaded;
+pub use crate::core::control::Reloaded;
 pub use crate::server::{Broker, Builder, StartError, check_files};
 
 /// The version of this broker.

@@ -8,7 +8,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use lapwing::store::tools::log_records;
-use lapwing::store::{Durability, DurableStore, Options, Record};
+use lapwing::message::Durability;
+use lapwing::store::{DurableStore, Options, Record};
 use lapwing_tests::disk::{MemoryDisk, Random};
 use lapwing_tests::ledger::{self, Model};
 use libfuzzer_sys::fuzz_target;

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use lapwing::QoS;
-use lapwing::message::{Content, Message, SubscriptionIds};
-use lapwing::outbox::DeliveryTerms;
+use lapwing::message::DeliveryTerms;
+use lapwing::message::{Content, Durability, Message, SubscriptionIds};
 use lapwing::session::Held;
 use lapwing::store::{
-    Beside, Durability, DurableStore, Entry, Exchange, Failed, KeptSubscription, OpenError, Origin, Page,
-    Places, Queued, Record, Seat, SessionTerms, Store, Ticket,
+    Beside, DurableStore, Entry, Exchange, Failed, KeptSubscription, OpenError, Origin, Page, Places, Queued,
+    Record, Seat, SessionTerms, Store, Ticket,
 };
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;

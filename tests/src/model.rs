@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use lapwing::message::{Content, Message};
-use lapwing::outbox::{Delivery, DeliveryTerms};
+use lapwing::message::{Delivery, DeliveryTerms};
 use lapwing::session::{Effect, Session, Terms, Transmit};
 use lapwing_protocol::packet::{Ack, Packet, PacketId, Publish};
 use lapwing_protocol::{PacketType, QoS, ReasonCode};

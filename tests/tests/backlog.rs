@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lapwing::QoS;
-use lapwing::message::{Content, Message};
-use lapwing::outbox::DeliveryTerms;
+use lapwing::message::DeliveryTerms;
+use lapwing::message::{Content, Durability, Message};
 use lapwing::store::{
-    Durability, DurableStore, Exchange, OnCorruption, Options, Origin, Page, Places, Queued, Record,
-    SessionTerms, Store,
+    DurableStore, Exchange, OnCorruption, Options, Origin, Page, Places, Queued, Record, SessionTerms, Store,
 };
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;

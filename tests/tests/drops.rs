@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use lapwing::Broker;
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::message::Message;
-use lapwing::outbox::Delivery;
+use lapwing::message::Delivery;
+use lapwing::message::{Message, Seq};
 use lapwing::store::{
-    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat, Seq,
+    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat,
     Store, Ticket, Unavailable,
 };
 use lapwing::telemetry::outcomes::{Kind, Reason};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::message::{Content, Message};
-use lapwing::outbox::Delivery;
+use lapwing::message::Delivery;
+use lapwing::message::{Content, Durability, Message, Seq};
 use lapwing::store::{
-    Durability, DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged,
-    Places, Record, Records, Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
+    DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged, Places, Record,
+    Records, Recovered, Reply, Seat, Store, Ticket, Unavailable,
 };
 use lapwing::{Broker, QoS};
 use lapwing_tests::disk::{Fault, MemoryDisk};

@@ -8,9 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapwing::store::{
-    Durability, DurableStore, Health, OnCorruption, OpenError, Options, Record, Store, Ticket,
-};
+use lapwing::message::Durability;
+use lapwing::store::{DurableStore, Health, OnCorruption, OpenError, Options, Record, Store, Ticket};
 use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk, Random};
 use lapwing_tests::ledger::{self, Model, State};
 

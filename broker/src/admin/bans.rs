@@ -8,7 +8,7 @@ use super::routes::{Route, route};
 use super::shape::{Page, object};
 use crate::auth::ban::{self, Change, NotChanged, Whom};
 use crate::config::network;
-use crate::server::reload;
+use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => Page<Ban>),
@@ -129,7 +129,7 @@ async fn add(call: Call, new: NewBan) -> Result<Ban, Failure> {
     let until_s = new.for_s.map(|s| ban::now_s() + s);
     let ban = ban::Ban { whom, until_s, reason: new.reason.unwrap_or_default().into() };
     let answer = shown(&ban);
-    reload::change(&call.admin.reloads, Change::Add(ban)).await.map_err(not_changed)?;
+    control::change(&call.admin.reloads, Change::Add(ban)).await.map_err(not_changed)?;
     Ok(answer)
 }
 
@@ -137,7 +137,7 @@ async fn remove(call: Call) -> Result<Lifted, Failure> {
     let whom = whom(call.text("client"), call.text("user"), call.text("address"))?;
     call.audit(&format!("lift the ban of {whom}"));
     let text = whom.to_string();
-    match reload::change(&call.admin.reloads, Change::Remove(whom)).await.map_err(not_changed)? {
+    match control::change(&call.admin.reloads, Change::Remove(whom)).await.map_err(not_changed)? {
         true => Ok(Lifted { whom: text }),
         false => Err(Failure::missing(
             format!("{text} is not banned"),

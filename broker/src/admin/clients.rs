@@ -17,7 +17,7 @@ use crate::clients::report::{self, Account};
 use crate::clients::{self};
 use crate::config::network;
 use crate::core::Core;
-use crate::core::settings::GateNumber;
+use crate::net::endpoint::GateNumber;
 use crate::outbox::Outbox;
 use crate::session::Held;
 use crate::telemetry::outcomes::Reason;

@@ -4,7 +4,8 @@ use super::answer::Failure;
 use super::call::Call;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::core::settings::{Gate, Snapshot};
+use crate::core::settings::Snapshot;
+use crate::net::endpoint::Gate;
 use crate::telemetry::metrics::Sums;
 
 pub(super) const ROUTES: &[Route] = &[

@@ -4,7 +4,7 @@ use super::answer::Failure;
 use super::call::Call;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::server::reload;
+use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/log", "What is logged", [], get => Level),
@@ -38,7 +38,7 @@ const LEVELS: &str =
     "give off, error, warn, info, debug, trace, or a filter like \"info,audit=warn,lapwing::net=debug\"";
 
 async fn level(call: &Call, set: Option<String>) -> Result<Level, Failure> {
-    let level = reload::level(&call.admin.reloads, set).await;
+    let level = control::level(&call.admin.reloads, set).await;
     let level = level.map_err(|error| Failure::bad(format!("log.level: {error}"), LEVELS))?;
     Ok(Level { level, configured: call.admin.core.live.get().config.log.level.clone() })
 }

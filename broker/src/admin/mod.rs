@@ -51,9 +51,8 @@ use self::answer::{Answer, Content, Failure, JSON, LINES};
 use self::call::{Call, Who};
 use crate::auth::audit;
 use crate::core::Core;
+use crate::core::control::{Named, Request as Reload};
 use crate::net::ControlSocket;
-use crate::server::listeners::Named;
-use crate::server::reload::Request as Reload;
 
 /// How many connections there are at once on each of the two; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;

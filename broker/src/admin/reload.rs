@@ -4,7 +4,7 @@ use super::answer::Failure;
 use super::call::Call;
 use super::routes::{Route, route};
 use super::shape::object;
-use crate::server::reload;
+use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     POST "/reload",
@@ -23,7 +23,7 @@ object! {
 
 async fn reload(call: Call) -> Result<Reloaded, Failure> {
     call.audit("reload");
-    let reloaded = reload::ask(&call.admin.reloads, None).await;
+    let reloaded = control::ask(&call.admin.reloads, None).await;
     let reloaded = reloaded.map_err(|error| {
         Failure::conflict(error, "all stays as it was: correct the configuration, and try again")
     })?;

@@ -15,8 +15,8 @@ use super::password::{Lasting, Passwords};
 use super::scram::{Scram, Verifier};
 use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
 use crate::config::{self, Method};
-use crate::core::settings::GateNumber;
 use crate::net::Peer;
+use crate::net::endpoint::GateNumber;
 
 /// One listener's way in.
 #[derive(Debug)]

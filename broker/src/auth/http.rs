@@ -28,7 +28,7 @@ pub const METHOD: &str = "http";
 fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
     let mut tls = TlsConfig::builder();
     if let Some(path) = &config.http_ca_file {
-        let text = super::load::text_of("auth.http_ca_file", Path::new(path))?;
+        let text = crate::config::text_of("auth.http_ca_file", Path::new(path))?;
         let roots: Vec<_> = parse_pem(text.as_bytes())
             .filter_map(|item| match item {
                 Ok(PemItem::Certificate(certificate)) => Some(certificate),

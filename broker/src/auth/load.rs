@@ -1,7 +1,6 @@
 //! From the configuration and the files that it names to a policy.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +13,8 @@ use super::configured::{Configured, Entrance};
 use super::jwt::{self, Tokens};
 use super::password::{Lasting, Passwords};
 use super::{Auth, Open, certificate};
-use crate::config::{self, Config, Listener, Secret, why_not_readable};
-use crate::core::settings::GateNumber;
+use crate::config::{self, Config, Listener, Secret, text_of, why_not_secret};
+use crate::net::endpoint::GateNumber;
 use crate::net::tls;
 
 /// Reads everything that `[auth]` and the listeners name.
@@ -209,26 +208,6 @@ fn read<T>(
             None
         }
     }
-}
-
-/// The text of a file, or why there is none: a folder, no right, no UTF-8.
-pub(crate) fn text_of(key: &str, path: &Path) -> Result<String, String> {
-    if let Some(error) = why_not_readable(key, path) {
-        return Err(error);
-    }
-    std::fs::read_to_string(path).map_err(|error| format!("{key} {}: {error}", path.display()))
-}
-
-/// Why a file with a secret in it is not used: others can read it.
-pub(crate) fn why_not_secret(key: &str, path: &Path) -> Option<String> {
-    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
-    (mode & 0o006 != 0).then(|| {
-        format!(
-            "{key} {}: everybody on this machine can read it (mode {mode:o}), so it is no secret any more. Make a new one, or, if \
-             nobody else was there yet, chmod 600 it (in a container: defaultMode 0400)",
-            path.display()
-        )
-    })
 }
 
 fn warn_of(passwords: &Passwords, rehash: bool) {

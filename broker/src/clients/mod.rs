@@ -7,7 +7,9 @@
 //! Clients stand in the order of their identifiers, so that operators can look through them a page at a time.
 
 pub mod handle;
+pub mod owned;
 pub mod report;
+pub mod timers;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,23 +20,9 @@ use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::clients::handle::Contact;
-use crate::core::settings::GateNumber;
-use crate::outbox::Outbox;
+use crate::clients::owned::{ConnectionNumber, Resident, RestNumber};
+use crate::net::endpoint::GateNumber;
 use crate::session::Session;
-
-/// Names a connection within this broker.
-pub type ConnectionNumber = u64;
-
-/// A session with its outbox, on its way from one owner to the next.
-#[derive(Debug)]
-pub struct Resident {
-    /// The session.
-    pub session: Box<Session>,
-    /// Its queue.
-    pub outbox: Arc<Outbox>,
-    /// Whose it is, as its last connection was recognized.
-    pub identity: Arc<Identity>,
-}
 
 /// Why a connection is told to end.
 #[derive(Debug)]
@@ -100,9 +88,6 @@ impl Entry {
         }
     }
 }
-
-/// Names one rest of one session, so that a timer of an earlier rest does nothing.
-pub type RestNumber = u64;
 
 /// All clients.
 #[derive(Debug)]

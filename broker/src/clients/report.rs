@@ -2,7 +2,7 @@
 
 use lapwing_protocol::QoS;
 
-use crate::clients::Resident;
+use crate::clients::owned::Resident;
 use crate::message::Millis;
 use crate::session::Held;
 use crate::telemetry::metrics::Flow;

@@ -6,7 +6,8 @@ use super::Config;
 use super::declare::{ANY, Key, Parse, choices, key, words};
 use super::value::Given;
 use crate::config::Secret;
-use crate::store::{Durability, OnCorruption};
+use crate::message::Durability;
+use crate::store::OnCorruption;
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }
 words! { OnCorruption { Refuse = "refuse", Quarantine = "quarantine", } }

@@ -3,15 +3,16 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use lapwing_protocol::topic;
 
 use super::declare::{ANY, Key, Parse, key, listed, quoted, words};
 use super::value::{self, Given};
-use crate::auth::certificate::check_template;
-use crate::store::Durability;
+use crate::config::template::check_template;
+use crate::config::why_not_readable;
+use crate::message::Durability;
 
 /// A network, or one address.
 pub fn network(text: &str) -> Option<IpNet> {
@@ -392,19 +393,4 @@ impl Listener {
         }
         errors
     }
-}
-
-/// Why a file cannot be read: who tried, and what its permissions are.
-pub(crate) fn why_not_readable(key: &str, path: &Path) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    let error = match std::fs::File::open(path) {
-        Ok(_) if path.is_dir() => return Some(format!("{key} {} is a folder, not a file", path.display())),
-        Ok(_) => return None,
-        Err(error) => error,
-    };
-    let user = std::fs::metadata("/proc/self")
-        .map_or_else(|_| String::new(), |m| format!(" as user id {}", m.uid()));
-    let mode = std::fs::metadata(path)
-        .map_or_else(|_| String::new(), |m| format!(" (owner {}, mode {:o})", m.uid(), m.mode() & 0o777));
-    Some(format!("{key} {} cannot be read{user}: {error}{mode}", path.display()))
 }

@@ -7,6 +7,7 @@
 mod check;
 mod declare;
 mod file;
+mod files;
 mod keys;
 mod listener;
 mod mosquitto;
@@ -15,15 +16,16 @@ mod print;
 mod reading;
 mod secret;
 mod source;
+pub(crate) mod template;
 mod value;
 
 pub(crate) use check::why_no_token;
 pub use declare::{Key, Reload};
+pub(crate) use files::{text_of, why_not_readable, why_not_secret};
 pub use keys::{
     Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, Telemetry,
     WideSubscriptions,
 };
-pub(crate) use listener::why_not_readable;
 pub use listener::{
     ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
 };

@@ -12,14 +12,15 @@ use tracing::{debug, warn};
 use super::packets::refusal;
 use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish};
 use crate::auth::Action;
-use crate::clients::Resident;
+use crate::clients::owned::Resident;
 use crate::config::mount;
 use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
-use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
-use crate::outbox::{Delivery, Take};
+use crate::message::Delivery;
+use crate::message::{Durability, Expiry, Message, Millis, REPLAYED, Seq};
+use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{Durability, Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::store::{Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
 use crate::telemetry::outcomes::Reason;
 
 /// How many retained messages are looked up at once for a new subscription.

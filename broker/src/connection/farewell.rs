@@ -15,11 +15,13 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::{Agreement, Connection, Exit};
-use crate::clients::{ConnectionNumber, End, Resident};
+use crate::clients::End;
+use crate::clients::owned::{ConnectionNumber, Resident};
 use crate::connection::output::Output;
-use crate::core::{Core, LastWord};
+use crate::core::Core;
+use crate::core::will::LastWord;
+use crate::message::Durability;
 use crate::net::Stream;
-use crate::store::Durability;
 
 /// How long the last bytes may take to be written, and the client to close its side.
 const GOODBYE: Duration = Duration::from_secs(2);

@@ -11,13 +11,13 @@ use super::{AliasedTopic, Connection, Exit, State};
 use crate::auth::{Action, audit};
 use crate::config::{DeniedPublish, mount};
 use crate::core::source;
-use crate::message::{Content, Message, Millis, forwarded};
+use crate::message::{Content, Durability, Message, Millis, TraceId, forwarded};
 use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
 use crate::store::publish_record::Journal;
-use crate::store::{Durability, Exchange, Record, Ticket};
+use crate::store::{Exchange, Record, Ticket};
 use crate::telemetry::outcomes::Reason;
-use crate::telemetry::trace::{Step, Subject, TraceId};
+use crate::telemetry::trace::{Step, Subject};
 
 /// What the rules say no to.
 const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());

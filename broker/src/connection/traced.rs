@@ -8,10 +8,10 @@ use lapwing_protocol::{PacketType, ReasonCode};
 use super::Connection;
 use crate::auth::Action;
 use crate::config::mount;
-use crate::message::Millis;
+use crate::message::{Millis, TraceId};
 use crate::store::Ticket;
 use crate::telemetry::outcomes::Reason;
-use crate::telemetry::trace::{Step, Subject, TraceId};
+use crate::telemetry::trace::{Step, Subject};
 
 impl Connection {
     /// The rule that decides what this client may do with a topic of the broker.

@@ -7,8 +7,9 @@ use lapwing_protocol::QoS;
 use crate::auth::{Action, Identity};
 use crate::config::mount;
 use crate::core::Core;
-use crate::core::settings::{GateNumber, Snapshot};
+use crate::core::settings::Snapshot;
 use crate::message::SessionNumber;
+use crate::net::endpoint::GateNumber;
 use crate::router::{Listener, Membership};
 use crate::telemetry::outcomes::Reason;
 

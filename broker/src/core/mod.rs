@@ -1,8 +1,10 @@
 //! What all connections share, and what happens to messages and sessions beyond a single connection.
 
+pub mod control;
 pub mod explain;
 pub mod recovery;
 pub mod settings;
+pub mod will;
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
@@ -14,20 +16,22 @@ use lapwing_protocol::{PacketId, QoS, topic};
 use tracing::{debug, warn};
 
 use crate::auth::{Action, Identity, Policy, audit};
-use crate::clients::{Registry, Resident, RestNumber};
+use crate::clients::Registry;
+use crate::clients::owned::{Resident, RestNumber};
+use crate::clients::timers::Agenda;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::settings::{Live, Snapshot};
+use crate::core::will::LastWord;
 use crate::limits::budget::Budget;
 use crate::limits::flapping::Arrivals;
 use crate::limits::rate::Users;
-use crate::message::{Content, Message, Millis, Seq, SessionNumber, Source};
+use crate::message::{Content, Durability, Message, Millis, Seq, SessionNumber, Source};
 use crate::outbox::{Bounds, Outbox, StoredTotal};
 use crate::router::{Batch, Kept, Passed, Retained, RouteCache, Routed, Router, Space};
-use crate::server::housekeeping::Agenda;
-use crate::session::{Session, Will};
+use crate::session::Session;
 use crate::store::publish_record::Journal;
-use crate::store::{Durability, Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
+use crate::store::{Failed, Origin, Record, Seat, SessionTerms, Store, Ticket};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcomes::{Ends, Reason};
 use crate::telemetry::trace::{Step, Subject};
@@ -466,25 +470,4 @@ impl Core {
 pub fn source<'a>(config: &Config, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
     let asks = config.auth.retained_source_checked && identity.rights.is_some() && identity.grants.is_none();
     asks.then_some(Source { client_id, user: identity.user.as_deref() })
-}
-
-/// A will with what is needed to publish it away from its session.
-#[derive(Debug)]
-pub struct LastWord {
-    will: Will,
-    session: SessionNumber,
-    client_id: Arc<str>,
-    identity: Identity,
-}
-
-impl LastWord {
-    /// Takes the will out of a session, so that it is published once.
-    pub fn take(session: &mut Session, identity: &Identity) -> Option<LastWord> {
-        session.will.take().map(|will| LastWord {
-            will,
-            session: session.number,
-            client_id: session.client_id.clone(),
-            identity: identity.clone(),
-        })
-    }
 }

@@ -7,12 +7,13 @@ use lapwing_protocol::flight::OutboundState;
 use tracing::{debug, info};
 
 use crate::auth::Identity;
-use crate::clients::Resident;
-use crate::core::{Core, LastWord};
-use crate::message::{Millis, REPLAYED};
+use crate::clients::owned::Resident;
+use crate::core::Core;
+use crate::core::will::LastWord;
+use crate::message::{Durability, Millis, REPLAYED};
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, Replay, Session};
-use crate::store::{Durability, KeptSession, OpenError, Page, Record, Recovered};
+use crate::store::{KeptSession, OpenError, Page, Record, Recovered};
 use crate::telemetry::outcomes::Reason;
 
 /// How much of a queue is read at once.

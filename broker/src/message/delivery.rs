@@ -1,5 +1,8 @@
 //! The identifiers of the subscriptions that a message is delivered for.
 
+use crate::message::{Message, Seq};
+use lapwing_protocol::QoS;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// Subscription identifiers, mostly none or one.
@@ -33,5 +36,36 @@ impl FromIterator<u32> for SubscriptionIds {
             [id] => SubscriptionIds::One(*id),
             _ => SubscriptionIds::Many(Arc::new(ids.into())),
         }
+    }
+}
+
+/// A message for one session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// How it is to be delivered.
+    pub terms: DeliveryTerms,
+    /// Its place in the stored queue of the session; 0: it is in memory only.
+    pub seq: Seq,
+}
+
+/// How a message is to be delivered to one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryTerms {
+    /// The QoS to deliver with, at most.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    pub subscription_ids: SubscriptionIds,
+    /// The shared group it was given out by: another member can have it if this one leaves.
+    pub share: Option<NonZeroU32>,
+}
+
+impl DeliveryTerms {
+    /// With this QoS, and nothing else to it.
+    pub fn plain(qos: QoS) -> DeliveryTerms {
+        DeliveryTerms { qos, retain: false, subscription_ids: SubscriptionIds::None, share: None }
     }
 }

@@ -7,14 +7,12 @@
 mod delivery;
 mod pool;
 
-pub use delivery::SubscriptionIds;
+pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
 
 use std::sync::Arc;
 
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
-
-use crate::telemetry::trace::TraceId;
 
 /// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -377,6 +375,21 @@ pub fn forwarded<'a>(properties: &Properties<'a>, scratch: &'a mut Vec<u8>) -> &
         let _ = writer.push(property);
     }
     writer.finish().as_bytes()
+}
+
+/// Names a followed message; unique over restarts.
+pub type TraceId = u64;
+
+/// When a record counts as kept (`docs/PROMISES.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// At once; it is written soon.
+    None,
+    /// When it is written: what a crash of the broker does not take. Synced by a timer.
+    Interval,
+    /// When it is on disk: what a loss of power does not take.
+    #[default]
+    Always,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, websocket};
-use crate::core::settings::Gate;
+use crate::net::endpoint::Gate;
 
 /// How much of what a client has said is read when it is accepted.
 const FIRST_BYTES: usize = 256;

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::entering::{Accepted, Raw};
 use super::{Transport, tls};
 use crate::config;
-use crate::core::settings::{Gate, GateNumber};
+use crate::net::endpoint::{Gate, GateNumber};
 
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4_096;

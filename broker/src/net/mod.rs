@@ -3,6 +3,7 @@
 //! Opening happens in two steps: all files of all listeners are read first, then the ports are opened, so that a bad
 //! certificate is told before any client finds an open port.
 
+pub mod endpoint;
 mod entering;
 mod listener;
 pub mod proxy;

@@ -4,7 +4,8 @@ use lapwing_protocol::PacketType;
 use lapwing_protocol::property::{Place, Properties, PropertyId};
 use ring::digest::{Context as Hash, SHA256};
 
-use crate::telemetry::trace::{Subject, TraceId};
+use crate::message::TraceId;
+use crate::telemetry::trace::Subject;
 
 /// The name of the user property.
 const TRACEPARENT: &str = "traceparent";

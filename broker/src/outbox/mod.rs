@@ -13,7 +13,6 @@ mod limits;
 pub use limits::{Bounds, StoredTotal};
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -22,42 +21,11 @@ use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 
 use crate::config::QueuePolicy;
-use crate::message::{Message, Seq, SessionNumber, SubscriptionIds};
+use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::Origin;
 use crate::store::publish_record::Journal;
 use crate::telemetry::outcomes::{Drops, Ends, Reason};
 use crate::workers;
-
-/// A message for one session.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Delivery {
-    /// The message.
-    pub message: Message,
-    /// How it is to be delivered.
-    pub terms: DeliveryTerms,
-    /// Its place in the stored queue of the session; 0: it is in memory only.
-    pub seq: Seq,
-}
-
-/// How a message is to be delivered to one session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeliveryTerms {
-    /// The QoS to deliver with, at most.
-    pub qos: QoS,
-    /// The RETAIN flag to send.
-    pub retain: bool,
-    /// The identifiers of the subscriptions that matched.
-    pub subscription_ids: SubscriptionIds,
-    /// The shared group it was given out by: another member can have it if this one leaves.
-    pub share: Option<NonZeroU32>,
-}
-
-impl DeliveryTerms {
-    /// With this QoS, and nothing else to it.
-    pub fn plain(qos: QoS) -> DeliveryTerms {
-        DeliveryTerms { qos, retain: false, subscription_ids: SubscriptionIds::None, share: None }
-    }
-}
 
 /// What became of a pushed message.
 #[derive(Debug)]
@@ -619,6 +587,7 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::message::Content;
+    use crate::message::DeliveryTerms;
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(

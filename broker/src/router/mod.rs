@@ -28,8 +28,9 @@ use std::task::Waker;
 
 use lapwing_protocol::topic;
 
+use crate::message::Delivery;
 use crate::message::{Message, SessionNumber, SubscriptionIds};
-use crate::outbox::{Delivery, Pushed};
+use crate::outbox::Pushed;
 use crate::store::publish_record::Journal;
 use crate::telemetry::outcomes::Ends;
 use cache::Remembered;

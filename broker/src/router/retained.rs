@@ -14,8 +14,8 @@ use std::sync::{PoisonError, RwLock};
 use lapwing_protocol::topic;
 
 use crate::config::Config;
+use crate::message::{Delivery, DeliveryTerms};
 use crate::message::{Expiry, Message, Millis, SubscriptionIds};
-use crate::outbox::{Delivery, DeliveryTerms};
 use crate::session::Replay;
 use crate::store::Store;
 use crate::store::publish_record::Journal;

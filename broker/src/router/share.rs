@@ -19,8 +19,9 @@ use std::task::Waker;
 use lapwing_protocol::QoS;
 
 use super::trie::{Node, Subscriber};
+use crate::message::Delivery;
 use crate::message::{Message, Millis, SessionNumber, SubscriptionIds};
-use crate::outbox::{Delivery, Offered, Pushed, Readiness};
+use crate::outbox::{Offered, Pushed, Readiness};
 use crate::store::publish_record::Journal;
 use crate::telemetry::outcomes::{Ends, Reason};
 use crate::workers;

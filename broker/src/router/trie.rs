@@ -12,8 +12,9 @@ use smol_str::SmolStr;
 use super::compact::Compact;
 use super::share::Group;
 use super::{Target, merge};
+use crate::message::{Delivery, DeliveryTerms};
 use crate::message::{Message, SessionNumber, SubscriptionIds};
-use crate::outbox::{Delivery, DeliveryTerms, Outbox};
+use crate::outbox::Outbox;
 use crate::session::Held;
 
 /// A session's interest in a topic filter.

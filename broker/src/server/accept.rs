@@ -4,18 +4,18 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
 use crate::auth::ban::{self, Ban};
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
-use crate::core::settings::Gate;
 use crate::limits::budget::Place;
+use crate::net::endpoint::Gate;
 use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
+use crate::server::drain::{Counted, Tally};
 use crate::workers::Crew;
 
 /// How long accepting rests when the process has no file descriptor left.
@@ -24,48 +24,6 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 const AT_ONCE: u32 = 8;
 /// Those who say nothing are sent away at so many different moments.
 const CROWD: u32 = 64;
-
-/// Counts connections or listeners, so that a stop can wait for the last.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    count: AtomicUsize,
-    ended: Notify,
-}
-
-impl Tally {
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Waits until there is none.
-    pub(crate) async fn none(&self) {
-        loop {
-            let mut ended = pin!(self.ended.notified());
-            ended.as_mut().enable();
-            if self.count() == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-/// One of the counted.
-pub(crate) struct Counted(Arc<Tally>);
-
-impl Counted {
-    pub(crate) fn new(tally: &Arc<Tally>) -> Counted {
-        tally.count.fetch_add(1, Ordering::AcqRel);
-        Counted(tally.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
-        self.0.ended.notify_waiters();
-    }
-}
 
 /// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(

@@ -1,53 +1,11 @@
 //! The timers that no connection owns: the end of a resting session, a will that waits, expired retained messages.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::clients::RestNumber;
 use crate::core::Core;
-use crate::message::Millis;
-use crate::store::{Durability, Record};
-
-/// What is due when.
-#[derive(Debug, Default)]
-pub struct Agenda {
-    due: Mutex<BTreeSet<(Millis, Arc<str>, RestNumber)>>,
-    changed: Notify,
-}
-
-impl Agenda {
-    /// Looks after the resting session of this client at this time.
-    pub fn add(&self, at: Millis, client_id: Arc<str>, rest: RestNumber) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = due.first().is_none_or(|(first, ..)| at < *first);
-        due.insert((at, client_id, rest));
-        if first {
-            self.changed.notify_one();
-        }
-    }
-
-    /// The session does not rest any more.
-    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: RestNumber) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        due.remove(&(at, client_id.clone(), rest));
-    }
-
-    fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, RestNumber)>, Option<Millis>) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = Vec::new();
-        while let Some((at, client_id, rest)) = due.pop_first() {
-            if at > now {
-                due.insert((at, client_id, rest));
-                return (taken, Some(at));
-            }
-            taken.push((client_id, rest));
-        }
-        (taken, None)
-    }
-}
+use crate::message::Durability;
+use crate::store::Record;
 
 /// How often a slice of the retained messages is looked through for expired ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

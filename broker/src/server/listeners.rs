@@ -9,13 +9,12 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::core::Core;
-use crate::core::settings::GateNumber;
+use crate::core::control::Named;
+use crate::net::endpoint::GateNumber;
 use crate::net::{self, BindError};
-use crate::server::accept::{self, Counted, Tally};
+use crate::server::accept;
+use crate::server::drain::{Counted, Tally};
 use crate::workers::Crew;
-
-/// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
-pub(crate) type Named = (GateNumber, Arc<str>);
 
 /// See the module.
 pub(crate) struct Listeners {

@@ -1,6 +1,7 @@
 //! Starting and stopping the broker, and the tasks that run beside the connections.
 
 pub(crate) mod accept;
+pub(crate) mod drain;
 pub(crate) mod housekeeping;
 pub(crate) mod listeners;
 pub(crate) mod reload;
@@ -19,14 +20,15 @@ use tracing::{info, warn};
 use crate::admin::{Admin, Door};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::{self, Config};
+use crate::core::control::{self, Named, Reloaded};
 use crate::core::settings::{Live, Snapshot};
 use crate::core::{Core, recovery};
 use crate::net::{self, BindError, ControlSocket};
 #[cfg(feature = "otlp")]
 use crate::otlp;
-use crate::server::listeners::{Listeners, Named};
+use crate::server::drain::Tally;
+use crate::server::listeners::Listeners;
 use crate::server::reload::Own;
-use crate::server::reload::Reloaded;
 use crate::store::{self, DurableStore, MemoryStore, Options, Store};
 use crate::workers::Crew;
 
@@ -37,11 +39,11 @@ pub struct Broker {
     listeners: watch::Receiver<Vec<Named>>,
     /// Closed when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
-    acceptors: Arc<accept::Tally>,
+    acceptors: Arc<Tally>,
     background: JoinSet<()>,
-    connections: Arc<accept::Tally>,
+    connections: Arc<Tally>,
     crew: Arc<Crew>,
-    reloads: mpsc::Sender<reload::Request>,
+    reloads: mpsc::Sender<control::Request>,
     admin: Option<SocketAddr>,
     control: Option<PathBuf>,
     #[cfg(feature = "otlp")]
@@ -83,7 +85,7 @@ pub struct Builder {
     auth: Option<Auth>,
     store: Option<Arc<dyn Store>>,
     source: Option<reload::Source>,
-    level: Option<reload::Level>,
+    level: Option<control::Level>,
     threads: usize,
 }
 
@@ -151,7 +153,7 @@ impl Builder {
         let own = Own::new(&self.config, self.auth, self.source, self.level);
         let crew = Arc::new(Crew::hire(self.threads).map_err(StartError::Threads)?);
         let (stopping, stopped) = watch::channel(false);
-        let (acceptors, connections) = <(Arc<accept::Tally>, Arc<accept::Tally>)>::default();
+        let (acceptors, connections) = <(Arc<Tally>, Arc<Tally>)>::default();
         let mut listeners =
             Listeners::new(stopped.clone(), acceptors.clone(), connections.clone(), crew.clone());
         let numbers = listeners.numbers(&self.config);
@@ -299,7 +301,7 @@ impl Broker {
     /// # Errors
     /// What is wrong with it; all stays as it was then.
     pub async fn reload(&self) -> Result<Reloaded, String> {
-        reload::ask(&self.reloads, None).await
+        control::ask(&self.reloads, None).await
     }
 
     /// Puts another configuration in force. Listeners are opened, changed and closed without touching the clients of others.
@@ -307,7 +309,7 @@ impl Broker {
     /// # Errors
     /// What is wrong with it; all stays as it was then.
     pub async fn reload_with(&self, config: Config) -> Result<Reloaded, String> {
-        reload::ask(&self.reloads, Some(config)).await
+        control::ask(&self.reloads, Some(config)).await
     }
 
     /// Waits until every thread that serves clients has had a turn for this: where one stands still, that is for ever.

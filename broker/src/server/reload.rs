@@ -4,21 +4,22 @@
 //! is replaced. Files are looked at by their metadata every [`LOOK_EVERY`]; a change counts once the files have been still for a
 //! moment, so that a file that is being written is not read by halves.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::auth::password::Lasting;
 use crate::auth::{self, Auth, audit, ban};
 use crate::config::{Config, ConfigErrors, Listener};
 use crate::core::Core;
-use crate::core::settings::{Gate, GateNumber, Snapshot};
+use crate::core::control::{Level, Reloaded, Request};
+use crate::core::settings::{Snapshot, Stamp, Stamps};
 use crate::net;
+use crate::net::endpoint::{Gate, GateNumber};
 use crate::outbox::Bounds;
 use crate::server::listeners::Listeners;
 
@@ -31,36 +32,8 @@ const STILL_LOOKS: usize = 20;
 /// Resting sessions that are looked through in one go.
 const SLICE: usize = 1_000;
 
-/// Somebody wants something changed, and to know how it went. One after the other.
-pub(crate) enum Request {
-    /// This configuration is to be in force; `None`: what its source says now.
-    Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
-    /// The list of bans is to be another.
-    Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
-    /// What is logged is to be this; `None`: only to be told. The answer says what is logged.
-    Level(Option<String>, oneshot::Sender<Result<String, String>>),
-}
-
-const STOPS: &str = "the broker stops";
-
-/// How a reload went.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// The keys that have changed and count with the next start only, like `store.data_dir`.
-    pub restart: Vec<String>,
-}
-
 /// Reads the configuration anew from where it came.
 pub(crate) type Source = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
-
-/// Sets what is logged.
-pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// What tells one content of a file from another: modification and change time, length, inode.
-type Stamp = Option<(i64, i64, i64, i64, u64, u64)>;
-
-/// The files of a configuration as they were at some moment.
-pub(crate) type Stamps = BTreeMap<PathBuf, Stamp>;
 
 fn stamp(path: &Path) -> Stamp {
     let m = std::fs::metadata(path).ok()?;
@@ -330,33 +303,4 @@ async fn revise_resting(core: &Arc<Core>) {
             Err(_) => {}
         }
     }
-}
-
-/// Sends a request and waits for its answer.
-pub(crate) async fn ask(
-    requests: &mpsc::Sender<Request>,
-    config: Option<Config>,
-) -> Result<Reloaded, String> {
-    let (reply, answer) = oneshot::channel();
-    let request = Request::Reload(config.map(Box::new), reply);
-    requests.send(request).await.map_err(|_| STOPS.to_owned())?;
-    answer.await.map_err(|_| STOPS.to_owned())?
-}
-
-/// Sets what is logged, or asks only; what is logged.
-pub(crate) async fn level(requests: &mpsc::Sender<Request>, level: Option<String>) -> Result<String, String> {
-    let (reply, answer) = oneshot::channel();
-    requests.send(Request::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
-    answer.await.map_err(|_| STOPS.to_owned())?
-}
-
-/// Changes the list of bans; whether it is another now.
-pub(crate) async fn change(
-    requests: &mpsc::Sender<Request>,
-    change: ban::Change,
-) -> Result<bool, ban::NotChanged> {
-    let stops = || ban::NotChanged::List(STOPS.to_owned());
-    let (reply, answer) = oneshot::channel();
-    requests.send(Request::Ban(change, reply)).await.map_err(|_| stops())?;
-    answer.await.map_err(|_| stops())?
 }

@@ -18,8 +18,8 @@ use lapwing_protocol::{PacketId, QoS, ReasonCode};
 use flights::{Flight, Flights};
 
 use super::Terms;
+use crate::message::Delivery;
 use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
-use crate::outbox::Delivery;
 use crate::telemetry::outcomes::Reason;
 
 /// A thing to send.

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Durability;
-use super::Health;
-use super::checkpoint;
 use super::record::Record;
 use super::shared::{Shared, lock};
 use super::tools::Problem;
+use super::{Health, checkpoint};
+use crate::message::Durability;
 
 /// Its name.
 pub(super) const SOCKET: &str = "control.sock";

@@ -12,8 +12,8 @@ use lapwing_protocol::{PacketId, QoS};
 use super::record::{
     Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
+use crate::message::{Delivery, DeliveryTerms};
 use crate::message::{Message, SubscriptionIds};
-use crate::outbox::{Delivery, DeliveryTerms};
 use crate::session::{Held, Will};
 
 /// The kind of [`Record::Published`].

@@ -17,12 +17,11 @@ use super::error::OpenError;
 use super::record::{KeptSession, Record};
 use super::shared::{Counters, Ground, Shared, Supply, View, lock};
 use super::{
-    Durability, Entry, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
-    Unavailable,
+    Entry, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
 };
 use crate::clock::Clock;
-use crate::message::{Message, SessionNumber};
-use crate::outbox::Delivery;
+use crate::message::Delivery;
+use crate::message::{Durability, Message, Seq, SessionNumber};
 use crate::store::backup::{self, Control};
 use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;

@@ -6,12 +6,11 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::{
-    Entry, Failed, Figures, Lsn, OpenError, Page, Paged, Recovered, Reply, Seat, Seq, Store, Ticket,
-    Unavailable,
+    Entry, Failed, Figures, Lsn, OpenError, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
 };
 use crate::clock::Clock;
-use crate::message::{Message, SessionNumber};
-use crate::outbox::Delivery;
+use crate::message::Delivery;
+use crate::message::{Message, Seq, SessionNumber};
 
 /// See the module.
 #[derive(Debug)]

@@ -38,25 +38,12 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::message::{Message, Millis, SessionNumber};
+use crate::message::{Delivery, Durability, Message, Millis, SessionNumber};
 pub use crate::message::{REPLAYED, Seq};
-use crate::outbox::Delivery;
 pub use crate::telemetry::metrics::Spread;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
 pub type Lsn = u64;
-
-/// When a record counts as kept (`docs/PROMISES.md`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Durability {
-    /// At once; it is written soon.
-    None,
-    /// When it is written: what a crash of the broker does not take. Synced by a timer.
-    Interval,
-    /// When it is on disk: what a loss of power does not take.
-    #[default]
-    Always,
-}
 
 /// What an acknowledgement waits for. The default waits for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

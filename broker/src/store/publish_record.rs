@@ -5,11 +5,10 @@ use std::iter;
 
 use lapwing_protocol::PacketId;
 
-use crate::message::{Message, SessionNumber};
-use crate::outbox::Delivery;
+use crate::message::Delivery;
+use crate::message::{Durability, Message, SessionNumber};
 use crate::store::{
-    Beside, Durability, Entry, Exchange, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket,
-    Unavailable,
+    Beside, Entry, Exchange, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket, Unavailable,
 };
 
 /// Where records go.

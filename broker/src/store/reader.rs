@@ -11,9 +11,9 @@ use tracing::error;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
 use super::shared::{Shared, View, lock};
-use super::{Health, Lsn, OpenError, Page, Paged, Seq};
-use crate::message::{Message, SessionNumber};
-use crate::outbox::Delivery;
+use super::{Health, Lsn, OpenError, Page, Paged};
+use crate::message::Delivery;
+use crate::message::{Message, Seq, SessionNumber};
 use crate::store::memtable::{Queues, Table};
 
 /// A question to the reader: it is answered once everything up to `after` can be read.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use lapwing_protocol::{PacketId, QoS};
 
-use super::Seq;
-use crate::message::{Message, Millis, SessionNumber};
-use crate::outbox::{Delivery, DeliveryTerms};
+use crate::message::{Delivery, DeliveryTerms};
+use crate::message::{Message, Millis, Seq, SessionNumber};
 pub use crate::session::KeptFlight;
 use crate::session::{Held, Will};
 
@@ -187,7 +186,7 @@ pub enum Exchange {
         qos: QoS,
         /// Its size, in bytes.
         size: u32,
-        /// The message, where no queue has it (see [`REPLAYED`](super::REPLAYED)).
+        /// The message, where no queue has it (see [`REPLAYED`](crate::message::REPLAYED)).
         body: Option<Box<Delivery>>,
     },
     /// A message is over for a session: acknowledged, expired, dropped.

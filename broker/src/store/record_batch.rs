@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{Durability, Entry, Exchange, Lsn, Origin, Record, Store, Ticket, Unavailable};
+use super::{Entry, Exchange, Lsn, Origin, Record, Store, Ticket, Unavailable};
+use crate::message::Durability;
 use crate::session::{Outcome, Session};
 
 /// With so many, or so much memory in bytes, they go at once: what comes behind the first of them in the log waits for it.

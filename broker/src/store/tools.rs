@@ -16,7 +16,8 @@ use super::durable::{DurableStore, Options};
 use super::error::OpenError;
 use super::record::{Exchange, KeptSession, Origin, Places, Queued, Record};
 use super::shared::Counters;
-use super::{Durability, Page, REPLAYED, Seat, Store, Ticket};
+use super::{Page, Seat, Store, Ticket};
+use crate::message::{Durability, REPLAYED};
 use crate::store::backup;
 use crate::store::wal::disk::{Disk, Folder};
 use crate::store::wal::frame::{self, Found, Head};
@@ -144,7 +145,7 @@ pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, 
 fn each_queued(
     store: &DurableStore,
     kept: &KeptSession,
-    give: &mut dyn FnMut(crate::outbox::Delivery) -> Result<(), Problem>,
+    give: &mut dyn FnMut(crate::message::Delivery) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
     let (session, until) = (kept.terms.number, kept.waiting.last + 1);
     let mut from = 1;

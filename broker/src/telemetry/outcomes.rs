@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapwing_protocol::PacketId;
 
 use crate::clock::Clock;
+use crate::message::Delivery;
 use crate::message::Message;
-use crate::outbox::{Delivery, Outbox};
+use crate::outbox::Outbox;
 use crate::telemetry::trace::{Step, Subject, Traces};
 
 /// What kind of end a reason is.

@@ -16,7 +16,7 @@ use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode, topic};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::message::{Message, Millis};
+use crate::message::{Message, Millis, TraceId};
 use crate::telemetry::outcomes::{Ends, Kind, Reason};
 
 /// How many traces there are at once.
@@ -27,9 +27,6 @@ pub const EVENTS_MAX: usize = 4_096;
 const PUBLISHERS_MAX: usize = 4_096;
 /// The longest topic name and the longest words in an event, in bytes.
 const TEXT_MAX: usize = 512;
-
-/// Names a followed message; unique over restarts.
-pub type TraceId = u64;
 
 /// What a trace wants; all of it has to fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
 use super::{Refuse, Request};
 use crate::config::mount;
 use crate::connection::{Agreement, Told, user_properties_fit};
-use crate::core::settings::Gate;
+use crate::net::endpoint::Gate;
 use crate::session::{Terms, Will};
 
 /// The rules that need no identity.

@@ -13,14 +13,16 @@ use tracing::{debug, info};
 use super::{Guest, Refusal, Refuse, Request};
 use crate::auth::{Identity, audit};
 use crate::clients::handle::Contact;
-use crate::clients::{Claim, Claimant, Resident};
+use crate::clients::owned::Resident;
+use crate::clients::{Claim, Claimant};
 use crate::connection::output::Output;
 use crate::connection::{Connection, State};
 use crate::core::Core;
-use crate::core::settings::{Gate, Snapshot};
-use crate::message::Millis;
+use crate::core::settings::Snapshot;
+use crate::message::{Durability, Millis};
+use crate::net::endpoint::Gate;
 use crate::session::Session;
-use crate::store::{Durability, Record, Records, Ticket};
+use crate::store::{Record, Records, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {

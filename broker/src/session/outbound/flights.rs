@@ -6,8 +6,8 @@ use lapwing_protocol::PacketId;
 use lapwing_protocol::flight::{OutboundState, OutboundStore};
 
 use super::Outcome;
+use crate::message::Delivery;
 use crate::message::Seq;
-use crate::outbox::Delivery;
 
 /// One QoS 1 or 2 message on its way.
 #[derive(Debug)]

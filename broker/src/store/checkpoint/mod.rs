@@ -18,13 +18,13 @@ use redb::{
 };
 use tracing::error;
 
+use super::Lsn;
 use super::codec::{self, Reader};
 use super::error::OpenError;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
 use super::shared::{Counters, Look, Looks};
-use super::{Lsn, Seq};
-use crate::message::{Message, Millis, SessionNumber};
-use crate::outbox::Delivery;
+use crate::message::Delivery;
+use crate::message::{Message, Millis, Seq, SessionNumber};
 use crate::store::checkpoint::bodies::{BODIES, BODY_USES, Balance, Log, Place, Settled};
 use crate::store::memtable::Table;
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
+use super::Lsn;
 use super::record::{
     Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
-use super::{Lsn, REPLAYED, Seq};
-use crate::message::{Message, SessionNumber, SubscriptionIds};
-use crate::outbox::DeliveryTerms;
+use crate::message::DeliveryTerms;
+use crate::message::{Message, REPLAYED, Seq, SessionNumber, SubscriptionIds};
 use crate::store::checkpoint::bodies::{Place, Spot};
 use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::queues::Lanes;

@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::message::SessionNumber;
-use crate::store::Seq;
+use crate::message::{Seq, SessionNumber};
 use crate::store::memtable::Row;
 use crate::store::memtable::id_map::NumberMap;
 
@@ -141,8 +140,8 @@ mod tests {
     use lapwing_protocol::QoS;
 
     use super::*;
+    use crate::message::DeliveryTerms;
     use crate::message::{Content, Message, SubscriptionIds};
-    use crate::outbox::DeliveryTerms;
     use crate::store::checkpoint::bodies::{Place, Spot};
     use crate::store::memtable::{Logged, Queues, Table};
     use crate::store::record::{Places, Queued, Record};

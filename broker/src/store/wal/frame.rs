@@ -257,6 +257,6 @@ mod tests {
     }
 
     fn records_of(buffer: &Buffer, head: &Head) -> usize {
-        crate::store::record_batch(buffer.bytes(), head).map_or(0, |records| records.len())
+        super::records(buffer.bytes(), head).map_or(0, |records| records.len())
     }
 }

@@ -2,10 +2,11 @@
 //! longer once it is packed. The writer, which all wait for, only completes the frame.
 
 use super::frame;
+use crate::message::Durability;
 use crate::store::checkpoint::bodies::Place;
 use crate::store::memtable::Logged;
 use crate::store::record::{Exchange, Record};
-use crate::store::{Durability, Lsn, codec};
+use crate::store::{Lsn, codec};
 
 /// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
 pub(in crate::store) const RECORDS_MAX: usize = 8_192;
@@ -157,8 +158,8 @@ mod tests {
 
     use super::super::frame::{Found, HEAD, Head};
     use super::*;
+    use crate::message::DeliveryTerms;
     use crate::message::{Content, Message};
-    use crate::outbox::DeliveryTerms;
     use crate::store::record::{Places, Queued};
 
     fn published(n: u64, payload: usize) -> Record {

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
+use crate::message::Durability;
+use crate::store::Lsn;
 use crate::store::wal::frame_builder::{Entry, Pack};
-use crate::store::{Durability, Lsn};
 
 /// See the module.
 #[derive(Debug)]

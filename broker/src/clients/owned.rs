@@ -1,0 +1,23 @@
+//! A session with its queue and identity, on its way from one owner to the next.
+
+use crate::auth::Identity;
+use crate::outbox::Outbox;
+use crate::session::Session;
+use std::sync::Arc;
+
+/// Names a connection within this broker.
+pub type ConnectionNumber = u64;
+
+/// A session with its outbox, on its way from one owner to the next.
+#[derive(Debug)]
+pub struct Resident {
+    /// The session.
+    pub session: Box<Session>,
+    /// Its queue.
+    pub outbox: Arc<Outbox>,
+    /// Whose it is, as its last connection was recognized.
+    pub identity: Arc<Identity>,
+}
+
+/// Names one rest of one session, so that a timer of an earlier rest does nothing.
+pub type RestNumber = u64;

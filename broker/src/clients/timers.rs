@@ -1,0 +1,47 @@
+//! Timers of offline sessions: the end of a session, a will that is delayed.
+
+use crate::clients::owned::RestNumber;
+use crate::message::Millis;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// What is due when.
+#[derive(Debug, Default)]
+pub struct Agenda {
+    due: Mutex<BTreeSet<(Millis, Arc<str>, RestNumber)>>,
+    /// Told when something is due earlier than all before.
+    pub changed: Notify,
+}
+
+impl Agenda {
+    /// Looks after the resting session of this client at this time.
+    pub fn add(&self, at: Millis, client_id: Arc<str>, rest: RestNumber) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = due.first().is_none_or(|(first, ..)| at < *first);
+        due.insert((at, client_id, rest));
+        if first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The session does not rest any more.
+    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: RestNumber) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.remove(&(at, client_id.clone(), rest));
+    }
+
+    /// Removes and returns what is due, and tells when the next is.
+    pub fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, RestNumber)>, Option<Millis>) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        while let Some((at, client_id, rest)) = due.pop_first() {
+            if at > now {
+                due.insert((at, client_id, rest));
+                return (taken, Some(at));
+            }
+            taken.push((client_id, rest));
+        }
+        (taken, None)
+    }
+}

@@ -1,0 +1,61 @@
+//! Requests of operators to the running broker: reload, log level, bans. `server/reload.rs` carries them out.
+
+use crate::auth::ban;
+use crate::config::Config;
+use crate::net::endpoint::GateNumber;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Somebody wants something changed, and to know how it went. One after the other.
+pub(crate) enum Request {
+    /// This configuration is to be in force; `None`: what its source says now.
+    Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
+    /// The list of bans is to be another.
+    Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
+    /// What is logged is to be this; `None`: only to be told. The answer says what is logged.
+    Level(Option<String>, oneshot::Sender<Result<String, String>>),
+}
+
+const STOPS: &str = "the broker stops";
+
+/// How a reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The keys that have changed and count with the next start only, like `store.data_dir`.
+    pub restart: Vec<String>,
+}
+
+/// Sets what is logged.
+pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Sends a request and waits for its answer.
+pub(crate) async fn ask(
+    requests: &mpsc::Sender<Request>,
+    config: Option<Config>,
+) -> Result<Reloaded, String> {
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Reload(config.map(Box::new), reply);
+    requests.send(request).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Sets what is logged, or asks only; what is logged.
+pub(crate) async fn level(requests: &mpsc::Sender<Request>, level: Option<String>) -> Result<String, String> {
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
+    answer.await.map_err(|_| STOPS.to_owned())?
+}
+
+/// Changes the list of bans; whether it is another now.
+pub(crate) async fn change(
+    requests: &mpsc::Sender<Request>,
+    change: ban::Change,
+) -> Result<bool, ban::NotChanged> {
+    let stops = || ban::NotChanged::List(STOPS.to_owned());
+    let (reply, answer) = oneshot::channel();
+    requests.send(Request::Ban(change, reply)).await.map_err(|_| stops())?;
+    answer.await.map_err(|_| stops())?
+}
+
+/// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
+pub(crate) type Named = (GateNumber, Arc<str>);

@@ -1,0 +1,48 @@
+//! Counts of running tasks, so that a stop can wait until none is left.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+
+/// Counts connections or listeners, so that a stop can wait for the last.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    count: AtomicUsize,
+    ended: Notify,
+}
+
+impl Tally {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// One of the counted.
+pub(crate) struct Counted(Arc<Tally>);
+
+impl Counted {
+    pub(crate) fn new(tally: &Arc<Tally>) -> Counted {
+        tally.count.fetch_add(1, Ordering::AcqRel);
+        Counted(tally.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
