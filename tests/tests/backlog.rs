@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lapwing::QoS;
-use lapwing::message::DeliveryTerms;
-use lapwing::message::{Content, Durability, Message};
-use lapwing::store::{
-    DurableStore, Exchange, OnCorruption, Options, Origin, Page, Places, Queued, Record, SessionTerms, Store,
-};
+use lapwing::config::OnCorruption;
+use lapwing::message::{Content, DeliveryTerms, Durability, Message};
+use lapwing::store::{DurableStore, Exchange, Options, Origin, Places, Queued, Record, SessionTerms};
+use lapwing::store::{Page, Store};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;
 

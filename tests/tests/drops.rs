@@ -11,13 +11,10 @@ use std::time::{Duration, Instant};
 use lapwing::Broker;
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::message::Delivery;
-use lapwing::message::{Message, Seq};
-use lapwing::store::{
-    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat,
-    Store, Ticket, Unavailable,
-};
-use lapwing::telemetry::outcomes::{Kind, Reason};
+use lapwing::message::{Delivery, Message, Seq};
+use lapwing::store::{DurableStore, Entry, OpenError, Options};
+use lapwing::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
+use lapwing::telemetry::drop_reason::{Kind, Reason};
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};

@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 
 use lapwing::clock::Clock;
 use lapwing::config::Config;
-use lapwing::message::Delivery;
-use lapwing::message::{Content, Durability, Message, Seq};
-use lapwing::store::{
-    DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged, Places, Record,
-    Records, Recovered, Reply, Seat, Store, Ticket, Unavailable,
-};
+use lapwing::message::{Content, Delivery, Durability, Message, Seq};
+use lapwing::store::{DurableStore, Entry, MemoryStore, OpenError, Options, Places, Record, Records};
+use lapwing::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
 use lapwing::{Broker, QoS};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::wire::{self, Fields};

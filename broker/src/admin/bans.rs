@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::answer::Failure;
 use super::call::{CURSOR, Call, LIMIT, Parameter};
-use super::routes::{Route, route};
 use super::shape::{Page, object};
+use crate::admin::route::{Route, route};
 use crate::auth::ban::{self, Change, NotChanged, Whom};
 use crate::config::network;
 use crate::core::control;

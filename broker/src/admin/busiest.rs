@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Failure;
 use super::call::{Call, LIMIT, Parameter};
 use super::clients::Rates;
-use super::routes::{Route, route};
 use super::shape::object;
+use crate::admin::route::{Route, route};
 use crate::clients::handle::{Contact, Question};
 use crate::clients::{self, report};
 
@@ -102,7 +102,7 @@ async fn list(call: Call) -> Result<Busiest, Failure> {
             listener: contact.peer.listener.clone(),
             per_second: Rates { messages_received, messages_sent, bytes_received, bytes_sent },
             queued_messages: outbox.map_or(0, |outbox| outbox.waiting().0),
-            dropped_messages: outbox.map_or(0, |outbox| outbox.dropped()),
+            dropped_messages: outbox.map_or(0, |outbox| outbox.recipient().dropped()),
         });
     }
     let weight = |busy: &Busy| {

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::answer::Failure;
 use super::call::{CURSOR, Call, LIMIT, Parameter};
 use super::pattern;
-use super::routes::{Route, route};
 use super::shape::{Page, object};
+use crate::admin::route::{Route, route};
 use crate::clients::handle::{Contact, Leave, Question};
 use crate::clients::report::{self, Account};
 use crate::clients::{self};
@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::net::endpoint::GateNumber;
 use crate::outbox::Outbox;
 use crate::session::Held;
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(
@@ -283,7 +283,7 @@ fn found(client_id: &Arc<str>, client: &clients::Client<'_>, now: u64) -> Found 
 fn counted((mut client, outbox): Found) -> Client {
     if let Some(outbox) = outbox {
         (client.queued_messages, client.queued_bytes) = outbox.waiting();
-        client.dropped_messages = outbox.dropped();
+        client.dropped_messages = outbox.recipient().dropped();
     }
     client
 }
@@ -311,7 +311,7 @@ async fn list(call: Call) -> Result<Page<Client>, Failure> {
 
 /// What went no further, if anything.
 fn ended(outbox: &Outbox) -> Vec<Ended> {
-    let Some(drops) = outbox.drops() else { return Vec::new() };
+    let Some(drops) = outbox.recipient().drops() else { return Vec::new() };
     let all = Reason::ALL.into_iter().map(|reason| (reason, drops.get(reason)));
     all.filter(|(_, messages)| *messages > 0)
         .map(|(reason, messages)| Ended { reason: reason.name().to_owned(), messages })

@@ -2,8 +2,9 @@
 
 use super::answer::Failure;
 use super::call::Call;
-use super::routes::{self, Route, route};
+use super::routes;
 use super::shape::Shape;
+use crate::admin::route::{Route, route};
 
 pub(super) const ROUTES: &[Route] = &[route!(GET "/openapi.json", "This document", [], document => Document)];
 

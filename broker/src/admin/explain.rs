@@ -4,8 +4,8 @@ use lapwing_protocol::{QoS, topic};
 
 use super::answer::Failure;
 use super::call::{CURSOR, Call, Kind, LIMIT, Parameter};
-use super::routes::{Route, route};
 use super::shape::object;
+use crate::admin::route::{Route, route};
 use crate::core::explain::{self, Question};
 
 pub(super) const ROUTES: &[Route] = &[route!(

@@ -7,8 +7,8 @@ use super::process::Process;
 use crate::clients::Client;
 use crate::core::Core;
 use crate::store::Health;
+use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::metrics::{BOUNDS_MICROS, Spread, Sums};
-use crate::telemetry::outcomes::Reason;
 
 /// How the text is written.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use super::answer::Failure;
 use super::call::Call;
-use super::routes::{Route, route};
 use super::shape::object;
+use crate::admin::route::{Route, route};
 use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[

@@ -20,6 +20,7 @@ mod pattern;
 mod process;
 mod reload;
 mod retained;
+mod route;
 mod routes;
 mod sessions;
 mod shape;
@@ -248,7 +249,7 @@ impl Admin {
         };
         if !same(given, token.reveal()) {
             self.core.metrics.authentication_failures.add(1);
-            audit::operator_refused(&self.core, &peer);
+            audit::operator_refused(&self.core.refusals, self.core.now(), &peer);
             return Err(Failure::unauthorized("the token is wrong", remedy));
         }
         Ok(Who::Token(peer))

@@ -6,9 +6,9 @@ use lapwing_protocol::topic;
 
 use super::answer::Failure;
 use super::call::{CURSOR, Call, LIMIT, Parameter};
-use super::routes::{Route, route};
 use super::sessions::not_kept;
 use super::shape::{Page, object};
+use crate::admin::route::{Route, route};
 use crate::message::Message;
 
 const FILTER: Parameter = Parameter::text(

@@ -3,8 +3,8 @@
 use super::answer::Failure;
 use super::call::Call;
 use super::clients;
-use super::routes::{Route, route};
 use super::shape::object;
+use crate::admin::route::{Route, route};
 use crate::clients::Client;
 
 pub(super) const ROUTES: &[Route] = &[route!(

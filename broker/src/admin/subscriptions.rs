@@ -5,8 +5,8 @@ use lapwing_protocol::topic;
 use super::answer::Failure;
 use super::call::{CURSOR, Call, LIMIT, Parameter};
 use super::pattern;
-use super::routes::{Route, route};
 use super::shape::{Page, object};
+use crate::admin::route::{Route, route};
 use crate::router::{self, Place};
 
 pub(super) const ROUTES: &[Route] = &[route!(

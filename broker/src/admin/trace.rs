@@ -9,10 +9,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::Failure;
 use super::call::{Call, Kind, Parameter};
-use super::routes::{Route, route};
 use super::shape::{Shape, object};
+use crate::admin::route::{Route, route};
 use crate::message::Millis;
-use crate::telemetry::trace::{Event, Filter, Following, TRACES_MAX, Told, Traces};
+use crate::telemetry::outcomes::Following;
+use crate::telemetry::trace::{Event, Filter, TRACES_MAX, Told};
 
 /// How long a trace goes on where the query does not say.
 const SECONDS_DEFAULT: u64 = 600;
@@ -76,7 +77,7 @@ async fn trace(call: Call) -> Result<mpsc::Receiver<Bytes>, Failure> {
         ));
     }
     let seconds = call.text("seconds").and_then(|value| value.parse().ok()).unwrap_or(SECONDS_DEFAULT);
-    let following = Traces::follow(&call.admin.core.ends, filter.clone()).ok_or_else(|| {
+    let following = call.admin.core.ends.follow(filter.clone()).ok_or_else(|| {
         Failure::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
     })?;
     let part = |name: &str, value: &Option<Box<str>>| {

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::{info, warn};
 
 use super::Identity;
-use crate::core::Core;
 use crate::message::Millis;
 use crate::net::Peer;
 
@@ -63,8 +62,8 @@ impl Pace {
 }
 
 /// A client was not let in.
-pub fn refused(core: &Core, peer: &Peer, (client_id, user_name): (&str, Option<&str>), why: &str) {
-    let Some(more_before) = core.refusals.may(core.now()) else { return };
+pub fn refused(pace: &Pace, now: Millis, peer: &Peer, client_id: &str, user_name: Option<&str>, why: &str) {
+    let Some(more_before) = pace.may(now) else { return };
     warn!(target: "audit", client = %Plain(client_id), user = %Plain(user_name.unwrap_or("(none)")), peer = %peer.address,
         listener = %peer.listener, more_before, "refused: {}", Plain(why));
 }
@@ -108,8 +107,8 @@ pub fn operator(who: &dyn std::fmt::Display, action: &str) {
 }
 
 /// Somebody wanted to be one.
-pub fn operator_refused(core: &Core, peer: &std::net::SocketAddr) {
-    let Some(more_before) = core.refusals.may(core.now()) else { return };
+pub fn operator_refused(pace: &Pace, now: Millis, peer: &std::net::SocketAddr) {
+    let Some(more_before) = pace.may(now) else { return };
     warn!(target: "audit", %peer, more_before, "refused at admin.address: the token is wrong");
 }
 

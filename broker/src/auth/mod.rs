@@ -18,15 +18,16 @@ pub mod scram;
 pub mod template;
 mod throttle;
 
-pub use configured::Configured;
-pub use load::configured;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use configured::Configured;
 use lapwing_protocol::ReasonCode;
+pub use load::configured;
 
+use crate::message::Millis;
 use crate::net::Peer;
 
 /// A client that was let in: all that is known of who it is.
@@ -53,6 +54,14 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Moment at which the credentials end, on the broker's clock; `now` is its present. The wall clock says how long they
+    /// are good for.
+    pub(crate) fn expires_at(&self, now: Millis) -> Option<Millis> {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = self.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
+        Some(now.saturating_add(left))
+    }
+
     /// A user known by name and nothing else.
     pub fn of(user: &str) -> Identity {
         Identity { user: Some(user.into()), ..Identity::default() }

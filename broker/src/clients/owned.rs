@@ -1,9 +1,10 @@
 //! A session with its queue and identity, on its way from one owner to the next.
 
+use std::sync::Arc;
+
 use crate::auth::Identity;
 use crate::outbox::Outbox;
 use crate::session::Session;
-use std::sync::Arc;
 
 /// Names a connection within this broker.
 pub type ConnectionNumber = u64;

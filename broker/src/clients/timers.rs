@@ -1,10 +1,12 @@
 //! Timers of offline sessions: the end of a session, a will that is delayed.
 
-use crate::clients::owned::RestNumber;
-use crate::message::Millis;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+
 use tokio::sync::Notify;
+
+use crate::clients::owned::RestNumber;
+use crate::message::Millis;
 
 /// What is due when.
 #[derive(Debug, Default)]

@@ -7,10 +7,18 @@ use super::declare::{ANY, Key, Parse, choices, key, words};
 use super::value::Given;
 use crate::config::Secret;
 use crate::message::Durability;
-use crate::store::OnCorruption;
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }
-words! { OnCorruption { Refuse = "refuse", Quarantine = "quarantine", } }
+choices! {
+    /// What to do about a damaged file.
+    OnCorruption {
+        /// Do not start.
+        #[default]
+        Refuse = "refuse",
+        /// Set it aside and start with what is sound.
+        Quarantine = "quarantine",
+    }
+}
 
 choices! {
     /// What happens to a message for a session whose queue is full.

@@ -19,11 +19,13 @@ mod source;
 pub(crate) mod template;
 mod value;
 
+use std::path::{Path, PathBuf};
+
 pub(crate) use check::why_no_token;
 pub use declare::{Key, Reload};
 pub(crate) use files::{text_of, why_not_readable, why_not_secret};
 pub use keys::{
-    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, QueuePolicy, Store, Telemetry,
+    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, OnCorruption, QueuePolicy, Store, Telemetry,
     WideSubscriptions,
 };
 pub use listener::{
@@ -32,8 +34,6 @@ pub use listener::{
 pub use reading::{Origin, Reading};
 pub use secret::Secret;
 pub use source::{Flags, Format, Source};
-
-use std::path::{Path, PathBuf};
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq)]

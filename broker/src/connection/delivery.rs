@@ -15,13 +15,12 @@ use crate::auth::Action;
 use crate::clients::owned::Resident;
 use crate::config::mount;
 use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
-use crate::message::Delivery;
-use crate::message::{Durability, Expiry, Message, Millis, REPLAYED, Seq};
+use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
 use crate::store::{Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 
 /// How many retained messages are looked up at once for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
@@ -130,7 +129,7 @@ impl Connection {
     #[cold]
     fn tell_lost(&mut self) {
         for (reason, message) in self.resident.session.outgoing.lost.drain(..) {
-            self.core.ends.ended(reason, &message, &self.resident.outbox);
+            self.core.ends.ended(reason, &message, self.resident.outbox.recipient());
         }
     }
 
@@ -154,7 +153,11 @@ impl Connection {
                     outgoing.supply(asked, deliveries);
                     if found < asked_for {
                         let lost = (asked_for - found) as u64;
-                        self.core.ends.ended_unseen(Reason::StoreLost, lost, &self.resident.outbox);
+                        self.core.ends.ended_unseen(
+                            Reason::StoreLost,
+                            lost,
+                            self.resident.outbox.recipient(),
+                        );
                         warn!(client = %self.resident.session.client_id, lost,
                             "messages on their way to the client are not in the store any more");
                     }
@@ -262,12 +265,14 @@ impl Connection {
         let (ends, outbox) = (&self.core.ends, &self.resident.outbox);
         match sent {
             Err(reason) => {
-                ends.ended(reason, message, outbox);
+                ends.ended(reason, message, outbox.recipient());
                 if let Some(id) = packet_id {
                     self.resident.session.outgoing.undeliverable(id);
                 }
             }
-            Ok(()) if ends.traces.hear_of(message) => ends.sent(&delivery, outbox, packet_id, dup),
+            Ok(()) if ends.traces.hear_of(message) => {
+                ends.sent(&delivery, outbox.recipient(), packet_id, dup)
+            }
             Ok(()) => {}
         }
         delivery.message.recycle();

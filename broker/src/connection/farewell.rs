@@ -122,7 +122,7 @@ pub(crate) fn settle(
     let ends = session.expiry_s == 0;
     let due = session.rest(now);
     for (reason, message) in session.outgoing.lost.drain(..) {
-        core.ends.ended(reason, &message, &resident.outbox);
+        core.ends.ended(reason, &message, resident.outbox.recipient());
     }
     // What the store has need not be in memory until the client is back.
     resident.outbox.settle(&mut session.outgoing.pending);

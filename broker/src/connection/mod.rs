@@ -19,10 +19,6 @@ mod subscribe;
 mod traced;
 mod turn;
 
-pub(crate) use farewell::close;
-pub(crate) use packets::user_properties_fit;
-pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
-
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -32,13 +28,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+pub(crate) use farewell::close;
 use lapwing_protocol::alias::{OutboundAliases, TopicPlace};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::{ReasonCode, Version};
+pub(crate) use packets::user_properties_fit;
+pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
+use turn::Turn;
 
 use crate::clients::End;
 use crate::clients::handle::{Contact, Leave};
@@ -54,8 +54,6 @@ use crate::net::endpoint::Gate;
 use crate::router::{Batch, Fetched, RouteCache};
 use crate::store::{Failed, Records, Seat, Ticket};
 use crate::telemetry::metrics::{Pace, Tally};
-
-use turn::Turn;
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;

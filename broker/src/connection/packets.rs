@@ -10,13 +10,13 @@ use tracing::{debug, warn};
 use super::{AliasedTopic, Connection, Exit, State};
 use crate::auth::{Action, audit};
 use crate::config::{DeniedPublish, mount};
-use crate::core::source;
+use crate::core::publish::source;
 use crate::message::{Content, Durability, Message, Millis, TraceId, forwarded};
 use crate::router::Passed;
 use crate::session::{Effect, Reply, Violation};
 use crate::store::publish_record::Journal;
 use crate::store::{Exchange, Record, Ticket};
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::trace::{Step, Subject};
 
 /// What the rules say no to.
@@ -242,7 +242,7 @@ impl Connection {
             .then(|| self.rule(Action::Publish, topic));
         let text = rule.as_deref().unwrap_or(reason.text());
         let subject = self.subject(publish, topic, followed);
-        self.core.ends.refused(reason, text, &subject, Some(&self.resident.outbox));
+        self.core.ends.refused(reason, text, &subject, Some(self.resident.outbox.recipient()));
     }
 
     /// One line a second for each client says what was refused; how many lines were held back stands on the next.
@@ -423,7 +423,7 @@ impl Connection {
             let reason = Reason::QueueRefused;
             self.complain("PUBLISH", message.topic_str(), &refusal(reason));
             let subject = Subject { from: Some(&self.resident.session.client_id), ..Subject::of(&message) };
-            self.core.ends.refused(reason, reason.text(), &subject, Some(&self.resident.outbox));
+            self.core.ends.refused(reason, reason.text(), &subject, Some(self.resident.outbox.recipient()));
         }
     }
 

@@ -7,7 +7,6 @@ use tracing::info;
 
 use super::{Connection, Exit};
 use crate::auth::{AuthExchange, AuthStep, Credentials, audit};
-use crate::connection::handshake;
 use crate::session::Violation;
 use crate::store::Ticket;
 
@@ -68,7 +67,7 @@ impl Connection {
                     let text = "re-authenticated as another user: a session belongs to its user";
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
-                self.expires_at = handshake::expires_at(&self.core, &identity);
+                self.expires_at = identity.expires_at(self.core.now());
                 self.recognized_as(identity);
                 let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
                 info!(client = %client_id, user = ?identity.user, "re-authenticated");

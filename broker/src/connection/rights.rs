@@ -8,7 +8,6 @@ use super::{Connection, Exit};
 use crate::auth::{Identity, audit, ban};
 use crate::clients::handle::Question;
 use crate::clients::report::{self, Account};
-use crate::connection::handshake;
 use crate::outbox::Bounds;
 
 impl Connection {
@@ -50,7 +49,7 @@ impl Connection {
         self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
         match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
             Ok(identity) => {
-                self.expires_at = handshake::expires_at(&self.core, &identity);
+                self.expires_at = identity.expires_at(self.core.now());
                 self.recognized_as(identity);
             }
             Err(refused) => {

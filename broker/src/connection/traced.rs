@@ -10,7 +10,7 @@ use crate::auth::Action;
 use crate::config::mount;
 use crate::message::{Millis, TraceId};
 use crate::store::Ticket;
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::trace::{Step, Subject};
 
 impl Connection {

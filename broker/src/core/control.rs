@@ -1,10 +1,12 @@
 //! Requests of operators to the running broker: reload, log level, bans. `server/reload.rs` carries them out.
 
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
 use crate::auth::ban;
 use crate::config::Config;
 use crate::net::endpoint::GateNumber;
-use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
 
 /// Somebody wants something changed, and to know how it went. One after the other.
 pub(crate) enum Request {

@@ -11,7 +11,7 @@ use crate::core::settings::Snapshot;
 use crate::message::SessionNumber;
 use crate::net::endpoint::GateNumber;
 use crate::router::{Listener, Membership};
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 
 /// A message that is imagined.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ use crate::message::{Durability, Millis, REPLAYED};
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, Replay, Session};
 use crate::store::{KeptSession, OpenError, Page, Record, Recovered};
-use crate::telemetry::outcomes::Reason;
+use crate::telemetry::drop_reason::Reason;
 
 /// How much of a queue is read at once.
 pub(crate) const PAGE_MESSAGES: usize = 256;

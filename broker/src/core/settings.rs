@@ -5,6 +5,8 @@
 //! that. What a client was told in CONNACK stands for its connection, and old TLS connections go on with the certificate that
 //! they began with.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -14,8 +16,6 @@ use crate::config::{Config, Secret};
 use crate::message::Millis;
 use crate::net::endpoint::{Gate, GateNumber};
 use crate::telemetry::metrics::{Sums, Traffic};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// The snapshot.
 pub struct Snapshot {

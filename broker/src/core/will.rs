@@ -1,9 +1,10 @@
 //! A will that is ready to be published away from its session.
 
+use std::sync::Arc;
+
 use crate::auth::Identity;
 use crate::message::SessionNumber;
 use crate::session::{Session, Will};
-use std::sync::Arc;
 
 /// A will with what is needed to publish it away from its session.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
 //! The identifiers of the subscriptions that a message is delivered for.
 
-use crate::message::{Message, Seq};
-use lapwing_protocol::QoS;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use lapwing_protocol::QoS;
+
+use crate::message::{Message, Seq};
 
 /// Subscription identifiers, mostly none or one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

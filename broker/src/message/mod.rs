@@ -7,10 +7,9 @@
 mod delivery;
 mod pool;
 
-pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
-
 use std::sync::Arc;
 
+pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
 

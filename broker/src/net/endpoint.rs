@@ -1,10 +1,12 @@
 //! An endpoint: a listener's settings in force, and counters of its connections.
 
-use crate::config::{Config, Limits, Listener, Mqtt};
-use crate::telemetry::metrics::Traffic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio_rustls::TlsAcceptor;
+
+use crate::config::{Config, Limits, Listener, Mqtt};
+use crate::telemetry::metrics::Traffic;
 
 /// What tells a listener from all others, as long as the broker runs.
 pub type GateNumber = u64;

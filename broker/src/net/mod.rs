@@ -10,22 +10,21 @@ pub mod proxy;
 pub(crate) mod tls;
 pub mod websocket;
 
-pub use entering::{Accepted, Entering, EstablishError, Origin, Raw, Sender};
-pub use listener::{BindError, ControlSocket, Listener, bind, bind_admin, bind_control, permit, prepare};
-
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+pub use entering::{Accepted, Entering, EstablishError, Origin, Raw, Sender};
+pub use listener::{BindError, ControlSocket, Listener, bind, bind_admin, bind_control, permit, prepare};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
+use websocket::WebSocket;
 
 use crate::config::Transport;
-use websocket::WebSocket;
 
 /// The bytes of a connection, whatever carries them.
 #[allow(missing_docs)] // Named as their transports.

@@ -15,8 +15,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use crate::config::why_not_secret;
-use crate::config::{ClientCertificate, Listener};
+use crate::config::{ClientCertificate, Listener, why_not_secret};
 
 /// Reads the files of a listener.
 ///

@@ -9,8 +9,7 @@ use ureq::http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::recorder::{End, Span, What};
-use crate::config::{self, Secret};
-use crate::config::{text_of, why_not_secret};
+use crate::config::{self, Secret, text_of, why_not_secret};
 
 /// Where traces go.
 const PATH: &str = "/v1/traces";

@@ -9,8 +9,8 @@ use lapwing_protocol::{PacketType, QoS};
 use super::context::{Own, Parent, chosen};
 use crate::config;
 use crate::message::TraceId;
+use crate::telemetry::drop_reason::{Kind, Reason};
 use crate::telemetry::metrics::Counter;
-use crate::telemetry::outcomes::{Kind, Reason};
 use crate::telemetry::trace::{Export, Step, Subject, cut};
 
 /// How many spans are sent at once.

@@ -10,21 +10,21 @@
 
 mod limits;
 
-pub use limits::{Bounds, StoredTotal};
-
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
+pub use limits::{Bounds, StoredTotal};
 
 use crate::config::QueuePolicy;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::Origin;
 use crate::store::publish_record::Journal;
-use crate::telemetry::outcomes::{Drops, Ends, Reason};
+use crate::telemetry::drop_reason::Reason;
+use crate::telemetry::outcomes::{Ends, Recipient};
 use crate::workers;
 
 /// What became of a pushed message.
@@ -112,9 +112,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Outbox {
     session: SessionNumber,
-    client_id: Arc<str>,
-    /// What its client did not get, or could not publish; made with the first.
-    drops: OnceLock<Box<Drops>>,
+    recipient: Recipient,
     /// As its connection last said.
     in_flight: AtomicUsize,
     overran: AtomicBool,
@@ -130,8 +128,7 @@ impl Outbox {
     pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
         Outbox {
             session,
-            client_id: Arc::default(),
-            drops: OnceLock::new(),
+            recipient: Recipient::default(),
             in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
             thread: AtomicU64::new(0),
@@ -157,12 +154,12 @@ impl Outbox {
     /// Of this client.
     #[must_use]
     pub fn of(self, client_id: Arc<str>) -> Outbox {
-        Outbox { client_id, ..self }
+        Outbox { recipient: Recipient::new(client_id), ..self }
     }
 
     /// The client identifier of its session.
     pub fn client_id(&self) -> &Arc<str> {
-        &self.client_id
+        self.recipient.client_id()
     }
 
     /// Other bounds. What waits already goes on waiting.
@@ -180,19 +177,9 @@ impl Outbox {
         self.session
     }
 
-    /// Messages to or from the client that went no further, since its session began or the broker started.
-    pub fn drops(&self) -> Option<&Drops> {
-        self.drops.get().map(|drops| &**drops)
-    }
-
-    /// How many of them count as dropped.
-    pub fn dropped(&self) -> u64 {
-        self.drops().map_or(0, Drops::sum)
-    }
-
-    /// Counts such messages.
-    pub(crate) fn count(&self, reason: Reason, n: u64) {
-        self.drops.get_or_init(Box::default).add(reason, n);
+    /// The session as outcomes name it.
+    pub fn recipient(&self) -> &Recipient {
+        &self.recipient
     }
 
     // A panic while the lock is held leaves a queue that is still a queue.
@@ -241,7 +228,7 @@ impl Outbox {
     fn add(&self, inner: &mut Inner, delivery: Delivery, ends: &Ends) {
         // Before anybody can take it: what is told of it next comes behind.
         if ends.traces.hear_of(&delivery.message) {
-            ends.queued(&delivery, self, inner.connected);
+            ends.queued(&delivery, &self.recipient, inner.connected);
         }
         inner.bytes += delivery.message.size();
         inner.queue.push_back(delivery);
@@ -280,7 +267,7 @@ impl Outbox {
         }
         if on_disk {
             if ends.traces.hear_of(&delivery.message) {
-                ends.queued(&delivery, self, inner.connected);
+                ends.queued(&delivery, &self.recipient, inner.connected);
             }
             self.add_stored(inner, delivery.seq, 1, size as u64);
         } else {
@@ -312,7 +299,7 @@ impl Outbox {
                 }
                 QueuePolicy::DropOldest if on_disk => {
                     journal.done(self.drop_oldest_on_disk(inner));
-                    ends.ended_unseen(full, 1, self);
+                    ends.ended_unseen(full, 1, &self.recipient);
                 }
                 QueuePolicy::DropOldest => {
                     let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
@@ -326,7 +313,7 @@ impl Outbox {
                             packet_id: None,
                         });
                     }
-                    ends.ended(Reason::QueueFullOldest, &oldest.message, self);
+                    ends.ended(Reason::QueueFullOldest, &oldest.message, &self.recipient);
                 }
             }
         }
@@ -503,7 +490,7 @@ impl Outbox {
             inner.queue.retain(|delivery| {
                 let kept = delivery.terms.qos != QoS::AtMostOnce;
                 if !kept {
-                    ends.ended(Reason::Offline, &delivery.message, self);
+                    ends.ended(Reason::Offline, &delivery.message, &self.recipient);
                 }
                 kept
             });
@@ -586,8 +573,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Content;
-    use crate::message::DeliveryTerms;
+    use crate::message::{Content, DeliveryTerms};
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(
@@ -639,10 +625,10 @@ mod tests {
         let oldest = outbox(2, QueuePolicy::DropOldest);
         all(&oldest);
         assert_eq!(taken(&oldest), ["b", "c"]);
-        assert_eq!(oldest.drops().map(|drops| drops.get(Reason::QueueFullOldest)), Some(1));
+        assert_eq!(oldest.recipient().drops().map(|drops| drops.get(Reason::QueueFullOldest)), Some(1));
         let refuse = outbox(2, QueuePolicy::Refuse);
         assert!(matches!(all(&refuse)[2], Pushed::Refused));
-        assert!(refuse.drops().is_none());
+        assert!(refuse.recipient().drops().is_none());
     }
 
     #[test]

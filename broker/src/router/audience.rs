@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError};
 
 use lapwing_protocol::QoS;
 
-use super::share::Group;
-use super::trie::Subscriber;
-use super::{Router, Target, merge};
+use super::Router;
 use crate::message::SessionNumber;
+use crate::router::target::merge;
+use crate::router::{Group, Subscriber, Target};
 
 /// The filters of a session that are named; of more, only the number.
 const FILTERS_MAX: usize = 16;

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{RouteCache, Routed, Router, Target};
+use super::{RouteCache, Routed, Router};
 use crate::message::{Message, Millis};
 use crate::outbox::Offered;
+use crate::router::Target;
 use crate::store::publish_record::Journal;
 
 /// So many pushes are one piece of work: others wait meanwhile.
@@ -136,7 +137,7 @@ mod tests {
     use crate::config::QueuePolicy;
     use crate::message::Content;
     use crate::outbox::{Bounds, Outbox};
-    use crate::telemetry::outcomes::Reason;
+    use crate::telemetry::drop_reason::Reason;
 
     const PUBLISHER: u64 = 9;
 

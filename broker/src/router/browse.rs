@@ -5,10 +5,12 @@ use std::sync::PoisonError;
 
 use lapwing_protocol::QoS;
 
-use super::trie::{Node, Subscriber};
-use super::{Router, Table};
+use super::Router;
+use super::trie::Node;
 use crate::message::SessionNumber;
 use crate::outbox::Readiness;
+use crate::router::Subscriber;
+use crate::router::table::Table;
 
 /// A subscription, as somebody looks through them.
 #[derive(Clone, Debug)]

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Router, Target};
+use super::Router;
 use crate::message::Message;
+use crate::router::Target;
 
 /// Every publisher may remember this many topics, and this many targets in all.
 const TOPICS: usize = 64;

@@ -9,42 +9,35 @@ mod batch;
 mod browse;
 mod cache;
 mod compact;
+mod group;
 mod retained;
 mod share;
+mod subscriber;
+mod table;
+mod target;
 mod trie;
-
-pub use audience::{Audience, Listener, Membership};
-pub use batch::{Batch, Passed};
-pub use browse::{Place, Subscription};
-pub use cache::RouteCache;
-pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
-pub use share::Group;
-pub use trie::Subscriber;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
 
+pub use audience::{Audience, Listener, Membership};
+pub use batch::{Batch, Passed};
+pub use browse::{Place, Subscription};
+use cache::Remembered;
+pub use cache::RouteCache;
+pub use group::Group;
 use lapwing_protocol::topic;
+pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
+pub use subscriber::Subscriber;
+pub use target::Target;
 
-use crate::message::Delivery;
-use crate::message::{Message, SessionNumber, SubscriptionIds};
+use crate::message::{Delivery, Message, SessionNumber};
 use crate::outbox::Pushed;
+use crate::router::table::Table;
 use crate::store::publish_record::Journal;
 use crate::telemetry::outcomes::Ends;
-use cache::Remembered;
-use share::Shares;
-use trie::Trie;
-
-/// One receiver of a topic.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// A session with all its subscriptions that match, in one (`[MQTT-3.3.4-2]`).
-    Session(Subscriber, SubscriptionIds),
-    /// A shared group: one of its members.
-    Share(Arc<Group>),
-}
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +63,6 @@ pub struct Router {
     remembered: Remembered,
     /// The retained messages.
     pub retained: Retained,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    trie: Trie,
-    shares: Shares,
-    count: usize,
-    shared_count: usize,
 }
 
 impl Router {
@@ -185,13 +170,13 @@ impl Router {
         let pushed = match target {
             Target::Session(subscriber, ids) => {
                 if subscriber.no_local && subscriber.outbox.session() == message.publisher() {
-                    self.ends.spared(message, &subscriber.outbox);
+                    self.ends.spared(message, subscriber.outbox.recipient());
                     return Routed { no_local: 1, ..Routed::default() };
                 }
                 let delivery = subscriber.delivery(message.clone(), ids.clone(), None);
                 let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
                 if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
-                    self.ends.ended(reason, message, &subscriber.outbox);
+                    self.ends.ended(reason, message, subscriber.outbox.recipient());
                 }
                 pushed
             }
@@ -242,25 +227,6 @@ impl Routed {
         self.refused |= other.refused;
         self.unavailable |= other.unavailable;
     }
-}
-
-/// The subscriptions of one session that match a topic, as one: the highest QoS, all identifiers.
-fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target> {
-    matched.sort_by_key(|subscriber| subscriber.outbox.session());
-    let mut merged: Vec<(Subscriber, Vec<u32>)> = Vec::with_capacity(matched.len());
-    for subscriber in matched {
-        let ids = subscriber.id.map(NonZeroU32::get);
-        match merged.last_mut() {
-            Some((best, all)) if Arc::ptr_eq(&best.outbox, &subscriber.outbox) => {
-                best.qos = best.qos.max(subscriber.qos);
-                best.no_local &= subscriber.no_local;
-                best.retain_as_published |= subscriber.retain_as_published;
-                all.extend(ids);
-            }
-            _ => merged.push((subscriber, ids.into_iter().collect())),
-        }
-    }
-    merged.into_iter().map(|(subscriber, ids)| Target::Session(subscriber, ids.into_iter().collect()))
 }
 
 /// Where a session's outbox is shown to the router, for tests of this room.

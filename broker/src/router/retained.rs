@@ -14,8 +14,7 @@ use std::sync::{PoisonError, RwLock};
 use lapwing_protocol::topic;
 
 use crate::config::Config;
-use crate::message::{Delivery, DeliveryTerms};
-use crate::message::{Expiry, Message, Millis, SubscriptionIds};
+use crate::message::{Delivery, DeliveryTerms, Expiry, Message, Millis, SubscriptionIds};
 use crate::session::Replay;
 use crate::store::Store;
 use crate::store::publish_record::Journal;
@@ -541,11 +540,12 @@ fn after_mismatch(filter: &str, topic: &str) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use lapwing_protocol::packet::SubscriptionOptions;
+    use lapwing_protocol::{QoS, topic};
+
     use super::*;
     use crate::message::Content;
     use crate::session::Held;
-    use lapwing_protocol::packet::SubscriptionOptions;
-    use lapwing_protocol::{QoS, topic};
 
     fn message(topic: &str, payload: &str, expires_at: Option<Millis>) -> Message {
         Message::new(&Content {

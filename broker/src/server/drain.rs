@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::sync::Notify;
 
 /// Counts connections or listeners, so that a stop can wait for the last.

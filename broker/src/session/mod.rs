@@ -8,36 +8,26 @@
 
 mod inbound;
 mod outbound;
+mod outcome;
 mod subscriptions;
+mod terms;
 mod will;
-
-pub use inbound::ReceivedIds;
-pub use outbound::{KeptFlight, Outcome, Outgoing, Transmit};
-pub use subscriptions::{Held, Replay, Subscriptions};
-pub use will::Will;
 
 use std::sync::Arc;
 
+pub use inbound::ReceivedIds;
 use lapwing_protocol::flight::{Answer, Arrival, Inbound, InboundStore};
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
 use lapwing_protocol::property::PropertyId;
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
+pub use outbound::{Outgoing, Transmit};
+pub use outcome::{KeptFlight, Outcome};
+pub use subscriptions::{Held, Replay, Subscriptions};
+pub use terms::Terms;
+pub use will::Will;
 
 use crate::message::{Millis, SessionNumber};
-
-/// What one connection brings to a session.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// The most QoS 1 and 2 messages that the client may have open with us.
-    pub receive_maximum: u16,
-    /// The most that we may have open with the client.
-    pub in_flight_max: u16,
-    /// Session Expiry Interval, in seconds.
-    pub expiry_s: u32,
-    /// How long a message may wait for the client, in seconds.
-    pub message_expiry_max_s: u32,
-}
 
 /// A session.
 #[derive(Debug)]

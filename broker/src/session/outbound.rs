@@ -7,20 +7,19 @@
 //! back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent again. What becomes of stored messages is noted as
 //! [`Outcome`]s, for the connection to pass on.
 
-mod flights;
+pub(super) mod flights;
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 
+use flights::{Flight, Flights};
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
-use flights::{Flight, Flights};
-
-use super::Terms;
-use crate::message::Delivery;
-use crate::message::{Expiry, Message, Millis, REPLAYED, Seq};
-use crate::telemetry::outcomes::Reason;
+use crate::message::{Delivery, Expiry, Message, Millis, REPLAYED, Seq};
+use crate::session::outcome::size;
+use crate::session::{KeptFlight, Outcome, Terms};
+use crate::telemetry::drop_reason::Reason;
 
 /// A thing to send.
 #[derive(Debug)]
@@ -36,53 +35,6 @@ pub enum Transmit {
     },
     /// PUBREL again, after a reconnect.
     PubRel(PacketId),
-}
-
-/// A flight of a stored session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptFlight {
-    /// The packet identifier.
-    pub packet_id: PacketId,
-    /// Flights were first sent in this order.
-    pub order: u64,
-    /// What it waits for.
-    pub state: OutboundState,
-    /// The place of its message.
-    pub seq: Seq,
-    /// The size of its message, in bytes.
-    pub size: u32,
-}
-
-/// What has become of a stored message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is over: acknowledged, expired, or too large for the client.
-    Done {
-        /// Its place.
-        seq: Seq,
-        /// Its size, in bytes.
-        size: u32,
-        /// What it was sent with.
-        packet_id: Option<PacketId>,
-    },
-    /// The client has it (PUBREC).
-    HandedOver {
-        /// Its place.
-        seq: Seq,
-        /// Its size, in bytes.
-        size: u32,
-        /// What it was sent with.
-        packet_id: PacketId,
-    },
-    /// Its identifier is free again (PUBCOMP).
-    Completed {
-        /// Which.
-        packet_id: PacketId,
-    },
-}
-
-fn size(delivery: &Delivery) -> u32 {
-    u32::try_from(delivery.message.size()).unwrap_or(u32::MAX)
 }
 
 fn wait_max(terms: &Terms) -> Millis {

@@ -1,7 +1,6 @@
 //! The will (`3.1.2.5`): what is published when a connection ends badly.
 
-use lapwing_protocol::QoS;
-use lapwing_protocol::packet;
+use lapwing_protocol::{QoS, packet};
 
 use crate::message::{Content, Message, Millis, Source, forwarded};
 

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::checkpoint;
 use super::record::Record;
-use super::shared::{Shared, lock};
-use super::tools::Problem;
-use super::{Health, checkpoint};
+use super::shared::Shared;
 use crate::message::Durability;
+use crate::store::Health;
+use crate::store::error::Problem;
+use crate::store::sync::lock;
 
 /// Its name.
 pub(super) const SOCKET: &str = "control.sock";

@@ -12,8 +12,7 @@ use lapwing_protocol::{PacketId, QoS};
 use super::record::{
     Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
 };
-use crate::message::{Delivery, DeliveryTerms};
-use crate::message::{Message, SubscriptionIds};
+use crate::message::{Delivery, DeliveryTerms, Message, SubscriptionIds};
 use crate::session::{Held, Will};
 
 /// The kind of [`Record::Published`].

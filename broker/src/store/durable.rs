@@ -7,76 +7,36 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::checkpoint::{self, Checkpoint, Meta};
+use super::Entry;
+use super::checkpoint::{self, Checkpoint};
 use super::error::OpenError;
 use super::record::{KeptSession, Record};
-use super::shared::{Counters, Ground, Shared, Supply, View, lock};
-use super::{
-    Entry, Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
-};
+use super::shared::{Ground, Shared, Supply, View};
 use crate::clock::Clock;
-use crate::message::Delivery;
-use crate::message::{Durability, Message, Seq, SessionNumber};
+use crate::config::OnCorruption;
+use crate::message::{Delivery, Durability, Message, Seq, SessionNumber};
 use crate::store::backup::{self, Control};
 use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;
+use crate::store::checkpoint::meta::Meta;
+use crate::store::counters::Counters;
 use crate::store::memtable::{Logged, Queues, Table};
-use crate::store::reader::{self, Request, Wanted};
+use crate::store::read_request::{Request, Wanted};
+use crate::store::sync::lock;
 use crate::store::wal::disk::{Disk, Folder};
 use crate::store::wal::segments::{self, Beyond, Damage, Room, Scan, Since};
 use crate::store::wal::writer::Writer;
+use crate::store::{
+    Failed, Figures, Health, Lsn, Options, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
+    reader,
+};
 
 /// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of its own.
 const SEGMENTS_LEFT: usize = 2;
-
-/// What to do about a damaged file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnCorruption {
-    /// Do not start.
-    #[default]
-    Refuse,
-    /// Set it aside and start with what is sound.
-    Quarantine,
-}
-
-/// How a store is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How long `Durability::Interval` may leave what is written unsynced.
-    pub sync_interval: Duration,
-    /// The least time between two syncs.
-    pub min_sync_interval: Duration,
-    /// How much log there is between two checkpoints, in bytes, or memory of what stands in it, whichever is reached first; up to four times
-    /// as much while a disk is slow.
-    pub window_bytes: u64,
-    /// A segment of the log, in bytes.
-    pub segment_bytes: u64,
-    /// The memory of the checkpoint's cache, in bytes.
-    pub cache_bytes: usize,
-    /// The memory of records that wait to be written, in bytes.
-    pub inbox_bytes_max: usize,
-    /// What to do about a damaged file.
-    pub on_corruption: OnCorruption,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            sync_interval: Duration::from_secs(1),
-            min_sync_interval: Duration::ZERO,
-            window_bytes: 32 << 20,
-            segment_bytes: 4 << 20,
-            cache_bytes: 8 << 20,
-            inbox_bytes_max: 16 << 20,
-            on_corruption: OnCorruption::default(),
-        }
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -116,7 +76,7 @@ impl DurableStore {
     ///
     /// # Errors
     /// That the folder is not empty or cannot be written to, or that the store is not well.
-    pub fn backup(&self, to: &Path) -> Result<(), super::tools::Problem> {
+    pub fn backup(&self, to: &Path) -> Result<(), crate::store::error::Problem> {
         backup::backup(&self.shared, to)
     }
 

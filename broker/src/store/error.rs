@@ -61,3 +61,6 @@ impl std::fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
+
+/// What went wrong, in words.
+pub type Problem = Box<dyn std::error::Error + Send + Sync>;

@@ -5,12 +5,10 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::{
-    Entry, Failed, Figures, Lsn, OpenError, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
-};
+use super::{Entry, OpenError};
 use crate::clock::Clock;
-use crate::message::Delivery;
-use crate::message::{Message, Seq, SessionNumber};
+use crate::message::{Delivery, Message, Seq, SessionNumber};
+use crate::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
 
 /// See the module.
 #[derive(Debug)]

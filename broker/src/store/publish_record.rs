@@ -5,8 +5,7 @@ use std::iter;
 
 use lapwing_protocol::PacketId;
 
-use crate::message::Delivery;
-use crate::message::{Durability, Message, SessionNumber};
+use crate::message::{Delivery, Durability, Message, SessionNumber};
 use crate::store::{
     Beside, Entry, Exchange, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket, Unavailable,
 };

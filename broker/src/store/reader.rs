@@ -5,30 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot::Sender;
 use tracing::error;
 
+use super::OpenError;
 use super::checkpoint::{self, Read};
 use super::record::KeptSession;
-use super::shared::{Shared, View, lock};
-use super::{Health, Lsn, OpenError, Page, Paged};
-use crate::message::Delivery;
-use crate::message::{Message, Seq, SessionNumber};
+use super::shared::{Shared, View};
+use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::memtable::{Queues, Table};
-
-/// A question to the reader: it is answered once everything up to `after` can be read.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) after: Lsn,
-    pub(super) wanted: Wanted,
-}
-
-#[derive(Debug)]
-pub(super) enum Wanted {
-    Queued(Page, Sender<Paged>),
-    Placed(SessionNumber, Vec<Seq>, Sender<Vec<Delivery>>),
-    Retained(Vec<Box<str>>, Sender<Vec<Message>>),
-}
+use crate::store::read_request::Wanted;
+use crate::store::sync::lock;
+use crate::store::{Health, Page, Paged};
 
 /// How many rows of a table are looked at under its lock for one page, at most, for each message that is wanted.
 const LOOKED_AT: usize = 4;

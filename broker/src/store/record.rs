@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use lapwing_protocol::{PacketId, QoS};
 
-use crate::message::{Delivery, DeliveryTerms};
-use crate::message::{Message, Millis, Seq, SessionNumber};
+use crate::message::{Delivery, DeliveryTerms, Durability, Message, Millis, Seq, SessionNumber};
 pub use crate::session::KeptFlight;
 use crate::session::{Held, Will};
+use crate::store::Lsn;
 
 /// What is known of a session itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -259,4 +259,29 @@ pub struct KeptSession {
     pub received: Vec<PacketId>,
     /// What waits.
     pub waiting: Waiting,
+}
+
+/// A record for its place in the log.
+#[derive(Debug)]
+pub struct Entry {
+    /// The place.
+    pub lsn: Lsn,
+    /// The record.
+    pub record: Record,
+    /// How it is to be kept.
+    pub durability: Durability,
+    /// The crc32c of its message.
+    pub(super) sum: u32,
+    /// An estimate of the memory that it takes, in bytes.
+    pub(in crate::store) weight: usize,
+}
+
+/// An estimate of the memory that a record takes.
+pub(in crate::store) fn weight(record: &Record) -> usize {
+    match record {
+        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
+        Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
+        Record::Exchange(Exchange::Sent { body: Some(body), .. }) => 96 + body.message.size(),
+        _ => 64,
+    }
 }

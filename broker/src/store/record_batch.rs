@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{Entry, Exchange, Lsn, Origin, Record, Store, Ticket, Unavailable};
+use super::{Entry, Exchange, Origin, Record};
 use crate::message::Durability;
 use crate::session::{Outcome, Session};
+use crate::store::{Lsn, Store, Ticket, Unavailable};
 
 /// With so many, or so much memory in bytes, they go at once: what comes behind the first of them in the log waits for it.
 const ENTRIES_MAX: usize = 128;

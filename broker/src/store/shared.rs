@@ -1,39 +1,27 @@
 //! What the store's threads and the broker's tasks share.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
 
-use super::checkpoint::{Checkpoint, Meta};
-use super::durable::Options;
+use super::checkpoint::Checkpoint;
 use super::record::Record;
-use super::{Failed, Figures, Health, Lsn, Seat, Ticket};
 use crate::clock::Clock;
 use crate::message::Durability;
 use crate::store::checkpoint::bodies::Settled;
+use crate::store::checkpoint::meta::Meta;
+use crate::store::counters::Counters;
 use crate::store::memtable::Table;
-use crate::store::reader::Request;
+use crate::store::options::Options;
+use crate::store::read_request::Request;
+use crate::store::record::Entry;
+use crate::store::sync::lock;
 use crate::store::wal::disk::Disk;
-use crate::store::wal::frame_builder::Entry;
 use crate::store::wal::pending::Inbox;
 use crate::store::wal::segments::Segment;
-use crate::telemetry::metrics::{Counter, Histogram};
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) record_bytes: Counter,
-    pub(super) log_bytes: Counter,
-    pub(super) checkpoint_bytes: Counter,
-    pub(super) syncs: Counter,
-    /// How long syncs of the log took.
-    pub(super) sync_time: Histogram,
-    pub(super) checkpoints: Counter,
-    pub(super) moved: Counter,
-    pub(super) corrupt: Counter,
-}
+use crate::store::{Failed, Figures, Health, Lsn, Seat, Ticket};
 
 /// The newest state that can be read: two tables over the checkpoint.
 #[derive(Debug)]
@@ -105,55 +93,6 @@ impl Supply {
     }
 }
 
-/// Who looks at which checkpoint: what was freed by a later one is not used again while somebody may still read it.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    /// The number of the newest checkpoint, and how many look at each.
-    state: Mutex<(u64, BTreeMap<u64, usize>)>,
-}
-
-impl Looks {
-    /// Begins a look, before the checkpoint is read: it is one at the newest, or at a still newer one.
-    pub(super) fn begin(self: &Arc<Looks>) -> Look {
-        let mut state = lock(&self.state);
-        let at = state.0;
-        *state.1.entry(at).or_default() += 1;
-        Look { looks: self.clone(), at }
-    }
-
-    /// A checkpoint was made; its number.
-    pub(super) fn made(&self) -> u64 {
-        let mut state = lock(&self.state);
-        state.0 += 1;
-        state.0
-    }
-
-    /// The oldest checkpoint that somebody looks at; the newest if nobody does.
-    pub(super) fn oldest(&self) -> u64 {
-        let state = lock(&self.state);
-        state.1.keys().next().copied().unwrap_or(state.0)
-    }
-}
-
-/// While it lives, what its checkpoint refers to stays.
-#[derive(Debug)]
-pub(super) struct Look {
-    looks: Arc<Looks>,
-    at: u64,
-}
-
-impl Drop for Look {
-    fn drop(&mut self) {
-        let mut state = lock(&self.looks.state);
-        if let Some(count) = state.1.get_mut(&self.at) {
-            *count -= 1;
-            if *count == 0 {
-                state.1.remove(&self.at);
-            }
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Waiters {
     wakers: Vec<Waker>,
@@ -203,12 +142,6 @@ pub(super) struct Shared {
     pub(super) durable: AtomicU64,
     health: AtomicU8,
     waiters: Mutex<Waiters>,
-}
-
-/// A panic while a lock of the store is held leaves values that are still values; the thread that panicked is found out by
-/// its silence.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -419,6 +352,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::pins::Looks;
 
     #[test]
     fn a_segment_is_not_used_again_while_somebody_looks_at_a_checkpoint_that_does_not_have_it_yet() {

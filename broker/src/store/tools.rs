@@ -12,16 +12,17 @@ use lapwing_protocol::QoS;
 use lapwing_protocol::flight::OutboundState;
 
 use super::checkpoint::{self, Checkpoint};
-use super::durable::{DurableStore, Options};
+use super::durable::DurableStore;
 use super::error::OpenError;
 use super::record::{Exchange, KeptSession, Origin, Places, Queued, Record};
-use super::shared::Counters;
-use super::{Page, Seat, Store, Ticket};
 use crate::message::{Durability, REPLAYED};
-use crate::store::backup;
+use crate::store::counters::Counters;
+use crate::store::error::Problem;
+use crate::store::options::Options;
 use crate::store::wal::disk::{Disk, Folder};
 use crate::store::wal::frame::{self, Found, Head};
 use crate::store::wal::segments::{self, Beyond, Since};
+use crate::store::{Page, Seat, Store, Ticket};
 
 /// Stands in the frames of an export in place of a segment.
 const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
@@ -30,9 +31,6 @@ const EXPORT_RECORDS: usize = 1_000;
 const EXPORT_BYTES: usize = 1 << 20;
 /// How many rows are read at once.
 const PAGE_ROWS: usize = 500;
-
-/// What went wrong, in words.
-pub type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,7 +167,7 @@ struct Exporter {
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += crate::store::wal::frame_builder::weight(&record);
+        self.bytes += crate::store::record::weight(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)
@@ -334,7 +332,7 @@ fn each_frame(
 /// That there is no state, or that the copy cannot be made.
 pub fn backup(folder: &Path, to: &Path) -> Result<(), Problem> {
     let to = std::path::absolute(to)?;
-    if let Ok(mut broker) = UnixStream::connect(folder.join(backup::SOCKET)) {
+    if let Ok(mut broker) = UnixStream::connect(folder.join(super::backup::SOCKET)) {
         let text = to.to_str().ok_or("the name of the folder is not UTF-8")?;
         writeln!(broker, "backup {text}")?;
         let mut answer = String::new();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::message::Millis;
-use crate::telemetry::outcomes::{Drops, Reason};
+use crate::telemetry::drop_reason::{Drops, Reason};
 
 macro_rules! counters {
     ($(#[$struct_doc:meta])* $Name:ident { $($(#[$doc:meta])* $name:ident,)+ }) => {

@@ -4,146 +4,47 @@
 //! A message ends where it is noticed that it goes no further: there [`Ends`] is told, once for each that does not get it. What
 //! only waits (a client that is too fast, memory that is short) has no end, and no reason here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use lapwing_protocol::PacketId;
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::message::Delivery;
-use crate::message::Message;
-use crate::outbox::Outbox;
-use crate::telemetry::trace::{Step, Subject, Traces};
+use crate::message::{Delivery, Message};
+use crate::telemetry::drop_reason::{Drops, Reason};
+use crate::telemetry::trace::{Filter, Step, Subject, Told, Traces};
 
-/// What kind of end a reason is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The broker did not take it from its publisher.
-    Refused,
-    /// It was taken, and a subscriber that was to have it does not get it.
-    Lost,
-    /// Nobody was to have it, or nobody who is there: as MQTT has it, and no drop.
-    PassedOver,
-}
-
-macro_rules! reasons {
-    ($($(#[doc = $text:literal])+ $name:ident $word:literal $kind:ident,)+) => {
-        /// Why a message went no further.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[doc = $text])+ $name,)+ }
-
-        impl Reason {
-            /// All of them.
-            pub const ALL: [Reason; [$(Reason::$name),+].len()] = [$(Reason::$name),+];
-
-            /// As figures, API and traces call it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Reason::$name => $word,)+ }
-            }
-
-            /// What kind of end it is.
-            pub const fn kind(self) -> Kind {
-                match self { $(Reason::$name => Kind::$kind,)+ }
-            }
-
-            /// In words.
-            pub const fn text(self) -> &'static str {
-                match self { $(Reason::$name => concat!($($text),+).trim_ascii(),)+ }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// this client may not publish to this topic
-    DeniedPublish "denied_publish" Refused,
-    /// topics that start with $ are the broker's own
-    BrokerTopic "broker_topic" Refused,
-    /// the topic is longer than limits.topic_bytes_max or limits.topic_levels_max
-    TopicLimit "topic_limit" Refused,
-    /// more user properties than limits.user_properties_max allows, or limits.user_property_bytes_max
-    UserProperties "user_properties" Refused,
-    /// the payload is not the UTF-8 text it is said to be
-    PayloadFormat "payload_format" Refused,
-    /// the PUBLISH broke MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias, receive maximum), and its connection was closed
-    Violation "violation" Refused,
-    /// limits.retained_messages_max or limits.retained_bytes_max is reached
-    RetainedFull "retained_full" Refused,
-    /// the message cannot be stored: the disk is full, or the store has failed
-    StoreRefused "store_refused" Refused,
-    /// a subscriber's queue is full and limits.queue_policy is refuse
-    QueueRefused "queue_refused" Refused,
-    /// the queue of the subscriber was full: this message did not get in (limits.queued_messages_max, limits.queued_bytes_max)
-    QueueFull "queue_full" Lost,
-    /// the queue of the subscriber was full: it was the oldest there and made room (limits.queue_policy is drop_oldest)
-    QueueFullOldest "queue_full_oldest" Lost,
-    /// the queue of the session on disk was full (store.queue_messages_max, store.queue_bytes_max)
-    DiskQueueFull "disk_queue_full" Lost,
-    /// the queues on disk were full, all together (store.queues_bytes_max)
-    DiskQueuesFull "disk_queues_full" Lost,
-    /// no member of the shared group could take it: their queues were full
-    NoMember "no_member" Lost,
-    /// this client may not have messages of this topic
-    DeniedDelivery "denied_delivery" Lost,
-    /// who published this retained message may not any more
-    DeniedSource "denied_source" Lost,
-    /// the topic is not below the mount point of the listener
-    MountPoint "mount_point" Lost,
-    /// it is larger than the Maximum Packet Size of the subscriber
-    TooLarge "too_large" Lost,
-    /// its own expiry passed while it waited
-    Expired "expired" Lost,
-    /// it waited longer than limits.message_expiry_max_s
-    WaitedTooLong "waited_too_long" Lost,
-    /// the store does not have it any more: damage, or a disk that was changed
-    StoreLost "store_lost" Lost,
-    /// it waited for a session that ended
-    SessionEnded "session_ended" Lost,
-    /// no subscription matched, and it was not retained
-    NoSubscriber "no_subscriber" PassedOver,
-    /// the subscriber published it itself and subscribed with No Local
-    NoLocal "no_local" PassedOver,
-    /// the subscriber is away, and QoS 0 is not kept for it (limits.queue_qos0)
-    Offline "offline" PassedOver,
-}
-
-impl Reason {
-    /// Those that count as dropped.
-    pub fn drops() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() != Kind::PassedOver)
-    }
-
-    /// Those that do not.
-    pub fn passed_over() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() == Kind::PassedOver)
-    }
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Ends by reason.
+/// A session as outcomes name it: its client identifier, and counts of the messages that went no further.
 #[derive(Debug, Default)]
-pub struct Drops([AtomicU64; Reason::ALL.len()]);
+pub struct Recipient {
+    client_id: Arc<str>,
+    /// Made with the first message that counts.
+    drops: OnceLock<Box<Drops>>,
+}
 
-impl Drops {
-    /// So many more.
-    pub fn add(&self, reason: Reason, n: u64) {
-        if let Some(count) = self.0.get(reason as usize) {
-            count.fetch_add(n, Ordering::Relaxed);
-        }
+impl Recipient {
+    /// A session of this client, with nothing counted.
+    pub fn new(client_id: Arc<str>) -> Recipient {
+        Recipient { client_id, drops: OnceLock::new() }
     }
 
-    /// So many so far.
-    pub fn get(&self, reason: Reason) -> u64 {
-        self.0.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    /// The client identifier.
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.client_id
     }
 
-    /// All that count as dropped.
-    pub fn sum(&self) -> u64 {
-        Reason::drops().map(|reason| self.get(reason)).sum()
+    /// Messages to or from the client that went no further, since its session began or the broker started.
+    pub fn drops(&self) -> Option<&Drops> {
+        self.drops.get().map(|drops| &**drops)
+    }
+
+    /// Number of them that count as dropped.
+    pub fn dropped(&self) -> u64 {
+        self.drops().map_or(0, Drops::sum)
+    }
+
+    fn count(&self, reason: Reason, n: u64) {
+        self.drops.get_or_init(Box::default).add(reason, n);
     }
 }
 
@@ -164,26 +65,26 @@ impl Ends {
 
     /// A message goes no further on its way to a session.
     #[cold]
-    pub fn ended(&self, reason: Reason, message: &Message, outbox: &Outbox) {
+    pub fn ended(&self, reason: Reason, message: &Message, recipient: &Recipient) {
         self.drops.add(reason, 1);
-        outbox.count(reason, 1);
+        recipient.count(reason, 1);
         if self.traces.hear_of(message) {
-            self.traces.tell(&Subject::of(message), Some(outbox.client_id()), Step::Ended(reason));
+            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), Step::Ended(reason));
         }
     }
 
     /// As [`ended`](Self::ended), for messages that are on disk only.
     #[cold]
-    pub fn ended_unseen(&self, reason: Reason, n: u64, outbox: &Outbox) {
+    pub fn ended_unseen(&self, reason: Reason, n: u64, recipient: &Recipient) {
         self.drops.add(reason, n);
-        outbox.count(reason, n);
+        recipient.count(reason, n);
     }
 
     /// A message waits for a session; for traces.
     #[cold]
-    pub(crate) fn queued(&self, delivery: &Delivery, outbox: &Outbox, connected: bool) {
+    pub(crate) fn queued(&self, delivery: &Delivery, recipient: &Recipient, connected: bool) {
         let step = Step::Queued { connected, shared: delivery.terms.share.is_some() };
-        self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
+        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
     /// It was given to the network; for traces.
@@ -191,20 +92,20 @@ impl Ends {
     pub(crate) fn sent(
         &self,
         delivery: &Delivery,
-        outbox: &Outbox,
+        recipient: &Recipient,
         packet_id: Option<PacketId>,
         again: bool,
     ) {
         let step = Step::Sent { qos: delivery.terms.qos, packet_id, again };
-        self.traces.tell(&Subject::of(&delivery.message), Some(outbox.client_id()), step);
+        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
     /// A session wants nothing of its own; counted by who publishes ([`Tally`](crate::telemetry::metrics::Tally)).
     #[inline]
-    pub(crate) fn spared(&self, message: &Message, outbox: &Outbox) {
+    pub(crate) fn spared(&self, message: &Message, recipient: &Recipient) {
         if self.traces.hear_of(message) {
             let step = Step::Ended(Reason::NoLocal);
-            self.traces.tell(&Subject::of(message), Some(outbox.client_id()), step);
+            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), step);
         }
     }
 
@@ -219,7 +120,7 @@ impl Ends {
 
     /// A message was not taken from its publisher, whose outbox counts that.
     #[cold]
-    pub fn refused(&self, reason: Reason, text: &str, subject: &Subject<'_>, publisher: Option<&Outbox>) {
+    pub fn refused(&self, reason: Reason, text: &str, subject: &Subject<'_>, publisher: Option<&Recipient>) {
         self.drops.add(reason, 1);
         if let Some(publisher) = publisher {
             publisher.count(reason, 1);
@@ -230,30 +131,144 @@ impl Ends {
     }
 }
 
+impl Ends {
+    /// Begins a trace; `None`: there are as many as there may be.
+    pub fn follow(self: &Arc<Self>, filter: Filter) -> Option<Following> {
+        let (number, told) = self.traces.begin(filter)?;
+        Some(Following { ends: self.clone(), number, told })
+    }
+}
+
 impl Default for Ends {
     fn default() -> Self {
         Ends::new(Clock::after(0))
     }
 }
 
+/// A trace that somebody reads; dropping it ends it.
+#[derive(Debug)]
+pub struct Following {
+    ends: Arc<Ends>,
+    number: u64,
+    told: mpsc::Receiver<Told>,
+}
+
+impl Following {
+    /// What comes next. May be dropped at any time.
+    pub async fn next(&mut self) -> Told {
+        match self.told.recv().await {
+            Some(told) => told,
+            // It is told until it is dropped.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What has come, if anything has; behind it, how much was lost that was not told yet.
+    pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
+        let lost = self.ends.traces.take_lost(self.number);
+        let told = &mut self.told;
+        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(Told::Lost(lost)))
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.ends.traces.end(self.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use lapwing_protocol::QoS;
+
     use super::*;
+    use crate::message::TraceId;
+    use crate::telemetry::trace::{EVENTS_MAX, TEXT_MAX, TRACES_MAX};
+
+    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
+        ends.follow(filter).unwrap()
+    }
+
+    fn filter(client: &str, topic: &str) -> Filter {
+        let some = |text: &str| (!text.is_empty()).then(|| text.into());
+        Filter { client: some(client), topic: some(topic) }
+    }
+
+    fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
+        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
+    }
+
+    fn steps(following: &mut Following) -> Vec<String> {
+        let word = |told: Told| match told {
+            Told::Event(event) => {
+                format!("{}:{}", event.client.as_deref().unwrap_or("-"), event.step.name())
+            }
+            Told::Lost(n) => format!("lost {n}"),
+        };
+        following.rest().map(word).collect()
+    }
 
     #[test]
-    fn each_reason_has_a_name_of_its_own_and_words_and_counts_alone() {
-        let mut names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), Reason::ALL.len());
-        for reason in Reason::ALL {
-            let drops = Drops::default();
-            drops.add(reason, 2);
-            let counted: Vec<Reason> =
-                Reason::ALL.into_iter().filter(|other| drops.get(*other) > 0).collect();
-            assert_eq!(counted, [reason]);
-            assert_eq!(drops.sum(), if reason.kind() == Kind::PassedOver { 0 } else { 2 });
-            assert!(reason.text().len() > 10 && !reason.text().contains("  "), "{}", reason.text());
+    fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut of_topic = follow(&ends, filter("", "home/+"));
+        let mut of_phone = follow(&ends, filter("phone", ""));
+        let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
+        let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
+            ("kitchen".into(), "phone".into(), "tv".into());
+        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
+        assert_eq!(id, Some(7));
+        traces.tell(&subject(id, "home/temp"), None, Step::Retained);
+        traces.tell(&subject(id, "home/temp"), Some(&phone), Step::Ended(Reason::Offline));
+        traces.tell(&subject(id, "home/temp"), Some(&tv), Step::Ended(Reason::QueueFull));
+        traces.tell(&subject(None, "other"), Some(&phone), Step::Ended(Reason::Expired));
+        assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
+        assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);
+        assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:passed over", "tv:dropped"]);
+    }
+
+    #[test]
+    fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
+        for _ in 0..EVENTS_MAX + 5 {
+            traces.tell(&subject(None, "t"), None, Step::Retained);
         }
+        let told = steps(&mut following);
+        assert_eq!((told.len(), told.last().unwrap().as_str()), (EVENTS_MAX + 1, "lost 5"));
+        for _ in 0..EVENTS_MAX + 1 {
+            traces.tell(&subject(None, "t"), None, Step::Retained);
+        }
+        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
+        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
+        traces.tell(&subject(None, "t"), None, Step::Retained);
+        let told = steps(&mut following);
+        assert_eq!(told[told.len() - 2..], ["lost 1", "-:retained"]);
+    }
+
+    #[test]
+    fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
+        assert!(ends.follow(Filter::default()).is_none());
+        all.pop();
+        assert!(traces.is_on() && ends.follow(Filter::default()).is_some());
+        all.clear();
+        assert!(!traces.is_on());
+        assert_eq!(traces.publishers(), 0);
+    }
+
+    #[test]
+    fn nothing_in_an_event_is_long() {
+        let ends: Arc<Ends> = Arc::default();
+        let traces = &ends.traces;
+        let mut following = follow(&ends, Filter::default());
+        let topic = "ä".repeat(30_000);
+        traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
+        let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };
+        assert!(event.topic.len() <= TEXT_MAX + 3 && event.step.detail().len() <= TEXT_MAX + 3);
     }
 }

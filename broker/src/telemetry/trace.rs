@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::message::{Message, Millis, TraceId};
-use crate::telemetry::outcomes::{Ends, Kind, Reason};
+use crate::telemetry::drop_reason::{Kind, Reason};
 
 /// How many traces there are at once.
 pub const TRACES_MAX: usize = 4;
@@ -26,7 +26,7 @@ pub const EVENTS_MAX: usize = 4_096;
 /// How many messages are remembered by who published them.
 const PUBLISHERS_MAX: usize = 4_096;
 /// The longest topic name and the longest words in an event, in bytes.
-const TEXT_MAX: usize = 512;
+pub(super) const TEXT_MAX: usize = 512;
 
 /// What a trace wants; all of it has to fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -231,7 +231,7 @@ struct Inner {
     traces: Vec<Trace>,
     last: u64,
     /// Who published the messages that were numbered last, in the order of their numbers.
-    publishers: VecDeque<(TraceId, Arc<str>)>,
+    pub(super) publishers: VecDeque<(TraceId, Arc<str>)>,
 }
 
 #[derive(Debug)]
@@ -294,9 +294,9 @@ impl Traces {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a trace; `None`: there are as many as there may be.
-    pub fn follow(ends: &Arc<Ends>, filter: Filter) -> Option<Following> {
-        let mut inner = ends.traces.lock();
+    /// Begins a trace: its number, and what is told of it. `None`: there are as many as there may be.
+    pub(super) fn begin(&self, filter: Filter) -> Option<(u64, mpsc::Receiver<Told>)> {
+        let mut inner = self.lock();
         if inner.traces.len() >= TRACES_MAX {
             return None;
         }
@@ -304,8 +304,15 @@ impl Traces {
         inner.last += 1;
         let number = inner.last;
         inner.traces.push(Trace { number, filter, events, lost: 0 });
-        ends.traces.on.fetch_or(FOLLOWED, Ordering::Relaxed);
-        Some(Following { ends: ends.clone(), number, told })
+        self.on.fetch_or(FOLLOWED, Ordering::Relaxed);
+        Some((number, told))
+    }
+
+    /// Number of events of a trace that were lost and not told yet; they count as told now.
+    pub(super) fn take_lost(&self, number: u64) -> u64 {
+        let mut inner = self.lock();
+        let own = inner.traces.iter_mut().find(|trace| trace.number == number);
+        own.map_or(0, |trace| std::mem::take(&mut trace.lost))
     }
 
     /// A PUBLISH came: the number of the message, if a trace may want it. `next` makes one.
@@ -376,7 +383,13 @@ impl Traces {
         }
     }
 
-    fn end(&self, number: u64) {
+    /// Number of publishers that are remembered for the traces that run.
+    #[cfg(test)]
+    pub(super) fn publishers(&self) -> usize {
+        self.lock().publishers.len()
+    }
+
+    pub(super) fn end(&self, number: u64) {
         let mut inner = self.lock();
         inner.traces.retain(|trace| trace.number != number);
         if inner.traces.is_empty() {
@@ -413,131 +426,4 @@ pub(crate) fn cut(text: &str) -> Box<str> {
     }
     let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= TEXT_MAX).last().unwrap_or(0);
     format!("{}…", text.get(..end).unwrap_or_default()).into()
-}
-
-/// A trace that somebody reads; dropping it ends it.
-#[derive(Debug)]
-pub struct Following {
-    ends: Arc<Ends>,
-    number: u64,
-    told: mpsc::Receiver<Told>,
-}
-
-impl Following {
-    /// What comes next. May be dropped at any time.
-    pub async fn next(&mut self) -> Told {
-        match self.told.recv().await {
-            Some(told) => told,
-            // It is told until it is dropped.
-            None => std::future::pending().await,
-        }
-    }
-
-    /// What has come, if anything has; behind it, how much was lost that was not told yet.
-    pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
-        let mut inner = self.ends.traces.lock();
-        let own = inner.traces.iter_mut().find(|trace| trace.number == self.number);
-        let lost = own.map_or(0, |trace| std::mem::take(&mut trace.lost));
-        drop(inner);
-        let told = &mut self.told;
-        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(Told::Lost(lost)))
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.ends.traces.end(self.number);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
-        Traces::follow(ends, filter).unwrap()
-    }
-
-    fn filter(client: &str, topic: &str) -> Filter {
-        let some = |text: &str| (!text.is_empty()).then(|| text.into());
-        Filter { client: some(client), topic: some(topic) }
-    }
-
-    fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
-        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
-    }
-
-    fn steps(following: &mut Following) -> Vec<String> {
-        let word = |told: Told| match told {
-            Told::Event(event) => {
-                format!("{}:{}", event.client.as_deref().unwrap_or("-"), event.step.name())
-            }
-            Told::Lost(n) => format!("lost {n}"),
-        };
-        following.rest().map(word).collect()
-    }
-
-    #[test]
-    fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut of_topic = follow(&ends, filter("", "home/+"));
-        let mut of_phone = follow(&ends, filter("phone", ""));
-        let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
-        let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
-            ("kitchen".into(), "phone".into(), "tv".into());
-        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
-        assert_eq!(id, Some(7));
-        traces.tell(&subject(id, "home/temp"), None, Step::Retained);
-        traces.tell(&subject(id, "home/temp"), Some(&phone), Step::Ended(Reason::Offline));
-        traces.tell(&subject(id, "home/temp"), Some(&tv), Step::Ended(Reason::QueueFull));
-        traces.tell(&subject(None, "other"), Some(&phone), Step::Ended(Reason::Expired));
-        assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
-        assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);
-        assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:passed over", "tv:dropped"]);
-    }
-
-    #[test]
-    fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
-        for _ in 0..EVENTS_MAX + 5 {
-            traces.tell(&subject(None, "t"), None, Step::Retained);
-        }
-        let told = steps(&mut following);
-        assert_eq!((told.len(), told.last().unwrap().as_str()), (EVENTS_MAX + 1, "lost 5"));
-        for _ in 0..EVENTS_MAX + 1 {
-            traces.tell(&subject(None, "t"), None, Step::Retained);
-        }
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
-        traces.tell(&subject(None, "t"), None, Step::Retained);
-        let told = steps(&mut following);
-        assert_eq!(told[told.len() - 2..], ["lost 1", "-:retained"]);
-    }
-
-    #[test]
-    fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
-        assert!(Traces::follow(&ends, Filter::default()).is_none());
-        all.pop();
-        assert!(traces.is_on() && Traces::follow(&ends, Filter::default()).is_some());
-        all.clear();
-        assert!(!traces.is_on());
-        assert!(traces.lock().publishers.is_empty());
-    }
-
-    #[test]
-    fn nothing_in_an_event_is_long() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
-        let topic = "ä".repeat(30_000);
-        traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
-        let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };
-        assert!(event.topic.len() <= TEXT_MAX + 3 && event.step.detail().len() <= TEXT_MAX + 3);
-    }
 }

@@ -8,14 +8,12 @@
 mod wakeups;
 
 use std::future::Future;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::{io, thread};
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
-
 use wakeups::Mailbox;
 pub use wakeups::this_thread;
 

@@ -2,12 +2,11 @@
 
 mod keys;
 
-pub use keys::{Key, jwks, pem, secret};
-
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+pub use keys::{Key, jwks, pem, secret};
 use lapwing_protocol::topic;
 use serde_json::Value;
 

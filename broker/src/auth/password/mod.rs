@@ -5,17 +5,16 @@ mod hash;
 mod hashing;
 mod successes;
 
-pub use file::{Entry, Passwords, check_name, edit, line};
-pub use hash::{Cost, Hash};
-pub use hashing::{Full, Hashing};
-pub use successes::Successes;
-
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+pub use file::{Entry, Passwords, check_name, edit, line};
+pub use hash::{Cost, Hash};
+pub use hashing::{Full, Hashing};
+pub use successes::Successes;
 use tracing::{info, warn};
 
 use super::throttle::Throttle;

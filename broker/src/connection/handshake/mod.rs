@@ -8,8 +8,6 @@ mod exchange;
 mod terms;
 mod welcome;
 
-pub(crate) use welcome::{expires_at, welcome};
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +17,7 @@ use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
+pub(crate) use welcome::welcome;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Action, Credentials, Identity, Refused, audit, ban};
@@ -262,7 +261,7 @@ async fn admit(
     };
     let identity = identified.map_err(|refuse| {
         core.metrics.authentication_failures.add(1);
-        audit::refused(core, peer, (connect.client_id, connect.user_name), &refuse.text);
+        audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, &refuse.text);
         Refuse { audited: true, ..refuse }
     })?;
     if let Some(client_id) = &identity.client_id {
@@ -308,7 +307,7 @@ async fn admit(
 
 /// The refusal of a client that is banned; why is not for it to know.
 fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> Refuse {
-    audit::refused(core, peer, (connect.client_id, connect.user_name), text);
+    audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, text);
     let told = Some("this client is banned");
     Refuse { told, audited: true, ..Refuse::new(version, ReasonCode::Banned, text) }
 }

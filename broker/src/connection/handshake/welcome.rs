@@ -1,7 +1,7 @@
 //! A client that may come in gets its session and CONNACK.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
@@ -19,7 +19,7 @@ use crate::connection::output::Output;
 use crate::connection::{Connection, State};
 use crate::core::Core;
 use crate::core::settings::Snapshot;
-use crate::message::{Durability, Millis};
+use crate::message::Durability;
 use crate::net::endpoint::Gate;
 use crate::session::Session;
 use crate::store::{Record, Records, Ticket};
@@ -69,7 +69,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         }
     };
     let level = gate.listener.durability.unwrap_or(snapshot.config.store.durability);
-    let expires_at = expires_at(core, &identity);
+    let expires_at = identity.expires_at(core.now());
     let (mut resident, session_present, ended) =
         resident(core, &request, identity, &snapshot, earlier, level);
     resident.session.will = request.will.take();
@@ -181,13 +181,6 @@ fn resident(
             (Resident { session: Box::new(session), outbox, identity }, false, ended)
         }
     }
-}
-
-/// When the credentials end, by the broker's clock: the wall clock says how long they are good for.
-pub(crate) fn expires_at(core: &Core, identity: &Identity) -> Option<Millis> {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let left = identity.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
-    Some(core.now().saturating_add(left))
 }
 
 /// What the properties of CONNACK take at most, apart from texts of the client and the configuration.

@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use lapwing_protocol::PacketId;
 use lapwing_protocol::flight::{OutboundState, OutboundStore};
 
-use super::Outcome;
-use crate::message::Delivery;
-use crate::message::Seq;
+use crate::message::{Delivery, Seq};
+use crate::session::Outcome;
 
 /// One QoS 1 or 2 message on its way.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(crate) struct Flight {
     pub id: PacketId,
     pub state: OutboundState,
     /// `None` once the client has it (PUBREC), and while only the store has it.
@@ -38,7 +37,7 @@ impl Flight {
 /// See the module. Identifiers are given out in rising order, so that one is found by halving; but for the few messages during which
 /// they begin at 1 again, or with one left that is as old as that, when each is looked at.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(crate) struct Flights {
     all: VecDeque<Flight>,
     /// How often an identifier is below the one before it.
     falls: usize,

@@ -7,15 +7,15 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::message::Message;
 use crate::store::Lsn;
-use crate::store::checkpoint::{Bytes, as_io};
+use crate::store::checkpoint::row_format::{Bytes, as_io};
 use crate::store::codec::{self, Reader};
+use crate::store::location::{Place, Spot};
 use crate::store::memtable::Table;
 use crate::store::wal::disk::{Disk, DiskFile, read_full};
 use crate::store::wal::segments;
@@ -33,36 +33,6 @@ const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
 /// Segments that are mostly empty are let be until there are so many bytes of that, whatever the backlog.
 const EMPTY_BYTES_MIN: u64 = 64 << 20;
-
-/// Where a message begins in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::store) struct Spot {
-    pub(in crate::store) segment: u64,
-    /// The byte of the segment.
-    pub(in crate::store) at: u64,
-}
-
-/// A message in the log, with what shows that it is whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Place {
-    pub(in crate::store) spot: Spot,
-    pub(in crate::store) len: u32,
-    /// Its crc32c: the checksum of a frame would need all of it to be read.
-    pub(in crate::store) sum: u32,
-}
-
-impl Place {
-    /// Of the message that stands here in bytes which begin at `base` of the segment.
-    pub(in crate::store) fn of(bytes: &[u8], range: Range<usize>, segment: u64, base: u64) -> Place {
-        let sum = crc32c::crc32c(bytes.get(range.clone()).unwrap_or(&[]));
-        Place::with(sum, range, segment, base)
-    }
-
-    /// As [`of`](Self::of), where the checksum is known.
-    pub(in crate::store) fn with(sum: u32, range: Range<usize>, segment: u64, base: u64) -> Place {
-        Place { spot: Spot { segment, at: base + range.start as u64 }, len: range.len() as u32, sum }
-    }
-}
 
 /// Where a packed row has its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::bodies::Log;
-use crate::store::shared::{Shared, lock};
+use crate::store::shared::Shared;
+use crate::store::sync::lock;
 use crate::store::wal::segments::{self, Room};
 use crate::store::{Health, checkpoint};
 

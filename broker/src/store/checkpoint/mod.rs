@@ -3,7 +3,9 @@
 
 pub(super) mod bodies;
 pub(super) mod checkpointer;
+pub(in crate::store) mod meta;
 mod queue;
+pub(in crate::store) mod row_format;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -18,15 +20,17 @@ use redb::{
 };
 use tracing::error;
 
-use super::Lsn;
 use super::codec::{self, Reader};
 use super::error::OpenError;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
-use super::shared::{Counters, Look, Looks};
-use crate::message::Delivery;
-use crate::message::{Message, Millis, Seq, SessionNumber};
-use crate::store::checkpoint::bodies::{BODIES, BODY_USES, Balance, Log, Place, Settled};
+use crate::message::{Delivery, Message, Seq, SessionNumber};
+use crate::store::checkpoint::bodies::{BODIES, BODY_USES, Balance, Log, Settled};
+use crate::store::checkpoint::meta::Meta;
+use crate::store::checkpoint::row_format::{Bytes, as_io, checked, copy_table, guarded, verified};
+use crate::store::counters::Counters;
+use crate::store::location::Place;
 use crate::store::memtable::Table;
+use crate::store::pins::{Look, Looks};
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};
 use crate::store::wal::segments;
 
@@ -38,7 +42,6 @@ const FORMAT_MIN: u64 = 1;
 /// Its file while it is made.
 const FILE_NEW: &str = "checkpoint.new";
 
-pub(in crate::store) type Bytes = &'static [u8];
 pub(in crate::store) const META: TableDefinition<'_, &str, Bytes> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("sessions");
 const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), Bytes> = TableDefinition::new("subscriptions");
@@ -46,20 +49,6 @@ const FLIGHTS: TableDefinition<'_, (u64, u16), Bytes> = TableDefinition::new("fl
 const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("received");
 const RETAINED: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("retained");
 const WAITING: TableDefinition<'_, u64, Bytes> = TableDefinition::new("waiting");
-
-/// Where the checkpoint stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct Meta {
-    /// Everything up to this record is in it.
-    pub(in crate::store) lsn: Lsn,
-    pub(in crate::store) clock: Millis,
-    pub(in crate::store) number: u64,
-    pub(in crate::store) last_group: u32,
-    /// Of the frames of the log.
-    pub(in crate::store) salt: u32,
-    /// No segment before this one has records behind `lsn`.
-    pub(in crate::store) segment: u64,
-}
 
 /// redb on a [`DiskFile`].
 #[derive(Debug)]
@@ -96,15 +85,6 @@ impl StorageBackend for Backend {
     }
 }
 
-/// Any error of redb as one of the disk.
-pub(in crate::store) fn as_io(error: impl Into<redb::Error>) -> io::Error {
-    match error.into() {
-        redb::Error::Io(error) => error,
-        redb::Error::Corrupted(what) => io::Error::new(io::ErrorKind::InvalidData, what),
-        other => io::Error::other(other.to_string()),
-    }
-}
-
 /// The open checkpoint.
 #[derive(Debug)]
 pub(in crate::store) struct Checkpoint {
@@ -115,33 +95,6 @@ pub(in crate::store) struct Checkpoint {
     db: Option<Arc<Database>>,
     /// Who reads it.
     looks: Arc<Looks>,
-}
-
-/// Begins a row: room for its checksum.
-pub(in crate::store) fn unsealed(row: &mut Vec<u8>) {
-    row.clear();
-    row.extend_from_slice(&[0; 4]);
-}
-
-/// Puts the checksum in front of a row.
-pub(in crate::store) fn seal(row: &mut [u8]) {
-    if let Some((sum, body)) = row.split_at_mut_checked(4) {
-        sum.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    }
-}
-
-/// A row with its checksum in front.
-pub(in crate::store) fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
-    unsealed(out);
-    put(out);
-    seal(out);
-    out
-}
-
-/// What is behind the checksum, if that is right.
-pub(in crate::store) fn verified(row: &[u8]) -> Option<&[u8]> {
-    let (sum, body) = row.split_at_checked(4)?;
-    (crc32c::crc32c(body).to_le_bytes() == sum).then_some(body)
 }
 
 impl Checkpoint {
@@ -208,13 +161,6 @@ impl Checkpoint {
         let look = self.looks.begin();
         guarded(|| db.begin_read().map(|txn| Read { txn, path, log, _look: look }).map_err(as_io))
     }
-}
-
-/// redb panics on some damaged pages; to us that is one more error.
-pub(in crate::store) fn guarded<T>(f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "a page of the checkpoint is damaged"))
-    })
 }
 
 fn open_file(
@@ -420,20 +366,6 @@ pub(in crate::store) fn copy(read: &Read, to: &Path) -> io::Result<()> {
         queue::copy(from, &txn, &read.log)?;
         txn.commit().map_err(as_io)
     })
-}
-
-pub(in crate::store) fn copy_table<K: redb::Key, V: redb::Value>(
-    from: &ReadTransaction,
-    to: &WriteTransaction,
-    table: TableDefinition<'_, K, V>,
-) -> io::Result<()> {
-    let from = from.open_table(table).map_err(as_io)?;
-    let mut to = to.open_table(table).map_err(as_io)?;
-    for row in from.iter().map_err(as_io)? {
-        let (key, value) = row.map_err(as_io)?;
-        to.insert(key.value(), value.value()).map_err(as_io)?;
-    }
-    Ok(())
 }
 
 /// A look at the checkpoint.

@@ -9,13 +9,14 @@ use std::ops::Range;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use tracing::warn;
 
-use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Place, Spot, Survey};
-use crate::message::Delivery;
-use crate::message::{Message, Seq, SessionNumber};
+use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Survey};
+use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::Lsn;
-use crate::store::checkpoint::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
+use crate::store::checkpoint::row_format::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
 use crate::store::codec::{self, Reader};
-use crate::store::memtable::{Row, Siblings, Table};
+use crate::store::location::{Place, Spot};
+use crate::store::memtable::Table;
+use crate::store::memtable::row::{Row, Siblings};
 
 /// Session and first place → the rows from there on.
 const CHUNKS: TableDefinition<'_, (u64, u64), Bytes> = TableDefinition::new("queue_chunks");

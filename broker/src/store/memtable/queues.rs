@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::message::{Seq, SessionNumber};
-use crate::store::memtable::Row;
 use crate::store::memtable::id_map::NumberMap;
+use crate::store::memtable::row::Row;
 
 /// A place of a lane.
 #[derive(Debug)]
@@ -140,9 +140,8 @@ mod tests {
     use lapwing_protocol::QoS;
 
     use super::*;
-    use crate::message::DeliveryTerms;
-    use crate::message::{Content, Message, SubscriptionIds};
-    use crate::store::checkpoint::bodies::{Place, Spot};
+    use crate::message::{Content, DeliveryTerms, Message, SubscriptionIds};
+    use crate::store::location::{Place, Spot};
     use crate::store::memtable::{Logged, Queues, Table};
     use crate::store::record::{Places, Queued, Record};
 

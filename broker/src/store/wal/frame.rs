@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 
+/// Frames begin at multiples of this, in bytes.
+pub(in crate::store) use super::disk::PAGE;
 use super::disk::lead;
 use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::codec::{self, Reader};
 use crate::store::record::Record;
-
-/// Frames begin at multiples of this, in bytes.
-pub(in crate::store) use super::disk::PAGE;
 /// The fixed part of a frame, in bytes.
 pub(in crate::store) const HEAD: usize = 64;
 /// The version of the format, here and in the checkpoint.

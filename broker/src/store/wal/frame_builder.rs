@@ -3,31 +3,16 @@
 
 use super::frame;
 use crate::message::Durability;
-use crate::store::checkpoint::bodies::Place;
+use crate::store::location::Place;
 use crate::store::memtable::Logged;
-use crate::store::record::{Exchange, Record};
-use crate::store::{Lsn, codec};
+use crate::store::record::{Record, weight};
+use crate::store::{Entry, Lsn, codec};
 
 /// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
 pub(in crate::store) const RECORDS_MAX: usize = 8_192;
 pub(in crate::store) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A record of more memory than this is packed by the writer: nobody else waits for it meanwhile.
 const PACKED_AT_ONCE_MAX: usize = 4 << 10;
-
-/// A record for its place in the log.
-#[derive(Debug)]
-pub struct Entry {
-    /// The place.
-    pub lsn: Lsn,
-    /// The record.
-    pub record: Record,
-    /// How it is to be kept.
-    pub durability: Durability,
-    /// The crc32c of its message.
-    sum: u32,
-    /// An estimate of the memory that it takes, in bytes.
-    pub(in crate::store) weight: usize,
-}
 
 impl Entry {
     /// A record for this place, which was reserved.
@@ -38,16 +23,6 @@ impl Entry {
         };
         let weight = weight(&record);
         Entry { lsn, record, durability, sum, weight }
-    }
-}
-
-/// An estimate of the memory that a record takes.
-pub(in crate::store) fn weight(record: &Record) -> usize {
-    match record {
-        Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
-        Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
-        Record::Exchange(Exchange::Sent { body: Some(body), .. }) => 96 + body.message.size(),
-        _ => 64,
     }
 }
 
@@ -158,8 +133,7 @@ mod tests {
 
     use super::super::frame::{Found, HEAD, Head};
     use super::*;
-    use crate::message::DeliveryTerms;
-    use crate::message::{Content, Message};
+    use crate::message::{Content, DeliveryTerms, Message};
     use crate::store::record::{Places, Queued};
 
     fn published(n: u64, payload: usize) -> Record {

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 
 use crate::message::Durability;
 use crate::store::Lsn;
-use crate::store::wal::frame_builder::{Entry, Pack};
+use crate::store::record::Entry;
+use crate::store::wal::frame_builder::Pack;
 
 /// See the module.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use super::disk::{Disk, DiskFile, read_full, write_zeros};
 use super::frame::{self, Found};
 use crate::message::Millis;
 use crate::store::Lsn;
-use crate::store::checkpoint::bodies::Place;
 use crate::store::error::OpenError;
+use crate::store::location::Place;
 use crate::store::record::Record;
 
 /// Their folder.

@@ -15,11 +15,12 @@ use super::disk::{write_full, write_full_through};
 use super::frame::Head;
 use super::segments::Segment;
 use crate::message::Durability;
-use crate::store::checkpoint::Meta;
+use crate::store::checkpoint::meta::Meta;
 use crate::store::memtable::Queues;
-use crate::store::record::Record;
-use crate::store::shared::{Shared, lock};
-use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, Entry, Pack};
+use crate::store::record::{Entry, Record};
+use crate::store::shared::Shared;
+use crate::store::sync::lock;
+use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, Pack};
 use crate::store::{Health, Lsn};
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.

@@ -32,7 +32,7 @@ pub enum StoreCommand {
 ///
 /// # Errors
 /// What is in the way.
-pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, tools::Problem> {
+pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, lapwing::store::Problem> {
     match command {
         StoreCommand::Check => {
             let report = tools::check(data_dir)?;

@@ -93,8 +93,9 @@ fn look(answer: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_look_has_a_line_for_each_client() {

@@ -112,8 +112,9 @@ fn shown(line: &Value, introduced: &mut VecDeque<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn the_story_of_a_message_is_one_introduction_and_a_line_for_each_step() {

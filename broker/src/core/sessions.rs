@@ -1,0 +1,185 @@
+//! The life of a session beyond a single connection: its record, revoked rights, its end.
+
+use std::future::poll_fn;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::task::Waker;
+
+use lapwing_protocol::topic;
+use tracing::debug;
+
+use crate::auth::{Action, Policy, audit};
+use crate::clients::owned::{Resident, RestNumber};
+use crate::core::Core;
+use crate::core::will::LastWord;
+use crate::message::{Durability, Millis};
+use crate::session::Session;
+use crate::store::publish_record::Journal;
+use crate::store::{Failed, Origin, Record, Seat, SessionTerms, Ticket};
+use crate::telemetry::drop_reason::Reason;
+
+impl Core {
+    /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
+    pub fn record_session(&self, resident: &mut Resident, connected: bool) {
+        let Resident { session, outbox, .. } = resident;
+        let worth = outbox.is_stored() || session.will.is_some();
+        if !self.store.keeps() || !(worth || session.recorded) {
+            return;
+        }
+        session.recorded = true;
+        let terms = SessionTerms {
+            number: session.number,
+            client_id: session.client_id.clone(),
+            user: session.user.clone(),
+            expiry_s: if outbox.is_stored() { session.expiry_s } else { 0 },
+            will: session.will.clone(),
+            connected,
+            will_at: session.will_at,
+            ends_at: session.ends_at,
+        };
+        self.store.append(Record::Session(Box::new(terms)), Durability::None);
+    }
+
+    /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
+    /// `sent`, also what is on its way.
+    pub fn give_shared(&self, resident: &mut Resident, group: Option<NonZeroU32>, sent: bool) {
+        let Resident { session, outbox, .. } = resident;
+        let outgoing = &mut session.outgoing;
+        outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
+        let mut wakers = Vec::new();
+        outgoing.give_shared(group, sent, |delivery, packet_id| {
+            let mut journal = Journal::new(&*self.store, Durability::None);
+            let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
+            if given {
+                let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
+                let (session, seq) = (session.number, delivery.seq);
+                let origin = (seq != 0).then_some(Origin { session, seq, size, packet_id });
+                // One record: the message is never with both of them, nor with none.
+                journal.write(&delivery.message, false, None, origin);
+            }
+            given
+        });
+        outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Removes the subscriptions of a session that its user has no right to any more; how many they were.
+    pub fn revoke(&self, policy: &dyn Policy, resident: &mut Resident) -> usize {
+        let Resident { session, identity, .. } = resident;
+        let denied = |filter: &&str| {
+            let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
+            !policy.allows(identity, &session.client_id, Action::Subscribe, inner)
+        };
+        let revoked: Vec<Box<str>> =
+            session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
+        let count = revoked.len();
+        for filter in revoked {
+            let Resident { session, outbox, identity } = &mut *resident;
+            let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
+            let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
+            audit::revoked(&session.client_id, identity, &filter, &rule);
+            self.metrics.denied.add(1);
+            let (group, number) = (self.router.group(&filter), session.number);
+            session.subscriptions.remove(&filter);
+            self.router.unsubscribe(&filter, number);
+            let stored = outbox.is_stored();
+            if let Some(group) = group {
+                self.give_shared(resident, Some(group), false);
+            }
+            if stored {
+                self.store.append(Record::Unsubscribed { session: number, filter }, Durability::None);
+            }
+        }
+        count
+    }
+
+    /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
+    /// when it will not come back, if `durability` is asked for.
+    pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
+        resident.outbox.disconnect(&self.ends);
+        self.give_shared(&mut resident, None, true);
+        let Resident { session, outbox, identity } = &mut resident;
+        let mut shared = false;
+        for (filter, _) in session.subscriptions.iter() {
+            shared |= topic::shared(filter).is_some();
+            self.router.unsubscribe(filter, session.number);
+        }
+        if let Some(will) = LastWord::take(session, identity) {
+            self.publish_will(&will);
+        }
+        if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
+            // What a group has given to it goes to other members first, however long reading it takes.
+            let core = self.clone();
+            tokio::spawn(async move { super::recovery::give_stored(&core, resident).await });
+            return Ticket::default();
+        }
+        self.forget_session(&mut resident, durability)
+    }
+
+    /// Ends a session that still rests as `rest` says; `false`: it does not.
+    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber) -> bool {
+        let Some(resident) = self.registry.remove_resting(client_id, rest) else { return false };
+        if let Some(due) = resident.session.due_at() {
+            self.agenda.remove(due, client_id, rest);
+        }
+        self.end_session(resident, Durability::None);
+        true
+    }
+
+    /// Waits until all that was recorded until now is on disk.
+    pub async fn durable(&self) -> Result<(), Failed> {
+        let ticket = self.store.append(Record::Nothing, Durability::Always);
+        let mut seat = Seat::default();
+        poll_fn(|cx| self.store.poll(ticket, &mut seat, cx)).await
+    }
+
+    /// What waits for a session in memory is for nobody any more.
+    pub fn end_pending(&self, resident: &mut Resident) {
+        let Resident { session, outbox, .. } = resident;
+        for delivery in session.outgoing.pending.drain(..) {
+            self.ends.ended(Reason::SessionEnded, &delivery.message, outbox.recipient());
+        }
+        session.outgoing.recount();
+        outbox.holds(0, 0);
+    }
+
+    /// The end of all that still waits for a session, and its last record.
+    pub fn forget_session(&self, resident: &mut Resident, durability: Durability) -> Ticket {
+        self.end_pending(resident);
+        let Resident { session, outbox, .. } = resident;
+        let (on_disk, _) = outbox.waiting();
+        if on_disk > 0 {
+            self.ends.ended_unseen(Reason::SessionEnded, on_disk, outbox.recipient());
+        }
+        outbox.close();
+        match session.recorded {
+            true => self.store.append(Record::SessionEnded { session: session.number }, durability),
+            false => Ticket::default(),
+        }
+    }
+
+    /// A timer of a resting session is due.
+    pub fn look_after(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber, now: Millis) {
+        let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
+        if self.registry.resting(client_id, rest, |session| ended(session)) == Some(true) {
+            if let Some(resident) = self.registry.remove_resting(client_id, rest) {
+                debug!(client = %client_id, "the session has expired");
+                self.metrics.sessions_expired.add(1);
+                self.end_session(resident, Durability::None);
+            }
+            return;
+        }
+        let due = self.registry.with_resting(client_id, rest, |Resident { session, identity, .. }| {
+            let due = session.will_at.take_if(|at| *at <= now);
+            (due.and_then(|_| LastWord::take(session, identity)), session.due_at())
+        });
+        let Some((will, next)) = due else { return };
+        if let Some(will) = will {
+            self.publish_will(&will);
+            self.registry.with_resting(client_id, rest, |resident| self.record_session(resident, false));
+        }
+        if let Some(next) = next {
+            self.agenda.add(next, client_id.clone(), rest);
+        }
+    }
+}

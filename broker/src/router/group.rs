@@ -1,0 +1,217 @@
+//! A shared group: its members and whose turn it is.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+
+use lapwing_protocol::QoS;
+
+use crate::message::{Delivery, Message, Millis, SessionNumber, SubscriptionIds};
+use crate::outbox::{Offered, Pushed, Readiness};
+use crate::router::Subscriber;
+use crate::router::share::{AHEAD_MAX, LOOK_MAX, RUN_MAX, SERVED_MS};
+use crate::store::publish_record::Journal;
+use crate::telemetry::drop_reason::Reason;
+use crate::telemetry::outcomes::Ends;
+use crate::workers;
+
+/// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
+#[derive(Debug)]
+pub struct Group {
+    /// Names the group for as long as it has members.
+    pub id: NonZeroU32,
+    pub(super) members: Vec<Subscriber>,
+    pub(super) turns: Turns,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    next: AtomicUsize,
+    /// Messages that were dealt out in runs, to all members.
+    dealt: AtomicUsize,
+    parts: Vec<Part>,
+}
+
+/// What a member got in runs.
+#[derive(Debug, Default)]
+struct Part {
+    /// Messages; each counts as many times as there are members.
+    given: AtomicUsize,
+    /// Until then it may be passed over.
+    served_until: AtomicU64,
+}
+
+impl Turns {
+    pub(super) fn new(members: usize, next: usize) -> Turns {
+        let parts = (0..members).map(|_| Part::default()).collect();
+        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
+    }
+
+    pub(super) fn next(&self) -> usize {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// For one message: strictly one after the other.
+    fn for_one(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.parts.len().max(1)
+    }
+
+    /// For a run: the next that has not had more than its part. One that is not near is passed over while it was served just now and is
+    /// not far behind, if there is one near that is not far ahead.
+    fn for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
+        let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
+        let members = self.parts.len().max(1);
+        let slack = (AHEAD_MAX * members).cast_signed();
+        let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
+        // Both go round.
+        let ahead = |part: &Part| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, suits: &dyn Fn(usize, &Part) -> bool| {
+            (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
+        };
+        let is_due = |at: usize, part: &Part| {
+            let ahead = ahead(part);
+            let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
+            ahead <= 0 && (must || is_near(at))
+        };
+        let passed_over = find(members.min(LOOK_MAX), &is_due)
+            .or_else(|| find(members.min(LOOK_MAX), &|at, part| is_near(at) && ahead(part) <= slack))
+            // There is one, but that others change this meanwhile.
+            .or_else(|| find(members, &|_, part| ahead(part) <= 0))
+            .unwrap_or(0);
+        self.next.fetch_add(passed_over + 1, Ordering::Relaxed);
+        of(passed_over)
+    }
+
+    /// This member got a run of so many.
+    fn gave(&self, member: usize, run: usize, now: Millis) {
+        self.dealt.fetch_add(run, Ordering::Relaxed);
+        if let Some(part) = self.parts.get(member) {
+            part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
+            part.served_until.store(now + SERVED_MS, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Group {
+    /// The members.
+    pub(super) fn members(&self) -> &[Subscriber] {
+        &self.members
+    }
+
+    /// The members, beginning with the one whose turn it is.
+    fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
+        let turn = self.turns.for_one();
+        let (before, after) = self.members.split_at_checked(turn).unwrap_or((&self.members, &[]));
+        after.iter().chain(before)
+    }
+
+    /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
+    /// `ends` hears of it when none does.
+    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        let (size, members) = (message.size(), self.in_turn());
+        // Mostly it is the one whose turn it is.
+        if let Some(member) = members.clone().next()
+            && let Some(taken @ Pushed::Queued(_)) =
+                member.outbox.offer(self.delivery(member, message.clone()), journal, ends)
+        {
+            return taken;
+        }
+        let (mut last, mut tried) = (Pushed::NotKept(Reason::SessionEnded), 0);
+        let mut full = false;
+        for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
+            for member in members.clone().filter(|member| member.outbox.readiness(size) == wanted) {
+                tried += 1;
+                last = self.give(member, message, journal, ends);
+                full |= matches!(last, Pushed::Dropped(_));
+                if matches!(last, Pushed::Queued(_)) {
+                    return last;
+                }
+            }
+        }
+        // One that was becoming ready meanwhile was in none of the three.
+        for member in members.filter(|_| tried < self.members.len()) {
+            last = self.give(member, message, journal, ends);
+            full |= matches!(last, Pushed::Dropped(_));
+            if matches!(last, Pushed::Queued(_)) {
+                return last;
+            }
+        }
+        match last {
+            Pushed::Dropped(_) | Pushed::NotKept(_) if full => ends.ended_for_all(Reason::NoMember, message),
+            Pushed::NotKept(reason) => ends.ended_for_all(reason, message),
+            _ => {}
+        }
+        last
+    }
+
+    /// Gives the next of some messages of one publisher, which came together, to the member whose turn it is, of those that are ready: its
+    /// equal part, or as many as wait for it already. There are so many of them in all, and it is this time.
+    pub(super) fn offer_run(
+        &self,
+        messages: &mut impl Iterator<Item = Message>,
+        (of, now): (usize, Millis),
+        ends: &Ends,
+    ) -> Offered {
+        let here = workers::this_thread();
+        let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
+        let part = of.div_ceil(self.members.len().max(1));
+        let mut rest = None;
+        for _ in 0..self.members.len().min(LOOK_MAX) {
+            let turn = self.turns.for_run(now, is_near);
+            let Some(member) = self.members.get(turn) else { break };
+            let run = part.max(member.outbox.news()).min(RUN_MAX);
+            let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
+            let deliver = |message| self.delivery(member, message);
+            let offered = member.outbox.offer_all(&mut run_of, deliver, ends);
+            // One that is away or full has had its turn, too: else it would be asked each time, and the one behind it would get all.
+            self.turns.gave(turn, if offered.queued == 0 { run } else { offered.queued }, now);
+            if offered.queued > 0 {
+                return offered;
+            }
+            rest = offered.rest;
+        }
+        Offered::none(rest.or_else(|| messages.next()))
+    }
+
+    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+        member.outbox.push(self.delivery(member, message.clone()), journal, ends)
+    }
+
+    fn delivery(&self, member: &Subscriber, message: Message) -> Delivery {
+        let ids = member.id.map_or(SubscriptionIds::None, |id| SubscriptionIds::One(id.get()));
+        member.delivery(message, ids, Some(self.id))
+    }
+
+    /// The member that would get a message of this size now; where none would, one that would be asked first.
+    pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
+        let turn = self.turns.next() % self.members.len().max(1);
+        let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
+        let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
+        let mut asked =
+            ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted));
+        let first = asked.next()?;
+        let takes = |member: &&Subscriber| member.outbox.outlook(qos.min(member.qos), size).is_ok();
+        std::iter::once(first).chain(asked).find(takes).or(Some(first))
+    }
+
+    /// Gives what `leaving` did not get through to a member that is ready; `false` when none of them can take it.
+    pub(super) fn hand_over(
+        &self,
+        delivery: &Delivery,
+        leaving: SessionNumber,
+        wakers: &mut Vec<Waker>,
+        journal: &mut Journal<'_>,
+        ends: &Ends,
+    ) -> bool {
+        let message = &delivery.message;
+        let others = self.in_turn().filter(|member| member.outbox.session() != leaving);
+        for member in others.filter(|member| member.outbox.readiness(message.size()) == Readiness::Ready) {
+            if let Pushed::Queued(waker) = self.give(member, message, journal, ends) {
+                wakers.extend(waker);
+                return true;
+            }
+        }
+        false
+    }
+}

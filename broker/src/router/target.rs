@@ -1,0 +1,35 @@
+//! Receivers of one topic.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::message::SubscriptionIds;
+use crate::router::{Group, Subscriber};
+
+/// One receiver of a topic.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A session with all its subscriptions that match, in one (`[MQTT-3.3.4-2]`).
+    Session(Subscriber, SubscriptionIds),
+    /// A shared group: one of its members.
+    Share(Arc<Group>),
+}
+
+/// The subscriptions of one session that match a topic, as one: the highest QoS, all identifiers.
+pub(super) fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target> {
+    matched.sort_by_key(|subscriber| subscriber.outbox.session());
+    let mut merged: Vec<(Subscriber, Vec<u32>)> = Vec::with_capacity(matched.len());
+    for subscriber in matched {
+        let ids = subscriber.id.map(NonZeroU32::get);
+        match merged.last_mut() {
+            Some((best, all)) if Arc::ptr_eq(&best.outbox, &subscriber.outbox) => {
+                best.qos = best.qos.max(subscriber.qos);
+                best.no_local &= subscriber.no_local;
+                best.retain_as_published |= subscriber.retain_as_published;
+                all.extend(ids);
+            }
+            _ => merged.push((subscriber, ids.into_iter().collect())),
+        }
+    }
+    merged.into_iter().map(|(subscriber, ids)| Target::Session(subscriber, ids.into_iter().collect()))
+}

@@ -1,0 +1,53 @@
+//! Outcomes of a packet that have to be recorded, and flights as the store keeps them.
+
+use lapwing_protocol::PacketId;
+use lapwing_protocol::flight::OutboundState;
+
+use crate::message::{Delivery, Seq};
+
+/// A flight of a stored session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFlight {
+    /// The packet identifier.
+    pub packet_id: PacketId,
+    /// Flights were first sent in this order.
+    pub order: u64,
+    /// What it waits for.
+    pub state: OutboundState,
+    /// The place of its message.
+    pub seq: Seq,
+    /// The size of its message, in bytes.
+    pub size: u32,
+}
+
+/// What has become of a stored message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is over: acknowledged, expired, or too large for the client.
+    Done {
+        /// Its place.
+        seq: Seq,
+        /// Its size, in bytes.
+        size: u32,
+        /// What it was sent with.
+        packet_id: Option<PacketId>,
+    },
+    /// The client has it (PUBREC).
+    HandedOver {
+        /// Its place.
+        seq: Seq,
+        /// Its size, in bytes.
+        size: u32,
+        /// What it was sent with.
+        packet_id: PacketId,
+    },
+    /// Its identifier is free again (PUBCOMP).
+    Completed {
+        /// Which.
+        packet_id: PacketId,
+    },
+}
+
+pub(crate) fn size(delivery: &Delivery) -> u32 {
+    u32::try_from(delivery.message.size()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,14 @@
+//! Terms that a session is opened with.
+
+/// What one connection brings to a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The most QoS 1 and 2 messages that the client may have open with us.
+    pub receive_maximum: u16,
+    /// The most that we may have open with the client.
+    pub in_flight_max: u16,
+    /// Session Expiry Interval, in seconds.
+    pub expiry_s: u32,
+    /// How long a message may wait for the client, in seconds.
+    pub message_expiry_max_s: u32,
+}

@@ -1,0 +1,20 @@
+//! Requests of sessions to the reader.
+
+use tokio::sync::oneshot::Sender;
+
+use crate::message::{Delivery, Message, Seq, SessionNumber};
+use crate::store::{Lsn, Page, Paged};
+
+/// A question to the reader: it is answered once everything up to `after` can be read.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) after: Lsn,
+    pub(super) wanted: Wanted,
+}
+
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Queued(Page, Sender<Paged>),
+    Placed(SessionNumber, Vec<Seq>, Sender<Vec<Delivery>>),
+    Retained(Vec<Box<str>>, Sender<Vec<Message>>),
+}
