@@ -9,12 +9,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use lapwing::config::QueuePolicy;
-use lapwing::message::Delivery;
-use lapwing::message::{Content, Message};
-use lapwing::outbox::{Bounds, Outbox};
-use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
-use lapwing::store::publish_record::Journal;
+use lapwing::internals::config::QueuePolicy;
+use lapwing::internals::message::Delivery;
+use lapwing::internals::message::{Content, Message};
+use lapwing::internals::outbox::{Bounds, Outbox};
+use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::internals::store::publish_record::Journal;
 use lapwing::{QoS, Version};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{Packet, PublishHeader};
@@ -209,7 +209,7 @@ fn exchange(times: u64) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let toml =
         "[mqtt]\nsys_interval_s = 0\n[store]\nin_memory = true\n[[listener]]\naddress = '127.0.0.1:0'\n";
-    let config = lapwing::config::Config::from_toml(toml, "bench")?;
+    let config = lapwing::internals::config::Config::from_toml(toml, "bench")?;
     let broker = runtime.block_on(lapwing::Broker::builder().config(config).start())?;
     let address = broker.listeners()[0].trim_start_matches("mqtt://").to_owned();
     let join = |id: &str| -> Result<TcpStream, Error> {

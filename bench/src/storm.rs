@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lapwing::auth::password::{Cost, Entry, Hash, cost, line};
+use lapwing::internals::auth::password::{Cost, Entry, Hash, cost, line};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -224,7 +224,7 @@ impl Storm {
     /// # Errors
     /// What could not be measured, or the bound that is exceeded.
     pub fn run(&self) -> Result<(), Error> {
-        let default = cost(&lapwing::config::Config::default().auth);
+        let default = cost(&lapwing::internals::config::Config::default().auth);
         let cost = Cost {
             memory_kib: self.memory_kib.unwrap_or(default.memory_kib),
             passes: self.passes.unwrap_or(default.passes),

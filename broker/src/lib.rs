@@ -1,4 +1,4 @@
-//! Lapwing: an MQTT 3.1, 3.1.1 and 5.0 broker, as a library. The binary `lapwing` is a thin shell around it.
+//! Lapwing: an MQTT 3.1, 3.1.1 and 5.0 broker, as a library. The program `lapwing` is a thin shell around it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), lapwing::StartError> {
@@ -9,32 +9,78 @@
 //! # }
 //! ```
 //!
-//! The house is described in `docs/ARCHITECTURE.md`: net → handshake → connection → session → router → outbox, and back.
+//! A program that embeds the broker takes it with `default-features = false`: the feature `cli` is
+//! for the program `lapwing`. It runs on the caller's tokio runtime, which needs the features `rt`,
+//! `net` and `time` enabled.
+//!
+//! `docs/ARCHITECTURE.md` describes the rooms below. Imports between them point down only.
 
 mod admin;
-pub mod auth;
+mod auth;
 mod clients;
-pub mod clock;
-pub mod config;
+mod clock;
+mod config;
 mod connection;
 mod core;
 mod limits;
-pub mod message;
-pub mod net;
+mod message;
+mod net;
 #[cfg(feature = "otlp")]
 mod otlp;
-pub mod outbox;
-pub mod router;
+mod outbox;
+mod router;
 mod server;
-pub mod session;
-pub mod store;
-pub mod telemetry;
+mod session;
+mod store;
+mod telemetry;
 mod workers;
 
 pub use lapwing_protocol::{QoS, ReasonCode, Version};
 
+pub use crate::auth::{
+    Action, AuthExchange, AuthMethod, AuthStep, Credentials, Identity, Policy, Refused, Verdict,
+};
+pub use crate::config::{Config, ConfigErrors, Listener, Secret};
 pub use crate::core::control::Reloaded;
+pub use crate::net::BindError;
 pub use crate::server::{Broker, Builder, StartError, check_files};
+pub use crate::store::OpenError;
 
 /// The version of this broker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The rooms, for the program `lapwing`, the tests, the benchmark and the fuzz targets. Nothing here is stable.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub mod auth {
+        pub use crate::auth::*;
+    }
+    pub mod clock {
+        pub use crate::clock::*;
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod message {
+        pub use crate::message::*;
+    }
+    pub mod net {
+        pub use crate::net::*;
+    }
+    pub mod outbox {
+        pub use crate::outbox::*;
+    }
+    pub mod router {
+        pub use crate::router::*;
+    }
+    pub mod session {
+        pub use crate::session::*;
+    }
+    pub mod store {
+        pub use crate::store::*;
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::*;
+    }
+}

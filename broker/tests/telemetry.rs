@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use lapwing::Broker;
-use lapwing::config::Config;
+use lapwing::internals::config::Config;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,9 +3,7 @@
 //! `cargo run --example embed`, then in another terminal
 //! `mosquitto_sub -p 1884 -t 'public/#' -v` and `mosquitto_pub -p 1884 -t public/hello -m hi`.
 
-use lapwing::auth::{Action, Credentials, Identity, Policy, Refused, Verdict};
-use lapwing::config::Config;
-use lapwing::{Broker, ReasonCode};
+use lapwing::{Action, Broker, Config, Credentials, Identity, Policy, ReasonCode, Refused, Verdict};
 
 /// Everybody may come in; topics outside `public/` are for the user `admin`.
 struct HouseRules;

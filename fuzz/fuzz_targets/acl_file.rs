@@ -1,8 +1,8 @@
 //! Files of access rules, in both formats: whatever is read is a set of rules that decides, and a rule that denies always wins.
 #![no_main]
 
-use lapwing::auth::acl::{Acl, Decision};
-use lapwing::auth::{Action, Identity};
+use lapwing::internals::auth::acl::{Acl, Decision};
+use lapwing::internals::auth::{Action, Identity};
 use lapwing_protocol::topic;
 use libfuzzer_sys::fuzz_target;
 

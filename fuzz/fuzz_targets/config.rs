@@ -1,7 +1,7 @@
 //! Configurations: every text is one, or every mistake in it is told with its line.
 #![no_main]
 
-use lapwing::config::{Config, Source};
+use lapwing::internals::config::{Config, Source};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use lapwing::auth::jwt::{Tokens, jwks, looks_like, pem, secret};
-use lapwing::config::Config;
+use lapwing::internals::auth::jwt::{Tokens, jwks, looks_like, pem, secret};
+use lapwing::internals::config::Config;
 use libfuzzer_sys::fuzz_target;
 use ring::hmac;
 

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use lapwing::store::tools::log_records;
-use lapwing::message::Durability;
-use lapwing::store::{DurableStore, Options, Record};
+use lapwing::internals::store::tools::log_records;
+use lapwing::internals::message::Durability;
+use lapwing::internals::store::{DurableStore, Options, Record};
 use lapwing_tests::disk::{MemoryDisk, Random};
 use lapwing_tests::ledger::{self, Model};
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 //! Password files: what is read is written as it was, and is read alike again; nothing of a hash is in an error.
 #![no_main]
 
-use lapwing::auth::password::{Passwords, line};
+use lapwing::internals::auth::password::{Passwords, line};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! Headers of the PROXY protocol: what is found never depends on what stands behind it, and what is missing is really missing.
 #![no_main]
 
-use lapwing::net::proxy::{Found, find};
+use lapwing::internals::net::proxy::{Found, find};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lapwing::config::QueuePolicy;
-use lapwing::store::publish_record::Journal;
-use lapwing::message::{Content, Message};
-use lapwing::outbox::{Bounds, Outbox};
-use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::internals::config::QueuePolicy;
+use lapwing::internals::store::publish_record::Journal;
+use lapwing::internals::message::{Content, Message};
+use lapwing::internals::outbox::{Bounds, Outbox};
+use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
 use lapwing_protocol::{QoS, topic};
 use libfuzzer_sys::fuzz_target;
 

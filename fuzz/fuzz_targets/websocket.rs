@@ -1,8 +1,8 @@
 //! WebSocket upgrades and frames: whatever comes, an end comes, and no byte that was not sent.
 #![no_main]
 
-use lapwing::config::Listener;
-use lapwing::net::websocket::accept;
+use lapwing::internals::config::Listener;
+use lapwing::internals::net::websocket::accept;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::AsyncReadExt;
 

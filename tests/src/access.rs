@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use lapwing::auth::password::{Cost, Entry, Hash, line};
+use lapwing::internals::auth::password::{Cost, Entry, Hash, line};
 
 use crate::client::Client;
 use crate::program::{Folder, Program};

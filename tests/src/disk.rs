@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use lapwing::store::{Disk, DiskFile};
+use lapwing::internals::store::{Disk, DiskFile};
 
 /// One change of the disk.
 #[derive(Clone, Debug)]

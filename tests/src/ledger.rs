@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use lapwing::QoS;
-use lapwing::message::{Content, DeliveryTerms, Durability, Message, SubscriptionIds};
-use lapwing::session::Held;
-use lapwing::store::{
+use lapwing::internals::message::{Content, DeliveryTerms, Durability, Message, SubscriptionIds};
+use lapwing::internals::session::Held;
+use lapwing::internals::store::{
     Beside, DurableStore, Entry, Exchange, KeptSubscription, OpenError, Origin, Places, Queued, Record,
     SessionTerms,
 };
-use lapwing::store::{Failed, Page, Seat, Store, Ticket};
+use lapwing::internals::store::{Failed, Page, Seat, Store, Ticket};
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
 

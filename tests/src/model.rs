@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-use lapwing::message::{Content, Delivery, DeliveryTerms, Message};
-use lapwing::session::Terms;
-use lapwing::session::{Effect, Session, Transmit};
+use lapwing::internals::message::{Content, Delivery, DeliveryTerms, Message};
+use lapwing::internals::session::Terms;
+use lapwing::internals::session::{Effect, Session, Transmit};
 use lapwing_protocol::packet::{Ack, Packet, PacketId, Publish};
 use lapwing_protocol::{PacketType, QoS, ReasonCode};
 

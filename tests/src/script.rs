@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lapwing::Broker;
-use lapwing::auth::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
-use lapwing::config::Config;
+use lapwing::internals::auth::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
+use lapwing::internals::config::Config;
 
 use crate::wire::{self, Fields};
 

@@ -80,8 +80,8 @@ fn b08_an_address_that_guesses_is_shut_out_for_the_minute_but_a_device_known_to_
 #[test]
 fn b08_more_passwords_than_the_queue_holds_are_told_that_the_server_is_busy() {
     let folder = Folder::new("busy");
-    let slow = lapwing::auth::password::Cost { memory_kib: 32_768, passes: 4 };
-    let hash = lapwing::auth::password::Hash::make(b"pw", slow, &mut Vec::new()).unwrap();
+    let slow = lapwing::internals::auth::password::Cost { memory_kib: 32_768, passes: 4 };
+    let hash = lapwing::internals::auth::password::Hash::make(b"pw", slow, &mut Vec::new()).unwrap();
     let users = secret_file(&folder, "users", &format!("ann:{hash}\n"));
     // Who hashes gives way to all others, also to the tests beside this one: that is not to end a connection here.
     let program = Program::start(&format!(

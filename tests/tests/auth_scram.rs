@@ -10,8 +10,8 @@ use lapwing_tests::wire::Fields;
 
 /// A broker with users by SCRAM, and one without.
 fn start(more: &str) -> (Program, Folder) {
-    use lapwing::auth::password::{Entry, Hash, line};
-    use lapwing::auth::scram::Verifier;
+    use lapwing::internals::auth::password::{Entry, Hash, line};
+    use lapwing::internals::auth::scram::Verifier;
     let folder = Folder::new("scram");
     let entry = |pw: &str, scram: bool| Entry {
         hash: Hash::make(pw.as_bytes(), CHEAP, &mut Vec::new()).unwrap(),

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lapwing::QoS;
-use lapwing::config::OnCorruption;
-use lapwing::message::{Content, DeliveryTerms, Durability, Message};
-use lapwing::store::{DurableStore, Exchange, Options, Origin, Places, Queued, Record, SessionTerms};
-use lapwing::store::{Page, Store};
+use lapwing::internals::config::OnCorruption;
+use lapwing::internals::message::{Content, DeliveryTerms, Durability, Message};
+use lapwing::internals::store::{
+    DurableStore, Exchange, Options, Origin, Places, Queued, Record, SessionTerms,
+};
+use lapwing::internals::store::{Page, Store};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;
 

@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use lapwing::Broker;
-use lapwing::clock::Clock;
-use lapwing::config::Config;
-use lapwing::message::{Delivery, Message, Seq};
-use lapwing::store::{DurableStore, Entry, OpenError, Options};
-use lapwing::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
-use lapwing::telemetry::drop_reason::{Kind, Reason};
+use lapwing::internals::clock::Clock;
+use lapwing::internals::config::Config;
+use lapwing::internals::message::{Delivery, Message, Seq};
+use lapwing::internals::store::{DurableStore, Entry, OpenError, Options};
+use lapwing::internals::store::{
+    Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
+};
+use lapwing::internals::telemetry::drop_reason::{Kind, Reason};
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};

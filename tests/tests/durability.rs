@@ -6,11 +6,15 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use lapwing::clock::Clock;
-use lapwing::config::Config;
-use lapwing::message::{Content, Delivery, Durability, Message, Seq};
-use lapwing::store::{DurableStore, Entry, MemoryStore, OpenError, Options, Places, Record, Records};
-use lapwing::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
+use lapwing::internals::clock::Clock;
+use lapwing::internals::config::Config;
+use lapwing::internals::message::{Content, Delivery, Durability, Message, Seq};
+use lapwing::internals::store::{
+    DurableStore, Entry, MemoryStore, OpenError, Options, Places, Record, Records,
+};
+use lapwing::internals::store::{
+    Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
+};
 use lapwing::{Broker, QoS};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::wire::{self, Fields};

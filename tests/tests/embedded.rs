@@ -25,7 +25,7 @@ impl House {
     fn open() -> House {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let toml = "[[listener]]\naddress = 'localhost:0'\n[store]\nin_memory = true\n";
-        let config = lapwing::config::Config::from_toml(toml, "test").unwrap();
+        let config = lapwing::internals::config::Config::from_toml(toml, "test").unwrap();
         let broker = runtime.block_on(Broker::builder().config(config).start()).unwrap();
         let address = broker.listeners()[0].trim_start_matches("mqtt://").to_owned();
         House { runtime, address, _broker: broker }

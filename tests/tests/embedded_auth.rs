@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use lapwing::auth::password::{Entry, Hash, line};
-use lapwing::auth::scram::Verifier;
+use lapwing::internals::auth::password::{Entry, Hash, line};
+use lapwing::internals::auth::scram::Verifier;
 use lapwing_client::blocking::Dialer;
 use lapwing_client::dialers::std::TcpDialer;
 use lapwing_client::{Authenticator, Client, Config, Error, Event, QoS, ReasonCode};

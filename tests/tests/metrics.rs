@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lapwing::Broker;
-use lapwing::config::Config;
-use lapwing::store::{DurableStore, Options};
+use lapwing::internals::config::Config;
+use lapwing::internals::store::{DurableStore, Options};
 use lapwing_tests::access::Guarded;
 use lapwing_tests::client::{Client, fields};
 use lapwing_tests::disk::{Fault, MemoryDisk};

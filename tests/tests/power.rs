@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapwing::config::OnCorruption;
-use lapwing::message::Durability;
-use lapwing::store::{DurableStore, OpenError, Options, Record};
-use lapwing::store::{Health, Store, Ticket};
+use lapwing::internals::config::OnCorruption;
+use lapwing::internals::message::Durability;
+use lapwing::internals::store::{DurableStore, OpenError, Options, Record};
+use lapwing::internals::store::{Health, Store, Ticket};
 use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk, Random};
 use lapwing_tests::ledger::{self, Model, State};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapwing::Broker;
-use lapwing::config::Config;
+use lapwing::internals::config::Config;
 use lapwing_tests::client::Client;
 use lapwing_tests::program::{Folder, Program, free_port};
 

@@ -10,12 +10,12 @@ use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lapwing::QoS;
-use lapwing::config::{self, QueuePolicy};
-use lapwing::message::{Content, Message};
-use lapwing::net::{Raw, bind};
-use lapwing::outbox::{Bounds, Outbox};
-use lapwing::router::{Retained, RouteCache, Router, Space, Subscriber};
-use lapwing::store::publish_record::Journal;
+use lapwing::internals::config::{self, QueuePolicy};
+use lapwing::internals::message::{Content, Message};
+use lapwing::internals::net::{Raw, bind};
+use lapwing::internals::outbox::{Bounds, Outbox};
+use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::internals::store::publish_record::Journal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -114,6 +114,7 @@ impl Bans {
     }
 
     /// Whether nobody is on it.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty() && self.users.is_empty() && self.networks.is_empty()
     }

@@ -245,6 +245,7 @@ impl Configured {
     ///
     /// # Errors
     /// There is no such listener.
+    #[cfg(feature = "internals")]
     pub fn imagine(
         &self,
         user: Option<&str>,
@@ -265,6 +266,7 @@ impl Configured {
     }
 
     /// The rules that keep a part of a subscription from being delivered.
+    #[cfg(feature = "internals")]
     pub fn exceptions(&self, identity: &Identity, filter: &str) -> Vec<String> {
         let rights = identity.rights.iter();
         rights.flat_map(|rights| rights.exceptions(filter)).map(ToString::to_string).collect()

@@ -23,8 +23,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "internals")]
 pub use configured::Configured;
 use lapwing_protocol::ReasonCode;
+#[cfg(feature = "internals")]
 pub use load::configured;
 
 use crate::message::Millis;

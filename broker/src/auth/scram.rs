@@ -6,7 +6,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lapwing_protocol::ReasonCode;
-use ring::{digest, hmac, pbkdf2};
+#[cfg(feature = "internals")]
+use ring::pbkdf2;
+use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
 
 use super::configured::Configured;
@@ -51,12 +53,14 @@ impl Verifier {
     ///
     /// # Errors
     /// There is no randomness.
+    #[cfg(feature = "internals")]
     pub fn make(password: &[u8]) -> Result<Verifier, String> {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|error| format!("no randomness: {error}"))?;
         Ok(Verifier::derive(password, &salt, ITERATIONS))
     }
 
+    #[cfg(feature = "internals")]
     fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Verifier {
         let mut salted = [0; KEY];
         let times = iterations.try_into().unwrap_or(std::num::NonZeroU32::MIN);

@@ -22,18 +22,25 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use check::why_no_token;
+#[cfg(feature = "internals")]
 pub use declare::{Key, Reload};
 pub(crate) use files::{text_of, why_not_readable, why_not_secret};
+#[cfg(feature = "internals")]
+pub use keys::LogFormat;
 pub use keys::{
-    Admin, Auth, DeniedPublish, Limits, Log, LogFormat, Mqtt, OnCorruption, QueuePolicy, Store, Telemetry,
+    Admin, Auth, DeniedPublish, Limits, Log, Mqtt, OnCorruption, QueuePolicy, Store, Telemetry,
     WideSubscriptions,
 };
-pub use listener::{
-    ClientCertificate, Family, Listener, Method, Mode, MountPoint, Templates, Transport, network,
-};
-pub use reading::{Origin, Reading};
+pub use listener::{ClientCertificate, Listener, Method, MountPoint, Transport, network};
+#[cfg(feature = "internals")]
+pub use listener::{Family, Mode, Templates};
+#[cfg(feature = "internals")]
+pub use reading::Origin;
+pub use reading::Reading;
 pub use secret::Secret;
-pub use source::{Flags, Format, Source};
+pub use source::Source;
+#[cfg(feature = "internals")]
+pub use source::{Flags, Format};
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,13 +2,17 @@
 
 use super::declare::{Key, NONE, Reload};
 use super::keys::{KEYS, SECTIONS};
-use super::reading::{Place, Reading};
+#[cfg(feature = "internals")]
+use super::reading::Place;
+use super::reading::Reading;
 use super::{Config, listener};
 
 /// What stands in place of a secret.
+#[cfg(feature = "internals")]
 const HIDDEN: &str = "\"(hidden)\"";
 
 /// A value for people's eyes: neither a secret nor the password in a URL.
+#[cfg(feature = "internals")]
 fn shown(name: &str, value: String) -> String {
     if ["password", "token", "secret", "headers"].iter().any(|secret| name.ends_with(secret)) && value != NONE
     {
@@ -22,6 +26,7 @@ fn shown(name: &str, value: String) -> String {
 
 impl Reading {
     /// All that is in force as TOML, each line with where its value came from.
+    #[cfg(feature = "internals")]
     pub fn effective(&self) -> String {
         let mut out = String::new();
         for section in SECTIONS {
@@ -40,6 +45,7 @@ impl Reading {
         out
     }
 
+    #[cfg(feature = "internals")]
     fn line<T>(&self, out: &mut String, key: &Key<T>, target: &T, place: Place) {
         let value = shown(key.name, (key.show)(target));
         let why = self.origin(place, key.name).map_or_else(|| "default".to_owned(), ToString::to_string);

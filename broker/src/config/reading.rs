@@ -54,6 +54,7 @@ pub(super) enum Place {
 
 impl Reading {
     /// Where a value came from; `None`: it is the default.
+    #[cfg(feature = "internals")]
     pub(super) fn origin(&self, place: Place, name: &'static str) -> Option<&Origin> {
         self.origins.get(&(place, name))
     }

@@ -14,8 +14,8 @@ use crate::core::settings::Snapshot;
 use crate::core::will::LastWord;
 use crate::message::{Content, Durability, Message, SessionNumber, Source};
 use crate::router::{Batch, Kept, Passed, RouteCache, Routed};
+use crate::store::Ticket;
 use crate::store::publish_record::Journal;
-use crate::store::{Ticket};
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::trace::{Step, Subject};
 

@@ -100,6 +100,7 @@ impl Accepted {
     }
 
     /// As the system handed it over.
+    #[cfg(feature = "internals")]
     pub fn raw(&self) -> &Raw {
         &self.raw
     }

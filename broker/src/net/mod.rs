@@ -16,7 +16,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub use entering::{Accepted, Entering, EstablishError, Origin, Raw, Sender};
+pub use entering::{Accepted, Entering, Origin, Sender};
+#[cfg(feature = "internals")]
+pub use entering::{EstablishError, Raw};
 pub use listener::{BindError, ControlSocket, Listener, bind, bind_admin, bind_control, permit, prepare};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};

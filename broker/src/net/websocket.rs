@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Sink, Stream as _};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+#[cfg(feature = "internals")]
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -79,6 +80,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ///
 /// # Errors
 /// Why there is none.
+#[cfg(feature = "internals")]
 pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     url: &str,

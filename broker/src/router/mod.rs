@@ -22,14 +22,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
 
-pub use audience::{Audience, Listener, Membership};
+#[cfg(feature = "internals")]
+pub use audience::Audience;
+pub use audience::{Listener, Membership};
 pub use batch::{Batch, Passed};
 pub use browse::{Place, Subscription};
 use cache::Remembered;
 pub use cache::RouteCache;
 pub use group::Group;
 use lapwing_protocol::topic;
-pub use retained::{Fetched, Kept, Next, Retained, Shown, Space};
+#[cfg(feature = "internals")]
+pub use retained::Shown;
+pub use retained::{Fetched, Kept, Next, Retained, Space};
 pub use subscriber::Subscriber;
 pub use target::Target;
 

@@ -112,6 +112,7 @@ impl Builder {
     }
 
     /// Where the state is kept; the default is what `[store]` of the configuration says.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
         self.store = Some(Arc::new(store));

@@ -119,6 +119,7 @@ impl Subscriptions {
     }
 
     /// Whether there is none.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

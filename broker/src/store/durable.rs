@@ -19,7 +19,7 @@ use super::shared::{Ground, Shared, Supply, View};
 use crate::clock::Clock;
 use crate::config::OnCorruption;
 use crate::message::{Delivery, Durability, Message, Seq, SessionNumber};
-use crate::store::backup::{self, Control};
+use crate::store::backup::Control;
 use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;
 use crate::store::checkpoint::meta::Meta;
@@ -76,8 +76,9 @@ impl DurableStore {
     ///
     /// # Errors
     /// That the folder is not empty or cannot be written to, or that the store is not well.
+    #[cfg(feature = "internals")]
     pub fn backup(&self, to: &Path) -> Result<(), crate::store::error::Problem> {
-        backup::backup(&self.shared, to)
+        crate::store::backup::backup(&self.shared, to)
     }
 
     /// As [`open`](Self::open), on any disk.

@@ -25,6 +25,7 @@ mod record;
 mod record_batch;
 mod shared;
 mod sync;
+#[cfg(feature = "internals")]
 pub mod tools;
 mod wal;
 
@@ -32,14 +33,18 @@ pub use api::{
     Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
 };
 pub use durable::DurableStore;
-pub use error::{OpenError, Problem};
+pub use error::OpenError;
+#[cfg(feature = "internals")]
+pub use error::Problem;
 pub use memory::MemoryStore;
 pub use options::Options;
 pub use record::{
-    Beside, Entry, Exchange, KeptFlight, KeptSession, KeptSubscription, Origin, Places, Queued, Record,
-    SessionTerms, Waiting,
+    Beside, Entry, Exchange, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms,
 };
+#[cfg(feature = "internals")]
+pub use record::{KeptFlight, Waiting};
 pub use record_batch::Records;
+#[cfg(feature = "internals")]
 pub use wal::disk::{Disk, DiskFile, Folder};
 
 use crate::message::Durability;

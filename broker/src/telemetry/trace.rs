@@ -68,6 +68,8 @@ pub struct Subject<'a> {
     /// The properties that it came with, or those that go with it: user properties are the same in both.
     pub properties: &'a [u8],
     /// When it was published.
+    // Only the exporter of traces reads it.
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code))]
     pub at: Millis,
 }
 

@@ -299,6 +299,7 @@ impl Rights {
     }
 
     /// The rules that deny a part of what a subscription would bring.
+    #[cfg(feature = "internals")]
     pub fn exceptions<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Rule> {
         self.rules().filter(|rule| rule.denies && rule.subscribe && cover::overlaps(&rule.filter, filter))
     }

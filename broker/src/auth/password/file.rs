@@ -90,6 +90,7 @@ impl Passwords {
     }
 
     /// How many users there are.
+    #[cfg(feature = "internals")]
     pub fn len(&self) -> usize {
         self.users.len()
     }
@@ -100,6 +101,7 @@ impl Passwords {
     }
 
     /// All users, in the order of their names.
+    #[cfg(feature = "internals")]
     pub fn names(&self) -> Vec<(&str, &Entry)> {
         let mut names: Vec<_> = self.users.iter().map(|(name, entry)| (&**name, entry)).collect();
         names.sort_by_key(|(name, _)| *name);

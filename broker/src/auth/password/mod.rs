@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-pub use file::{Entry, Passwords, check_name, edit, line};
+#[cfg(feature = "internals")]
+pub use file::check_name;
+pub use file::{Entry, Passwords, edit, line};
 pub use hash::{Cost, Hash};
 pub use hashing::{Full, Hashing};
 pub use successes::Successes;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use lapwing::config::{Flags, Format, Source};
+use lapwing::internals::config::{Flags, Format, Source};
 
 use crate::commands;
 

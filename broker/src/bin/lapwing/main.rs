@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
-use lapwing::config::Source;
+use lapwing::internals::config::Source;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -38,7 +38,7 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 /// A configuration that makes sense.
-fn read(source: &Source) -> Result<lapwing::config::Reading, String> {
+fn read(source: &Source) -> Result<lapwing::internals::config::Reading, String> {
     let reading = source.read().map_err(|errors| errors.to_string())?;
     reading.config.check().map_err(|errors| errors.to_string())?;
     Ok(reading)

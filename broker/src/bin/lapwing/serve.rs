@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lapwing::Broker;
-use lapwing::config::{LogFormat, Reading, Source};
+use lapwing::internals::config::{LogFormat, Reading, Source};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::fmt::time::SystemTime;

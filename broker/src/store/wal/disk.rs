@@ -70,6 +70,7 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// Of the file system.
+    #[cfg(feature = "internals")]
     fn is_empty(&self) -> io::Result<bool> {
         self.len().map(|len| len == 0)
     }

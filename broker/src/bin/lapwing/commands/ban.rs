@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use lapwing::auth::ban::{self, Ban, Change, Whom};
-use lapwing::config::{Config, network};
+use lapwing::internals::auth::ban::{self, Ban, Change, Whom};
+use lapwing::internals::config::{Config, network};
 
 /// See the module.
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use lapwing::config::{Config, ConfigErrors, Format, Source};
+use lapwing::internals::config::{Config, ConfigErrors, Format, Source};
 
 /// See the module.
 #[derive(Debug, Args)]

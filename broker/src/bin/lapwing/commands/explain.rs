@@ -4,9 +4,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use lapwing::auth::password::Lasting;
-use lapwing::auth::{Action, Policy, configured};
-use lapwing::config::Config;
+use lapwing::internals::auth::password::Lasting;
+use lapwing::internals::auth::{Action, Policy, configured};
+use lapwing::internals::config::Config;
 
 /// See the module.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use lapwing::store::tools;
+use lapwing::internals::store::tools;
 
 /// See the module.
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,7 @@ pub enum StoreCommand {
 ///
 /// # Errors
 /// What is in the way.
-pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, lapwing::store::Problem> {
+pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, lapwing::internals::store::Problem> {
     match command {
         StoreCommand::Check => {
             let report = tools::check(data_dir)?;

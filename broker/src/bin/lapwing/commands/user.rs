@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use lapwing::auth::password::{Entry, Hash, Passwords, check_name, cost, edit, line};
-use lapwing::auth::scram::Verifier;
-use lapwing::config::Config;
+use lapwing::internals::auth::password::{Entry, Hash, Passwords, check_name, cost, edit, line};
+use lapwing::internals::auth::scram::Verifier;
+use lapwing::internals::config::Config;
 use zeroize::Zeroizing;
 
 /// See the module.

@@ -12,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use lapwing::config::{Config, Secret, Source};
+use lapwing::internals::config::{Config, Secret, Source};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 

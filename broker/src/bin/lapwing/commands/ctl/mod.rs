@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use lapwing::config::Source;
+use lapwing::internals::config::Source;
 use serde_json::{Value, json};
 
 use self::link::{Link, Said};
