@@ -36,7 +36,12 @@ pub fn has_wildcard(topic: &str) -> bool {
 /// As [`has_wildcard`], of a string that is kept as bytes.
 #[inline]
 pub(crate) fn has_wildcard_byte(topic: &[u8]) -> bool {
-    text::has_either(topic, (b'+', b'#'))
+    // Without an OS one byte at a time: the scan by words takes 64 bytes more of flash.
+    if cfg!(target_os = "none") {
+        topic.iter().any(|byte| matches!(byte, b'+' | b'#'))
+    } else {
+        text::has_either(topic, (b'+', b'#'))
+    }
 }
 
 /// Whether [`check_name`] would let it pass; in little code.
