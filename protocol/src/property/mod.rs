@@ -4,14 +4,17 @@
 //! nothing and forwarding a block is a copy. Everything that a packet alone allows is checked once, on decoding: known,
 //! allowed in this packet, at most once, in range.
 
+mod parse;
 mod write;
 
-pub(crate) use write::write_block;
+pub use parse::{Iter, RawIter};
+pub(crate) use write::{Omit, write_block};
 pub use write::{PropertyWriter, encode_block};
 
+use self::parse::Value;
+use crate::DecodeError;
 use crate::packet::PacketType;
-use crate::wire::{Reader, Sticky, Writer};
-use crate::{DecodeError, Version, topic};
+use crate::wire::Reader;
 
 /// Where a block of properties stands: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,135 +227,6 @@ properties! {
     SharedSubscriptionAvailable(u8) = 0x2a, Bit, CONNACK;
 }
 
-/// A type of value, read and written.
-trait Value<'a>: Copy {
-    fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError>;
-}
-
-impl<'a> Value<'a> for u8 {
-    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
-        r.u8()
-    }
-}
-
-impl<'a> Value<'a> for u16 {
-    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
-        r.u16()
-    }
-}
-
-impl<'a> Value<'a> for &'a str {
-    // Only called on bytes that `check` has passed; checking again costs little and keeps this free of `unsafe`.
-    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
-        r.string()
-    }
-}
-
-impl<'a> Value<'a> for &'a [u8] {
-    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
-        r.binary()
-    }
-}
-
-impl<'a> Value<'a> for (&'a str, &'a str) {
-    fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
-        Ok((r.string()?, r.string()?))
-    }
-}
-
-/// The 32-bit values are of two kinds; the subscription identifier is the one that is a variable byte integer.
-impl<'a> Value<'a> for u32 {
-    fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError> {
-        if kind == Kind::Varint { r.varint() } else { r.u32() }
-    }
-}
-
-/// A property, not yet judged by its place.
-struct Raw<'a> {
-    id: u8,
-    places: u16,
-    /// Of a number.
-    number: u32,
-    /// Of anything else; of a pair the first half.
-    bytes: &'a [u8],
-}
-
-/// The bit of a property in [`Properties`]. In halves where a word is one: to shift two words takes a function.
-#[inline]
-fn bit(id: u8) -> u64 {
-    if cfg!(target_pointer_width = "64") {
-        return 1 << (id & 63);
-    }
-    let bit = 1u32 << (id & 31);
-    if id < 32 { bit.into() } else { u64::from(bit) << 32 }
-}
-
-/// Passes over one property, checking all that its kind asks.
-#[cfg_attr(not(target_os = "none"), inline)]
-fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
-    let id = r.number(1) as u8;
-    let Some((kind, places)) = spec(id) else {
-        r.fail(DecodeError::PropertyUnknown);
-        return Raw { id, places: 0, number: 0, bytes: &[] };
-    };
-    let (mut number, mut bytes) = (0, &[][..]);
-    let width = match kind {
-        Kind::Bit => 1,
-        Kind::U16 | Kind::U16NotZero => 2,
-        Kind::U32 | Kind::U32NotZero => 4,
-        _ => 0,
-    };
-    let mut good = true;
-    if width > 0 {
-        number = r.number(width);
-    } else {
-        match kind {
-            Kind::Varint => number = r.varint(),
-            Kind::Binary => bytes = r.binary(),
-            _ => bytes = r.text(),
-        }
-    }
-    match kind {
-        Kind::Bit => good = number <= 1,
-        Kind::U16NotZero | Kind::U32NotZero | Kind::Varint => good = number != 0,
-        Kind::Topic => good = !bytes.is_empty() && !topic::has_wildcard_byte(bytes),
-        Kind::Pair => drop(r.text()),
-        _ => {}
-    }
-    if !good {
-        let alias = id == PropertyId::TopicAlias as u8;
-        r.fail(if alias { DecodeError::TopicAliasZero } else { DecodeError::PropertyValue });
-    }
-    Raw { id, places, number, bytes }
-}
-
-/// Passes over all properties: the bits of those that are there. Errors stay in the reader, which is small when it is shared.
-#[cfg_attr(target_os = "none", inline(never))]
-#[cfg_attr(not(target_os = "none"), inline)]
-fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
-    let mut present = 0u64;
-    while !r.is_empty() {
-        let raw = next_raw(r);
-        if raw.places & place.bit() == 0 {
-            r.fail(DecodeError::PropertyNotAllowed);
-        }
-        let bit = bit(raw.id);
-        let repeats = raw.id == PropertyId::UserProperty as u8
-            || (raw.id == PropertyId::SubscriptionIdentifier as u8
-                && place == Place::Packet(PacketType::Publish));
-        if present & bit != 0 && !repeats {
-            r.fail(DecodeError::PropertyDuplicate);
-        }
-        present |= bit;
-    }
-    let authentication =
-        bit(PropertyId::AuthenticationData as u8) | bit(PropertyId::AuthenticationMethod as u8);
-    if present & authentication == bit(PropertyId::AuthenticationData as u8) {
-        r.fail(DecodeError::AuthenticationDataWithoutMethod);
-    }
-    present
-}
-
 /// A block of properties, valid for the place it was read from or built for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Properties<'a> {
@@ -374,39 +248,6 @@ impl<'a> Properties<'a> {
     /// No properties.
     pub const NONE: Properties<'static> = Properties { bytes: &[], present: 0 };
 
-    /// Checks a block of properties without its length.
-    ///
-    /// # Errors
-    /// The first rule that the block breaks.
-    pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
-        let mut r = Sticky::new(bytes);
-        let properties = Properties::scan(&mut r, place);
-        r.check()?;
-        Ok(properties)
-    }
-
-    /// As [`parse`](Self::parse), of all that is left.
-    #[inline]
-    pub(crate) fn scan(r: &mut Sticky<'a>, place: Place) -> Self {
-        Properties { bytes: r.rest(), present: scan(r, place) }
-    }
-
-    /// Reads the length and the block from the front of a body.
-    #[inline]
-    pub(crate) fn read(r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
-        let n = r.varint()?;
-        if n == 0 {
-            return Ok(Properties::NONE);
-        }
-        Properties::parse(r.take(usize::try_from(n).map_err(|_| DecodeError::Truncated)?)?, place)
-    }
-
-    /// As [`read`](Self::read) where the version has properties; before MQTT 5.0 there are none.
-    #[inline]
-    pub(crate) fn read_in(version: Version, r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
-        if version.has_properties() { Properties::read(r, place) } else { Ok(Properties::NONE) }
-    }
-
     /// The block as it stands in the packet, without its length.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
@@ -425,13 +266,13 @@ impl<'a> Properties<'a> {
 
     /// All of them, in order.
     pub fn iter(&self) -> Iter<'a> {
-        Iter { r: Reader::new(self.bytes) }
+        Iter::new(self.bytes)
     }
 
     /// The properties in order as identifier, number and bytes, without a look at them: of a number the bytes are empty, of
     /// anything else (a pair: its name) the number is 0. For a receiver that has little room for code.
     pub fn raw(&self) -> RawIter<'a> {
-        RawIter { r: Sticky::new(self.bytes) }
+        RawIter::new(self.bytes)
     }
 
     /// The first occurrence of a property.
@@ -456,28 +297,6 @@ impl<'a> Properties<'a> {
         })
     }
 
-    /// Writes the length and the block, less what may be left out.
-    pub(crate) fn write(&self, w: &mut Writer<'_>, omit: Omit) {
-        if omit == Omit::Nothing {
-            w.varint(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
-            return w.bytes(self.bytes);
-        }
-        let mut count = Writer::counting();
-        self.write_kept(&mut count, omit);
-        let n = count.finish().unwrap_or(usize::MAX);
-        w.varint(u32::try_from(n).unwrap_or(u32::MAX));
-        self.write_kept(w, omit);
-    }
-
-    fn write_kept(&self, w: &mut Writer<'_>, omit: Omit) {
-        self.iter().filter(|property| omit.keeps(property.id())).for_each(|property| property.write(w));
-    }
-
-    /// Whether nothing would be written.
-    pub(crate) fn is_empty_without(&self, omit: Omit) -> bool {
-        self.bytes.is_empty()
-            || (omit != Omit::Nothing && !self.iter().any(|property| omit.keeps(property.id())))
-    }
 }
 
 macro_rules! getters {
@@ -543,99 +362,4 @@ getters! {
     subscription_identifier_available -> u8, SubscriptionIdentifierAvailable;
     /// Shared Subscription Available.
     shared_subscription_available -> u8, SharedSubscriptionAvailable;
-}
-
-/// Walks over the properties of a block.
-#[derive(Clone, Debug)]
-pub struct Iter<'a> {
-    r: Reader<'a>,
-}
-
-impl<'a> Iterator for Iter<'a> {
-    type Item = Property<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Property<'a>> {
-        let id = self.r.u8().ok()?;
-        value(id, &mut self.r).ok()
-    }
-}
-
-/// Walks over the properties of a block without a look at their values.
-#[derive(Clone, Debug)]
-pub struct RawIter<'a> {
-    r: Sticky<'a>,
-}
-
-impl<'a> Iterator for RawIter<'a> {
-    type Item = (u8, u32, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.r.is_empty() {
-            return None;
-        }
-        let raw = next_raw(&mut self.r);
-        Some((raw.id, raw.number, raw.bytes))
-    }
-}
-
-impl Property<'_> {
-    fn write(&self, w: &mut Writer<'_>) {
-        use Property as P;
-        w.u8(self.id() as u8);
-        match *self {
-            P::PayloadFormatIndicator(value)
-            | P::RequestProblemInformation(value)
-            | P::RequestResponseInformation(value)
-            | P::MaximumQoS(value)
-            | P::RetainAvailable(value)
-            | P::WildcardSubscriptionAvailable(value)
-            | P::SubscriptionIdentifierAvailable(value)
-            | P::SharedSubscriptionAvailable(value) => w.u8(value),
-            P::ServerKeepAlive(value)
-            | P::ReceiveMaximum(value)
-            | P::TopicAliasMaximum(value)
-            | P::TopicAlias(value) => w.u16(value),
-            P::MessageExpiryInterval(value)
-            | P::SessionExpiryInterval(value)
-            | P::WillDelayInterval(value)
-            | P::MaximumPacketSize(value) => w.u32(value),
-            P::SubscriptionIdentifier(value) => w.varint(value),
-            P::ContentType(text)
-            | P::ResponseTopic(text)
-            | P::AssignedClientIdentifier(text)
-            | P::AuthenticationMethod(text)
-            | P::ResponseInformation(text)
-            | P::ServerReference(text)
-            | P::ReasonString(text) => w.string(text),
-            P::CorrelationData(bytes) | P::AuthenticationData(bytes) => w.binary(bytes),
-            P::UserProperty((name, value)) => {
-                w.string(name);
-                w.string(value);
-            }
-        }
-    }
-}
-
-/// What an encoder leaves out of an answer that would be too large for the peer (`[MQTT-3.2.2-19]`, `[MQTT-3.2.2-20]`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Omit {
-    Nothing,
-    ReasonString,
-    ReasonStringAndUserProperties,
-}
-
-impl Omit {
-    pub(crate) const STEPS: [Omit; 3] =
-        [Omit::Nothing, Omit::ReasonString, Omit::ReasonStringAndUserProperties];
-
-    fn keeps(self, id: PropertyId) -> bool {
-        match self {
-            Omit::Nothing => true,
-            Omit::ReasonString => id != PropertyId::ReasonString,
-            Omit::ReasonStringAndUserProperties => {
-                !matches!(id, PropertyId::ReasonString | PropertyId::UserProperty)
-            }
-        }
-    }
 }

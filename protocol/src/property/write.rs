@@ -1,6 +1,7 @@
-//! How blocks of properties are written.
+//! Writes blocks of properties.
 
-use super::{Place, Properties, Property, scan};
+use super::parse::scan;
+use super::{Place, Properties, Property, PropertyId};
 use crate::EncodeError;
 use crate::wire::{Sticky, Writer};
 
@@ -71,4 +72,90 @@ fn write_list(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
 
 fn write_each(w: &mut Writer<'_>, list: &[Property<'_>]) {
     list.iter().for_each(|property| property.write(w));
+}
+
+impl Property<'_> {
+    fn write(&self, w: &mut Writer<'_>) {
+        use Property as P;
+        w.u8(self.id() as u8);
+        match *self {
+            P::PayloadFormatIndicator(value)
+            | P::RequestProblemInformation(value)
+            | P::RequestResponseInformation(value)
+            | P::MaximumQoS(value)
+            | P::RetainAvailable(value)
+            | P::WildcardSubscriptionAvailable(value)
+            | P::SubscriptionIdentifierAvailable(value)
+            | P::SharedSubscriptionAvailable(value) => w.u8(value),
+            P::ServerKeepAlive(value)
+            | P::ReceiveMaximum(value)
+            | P::TopicAliasMaximum(value)
+            | P::TopicAlias(value) => w.u16(value),
+            P::MessageExpiryInterval(value)
+            | P::SessionExpiryInterval(value)
+            | P::WillDelayInterval(value)
+            | P::MaximumPacketSize(value) => w.u32(value),
+            P::SubscriptionIdentifier(value) => w.varint(value),
+            P::ContentType(text)
+            | P::ResponseTopic(text)
+            | P::AssignedClientIdentifier(text)
+            | P::AuthenticationMethod(text)
+            | P::ResponseInformation(text)
+            | P::ServerReference(text)
+            | P::ReasonString(text) => w.string(text),
+            P::CorrelationData(bytes) | P::AuthenticationData(bytes) => w.binary(bytes),
+            P::UserProperty((name, value)) => {
+                w.string(name);
+                w.string(value);
+            }
+        }
+    }
+}
+
+impl Properties<'_> {
+    /// Writes the length and the block, less what may be left out.
+    pub(crate) fn write(&self, w: &mut Writer<'_>, omit: Omit) {
+        if omit == Omit::Nothing {
+            w.varint(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+            return w.bytes(self.bytes);
+        }
+        let mut count = Writer::counting();
+        self.write_kept(&mut count, omit);
+        let n = count.finish().unwrap_or(usize::MAX);
+        w.varint(u32::try_from(n).unwrap_or(u32::MAX));
+        self.write_kept(w, omit);
+    }
+
+    fn write_kept(&self, w: &mut Writer<'_>, omit: Omit) {
+        self.iter().filter(|property| omit.keeps(property.id())).for_each(|property| property.write(w));
+    }
+
+    /// Whether nothing would be written.
+    pub(crate) fn is_empty_without(&self, omit: Omit) -> bool {
+        self.bytes.is_empty()
+            || (omit != Omit::Nothing && !self.iter().any(|property| omit.keeps(property.id())))
+    }
+}
+
+/// What an encoder leaves out of an answer that would be too large for the peer (`[MQTT-3.2.2-19]`, `[MQTT-3.2.2-20]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Omit {
+    Nothing,
+    ReasonString,
+    ReasonStringAndUserProperties,
+}
+
+impl Omit {
+    pub(crate) const STEPS: [Omit; 3] =
+        [Omit::Nothing, Omit::ReasonString, Omit::ReasonStringAndUserProperties];
+
+    fn keeps(self, id: PropertyId) -> bool {
+        match self {
+            Omit::Nothing => true,
+            Omit::ReasonString => id != PropertyId::ReasonString,
+            Omit::ReasonStringAndUserProperties => {
+                !matches!(id, PropertyId::ReasonString | PropertyId::UserProperty)
+            }
+        }
+    }
 }
