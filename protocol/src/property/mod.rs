@@ -1,8 +1,10 @@
-//! MQTT 5 properties (`2.2.2`): a validated block of bytes, read where it lies.
+//! MQTT 5 properties (`2.2.2`) as a validated block of bytes.
 //!
-//! [`Properties`] keeps the bytes and one bit for each property that is there, so that asking for an absent one costs
-//! nothing and forwarding a block is a copy. Everything that a packet alone allows is checked once, on decoding: known,
-//! allowed in this packet, at most once, in range.
+//! [`Properties`] keeps the bytes and one bit for each property that occurs. So an absent property
+//! costs nothing to look up, and a block is forwarded as a copy. Decoding checks once that each
+//! property is known, allowed in this packet, in range, and not repeated.
+//!
+//! This file has the table of properties; `parse` reads blocks, and `write` writes them.
 
 mod parse;
 mod write;
@@ -16,7 +18,7 @@ use crate::DecodeError;
 use crate::packet::PacketType;
 use crate::wire::Reader;
 
-/// Where a block of properties stands: a packet, or the will inside CONNECT.
+/// Position of a property block: a packet, or the will inside CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The properties of a packet.
@@ -34,7 +36,7 @@ impl Place {
     }
 }
 
-/// How a value is written.
+/// Encoding of a property value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// One byte, 0 or 1.
@@ -75,7 +77,7 @@ impl Kind {
 macro_rules! properties {
     ($($(#[$doc:meta])* $name:ident($value:ty) = $id:literal, $kind:ident, $places:expr;)+) => {
         /// A property with its value.
-        // Numbered by identifier, so that to ask for it is to look at the first byte.
+        // Numbered by identifier, so that asking for the identifier is a look at the first byte.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Property<'a> { $($(#[$doc])* $name($value) = $id,)+ }
@@ -86,19 +88,21 @@ macro_rules! properties {
         pub enum PropertyId { $($(#[$doc])* $name = $id,)+ }
 
         impl PropertyId {
-            /// Every property.
+            /// All identifiers.
             pub const ALL: &'static [PropertyId] = &[$(PropertyId::$name),+];
         }
 
         impl Property<'_> {
-            /// Its identifier.
+            /// Returns the identifier of this property.
             pub const fn id(&self) -> PropertyId {
                 match self { $(Property::$name(_) => PropertyId::$name,)+ }
             }
         }
 
-        /// How the value of each property is written (the low half) and where it may stand (the high half: an index of
-        /// [`PLACES`]; nowhere: there is no such property), by identifier. Tables rather than a `match`: they are smaller.
+        /// Encoding and places of each property, by identifier.
+        ///
+        /// The low half is the [`Kind`] of the value, the high half an index of [`PLACES`]. Index 0
+        /// means that there is no such property. Tables are smaller than a `match`.
         static SPECS: [u8; IDS] = {
             let mut specs = [0; IDS];
             $(specs[$id] = Kind::$kind as u8 | place_index($places) << 4;)+
@@ -115,7 +119,7 @@ macro_rules! properties {
 /// One more than the highest identifier.
 const IDS: usize = 0x2b;
 
-/// The sets of places that occur.
+/// The sets of places that occur in the table.
 static PLACES: [u16; 16] = PLACE_SETS;
 const PLACE_SETS: [u16; 16] = [
     0,
@@ -136,7 +140,7 @@ const PLACE_SETS: [u16; 16] = [
     0,
 ];
 
-/// Where a set stands in [`PLACES`].
+/// Returns the index of a set in [`PLACES`].
 const fn place_index(places: u16) -> u8 {
     let mut index = 0;
     while PLACE_SETS[index as usize] != places {
@@ -145,7 +149,7 @@ const fn place_index(places: u16) -> u8 {
     index
 }
 
-/// How the value of `id` is written and where it may stand.
+/// Returns the encoding of `id` and the places where it is allowed.
 #[inline]
 fn spec(id: u8) -> Option<(Kind, u16)> {
     let spec = *SPECS.get(usize::from(id))?;
@@ -171,67 +175,68 @@ const REASONED: u16 = CONNACK
 const ANY: u16 = u16::MAX;
 
 properties! {
-    /// 1: the payload is UTF-8 text.
+    /// Format of the payload: 0 is bytes, 1 is UTF-8 text.
     PayloadFormatIndicator(u8) = 0x01, Bit, PUBLISH | WILL;
-    /// Seconds after which the message is void.
+    /// Seconds after which the message expires.
     MessageExpiryInterval(u32) = 0x02, U32, PUBLISH | WILL;
-    /// What the payload is, in the publisher's words.
+    /// Type of the payload, chosen by the publisher.
     ContentType(&'a str) = 0x03, Text, PUBLISH | WILL;
-    /// The topic name for a response.
+    /// Topic name for a response.
     ResponseTopic(&'a str) = 0x08, Topic, PUBLISH | WILL;
-    /// What tells the requester which request a response belongs to.
+    /// Data with which the requester matches a response to its request.
     CorrelationData(&'a [u8]) = 0x09, Binary, PUBLISH | WILL;
-    /// 1 to 268,435,455: set in SUBSCRIBE, comes back in each PUBLISH that matched.
+    /// Identifier of a subscription, 1 to 268,435,455. Set in SUBSCRIBE, and repeated in each
+    /// matching PUBLISH.
     SubscriptionIdentifier(u32) = 0x0b, Varint, PUBLISH | SUBSCRIBE;
-    /// Seconds that the session outlives its connection; 0xFFFFFFFF is for ever.
+    /// Seconds that the session outlives its connection; 0xFFFFFFFF means for ever.
     SessionExpiryInterval(u32) = 0x11, U32, CONNECT | CONNACK | DISCONNECT;
-    /// The client identifier that the server chose.
+    /// Client identifier that the server chose.
     AssignedClientIdentifier(&'a str) = 0x12, Text, CONNACK;
-    /// The keep-alive, in seconds, that the server demands.
+    /// Keep-alive that the server demands, in seconds.
     ServerKeepAlive(u16) = 0x13, U16, CONNACK;
-    /// The name of the enhanced authentication method.
+    /// Name of the enhanced authentication method.
     AuthenticationMethod(&'a str) = 0x15, Text, CONNECT | CONNACK | AUTH;
-    /// What the method exchanges.
+    /// Data of the enhanced authentication method.
     AuthenticationData(&'a [u8]) = 0x16, Binary, CONNECT | CONNACK | AUTH;
-    /// 0: the server leaves out reason strings and user properties where it may.
+    /// 0 asks the server to leave out reason strings and user properties where it may.
     RequestProblemInformation(u8) = 0x17, Bit, CONNECT;
     /// Seconds between the end of the connection and the will.
     WillDelayInterval(u32) = 0x18, U32, WILL;
-    /// 1: the server may send Response Information.
+    /// 1 allows the server to send Response Information.
     RequestResponseInformation(u8) = 0x19, Bit, CONNECT;
-    /// The base of response topics.
+    /// Base of response topics.
     ResponseInformation(&'a str) = 0x1a, Text, CONNACK;
     /// Another server to use.
     ServerReference(&'a str) = 0x1c, Text, CONNACK | DISCONNECT;
-    /// Words for a person who looks for the cause.
+    /// Diagnostic text for people.
     ReasonString(&'a str) = 0x1f, Text, REASONED;
-    /// How many QoS 1 and 2 messages the sender of this takes at once; not 0.
+    /// Number of QoS 1 and 2 messages that the sender accepts at once; not 0.
     ReceiveMaximum(u16) = 0x21, U16NotZero, CONNECT | CONNACK;
-    /// The highest topic alias that the sender of this takes.
+    /// Highest topic alias that the sender accepts.
     TopicAliasMaximum(u16) = 0x22, U16, CONNECT | CONNACK;
-    /// A number in place of the topic name; not 0.
+    /// Number in place of the topic name; not 0.
     TopicAlias(u16) = 0x23, U16NotZero, PUBLISH;
-    /// The highest QoS that the server takes, 0 or 1.
+    /// Highest QoS that the server supports, 0 or 1.
     MaximumQoS(u8) = 0x24, Bit, CONNACK;
-    /// 0: the server keeps no retained messages.
+    /// 0: the server does not support retained messages.
     RetainAvailable(u8) = 0x25, Bit, CONNACK;
-    /// A name and a value, in order, any number of times.
+    /// A name and a value, any number of times, in order.
     UserProperty((&'a str, &'a str)) = 0x26, Pair, ANY;
-    /// The largest packet, in bytes, that the sender of this takes; not 0.
+    /// Largest packet that the sender accepts, in bytes; not 0.
     MaximumPacketSize(u32) = 0x27, U32NotZero, CONNECT | CONNACK;
-    /// 0: the server has no wildcard subscriptions.
+    /// 0: the server does not support wildcard subscriptions.
     WildcardSubscriptionAvailable(u8) = 0x28, Bit, CONNACK;
-    /// 0: the server has no subscription identifiers.
+    /// 0: the server does not support subscription identifiers.
     SubscriptionIdentifierAvailable(u8) = 0x29, Bit, CONNACK;
-    /// 0: the server has no shared subscriptions.
+    /// 0: the server does not support shared subscriptions.
     SharedSubscriptionAvailable(u8) = 0x2a, Bit, CONNACK;
 }
 
-/// A block of properties, valid for the place it was read from or built for.
+/// A block of properties that is valid for one [`Place`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Properties<'a> {
     bytes: &'a [u8],
-    /// Bit n: the property with identifier n occurs.
+    /// Bit n is set when the property with identifier n occurs.
     present: u64,
 }
 
@@ -245,43 +250,45 @@ impl PartialEq for Properties<'_> {
 impl Eq for Properties<'_> {}
 
 impl<'a> Properties<'a> {
-    /// No properties.
+    /// The empty block.
     pub const NONE: Properties<'static> = Properties { bytes: &[], present: 0 };
 
-    /// The block as it stands in the packet, without its length.
+    /// Returns the bytes of the block, without its length.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether there is none.
+    /// Returns true if the block has no properties.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Whether the property occurs.
+    /// Returns true if the property occurs.
     #[inline]
     pub const fn has(&self, id: PropertyId) -> bool {
         self.present & (1 << id as u8) != 0
     }
 
-    /// All of them, in order.
+    /// Iterates over all properties, in order.
     pub fn iter(&self) -> Iter<'a> {
         Iter::new(self.bytes)
     }
 
-    /// The properties in order as identifier, number and bytes, without a look at them: of a number the bytes are empty, of
-    /// anything else (a pair: its name) the number is 0. For a receiver that has little room for code.
+    /// Iterates over identifier, number and bytes of each property, in order and unchecked.
+    ///
+    /// A numeric property has empty bytes. Any other has the number 0; a pair gives its name. This
+    /// is for receivers with little flash.
     pub fn raw(&self) -> RawIter<'a> {
         RawIter::new(self.bytes)
     }
 
-    /// The first occurrence of a property.
+    /// Returns the first occurrence of a property.
     #[inline]
     pub fn get(&self, id: PropertyId) -> Option<Property<'a>> {
         if self.has(id) { self.iter().find(|property| property.id() == id) } else { None }
     }
 
-    /// The user properties, in order.
+    /// Iterates over the user properties, in order.
     pub fn user_properties(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         self.iter().filter_map(|property| match property {
             Property::UserProperty(pair) => Some(pair),
@@ -289,14 +296,13 @@ impl<'a> Properties<'a> {
         })
     }
 
-    /// The subscription identifiers, in order.
+    /// Iterates over the subscription identifiers, in order.
     pub fn subscription_identifiers(&self) -> impl Iterator<Item = u32> + use<'a> {
         self.iter().filter_map(|property| match property {
             Property::SubscriptionIdentifier(id) => Some(id),
             _ => None,
         })
     }
-
 }
 
 macro_rules! getters {

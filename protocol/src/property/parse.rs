@@ -1,11 +1,12 @@
-//! Reads blocks of properties: one validating scan on decoding, then iterators over the checked bytes.
+//! Reads blocks of properties: one validating scan on decoding, then iterators over the checked
+//! bytes.
 
 use super::{Kind, Place, Properties, Property, PropertyId, spec, value};
 use crate::packet::PacketType;
 use crate::wire::{Reader, Sticky};
 use crate::{DecodeError, Version, topic};
 
-/// A type of value, read and written.
+/// A type of property value that can be read.
 pub(super) trait Value<'a>: Copy {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError>;
 }
@@ -23,7 +24,8 @@ impl<'a> Value<'a> for u16 {
 }
 
 impl<'a> Value<'a> for &'a str {
-    // Only called on bytes that `check` has passed; checking again costs little and keeps this free of `unsafe`.
+    // The bytes have passed `next_raw`. Checking them again is cheap, and keeps this free of
+    // `unsafe`.
     fn read(r: &mut Reader<'a>, _: Kind) -> Result<Self, DecodeError> {
         r.string()
     }
@@ -41,24 +43,26 @@ impl<'a> Value<'a> for (&'a str, &'a str) {
     }
 }
 
-/// The 32-bit values are of two kinds; the subscription identifier is the one that is a variable byte integer.
+/// Reads both encodings of 32-bit values: four bytes, or a variable byte integer.
 impl<'a> Value<'a> for u32 {
     fn read(r: &mut Reader<'a>, kind: Kind) -> Result<Self, DecodeError> {
         if kind == Kind::Varint { r.varint() } else { r.u32() }
     }
 }
 
-/// A property, not yet judged by its place.
+/// A property whose place is not checked yet.
 struct Raw<'a> {
     id: u8,
     places: u16,
-    /// Of a number.
+    /// Value of a numeric property.
     number: u32,
-    /// Of anything else; of a pair the first half.
+    /// Value of any other property; the name of a pair.
     bytes: &'a [u8],
 }
 
-/// The bit of a property in [`Properties`]. In halves where a word is one: to shift two words takes a function.
+/// Returns the bit of a property in [`Properties`].
+///
+/// 32-bit targets build it from halves: a shift of two words would call a function.
 #[inline]
 fn bit(id: u8) -> u64 {
     if cfg!(target_pointer_width = "64") {
@@ -68,7 +72,7 @@ fn bit(id: u8) -> u64 {
     if id < 32 { bit.into() } else { u64::from(bit) << 32 }
 }
 
-/// Passes over one property, checking all that its kind asks.
+/// Reads one property, and checks everything that its kind demands.
 #[cfg_attr(not(target_os = "none"), inline)]
 fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     let id = r.number(1) as u8;
@@ -107,7 +111,7 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
     Raw { id, places, number, bytes }
 }
 
-/// Passes over all properties: the bits of those that are there. Errors stay in the reader, which is small when it is shared.
+/// Checks all properties, and returns the bits of those that occur. Errors stay in the reader.
 #[cfg_attr(target_os = "none", inline(never))]
 #[cfg_attr(not(target_os = "none"), inline)]
 pub(super) fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
@@ -146,13 +150,13 @@ impl<'a> Properties<'a> {
         Ok(properties)
     }
 
-    /// As [`parse`](Self::parse), of all that is left.
+    /// Checks all bytes that are left in the reader.
     #[inline]
     pub(crate) fn scan(r: &mut Sticky<'a>, place: Place) -> Self {
         Properties { bytes: r.rest(), present: scan(r, place) }
     }
 
-    /// Reads the length and the block from the front of a body.
+    /// Reads a length and its block from the front of a body.
     #[inline]
     pub(crate) fn read(r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
         let n = r.varint()?;
@@ -162,14 +166,14 @@ impl<'a> Properties<'a> {
         Properties::parse(r.take(usize::try_from(n).map_err(|_| DecodeError::Truncated)?)?, place)
     }
 
-    /// As [`read`](Self::read) where the version has properties; before MQTT 5.0 there are none.
+    /// Reads a block if the version has properties; before MQTT 5.0 there is none.
     #[inline]
     pub(crate) fn read_in(version: Version, r: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
         if version.has_properties() { Properties::read(r, place) } else { Ok(Properties::NONE) }
     }
 }
 
-/// Walks over the properties of a block.
+/// Iterator over the properties of a block.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
     r: Reader<'a>,
@@ -192,7 +196,7 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-/// Walks over the properties of a block without a look at their values.
+/// Iterator over the properties of a block that does not decode their values.
 #[derive(Clone, Debug)]
 pub struct RawIter<'a> {
     r: Sticky<'a>,

@@ -5,7 +5,7 @@ use super::{Place, Properties, Property, PropertyId};
 use crate::EncodeError;
 use crate::wire::{Sticky, Writer};
 
-/// Builds a block of properties in a slice.
+/// Builder of a property block in a slice.
 #[derive(Debug)]
 pub struct PropertyWriter<'b> {
     out: &'b mut [u8],
@@ -14,12 +14,12 @@ pub struct PropertyWriter<'b> {
 }
 
 impl<'b> PropertyWriter<'b> {
-    /// An empty block that may grow to the length of `out`.
+    /// Creates an empty block that may grow to the length of `out`.
     pub fn new(out: &'b mut [u8]) -> Self {
         PropertyWriter { out, len: 0, present: 0 }
     }
 
-    /// Appends a property; on an error the block is as it was.
+    /// Appends a property. After an error the block is unchanged.
     ///
     /// # Errors
     /// [`EncodeError::StringTooLong`] and [`EncodeError::OutputTooShort`].
@@ -31,17 +31,18 @@ impl<'b> PropertyWriter<'b> {
         Ok(())
     }
 
-    /// The block.
+    /// Returns the finished block.
     pub fn finish(self) -> Properties<'b> {
         let PropertyWriter { out, len, present } = self;
         Properties { bytes: out.get(..len).unwrap_or(&[]), present }
     }
 }
 
-/// Writes a list of properties as a block to the front of `out`, if they are valid for the place; the length of the block.
+/// Writes a list of properties as a block to the front of `out`, and returns its length.
 ///
 /// # Errors
-/// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not valid there.
+/// [`EncodeError::OutputTooShort`], and [`EncodeError::NotInVersion`] for a property that is not
+/// valid at this place.
 #[inline]
 pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Result<usize, EncodeError> {
     let mut w = Writer::over(out);
@@ -49,7 +50,8 @@ pub fn encode_block(list: &[Property<'_>], place: Place, out: &mut [u8]) -> Resu
     w.finish()
 }
 
-/// Writes a list of properties with its length in front of it; twice, since only then the length is known.
+/// Writes a list of properties after its length. It writes the list twice, since only then the
+/// length is known.
 pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
     let start = w.position();
     write_each(w, list);
@@ -59,7 +61,7 @@ pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Plac
     write_list(w, list, place);
 }
 
-/// Writes a list of properties, and fails when one is not valid for the place.
+/// Writes a list of properties; fails when one is not valid at this place.
 fn write_list(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
     let start = w.position();
     write_each(w, list);
@@ -113,7 +115,7 @@ impl Property<'_> {
 }
 
 impl Properties<'_> {
-    /// Writes the length and the block, less what may be left out.
+    /// Writes length and block without the omitted properties.
     pub(crate) fn write(&self, w: &mut Writer<'_>, omit: Omit) {
         if omit == Omit::Nothing {
             w.varint(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
@@ -130,14 +132,15 @@ impl Properties<'_> {
         self.iter().filter(|property| omit.keeps(property.id())).for_each(|property| property.write(w));
     }
 
-    /// Whether nothing would be written.
+    /// Returns true if no property would be written.
     pub(crate) fn is_empty_without(&self, omit: Omit) -> bool {
         self.bytes.is_empty()
             || (omit != Omit::Nothing && !self.iter().any(|property| omit.keeps(property.id())))
     }
 }
 
-/// What an encoder leaves out of an answer that would be too large for the peer (`[MQTT-3.2.2-19]`, `[MQTT-3.2.2-20]`).
+/// Properties that an encoder omits when the packet is too large for the peer (`[MQTT-3.2.2-19]`,
+/// `[MQTT-3.2.2-20]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Omit {
     Nothing,
