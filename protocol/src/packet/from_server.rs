@@ -45,11 +45,9 @@ impl<'a> FromServer<'a> {
         }
         let v5 = version.has_properties();
         let mut r = Sticky::new(body);
-        let mut topic = &[][..];
-        let mut session_present = false;
-        let mut identified = true;
-        // The packet may end before reason code and properties. Before MQTT 5.0 it must.
-        let mut short = true;
+        let (mut topic, mut session_present, mut packet_id) = (&[][..], false, 0);
+        // `short`: the packet may end before reason code and properties. Before MQTT 5.0 it must.
+        let (mut identified, mut short) = (true, true);
         match packet {
             P::Publish => {
                 if flags & 0b0110 == 0b0110 {
@@ -76,7 +74,6 @@ impl<'a> FromServer<'a> {
             P::PingResp | P::Disconnect | P::Auth => identified = false,
             _ => r.fail(DecodeError::ReservedPacketType),
         }
-        let mut packet_id = 0;
         if identified {
             packet_id = r.number(2) as u16;
             if packet_id == 0 {
@@ -92,24 +89,11 @@ impl<'a> FromServer<'a> {
         // `3.4.2.2.1`: without a property length there are no properties. Only AUTH always has one
         // beside a reason code.
         if v5 && !ends && !(short && packet != P::Auth && r.is_empty()) {
-            let n = r.varint();
-            let mut block = Sticky::new(r.take(n as usize));
-            properties = Properties::scan(&mut block, Place::Packet(packet));
-            if let Err(error) = block.check() {
-                r.fail(error);
-            }
+            properties = read_properties(&mut r, packet);
         }
         let payload = r.rest();
         if matches!(packet, P::SubAck | P::UnsubAck) && (v5 || packet == P::SubAck) {
-            if payload.is_empty() {
-                r.fail(DecodeError::NoReasonCode);
-            }
-            while !r.is_empty() {
-                let one = judge(&mut r, packet, version);
-                if !reason.is_failure() {
-                    reason = one;
-                }
-            }
+            reason = first_failure(&mut r, packet, version);
         } else if packet != P::Publish && !payload.is_empty() {
             r.fail(DecodeError::TrailingBytes);
         }
@@ -122,6 +106,34 @@ impl<'a> FromServer<'a> {
         r.check()?;
         Ok(FromServer { packet, topic, packet_id, session_present, reason, properties, payload })
     }
+}
+
+/// Reads a block of properties after its length.
+#[inline]
+fn read_properties<'a>(r: &mut Sticky<'a>, packet: PacketType) -> Properties<'a> {
+    let n = r.varint();
+    let mut block = Sticky::new(r.take(n as usize));
+    let properties = Properties::scan(&mut block, Place::Packet(packet));
+    if let Err(error) = block.check() {
+        r.fail(error);
+    }
+    properties
+}
+
+/// Reads the reason codes of SUBACK or UNSUBACK. Returns the first failure, or the last code.
+#[inline]
+fn first_failure(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> ReasonCode {
+    if r.is_empty() {
+        r.fail(DecodeError::NoReasonCode);
+    }
+    let mut reason = ReasonCode::Success;
+    while !r.is_empty() {
+        let one = judge(r, packet, version);
+        if !reason.is_failure() {
+            reason = one;
+        }
+    }
+    reason
 }
 
 /// Reads the next byte as a reason code of this packet.
