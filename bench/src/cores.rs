@@ -1,8 +1,9 @@
-//! What a second core brings: the same load on a broker that has one core, and on one that has two.
+//! The gain of a second core: the same load on a broker with one core, and on one with two.
 //!
-//! Where there are no more cores than that, the load takes from the second what it needs. So this load does next to nothing for a message:
-//! publishers write packets that were made before, over and over, and subscribers count bytes. Nothing may be lost, so that what came tells
-//! what is on its way. The broker with one core has the load on another one: nothing is in its way.
+//! On a machine without more cores, the load takes the CPU time it needs from the broker. So
+//! this load does nearly nothing for a message. Publishers write packets that were made before,
+//! over and over, and subscribers count bytes. Nothing may be lost, so that received bytes tell
+//! what is in flight. The broker with one core has the load on another core.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,44 +20,45 @@ use crate::wire::{self, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection may take, and what is on its way at the end.
+/// Longest time for a connect, and for the messages in flight at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Packets that a publisher writes at once, at most.
+/// Maximum number of packets that a publisher writes at once.
 const BLOCK: usize = 500;
-/// Messages on their way for each group, and how many of them have to be there before more are written.
+/// Messages in flight for each group, and the number that must have arrived before more are
+/// written.
 const WINDOW: u64 = 2_000;
 const STEP: u64 = 250;
-/// As short as a reading of a sensor.
+/// As short as the reading of a sensor.
 const PAYLOAD: &[u8] = b"21.5 C, all well";
 
-/// See the module.
+/// Compares the throughput of one core and two.
 #[derive(Args, Debug)]
 pub struct Cores {
     /// Only these cases, by name
     #[arg(value_name = "CASE")]
     only: Vec<String>,
-    /// Our broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
-    /// The core of the broker that has one, and that of its load
+    /// Core of the broker with one core, and core of its load
     #[arg(long, value_delimiter = ',', num_args = 2, default_value = "0,1")]
     one: Vec<usize>,
-    /// The cores of the broker that has two
+    /// Cores of the broker with two cores
     #[arg(long, value_delimiter = ',', num_args = 2, default_value = "0,1")]
     two: Vec<usize>,
-    /// The cores of its load
+    /// Cores of its load
     #[arg(long, value_delimiter = ',', default_value = "0,1")]
     load: Vec<usize>,
     /// Rounds
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long messages flow in each, in seconds
+    /// Time that messages flow in each round, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Fails where two cores carry less than so many times what one does, in the cases that spread
+    /// Fails if two cores carry less than this multiple of one, in the cases that spread
     #[arg(long)]
     at_least: Option<f64>,
-    /// Where states and logs are kept meanwhile
+    /// Folder for states and logs
     #[arg(long, default_value = "target/bench-compare")]
     folder: PathBuf,
 }
@@ -77,14 +79,15 @@ const CASES: &[Case] = &[
     Case { name: "fan-out", what: "16 times 1 to 10, QoS 0", groups: 16, subscribers: 10, qos: 0 },
 ];
 
-/// A case in a round: each has its clients come in another order, so that it is chance who shares a thread of the broker with whom.
+/// A case in a round. Clients connect in another order in each round, so that threads are shared by
+/// chance.
 struct Placed {
     case: Case,
     round: usize,
 }
 
 impl Placed {
-    /// The numbers of all clients, in the order that they come in.
+    /// Returns the numbers of all clients in the order of their connects.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.case.groups * (self.case.subscribers + 1)).collect();
         let mut random = self.round as u64 + 1;
@@ -97,11 +100,11 @@ impl Placed {
     }
 }
 
-/// What was seen of one broker.
+/// Figures of one broker.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     per_s: f64,
-    /// Cores that the broker and the load were busy with.
+    /// Number of cores that the broker used.
     broker: f64,
     load: f64,
     lost: u64,
@@ -118,12 +121,12 @@ impl Cores {
     /// Measures and prints.
     ///
     /// # Errors
-    /// That the broker fails, or that less than `--at-least` is reached.
+    /// The broker fails, or misses `--at-least`.
     pub fn run(&self) -> Result<(), Error> {
         let is_wanted = |case: &&Case| self.only.is_empty() || self.only.iter().any(|name| name == case.name);
         if let Some(name) = self.only.iter().find(|name| !CASES.iter().any(|case| case.name == **name)) {
             let all: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-            return Err(format!("there is no case '{name}'; there are {}", all.join(", ")).into());
+            return Err(format!("there is no case '{name}'; the cases are {}", all.join(", ")).into());
         }
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
@@ -160,7 +163,7 @@ impl Cores {
             }
             let cost = of(&|(one, two)| two.cost() / one.cost());
             println!(
-                "  two carry {times:.2} times what one does; a message takes {cost:.2} times the CPU time"
+                "  two cores carry {times:.2} times what one does; a message takes {cost:.2} times the CPU time"
             );
             let lost: u64 = rounds.iter().map(|(one, two)| one.lost + two.lost).sum();
             if lost > 0 {
@@ -177,7 +180,7 @@ impl Cores {
         if missed.is_empty() {
             Ok(())
         } else {
-            Err(format!("below what is to be reached: {}", missed.join(", ")).into())
+            Err(format!("below --at-least: {}", missed.join(", ")).into())
         }
     }
 
@@ -200,7 +203,7 @@ impl Cores {
 /// One publisher and its subscribers.
 struct Group {
     block: Vec<u8>,
-    /// Bytes of a message as it is sent, and as it comes.
+    /// Length of a message as it is sent, and as it is received, in bytes.
     lengths: (u64, u64),
     sent: u64,
     came: u64,
@@ -215,21 +218,21 @@ impl Group {
                 packet[id..id + 2].copy_from_slice(&(n as u16 + 1).to_be_bytes());
             }
         }
-        // It comes with QoS 0, without a packet identifier.
+        // It is received with QoS 0, without a packet identifier.
         let comes = wire::publish(Version::V311, topic, 0, false, PAYLOAD).0.len();
         Group { block, lengths: (packet.len() as u64, comes as u64), sent: 0, came: 0 }
     }
 
-    /// Messages that subscribers do not have yet, in all.
+    /// Number of messages that subscribers have not received.
     fn on_their_way(&self, subscribers: u64) -> u64 {
         (self.sent / self.lengths.0 * subscribers).saturating_sub(self.came / self.lengths.1)
     }
 }
 
-/// The load.
+/// The load generator.
 struct Flood {
     poll: Poll,
-    /// Of each group its publisher, then its subscribers.
+    /// Sockets of each group: its publisher, then its subscribers.
     sockets: Vec<Socket>,
     groups: Vec<Group>,
     subscribers: usize,
@@ -274,7 +277,7 @@ impl Flood {
         Ok(Seen { lost: self.drain()?, ..seen })
     }
 
-    /// Messages that came.
+    /// Number of received messages.
     fn came(&self) -> u64 {
         self.groups.iter().map(|group| group.came / group.lengths.1).sum()
     }
@@ -291,7 +294,7 @@ impl Flood {
         Ok(())
     }
 
-    /// Waits until everything has come; how much did not.
+    /// Waits until everything has been received. Returns the number of messages that have not.
     fn drain(&mut self) -> Result<u64, Error> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -304,7 +307,7 @@ impl Flood {
         }
     }
 
-    /// Takes what has come, once; the groups that it was for, or whose publisher may write again.
+    /// Reads everything that has arrived, once. Returns the groups whose publisher may write again.
     fn turn(&mut self) -> Result<Vec<usize>, Error> {
         let mut events = Events::with_capacity(1024);
         self.poll.poll(&mut events, Some(Duration::from_millis(100)))?;
@@ -314,7 +317,7 @@ impl Flood {
             let (group, member) = (n / (self.subscribers + 1), n % (self.subscribers + 1));
             if event.is_readable() {
                 let bytes = self.sockets[n].skip(&mut self.scratch)?;
-                // A publisher has nothing but acknowledgements.
+                // A publisher receives nothing but acknowledgements.
                 self.groups[group].came += if member > 0 { bytes } else { 0 };
             }
             if groups.last() != Some(&group) {
@@ -340,7 +343,7 @@ impl Flood {
     }
 }
 
-/// The CPU time of this thread.
+/// Returns the CPU time of this thread.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

@@ -1,5 +1,5 @@
-//! What connections take of a broker that runs: memory, the kernel's included, and file descriptors, and what it does when there are none
-//! left.
+//! The cost of connections: memory of broker and kernel, file descriptors, and the behaviour at
+//! their limit.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::scenario::Kind;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Of the broker, with so many connections.
+/// Figures of the broker with a number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
     pub connections: usize,
     pub resident_kib: f64,
     pub descriptors: usize,
-    /// The kernel's slabs, of both ends.
+    /// Slabs of the kernel, for both ends.
     pub kernel_kib: f64,
 }
 
@@ -26,10 +26,10 @@ fn kernel_kib() -> Result<f64, Error> {
     Ok(line.split_whitespace().next().ok_or("no number")?.parse()?)
 }
 
-/// Connects more and more that do nothing.
+/// Connects more and more silent clients.
 ///
 /// # Errors
-/// That the broker fails, or this process may not have so many files.
+/// The broker fails, or this process may not open enough files.
 pub fn points(
     broker: &Broker,
     counts: &[usize],
@@ -53,15 +53,16 @@ pub fn points(
     Ok(points)
 }
 
-/// KiB more for each connection more, by `kib`, between two points.
+/// Returns the KiB of each further connection between two points.
 pub fn each_kib(from: &Point, to: &Point, kib: impl Fn(&Point) -> f64) -> f64 {
     (kib(to) - kib(from)) / to.connections.saturating_sub(from.connections).max(1) as f64
 }
 
-/// With so many file descriptors: how many clients are let in, and what the broker says then.
+/// Starts a broker with few file descriptors. Returns the number of clients that it accepts, and
+/// its log line then.
 ///
 /// # Errors
-/// That it does not start, or never has enough.
+/// The broker does not start, or accepts as many clients as it has file descriptors.
 pub fn at_the_limit(
     broker: &Broker,
     descriptors: usize,
@@ -85,7 +86,7 @@ pub fn at_the_limit(
             }
         }
     }
-    Err(format!("{descriptors} clients were let in with {descriptors} file descriptors").into())
+    Err(format!("{descriptors} clients were accepted with {descriptors} file descriptors").into())
 }
 
 #[cfg(test)]

@@ -1,34 +1,36 @@
-//! Cores that share what only one of them can have at a time: a closed network of queues, by mean value analysis. Each core does a
-//! piece of work over and over; part of it is its own, the rest is done at places where others may be before it.
+//! Mean value analysis of a closed network of queues: cores that share resources which one core
+//! uses at a time.
 //!
-//! Times at a place are taken as spread (exponentially), which makes waiting begin before a place is full, as it does. No clock and no
-//! chance: the same figures give the same result.
+//! Each core repeats a piece of work. A part is its own, the rest is done at resources where other
+//! cores may be first. Times at a resource are taken as exponential, so that waiting begins before
+//! a resource is saturated, as in reality. There is no clock and no randomness: the same figures
+//! give the same result.
 
 /// One kind of work.
 #[derive(Clone, Debug)]
 pub struct Work {
-    /// What a core does on its own, in µs.
+    /// Time that a core spends on its own, in µs.
     pub own_us: f64,
-    /// What it does at each place, in µs.
+    /// Time that it spends at each resource, in µs.
     pub places_us: Vec<f64>,
 }
 
-/// What so many cores do.
+/// Throughput of a number of cores.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Pieces of work in a second.
     pub per_s: f64,
-    /// How much of the time each place is taken, 0 to 1.
+    /// Utilization of each resource, 0 to 1.
     pub taken: Vec<f64>,
 }
 
 impl Work {
-    /// What it comes to on so many cores.
+    /// Returns the throughput on `cores` cores.
     pub fn on(&self, cores: usize) -> Flow {
         let mut waiting = vec![0.0; self.places_us.len()];
         let mut per_us = 0.0;
         for cores in 1..=cores {
-            // Who comes finds those who would be there without him.
+            // An arriving core finds the others as they would be without it.
             let stays: Vec<f64> =
                 self.places_us.iter().zip(&waiting).map(|(time, waiting)| time * (1.0 + waiting)).collect();
             per_us = cores as f64 / (self.own_us + stays.iter().sum::<f64>());
@@ -37,7 +39,7 @@ impl Work {
         Flow { per_s: per_us * 1e6, taken: self.places_us.iter().map(|time| per_us * time).collect() }
     }
 
-    /// The place that is full first, and at how many pieces of work in a second.
+    /// Returns the resource that saturates first, and the work per second at that point.
     pub fn first_full(&self) -> Option<(usize, f64)> {
         let longest = self.places_us.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
         longest.filter(|(_, time)| **time > 0.0).map(|(place, time)| (place, 1e6 / time))
@@ -82,7 +84,8 @@ mod tests {
         assert!(on[4] < 250_001.0 && on[4] > 249_000.0);
     }
 
-    /// By hand: 2 cores, 3 µs of one's own and 1 µs at the place. The second finds the first there a quarter of the time.
+    /// Checked by hand: 2 cores, 3 µs of their own and 1 µs at the resource. The second core finds
+    /// the first there a quarter of the time.
     #[test]
     fn two_cores_wait_as_worked_out_by_hand() {
         let work = Work { own_us: 3.0, places_us: vec![1.0] };
