@@ -21,7 +21,7 @@ use crate::wire::{self, Version};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Longest time for a connect, and for the messages in flight at the end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of packets that a publisher writes at once.
 const BLOCK: usize = 500;
 /// Messages in flight for each group, and the number that must have arrived before more are
@@ -81,12 +81,12 @@ const CASES: &[Case] = &[
 
 /// A case in a round. Clients connect in another order in each round, so that threads are shared by
 /// chance.
-struct Placed {
+struct ShuffledCase {
     case: Case,
     round: usize,
 }
 
-impl Placed {
+impl ShuffledCase {
     /// Returns the numbers of all clients in the order of their connects.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.case.groups * (self.case.subscribers + 1)).collect();
@@ -102,7 +102,7 @@ impl Placed {
 
 /// Figures of one broker.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct CoreFigures {
     per_s: f64,
     /// Number of cores that the broker used.
     broker: f64,
@@ -110,7 +110,7 @@ struct Seen {
     lost: u64,
 }
 
-impl Seen {
+impl CoreFigures {
     /// CPU time of the broker for each message, in µs.
     fn cost(self) -> f64 {
         self.broker / self.per_s * 1e6
@@ -140,23 +140,24 @@ impl Cores {
             for round in 0..self.rounds {
                 let measured = |cores: &[usize], load: &[usize]| {
                     let places = (&*folder.join("broker"), &tls, &security);
-                    self.one(&Placed { case: *case, round }, &broker, places, (cores, load))
+                    self.one(&ShuffledCase { case: *case, round }, &broker, places, (cores, load))
                 };
                 let [core, beside] = self.one[..] else { return Err("--one is CORE,CORE".into()) };
                 rounds.push((measured(&[core], &[beside])?, measured(&self.two, &self.load)?));
             }
-            let of = |value: &dyn Fn(&(Seen, Seen)) -> f64| {
+            let of = |value: &dyn Fn(&(CoreFigures, CoreFigures)) -> f64| {
                 median(rounds.iter().map(value).collect()).unwrap_or(f64::NAN)
             };
             let times = of(&|(one, two)| two.per_s / one.per_s);
             println!("\n{}: {}", case.name, case.what);
             for (name, side) in [("one core", 0), ("two cores", 1)] {
-                let of =
-                    |value: &dyn Fn(Seen) -> f64| of(&|both| value(if side == 0 { both.0 } else { both.1 }));
+                let of = |value: &dyn Fn(CoreFigures) -> f64| {
+                    of(&|both| value(if side == 0 { both.0 } else { both.1 }))
+                };
                 println!(
                     "  {name:<10} {:>10.0} messages/s, {:.3} us CPU each; busy: broker {:.2} cores, load {:.2}",
                     of(&|seen| seen.per_s),
-                    of(&Seen::cost),
+                    of(&CoreFigures::cost),
                     of(&|seen| seen.broker),
                     of(&|seen| seen.load)
                 );
@@ -186,17 +187,17 @@ impl Cores {
 
     fn one(
         &self,
-        placed: &Placed,
+        placed: &ShuffledCase,
         broker: &Broker,
         (folder, tls, security): (&Path, &Tls, &Security),
         (cores, load): (&[usize], &[usize]),
-    ) -> Result<Seen, Error> {
+    ) -> Result<CoreFigures, Error> {
         let list: Vec<String> = cores.iter().map(usize::to_string).collect();
         let started = broker.start(Kind::Flow(SPEC), folder, (tls, security), &list.join(","))?;
         let mut set = CpuSet::new();
         load.iter().for_each(|core| set.set(*core));
         sched_setaffinity(None, &set)?;
-        Flood::connect(placed, &started)?.run(Duration::from_secs_f64(self.seconds), &started)
+        LoadGenerator::connect(placed, &started)?.run(Duration::from_secs_f64(self.seconds), &started)
     }
 }
 
@@ -224,13 +225,13 @@ impl Group {
     }
 
     /// Number of messages that subscribers have not received.
-    fn on_their_way(&self, subscribers: u64) -> u64 {
+    fn in_flight(&self, subscribers: u64) -> u64 {
         (self.sent / self.lengths.0 * subscribers).saturating_sub(self.came / self.lengths.1)
     }
 }
 
 /// The load generator.
-struct Flood {
+struct LoadGenerator {
     poll: Poll,
     /// Sockets of each group: its publisher, then its subscribers.
     sockets: Vec<Socket>,
@@ -239,13 +240,13 @@ struct Flood {
     scratch: Vec<u8>,
 }
 
-impl Flood {
-    fn connect(placed: &Placed, started: &Started) -> Result<Flood, Error> {
+impl LoadGenerator {
+    fn connect(placed: &ShuffledCase, started: &Started) -> Result<LoadGenerator, Error> {
         let (poll, case) = (Poll::new()?, placed.case);
         let topic = |group: usize| format!("t/{group}");
         let mut sockets = Vec::new();
         for n in placed.order() {
-            let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
+            let mut socket = Socket::connect(started.plain, None, TIMEOUT)?;
             wire::connect(&mut socket.out, Version::V311, &format!("c-{n}"), started.stay(true));
             socket.ask(0x20)?;
             let (group, member) = (n / (case.subscribers + 1), n % (case.subscribers + 1));
@@ -259,22 +260,28 @@ impl Flood {
         sockets.sort_by_key(|(n, _)| *n);
         let groups = (0..case.groups).map(|n| Group::new(&topic(n), case.qos)).collect();
         let sockets = sockets.into_iter().map(|(_, socket)| socket).collect();
-        Ok(Flood { poll, sockets, groups, subscribers: case.subscribers, scratch: vec![0; 256 << 10] })
+        Ok(LoadGenerator {
+            poll,
+            sockets,
+            groups,
+            subscribers: case.subscribers,
+            scratch: vec![0; 256 << 10],
+        })
     }
 
-    fn run(&mut self, time: Duration, started: &Started) -> Result<Seen, Error> {
+    fn run(&mut self, time: Duration, started: &Started) -> Result<CoreFigures, Error> {
         let begun = Instant::now();
         self.flow(begun + WARM)?;
         let (came, broker, load, from) = (self.came(), started.running.cpu()?, cpu(), Instant::now());
         self.flow(from + time)?;
         let (time, load) = (from.elapsed().as_secs_f64(), cpu() - load);
-        let seen = Seen {
+        let seen = CoreFigures {
             per_s: (self.came() - came) as f64 / time,
             broker: (started.running.cpu()? - broker).as_secs_f64() / time,
             load: load.as_secs_f64() / time,
             lost: 0,
         };
-        Ok(Seen { lost: self.drain()?, ..seen })
+        Ok(CoreFigures { lost: self.drain()?, ..seen })
     }
 
     /// Number of received messages.
@@ -296,10 +303,10 @@ impl Flood {
 
     /// Waits until everything has been received. Returns the number of messages that have not.
     fn drain(&mut self) -> Result<u64, Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let subscribers = self.subscribers as u64;
-            let left = self.groups.iter().map(|group| group.on_their_way(subscribers)).sum();
+            let left = self.groups.iter().map(|group| group.in_flight(subscribers)).sum();
             if left == 0 || Instant::now() > until {
                 return Ok(left);
             }
@@ -331,7 +338,7 @@ impl Flood {
         let subscribers = self.subscribers as u64;
         let group = &mut self.groups[n];
         let socket = &mut self.sockets[n * (self.subscribers + 1)];
-        while group.on_their_way(subscribers) + STEP * subscribers <= WINDOW * subscribers {
+        while group.in_flight(subscribers) + STEP * subscribers <= WINDOW * subscribers {
             let at = (group.sent % group.block.len() as u64) as usize;
             let most = (at + STEP as usize * group.lengths.0 as usize).min(group.block.len());
             match socket.write(&group.block[at..most])? {
@@ -359,12 +366,12 @@ mod tests {
         let (sent, came) = group.lengths;
         assert_eq!((sent, came, group.block.len() as u64), (came + 2, sent - 2, sent * BLOCK as u64));
         (group.sent, group.came) = (10 * sent + 1, 25 * came + 1);
-        assert_eq!(group.on_their_way(3), 5, "ten to three each, of which 25 came");
+        assert_eq!(group.in_flight(3), 5, "ten to three each, of which 25 came");
     }
 
     #[test]
     fn clients_come_in_another_order_in_each_round_and_all_of_them() {
-        let order = |round| Placed { case: CASES[0], round }.order();
+        let order = |round| ShuffledCase { case: CASES[0], round }.order();
         assert_ne!(order(0), order(1));
         let mut all = order(0);
         all.sort_unstable();

@@ -50,23 +50,25 @@ struct Curve {
     name: &'static str,
     what: &'static str,
     /// Values of the quantity, with the measurement for each.
-    points: Vec<(usize, Point)>,
+    points: Vec<(usize, CurvePoint)>,
 }
 
-struct Point {
+struct CurvePoint {
     /// Number of clients that do nothing meanwhile.
     idle: usize,
     kind: Kind,
 }
 
 fn curves() -> Vec<Curve> {
-    let point = |kind| Point { idle: 0, kind };
+    let point = |kind| CurvePoint { idle: 0, kind };
     let many = |layout, window| Kind::Flow(Spec { layout, window, ..SPEC });
     vec![
         Curve {
             name: "idle",
             what: "idle connections beside 4 busy pairs, QoS 0, window 100",
-            points: [10, 100, 1_000, 10_000].map(|n| (n, Point { idle: n, kind: Kind::Flow(SPEC) })).into(),
+            points: [10, 100, 1_000, 10_000]
+                .map(|n| (n, CurvePoint { idle: n, kind: Kind::Flow(SPEC) }))
+                .into(),
         },
         Curve {
             // Each pair has four messages in flight, whatever the number of pairs: batches do not
@@ -147,7 +149,7 @@ impl Curves {
 
     fn one(
         &self,
-        point: &Point,
+        point: &CurvePoint,
         broker: &Broker,
         folder: &std::path::Path,
         (tls, security): (&Tls, &Security),

@@ -32,9 +32,9 @@ pub struct Idle {
 }
 
 /// The broker's process and its folder; dropping it ends both.
-struct Broker(Child, PathBuf);
+struct BrokerProcess(Child, PathBuf);
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -42,7 +42,7 @@ impl Drop for Broker {
     }
 }
 
-impl Broker {
+impl BrokerProcess {
     /// Returns resident memory in KiB, once it has not changed for a while.
     fn resident_kib(&self) -> Result<f64, Error> {
         let read = || -> Result<f64, Error> {
@@ -65,7 +65,7 @@ impl Broker {
 /// Time during which wake-ups are counted.
 const WATCHED: Duration = Duration::from_secs(20);
 
-impl Broker {
+impl BrokerProcess {
     /// Returns how often threads of the broker went to sleep in a second.
     fn wakes(&self) -> Result<f64, Error> {
         let count = || -> Result<u64, Error> {
@@ -100,7 +100,7 @@ impl Idle {
             format!("{}: {error}; build it with cargo build --release", self.broker.display())
         })?;
         let log = child.stderr.take().ok_or("no log")?;
-        let broker = Broker(child, folder);
+        let broker = BrokerProcess(child, folder);
         let mut lines = BufReader::new(log).lines();
         let address: SocketAddr = loop {
             let line = lines.next().ok_or("the broker ended")??;

@@ -44,14 +44,14 @@ pub struct Instructions {
 
 /// Does an action many times; for `instructions`.
 #[derive(Args, Debug)]
-pub struct Work {
-    what: Thing,
+pub struct RepeatAction {
+    what: Action,
     times: u64,
 }
 
 /// The counted actions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Thing {
+pub enum Action {
     /// Finds a PUBLISH of QoS 1 and 64 B in bytes, decodes it, and encodes its header again.
     Codec,
     /// Makes a message, routes it to one subscriber by a cached topic, and takes it out of the
@@ -62,8 +62,8 @@ pub enum Thing {
     Exchange,
 }
 
-const THINGS: [(Thing, &str); 3] =
-    [(Thing::Codec, "codec"), (Thing::Route, "route"), (Thing::Exchange, "exchange")];
+const ACTIONS: [(Action, &str); 3] =
+    [(Action::Codec, "codec"), (Action::Route, "route"), (Action::Exchange, "exchange")];
 
 impl Instructions {
     /// Counts and compares.
@@ -79,7 +79,7 @@ impl Instructions {
             })
             .collect();
         let (mut text, mut above) = (String::new(), Vec::new());
-        for (_, name) in THINGS {
+        for (_, name) in ACTIONS {
             let each = (count(name, MANY)? as f64 - count(name, FEW)? as f64) / (MANY - FEW) as f64;
             text += &format!("{name}\t{each:.0}\n");
             match known.get(name) {
@@ -122,16 +122,16 @@ fn count(name: &str, times: u64) -> Result<u64, Error> {
     Ok(line.1.trim().parse()?)
 }
 
-impl Work {
+impl RepeatAction {
     /// Does the action.
     ///
     /// # Errors
     /// The action fails.
     pub fn run(&self) -> Result<(), Error> {
         match self.what {
-            Thing::Codec => codec(self.times),
-            Thing::Route => route(self.times),
-            Thing::Exchange => exchange(self.times),
+            Action::Codec => codec(self.times),
+            Action::Route => route(self.times),
+            Action::Exchange => exchange(self.times),
         }
     }
 }

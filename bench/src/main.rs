@@ -37,11 +37,11 @@ use clap::{Parser, Subcommand};
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Command {
     /// Compare brokers side by side: CPU time of each message, rates, latencies, memory
     Compare(compare::Compare),
     /// Measure the cost of a message against the number of connections, subscriptions, topics
@@ -50,7 +50,7 @@ enum What {
     Instructions(instructions::Instructions),
     /// Do an action many times, for `instructions`
     #[command(hide = true)]
-    Work(instructions::Work),
+    Work(instructions::RepeatAction),
     /// Compare the throughput of one core and two
     Cores(cores::Cores),
     /// Work out the needs of many cores and a million connections from what a few take
@@ -67,16 +67,16 @@ enum What {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().what {
-        What::Compare(compare) => compare.run().map_err(|error| error.to_string()),
-        What::Curves(curves) => curves.run().map_err(|error| error.to_string()),
-        What::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
-        What::Work(work) => work.run().map_err(|error| error.to_string()),
-        What::Cores(cores) => cores.run().map_err(|error| error.to_string()),
-        What::Scale(scale) => scale.run().map_err(|error| error.to_string()),
-        What::Relay(relay) => relay.run().map_err(|error| error.to_string()),
-        What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
-        What::Storm(storm) => storm.run().map_err(|error| error.to_string()),
-        What::Store(store) => store.run().map_err(|error| error.to_string()),
+        Command::Compare(compare) => compare.run().map_err(|error| error.to_string()),
+        Command::Curves(curves) => curves.run().map_err(|error| error.to_string()),
+        Command::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
+        Command::Work(work) => work.run().map_err(|error| error.to_string()),
+        Command::Cores(cores) => cores.run().map_err(|error| error.to_string()),
+        Command::Scale(scale) => scale.run().map_err(|error| error.to_string()),
+        Command::Relay(relay) => relay.run().map_err(|error| error.to_string()),
+        Command::Idle(idle) => idle.run().map_err(|error| error.to_string()),
+        Command::Storm(storm) => storm.run().map_err(|error| error.to_string()),
+        Command::Store(store) => store.run().map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use crate::wire::{self, Version};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Longest time for a connect or a packet.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of packets that are written before their acknowledgements are read.
 const BATCH: usize = 500;
 
@@ -68,7 +68,7 @@ fn flow(spec: Spec, started: &Started, security: &Security, time: Duration) -> R
 fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> Result<Figures, Error> {
     let address = if tls { started.tls } else { started.plain };
     let one = |n: usize| -> Result<(), Error> {
-        let mut socket = Socket::connect(address, Some(security).filter(|_| tls), PATIENCE)?;
+        let mut socket = Socket::connect(address, Some(security).filter(|_| tls), TIMEOUT)?;
         wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), started.stay(true));
         socket.ask(0x20).map(drop)
     };
@@ -107,7 +107,7 @@ pub fn settled_kib(started: &Started) -> Result<f64, Error> {
 }
 
 fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
-    let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
+    let mut socket = Socket::connect(started.plain, None, TIMEOUT)?;
     wire::connect(&mut socket.out, Version::V311, id, started.stay(clean));
     socket.ask(0x20)?;
     Ok(socket)
@@ -223,7 +223,7 @@ fn publish_all(
 /// Receives `count` messages, and acknowledges those of QoS 1 in batches.
 fn take(socket: &mut Socket, count: usize) -> Result<(), Error> {
     let mut taken = 0;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while taken < count {
         let input = std::mem::take(&mut socket.input);
         let mut at = 0;
@@ -243,7 +243,7 @@ fn take(socket: &mut Socket, count: usize) -> Result<(), Error> {
         socket.flush()?;
         if taken < count {
             if Instant::now() > until {
-                return Err(format!("{taken} of {count} came").into());
+                return Err(format!("{taken} of {count} received").into());
             }
             socket.fill_once()?;
         }

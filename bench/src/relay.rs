@@ -19,7 +19,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// With more, the receiver's kernel shrinks its window, and the same bytes take two to three times
 /// as long.
-const AT_ONCE: usize = 60 << 10;
+const BURST_BYTES: usize = 60 << 10;
 
 /// Measures the cost of copying the bytes.
 #[derive(Args, Debug)]
@@ -103,7 +103,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
         streams.push(stream);
     }
     drop(TcpListener::from_std(listener));
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; BURST_BYTES]);
     let began = cpu();
     while !over.load(Ordering::Relaxed) {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
@@ -150,7 +150,7 @@ fn load(
     for pair in 0..pairs {
         let _ = streams[2 * pair].write(&burst)?;
     }
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; BURST_BYTES]);
     let (until, mut bytes) = (Instant::now() + time, 0u64);
     while Instant::now() < until {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;

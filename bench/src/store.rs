@@ -18,7 +18,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Length of the payload, in bytes.
 const PAYLOAD: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures the durable store.
 #[derive(Args, Debug)]
@@ -179,7 +179,7 @@ impl Store {
             for n in 0..if live { sessions } else { 0 } {
                 let over = &over;
                 scope.spawn(move || {
-                    let client = Client::connect(port, &format!("session-{n}"), false, PATIENCE);
+                    let client = Client::connect(port, &format!("session-{n}"), false, TIMEOUT);
                     client.and_then(|mut client| client.receive_until(over))
                 });
             }
@@ -214,7 +214,7 @@ impl Store {
         make_sessions(running.port, 1)?;
         fill(running.port, self.drain, |_| "s/0".to_owned(), false)?;
         let begun = Instant::now();
-        let mut client = Client::connect(running.port, "session-0", false, PATIENCE)?;
+        let mut client = Client::connect(running.port, "session-0", false, TIMEOUT)?;
         client.receive(self.drain)?;
         let rate = self.drain as f64 / begun.elapsed().as_secs_f64();
         drop(running);
@@ -303,7 +303,7 @@ impl Store {
 /// Makes offline sessions with one subscription each.
 fn make_sessions(port: u16, count: usize) -> Result<(), Error> {
     for n in 0..count {
-        let mut client = Client::connect(port, &format!("session-{n}"), false, PATIENCE)?;
+        let mut client = Client::connect(port, &format!("session-{n}"), false, TIMEOUT)?;
         client.subscribe(&format!("s/{n}"))?;
         client.disconnect()?;
     }
@@ -319,7 +319,7 @@ fn rate(port: u16, sessions: usize, window: usize, time: Duration) -> Result<(u6
             .map(|k| {
                 let (total, ready) = (&total, &ready);
                 scope.spawn(move || -> Result<(), Error> {
-                    let client = Client::connect(port, &format!("publisher-{k}"), true, PATIENCE);
+                    let client = Client::connect(port, &format!("publisher-{k}"), true, TIMEOUT);
                     ready.wait();
                     let mut client = client?;
                     let until = Instant::now() + time;
@@ -356,7 +356,7 @@ fn fill(port: u16, count: usize, topic: impl Fn(usize) -> String + Sync, retain:
             .map(|k| {
                 let topic = &topic;
                 scope.spawn(move || -> Result<(), Error> {
-                    let mut client = Client::connect(port, &format!("filler-{k}"), true, PATIENCE)?;
+                    let mut client = Client::connect(port, &format!("filler-{k}"), true, TIMEOUT)?;
                     let payload = vec![b'x'; if retain { 64 } else { PAYLOAD }];
                     let (mut n, mut open) = (k, 0);
                     while n < count || open > 0 {
@@ -382,9 +382,9 @@ fn fill(port: u16, count: usize, topic: impl Fn(usize) -> String + Sync, retain:
 /// Sends `count` messages from one publisher through a session with a connected client.
 fn through(port: u16, window: usize, count: usize) -> Result<(), Error> {
     std::thread::scope(|scope| {
-        let mut subscriber = Client::connect(port, "session-0", false, PATIENCE)?;
+        let mut subscriber = Client::connect(port, "session-0", false, TIMEOUT)?;
         let receiving = scope.spawn(move || subscriber.receive(count).map(|_| subscriber));
-        let mut client = Client::connect(port, "publisher", true, PATIENCE)?;
+        let mut client = Client::connect(port, "publisher", true, TIMEOUT)?;
         let (mut sent, mut open) = (0, 0);
         while sent < count || open > 0 {
             // A whole window at a time: batches of this size.

@@ -50,9 +50,9 @@ pub struct Storm {
 }
 
 /// The broker's process and its folder; dropping it ends both.
-struct Broker(Child, PathBuf, u16);
+struct BrokerProcess(Child, PathBuf, u16);
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -88,7 +88,7 @@ fn users(devices: usize, cost: Cost) -> Result<String, Error> {
     Ok(parts.concat())
 }
 
-fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
+fn start(path: &Path, folder: PathBuf, users: &str) -> Result<BrokerProcess, Error> {
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("users"), users)?;
     let at = folder.display();
@@ -106,7 +106,7 @@ fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
         .spawn()
         .map_err(|error| format!("{}: {error}; build it with cargo build --release", path.display()))?;
     let log = child.stderr.take().ok_or("no log")?;
-    let mut broker = Broker(child, folder, 0);
+    let mut broker = BrokerProcess(child, folder, 0);
     let mut lines = BufReader::new(log).lines();
     while broker.2 == 0 {
         let line = lines.next().ok_or("the broker ended")??;
@@ -175,7 +175,7 @@ async fn device(port: u16, n: usize) -> Result<TcpStream, Error> {
 }
 
 /// Result of a storm.
-struct Outcome {
+struct StormResult {
     seconds: f64,
     retries: usize,
     waits_us: Vec<u64>,
@@ -188,7 +188,7 @@ fn storm(
     port: u16,
     devices: usize,
     at_once: usize,
-) -> Result<Outcome, Error> {
+) -> Result<StormResult, Error> {
     let (began, retries) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
     let places = Arc::new(Semaphore::new(at_once));
     let all = runtime.block_on(async {
@@ -218,7 +218,7 @@ fn storm(
     let seconds = began.elapsed().as_secs_f64();
     let (connections, mut waits_us): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     waits_us.sort_unstable();
-    Ok(Outcome { seconds, retries: retries.load(Ordering::Relaxed), waits_us, connections })
+    Ok(StormResult { seconds, retries: retries.load(Ordering::Relaxed), waits_us, connections })
 }
 
 impl Storm {

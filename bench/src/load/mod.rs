@@ -19,7 +19,7 @@ use crate::wire::{self, Stay, Version};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Longest time for a connect, and for the last message.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Time without deliveries after which a broker with messages in flight has stalled.
 const STALLED: Duration = Duration::from_secs(1);
 /// Payload bytes of the generator: the publisher (4), then the due time in ns since the start (8).
@@ -115,7 +115,7 @@ enum Role {
     Subscriber,
 }
 
-struct Client {
+struct LoadClient {
     socket: Socket,
     role: Role,
 }
@@ -124,7 +124,7 @@ struct Client {
 pub struct Load {
     spec: Spec,
     poll: Poll,
-    clients: Vec<Client>,
+    clients: Vec<LoadClient>,
     began: Instant,
     delivered: u64,
     latency: Histogram<u64>,
@@ -152,9 +152,9 @@ impl Load {
         let poll = Poll::new()?;
         let (publishers, subscribers) = (spec.layout.publishers(), spec.layout.subscribers());
         let mut clients = Vec::with_capacity(publishers + subscribers);
-        let join = |id: &str, role: Role| -> Result<Client, Error> {
-            let socket = Socket::connect(address, security.filter(|_| spec.tls), PATIENCE)?;
-            let mut client = Client { socket, role };
+        let join = |id: &str, role: Role| -> Result<LoadClient, Error> {
+            let socket = Socket::connect(address, security.filter(|_| spec.tls), TIMEOUT)?;
+            let mut client = LoadClient { socket, role };
             wire::connect(&mut client.socket.out, spec.version, id, stay);
             client.await_packet(0x20)?;
             Ok(client)
@@ -227,7 +227,7 @@ impl Load {
             )
         });
         let latency = self.latency.clone();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let mut events = Events::with_capacity(1024);
         self.ready.clear();
         let mut last = (Instant::now(), self.outstanding);
@@ -306,7 +306,7 @@ impl Load {
     fn publish(&mut self, n: usize, due: Instant) {
         let stamp = (due - self.began).as_nanos() as u64;
         let copies = self.spec.layout.copies();
-        let Client { socket, role } = &mut self.clients[n];
+        let LoadClient { socket, role } = &mut self.clients[n];
         let Role::Publisher(publisher) = role else { return };
         if socket.out.is_empty() {
             self.dirty.push(n);
@@ -371,7 +371,7 @@ impl Load {
         if self.delivered > came_before {
             self.last_came = arrived;
         }
-        let Client { socket, role } = &mut self.clients[n];
+        let LoadClient { socket, role } = &mut self.clients[n];
         socket.keep(input, at);
         if !had_output && !socket.out.is_empty() {
             self.dirty.push(n);
@@ -387,7 +387,7 @@ impl Load {
     fn came(&mut self, publisher: usize) {
         self.delivered += 1;
         self.outstanding = self.outstanding.saturating_sub(1);
-        let Some(Client { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else {
+        let Some(LoadClient { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else {
             return;
         };
         books.outstanding = books.outstanding.saturating_sub(1);
@@ -397,7 +397,7 @@ impl Load {
     }
 }
 
-impl Client {
+impl LoadClient {
     /// Writes pending bytes, and waits for a packet of this kind.
     fn await_packet(&mut self, kind: u8) -> Result<(), Error> {
         let body = self.socket.ask(kind)?;

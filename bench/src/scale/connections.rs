@@ -12,7 +12,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Figures of the broker with a number of connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub struct MemoryPoint {
     pub connections: usize,
     pub resident_kib: f64,
     pub descriptors: usize,
@@ -35,7 +35,7 @@ pub fn points(
     counts: &[usize],
     folder: &Path,
     (tls, security): (&Tls, &Security),
-) -> Result<Vec<Point>, Error> {
+) -> Result<Vec<MemoryPoint>, Error> {
     let started = broker.start(Kind::Idle { count: 0 }, folder, (tls, security), "0")?;
     let mut sockets: Vec<Socket> = Vec::new();
     let mut points = Vec::new();
@@ -43,7 +43,7 @@ pub fn points(
         let more = idlers(sockets.len()..*count, &started)
             .map_err(|error| format!("{count} connections: {error} (ulimit -n {} is needed)", count + 100))?;
         sockets.extend(more);
-        points.push(Point {
+        points.push(MemoryPoint {
             connections: sockets.len(),
             resident_kib: settled_kib(&started)?,
             descriptors: started.running.descriptors()?,
@@ -54,7 +54,7 @@ pub fn points(
 }
 
 /// Returns the KiB of each further connection between two points.
-pub fn each_kib(from: &Point, to: &Point, kib: impl Fn(&Point) -> f64) -> f64 {
+pub fn each_kib(from: &MemoryPoint, to: &MemoryPoint, kib: impl Fn(&MemoryPoint) -> f64) -> f64 {
     (kib(to) - kib(from)) / to.connections.saturating_sub(from.connections).max(1) as f64
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_what_comes_with_it_not_what_was_there() {
-        let point = |connections, resident_kib| Point {
+        let point = |connections, resident_kib| MemoryPoint {
             connections,
             resident_kib,
             descriptors: connections + 20,

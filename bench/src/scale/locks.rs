@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn the_model_comes_to_what_two_cores_were_measured_to_do() {
         let part = shared(1.0, 0.6);
-        let work = Work { own_us: 1.0 - part, places_us: vec![part] };
+        let work = Work { own_us: 1.0 - part, resources_us: vec![part] };
         assert!((1e6 / work.on(2).per_s - 0.6).abs() < 1e-9);
     }
 }

@@ -47,7 +47,7 @@ pub struct Scale {
 /// order.
 ///
 /// The CPU times are those of `compare`, in µs (see docs/PERFORMANCE.md).
-struct Kind {
+struct WorkKind {
     what: &'static str,
     cpu_us: f64,
     takes: [f64; 6],
@@ -57,24 +57,24 @@ struct Kind {
 const LOG_US: f64 = 1.3;
 
 //                accept, registry, tree write, tree read, counters, queue
-const KINDS: [Kind; 6] = [
-    Kind { what: "connect, CONNACK, close", cpu_us: 55.0, takes: [1.0, 2.0, 0.0, 0.0, 2.0, 0.0] },
-    Kind {
+const KINDS: [WorkKind; 6] = [
+    WorkKind { what: "connect, CONNACK, close", cpu_us: 55.0, takes: [1.0, 2.0, 0.0, 0.0, 2.0, 0.0] },
+    WorkKind {
         what: "connect, subscribe to one filter, close",
         // SUBSCRIBE and SUBACK are taken as half of a message that comes alone.
         cpu_us: 67.0,
         takes: [1.0, 2.0, 2.0, 0.0, 3.0, 0.0],
     },
     // Nothing is batched: each message takes a turn of the publisher and one of the subscriber.
-    Kind { what: "messages, one at a time", cpu_us: 24.0, takes: [0.0, 0.0, 0.0, 0.0, 2.0, 0.0] },
-    Kind { what: "messages, four at once", cpu_us: 1.61, takes: [0.0, 0.0, 0.0, 0.0, 0.5, 0.0] },
+    WorkKind { what: "messages, one at a time", cpu_us: 24.0, takes: [0.0, 0.0, 0.0, 0.0, 2.0, 0.0] },
+    WorkKind { what: "messages, four at once", cpu_us: 1.61, takes: [0.0, 0.0, 0.0, 0.0, 0.5, 0.0] },
     // Each subscription makes all publishers look their topics up again.
-    Kind {
+    WorkKind {
         what: "the same, while clients subscribe all the time",
         cpu_us: 2.6,
         takes: [0.0, 0.0, 0.0, 1.0, 0.5, 0.0],
     },
-    Kind { what: "messages, all to one subscriber", cpu_us: 0.47, takes: [0.0, 0.0, 0.0, 0.0, 0.1, 1.0] },
+    WorkKind { what: "messages, all to one subscriber", cpu_us: 0.47, takes: [0.0, 0.0, 0.0, 0.0, 0.1, 1.0] },
 ];
 
 impl Scale {
@@ -158,11 +158,11 @@ impl Scale {
                 self.cores,
                 all.per_s / one
             );
-            if let Some((place, most)) = work.first_full() {
+            if let Some((resource, most)) = work.first_saturated() {
                 println!(
                     "      saturates first: {} ({:.0} % busy), at {most:.0}/s",
-                    locks[place].name,
-                    100.0 * all.taken[place]
+                    locks[resource].name,
+                    100.0 * all.utilization[resource]
                 );
             }
         }
@@ -175,10 +175,10 @@ impl Scale {
     }
 }
 
-fn work(kind: &Kind, locks: &[Lock; 6]) -> Work {
+fn work(kind: &WorkKind, locks: &[Lock; 6]) -> Work {
     let alone: f64 = kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.alone_us).sum();
     Work {
         own_us: (kind.cpu_us - alone).max(0.0),
-        places_us: kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.shared_us()).collect(),
+        resources_us: kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.shared_us()).collect(),
     }
 }

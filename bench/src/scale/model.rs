@@ -12,37 +12,44 @@ pub struct Work {
     /// Time that a core spends on its own, in µs.
     pub own_us: f64,
     /// Time that it spends at each resource, in µs.
-    pub places_us: Vec<f64>,
+    pub resources_us: Vec<f64>,
 }
 
 /// Throughput of a number of cores.
 #[derive(Clone, Debug)]
-pub struct Flow {
+pub struct Throughput {
     /// Pieces of work in a second.
     pub per_s: f64,
     /// Utilization of each resource, 0 to 1.
-    pub taken: Vec<f64>,
+    pub utilization: Vec<f64>,
 }
 
 impl Work {
     /// Returns the throughput on `cores` cores.
-    pub fn on(&self, cores: usize) -> Flow {
-        let mut waiting = vec![0.0; self.places_us.len()];
+    pub fn on(&self, cores: usize) -> Throughput {
+        let mut waiting = vec![0.0; self.resources_us.len()];
         let mut per_us = 0.0;
         for cores in 1..=cores {
             // An arriving core finds the others as they would be without it.
-            let stays: Vec<f64> =
-                self.places_us.iter().zip(&waiting).map(|(time, waiting)| time * (1.0 + waiting)).collect();
+            let stays: Vec<f64> = self
+                .resources_us
+                .iter()
+                .zip(&waiting)
+                .map(|(time, waiting)| time * (1.0 + waiting))
+                .collect();
             per_us = cores as f64 / (self.own_us + stays.iter().sum::<f64>());
             waiting = stays.iter().map(|stay| per_us * stay).collect();
         }
-        Flow { per_s: per_us * 1e6, taken: self.places_us.iter().map(|time| per_us * time).collect() }
+        Throughput {
+            per_s: per_us * 1e6,
+            utilization: self.resources_us.iter().map(|time| per_us * time).collect(),
+        }
     }
 
     /// Returns the resource that saturates first, and the work per second at that point.
-    pub fn first_full(&self) -> Option<(usize, f64)> {
-        let longest = self.places_us.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-        longest.filter(|(_, time)| **time > 0.0).map(|(place, time)| (place, 1e6 / time))
+    pub fn first_saturated(&self) -> Option<(usize, f64)> {
+        let longest = self.resources_us.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        longest.filter(|(_, time)| **time > 0.0).map(|(resource, time)| (resource, 1e6 / time))
     }
 }
 
@@ -56,28 +63,28 @@ mod tests {
 
     #[test]
     fn one_core_waits_for_nobody() {
-        let work = Work { own_us: 50.0, places_us: vec![3.0, 2.0] };
+        let work = Work { own_us: 50.0, resources_us: vec![3.0, 2.0] };
         assert!(near(work.on(1).per_s, 1e6 / 55.0));
     }
 
     #[test]
     fn cores_that_share_nothing_add_up() {
-        let work = Work { own_us: 50.0, places_us: vec![] };
+        let work = Work { own_us: 50.0, resources_us: vec![] };
         assert!(near(work.on(64).per_s, 64.0 * 1e6 / 50.0));
-        assert!(work.first_full().is_none());
+        assert!(work.first_saturated().is_none());
     }
 
     #[test]
     fn cores_that_share_all_do_what_one_does() {
-        let work = Work { own_us: 0.0, places_us: vec![2.0] };
+        let work = Work { own_us: 0.0, resources_us: vec![2.0] };
         assert!(near(work.on(64).per_s, 500_000.0));
-        assert!(near(work.on(64).taken[0], 1.0));
+        assert!(near(work.on(64).utilization[0], 1.0));
     }
 
     #[test]
     fn the_longest_place_is_the_bound_and_more_cores_come_near_it() {
-        let work = Work { own_us: 50.0, places_us: vec![1.0, 4.0] };
-        assert_eq!(work.first_full(), Some((1, 250_000.0)));
+        let work = Work { own_us: 50.0, resources_us: vec![1.0, 4.0] };
+        assert_eq!(work.first_saturated(), Some((1, 250_000.0)));
         let on: Vec<f64> = [1, 2, 8, 64, 512].map(|cores| work.on(cores).per_s).into();
         assert!(on.is_sorted());
         assert!(on[1] > 1.9 * on[0], "two cores hardly meet");
@@ -88,7 +95,7 @@ mod tests {
     /// the first there a quarter of the time.
     #[test]
     fn two_cores_wait_as_worked_out_by_hand() {
-        let work = Work { own_us: 3.0, places_us: vec![1.0] };
+        let work = Work { own_us: 3.0, resources_us: vec![1.0] };
         assert!(near(work.on(2).per_s, 2.0 * 1e6 / (3.0 + 1.25)));
     }
 }
