@@ -87,14 +87,14 @@ impl<'a> Reader<'a> {
 /// Fields after the error are empty or 0. Code that reads much and checks once is much smaller for
 /// it.
 #[derive(Clone, Debug)]
-pub(crate) struct Sticky<'a> {
+pub(crate) struct StickyReader<'a> {
     bytes: &'a [u8],
     error: Option<DecodeError>,
 }
 
-impl<'a> Sticky<'a> {
+impl<'a> StickyReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Sticky { bytes, error: None }
+        StickyReader { bytes, error: None }
     }
 
     /// Returns the first error so far.

@@ -5,7 +5,7 @@
 //! same packets; `tests/from_server.rs` compares them.
 
 use crate::property::{Place, Properties, PropertyId};
-use crate::wire::Sticky;
+use crate::wire::StickyReader;
 use crate::{DecodeError, PacketType, ReasonCode, Version, topic};
 
 /// A packet from a server. Fields that its type does not have are empty, 0 or success.
@@ -44,7 +44,7 @@ impl<'a> FromServer<'a> {
             return Err(DecodeError::ReservedFlags);
         }
         let v5 = version.has_properties();
-        let mut r = Sticky::new(body);
+        let mut r = StickyReader::new(body);
         let (mut topic, mut session_present, mut packet_id) = (&[][..], false, 0);
         // `short`: the packet may end before reason code and properties. Before MQTT 5.0 it must.
         let (mut identified, mut short) = (true, true);
@@ -110,9 +110,9 @@ impl<'a> FromServer<'a> {
 
 /// Reads a block of properties after its length.
 #[inline]
-fn read_properties<'a>(r: &mut Sticky<'a>, packet: PacketType) -> Properties<'a> {
+fn read_properties<'a>(r: &mut StickyReader<'a>, packet: PacketType) -> Properties<'a> {
     let n = r.varint();
-    let mut block = Sticky::new(r.take(n as usize));
+    let mut block = StickyReader::new(r.take(n as usize));
     let properties = Properties::scan(&mut block, Place::Packet(packet));
     if let Err(error) = block.check() {
         r.fail(error);
@@ -122,7 +122,7 @@ fn read_properties<'a>(r: &mut Sticky<'a>, packet: PacketType) -> Properties<'a>
 
 /// Reads the reason codes of SUBACK or UNSUBACK. Returns the first failure, or the last code.
 #[inline]
-fn first_failure(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> ReasonCode {
+fn first_failure(r: &mut StickyReader<'_>, packet: PacketType, version: Version) -> ReasonCode {
     if r.is_empty() {
         r.fail(DecodeError::NoReasonCode);
     }
@@ -137,7 +137,7 @@ fn first_failure(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> Re
 }
 
 /// Reads the next byte as a reason code of this packet.
-fn judge(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> ReasonCode {
+fn judge(r: &mut StickyReader<'_>, packet: PacketType, version: Version) -> ReasonCode {
     let code = r.number(1) as u8;
     let reason = if version.has_properties() {
         ReasonCode::from_u8(code).filter(|reason| reason.allowed_in(packet))

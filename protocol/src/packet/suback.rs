@@ -29,10 +29,10 @@ pub struct UnsubAck<'a> {
 
 /// A list of reason codes, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct ReasonCodes<'a>(Source<'a>);
+pub struct ReasonCodes<'a>(CodeSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum CodeSource<'a> {
     Bytes(&'a [u8]),
     List(&'a [ReasonCode]),
 }
@@ -40,14 +40,14 @@ enum Source<'a> {
 impl<'a> ReasonCodes<'a> {
     /// Creates a list for encoding.
     pub const fn new(list: &'a [ReasonCode]) -> Self {
-        ReasonCodes(Source::List(list))
+        ReasonCodes(CodeSource::List(list))
     }
 
     /// Iterates over the reason codes, in order.
     pub fn iter(&self) -> impl Iterator<Item = ReasonCode> + use<'a> {
         let (bytes, list): (&[u8], &[ReasonCode]) = match self.0 {
-            Source::Bytes(bytes) => (bytes, &[]),
-            Source::List(list) => (&[], list),
+            CodeSource::Bytes(bytes) => (bytes, &[]),
+            CodeSource::List(list) => (&[], list),
         };
         bytes.iter().filter_map(|byte| ReasonCode::from_u8(*byte)).chain(list.iter().copied())
     }
@@ -64,7 +64,7 @@ impl<'a> ReasonCodes<'a> {
             }
         };
         if bytes.iter().all(known) {
-            Ok(ReasonCodes(Source::Bytes(bytes)))
+            Ok(ReasonCodes(CodeSource::Bytes(bytes)))
         } else {
             Err(DecodeError::ReasonCodeInvalid)
         }

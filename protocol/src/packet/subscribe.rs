@@ -101,10 +101,10 @@ impl SubscriptionOptions {
 
 /// Subscriptions of a SUBSCRIBE, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct Subscriptions<'a>(Source<'a>);
+pub struct Subscriptions<'a>(SubscriptionSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum SubscriptionSource<'a> {
     Bytes(&'a [u8], Version),
     List(&'a [Subscription<'a>]),
 }
@@ -112,14 +112,14 @@ enum Source<'a> {
 impl<'a> Subscriptions<'a> {
     /// Creates a list for encoding.
     pub const fn new(list: &'a [Subscription<'a>]) -> Self {
-        Subscriptions(Source::List(list))
+        Subscriptions(SubscriptionSource::List(list))
     }
 
     /// Iterates over the subscriptions, in order.
     pub fn iter(&self) -> impl Iterator<Item = Subscription<'a>> + use<'a> {
         let (mut r, version, mut list) = match self.0 {
-            Source::Bytes(bytes, version) => (Reader::new(bytes), version, [].iter()),
-            Source::List(list) => (Reader::new(&[]), Version::V5, list.iter()),
+            SubscriptionSource::Bytes(bytes, version) => (Reader::new(bytes), version, [].iter()),
+            SubscriptionSource::List(list) => (Reader::new(&[]), Version::V5, list.iter()),
         };
         core::iter::from_fn(move || list.next().copied().or_else(|| read(&mut r, version).ok()))
     }
@@ -161,7 +161,11 @@ impl<'a> Subscribe<'a> {
                 return Err(DecodeError::NoLocalOnShared);
             }
         }
-        Ok(Subscribe { packet_id, properties, subscriptions: Subscriptions(Source::Bytes(list, version)) })
+        Ok(Subscribe {
+            packet_id,
+            properties,
+            subscriptions: Subscriptions(SubscriptionSource::Bytes(list, version)),
+        })
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {

@@ -18,10 +18,10 @@ pub struct Unsubscribe<'a> {
 
 /// Topic filters of an UNSUBSCRIBE, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct TopicFilters<'a>(Source<'a>);
+pub struct TopicFilters<'a>(FilterSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum FilterSource<'a> {
     Bytes(&'a [u8]),
     List(&'a [&'a str]),
 }
@@ -29,14 +29,14 @@ enum Source<'a> {
 impl<'a> TopicFilters<'a> {
     /// Creates a list for encoding.
     pub const fn new(list: &'a [&'a str]) -> Self {
-        TopicFilters(Source::List(list))
+        TopicFilters(FilterSource::List(list))
     }
 
     /// Iterates over the topic filters, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let (mut r, mut list) = match self.0 {
-            Source::Bytes(bytes) => (Reader::new(bytes), [].iter()),
-            Source::List(list) => (Reader::new(&[]), list.iter()),
+            FilterSource::Bytes(bytes) => (Reader::new(bytes), [].iter()),
+            FilterSource::List(list) => (Reader::new(&[]), list.iter()),
         };
         core::iter::from_fn(move || list.next().copied().or_else(|| r.string().ok()))
     }
@@ -70,7 +70,7 @@ impl<'a> Unsubscribe<'a> {
                 topic::check_filter(filter).map_err(|_| DecodeError::TopicFilterInvalid)?;
             }
         }
-        Ok(Unsubscribe { packet_id, properties, filters: TopicFilters(Source::Bytes(list)) })
+        Ok(Unsubscribe { packet_id, properties, filters: TopicFilters(FilterSource::Bytes(list)) })
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {

@@ -3,7 +3,7 @@
 
 use super::{Kind, Place, Properties, Property, PropertyId, spec, value};
 use crate::packet::PacketType;
-use crate::wire::{Reader, Sticky};
+use crate::wire::{Reader, StickyReader};
 use crate::{DecodeError, Version, topic};
 
 /// A type of property value that can be read.
@@ -74,7 +74,7 @@ fn bit(id: u8) -> u64 {
 
 /// Reads one property, and checks everything that its kind demands.
 #[cfg_attr(not(target_os = "none"), inline)]
-fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
+fn next_raw<'a>(r: &mut StickyReader<'a>) -> Raw<'a> {
     let id = r.number(1) as u8;
     let Some((kind, places)) = spec(id) else {
         r.fail(DecodeError::PropertyUnknown);
@@ -114,7 +114,7 @@ fn next_raw<'a>(r: &mut Sticky<'a>) -> Raw<'a> {
 /// Checks all properties, and returns the bits of those that occur. Errors stay in the reader.
 #[cfg_attr(target_os = "none", inline(never))]
 #[cfg_attr(not(target_os = "none"), inline)]
-pub(super) fn scan(r: &mut Sticky<'_>, place: Place) -> u64 {
+pub(super) fn scan(r: &mut StickyReader<'_>, place: Place) -> u64 {
     let mut present = 0u64;
     while !r.is_empty() {
         let raw = next_raw(r);
@@ -144,7 +144,7 @@ impl<'a> Properties<'a> {
     /// # Errors
     /// The first rule that the block breaks.
     pub fn parse(bytes: &'a [u8], place: Place) -> Result<Self, DecodeError> {
-        let mut r = Sticky::new(bytes);
+        let mut r = StickyReader::new(bytes);
         let properties = Properties::scan(&mut r, place);
         r.check()?;
         Ok(properties)
@@ -152,7 +152,7 @@ impl<'a> Properties<'a> {
 
     /// Checks all bytes that are left in the reader.
     #[inline]
-    pub(crate) fn scan(r: &mut Sticky<'a>, place: Place) -> Self {
+    pub(crate) fn scan(r: &mut StickyReader<'a>, place: Place) -> Self {
         Properties { bytes: r.rest(), present: scan(r, place) }
     }
 
@@ -199,13 +199,13 @@ impl<'a> Iterator for Iter<'a> {
 /// Iterator over the properties of a block that does not decode their values.
 #[derive(Clone, Debug)]
 pub struct RawIter<'a> {
-    r: Sticky<'a>,
+    r: StickyReader<'a>,
 }
 
 impl<'a> RawIter<'a> {
     #[inline]
     pub(super) fn new(block: &'a [u8]) -> Self {
-        RawIter { r: Sticky::new(block) }
+        RawIter { r: StickyReader::new(block) }
     }
 }
 

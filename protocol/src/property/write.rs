@@ -3,7 +3,7 @@
 use super::parse::scan;
 use super::{Place, Properties, Property, PropertyId};
 use crate::EncodeError;
-use crate::wire::{Sticky, Writer};
+use crate::wire::{StickyReader, Writer};
 
 /// Builder of a property block in a slice.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) fn write_block(w: &mut Writer<'_>, list: &[Property<'_>], place: Plac
 fn write_list(w: &mut Writer<'_>, list: &[Property<'_>], place: Place) {
     let start = w.position();
     write_each(w, list);
-    let mut r = Sticky::new(w.written(start));
+    let mut r = StickyReader::new(w.written(start));
     scan(&mut r, place);
     if r.check().is_err() {
         w.fail(EncodeError::NotInVersion);
