@@ -1,4 +1,4 @@
-//! The least of an MQTT 3.1.1 client that loads a broker: packets as bytes, acknowledgements as counts.
+//! A minimal MQTT 3.1.1 client for load: packets as bytes, acknowledgements as counts.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,17 +13,17 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct Client {
     stream: TcpStream,
     input: Vec<u8>,
-    /// What is read into; kept, since to fill it with zeros for each read was 5 % of both cores.
+    /// Read buffer. It is kept: filling it with zeros for each read was 5 % of both cores.
     buffer: Box<[u8]>,
     output: Vec<u8>,
     last_id: u16,
 }
 
-/// What came: the first byte of the packet and what stands behind its length.
+/// A received packet: its first byte, and the bytes after its length.
 type Packet = (u8, Vec<u8>);
 
 impl Client {
-    /// Connects; tries again until `patience` is over.
+    /// Connects; tries again until `patience` has passed.
     pub fn connect(port: u16, id: &str, clean: bool, patience: Duration) -> Result<Client, Error> {
         let until = Instant::now() + patience;
         loop {
@@ -81,7 +81,7 @@ impl Client {
     pub fn disconnect(mut self) -> Result<(), Error> {
         packet(&mut self.output, 0xe0, &[]);
         self.flush()?;
-        // The broker closes once it has seen to the session; some never do.
+        // The broker closes once it has handled the session; some never do.
         self.stream.set_read_timeout(Some(Duration::from_millis(300)))?;
         let _ = self.stream.read_to_end(&mut self.input);
         Ok(())
@@ -113,7 +113,7 @@ impl Client {
         Some((first, body))
     }
 
-    /// Waits for one PUBACK at least, and takes all that came: how many.
+    /// Waits for at least one PUBACK, and returns the number of all that have arrived.
     pub fn pubacks(&mut self) -> Result<usize, Error> {
         let mut count = 0;
         loop {
@@ -130,17 +130,17 @@ impl Client {
         }
     }
 
-    /// Takes messages and acknowledges them until all is over.
+    /// Receives and acknowledges messages until `over` is set.
     pub fn receive_until(&mut self, over: &AtomicBool) -> Result<(), Error> {
         self.stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         while !over.load(Ordering::Relaxed) {
-            // Nothing for a while is no error.
+            // Silence for a while is no error.
             let _ = self.receive(1);
         }
         Ok(())
     }
 
-    /// Takes QoS 1 messages until there were so many, and acknowledges each.
+    /// Receives and acknowledges `count` QoS 1 messages.
     pub fn receive(&mut self, count: usize) -> Result<usize, Error> {
         let mut received = 0;
         while received < count {

@@ -1,8 +1,11 @@
-//! Brokers side by side: each scenario in rounds, the brokers of a round one after the other, so that what the machine does
-//! meanwhile happens to all of them. Figures are medians; a ratio is taken within its round.
+//! Brokers side by side.
+//!
+//! Each scenario is measured in rounds. The brokers of a round run one after the other, so that
+//! noise of the machine affects all of them. Figures are medians; a ratio is taken within its
+//! round.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -16,7 +19,7 @@ use crate::scenario::{ALL, Scenario};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// See the module.
+/// Compares brokers side by side.
 #[derive(Args, Debug)]
 pub struct Compare {
     /// Only these scenarios, by name
@@ -25,31 +28,34 @@ pub struct Compare {
     /// Only these brokers, by name
     #[arg(long, value_delimiter = ',')]
     brokers: Vec<String>,
-    /// Our broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
-    /// Further brokers, a line each: NAME = COMMAND with {port}, {tls_port}, {folder}, {cert}, {key}
+    /// Further brokers, a line each: NAME = COMMAND with {port}, {tls_port}, {folder}, {cert},
+    /// {key}
     #[arg(long, value_name = "FILE")]
     others: Option<PathBuf>,
-    /// Where brokers are that are no part of the system: in its bin/, as cargo install --root has it
+    /// Folder of brokers that are not installed in the system: in its bin/, as cargo install --root
+    /// makes it
     #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
     peers: PathBuf,
-    /// How long a broker may take for a scenario beyond the time that messages flow, in seconds: then it is killed, and has failed
+    /// Longest time of a broker for a scenario, beside the time that messages flow, in seconds;
+    /// then it is killed and has failed
     #[arg(long, default_value_t = 120.0)]
     patience_s: f64,
     /// Rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How long messages flow in each, in seconds
+    /// Time that messages flow in each round, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// The core of the brokers, as taskset has them
+    /// Cores of the brokers, in the notation of taskset
     #[arg(long, default_value = "0")]
     cores: String,
-    /// The core of the load; none: any
+    /// Core of the load; any core if not given
     #[arg(long, default_value = "1")]
     load_core: String,
-    /// Where states and logs are kept meanwhile
+    /// Folder for states and logs
     #[arg(long, default_value = "target/bench-compare")]
     folder: PathBuf,
     /// Writes all figures as JSON
@@ -58,7 +64,7 @@ pub struct Compare {
     /// Writes the main figures as a plot
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Fails where Lapwing is above what it is to reach beside Mosquitto
+    /// Fails if Lapwing is above its target ratio to Mosquitto
     #[arg(long)]
     check: bool,
     /// Lists the scenarios
@@ -66,20 +72,20 @@ pub struct Compare {
     list: bool,
 }
 
-/// What became of a broker in a scenario.
+/// Result of a broker in a scenario.
 #[derive(Debug, Default)]
 struct Row {
-    /// The figures of each round.
+    /// Figures of each round.
     rounds: Vec<Option<Figures>>,
-    /// Why it has none, or none from some round on.
+    /// Reason for missing figures, in all rounds or from some round on.
     trouble: Option<Trouble>,
 }
 
 #[derive(Debug)]
 enum Trouble {
-    /// It was not asked.
+    /// The broker was not measured.
     Cannot(&'static str),
-    /// It was not asked again.
+    /// The broker failed and was not measured again.
     Failed { round: usize, why: String },
 }
 
@@ -97,7 +103,7 @@ impl Row {
         of(&self.rounds, figure)
     }
 
-    /// The most that was lost in a round.
+    /// Returns the greatest loss of a round.
     fn lost(&self) -> f64 {
         self.rounds
             .iter()
@@ -107,7 +113,7 @@ impl Row {
     }
 }
 
-/// The middle one.
+/// Returns the median.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let n = values.len();
@@ -122,7 +128,7 @@ fn of(rounds: &[Option<Figures>], figure: &str) -> Option<f64> {
     median(rounds.iter().flatten().filter_map(|figures| figures.get(figure).copied()).collect())
 }
 
-/// The median of the ratios within rounds.
+/// Returns the median of the ratios within rounds.
 fn ratio(ours: &[Option<Figures>], base: &[Option<Figures>]) -> Option<f64> {
     let pairs = ours.iter().zip(base).filter_map(|(ours, base)| {
         let (ours, base) = (ours.as_ref()?.get(MAIN)?, base.as_ref()?.get(MAIN)?);
@@ -135,30 +141,14 @@ impl Compare {
     /// Measures and prints.
     ///
     /// # Errors
-    /// That a broker of ours fails, or with `--check` that a figure is not reached.
+    /// Lapwing fails, or with `--check` misses a target.
     pub fn run(&self) -> Result<(), Error> {
-        let wanted =
-            |scenario: &&Scenario| self.only.is_empty() || self.only.iter().any(|name| name == scenario.name);
-        let scenarios: Vec<&Scenario> = ALL.iter().filter(wanted).collect();
-        if let Some(name) = self.only.iter().find(|name| !ALL.iter().any(|known| known.name == **name)) {
-            return Err(format!("there is no scenario '{name}'; --list shows them").into());
-        }
+        let scenarios = self.chosen_scenarios()?;
         if self.list {
             scenarios.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.what));
             return Ok(());
         }
-        let Known { mut brokers, left_out } =
-            broker::known(&self.lapwing, &self.peers, self.others.as_deref())?;
-        let is_wanted = |name: &String| self.brokers.is_empty() || self.brokers.contains(name);
-        brokers.retain(|broker| is_wanted(&broker.name));
-        if let Some(name) =
-            self.brokers.iter().find(|name| !brokers.iter().any(|broker| broker.name == **name))
-        {
-            return Err(format!("there is no broker '{name}'; {}", left_out.join("; ")).into());
-        }
-        if self.brokers.is_empty() {
-            left_out.iter().for_each(|line| eprintln!("{line}"));
-        }
+        let brokers = self.chosen_brokers()?;
         if let Ok(core) = self.load_core.parse() {
             let mut set = CpuSet::new();
             set.set(core);
@@ -178,44 +168,89 @@ impl Compare {
         let mut progress = Progress::new(scenarios.len() * brokers.len() * self.rounds);
         let (mut all, mut missed) = (Vec::new(), Vec::new());
         for scenario in scenarios {
-            let cannot = |broker: &Broker| broker.cannot(scenario.kind).map(Trouble::Cannot);
-            let mut rows: Vec<Row> =
-                brokers.iter().map(|broker| Row { trouble: cannot(broker), ..Row::default() }).collect();
-            for round in 1..=self.rounds {
-                for (broker, row) in brokers.iter().zip(&mut rows) {
-                    progress.step(&format!("{} {} {round}", scenario.name, broker.name));
-                    if row.trouble.is_some() {
-                        row.rounds.push(None);
-                        continue;
-                    }
-                    let figures = self.one(scenario, broker, &folder.join("broker"), (&tls, &security));
-                    if let Err(error) = &figures {
-                        let why = error.to_string();
-                        if broker.name == "lapwing" {
-                            return Err(format!("{}: lapwing: {why}", scenario.name).into());
-                        }
-                        progress.say(&format!("{}: {}: {why}", scenario.name, broker.name));
-                        row.trouble = Some(Trouble::Failed { round, why });
-                    }
-                    row.rounds.push(figures.ok());
-                }
-            }
+            let rows = self.measure_rounds(scenario, &brokers, &folder, (&tls, &security), &mut progress)?;
             progress.clear();
             missed.extend(print(scenario, &brokers, &rows));
             all.push((scenario, rows));
         }
+        self.write_files(&brokers, &all)?;
+        if self.check && !missed.is_empty() {
+            return Err(format!("above the target ratio: {}", missed.join(", ")).into());
+        }
+        Ok(())
+    }
+
+    /// Returns the chosen scenarios.
+    fn chosen_scenarios(&self) -> Result<Vec<&'static Scenario>, Error> {
+        if let Some(name) = self.only.iter().find(|name| !ALL.iter().any(|known| known.name == **name)) {
+            return Err(format!("there is no scenario '{name}'; --list shows them").into());
+        }
+        let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|only| only == name);
+        Ok(ALL.iter().filter(|scenario| wanted(scenario.name)).collect())
+    }
+
+    /// Returns the chosen brokers that are installed.
+    fn chosen_brokers(&self) -> Result<Vec<Broker>, Error> {
+        let Known { mut brokers, left_out } =
+            broker::known(&self.lapwing, &self.peers, self.others.as_deref())?;
+        let is_wanted = |name: &String| self.brokers.is_empty() || self.brokers.contains(name);
+        brokers.retain(|broker| is_wanted(&broker.name));
+        if let Some(name) =
+            self.brokers.iter().find(|name| !brokers.iter().any(|broker| broker.name == **name))
+        {
+            return Err(format!("there is no broker '{name}'; {}", left_out.join("; ")).into());
+        }
+        if self.brokers.is_empty() {
+            left_out.iter().for_each(|line| eprintln!("{line}"));
+        }
+        Ok(brokers)
+    }
+
+    /// Measures one scenario in all rounds, with all brokers.
+    fn measure_rounds(
+        &self,
+        scenario: &Scenario,
+        brokers: &[Broker],
+        folder: &Path,
+        security: (&Tls, &Security),
+        progress: &mut Progress,
+    ) -> Result<Vec<Row>, Error> {
+        let cannot = |broker: &Broker| broker.cannot(scenario.kind).map(Trouble::Cannot);
+        let mut rows: Vec<Row> =
+            brokers.iter().map(|broker| Row { trouble: cannot(broker), ..Row::default() }).collect();
+        for round in 1..=self.rounds {
+            for (broker, row) in brokers.iter().zip(&mut rows) {
+                progress.step(&format!("{} {} {round}", scenario.name, broker.name));
+                if row.trouble.is_some() {
+                    row.rounds.push(None);
+                    continue;
+                }
+                let figures = self.one(scenario, broker, &folder.join("broker"), security);
+                if let Err(error) = &figures {
+                    let why = error.to_string();
+                    if broker.name == "lapwing" {
+                        return Err(format!("{}: lapwing: {why}", scenario.name).into());
+                    }
+                    progress.say(&format!("{}: {}: {why}", scenario.name, broker.name));
+                    row.trouble = Some(Trouble::Failed { round, why });
+                }
+                row.rounds.push(figures.ok());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Writes the files of `--json` and `--svg`.
+    fn write_files(&self, brokers: &[Broker], all: &[(&Scenario, Vec<Row>)]) -> Result<(), Error> {
         let names: Vec<&str> = brokers.iter().map(|broker| broker.name.as_str()).collect();
         if let Some(file) = &self.json {
-            std::fs::write(file, json(&all, &names, &self.cores))?;
+            std::fs::write(file, json(all, &names, &self.cores))?;
         }
         if let Some(file) = &self.svg {
             let bars = all.iter().map(|(scenario, rows)| {
                 (scenario.name, rows.iter().map(|row| row.median(MAIN)).collect::<Vec<_>>())
             });
             std::fs::write(file, plot::bars(&names, &bars.collect::<Vec<_>>(), &machine()))?;
-        }
-        if self.check && !missed.is_empty() {
-            return Err(format!("above what is to be reached: {}", missed.join(", ")).into());
         }
         Ok(())
     }
@@ -224,20 +259,20 @@ impl Compare {
         &self,
         scenario: &Scenario,
         broker: &Broker,
-        folder: &std::path::Path,
+        folder: &Path,
         (tls, security): (&Tls, &Security),
     ) -> Result<Figures, Error> {
         let started = broker.start(scenario.kind, folder, (tls, security), &self.cores)?;
         let deadline = started.running.deadline(Duration::from_secs_f64(self.patience_s + self.seconds));
         let figures = measure(scenario.kind, &started, security, Duration::from_secs_f64(self.seconds));
         if deadline.has_passed() {
-            return Err(format!("stalled: not done in {} s, and was killed", self.patience_s).into());
+            return Err(format!("stalled: killed after {} s", self.patience_s).into());
         }
         figures
     }
 }
 
-/// The rows of a scenario; says what of ours is not as it is to be.
+/// Prints the rows of a scenario, and returns the missed targets of Lapwing.
 fn print(scenario: &Scenario, brokers: &[Broker], rows: &[Row]) -> Vec<String> {
     println!("\n{}: {}", scenario.name, scenario.what);
     let base = brokers.iter().zip(rows).find(|(broker, _)| broker.name == "mosquitto").map(|(_, row)| row);
@@ -277,7 +312,7 @@ fn shown(value: f64) -> String {
     if value >= 100.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-/// The processor and the kernel.
+/// Returns processor and kernel of this machine.
 pub fn machine() -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
@@ -315,7 +350,7 @@ fn json(all: &[(&Scenario, Vec<Row>)], names: &[&str], cores: &str) -> String {
     format!("{whole:#}\n")
 }
 
-/// A bar on the terminal; a line now and then where there is none.
+/// Progress bar on a terminal; elsewhere a line now and then.
 struct Progress {
     done: usize,
     all: usize,

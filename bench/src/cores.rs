@@ -1,8 +1,9 @@
-//! What a second core brings: the same load on a broker that has one core, and on one that has two.
+//! The gain of a second core: the same load on a broker with one core, and on one with two.
 //!
-//! Where there are no more cores than that, the load takes from the second what it needs. So this load does next to nothing for a message:
-//! publishers write packets that were made before, over and over, and subscribers count bytes. Nothing may be lost, so that what came tells
-//! what is on its way. The broker with one core has the load on another one: nothing is in its way.
+//! On a machine without more cores, the load takes the CPU time it needs from the broker. So
+//! this load does nearly nothing for a message. Publishers write packets that were made before,
+//! over and over, and subscribers count bytes. Nothing may be lost, so that received bytes tell
+//! what is in flight. The broker with one core has the load on another core.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,44 +20,45 @@ use crate::wire::{self, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection may take, and what is on its way at the end.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Packets that a publisher writes at once, at most.
+/// Longest time for a connect, and for the messages in flight at the end.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of packets that a publisher writes at once.
 const BLOCK: usize = 500;
-/// Messages on their way for each group, and how many of them have to be there before more are written.
+/// Messages in flight for each group, and the number that must have arrived before more are
+/// written.
 const WINDOW: u64 = 2_000;
 const STEP: u64 = 250;
-/// As short as a reading of a sensor.
+/// As short as the reading of a sensor.
 const PAYLOAD: &[u8] = b"21.5 C, all well";
 
-/// See the module.
+/// Compares the throughput of one core and two.
 #[derive(Args, Debug)]
 pub struct Cores {
     /// Only these cases, by name
     #[arg(value_name = "CASE")]
     only: Vec<String>,
-    /// Our broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
-    /// The core of the broker that has one, and that of its load
+    /// Core of the broker with one core, and core of its load
     #[arg(long, value_delimiter = ',', num_args = 2, default_value = "0,1")]
     one: Vec<usize>,
-    /// The cores of the broker that has two
+    /// Cores of the broker with two cores
     #[arg(long, value_delimiter = ',', num_args = 2, default_value = "0,1")]
     two: Vec<usize>,
-    /// The cores of its load
+    /// Cores of its load
     #[arg(long, value_delimiter = ',', default_value = "0,1")]
     load: Vec<usize>,
     /// Rounds
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long messages flow in each, in seconds
+    /// Time that messages flow in each round, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Fails where two cores carry less than so many times what one does, in the cases that spread
+    /// Fails if two cores carry less than this multiple of one, in the cases that spread
     #[arg(long)]
     at_least: Option<f64>,
-    /// Where states and logs are kept meanwhile
+    /// Folder for states and logs
     #[arg(long, default_value = "target/bench-compare")]
     folder: PathBuf,
 }
@@ -77,14 +79,15 @@ const CASES: &[Case] = &[
     Case { name: "fan-out", what: "16 times 1 to 10, QoS 0", groups: 16, subscribers: 10, qos: 0 },
 ];
 
-/// A case in a round: each has its clients come in another order, so that it is chance who shares a thread of the broker with whom.
-struct Placed {
+/// A case in a round. Clients connect in another order in each round, so that threads are shared by
+/// chance.
+struct ShuffledCase {
     case: Case,
     round: usize,
 }
 
-impl Placed {
-    /// The numbers of all clients, in the order that they come in.
+impl ShuffledCase {
+    /// Returns the numbers of all clients in the order of their connects.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.case.groups * (self.case.subscribers + 1)).collect();
         let mut random = self.round as u64 + 1;
@@ -97,17 +100,17 @@ impl Placed {
     }
 }
 
-/// What was seen of one broker.
+/// Figures of one broker.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct CoreFigures {
     per_s: f64,
-    /// Cores that the broker and the load were busy with.
+    /// Number of cores that the broker used.
     broker: f64,
     load: f64,
     lost: u64,
 }
 
-impl Seen {
+impl CoreFigures {
     /// CPU time of the broker for each message, in µs.
     fn cost(self) -> f64 {
         self.broker / self.per_s * 1e6
@@ -118,12 +121,12 @@ impl Cores {
     /// Measures and prints.
     ///
     /// # Errors
-    /// That the broker fails, or that less than `--at-least` is reached.
+    /// The broker fails, or misses `--at-least`.
     pub fn run(&self) -> Result<(), Error> {
         let is_wanted = |case: &&Case| self.only.is_empty() || self.only.iter().any(|name| name == case.name);
         if let Some(name) = self.only.iter().find(|name| !CASES.iter().any(|case| case.name == **name)) {
             let all: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-            return Err(format!("there is no case '{name}'; there are {}", all.join(", ")).into());
+            return Err(format!("there is no case '{name}'; the cases are {}", all.join(", ")).into());
         }
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
@@ -137,30 +140,31 @@ impl Cores {
             for round in 0..self.rounds {
                 let measured = |cores: &[usize], load: &[usize]| {
                     let places = (&*folder.join("broker"), &tls, &security);
-                    self.one(&Placed { case: *case, round }, &broker, places, (cores, load))
+                    self.one(&ShuffledCase { case: *case, round }, &broker, places, (cores, load))
                 };
                 let [core, beside] = self.one[..] else { return Err("--one is CORE,CORE".into()) };
                 rounds.push((measured(&[core], &[beside])?, measured(&self.two, &self.load)?));
             }
-            let of = |value: &dyn Fn(&(Seen, Seen)) -> f64| {
+            let of = |value: &dyn Fn(&(CoreFigures, CoreFigures)) -> f64| {
                 median(rounds.iter().map(value).collect()).unwrap_or(f64::NAN)
             };
             let times = of(&|(one, two)| two.per_s / one.per_s);
             println!("\n{}: {}", case.name, case.what);
             for (name, side) in [("one core", 0), ("two cores", 1)] {
-                let of =
-                    |value: &dyn Fn(Seen) -> f64| of(&|both| value(if side == 0 { both.0 } else { both.1 }));
+                let of = |value: &dyn Fn(CoreFigures) -> f64| {
+                    of(&|both| value(if side == 0 { both.0 } else { both.1 }))
+                };
                 println!(
                     "  {name:<10} {:>10.0} messages/s, {:.3} us CPU each; busy: broker {:.2} cores, load {:.2}",
                     of(&|seen| seen.per_s),
-                    of(&Seen::cost),
+                    of(&CoreFigures::cost),
                     of(&|seen| seen.broker),
                     of(&|seen| seen.load)
                 );
             }
             let cost = of(&|(one, two)| two.cost() / one.cost());
             println!(
-                "  two carry {times:.2} times what one does; a message takes {cost:.2} times the CPU time"
+                "  two cores carry {times:.2} times what one does; a message takes {cost:.2} times the CPU time"
             );
             let lost: u64 = rounds.iter().map(|(one, two)| one.lost + two.lost).sum();
             if lost > 0 {
@@ -177,30 +181,30 @@ impl Cores {
         if missed.is_empty() {
             Ok(())
         } else {
-            Err(format!("below what is to be reached: {}", missed.join(", ")).into())
+            Err(format!("below --at-least: {}", missed.join(", ")).into())
         }
     }
 
     fn one(
         &self,
-        placed: &Placed,
+        placed: &ShuffledCase,
         broker: &Broker,
         (folder, tls, security): (&Path, &Tls, &Security),
         (cores, load): (&[usize], &[usize]),
-    ) -> Result<Seen, Error> {
+    ) -> Result<CoreFigures, Error> {
         let list: Vec<String> = cores.iter().map(usize::to_string).collect();
         let started = broker.start(Kind::Flow(SPEC), folder, (tls, security), &list.join(","))?;
         let mut set = CpuSet::new();
         load.iter().for_each(|core| set.set(*core));
         sched_setaffinity(None, &set)?;
-        Flood::connect(placed, &started)?.run(Duration::from_secs_f64(self.seconds), &started)
+        LoadGenerator::connect(placed, &started)?.run(Duration::from_secs_f64(self.seconds), &started)
     }
 }
 
 /// One publisher and its subscribers.
 struct Group {
     block: Vec<u8>,
-    /// Bytes of a message as it is sent, and as it comes.
+    /// Length of a message as it is sent, and as it is received, in bytes.
     lengths: (u64, u64),
     sent: u64,
     came: u64,
@@ -215,34 +219,34 @@ impl Group {
                 packet[id..id + 2].copy_from_slice(&(n as u16 + 1).to_be_bytes());
             }
         }
-        // It comes with QoS 0, without a packet identifier.
+        // It is received with QoS 0, without a packet identifier.
         let comes = wire::publish(Version::V311, topic, 0, false, PAYLOAD).0.len();
         Group { block, lengths: (packet.len() as u64, comes as u64), sent: 0, came: 0 }
     }
 
-    /// Messages that subscribers do not have yet, in all.
-    fn on_their_way(&self, subscribers: u64) -> u64 {
+    /// Number of messages that subscribers have not received.
+    fn in_flight(&self, subscribers: u64) -> u64 {
         (self.sent / self.lengths.0 * subscribers).saturating_sub(self.came / self.lengths.1)
     }
 }
 
-/// The load.
-struct Flood {
+/// The load generator.
+struct LoadGenerator {
     poll: Poll,
-    /// Of each group its publisher, then its subscribers.
+    /// Sockets of each group: its publisher, then its subscribers.
     sockets: Vec<Socket>,
     groups: Vec<Group>,
     subscribers: usize,
     scratch: Vec<u8>,
 }
 
-impl Flood {
-    fn connect(placed: &Placed, started: &Started) -> Result<Flood, Error> {
+impl LoadGenerator {
+    fn connect(placed: &ShuffledCase, started: &Started) -> Result<LoadGenerator, Error> {
         let (poll, case) = (Poll::new()?, placed.case);
         let topic = |group: usize| format!("t/{group}");
         let mut sockets = Vec::new();
         for n in placed.order() {
-            let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
+            let mut socket = Socket::connect(started.plain, None, TIMEOUT)?;
             wire::connect(&mut socket.out, Version::V311, &format!("c-{n}"), started.stay(true));
             socket.ask(0x20)?;
             let (group, member) = (n / (case.subscribers + 1), n % (case.subscribers + 1));
@@ -256,25 +260,31 @@ impl Flood {
         sockets.sort_by_key(|(n, _)| *n);
         let groups = (0..case.groups).map(|n| Group::new(&topic(n), case.qos)).collect();
         let sockets = sockets.into_iter().map(|(_, socket)| socket).collect();
-        Ok(Flood { poll, sockets, groups, subscribers: case.subscribers, scratch: vec![0; 256 << 10] })
+        Ok(LoadGenerator {
+            poll,
+            sockets,
+            groups,
+            subscribers: case.subscribers,
+            scratch: vec![0; 256 << 10],
+        })
     }
 
-    fn run(&mut self, time: Duration, started: &Started) -> Result<Seen, Error> {
+    fn run(&mut self, time: Duration, started: &Started) -> Result<CoreFigures, Error> {
         let begun = Instant::now();
         self.flow(begun + WARM)?;
         let (came, broker, load, from) = (self.came(), started.running.cpu()?, cpu(), Instant::now());
         self.flow(from + time)?;
         let (time, load) = (from.elapsed().as_secs_f64(), cpu() - load);
-        let seen = Seen {
+        let seen = CoreFigures {
             per_s: (self.came() - came) as f64 / time,
             broker: (started.running.cpu()? - broker).as_secs_f64() / time,
             load: load.as_secs_f64() / time,
             lost: 0,
         };
-        Ok(Seen { lost: self.drain()?, ..seen })
+        Ok(CoreFigures { lost: self.drain()?, ..seen })
     }
 
-    /// Messages that came.
+    /// Number of received messages.
     fn came(&self) -> u64 {
         self.groups.iter().map(|group| group.came / group.lengths.1).sum()
     }
@@ -291,12 +301,12 @@ impl Flood {
         Ok(())
     }
 
-    /// Waits until everything has come; how much did not.
+    /// Waits until everything has been received. Returns the number of messages that have not.
     fn drain(&mut self) -> Result<u64, Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let subscribers = self.subscribers as u64;
-            let left = self.groups.iter().map(|group| group.on_their_way(subscribers)).sum();
+            let left = self.groups.iter().map(|group| group.in_flight(subscribers)).sum();
             if left == 0 || Instant::now() > until {
                 return Ok(left);
             }
@@ -304,7 +314,7 @@ impl Flood {
         }
     }
 
-    /// Takes what has come, once; the groups that it was for, or whose publisher may write again.
+    /// Reads everything that has arrived, once. Returns the groups whose publisher may write again.
     fn turn(&mut self) -> Result<Vec<usize>, Error> {
         let mut events = Events::with_capacity(1024);
         self.poll.poll(&mut events, Some(Duration::from_millis(100)))?;
@@ -314,7 +324,7 @@ impl Flood {
             let (group, member) = (n / (self.subscribers + 1), n % (self.subscribers + 1));
             if event.is_readable() {
                 let bytes = self.sockets[n].skip(&mut self.scratch)?;
-                // A publisher has nothing but acknowledgements.
+                // A publisher receives nothing but acknowledgements.
                 self.groups[group].came += if member > 0 { bytes } else { 0 };
             }
             if groups.last() != Some(&group) {
@@ -328,7 +338,7 @@ impl Flood {
         let subscribers = self.subscribers as u64;
         let group = &mut self.groups[n];
         let socket = &mut self.sockets[n * (self.subscribers + 1)];
-        while group.on_their_way(subscribers) + STEP * subscribers <= WINDOW * subscribers {
+        while group.in_flight(subscribers) + STEP * subscribers <= WINDOW * subscribers {
             let at = (group.sent % group.block.len() as u64) as usize;
             let most = (at + STEP as usize * group.lengths.0 as usize).min(group.block.len());
             match socket.write(&group.block[at..most])? {
@@ -340,7 +350,7 @@ impl Flood {
     }
 }
 
-/// The CPU time of this thread.
+/// Returns the CPU time of this thread.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -356,12 +366,12 @@ mod tests {
         let (sent, came) = group.lengths;
         assert_eq!((sent, came, group.block.len() as u64), (came + 2, sent - 2, sent * BLOCK as u64));
         (group.sent, group.came) = (10 * sent + 1, 25 * came + 1);
-        assert_eq!(group.on_their_way(3), 5, "ten to three each, of which 25 came");
+        assert_eq!(group.in_flight(3), 5, "ten to three each, of which 25 came");
     }
 
     #[test]
     fn clients_come_in_another_order_in_each_round_and_all_of_them() {
-        let order = |round| Placed { case: CASES[0], round }.order();
+        let order = |round| ShuffledCase { case: CASES[0], round }.order();
         assert_ne!(order(0), order(1));
         let mut all = order(0);
         all.sort_unstable();

@@ -1,4 +1,4 @@
-//! How the cost of a message changes as there is more of something: connections, subscriptions, topics.
+//! The cost of a message against the number of connections, subscriptions and topics.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,28 +15,28 @@ use crate::scenario::{Kind, SPEC};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// See the module.
+/// Measures the cost of a message against the number of connections, subscriptions, topics.
 #[derive(Args, Debug)]
 pub struct Curves {
     /// Only these curves, by name: idle, busy, subscriptions, topics
     #[arg(value_name = "CURVE")]
     only: Vec<String>,
-    /// Our broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
     /// Rounds
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long messages flow in each, in seconds
+    /// Time that messages flow in each round, in seconds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// The core of the brokers, as taskset has them
+    /// Cores of the brokers, in the notation of taskset
     #[arg(long, default_value = "0")]
     cores: String,
-    /// The core of the load
+    /// Core of the load
     #[arg(long, default_value_t = 1)]
     load_core: usize,
-    /// Where states and logs are kept meanwhile
+    /// Folder for states and logs
     #[arg(long, default_value = "target/bench-curves")]
     folder: PathBuf,
     /// Writes the figures as a plot
@@ -44,32 +44,35 @@ pub struct Curves {
     svg: Option<PathBuf>,
 }
 
-/// Something that there is more and more of.
+/// A quantity that grows.
 struct Curve {
-    /// As it stands in the plot.
+    /// Name in the plot.
     name: &'static str,
     what: &'static str,
-    /// How many of it, with what is measured then.
-    points: Vec<(usize, Point)>,
+    /// Values of the quantity, with the measurement for each.
+    points: Vec<(usize, CurvePoint)>,
 }
 
-struct Point {
-    /// So many clients do nothing meanwhile.
+struct CurvePoint {
+    /// Number of clients that do nothing meanwhile.
     idle: usize,
     kind: Kind,
 }
 
 fn curves() -> Vec<Curve> {
-    let point = |kind| Point { idle: 0, kind };
+    let point = |kind| CurvePoint { idle: 0, kind };
     let many = |layout, window| Kind::Flow(Spec { layout, window, ..SPEC });
     vec![
         Curve {
             name: "idle",
             what: "idle connections beside 4 busy pairs, QoS 0, window 100",
-            points: [10, 100, 1_000, 10_000].map(|n| (n, Point { idle: n, kind: Kind::Flow(SPEC) })).into(),
+            points: [10, 100, 1_000, 10_000]
+                .map(|n| (n, CurvePoint { idle: n, kind: Kind::Flow(SPEC) }))
+                .into(),
         },
         Curve {
-            // Each pair has four on their way, whatever their number: batches do not shrink.
+            // Each pair has four messages in flight, whatever the number of pairs: batches do not
+            // shrink.
             name: "busy",
             what: "connections, all of them busy: pairs, QoS 0, window 4",
             points: [10, 100, 1_000, 10_000].map(|n| (n, point(many(Layout::Pairs(n / 2), 4)))).into(),
@@ -93,7 +96,7 @@ impl Curves {
     /// Measures and prints.
     ///
     /// # Errors
-    /// That the broker fails.
+    /// The broker fails.
     pub fn run(&self) -> Result<(), Error> {
         let mut brokers = broker::known(&self.lapwing, &PathBuf::new(), None)?.brokers;
         brokers.retain(|broker| ["lapwing", "mosquitto"].contains(&broker.name.as_str()));
@@ -146,7 +149,7 @@ impl Curves {
 
     fn one(
         &self,
-        point: &Point,
+        point: &CurvePoint,
         broker: &Broker,
         folder: &std::path::Path,
         (tls, security): (&Tls, &Security),

@@ -1,4 +1,5 @@
-//! Starts a broker, connects many clients that do nothing, and reads the broker's resident memory before, meanwhile and after.
+//! Memory of the broker: before many silent clients connect, while they are connected, and
+//! afterwards.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -10,30 +11,30 @@ use clap::Args;
 
 type Error = Box<dyn std::error::Error>;
 
-/// See the module.
+/// Measures memory and wake-ups without load.
 #[derive(Args, Debug)]
 pub struct Idle {
-    /// How many connections
+    /// Number of connections
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
-    /// The broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     broker: PathBuf,
-    /// The most resident memory without clients, in MiB
+    /// Maximum resident memory without clients, in MiB
     #[arg(long, default_value_t = 12.0)]
     idle_mib_max: f64,
-    /// The most for each connection, in KiB
+    /// Maximum for each connection, in KiB
     #[arg(long, default_value_t = 8.0)]
     connection_kib_max: f64,
-    /// The most wake-ups in a second without clients
+    /// Maximum wake-ups in a second without clients
     #[arg(long, default_value_t = 2.0)]
     wakes_max: f64,
 }
 
-/// The broker's process and its state; dropping it ends both.
-struct Broker(Child, PathBuf);
+/// The broker's process and its folder; dropping it ends both.
+struct BrokerProcess(Child, PathBuf);
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -41,8 +42,8 @@ impl Drop for Broker {
     }
 }
 
-impl Broker {
-    /// Resident memory in KiB, once it has not changed for a while.
+impl BrokerProcess {
+    /// Returns resident memory in KiB, once it has not changed for a while.
     fn resident_kib(&self) -> Result<f64, Error> {
         let read = || -> Result<f64, Error> {
             let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
@@ -61,11 +62,11 @@ impl Broker {
     }
 }
 
-/// For so long wake-ups are counted.
+/// Time during which wake-ups are counted.
 const WATCHED: Duration = Duration::from_secs(20);
 
-impl Broker {
-    /// How often a thread of it went to sleep in a second.
+impl BrokerProcess {
+    /// Returns how often threads of the broker went to sleep in a second.
     fn wakes(&self) -> Result<f64, Error> {
         let count = || -> Result<u64, Error> {
             let mut sum = 0;
@@ -86,9 +87,9 @@ impl Idle {
     /// Measures and prints.
     ///
     /// # Errors
-    /// What could not be measured, or the bound that is exceeded.
+    /// A figure cannot be measured, or is above its bound.
     pub fn run(&self) -> Result<(), Error> {
-        // With its durable store, as everybody runs it.
+        // With the durable store, as in the default configuration.
         let folder = std::env::temp_dir().join(format!("lapwing-idle-{}", std::process::id()));
         let child = Command::new(&self.broker)
             .args(["-p", "0", "--data-dir"])
@@ -99,7 +100,7 @@ impl Idle {
             format!("{}: {error}; build it with cargo build --release", self.broker.display())
         })?;
         let log = child.stderr.take().ok_or("no log")?;
-        let broker = Broker(child, folder);
+        let broker = BrokerProcess(child, folder);
         let mut lines = BufReader::new(log).lines();
         let address: SocketAddr = loop {
             let line = lines.next().ok_or("the broker ended")??;
@@ -145,7 +146,7 @@ impl Idle {
     }
 }
 
-/// A client of MQTT 3.1.1 without keep-alive, connected and silent.
+/// Connects a silent MQTT 3.1.1 client without keep-alive.
 fn connect(address: SocketAddr, n: usize) -> Result<TcpStream, Error> {
     let mut stream = TcpStream::connect(address)?;
     let id = format!("idle-{n}");

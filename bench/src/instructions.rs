@@ -1,5 +1,7 @@
-//! Instructions rather than seconds: what a message costs, counted by callgrind, which is the same on a busy machine. `work` does a thing
-//! so many times; the difference between two runs, divided, is one. What the kernel does is not in it.
+//! Instructions of a message, counted by callgrind, which is the same on a busy machine.
+//!
+//! `work` does an action many times. The difference between two runs, divided by their difference
+//! in length, is the cost of one action. Instructions of the kernel are not counted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
@@ -23,17 +25,17 @@ use crate::wire;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How often a thing is done in the longer run, and in the shorter one, where all is warm already.
+/// Actions in the longer run, and in the shorter one, after which everything is warm.
 const MANY: u64 = 3_000;
 const FEW: u64 = 1_000;
 
-/// See the module.
+/// Counts instructions and compares them with a table.
 #[derive(Args, Debug)]
 pub struct Instructions {
-    /// Where the counts are kept
+    /// File with the counts
     #[arg(long, default_value = "bench/instructions.tsv")]
     table: PathBuf,
-    /// How much more than the table says is too much, in percent
+    /// Tolerance above the table, in percent
     #[arg(long, default_value_t = 5.0)]
     tolerance: f64,
     /// Writes the table
@@ -41,32 +43,34 @@ pub struct Instructions {
     update: bool,
 }
 
-/// Does a thing so many times; for `instructions`.
+/// Does an action many times; for `instructions`.
 #[derive(Args, Debug)]
-pub struct Work {
-    what: Thing,
+pub struct RepeatAction {
+    what: Action,
     times: u64,
 }
 
-/// What is counted.
+/// The counted actions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Thing {
-    /// A PUBLISH of QoS 1, 64 B: found in bytes, decoded, and its header encoded again.
+pub enum Action {
+    /// Finds a PUBLISH of QoS 1 and 64 B in bytes, decodes it, and encodes its header again.
     Codec,
-    /// A message made, routed to one subscriber whose topic is known, and taken out of its queue.
+    /// Makes a message, routes it to one subscriber by a cached topic, and takes it out of the
+    /// queue.
     Route,
-    /// A message of QoS 1 from a client through the broker to a client, with both acknowledgements, clients included.
+    /// Sends a QoS 1 message from a client through the broker to a client, with both
+    /// acknowledgements, clients included.
     Exchange,
 }
 
-const THINGS: [(Thing, &str); 3] =
-    [(Thing::Codec, "codec"), (Thing::Route, "route"), (Thing::Exchange, "exchange")];
+const ACTIONS: [(Action, &str); 3] =
+    [(Action::Codec, "codec"), (Action::Route, "route"), (Action::Exchange, "exchange")];
 
 impl Instructions {
     /// Counts and compares.
     ///
     /// # Errors
-    /// That there is no valgrind, or a count that is above the table.
+    /// valgrind is missing, or a count is above the table.
     pub fn run(&self) -> Result<(), Error> {
         let known: BTreeMap<String, f64> = std::fs::read_to_string(&self.table)
             .unwrap_or_default()
@@ -76,7 +80,7 @@ impl Instructions {
             })
             .collect();
         let (mut text, mut above) = (String::new(), Vec::new());
-        for (_, name) in THINGS {
+        for (_, name) in ACTIONS {
             let each = (count(name, MANY)? as f64 - count(name, FEW)? as f64) / (MANY - FEW) as f64;
             text += &format!("{name}\t{each:.0}\n");
             match known.get(name) {
@@ -86,7 +90,9 @@ impl Instructions {
                     if more > self.tolerance {
                         above.push(format!("{name} takes {each:.0} instructions, not {before:.0}"));
                     } else if more < -self.tolerance {
-                        println!("           fewer than the table says: lapwing-bench instructions --update");
+                        println!(
+                            "           fewer than in the table: run lapwing-bench instructions --update"
+                        );
                     }
                 }
                 None => println!("{name:<10} {each:>7.0} instructions"),
@@ -95,13 +101,13 @@ impl Instructions {
         if self.update {
             std::fs::write(&self.table, text)?;
         } else if !above.is_empty() {
-            return Err(format!("{}; if that is worth it: --update", above.join(", ")).into());
+            return Err(format!("{}; run with --update if that is worth it", above.join(", ")).into());
         }
         Ok(())
     }
 }
 
-/// The instructions of a whole run.
+/// Returns the instructions of a whole run.
 fn count(name: &str, times: u64) -> Result<u64, Error> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -117,16 +123,16 @@ fn count(name: &str, times: u64) -> Result<u64, Error> {
     Ok(line.1.trim().parse()?)
 }
 
-impl Work {
-    /// Works.
+impl RepeatAction {
+    /// Does the action.
     ///
     /// # Errors
-    /// That it cannot be done.
+    /// The action fails.
     pub fn run(&self) -> Result<(), Error> {
         match self.what {
-            Thing::Codec => codec(self.times),
-            Thing::Route => route(self.times),
-            Thing::Exchange => exchange(self.times),
+            Action::Codec => codec(self.times),
+            Action::Route => route(self.times),
+            Action::Exchange => exchange(self.times),
         }
     }
 }
@@ -204,7 +210,7 @@ fn route(times: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// The broker on a thread of its own with one runtime thread, two clients here.
+/// Runs the broker on a thread of its own with one runtime thread, and two clients here.
 fn exchange(times: u64) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let toml =

@@ -1,11 +1,14 @@
-//! `lapwing-bench`: what the broker costs, measured from outside.
+//! `lapwing-bench`: the cost of the broker, measured from outside.
 //!
-//! `compare`: brokers side by side in many scenarios, CPU time for each message. `relay`: what the kernel takes for that at least.
-//! `curves`: how that changes as there is more of something. `scale`: what that means for more cores and connections than there are here.
-//! `cores`: what two cores carry beside one.
-//! `instructions`: what a message costs in instructions, kept in a table that CI compares with.
-//! `idle`: the memory of the broker without clients and with many idle ones. `store`: what durability costs, beside Mosquitto and
-//! rumqttd. `storm`: devices with passwords that all come at once.
+//! - `compare`: brokers side by side in many scenarios, CPU time for each message.
+//! - `relay`: the least CPU time that the kernel needs for the same bytes.
+//! - `curves`: the cost of a message against the number of clients and topics.
+//! - `scale`: what that means for more cores and connections than this machine has.
+//! - `cores`: the throughput of two cores against one.
+//! - `instructions`: the instructions of a message, in a table that CI compares with.
+//! - `idle`: memory without clients, and with many idle ones.
+//! - `store`: the cost of durability, beside Mosquitto and rumqttd.
+//! - `storm`: devices with passwords that all connect at once.
 
 mod broker;
 mod client;
@@ -34,46 +37,46 @@ use clap::{Parser, Subcommand};
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Brokers side by side: CPU time of each message, rates, latencies, memory
+enum Command {
+    /// Compare brokers side by side: CPU time of each message, rates, latencies, memory
     Compare(compare::Compare),
-    /// The cost of a message as there are more connections, subscriptions, topics
+    /// Measure the cost of a message against the number of connections, subscriptions, topics
     Curves(curves::Curves),
-    /// Instructions of a message, compared with those that are kept in a table
+    /// Count the instructions of a message, and compare them with a table
     Instructions(instructions::Instructions),
-    /// Does a thing so many times, for the one above
+    /// Do an action many times, for `instructions`
     #[command(hide = true)]
-    Work(instructions::Work),
-    /// What two cores carry beside one
+    Work(instructions::RepeatAction),
+    /// Compare the throughput of one core and two
     Cores(cores::Cores),
-    /// What many cores and a million connections would need, worked out from what a few take
+    /// Work out the needs of many cores and a million connections from what a few take
     Scale(scale::Scale),
-    /// What copying the bytes takes
+    /// Measure the cost of copying the bytes
     Relay(relay::Relay),
-    /// Resident memory without clients, and for each idle plain connection
+    /// Measure resident memory without clients, and for each idle connection
     Idle(idle::Idle),
-    /// Ten thousand devices with passwords that come at once, and what that does to others
+    /// Connect ten thousand devices with passwords at once, and measure a pair beside them
     Storm(storm::Storm),
-    /// Rates, bytes and restarts of the durable store, beside other brokers
+    /// Measure rates, bytes and restarts of the durable store, beside other brokers
     Store(store::Store),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().what {
-        What::Compare(compare) => compare.run().map_err(|error| error.to_string()),
-        What::Curves(curves) => curves.run().map_err(|error| error.to_string()),
-        What::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
-        What::Work(work) => work.run().map_err(|error| error.to_string()),
-        What::Cores(cores) => cores.run().map_err(|error| error.to_string()),
-        What::Scale(scale) => scale.run().map_err(|error| error.to_string()),
-        What::Relay(relay) => relay.run().map_err(|error| error.to_string()),
-        What::Idle(idle) => idle.run().map_err(|error| error.to_string()),
-        What::Storm(storm) => storm.run().map_err(|error| error.to_string()),
-        What::Store(store) => store.run().map_err(|error| error.to_string()),
+        Command::Compare(compare) => compare.run().map_err(|error| error.to_string()),
+        Command::Curves(curves) => curves.run().map_err(|error| error.to_string()),
+        Command::Instructions(instructions) => instructions.run().map_err(|error| error.to_string()),
+        Command::Work(work) => work.run().map_err(|error| error.to_string()),
+        Command::Cores(cores) => cores.run().map_err(|error| error.to_string()),
+        Command::Scale(scale) => scale.run().map_err(|error| error.to_string()),
+        Command::Relay(relay) => relay.run().map_err(|error| error.to_string()),
+        Command::Idle(idle) => idle.run().map_err(|error| error.to_string()),
+        Command::Storm(storm) => storm.run().map_err(|error| error.to_string()),
+        Command::Store(store) => store.run().map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

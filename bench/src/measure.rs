@@ -1,4 +1,4 @@
-//! One scenario against one broker: what it costs.
+//! One scenario against one broker.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,21 +11,21 @@ use crate::wire::{self, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection or a packet may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Packets that are written before their acknowledgements are read.
+/// Longest time for a connect or a packet.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of packets that are written before their acknowledgements are read.
 const BATCH: usize = 500;
 
-/// The figures by name, in the order of their names; `main` is the one that is compared.
+/// Figures by name, in the order of their names.
 pub type Figures = BTreeMap<&'static str, f64>;
 
-/// The figure that is compared, of each kind.
+/// Name of the figure that is compared, in each kind of scenario.
 pub const MAIN: &str = "cpu_us";
 
-/// Measures.
+/// Measures a scenario.
 ///
 /// # Errors
-/// That the broker does not do what it is asked.
+/// The broker fails.
 pub fn measure(kind: Kind, started: &Started, security: &Security, time: Duration) -> Result<Figures, Error> {
     match kind {
         Kind::Flow(spec) => flow(spec, started, security, time),
@@ -68,7 +68,7 @@ fn flow(spec: Spec, started: &Started, security: &Security, time: Duration) -> R
 fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> Result<Figures, Error> {
     let address = if tls { started.tls } else { started.plain };
     let one = |n: usize| -> Result<(), Error> {
-        let mut socket = Socket::connect(address, Some(security).filter(|_| tls), PATIENCE)?;
+        let mut socket = Socket::connect(address, Some(security).filter(|_| tls), TIMEOUT)?;
         wire::connect(&mut socket.out, Version::V311, &format!("c{n}"), started.stay(true));
         socket.ask(0x20).map(drop)
     };
@@ -79,7 +79,7 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
     for n in 0..count {
         one(n)?;
     }
-    // The last ones are still being closed.
+    // The last connections are still being closed.
     std::thread::sleep(Duration::from_millis(100));
     let cpu = started.running.cpu()? - before;
     Ok(Figures::from([
@@ -89,10 +89,10 @@ fn connects(tls: bool, count: usize, started: &Started, security: &Security) -> 
     ]))
 }
 
-/// Waits until the resident memory has not changed for a while, in KiB.
+/// Waits until the resident memory has not changed for a while, and returns it in KiB.
 ///
 /// # Errors
-/// That the broker is gone.
+/// The broker has ended.
 pub fn settled_kib(started: &Started) -> Result<f64, Error> {
     let until = Instant::now() + Duration::from_secs(10);
     let mut last = started.running.resident_mib()?.0;
@@ -107,16 +107,16 @@ pub fn settled_kib(started: &Started) -> Result<f64, Error> {
 }
 
 fn client(started: &Started, id: &str, clean: bool) -> Result<Socket, Error> {
-    let mut socket = Socket::connect(started.plain, None, PATIENCE)?;
+    let mut socket = Socket::connect(started.plain, None, TIMEOUT)?;
     wire::connect(&mut socket.out, Version::V311, id, started.stay(clean));
     socket.ask(0x20)?;
     Ok(socket)
 }
 
-/// Clients that do nothing, numbered.
+/// Connects numbered clients that do nothing.
 ///
 /// # Errors
-/// That they are not let in.
+/// The broker refuses them.
 pub fn idlers(numbers: Range<usize>, started: &Started) -> Result<Vec<Socket>, Error> {
     numbers.map(|n| client(started, &format!("i{n}"), true)).collect()
 }
@@ -137,7 +137,8 @@ fn idle(count: usize, started: &Started) -> Result<Figures, Error> {
     ]))
 }
 
-/// Filter `n` of a client: a third of each with `+` in the middle, `+` at the front, and `#` at the end.
+/// Returns filter `n` of a client: a third each with `+` in the middle, `+` at the front, and `#`
+/// at the end.
 fn wildcard(client: usize, n: usize) -> String {
     match n % 3 {
         0 => format!("s/{client}/+/v{n}"),
@@ -162,7 +163,7 @@ fn subscriptions(count: usize, messages: usize, started: &Started) -> Result<Fig
     }
     let subscribed = started.running.cpu()? - cpu;
     let memory = settled_kib(started)? - before;
-    // Topics that each match one filter at least: s/C/dN/vN matches `s/C/+/vN` or `s/C/dN/#`, or both.
+    // Each topic matches at least one filter: s/C/dN/vN matches `s/C/+/vN` or `s/C/dN/#`, or both.
     let mut publisher = client(started, "p", true)?;
     let cpu = started.running.cpu()?;
     let began = Instant::now();
@@ -172,7 +173,8 @@ fn subscriptions(count: usize, messages: usize, started: &Started) -> Result<Fig
         let topic = format!("s/{of}/d{k}/v{k}");
         let (packet, _, _) = wire::publish(Version::V311, &topic, 0, false, &[b'x'; 64]);
         publisher.out.extend(packet);
-        // One copy for each client, or one for each subscription that matches: here at most one does.
+        // One copy for each client, or one for each matching subscription: here at most one
+        // matches.
         expected[of] += u64::from(k % 3 != 1);
         if n % 100 == 99 {
             publisher.flush()?;
@@ -196,7 +198,7 @@ fn subscriptions(count: usize, messages: usize, started: &Started) -> Result<Fig
     ]))
 }
 
-/// Publishes QoS 1 messages of 64 B and waits for all acknowledgements.
+/// Publishes QoS 1 messages of 64 B, and waits for all acknowledgements.
 fn publish_all(
     publisher: &mut Socket,
     count: usize,
@@ -218,10 +220,10 @@ fn publish_all(
     Ok(())
 }
 
-/// Takes so many messages and acknowledges those of QoS 1, in batches.
+/// Receives `count` messages, and acknowledges those of QoS 1 in batches.
 fn take(socket: &mut Socket, count: usize) -> Result<(), Error> {
     let mut taken = 0;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while taken < count {
         let input = std::mem::take(&mut socket.input);
         let mut at = 0;
@@ -241,7 +243,7 @@ fn take(socket: &mut Socket, count: usize) -> Result<(), Error> {
         socket.flush()?;
         if taken < count {
             if Instant::now() > until {
-                return Err(format!("{taken} of {count} came").into());
+                return Err(format!("{taken} of {count} received").into());
             }
             socket.fill_once()?;
         }

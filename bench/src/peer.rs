@@ -13,18 +13,18 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// A broker that can be started.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Peer {
-    /// Ours, durable.
+    /// Lapwing, durable.
     Lapwing(PathBuf),
-    /// Ours, in memory.
+    /// Lapwing, in memory.
     LapwingInMemory(PathBuf),
-    /// Mosquitto with its persistence on.
+    /// Mosquitto with persistence.
     Mosquitto(PathBuf),
     /// rumqttd, which keeps everything in memory.
     Rumqttd(PathBuf),
 }
 
 impl Peer {
-    /// As it stands in the tables.
+    /// Name in the tables.
     pub fn name(&self) -> &'static str {
         match self {
             Peer::Lapwing(_) => "lapwing",
@@ -34,12 +34,12 @@ impl Peer {
         }
     }
 
-    /// Whether it is ours: then nothing may fail.
+    /// Returns true if the broker is Lapwing, which must not fail.
     pub fn is_ours(&self) -> bool {
         matches!(self, Peer::Lapwing(_) | Peer::LapwingInMemory(_))
     }
 
-    /// Whether its state outlives it.
+    /// Returns true if the broker's state outlives its process.
     pub fn keeps(&self) -> bool {
         matches!(self, Peer::Lapwing(_) | Peer::Mosquitto(_))
     }
@@ -73,7 +73,8 @@ impl Peer {
         }
     }
 
-    /// Starts it and waits until it has let a client in: the broker and how long that took.
+    /// Starts the broker, and waits until it accepts a client. Returns the broker and the time that
+    /// took.
     pub fn start(&self, folder: &Path) -> Result<(Running, Duration), Error> {
         std::fs::create_dir_all(folder.join("data"))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -103,12 +104,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Of a process that was started.
+    /// Wraps a process that was started.
     pub fn of(child: Child, port: u16) -> Running {
         Running { child, port }
     }
 
-    /// Whether it is over.
+    /// Returns true if the process has ended.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -119,30 +120,30 @@ impl Running {
         Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
     }
 
-    /// The CPU time that all its threads took so far, in user and in kernel mode, those that have ended included: its own clock,
-    /// since the figures of `/proc` have steps of 10 ms.
+    /// CPU time of all threads so far, ended ones included, in user and kernel mode. It is read
+    /// from the clock of the process: `/proc` has steps of 10 ms.
     pub fn cpu(&self) -> Result<Duration, Error> {
         let process = nix::unistd::Pid::from_raw(self.child.id().try_into()?);
         Ok(nix::time::clock_gettime(nix::time::clock_getcpuclockid(process)?)?.into())
     }
 
-    /// Bytes that it caused to be written to the disk so far.
+    /// Number of bytes that the broker caused to be written to the disk so far.
     pub fn bytes_written(&self) -> Result<u64, Error> {
         self.of_proc("io", "write_bytes:")
     }
 
-    /// Its resident memory, and the most that it ever was, in MiB.
+    /// Resident memory, and its peak, in MiB.
     pub fn resident_mib(&self) -> Result<(f64, f64), Error> {
         let mib = |kib: u64| kib as f64 / 1024.0;
         Ok((mib(self.of_proc("status", "VmRSS:")?), mib(self.of_proc("status", "VmHWM:")?)))
     }
 
-    /// How many file descriptors it has open.
+    /// Number of open file descriptors.
     pub fn descriptors(&self) -> Result<usize, Error> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
-    /// Lets it end by itself, its state saved.
+    /// Stops the broker cleanly, with its state saved.
     pub fn stop(mut self) -> Result<(), Error> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         let until = Instant::now() + Duration::from_secs(120);
@@ -155,7 +156,7 @@ impl Running {
         Ok(())
     }
 
-    /// It has so long for what it is asked. To be dropped before the broker is.
+    /// Starts a deadline for the next action. Drop it before the broker.
     pub fn deadline(&self, time: Duration) -> Deadline {
         let (called_off, calls) = channel::<()>();
         let process = rustix::process::Pid::from_child(&self.child);
@@ -169,7 +170,7 @@ impl Running {
         Deadline { called_off: Some(called_off), watch: Some(watch) }
     }
 
-    /// kill -9.
+    /// Kills the broker with SIGKILL.
     pub fn kill(mut self) -> Result<(), Error> {
         self.child.kill()?;
         self.child.wait()?;
@@ -177,14 +178,15 @@ impl Running {
     }
 }
 
-/// Kills a broker that is not done in time, so that who waits for it hears so; dropping it calls that off.
+/// Kills a broker that misses its deadline, so that the waiting client gets an error. Dropping it
+/// cancels that.
 pub struct Deadline {
     called_off: Option<Sender<()>>,
     watch: Option<JoinHandle<bool>>,
 }
 
 impl Deadline {
-    /// Whether the time ran out; calls it off.
+    /// Cancels the deadline. Returns true if it had passed.
     pub fn has_passed(mut self) -> bool {
         self.end()
     }

@@ -1,5 +1,7 @@
-//! The limit: copies the bytes of pairs of connections unparsed, with one read and one write for each burst. What a broker takes more
-//! than that is its own work; what it takes less than that is not possible on this kernel.
+//! The lower bound: copies the bytes of connection pairs unparsed, with one read and one write for
+//! each burst.
+//!
+//! CPU time above this is the broker's own work. Less is not possible on this kernel.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -13,23 +15,25 @@ use mio::{Events, Interest, Poll, Token};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is read and written at once, in bytes: a little below what one segment takes on loopback. With more the receiver's kernel shrinks its window,
-/// and the same bytes take two to three times as much.
-const AT_ONCE: usize = 60 << 10;
+/// Number of bytes of one read and write, a little below one segment of loopback.
+///
+/// With more, the receiver's kernel shrinks its window, and the same bytes take two to three times
+/// as long.
+const BURST_BYTES: usize = 60 << 10;
 
-/// See the module.
+/// Measures the cost of copying the bytes.
 #[derive(Args, Debug)]
 pub struct Relay {
-    /// How many pairs
+    /// Number of pairs
     #[arg(long, default_value_t = 4)]
     pairs: usize,
-    /// Messages on their way for each pair
+    /// Messages in flight for each pair
     #[arg(long, default_value_t = 100)]
     window: usize,
-    /// The bytes of a message with its topic
+    /// Length of a message with its topic, in bytes
     #[arg(long, default_value_t = 75)]
     bytes: usize,
-    /// How long, in seconds
+    /// Duration, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 }
@@ -38,7 +42,7 @@ impl Relay {
     /// Measures and prints.
     ///
     /// # Errors
-    /// Of the system.
+    /// The system fails.
     pub fn run(&self) -> Result<(), Error> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -47,7 +51,7 @@ impl Relay {
         let over = Arc::new(AtomicBool::new(false));
         let until = over.clone();
         let relay = std::thread::spawn(move || relay(listener, pairs, &until));
-        // Open until the relay has ended: what is unread would reset its connections.
+        // Open until the relay has ended: unread bytes would reset its connections.
         let (delivered, _open) = load(address, (pairs, window, message), time)?;
         over.store(true, Ordering::Relaxed);
         let cpu = relay.join().map_err(|_| "the relay panicked")??;
@@ -60,7 +64,7 @@ impl Relay {
     }
 }
 
-/// The CPU time of this thread.
+/// Returns the CPU time of this thread.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -72,7 +76,7 @@ fn pin(core: usize) -> Result<(), Error> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Writes all of it, spinning where the socket is full, for as long as that is wanted.
+/// Writes all bytes, spinning while the socket is full, as long as `wanted` is set.
 fn write_while(stream: &mut TcpStream, bytes: &[u8], wanted: impl Fn() -> bool) -> Result<(), Error> {
     let mut at = 0;
     while at < bytes.len() && wanted() {
@@ -85,7 +89,7 @@ fn write_while(stream: &mut TcpStream, bytes: &[u8], wanted: impl Fn() -> bool) 
     Ok(())
 }
 
-/// Connections come in pairs: from the first to the second.
+/// Copies from the first to the second connection of each pair.
 fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Result<Duration, Error> {
     pin(0)?;
     let mut poll = Poll::new()?;
@@ -99,7 +103,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
         streams.push(stream);
     }
     drop(TcpListener::from_std(listener));
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; BURST_BYTES]);
     let began = cpu();
     while !over.load(Ordering::Relaxed) {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;
@@ -107,7 +111,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
             let n = event.token().0;
             loop {
                 match streams[n].read(&mut buffer) {
-                    // The load is over.
+                    // The load has ended.
                     Ok(0) => return Ok(cpu() - began),
                     Ok(got) => {
                         write_while(&mut streams[n + 1], &buffer[..got], || !over.load(Ordering::Relaxed))?;
@@ -124,7 +128,7 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
     Ok(cpu() - began)
 }
 
-/// How many messages came, and the connections.
+/// Generates load. Returns the number of received messages, and the connections.
 fn load(
     address: SocketAddr,
     (pairs, window, message): (usize, usize, usize),
@@ -142,11 +146,11 @@ fn load(
         streams.push(stream);
     }
     let burst = vec![b'x'; message * window];
-    // What does not fit into the sockets is left out: they are full then, which is what a window is for.
+    // Bytes that do not fit into the sockets are left out: a full socket is a full window.
     for pair in 0..pairs {
         let _ = streams[2 * pair].write(&burst)?;
     }
-    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; AT_ONCE]);
+    let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; BURST_BYTES]);
     let (until, mut bytes) = (Instant::now() + time, 0u64);
     while Instant::now() < until {
         poll.poll(&mut events, Some(Duration::from_millis(100)))?;

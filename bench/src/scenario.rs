@@ -1,28 +1,29 @@
-//! What is measured: each scenario by its name, with the figures that Lapwing is to reach beside Mosquitto 2.0.11.
+//! The scenarios, each with its name and Lapwing's target ratio to Mosquitto 2.0.11.
 
 use std::time::Duration;
 
 use crate::load::{Layout, Spec};
 use crate::wire::Version;
 
-/// How a scenario is measured.
+/// Method of measuring a scenario.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Messages flow: CPU time for each that is delivered.
+    /// Messages flow: CPU time for each delivered message.
     Flow(Spec),
-    /// Clients come and go one after the other: CPU time for each.
+    /// Clients connect and disconnect one after the other: CPU time for each.
     Connects { tls: bool, count: usize },
-    /// Clients that do nothing: memory for each.
+    /// Clients do nothing: memory for each.
     Idle { count: usize },
-    /// Subscriptions with wildcards over 100 clients, then messages that match some: CPU time for each, memory for each.
+    /// Wildcard subscriptions of 100 clients, then matching messages: CPU time and memory for each.
     Subscriptions { count: usize, messages: usize },
-    /// Retained messages: CPU time and memory for each, then what it takes to deliver all of them, and some.
+    /// Retained messages: CPU time and memory for each, then the cost of delivering all and some of
+    /// them.
     Retained { count: usize },
-    /// Messages for a client that is not there, then it comes: CPU time and memory for each.
+    /// Messages for an absent client, which then connects: CPU time and memory for each.
     Queue { count: usize },
 }
 
-/// What not every broker can do.
+/// Features that some brokers lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Qos2,
@@ -33,7 +34,7 @@ pub enum Need {
 }
 
 impl Kind {
-    /// Whether it cannot be measured without.
+    /// Returns true if the scenario needs the feature.
     pub fn needs(self, need: Need) -> bool {
         match (need, self) {
             (Need::Qos2, Kind::Flow(spec)) => spec.qos == 2,
@@ -46,17 +47,17 @@ impl Kind {
     }
 }
 
-/// See the module.
+/// A scenario with its target.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     pub name: &'static str,
     pub what: &'static str,
     pub kind: Kind,
-    /// The main figure of Lapwing divided by Mosquitto's, at most, if there is an aim.
+    /// Highest ratio of Lapwing's main figure to Mosquitto's, if there is a target.
     pub at_most: Option<f64>,
 }
 
-/// What flows where nothing else is said.
+/// The default load.
 pub const SPEC: Spec = Spec {
     layout: Layout::Pairs(4),
     qos: 0,
@@ -71,7 +72,7 @@ const fn flow(name: &'static str, what: &'static str, spec: Spec, at_most: Optio
     Scenario { name, what, kind: Kind::Flow(spec), at_most }
 }
 
-/// All of them, in the order of the table.
+/// All scenarios, in the order of the table.
 pub const ALL: &[Scenario] = &[
     flow("p2p-q0", "4 pairs, QoS 0, window 100", SPEC, Some(0.066)),
     flow(
@@ -166,7 +167,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "queue",
-        what: "50,000 QoS 1 messages for a client that is away, then delivered",
+        what: "50,000 QoS 1 messages for an offline client, then delivered",
         kind: Kind::Queue { count: 50_000 },
         at_most: None,
     },
@@ -178,5 +179,5 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-/// How long is measured, and before that not.
+/// Time before the measurement.
 pub const WARM: Duration = Duration::from_millis(500);

@@ -1,5 +1,8 @@
-//! What durability costs, beside brokers that do without: acknowledged messages per second into sessions that rest, the rate
-//! at which a backlog drains, bytes written for each message, and how long a restart takes with a million of them.
+//! The cost of durability, beside brokers that do without.
+//!
+//! `store` measures acknowledged messages per second into offline sessions, and the rate at which a
+//! backlog drains. It also measures the bytes written for each message, and the time of a restart
+//! with a million messages.
 
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
@@ -13,38 +16,38 @@ use crate::peer::Peer;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The payload, in bytes.
+/// Length of the payload, in bytes.
 const PAYLOAD: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// Measures the durable store.
 #[derive(Args, Debug)]
 pub struct Store {
-    /// The broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     broker: PathBuf,
-    /// Mosquitto; left out where it is not there
+    /// Mosquitto; left out if it is missing
     #[arg(long, default_value = "/usr/sbin/mosquitto")]
     mosquitto: PathBuf,
-    /// rumqttd; left out where it is not there
+    /// rumqttd; left out if it is missing
     #[arg(long, default_value = "rumqttd")]
     rumqttd: PathBuf,
-    /// How long each rate is measured, in seconds
+    /// Duration of each rate measurement, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Messages in the backlog that is drained
     #[arg(long, default_value_t = 100_000)]
     drain: usize,
-    /// Messages queued, and retained, at a restart; 0: leave that out
+    /// Messages queued, and retained, at a restart; 0 skips that
     #[arg(long, default_value_t = 1_000_000)]
     restart: usize,
-    /// A folder on the disk to be measured
+    /// A folder on the disk to measure
     #[arg(long, default_value = "target/bench-store")]
     folder: PathBuf,
-    /// Only the rates into so many sessions
+    /// Only the rates into this number of sessions
     #[arg(long)]
     only_sessions: Option<usize>,
-    /// Only the rates with so many messages on their way
+    /// Only the rates with this number of messages in flight
     #[arg(long)]
     only_window: Option<usize>,
     /// Only print; do not fail below a floor
@@ -52,7 +55,7 @@ pub struct Store {
     no_floors: bool,
 }
 
-/// A floor that was missed ends the run with an error, after everything was printed.
+/// Floors of the figures. A missed floor ends the run with an error, after everything was printed.
 #[derive(Default)]
 struct Floors(Vec<String>);
 
@@ -76,7 +79,7 @@ impl Store {
             if path.is_file() {
                 peers.push(peer);
             } else {
-                println!("left out: {} ({} is not there)", peer.name(), path.display());
+                println!("left out: {} ({} is missing)", peer.name(), path.display());
             }
         }
         let mut floors = Floors::default();
@@ -103,10 +106,11 @@ impl Store {
         Ok(folder)
     }
 
-    /// Acknowledged messages per second, and the broker's CPU time for each, by 10 publishers, into sessions that rest, and into sessions whose clients are there.
+    /// Measures acknowledged messages per second by 10 publishers, into offline sessions and into
+    /// acknowledging clients, with CPU time for each.
     fn rates(&self, peers: &[Peer], floors: &mut Floors) -> Result<(), Error> {
         for live in [false, true] {
-            let whose = if live { "sessions whose clients acknowledge" } else { "sessions that rest" };
+            let whose = if live { "sessions with acknowledging clients" } else { "offline sessions" };
             println!(
                 "\nacknowledged QoS 1 messages/s of {PAYLOAD} B, 10 publishers, into {whose} (ratio to lapwing)"
             );
@@ -153,8 +157,9 @@ impl Store {
                 peer.name(),
                 rate / ours
             );
-            // Into sessions that collect, however many, and where messages flow through. Where a single client cannot keep up, its
-            // backlog is read from the disk again while it is written: the figure says what that costs.
+            // The floor applies to offline sessions, and to flows through many. A single client
+            // that cannot keep up reads its backlog from the disk while it is written: the figure
+            // shows that cost.
             let counts = window == 100 && (!live || sessions > 1);
             if matches!(peer, Peer::LapwingInMemory(_)) && counts {
                 let part = ours / rate;
@@ -174,7 +179,7 @@ impl Store {
             for n in 0..if live { sessions } else { 0 } {
                 let over = &over;
                 scope.spawn(move || {
-                    let client = Client::connect(port, &format!("session-{n}"), false, PATIENCE);
+                    let client = Client::connect(port, &format!("session-{n}"), false, TIMEOUT);
                     client.and_then(|mut client| client.receive_until(over))
                 });
             }
@@ -190,7 +195,7 @@ impl Store {
         Ok(rate)
     }
 
-    /// How fast a backlog leaves.
+    /// Measures the rate at which a backlog drains.
     fn drains(&self, peers: &[Peer]) -> Result<(), Error> {
         println!("\n{} queued messages drained, messages/s", self.drain);
         for peer in peers {
@@ -209,7 +214,7 @@ impl Store {
         make_sessions(running.port, 1)?;
         fill(running.port, self.drain, |_| "s/0".to_owned(), false)?;
         let begun = Instant::now();
-        let mut client = Client::connect(running.port, "session-0", false, PATIENCE)?;
+        let mut client = Client::connect(running.port, "session-0", false, TIMEOUT)?;
         client.receive(self.drain)?;
         let rate = self.drain as f64 / begun.elapsed().as_secs_f64();
         drop(running);
@@ -217,7 +222,7 @@ impl Store {
         Ok(rate)
     }
 
-    /// Bytes to the disk for each message that is queued and acknowledged.
+    /// Measures bytes to the disk for each queued and acknowledged message.
     fn bytes(&self, peers: &[Peer], floors: &mut Floors) -> Result<(), Error> {
         println!(
             "\nbytes written to the disk for each message of {PAYLOAD} B, queued, delivered and acknowledged"
@@ -227,7 +232,8 @@ impl Store {
                 let folder = self.folder(peer, "bytes")?;
                 let (running, _) = peer.start(&folder)?;
                 make_sessions(running.port, 1)?;
-                // What the files of the log cost once is not what a message costs: they are used again after two windows.
+                // The one-time cost of the log's files does not count: they are used again after
+                // two windows.
                 through(running.port, window, before)?;
                 let written = running.bytes_written()?;
                 through(running.port, window, count)?;
@@ -245,11 +251,11 @@ impl Store {
         Ok(())
     }
 
-    /// How long it takes until a client is let in, with a million messages.
+    /// Measures the time until a client is accepted with a million messages.
     fn restarts(&self, peers: &[Peer], floors: &mut Floors) -> Result<(), Error> {
         let count = self.restart;
         println!(
-            "\nrestart with {count} messages: until the first CONNACK, after a good end and after kill -9"
+            "\nrestart with {count} messages: time to the first CONNACK, after a clean stop and after kill -9"
         );
         for retained in [false, true] {
             let what = if retained { "retained, 64 B" } else { "queued, 256 B" };
@@ -269,7 +275,7 @@ impl Store {
                 running.stop()?;
                 let disk = size_of(&folder.join("data"))? as f64 / 1e6;
                 let (running, clean) = peer.start(&folder)?;
-                // kill -9 before it can have saved anything.
+                // SIGKILL before the broker can have saved anything.
                 running.kill()?;
                 let (running, killed) = peer.start(&folder)?;
                 let (resident, _) = running.resident_mib()?;
@@ -294,17 +300,18 @@ impl Store {
     }
 }
 
-/// Sessions with one subscription each, at rest.
+/// Makes offline sessions with one subscription each.
 fn make_sessions(port: u16, count: usize) -> Result<(), Error> {
     for n in 0..count {
-        let mut client = Client::connect(port, &format!("session-{n}"), false, PATIENCE)?;
+        let mut client = Client::connect(port, &format!("session-{n}"), false, TIMEOUT)?;
         client.subscribe(&format!("s/{n}"))?;
         client.disconnect()?;
     }
     Ok(())
 }
 
-/// Publishes for some time by 10 publishers, each with so many messages on their way: how many were acknowledged, and how many in a second.
+/// Publishes for a time by 10 publishers with `window` messages in flight each. Returns the number
+/// of acknowledged messages, and their rate.
 fn rate(port: u16, sessions: usize, window: usize, time: Duration) -> Result<(u64, f64), Error> {
     let (total, ready) = (AtomicU64::new(0), Barrier::new(11));
     std::thread::scope(|scope| {
@@ -312,7 +319,7 @@ fn rate(port: u16, sessions: usize, window: usize, time: Duration) -> Result<(u6
             .map(|k| {
                 let (total, ready) = (&total, &ready);
                 scope.spawn(move || -> Result<(), Error> {
-                    let client = Client::connect(port, &format!("publisher-{k}"), true, PATIENCE);
+                    let client = Client::connect(port, &format!("publisher-{k}"), true, TIMEOUT);
                     ready.wait();
                     let mut client = client?;
                     let until = Instant::now() + time;
@@ -342,14 +349,14 @@ fn rate(port: u16, sessions: usize, window: usize, time: Duration) -> Result<(u6
     })
 }
 
-/// Publishes so many messages by 10 publishers and waits for all acknowledgements.
+/// Publishes `count` messages by 10 publishers, and waits for all acknowledgements.
 fn fill(port: u16, count: usize, topic: impl Fn(usize) -> String + Sync, retain: bool) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let publishers: Vec<_> = (0..10)
             .map(|k| {
                 let topic = &topic;
                 scope.spawn(move || -> Result<(), Error> {
-                    let mut client = Client::connect(port, &format!("filler-{k}"), true, PATIENCE)?;
+                    let mut client = Client::connect(port, &format!("filler-{k}"), true, TIMEOUT)?;
                     let payload = vec![b'x'; if retain { 64 } else { PAYLOAD }];
                     let (mut n, mut open) = (k, 0);
                     while n < count || open > 0 {
@@ -372,12 +379,12 @@ fn fill(port: u16, count: usize, topic: impl Fn(usize) -> String + Sync, retain:
     })
 }
 
-/// So many messages through a session whose client is there, from one publisher.
+/// Sends `count` messages from one publisher through a session with a connected client.
 fn through(port: u16, window: usize, count: usize) -> Result<(), Error> {
     std::thread::scope(|scope| {
-        let mut subscriber = Client::connect(port, "session-0", false, PATIENCE)?;
+        let mut subscriber = Client::connect(port, "session-0", false, TIMEOUT)?;
         let receiving = scope.spawn(move || subscriber.receive(count).map(|_| subscriber));
-        let mut client = Client::connect(port, "publisher", true, PATIENCE)?;
+        let mut client = Client::connect(port, "publisher", true, TIMEOUT)?;
         let (mut sent, mut open) = (0, 0);
         while sent < count || open > 0 {
             // A whole window at a time: batches of this size.

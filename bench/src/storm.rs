@@ -1,5 +1,7 @@
-//! A reconnect storm: many devices with passwords come at once, first to a broker that has just started and knows nobody, then
-//! again after a cut. Meanwhile an honest pair beside them exchanges messages, and its latency is measured before and during.
+//! A reconnect storm: many devices with passwords connect at once, and an honest pair beside them.
+//!
+//! The first storm meets a broker that has just started and has verified no password. The second
+//! follows a cut. The latency of the pair is measured before and during the storms.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,22 +22,23 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Messages of the honest pair in a second.
 const BYSTANDER_RATE: u32 = 200;
-/// How long its latency is measured before the storm.
+/// Time for which the pair's latency is measured before the storm.
 const CALM: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Measures a reconnect storm.
 #[derive(Args, Debug)]
 pub struct Storm {
-    /// How many devices
+    /// Number of devices
     #[arg(long, default_value_t = 10_000)]
     devices: usize,
-    /// How many of them try at the same time; the others queue up behind, as in the queue of a kernel
+    /// Number of devices that try at the same time; the others queue up, as in the backlog of a
+    /// kernel
     #[arg(long, default_value_t = 2_000)]
     at_once: usize,
-    /// The broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     broker: PathBuf,
-    /// The longest that the first storm may take, in seconds
+    /// Longest time of the first storm, in seconds
     #[arg(long, default_value_t = 60.0)]
     seconds_max: f64,
     /// Memory of argon2id in KiB, if not the default
@@ -47,9 +50,9 @@ pub struct Storm {
 }
 
 /// The broker's process and its folder; dropping it ends both.
-struct Broker(Child, PathBuf, u16);
+struct BrokerProcess(Child, PathBuf, u16);
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -61,7 +64,7 @@ fn password(n: usize) -> String {
     format!("password-of-device-{n}")
 }
 
-/// A password file with all devices, made on all cores.
+/// Makes a password file with all devices, on all cores.
 fn users(devices: usize, cost: Cost) -> Result<String, Error> {
     let workers = std::thread::available_parallelism()?.get();
     let parts: Vec<String> = std::thread::scope(|scope| {
@@ -85,7 +88,7 @@ fn users(devices: usize, cost: Cost) -> Result<String, Error> {
     Ok(parts.concat())
 }
 
-fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
+fn start(path: &Path, folder: PathBuf, users: &str) -> Result<BrokerProcess, Error> {
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("users"), users)?;
     let at = folder.display();
@@ -103,7 +106,7 @@ fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
         .spawn()
         .map_err(|error| format!("{}: {error}; build it with cargo build --release", path.display()))?;
     let log = child.stderr.take().ok_or("no log")?;
-    let mut broker = Broker(child, folder, 0);
+    let mut broker = BrokerProcess(child, folder, 0);
     let mut lines = BufReader::new(log).lines();
     while broker.2 == 0 {
         let line = lines.next().ok_or("the broker ended")??;
@@ -115,7 +118,7 @@ fn start(path: &Path, folder: PathBuf, users: &str) -> Result<Broker, Error> {
     Ok(broker)
 }
 
-/// The latencies of an honest pair until `over`, in microseconds.
+/// Measures the latencies of an honest pair until `over`, in µs.
 fn bystander(port: u16, over: &AtomicBool) -> Result<Vec<u64>, Error> {
     let patience = Duration::from_secs(10);
     let mut subscriber = Client::connect(port, "bystander-sub", true, patience)?;
@@ -132,7 +135,7 @@ fn bystander(port: u16, over: &AtomicBool) -> Result<Vec<u64>, Error> {
         subscriber.receive(1)?;
         latencies.push(sent.elapsed().as_micros() as u64);
         publisher.pubacks()?;
-        // One that was late is one sample, not many.
+        // A late message is one sample, not many.
         next = next.max(Instant::now());
     }
     Ok(latencies)
@@ -155,7 +158,7 @@ fn part(sorted: &[u64], of_1000: usize) -> f64 {
     sorted.get(at).copied().unwrap_or_default() as f64 / 1000.0
 }
 
-/// One device: connects and stays; whether it was let in.
+/// Connects one device, which stays connected.
 async fn device(port: u16, n: usize) -> Result<TcpStream, Error> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let (id, secret) = (format!("device-{n}"), password(n));
@@ -171,21 +174,21 @@ async fn device(port: u16, n: usize) -> Result<TcpStream, Error> {
     if connack == [0x20, 2, 0, 0] { Ok(stream) } else { Err(format!("CONNACK {connack:02x?}").into()) }
 }
 
-/// What a storm came to.
-struct Outcome {
+/// Result of a storm.
+struct StormResult {
     seconds: f64,
     retries: usize,
     waits_us: Vec<u64>,
     connections: Vec<TcpStream>,
 }
 
-/// All devices, each trying until it is let in.
+/// Connects all devices, each trying until it is accepted.
 fn storm(
     runtime: &tokio::runtime::Runtime,
     port: u16,
     devices: usize,
     at_once: usize,
-) -> Result<Outcome, Error> {
+) -> Result<StormResult, Error> {
     let (began, retries) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
     let places = Arc::new(Semaphore::new(at_once));
     let all = runtime.block_on(async {
@@ -215,14 +218,14 @@ fn storm(
     let seconds = began.elapsed().as_secs_f64();
     let (connections, mut waits_us): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     waits_us.sort_unstable();
-    Ok(Outcome { seconds, retries: retries.load(Ordering::Relaxed), waits_us, connections })
+    Ok(StormResult { seconds, retries: retries.load(Ordering::Relaxed), waits_us, connections })
 }
 
 impl Storm {
     /// Measures and prints.
     ///
     /// # Errors
-    /// What could not be measured, or the bound that is exceeded.
+    /// A figure cannot be measured, or is above its bound.
     pub fn run(&self) -> Result<(), Error> {
         let default = cost(&lapwing::internals::config::Config::default().auth);
         let cost = Cost {
@@ -232,7 +235,7 @@ impl Storm {
         let began = Instant::now();
         let users = users(self.devices, cost)?;
         println!(
-            "{} argon2id hashes of {} KiB and {} passes made in {:.1} s",
+            "made {} argon2id hashes of {} KiB and {} passes in {:.1} s",
             self.devices,
             cost.memory_kib,
             cost.passes,
@@ -252,7 +255,8 @@ impl Storm {
         for (name, seconds_max) in
             [("first storm", self.seconds_max), ("second storm, after a cut", self.seconds_max)]
         {
-            // A storm may be over before the pair has said enough to have a p99: then what follows is looked at, too.
+            // A storm may end before the pair has enough samples for a p99: then the time after it
+            // counts, too.
             let (outcome, pair) = measured(port, || {
                 let outcome = storm(&runtime, port, self.devices, self.at_once)?;
                 std::thread::sleep(CALM.saturating_sub(Duration::from_secs_f64(outcome.seconds)));

@@ -1,7 +1,7 @@
-//! MQTT packets as bytes: what a load generator writes and how it finds its way in what comes. Only what it needs, and no
-//! allocation for a message.
+//! MQTT packets as bytes for a load generator: only what it needs, without an allocation for a
+//! message.
 
-/// A version of the protocol.
+/// A protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// 3.1.1
@@ -15,7 +15,7 @@ pub fn text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// A packet of this first byte and body.
+/// Writes a packet with this first byte and body.
 pub fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.push(first);
     let mut len = body.len();
@@ -30,7 +30,8 @@ pub fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.extend(body);
 }
 
-/// How a client stays: a keep-alive of so many seconds (0: none; some brokers do not take that), and whether its session goes with it.
+/// Keep-alive in seconds and session kind of a client. Keep-alive 0 is none, which some brokers
+/// refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stay {
     pub keep_alive_s: u16,
@@ -38,11 +39,11 @@ pub struct Stay {
 }
 
 impl Stay {
-    /// Without keep-alive, and with a session that goes with its connection.
+    /// No keep-alive, and a session that ends with its connection.
     pub const SHORT: Stay = Stay { keep_alive_s: 0, clean: true };
 }
 
-/// CONNECT. A session that is not clean stays for an hour.
+/// Writes CONNECT. A session that is not clean outlives its connection by an hour.
 pub fn connect(out: &mut Vec<u8>, version: Version, id: &str, Stay { keep_alive_s, clean }: Stay) {
     let mut body = Vec::new();
     text(&mut body, "MQTT");
@@ -56,7 +57,7 @@ pub fn connect(out: &mut Vec<u8>, version: Version, id: &str, Stay { keep_alive_
     packet(out, 0x10, &body);
 }
 
-/// SUBSCRIBE with packet identifier 1.
+/// Writes SUBSCRIBE with packet identifier 1.
 pub fn subscribe<'a>(out: &mut Vec<u8>, version: Version, filters: impl Iterator<Item = &'a str>, qos: u8) {
     let mut body = vec![0, 1];
     if version == Version::V5 {
@@ -69,7 +70,7 @@ pub fn subscribe<'a>(out: &mut Vec<u8>, version: Version, filters: impl Iterator
     packet(out, 0x82, &body);
 }
 
-/// PUBLISH, and where in it the packet identifier (for QoS 1 and 2) and the payload stand.
+/// Writes PUBLISH. Returns the positions of the packet identifier (QoS 1 and 2) and the payload.
 pub fn publish(
     version: Version,
     topic: &str,
@@ -94,7 +95,7 @@ pub fn publish(
     (out, head + id, head + start)
 }
 
-/// First byte, start and end of the body of a whole packet.
+/// Returns first byte, start and end of the body of a whole packet.
 pub fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (mut len, mut at) = (0usize, 1);
     loop {
@@ -111,7 +112,7 @@ pub fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     (bytes.len() >= at + len).then_some((bytes[0], at, at + len))
 }
 
-/// Of the body of a PUBLISH: its packet identifier (0 for QoS 0) and its payload.
+/// Returns packet identifier (0 for QoS 0) and payload of a PUBLISH body.
 pub fn published(first: u8, body: &[u8], version: Version) -> Option<(u16, &[u8])> {
     let topic = usize::from(u16::from_be_bytes([*body.first()?, *body.get(1)?]));
     let mut at = 2 + topic;

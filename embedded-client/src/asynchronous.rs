@@ -1,4 +1,4 @@
-//! The async face: for any executor.
+//! The async front end, for any executor.
 
 use core::future::Future;
 use core::pin::pin;
@@ -11,47 +11,50 @@ use crate::event::Happened;
 use crate::machine::Step;
 use crate::{Client, Error, Event, LinkDown, Message};
 
-/// The time.
+/// Clock and timer.
 pub trait Timer {
-    /// Milliseconds since any moment; may wrap around.
+    /// Returns milliseconds since any moment; they may wrap around.
     fn now_ms(&self) -> u32;
 
     /// Waits for `ms` milliseconds.
     fn sleep_ms(&self, ms: u32) -> impl Future<Output = ()>;
 }
 
-/// Opens the link to the server, and holds it: TCP, TLS, a UART, whatever carries bytes.
+/// Opens and holds the link to the server: TCP, TLS, a UART, or anything else that carries bytes.
 ///
-/// The client's futures may be dropped at any await. Therefore a dropped `read` or `write` of the link must have moved no bytes (so
-/// it is with TCP sockets and with UARTs that are buffered by interrupts), and `dial` goes on where a dropped one was, if it can.
+/// The client's futures may be dropped at any await. Therefore a dropped `read` or `write` of the
+/// link must have moved no bytes. TCP sockets and interrupt-buffered UARTs behave so. `dial`
+/// continues where a dropped one was, if it can.
 pub trait Dialer {
-    /// The open link. What is written may stay in a buffer until it is flushed.
+    /// Type of the open link. Written bytes may stay in a buffer until they are flushed.
     type Link: Read + Write;
-    /// The time.
+    /// Type of the clock.
     type Timer: Timer + Clone;
 
     /// Opens the link.
     ///
     /// # Errors
-    /// The dial failed; the client pauses, then dials again.
+    /// [`LinkDown`] when the dial failed. The client pauses, then dials again.
     fn dial(&mut self) -> impl Future<Output = Result<(), LinkDown>>;
 
-    /// The link, if it is open.
+    /// Returns the link, if it is open.
     fn link(&mut self) -> Option<&mut Self::Link>;
 
     /// Closes the link, or gives up a dial.
     fn hang_up(&mut self);
 
-    /// The time.
+    /// Returns the clock.
     fn timer(&self) -> Self::Timer;
 }
 
 impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
-    /// Waits for the next message, and does all else on the way: dials, connects, subscribes, sends and sends again, pings, pauses.
-    /// The future may be dropped at any time; nothing is lost by it.
+    /// Waits for the next message.
+    ///
+    /// Meanwhile it dials, connects, subscribes, sends, sends again, pings and pauses. The future
+    /// may be dropped at any time, and nothing is lost.
     ///
     /// # Errors
-    /// [`Error`]; the next call goes on. A lost link is no error.
+    /// [`Error`]; the next call continues. A lost link is no error.
     pub async fn next<D: Dialer>(&mut self, dialer: &mut D) -> Result<Message<'_>, Error> {
         loop {
             match self.happens(dialer).await {
@@ -64,20 +67,21 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(machine.view(io))
     }
 
-    /// As [`next`](Self::next), but for everything that there is to tell.
+    /// Waits for the next event of any kind. Otherwise it is the same as [`next`](Self::next).
     ///
     /// # Errors
-    /// [`Error`]; the next call goes on.
+    /// [`Error`]; the next call continues.
     pub async fn event<D: Dialer>(&mut self, dialer: &mut D) -> Result<Event<'_>, Error> {
         let happened = self.happens(dialer).await;
         let (machine, io) = self.parts();
         machine.event(io, happened)
     }
 
-    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left: 0 when none is wanted.
+    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for. Returns the number of
+    /// bytes sent; 0 when none are wanted.
     ///
     /// # Errors
-    /// The link is gone; the payload will be asked for again.
+    /// [`LinkDown`]; the payload will be asked for again.
     pub async fn send_payload<D: Dialer>(&mut self, dialer: &mut D, piece: &[u8]) -> Result<usize, LinkDown> {
         let timer = dialer.timer();
         let (machine, mut io) = self.parts();
@@ -99,8 +103,10 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(n)
     }
 
-    /// Says goodbye and closes the link: `Success`, or `DisconnectWithWill` (MQTT 5). What is in the outbox stays there; the next
-    /// call to [`next`](Self::next) connects again.
+    /// Sends DISCONNECT and closes the link.
+    ///
+    /// `reason` is `Success`, or `DisconnectWithWill` in MQTT 5. The outbox is kept; the next call
+    /// to [`next`](Self::next) connects again.
     pub async fn close<D: Dialer>(&mut self, dialer: &mut D, reason: ReasonCode) {
         let timer = dialer.timer();
         self.machine.close(reason, timer.now_ms());
@@ -169,7 +175,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
     }
 }
 
-/// The first future, unless the second is done before it.
+/// Returns the result of the first future, or `None` if the second is ready before it.
 pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     core::future::poll_fn(|context| {

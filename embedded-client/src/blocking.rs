@@ -1,4 +1,4 @@
-//! The blocking face: for a super-loop without an executor, and for threads.
+//! The blocking front end, for a main loop without an executor, and for threads.
 
 use embedded_io::{Read, ReadReady, Write};
 use lapwing_protocol::ReasonCode;
@@ -7,49 +7,55 @@ use crate::event::Happened;
 use crate::machine::Step;
 use crate::{Client, Error, Event, LinkDown, Message};
 
-/// Opens the link to the server, and holds it.
+/// Opens and holds the link to the server.
 pub trait Dialer {
-    /// The open link. `read_ready` tells whether a read would give bytes, or the end of the stream, at once. A write may wait for room, for a bounded
-    /// time; what was written may stay in a buffer until it is flushed.
+    /// Type of the open link.
+    ///
+    /// `read_ready` says whether a read would return bytes, or the end of the stream, at once. A
+    /// write may block for a bounded time. Written bytes may stay in a buffer until they are
+    /// flushed.
     type Link: Read + ReadReady + Write;
 
-    /// Opens the link, or goes on opening it: `true` when it is open, `false` when it is to be called again.
+    /// Opens the link, or continues to. Returns `true` when it is open, `false` to be called again.
     ///
     /// # Errors
-    /// The dial failed; the client pauses, then dials again.
+    /// [`LinkDown`] when the dial failed. The client pauses, then dials again.
     fn dial(&mut self) -> Result<bool, LinkDown>;
 
-    /// The link, if it is open.
+    /// Returns the link, if it is open.
     fn link(&mut self) -> Option<&mut Self::Link>;
 
     /// Closes the link, or gives up a dial.
     fn hang_up(&mut self);
 
-    /// The time in milliseconds since any moment; it may wrap around.
+    /// Returns milliseconds since any moment; they may wrap around.
     fn now_ms(&mut self) -> u32;
 
-    /// There is nothing to do for `ms` milliseconds, unless bytes come: wait for an interrupt, sleep a little, or return at once.
+    /// Called when there is no work for `ms` milliseconds, unless bytes arrive. Wait for an
+    /// interrupt, sleep a little, or return at once.
     fn idle(&mut self, ms: u32) {
         let _ = ms;
     }
 }
 
 impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
-    /// Does what is to be done now (dials, sends, receives, pings) and returns when there is something to tell, or `None` when
-    /// there is nothing more to do at the moment. To be called again and again from the main loop.
+    /// Does the work that is due: dials, sends, receives, pings. To be called again and again from
+    /// the main loop.
+    ///
+    /// Returns the next event, or `None` when no work is left for now.
     ///
     /// # Errors
-    /// [`Error`]; the next call goes on.
+    /// [`Error`]; the next call continues.
     pub fn poll<D: Dialer>(&mut self, dialer: &mut D) -> Option<Result<Event<'_>, Error>> {
         let happened = self.work(dialer)?;
         let (machine, io) = self.parts();
         Some(machine.event(io, happened))
     }
 
-    /// Waits for the next message and does all else on the way.
+    /// Waits for the next message, and does all other work meanwhile.
     ///
     /// # Errors
-    /// [`Error`]; the next call goes on.
+    /// [`Error`]; the next call continues.
     pub fn wait<D: Dialer>(&mut self, dialer: &mut D) -> Result<Message<'_>, Error> {
         loop {
             match self.work(dialer) {
@@ -66,7 +72,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(machine.view(io))
     }
 
-    /// Works until there is something to tell, or `None` when all is done for now.
+    /// Works until there is an event, or returns `None` when no work is left for now.
     fn work<D: Dialer>(&mut self, dialer: &mut D) -> Option<Happened> {
         loop {
             let now_ms = dialer.now_ms();
@@ -112,10 +118,11 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         }
     }
 
-    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for; how much of it has left: 0 when none is wanted.
+    /// Sends a piece of the payload that [`Event::PayloadWanted`] asked for. Returns the number of
+    /// bytes sent; 0 when none are wanted.
     ///
     /// # Errors
-    /// The link is gone; the payload will be asked for again.
+    /// [`LinkDown`]; the payload will be asked for again.
     pub fn give_payload<D: Dialer>(&mut self, dialer: &mut D, piece: &[u8]) -> Result<usize, LinkDown> {
         let now_ms = dialer.now_ms();
         let (machine, mut io) = self.parts();
@@ -135,8 +142,10 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(n)
     }
 
-    /// Says goodbye and closes the link: `Success`, or `DisconnectWithWill` (MQTT 5). What is in the outbox stays there; the next call to
-    /// [`poll`](Self::poll) or [`wait`](Self::wait) connects again.
+    /// Sends DISCONNECT and closes the link.
+    ///
+    /// `reason` is `Success`, or `DisconnectWithWill` in MQTT 5. The outbox is kept; the next call
+    /// to [`poll`](Self::poll) or [`wait`](Self::wait) connects again.
     pub fn hang_up<D: Dialer>(&mut self, dialer: &mut D, reason: ReasonCode) {
         let now_ms = dialer.now_ms();
         self.machine.close(reason, now_ms);

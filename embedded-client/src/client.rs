@@ -1,4 +1,4 @@
-//! The client: the core and its buffers in one value.
+//! The client: the machine and its buffers in one value.
 
 use core::ops::Range;
 
@@ -10,12 +10,12 @@ use crate::{Config, Publication, PublishError, Subscription, Token};
 
 /// An MQTT client with an outbox of `OUTBOX` bytes and room for inbound packets of `INBOX` bytes.
 ///
-/// The outbox keeps what is published until it is delivered, also without a connection; a message takes its topic, its payload, its
-/// properties and 8 to 14 bytes. It also keeps what the session has to remember: six bytes for each QoS 2 message that is coming in. At most
-/// 65,535 bytes of it are used.
+/// The outbox keeps messages until they are delivered, also without a connection. A message takes
+/// its topic, its payload, its properties and 8 to 14 bytes. The outbox also keeps the session: six
+/// bytes for each inbound QoS 2 message. It uses at most 65,535 bytes.
 ///
-/// `INBOX` bounds the packets that are taken whole ([`Config::chunks`] takes larger ones), and CONNECT and SUBSCRIBE, which are written
-/// there. At least 64, at most 65,535.
+/// `INBOX` is 64 to 65,535. It bounds the packets that are taken whole; [`Config::chunks`] takes
+/// larger ones. CONNECT and SUBSCRIBE are written there and must fit.
 pub struct Client<'a, const OUTBOX: usize, const INBOX: usize> {
     pub(crate) machine: Machine<'a>,
     pub(crate) used: u16,
@@ -24,7 +24,7 @@ pub struct Client<'a, const OUTBOX: usize, const INBOX: usize> {
 }
 
 impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
-    /// A client that is not connected; the first `next` dials.
+    /// Creates a client that is not connected. The first `next` dials.
     pub const fn new(config: Config<'a>) -> Self {
         const { assert!(INBOX >= 64 && INBOX <= 65_535, "the inbound buffer takes 64 to 65,535 bytes") };
         Client { machine: Machine::new(config), used: 0, outbox: [0; OUTBOX], inbox: [0; INBOX] }
@@ -35,30 +35,35 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         (&mut self.machine, Buffers { shelf, inbox: &mut self.inbox })
     }
 
-    /// Puts a message into the outbox. It never waits and needs no connection. With QoS 1 and 2 the token comes back in
-    /// [`Event::Delivered`](crate::Event::Delivered).
+    /// Puts a message into the outbox. Never waits, and needs no connection.
+    ///
+    /// With QoS 1 and 2 the token returns in [`Event::Delivered`](crate::Event::Delivered).
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was put then.
+    /// [`PublishError`]; nothing was stored then.
     pub fn publish(&mut self, topic: &str, payload: &[u8], qos: QoS) -> Result<Token, PublishError> {
         self.publish_with(&Publication::new(topic, payload).qos(qos))
     }
 
-    /// As [`publish`](Self::publish), with all that can be said about a message.
+    /// Puts a message with all its options into the outbox. Otherwise it is the same as
+    /// [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was put then.
+    /// [`PublishError`]; nothing was stored then.
     pub fn publish_with(&mut self, message: &Publication<'_>) -> Result<Token, PublishError> {
         let (machine, mut io) = self.parts();
         machine.publish(&mut io, message)
     }
 
-    /// Announces a message whose payload of `len` bytes is larger than the outbox or is made while it is sent: the outbox keeps the
-    /// rest of it, and [`Event::PayloadWanted`](crate::Event::PayloadWanted) asks for the payload, again from the start when
-    /// the connection was lost. The payload of `message` is left alone.
+    /// Announces a message whose payload of `len` bytes is larger than the outbox, or is made while
+    /// it is sent.
+    ///
+    /// The outbox keeps the message without its payload; that of `message` is ignored.
+    /// [`Event::PayloadWanted`](crate::Event::PayloadWanted) asks for the payload, again from the
+    /// start after a lost connection.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was put then.
+    /// [`PublishError`]; nothing was stored then.
     pub fn publish_in_pieces(&mut self, message: &Publication<'_>, len: u32) -> Result<Token, PublishError> {
         let mut message = *message;
         message.streamed = len;
@@ -67,9 +72,11 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         self.publish_with(&message)
     }
 
-    /// Asks for one more subscription, now or when the connection is there;
-    /// [`Event::Delivered`](crate::Event::Delivered) or [`Event::Refused`](crate::Event::Refused) tells the outcome. Unlike those of the [`Config`] it
-    /// is not asked for again when the server has lost the session.
+    /// Requests one more subscription, now or once the client is connected.
+    ///
+    /// [`Event::Delivered`](crate::Event::Delivered) or [`Event::Refused`](crate::Event::Refused)
+    /// reports the outcome. Unlike those of the [`Config`], it is not renewed when the server has
+    /// lost the session.
     ///
     /// # Errors
     /// [`PublishError::Full`], [`PublishError::TopicInvalid`].
@@ -85,7 +92,7 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
     /// Ends a subscription.
     ///
     /// # Errors
-    /// As [`subscribe`](Self::subscribe).
+    /// The errors of [`subscribe`](Self::subscribe).
     pub fn unsubscribe(&mut self, filter: &str) -> Result<Token, PublishError> {
         topic::check_filter(filter).map_err(|_| PublishError::TopicInvalid)?;
         let (machine, mut io) = self.parts();
@@ -95,24 +102,26 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         })
     }
 
-    /// Whether the connection is up, as far as is known.
+    /// Returns true if the connection is up, as far as the client knows.
     pub const fn is_connected(&self) -> bool {
         self.machine.is_up()
     }
 
-    /// How many messages of any QoS were forgotten before they were sent: displaced under their [`Policy`](crate::Policy), too old, or larger
-    /// than the server takes. Counted from the start, and from 0 again after 65,535.
+    /// Number of messages that were dropped before they were sent, of any QoS.
+    ///
+    /// They were displaced under their [`Policy`](crate::Policy), expired, or larger than the
+    /// server accepts. The count begins with the client and wraps to 0 after 65,535.
     pub const fn dropped(&self) -> u16 {
         self.machine.dropped
     }
 
-    /// The bytes of the outbox that are in use.
+    /// Number of bytes in use in the outbox.
     pub const fn outbox_used(&self) -> usize {
         self.used as usize
     }
 }
 
-/// Writes SUBSCRIBE or UNSUBSCRIBE.
+/// Writer of a SUBSCRIBE or UNSUBSCRIBE.
 type WriteRequest<'w> = dyn Fn(PacketId, &mut [u8]) -> Result<Range<usize>, EncodeError> + 'w;
 
 impl Machine<'_> {

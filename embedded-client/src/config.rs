@@ -1,50 +1,52 @@
-//! What a client is told once: who it is, where its limits are, what it wants to hear.
+//! Configuration of a client: identity, limits, subscriptions.
 
 use heapless::Vec;
 use lapwing_protocol::packet::Subscription;
 use lapwing_protocol::property::Property;
 use lapwing_protocol::{QoS, Version};
 
-/// How many subscriptions [`Config::subscribe`] takes; [`Config::subscriptions`] takes any number.
+/// Maximum number of subscriptions for [`Config::subscribe`]. [`Config::subscriptions`] takes any
+/// number.
 pub const SUBSCRIPTIONS_INLINE: usize = 4;
 
-/// The message that the server publishes when the client is gone without a farewell.
+/// The message that the server publishes when the client is gone without DISCONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Will<'a> {
     /// The topic name.
     pub topic: &'a str,
-    /// 0 to 65,535 bytes.
+    /// Payload, 0 to 65,535 bytes.
     pub payload: &'a [u8],
     /// The QoS.
     pub qos: QoS,
-    /// Whether it is retained.
+    /// RETAIN flag.
     pub retain: bool,
-    /// MQTT 5: content type, will delay, message expiry, user properties …
+    /// MQTT 5: content type, will delay, message expiry, user properties, …
     pub properties: &'a [Property<'a>],
 }
 
 impl<'a> Will<'a> {
-    /// QoS 0, not retained.
+    /// Creates a will with QoS 0 that is not retained.
     pub const fn new(topic: &'a str, payload: &'a [u8]) -> Self {
         Will { topic, payload, qos: QoS::AtMostOnce, retain: false, properties: &[] }
     }
 }
 
-/// What becomes of a message that is published while earlier ones still wait in the outbox. A message that was begun
-/// to be sent is never dropped.
+/// Treatment of new messages while earlier ones wait in the outbox. A message whose sending has
+/// begun is never dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Policy {
     /// A full outbox refuses the new message.
     #[default]
     Reject,
-    /// A full outbox forgets its oldest messages that were not sent yet.
+    /// A full outbox drops its oldest messages that were not sent yet.
     DropOldest,
-    /// A new message takes the place of one with the same topic that was not sent yet; a full outbox refuses.
+    /// A new message replaces an unsent one with the same topic. A full outbox refuses.
     LatestPerTopic,
 }
 
-/// What a [`Client`](crate::Client) is told once. Everything but the client identifier has a default.
+/// Configuration of a [`Client`](crate::Client). Everything but the client identifier has a
+/// default.
 #[derive(Clone)]
 pub struct Config<'a> {
     pub(crate) client_id: &'a str,
@@ -73,8 +75,9 @@ pub struct Config<'a> {
 }
 
 impl<'a> Config<'a> {
-    /// A client with this identifier, which the server knows its session by: 1 to 23 letters and digits are taken by
-    /// every server. Empty: the server chooses one.
+    /// Creates a configuration with this client identifier, which names the session at the server.
+    ///
+    /// Every server accepts 1 to 23 letters and digits. If it is empty, the server chooses one.
     pub const fn new(client_id: &'a str) -> Self {
         Config {
             client_id,
@@ -103,7 +106,8 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// MQTT 3.1.1 or 5.0, where both were compiled in (features `v3` and `v5`); 5.0 by default. Other values count as 3.1.1.
+    /// Sets the protocol version, MQTT 3.1.1 or 5.0, where both features (`v3` and `v5`) are on.
+    /// Default 5.0; other values count as 3.1.1.
     pub const fn version(mut self, version: Version) -> Self {
         self.version = match version {
             Version::V5 => Version::V5,
@@ -112,118 +116,141 @@ impl<'a> Config<'a> {
         self
     }
 
-    /// User name and password.
+    /// Sets user name and password.
     pub const fn login(mut self, user_name: &'a str, password: &'a [u8]) -> Self {
         self.user_name = Some(user_name);
         self.password = Some(password);
         self
     }
 
-    /// Seconds of silence after which the client pings; 0 turns that off, and a dead link is then found only by writing.
-    /// Default 60. The server may overrule it (Server Keep Alive).
+    /// Sets the seconds of silence after which the client pings. Default 60.
+    ///
+    /// With 0 a dead link is found only by writing. The server may overrule the value (Server Keep
+    /// Alive).
     pub const fn keep_alive(mut self, seconds: u16) -> Self {
         self.keep_alive_s = seconds;
         self
     }
 
-    /// Milliseconds that a dial with its CONNACK, a PINGRESP or a stalled write may take before the link counts as dead.
-    /// Default 10,000.
+    /// Sets the response timeout in milliseconds. Default 10,000.
+    ///
+    /// It bounds a dial with its CONNACK, a PINGRESP, and a stalled write. After that the link
+    /// counts as dead.
     pub const fn response_timeout_ms(mut self, ms: u16) -> Self {
         self.response_ms = ms;
         self
     }
 
-    /// The will, QoS 0 and not retained; [`will_with`](Self::will_with) has the rest.
+    /// Sets a will with QoS 0 that is not retained. [`will_with`](Self::will_with) sets the other
+    /// options.
     pub const fn will(self, topic: &'a str, payload: &'a [u8]) -> Self {
         self.will_with(Will::new(topic, payload))
     }
 
-    /// The will.
+    /// Sets the will.
     pub const fn will_with(mut self, will: Will<'a>) -> Self {
         self.will = Some(will);
         self
     }
 
-    /// Subscribes to a topic filter, again whenever the server has lost the session. At most
-    /// [`SUBSCRIPTIONS_INLINE`]; one more is reported by the first `next`.
+    /// Subscribes to a topic filter, again whenever the server has lost the session.
+    ///
+    /// At most [`SUBSCRIPTIONS_INLINE`]; the first `next` reports one too many.
     pub fn subscribe(self, filter: &'a str, qos: QoS) -> Self {
         self.subscribe_with(Subscription::new(filter, qos))
     }
 
-    /// As [`subscribe`](Self::subscribe), with the options of MQTT 5.
+    /// Subscribes with the options of MQTT 5. Otherwise it is the same as
+    /// [`subscribe`](Self::subscribe).
     pub fn subscribe_with(mut self, subscription: Subscription<'a>) -> Self {
         self.too_many |= self.inline.push(subscription).is_err();
         self
     }
 
-    /// A list of subscriptions, of any length, instead of those of [`subscribe`](Self::subscribe).
+    /// Sets a list of subscriptions of any length, instead of those of
+    /// [`subscribe`](Self::subscribe).
     pub const fn subscriptions(mut self, list: &'a [Subscription<'a>]) -> Self {
         self.listed = list;
         self
     }
 
-    /// Starts with a new session: what the server kept for this client is forgotten, once after the start in MQTT 5,
-    /// with each connection in MQTT 3.1.1. Default `false`.
+    /// Starts with a new session, so that the server discards the old one. Default `false`.
+    ///
+    /// In MQTT 5 that happens once after the start, in MQTT 3.1.1 with each connection.
     pub const fn clean_start(mut self, clean: bool) -> Self {
         self.clean_start = clean;
         self
     }
 
-    /// MQTT 5: seconds that the server keeps the session without a connection. Default one day.
+    /// MQTT 5: sets the seconds that the server keeps the session without a connection. Default one
+    /// day.
     pub const fn session_expiry_s(mut self, seconds: u32) -> Self {
         self.session_expiry_s = seconds;
         self
     }
 
-    /// MQTT 5: how many QoS 1 and 2 messages the server may have on their way to this client, 1 to 255. The outbox keeps six
-    /// bytes free for each, to remember QoS 2 identifiers. Default 8.
+    /// MQTT 5: sets the number of QoS 1 and 2 messages that the server may have in flight to this
+    /// client. Range 1 to 255, default 8.
+    ///
+    /// The outbox keeps six bytes free for each, for QoS 2 identifiers.
     pub const fn receive_maximum(mut self, messages: u8) -> Self {
         self.receive_maximum = if messages == 0 { 1 } else { messages };
         self
     }
 
-    /// How many QoS 1 and 2 messages this client has on their way to the server at once, 1 to 255; an MQTT 5 server may lower it (Receive
-    /// Maximum). Default 16: Mosquitto 2.0 loses QoS 2 messages of MQTT 3.1.1 clients that have more than 20 on their way.
+    /// Sets the number of QoS 1 and 2 messages that this client has in flight. Range 1 to 255,
+    /// default 16.
+    ///
+    /// An MQTT 5 server may lower it (Receive Maximum). Mosquitto 2.0 loses QoS 2 messages of MQTT
+    /// 3.1.1 clients that have more than 20 in flight.
     pub const fn send_maximum(mut self, messages: u8) -> Self {
         self.send_maximum = if messages == 0 { 1 } else { messages };
         self
     }
 
-    /// What publishing does while messages wait. Default [`Policy::Reject`].
+    /// Sets the policy of the outbox. Default [`Policy::Reject`].
     pub const fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The shortest and longest pause between two attempts to connect, in milliseconds; it doubles with each failure and
-    /// is cut by up to a half at random. Default 1,000 and 60,000.
+    /// Sets the shortest and longest pause between two attempts to connect, in milliseconds.
+    /// Default 1,000 and 60,000.
+    ///
+    /// The pause doubles with each failure, and is cut by up to a half at random.
     pub const fn backoff_ms(mut self, shortest: u16, longest: u32) -> Self {
         self.backoff_min_ms = shortest;
         self.backoff_max_ms = longest;
         self
     }
 
-    /// Takes messages that are larger than the inbound buffer: the beginning as a message, the rest as chunks. Otherwise an
-    /// MQTT 5 server is told the size of the buffer, and what an MQTT 3.1.1 server sends beyond it is skipped.
+    /// Accepts messages larger than the inbound buffer: the beginning as a message, the rest as
+    /// chunks.
+    ///
+    /// Without it, an MQTT 5 server is told the size of the buffer. Larger messages of an MQTT
+    /// 3.1.1 server are skipped.
     pub const fn chunks(mut self, take: bool) -> Self {
         self.chunks = take;
         self
     }
 
-    /// MQTT 5: topics that are sent as a number from the second time on, as far as the server takes them (at most 32).
+    /// MQTT 5: sets topics that are sent as a number from the second time on. The server bounds how
+    /// many, at most 32.
     #[cfg(feature = "v5")]
     pub const fn alias_topics(mut self, topics: &'a [&'a str]) -> Self {
         self.aliased = topics;
         self
     }
 
-    /// MQTT 5: how many topic aliases the server may use. Their topics are kept in the outbox. Default 0.
+    /// MQTT 5: sets the number of topic aliases for the server. Their topics are kept in the
+    /// outbox. Default 0.
     pub const fn inbound_aliases(mut self, aliases: u8) -> Self {
         self.inbound_aliases = aliases;
         self
     }
 
-    /// MQTT 5: the hook for enhanced authentication; MQTT 3.1.1 has none, and it is not asked there. Without it, AUTH ends the connection.
+    /// MQTT 5: sets the hook for enhanced authentication. Without it, AUTH ends the connection.
+    /// MQTT 3.1.1 has none.
     #[cfg(feature = "auth")]
     pub const fn authenticate(mut self, authenticator: &'a dyn crate::Authenticator) -> Self {
         self.authenticator = Some(authenticator);

@@ -1,4 +1,4 @@
-//! What can go wrong, in one byte each.
+//! Errors, one byte each.
 
 use lapwing_protocol::ReasonCode;
 
@@ -23,36 +23,42 @@ macro_rules! errors {
 }
 
 errors! {
-    /// Why a message or a request was not taken into the outbox.
+    /// Reason why a message or a request was not stored in the outbox.
     PublishError {
-        /// There is no room in the outbox, now or (when it is empty) at all.
-        Full => "the outbox is full: publish later, choose another policy, or make the outbox larger",
-        /// The topic name is empty, has a wildcard or U+0000; or the topic filter is not valid.
+        /// The outbox has no room now; if it is empty, it is too small.
+        Full => "the outbox is full: publish later, choose another policy, or enlarge the outbox",
+        /// The topic name is empty, or has a wildcard or U+0000; or the topic filter is not valid.
         TopicInvalid => "the topic is not valid",
-        /// A property that does not belong in PUBLISH, or whose value is out of range or longer than 65,535 bytes.
+        /// A property does not belong in PUBLISH, is out of range, or is longer than 65,535 bytes.
         PropertyInvalid => "a property is not valid in a PUBLISH",
     }
 }
 
-/// What the application has to know about. A lost link is not among it: the client connects again by itself. After each of
-/// these the next call goes on.
+/// Errors that the application has to know. The next call continues.
+///
+/// A lost link is none of them: the client connects again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server refused the connection, for a reason that waiting alone does not cure (MQTT 3.1.1: the nearest). The next
-    /// call waits, then tries again.
+    /// The server refused the connection for a reason that waiting alone does not cure. MQTT 3.1.1
+    /// gives the nearest reason.
+    ///
+    /// The next call waits, then tries again.
     Refused(ReasonCode),
-    /// The server refused a subscription of the [`Config`](crate::Config); the others stand.
+    /// The server refused a subscription of the [`Config`](crate::Config). The others are in force.
     SubscriptionRefused,
-    /// A message was larger than the inbound buffer: it was acknowledged and skipped. See [`Config::chunks`](crate::Config::chunks).
+    /// A message was larger than the inbound buffer. It was acknowledged and skipped. See
+    /// [`Config::chunks`](crate::Config::chunks).
     MessageSkipped,
-    /// CONNECT or SUBSCRIBE is longer than the inbound buffer, in which they are written: make it larger. Or a string is longer
-    /// than 65,535 bytes, or a will property is not valid.
+    /// CONNECT or SUBSCRIBE does not fit into the inbound buffer; enlarge it.
+    ///
+    /// Or a string is longer than 65,535 bytes, or a will property is not valid.
     ConfigTooLarge,
-    /// More than [`SUBSCRIPTIONS_INLINE`](crate::SUBSCRIPTIONS_INLINE) subscriptions: use
+    /// More than [`SUBSCRIPTIONS_INLINE`](crate::SUBSCRIPTIONS_INLINE) subscriptions. Use
     /// [`Config::subscriptions`](crate::Config::subscriptions).
     TooManySubscriptions,
-    /// The [`Authenticator`](crate::Authenticator) did not believe the server that let it in. The next call waits, then tries again.
+    /// The [`Authenticator`](crate::Authenticator) rejected the server. The next call waits, then
+    /// tries again.
     #[cfg(feature = "auth")]
     ServerUnproven,
 }
@@ -64,14 +70,12 @@ impl core::fmt::Display for Error {
             Error::Refused(reason) => write!(f, "the server refused the connection: {reason}"),
             Error::SubscriptionRefused => f.write_str("the server refused a subscription"),
             Error::MessageSkipped => f.write_str(
-                "a message larger than the inbound buffer was skipped: enlarge it, or take chunks",
+                "a message larger than the inbound buffer was skipped: enlarge the buffer, or accept chunks",
             ),
             Error::ConfigTooLarge => {
-                f.write_str("CONNECT or SUBSCRIBE does not fit into the inbound buffer: enlarge it")
+                f.write_str("CONNECT or SUBSCRIBE does not fit into the inbound buffer: enlarge the buffer")
             }
-            Error::TooManySubscriptions => {
-                f.write_str("too many subscriptions: hand them over as a list with Config::subscriptions")
-            }
+            Error::TooManySubscriptions => f.write_str("too many subscriptions: use Config::subscriptions"),
             #[cfg(feature = "auth")]
             Error::ServerUnproven => f.write_str("the server did not prove who it is"),
         }
@@ -98,7 +102,7 @@ impl defmt::Format for Error {
     }
 }
 
-/// A link or a dial failed. The reason is the dialer's to log: the client dials again.
+/// A link or a dial failed. The dialer logs the cause; the client dials again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LinkDown;

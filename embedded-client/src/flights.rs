@@ -1,30 +1,32 @@
-//! QoS 1 and 2 on the records of the shelf: what an acknowledgement does (`4.3.2`, `4.3.3`).
+//! QoS 1 and 2 on the records of the shelf: the effect of acknowledgements (`4.3.2`, `4.3.3`).
 //!
-//! A flight is a record: PUBLISH until its PUBACK, or until PUBREC makes a RELEASE of it, which PUBCOMP ends. That is the machine of
-//! `lapwing_protocol::flight`, on state that lies in two bytes of a record.
+//! A flight is a record. It is a PUBLISH until PUBACK ends it, or until PUBREC makes a RELEASE of
+//! it, which PUBCOMP ends. It follows the state machine of `lapwing_protocol::flight`, with its
+//! state in two bytes of a record.
 
 use lapwing_protocol::packet::PacketType;
 use lapwing_protocol::{QoS, ReasonCode};
 
 use crate::shelf::{HEADER, Record, Shelf, flag, kind};
 
-/// What to do after an acknowledgement.
+/// The next action after an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Nothing; late and repeated acknowledgements are harmless.
+    /// No action: late and repeated acknowledgements are harmless.
     Nothing,
-    /// The flight is over, or the request answered: tell it.
+    /// The flight is over, or the request is answered. Tell the application.
     Over,
-    /// There is no such flight: answer PUBREL or PUBCOMP with packet identifier not found (`[MQTT-4.3.3-4]`).
+    /// There is no such flight: answer PUBREL or PUBCOMP with packet identifier not found
+    /// (`[MQTT-4.3.3-4]`).
     Unknown,
-    /// A protocol error: it is not of the flight's kind, or comes before its time.
+    /// Protocol error: the acknowledgement does not fit the kind or state of the flight.
     Violation,
 }
 
 const QOS_2: u8 = QoS::ExactlyOnce as u8 * 2;
 
 impl Shelf<'_> {
-    /// PUBACK, PUBREC, PUBCOMP, SUBACK or UNSUBACK came for `record`.
+    /// Handles PUBACK, PUBREC, PUBCOMP, SUBACK or UNSUBACK for `record`.
     pub(crate) fn acknowledge(&mut self, record: Record, packet: PacketType, reason: ReasonCode) -> Answer {
         let begun = record.is(flag::SENT) || record.of(kind::RELEASE);
         if record.kind() == 0 || !begun {
@@ -33,7 +35,7 @@ impl Shelf<'_> {
         }
         let awaited = if record.of(kind::RELEASE) {
             if packet == PacketType::PubRec {
-                // Repeated: PUBREL is repeated as well.
+                // A repeated PUBREC repeats PUBREL.
                 self.set_flags(record, record.flags() & !flag::SENT);
                 return Answer::Nothing;
             }
@@ -49,7 +51,7 @@ impl Shelf<'_> {
             return Answer::Violation;
         }
         if packet == PacketType::PubRec && !reason.is_failure() {
-            // The message goes, a header stays.
+            // The message is removed; a header stays.
             self.cut(record.body(), record.end());
             self.put_u32(record.at(), u32::from_be_bytes([0, HEADER as u8, kind::RELEASE, flag::COUNTED]));
             return Answer::Nothing;

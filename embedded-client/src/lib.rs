@@ -1,9 +1,10 @@
 #![doc = include_str!("../README.md")]
-//! # Shape of the crate
+//! # Structure of the crate
 //!
-//! A machine without socket, clock or executor says what to do next; the two faces do it (`machine`, `asynchronous`, [`blocking`]). One
-//! byte buffer, the shelf, is outbox, store of flights and memory of the session (`shelf`, `publication`, `flights`). All that depends on
-//! the buffers' sizes is the [`Client`] around them; the logic is compiled once.
+//! A machine without socket, clock or executor says what to do next (`machine`). Two front ends do
+//! it (`asynchronous`, [`blocking`]). One record buffer, the shelf, is outbox, storage of flights
+//! and storage of the session (`shelf`, `publication`, `flights`). Only the [`Client`] around them
+//! depends on buffer sizes, so the logic is compiled once.
 #![no_std]
 #![forbid(unsafe_code)]
 

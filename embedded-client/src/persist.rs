@@ -1,55 +1,63 @@
-//! The session across deep sleep and power cuts: what the outbox holds, in a flash page or in RAM that sleeps along.
+//! The session across deep sleep and power cuts: the outbox in a flash page, or in RAM that keeps
+//! its content.
 //!
 //! ```text
 //! 0     4        6      8        12
 //! | LWC1 | layout | used | CRC-32 | used bytes of records
 //! ```
-//! The records are written first and the header last, so that a write that was cut is found out by its checksum.
+//!
+//! The records are written first and the header last, so that the checksum finds a write that was
+//! cut off.
 
 use crate::Client;
 use crate::shelf::{HEADER, Shelf, flag, kind};
 
-/// Where a session is kept. Offsets are in bytes from the start of the place; what is asked for lies within 12 bytes and the size of
-/// the outbox. For flash: `save` is one erase, then writes without overlap.
+/// Storage for a session.
+///
+/// Offsets are bytes from the start of the storage. All accesses lie within 12 bytes and the size
+/// of the outbox. For flash: `save` is one erase, then writes without overlap.
 pub trait Persist {
-    /// What can go wrong.
+    /// Error of the storage.
     type Error;
 
-    /// Makes room for `len` bytes; what was there may go.
+    /// Makes room for `len` bytes. Old content may be erased.
     ///
     /// # Errors
-    /// Its own.
+    /// Errors of the storage.
     fn begin(&mut self, len: usize) -> Result<(), Self::Error>;
 
-    /// Writes bytes that were not written since [`begin`](Self::begin).
+    /// Writes bytes at an offset that was not written since [`begin`](Self::begin).
     ///
     /// # Errors
-    /// Its own.
+    /// Errors of the storage.
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Self::Error>;
 
     /// Reads bytes.
     ///
     /// # Errors
-    /// Its own.
+    /// Errors of the storage.
     fn read(&mut self, offset: usize, out: &mut [u8]) -> Result<(), Self::Error>;
 }
 
 const MAGIC: [u8; 4] = *b"LWC1";
 const HEAD: usize = 12;
-/// Records mean the same where the same versions are compiled in.
+/// Layout of records. It depends on the versions that are compiled in.
 const LAYOUT: u16 = if cfg!(feature = "v5") { 5 } else { 3 };
 
 impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
-    /// Whether what [`save`](Self::save) would keep has changed since.
+    /// Returns true if the state for [`save`](Self::save) has changed since it was saved.
     pub const fn is_dirty(&self) -> bool {
         self.machine.dirty
     }
 
-    /// Saves what the outbox holds: messages that are not delivered, flights, QoS 2 identifiers, the client identifier that the
-    /// server chose. At any time; before deep sleep, or whenever [`is_dirty`](Self::is_dirty) says so.
+    /// Saves the outbox: undelivered messages, flights, QoS 2 identifiers, and the client
+    /// identifier that the server chose.
+    ///
+    /// Allowed at any time: before deep sleep, or whenever [`is_dirty`](Self::is_dirty) returns
+    /// true.
     ///
     /// # Errors
-    /// Those of the place.
+    /// Errors of the storage.
     pub fn save<P: Persist>(&mut self, place: &mut P) -> Result<(), P::Error> {
         let bytes = self.outbox.get(..usize::from(self.used)).unwrap_or(&[]);
         place.begin(HEAD + bytes.len())?;
@@ -61,15 +69,18 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(())
     }
 
-    /// Takes a saved session up, in place of what the outbox holds, before the first connection. `slept_s` are the seconds since, for
-    /// messages that expire; 0 when nobody knows. `false`, and the outbox is empty, when there is no whole one, or one that is larger
-    /// than the outbox or made with other versions.
+    /// Restores a saved session into the outbox, before the first connection.
     ///
-    /// The server's half of it is found by the client identifier, unless [`Config::clean_start`](crate::Config::clean_start) is set or its
-    /// expiry is over; then what was on its way is sent anew.
+    /// `slept_s` is the number of seconds since the save, for messages that expire; 0 if unknown.
+    /// Returns `false`, and leaves the outbox empty, when no complete session is stored. The same
+    /// holds for one that is larger than the outbox or made with other versions.
+    ///
+    /// The server finds its half by the client identifier, unless
+    /// [`Config::clean_start`](crate::Config::clean_start) is set or the session has expired.
+    /// Messages in flight are then sent as new.
     ///
     /// # Errors
-    /// Those of the place.
+    /// Errors of the storage.
     pub fn restore<P: Persist>(&mut self, place: &mut P, slept_s: u32) -> Result<bool, P::Error> {
         let mut head = [0; HEAD];
         place.read(0, &mut head)?;
@@ -98,7 +109,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
 }
 
 impl Shelf<'_> {
-    /// Whether the records follow each other to the end, and their parts lie within them.
+    /// Returns true if the records follow each other to the end, and their parts lie within them.
     fn is_sound(&self) -> bool {
         let mut record = self.first();
         let mut end = 0;

@@ -1,4 +1,4 @@
-//! A message to be published, and how it comes into the outbox.
+//! Messages to publish, and their way into the outbox.
 
 #[cfg(feature = "v5")]
 use lapwing_protocol::packet::PacketType;
@@ -14,7 +14,8 @@ use crate::PublishError;
 use crate::config::Policy;
 use crate::shelf::{HEADER, Record, Shelf, flag, kind};
 
-/// A message to be published, with everything that MQTT 5 can say about it; an MQTT 3.1.1 server gets what it understands.
+/// A message to publish, with all options of MQTT 5. An MQTT 3.1.1 server gets those that it
+/// understands.
 #[derive(Clone, Copy, Debug)]
 pub struct Publication<'p> {
     pub(crate) topic: &'p str,
@@ -27,7 +28,7 @@ pub struct Publication<'p> {
 }
 
 impl<'p> Publication<'p> {
-    /// QoS 0, not retained.
+    /// Creates a message with QoS 0 that is not retained.
     pub const fn new(topic: &'p str, payload: &'p [u8]) -> Self {
         Publication {
             topic,
@@ -40,47 +41,53 @@ impl<'p> Publication<'p> {
         }
     }
 
-    /// The QoS; a server that takes less gets less.
+    /// Sets the QoS. A server with a lower maximum gets that.
     pub const fn qos(mut self, qos: QoS) -> Self {
         self.flags = self.flags & !flag::QOS | (qos as u8) << 1;
         self
     }
 
-    /// To be kept by the server for new subscriptions, if it does that.
+    /// Asks the server to retain the message, if it supports that.
     pub const fn retain(mut self) -> Self {
         self.flags |= flag::RETAIN;
         self
     }
 
-    /// The seconds after which the message is void. It is forgotten when it was not sent by then; a server of MQTT 5 is told
-    /// what is left. Counted from the first call to the client after this one, and only while it is called.
+    /// Sets the seconds after which the message expires.
+    ///
+    /// An unsent message is dropped then; an MQTT 5 server is told the rest of the time. The time
+    /// begins with the first call to the client after this one, and runs only while the client is
+    /// called.
     pub const fn expires_in_s(mut self, seconds: u32) -> Self {
         self.expiry_s = seconds;
         self
     }
 
-    /// MQTT 5: content type, response topic, correlation data, user properties, payload format indicator. The message expiry is
-    /// [`expires_in_s`](Self::expires_in_s), the topic alias the client's own affair.
+    /// MQTT 5: sets content type, response topic, correlation data, user properties, payload format
+    /// indicator.
+    ///
+    /// [`expires_in_s`](Self::expires_in_s) sets the message expiry. The client chooses topic
+    /// aliases itself.
     pub const fn properties(mut self, properties: &'p [Property<'p>]) -> Self {
         self.properties = properties;
         self
     }
 
-    /// Another policy than that of the [`Config`](crate::Config).
+    /// Sets a policy other than that of the [`Config`](crate::Config).
     pub const fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
         self
     }
 }
 
-/// What a PUBLISH record says in front of its topic.
+/// Length of the fields before the topic in a PUBLISH record.
 pub(crate) const FIXED: usize = 8;
 
 /// No expiry.
 pub(crate) const FOR_EVER: u32 = u32::MAX;
 
 impl Shelf<'_> {
-    /// Where the properties and the payload of a message begin.
+    /// Returns the positions of the properties and the payload of a message.
     pub(crate) fn parts(&self, record: Record) -> (usize, usize) {
         let lens = self.u32(record.body() + 4);
         let properties = record.body() + FIXED + (lens >> 16) as usize;
@@ -91,7 +98,7 @@ impl Shelf<'_> {
         self.slice(record.body() + FIXED, self.parts(record).0)
     }
 
-    /// Writes a message behind the last record, keeping `kept` bytes free.
+    /// Writes a message after the last record, and keeps `kept` bytes free.
     pub(crate) fn enqueue(
         &mut self,
         message: &Publication<'_>,
@@ -119,7 +126,8 @@ impl Shelf<'_> {
         Ok(())
     }
 
-    /// The oldest message that was not begun to be sent; with a topic, the one of that topic. Or the end.
+    /// Returns the oldest message whose sending has not begun; with a topic, the oldest of that
+    /// topic. Returns the end if there is none.
     pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Record {
         let mut record = self.first();
         while record.kind() != 0 {
@@ -134,8 +142,10 @@ impl Shelf<'_> {
         record
     }
 
-    /// Takes `seconds` off what every message that expires has left, and names the first record that is to go: a message that is void
-    /// and was not begun to be sent, or one that was dropped. Or the end.
+    /// Ages all messages that expire by `seconds`, and returns the first record to drop, or the
+    /// end.
+    ///
+    /// That is a message that has expired and whose sending has not begun, or a drop notice.
     #[inline(never)]
     pub(crate) fn age(&mut self, seconds: u32) -> Record {
         let (mut record, mut void) = (self.first(), Record::NONE);
@@ -168,7 +178,7 @@ impl Shelf<'_> {
 struct Cursor<'o> {
     out: &'o mut [u8],
     at: usize,
-    /// Something did not fit.
+    /// Set when a part did not fit.
     full: bool,
 }
 
@@ -185,7 +195,7 @@ impl Cursor<'_> {
     #[cfg(feature = "v5")]
     fn properties(&mut self, properties: &[Property<'_>]) -> Result<u32, PublishError> {
         let out = self.out.get_mut(self.at..).unwrap_or(&mut []);
-        // What the client says itself, and what only a server says.
+        // Properties that the client sets itself, or that only a server sends.
         let reserved = properties.iter().any(|property| {
             matches!(
                 property.id(),
@@ -205,7 +215,7 @@ impl Cursor<'_> {
     }
 }
 
-/// Whether a topic name may be published to.
+/// Checks that the topic name is valid for publishing.
 pub(crate) fn check(message: &Publication<'_>) -> Result<(), PublishError> {
     if topic::is_name(message.topic) { Ok(()) } else { Err(PublishError::TopicInvalid) }
 }

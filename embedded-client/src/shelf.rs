@@ -1,63 +1,69 @@
-//! One byte buffer that holds a session: records of different length, in order and without gaps.
+//! The record buffer that holds a session: records of different length, in order and without gaps.
 //!
-//! It is the outbox, the store of flights, the memory of QoS 2 identifiers and of inbound topic aliases in one, so that one
-//! buffer is sized by the user, one slice is saved for deep sleep, and a message is stored once. Not a ring: removing a
-//! record moves those behind it down. That is a short copy on a microcontroller, and in return every record is one slice,
-//! and any record can go at any time.
+//! The shelf is the outbox, and the storage of flights, QoS 2 identifiers and inbound topic
+//! aliases. So the user sizes one buffer, deep sleep saves one slice, and a message is stored once.
+//! It is not a ring: removing a record moves the records behind it down. That is a short copy, and
+//! in return every record is one slice that can go at any time.
 //!
 //! ```text
 //! 0        2      3       4     6
-//! | length | kind | flags | tag | what the kind says …
+//! | length | kind | flags | tag | fields of the kind …
 //! ```
-//! All numbers are big-endian. `tag` is a packet identifier or a topic alias. `length` counts the header.
+//!
+//! All numbers are big-endian. `tag` is a packet identifier or a topic alias. `length` counts the
+//! header.
 
 use lapwing_protocol::copy;
 
 pub(crate) const HEADER: usize = 6;
 
-/// What a record is: one bit each, so that several can be looked for at once.
+/// Kinds of records, one bit each, so that a search can look for several at once.
 pub(crate) mod kind {
-    /// A message to be sent, or sent and not acknowledged: `expiry 4, topic length 2, properties length 2, topic,
-    /// properties, payload`. The expiry is the seconds that it is still good for; all ones: for ever.
+    /// A message that is unsent or unacknowledged: `expiry 4, topic length 2, properties length 2,
+    /// topic, properties, payload`.
+    ///
+    /// The expiry is the number of seconds that are left; all ones mean for ever.
     pub(crate) const PUBLISH: u8 = 0x01;
-    /// QoS 2: the receiver has the message, PUBREL is to be sent or was sent.
+    /// QoS 2: the receiver has the message. PUBREL must be sent or was sent.
     pub(crate) const RELEASE: u8 = 0x02;
     /// A whole SUBSCRIBE or UNSUBSCRIBE packet.
     pub(crate) const REQUEST: u8 = 0x04;
-    /// QoS 2, inbound: the message was delivered and not yet released.
+    /// QoS 2, inbound: the message was delivered and is not released.
     pub(crate) const RECEIVED: u8 = 0x08;
     /// The topic of an inbound alias, for one connection.
     pub(crate) const ALIAS: u8 = 0x10;
     /// The client identifier that the server chose.
     pub(crate) const CLIENT_ID: u8 = 0x20;
-    /// The token of a message that was dropped before it was sent, until the application was told.
+    /// A drop notice: the token of a message that was dropped before it was sent, until the
+    /// application is told.
     pub(crate) const DROPPED: u8 = 0x40;
-    /// What is to be sent and answered under an outbound packet identifier.
+    /// Kinds that are sent and acknowledged under an outbound packet identifier.
     pub(crate) const OUTBOUND: u8 = PUBLISH | RELEASE | REQUEST;
 }
 
-/// The flags of a record; the low bits are those of PUBLISH.
+/// Flags of a record. The low bits are those of PUBLISH.
 pub(crate) mod flag {
     pub(crate) const RETAIN: u8 = 0x01;
     pub(crate) const QOS: u8 = 0x06;
-    /// Begun to be sent, perhaps on an earlier connection: the next time is a repetition.
+    /// Sending has begun, perhaps on an earlier connection: the next time is a repetition.
     pub(crate) const TRIED: u8 = 0x08;
-    /// Begun to be sent on this connection.
+    /// Sending has begun on this connection.
     pub(crate) const SENT: u8 = 0x10;
-    /// The payload comes from the application while it is sent; in its place stands its length in 4 bytes.
+    /// The application gives the payload while it is sent. Its length in 4 bytes stands in its
+    /// place.
     pub(crate) const STREAM: u8 = 0x40;
-    /// PUBLISH: its seconds do not count yet.
+    /// PUBLISH: its expiry does not run yet.
     pub(crate) const FRESH: u8 = 0x80;
-    /// RELEASE: it counts in the quota of this connection.
+    /// RELEASE: counts in the quota of this connection.
     pub(crate) const COUNTED: u8 = 0x80;
 }
 
-/// The header of a record, and where it stands. Two words, so that it travels in registers.
+/// Header and position of a record, in two words that travel in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Record {
-    /// Its place in the low half, its end in the high one.
+    /// Start in the low half, end in the high half.
     place: u32,
-    /// Tag, flags, kind, from the low bits on. Kind 0 is the end.
+    /// Tag, flags and kind, from the low bits on. Kind 0 is the end.
     what: u32,
 }
 
@@ -77,7 +83,7 @@ impl Record {
         self.what as u16
     }
 
-    /// Whether it is one of these kinds; the end is none.
+    /// Returns true if the record is of one of these kinds. The end is of none.
     pub(crate) fn of(self, kinds: u8) -> bool {
         self.kind() & kinds != 0
     }
@@ -99,7 +105,7 @@ impl Record {
     }
 }
 
-/// The records in a buffer of which `used` bytes count. At most 65,535 bytes are used.
+/// The records in a buffer of which `used` bytes, at most 65,535, are valid.
 pub(crate) struct Shelf<'b> {
     pub(crate) bytes: &'b mut [u8],
     pub(crate) used: &'b mut u16,
@@ -110,7 +116,7 @@ impl Shelf<'_> {
         usize::from(*self.used)
     }
 
-    /// The bytes from `at` on, up to `end`; empty when there are none.
+    /// Returns the bytes from `at` to `end`; empty if they do not exist.
     #[inline(never)]
     pub(crate) fn slice(&self, at: usize, end: usize) -> &[u8] {
         self.bytes.get(at..end).unwrap_or(&[])
@@ -129,7 +135,7 @@ impl Shelf<'_> {
         }
     }
 
-    /// The record at `at`.
+    /// Returns the record at `at`.
     pub(crate) fn record(&self, at: usize) -> Record {
         let header = self.bytes.get(at..self.used()).and_then(|bytes| bytes.first_chunk());
         let [long, short, kind, flags, high, low] = *header.unwrap_or(&[0; HEADER]);
@@ -145,7 +151,7 @@ impl Shelf<'_> {
         self.record(record.end())
     }
 
-    /// The first record of one of these kinds with this tag.
+    /// Returns the first record of one of these kinds with this tag.
     pub(crate) fn find(&self, kinds: u8, tag: u16) -> Record {
         let mut record = self.first();
         while record.kind() != 0 && !(record.of(kinds) && record.tag() == tag) {
@@ -164,14 +170,14 @@ impl Shelf<'_> {
         self.set(record.at() + 3, flags);
     }
 
-    /// The free bytes, less those that are `kept` free.
+    /// Returns the free bytes, less `kept` bytes that stay free.
     pub(crate) fn free(&mut self, kept: usize) -> &mut [u8] {
         let end = self.bytes.len().min(usize::from(u16::MAX)).saturating_sub(kept);
         let used = self.used();
         self.bytes.get_mut(used..end).unwrap_or(&mut [])
     }
 
-    /// Makes a record of the first `body` bytes that were written behind [`HEADER`] free ones.
+    /// Makes a record of the first `body` bytes, which were written after [`HEADER`] free ones.
     pub(crate) fn commit(&mut self, kind: u8, flags: u8, tag: u16, body: usize) {
         let at = self.used();
         let len = HEADER + body;
@@ -181,7 +187,7 @@ impl Shelf<'_> {
         *self.used = (at + len) as u16;
     }
 
-    /// Appends a record with this body; `false` without room.
+    /// Appends a record with this body. Returns `false` without room.
     pub(crate) fn push(&mut self, kind: u8, tag: u16, body: &[u8]) -> bool {
         match self.free(0).get_mut(HEADER..HEADER + body.len()) {
             Some(place) => copy(place, body),
@@ -191,11 +197,11 @@ impl Shelf<'_> {
         true
     }
 
-    /// Removes `at..end`; what stands behind moves down.
+    /// Removes `at..end` and moves the rest down.
     pub(crate) fn cut(&mut self, at: usize, end: usize) {
         let used = self.used();
         if at <= end && end <= used && used <= self.bytes.len() {
-            // A loop of a few bytes of code; `copy_within` brings six hundred.
+            // A loop of a few bytes of code; `copy_within` links six hundred.
             for from in end..used {
                 let byte = self.bytes.get(from).map_or(0, |byte| core::hint::black_box(*byte));
                 self.set(from - (end - at), byte);
@@ -208,7 +214,7 @@ impl Shelf<'_> {
         self.cut(record.at(), record.end());
     }
 
-    /// Removes the records of these kinds, and takes these flags off the others.
+    /// Removes the records of these kinds, and clears these flags in the others.
     pub(crate) fn forget(&mut self, kinds: u8, flags: u8) {
         let mut record = self.first();
         while record.kind() != 0 {

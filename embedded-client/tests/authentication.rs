@@ -1,4 +1,5 @@
-//! Enhanced authentication: what the hook is asked, what is said for it, and when the client leaves.
+//! Enhanced authentication: calls of the hook, its answers in packets, and when the client
+//! disconnects.
 
 mod support;
 
@@ -8,7 +9,7 @@ use lapwing_client::{Authenticator, Config, Error, Property, QoS, ReasonCode, Ve
 use lapwing_protocol::packet::{Auth, Packet};
 use support::{Bench, Seen, block_of};
 
-/// Answers each challenge with the next of its words, and believes the server that says `proof`.
+/// Answers each challenge with its next word, and accepts a server that says `proof`.
 #[derive(Default)]
 struct Words {
     say: RefCell<Vec<&'static [u8]>>,
@@ -95,7 +96,7 @@ fn a_server_that_does_not_prove_itself_is_left_before_anything_is_said_to_it() {
     bench.connack(false, ReasonCode::Success, &[]);
     assert_eq!(bench.poll(), [Seen::Failed(Error::ServerUnproven)]);
     assert_eq!((bench.sent(), bench.wire().up), (vec!["Disconnect NotAuthorized".to_owned()], false));
-    // It is tried again, and another time it is the right one.
+    // The client tries again, and this time the server is the right one.
     bench.pass_ms(1_000);
     assert_eq!(bench.poll(), []);
     bench.connack(false, ReasonCode::Success, &PROOF);
@@ -115,7 +116,7 @@ fn a_refusal_says_why() {
 
 #[test]
 fn a_hook_that_gives_up_another_method_and_auth_out_of_its_time_end_the_connection() {
-    // It has nothing to say.
+    // The method has no further answer.
     let words = Words::new(&[b"hello"]);
     let mut bench = TestBench::new(Version::V5, config(&words));
     assert_eq!(bench.poll(), []);
@@ -124,7 +125,7 @@ fn a_hook_that_gives_up_another_method_and_auth_out_of_its_time_end_the_connecti
     assert_eq!((bench.poll(), bench.sent()), (vec![], vec!["Disconnect NotAuthorized".to_owned()]));
     assert!(!bench.wire().up);
 
-    // What it says does not fit into the packet.
+    // The data do not fit into the packet.
     let words = Words::new(&[b"hello", &[b'x'; 120]]);
     let mut bench = TestBench::new(Version::V5, config(&words));
     assert_eq!(bench.poll(), []);

@@ -1,4 +1,4 @@
-//! The client against a server that says what the test says, on a clock that the test moves.
+//! The client against a server that follows the test, on a clock that the test moves.
 
 mod support;
 
@@ -101,7 +101,7 @@ fn without_its_session_a_client_subscribes_again_and_sends_unacknowledged_messag
         assert_eq!(bench.poll(), []);
         bench.sent();
         bench.reconnect(false);
-        // The server had taken the QoS 2 message over.
+        // The server had taken over the QoS 2 message.
         assert_eq!(bench.sent(), ["Subscribe #4 led 1", "Publish 1 #2 a x"]);
         bench.reconnect(true);
         let repeated = ["Subscribe #5 led 1", "Publish 1 dup #2 a x"];
@@ -297,7 +297,7 @@ fn what_the_server_does_not_take_is_not_sent_to_it() {
     assert_eq!(bench.poll(), [Seen::Delivered(1)]);
     bench.pass_ms(5_000);
     assert_eq!((bench.poll(), bench.sent()), (vec![], vec!["PingReq".to_owned()]));
-    // Without QoS 1 at all, QoS 0 is what there is.
+    // Without QoS 1, QoS 0 is left.
     let mut bench = TestBench::connected(Version::V5, config(), &[Property::MaximumQoS(0)]);
     let _ = bench.client.publish("a", b"x", QoS::AtLeastOnce).unwrap();
     assert_eq!((bench.poll(), bench.sent()), (vec![], vec!["Publish 0 a x".to_owned()]));
@@ -377,7 +377,7 @@ fn everything_that_mqtt_5_says_about_a_message_goes_out_and_comes_in() {
     let Some(Ok(lapwing_client::Event::Message(came))) = bench.client.poll(&mut bench.net) else { panic!() };
     assert_eq!(came.properties(), properties);
     assert_eq!(came.properties().user_properties().count(), 2);
-    // What the client says itself, and what only a server says, is refused.
+    // Properties that the client sets itself, or that only a server sends, are refused.
     for wrong in [Property::TopicAlias(1), Property::SubscriptionIdentifier(1), Property::ReceiveMaximum(1)] {
         let refused = bench.client.publish_with(&Publication::new("a", b"x").properties(&[wrong]));
         assert_eq!(refused, Err(PublishError::PropertyInvalid));

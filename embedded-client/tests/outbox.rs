@@ -1,4 +1,4 @@
-//! What the outbox does when there is no room, no time or no connection, and how the application hears of it.
+//! The outbox without room, time or connection, and what the application is told.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn a_full_outbox_refuses_or_forgets_the_oldest_but_never_one_that_is_on_its_way(
         let next = Publication::new("second", &[2; 2]).qos(QoS::AtLeastOnce);
         assert_eq!(bench.client.publish_with(&next), Err(PublishError::Full));
         let _ = bench.client.publish_with(&next.policy(Policy::DropOldest)).unwrap();
-        // What never fits drives nothing out.
+        // A message that never fits displaces nothing.
         let huge = Publication::new("huge", &[3; 200]).policy(Policy::DropOldest);
         assert_eq!(bench.client.publish_with(&huge), Err(PublishError::Full));
         bench.pass_ms(1_000);
@@ -52,7 +52,7 @@ fn the_newest_value_of_a_topic_takes_the_place_of_one_that_was_not_sent() {
         bench.accept(false, &[]);
         let sent = bench.sent();
         assert!(sent.len() == 2 && sent[0].ends_with("u 2") && sent[1].ends_with("t 4"), "{sent:?}");
-        // Those are on their way now: a newer one waits behind them.
+        // These are being sent: a newer one waits behind them.
         let _ = bench.client.publish("t", b"5", QoS::AtLeastOnce).unwrap();
         assert_eq!(bench.poll(), []);
         assert!(bench.sent()[0].ends_with("t 5"));
@@ -71,7 +71,7 @@ fn a_message_too_old_is_dropped_with_a_word_and_a_server_of_mqtt_5_is_told_what_
         let short = bench.client.publish_with(&short).unwrap();
         let long = Publication::new("long", b"x").qos(QoS::AtLeastOnce).expires_in_s(100);
         let _ = bench.client.publish_with(&long).unwrap();
-        // The first call after it starts the clock.
+        // The first call afterwards starts the clock.
         bench.pass_ms(1_000);
         assert_eq!(bench.poll(), []);
         bench.pass_ms(9_000);
@@ -134,7 +134,7 @@ fn a_message_of_qos_0_larger_than_the_server_takes_holds_up_nobody_and_is_counte
     assert_eq!((bench.sent(), bench.client.dropped()), (vec!["Publish 0 a x".to_owned()], 1));
 }
 
-// What lies behind a message that goes moves down, also while it is being written.
+// Records behind a removed message move down, also while one is being written.
 #[test]
 fn a_request_that_is_half_written_stays_whole_when_a_message_before_it_is_displaced() {
     for version in BOTH {

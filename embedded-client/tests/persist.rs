@@ -1,4 +1,4 @@
-//! The session across deep sleep: saved, found whole or not at all.
+//! The session across deep sleep: saved, and found whole or not at all.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::{Bench, Seen, ack, message};
 #[derive(Clone, Default)]
 struct Page {
     bytes: Vec<u8>,
-    /// Bytes that are still written before the power is gone.
+    /// Bytes that are still written before the power fails.
     power: Option<usize>,
 }
 

@@ -1,4 +1,5 @@
-//! Files of access rules, in both formats: whatever is read is a set of rules that decides, and a rule that denies always wins.
+//! Files of access rules in both formats. Every text that parses is a set of rules that decides,
+//! and a rule that denies always wins.
 #![no_main]
 
 use lapwing::internals::auth::acl::{Acl, Decision};
@@ -12,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
         let acl = match Acl::parse(text, name) {
             Ok(acl) => acl,
             Err(errors) => {
-                // Every mistake is told with the file and a line.
+                // Every error names the file and a line.
                 assert!(
                     !errors.is_empty() && errors.iter().all(|error| error.starts_with(name)),
                     "{errors:?}"
@@ -43,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
                         let decision = strict.decide(action, word);
                         assert_eq!(strict.allows(action, word), matches!(decision, Decision::Allowed(_)));
                         assert!(!acl.is_empty() || decision == Decision::NoRule);
-                        // What is allowed strictly is allowed widely, too.
+                        // Everything that is allowed strictly is allowed widely, too.
                         assert!(!strict.allows(action, word) || wide.allows(action, word));
                         // A subscription to one topic brings that topic.
                         if action == Action::Subscribe

@@ -1,4 +1,5 @@
-//! The client between an application and a server that both do anything: it never panics, and what it sends is valid.
+//! The client between an arbitrary application and an arbitrary server: it never panics, and sends
+//! valid packets.
 #![no_main]
 
 use std::collections::VecDeque;
@@ -103,7 +104,7 @@ fuzz_target!(|data: &[u8]| {
                     net.to_client.push_back(next);
                 }
             }
-            // What a server would say most likely.
+            // The likely packets of a server.
             2 => {
                 let accepted: &[u8] =
                     if version == Version::V5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
@@ -157,7 +158,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         assert!(client.outbox_used() <= 200);
-        // What it sends is valid, packet by packet.
+        // Sent packets are valid, one by one.
         while let Ok(split) = frame::split(&net.from_client, version, u32::MAX) {
             let Split::Frame { frame, len } = split else { break };
             let packet = Packet::decode(frame, version).expect("a valid packet");

@@ -1,4 +1,4 @@
-//! Configurations: every text is one, or every mistake in it is told with its line.
+//! Configurations: every text is valid, or every error in it names its line.
 #![no_main]
 
 use lapwing::internals::config::{Config, Source};
@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Config::from_toml(text, "lapwing.toml") {
         Ok(config) => {
-            // Of the files that it names nothing is read here; their names are.
+            // Files that the configuration names are not read here.
             let _ = config.files();
             for listener in &config.listeners {
                 let _ = (config.methods(listener), listener.title(), listener.label());
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let lines = text.lines().filter_map(|line| line.split_once('='));
-    // Nor is a file with a value read.
+    // Files with values are not read either.
     let lines = lines.filter(|(name, _)| !name.ends_with("_FILE"));
     let environment = lines.map(|(name, value)| (format!("LAPWING_{name}"), value.to_owned())).collect();
     let _ = Source { environment, ..Source::default() }.read();

@@ -1,4 +1,4 @@
-//! Any bytes in any version: never a panic, never a packet that asks for more than it announced.
+//! Any bytes in any version: never a panic, never a packet that needs more than it announced.
 #![no_main]
 
 use lapwing_protocol::Version;
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
                 Ok(Split::Frame { frame, len }) => {
                     assert!(len <= rest.len() && frame.body.len() < len);
                     if let Ok(packet) = Packet::decode(frame, version) {
-                        // What was accepted strictly is accepted leniently, and the same.
+                        // A strictly valid packet is also leniently valid, and decodes to the same.
                         assert_eq!(Packet::decode_reporting_filters(frame, version), Ok(packet));
                     }
                     rest = &rest[len..];
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
                     break;
                 }
                 Err(error) => {
-                    // An error stays the same however much follows.
+                    // An error does not depend on the bytes that follow.
                     let longer = [rest, &[0; 8]].concat();
                     assert_eq!(frame::split(&longer, version, 1 << 16), Err(error));
                     break;

@@ -1,4 +1,5 @@
-//! Tokens and key sets: no text is a token of a key that did not sign it, and claims of every shape are judged without a panic.
+//! Tokens and key sets: no text is a token of a key that did not sign it, and claims of every shape
+//! are checked without a panic.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -20,13 +21,13 @@ fn tokens() -> &'static Tokens {
 
 fuzz_target!(|data: &[u8]| {
     let config = Config::default().auth;
-    // As it came: nobody has signed it.
+    // The text as a token: nobody has signed it.
     assert!(tokens().identity(data, &config, NOW_S).is_err());
     let _ = looks_like(data);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = (jwks(text), pem(text));
     }
-    // As the claims of a token that is signed well; the header with and without what the data says of it.
+    // The text as claims of a validly signed token; the header with and without the text.
     let (header, claims) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(0));
     for header in [&b"{\"alg\":\"HS256\"}"[..], header] {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));

@@ -1,6 +1,8 @@
-//! Any bytes as the segments of a log: reading them never panics, and never brings a message that was not written.
+//! Any bytes as the segments of a log: reading them never panics, and never returns a message that
+//! was not written.
 //!
-//! The first byte chooses: bytes as they are, or a good log with bytes of it changed, pages of it moved, its end cut.
+//! The first byte chooses between raw bytes, and a good log with changed bytes, moved pages or a
+//! cut end.
 
 #![no_main]
 
@@ -19,7 +21,7 @@ struct Good {
     messages: HashSet<Vec<u8>>,
 }
 
-/// A log of some segments, and the messages in it.
+/// Returns a log of some segments, and the messages in it.
 fn good() -> &'static Good {
     static GOOD: OnceLock<Good> = OnceLock::new();
     GOOD.get_or_init(|| {
@@ -66,7 +68,7 @@ fuzz_target!(|data: &[u8]| {
             let len = bytes.len();
             match change[4] % 4 {
                 0 => bytes.truncate(at % (len + 1)),
-                // A page over another.
+                // One page over another.
                 1 if len >= 8192 => {
                     let (from, to) = (at % (len / 4096), usize::from(change[5]) % (len / 4096));
                     bytes.copy_within(from * 4096..(from + 1) * 4096, to * 4096);

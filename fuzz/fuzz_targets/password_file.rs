@@ -1,4 +1,5 @@
-//! Password files: what is read is written as it was, and is read alike again; nothing of a hash is in an error.
+//! Password files: a file that parses is written and read back alike, and errors contain nothing of
+//! a hash.
 #![no_main]
 
 use lapwing::internals::auth::password::{Passwords, line};

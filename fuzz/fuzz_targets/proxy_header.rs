@@ -1,4 +1,5 @@
-//! Headers of the PROXY protocol: what is found never depends on what stands behind it, and what is missing is really missing.
+//! Headers of the PROXY protocol: the result never depends on the bytes behind the header, and
+//! missing bytes are really missing.
 #![no_main]
 
 use lapwing::internals::net::proxy::{Found, find};

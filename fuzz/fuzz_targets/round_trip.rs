@@ -1,4 +1,4 @@
-//! What is accepted can be written, and is read back the same.
+//! Packets that decode can be encoded, and decode to the same.
 #![no_main]
 
 use lapwing_protocol::Version;
@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     for version in Version::ALL {
         let Ok(Split::Frame { frame, .. }) = frame::split(data, version, u32::MAX) else { continue };
         let Ok(packet) = Packet::decode(frame, version) else { continue };
-        // CONNECT tells its own version.
+        // CONNECT names its own version.
         let version = if let Packet::Connect(connect) = &packet { connect.version } else { version };
         let mut bytes = vec![0; packet.encoded_len(version, u32::MAX).expect("what was read can be written")];
         let len = packet.encode(version, u32::MAX, &mut bytes).expect("what was read can be written");

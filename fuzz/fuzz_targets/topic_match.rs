@@ -12,7 +12,7 @@ use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber
 use lapwing_protocol::{QoS, topic};
 use libfuzzer_sys::fuzz_target;
 
-/// A short topic of few different levels, so that much matches; `wild` allows wildcards.
+/// Returns a short topic of few different levels, so that much matches; `wild` allows wildcards.
 fn text(bytes: &mut &[u8], wild: bool) -> String {
     let levels: &[&str] =
         if wild { &["a", "b", "", "+", "#", "$s", "ab"] } else { &["a", "b", "", "$s", "ab"] };
@@ -64,7 +64,7 @@ fuzz_target!(|data: &[u8]| {
             }
             _ => {
                 let name = text(&mut bytes, false);
-                // No packet brings another one, and a cache of routes counts on that.
+                // No packet brings another name, and a cache of routes relies on that.
                 if !topic::is_name(&name) {
                     continue;
                 }

@@ -1,4 +1,5 @@
-//! WebSocket upgrades and frames: whatever comes, an end comes, and no byte that was not sent.
+//! WebSocket upgrades and frames: every input comes to an end, and yields no byte that was not
+//! sent.
 #![no_main]
 
 use lapwing::internals::config::Listener;
@@ -11,7 +12,7 @@ const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n
 
 fuzz_target!(|data: &[u8]| {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    // The bytes as the whole conversation; and as frames behind an upgrade that is good.
+    // The bytes as the whole conversation, and as frames behind a good upgrade.
     for head in [&b""[..], UPGRADE] {
         let bytes = [head, data].concat();
         let stream = tokio::io::join(&bytes[..], tokio::io::sink());

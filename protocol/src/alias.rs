@@ -1,17 +1,19 @@
-//! Topic aliases (`3.3.2.3.4`): a number in place of a topic name, for one network connection and one direction.
+//! Topic aliases (`3.3.2.3.4`): a number in place of a topic name, for one network connection and
+//! one direction.
 //!
-//! The storage is a slice of places, one for each alias; the caller decides what a place is (a growing vector in a broker,
-//! a fixed array on a microcontroller).
+//! The storage is a slice with one slot for each alias. The caller decides what a slot is: a
+//! growing vector in a broker, a fixed array on a microcontroller.
 
-/// A place that can hold one topic name.
+/// A slot that can hold one topic name.
 pub trait TopicPlace {
-    /// The topic name, empty when there is none.
+    /// Returns the topic name; empty when there is none.
     fn topic(&self) -> &[u8];
-    /// Holds this topic name; `false` (and empty) when it is too long for the place.
+    /// Stores a topic name. Returns `false`, and stays empty, when the name is too long for the
+    /// slot.
     fn set(&mut self, topic: &[u8]) -> bool;
 }
 
-/// A place for a topic name of up to `N` bytes.
+/// A slot for a topic name of up to `N` bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct InlineTopic<const N: usize> {
     bytes: [u8; N],
@@ -38,20 +40,22 @@ impl<const N: usize> TopicPlace for InlineTopic<N> {
     }
 }
 
-/// The alias is 0, above the maximum, or names no topic yet: DISCONNECT with 0x94 (`[MQTT-3.3.2-9]`), or 0x82 for one
-/// that is not known.
+/// Error of a received topic alias.
+///
+/// DISCONNECT carries 0x94 for an alias that is 0 or above the maximum (`[MQTT-3.3.2-9]`), and 0x82
+/// for an alias that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AliasError {
-    /// 0 or above the maximum that was told to the peer.
+    /// The alias is 0, or above the maximum that was announced to the peer.
     OutOfRange,
-    /// In range, but the peer never said what it stands for.
+    /// The alias is in range, but the peer never assigned a topic name to it.
     Unknown,
-    /// The topic name is longer than the place for it.
+    /// The topic name is longer than its slot.
     TopicTooLong,
 }
 
-/// Learns or looks up the alias of a received PUBLISH. `places` has as many places as the Topic Alias Maximum told to the
-/// peer. The result is the topic name that the packet means.
+/// Learns or looks up the alias of a received PUBLISH, and returns its topic name. `places` has one
+/// slot for each alias up to the announced Topic Alias Maximum.
 ///
 /// # Errors
 /// [`AliasError`].
@@ -72,31 +76,34 @@ pub fn resolve<'a, P: TopicPlace>(
     }
 }
 
-/// How a PUBLISH to be sent names its topic.
+/// The way in which a PUBLISH names its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// By name alone.
+    /// The topic name alone.
     Name,
-    /// By name, and this alias from now on.
+    /// The topic name, and this alias for it from now on.
     Introduce(u16),
-    /// By this alias; the name is left out.
+    /// This alias; the topic name is left out.
     Alias(u16),
 }
 
-/// The sender's aliases: the least recently used one is given to a topic that has none.
+/// Aliases of a sender: a new topic gets the alias that was used least recently.
 #[derive(Clone, Debug, Default)]
 pub struct OutboundAliases {
     used: u64,
 }
 
 impl OutboundAliases {
-    /// None given yet.
+    /// Creates a sender without aliases.
     pub const fn new() -> Self {
         OutboundAliases { used: 0 }
     }
 
-    /// How to name `topic`. `places` has as many as the peer's Topic Alias Maximum allows, each with the time of its last
-    /// use. The caller must send the PUBLISH it asked for, since an introduced alias counts as known afterwards.
+    /// Chooses how to name `topic`.
+    ///
+    /// `places` has one slot for each alias that the peer's Topic Alias Maximum allows, with the
+    /// time of its last use. The caller must send the PUBLISH, since an introduced alias counts as
+    /// known afterwards.
     pub fn name<P: TopicPlace>(&mut self, places: &mut [(P, u64)], topic: &[u8]) -> Naming {
         self.used += 1;
         let mut oldest: Option<(usize, u64)> = None;

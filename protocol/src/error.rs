@@ -1,18 +1,19 @@
-//! What can be wrong with a packet, as one byte, and what to do about it.
+//! Errors of packets, each one byte, and the remedy for each.
 //!
-//! An error names the rule that was broken. The reason code for the peer, the remedy and the text for a log all derive
-//! from it, so that a microcontroller that never prints pays for none of the texts.
+//! An error names the rule that was broken. The reason code for the peer, the remedy and the text
+//! for a log derive from it. So a microcontroller that never prints pays for no texts.
 
 use crate::{ReasonCode, Version};
 
-/// What the receiver of a wrong packet does next.
+/// The answer of a receiver to a wrong packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Answer with this code, then close: CONNACK before the connection is up (MQTT 3: its return code).
+    /// Answer with this code, then close. Used for CONNECT: the code goes into CONNACK; MQTT 3 gets
+    /// the nearest return code.
     Refuse(ReasonCode),
     /// Send DISCONNECT with this code, then close.
     Disconnect(ReasonCode),
-    /// Close the network connection without a word.
+    /// Close the network connection without an answer.
     Close,
 }
 
@@ -24,12 +25,12 @@ macro_rules! decode_errors {
         pub enum DecodeError { $($(#[$doc])* $name,)+ }
 
         impl DecodeError {
-            /// The MQTT 5 reason code that tells the peer.
+            /// Returns the MQTT 5 reason code for the peer.
             pub const fn reason(self) -> ReasonCode {
                 match self { $(DecodeError::$name => ReasonCode::$reason,)+ }
             }
 
-            /// What was wrong, for a log.
+            /// Returns the broken rule in words, for a log.
             pub const fn text(self) -> &'static str {
                 match self { $(DecodeError::$name => $text,)+ }
             }
@@ -60,13 +61,13 @@ decode_errors! {
     DupWithoutQoS => MalformedPacket, "DUP is set on a QoS 0 PUBLISH";
     /// The Remaining Length does not fit this packet type.
     LengthInvalid => MalformedPacket, "the remaining length is impossible for this packet";
-    /// `[MQTT-3.1.2-24]`: larger than the receiver's Maximum Packet Size.
+    /// `[MQTT-3.1.2-24]`: the packet is larger than the receiver's Maximum Packet Size.
     PacketTooLarge => PacketTooLarge, "the packet is larger than the maximum packet size";
     /// `[MQTT-2.2.1-3]`: packet identifier 0.
     PacketIdZero => ProtocolError, "the packet identifier is 0";
     /// `[MQTT-3.1.2-1]`: the protocol name is not `MQTT` or `MQIsdp`.
     ProtocolName => UnsupportedProtocolVersion, "the protocol name is not MQTT";
-    /// `[MQTT-3.1.2-2]`: a protocol level that is not spoken here.
+    /// `[MQTT-3.1.2-2]`: the protocol level is not supported.
     ProtocolLevel => UnsupportedProtocolVersion, "the protocol level is not supported";
     /// `[MQTT-3.1.2-3]`: the reserved connect flag is set.
     ReservedConnectFlag => MalformedPacket, "the reserved connect flag is set";
@@ -90,7 +91,7 @@ decode_errors! {
     NoTopicFilter => ProtocolError, "there is no topic filter";
     /// A SUBACK or UNSUBACK without a reason code.
     NoReasonCode => ProtocolError, "there is no reason code";
-    /// A reason code that does not exist or does not belong in this packet.
+    /// A reason code that does not exist, or does not belong in this packet.
     ReasonCodeInvalid => ProtocolError, "the reason code does not belong in this packet";
     /// `[MQTT-3.2.2-6]`: Session Present with a refusal.
     SessionPresentWithError => ProtocolError, "Session Present is set on a refusal";
@@ -109,7 +110,8 @@ decode_errors! {
 }
 
 impl DecodeError {
-    /// What to do with the connection that sent it, once CONNECT was accepted. MQTT 3 has no words for a refusal there.
+    /// Returns the remedy for a connection whose CONNECT was accepted. MQTT 3 has no reason codes
+    /// there.
     pub const fn remedy(self, version: Version) -> Remedy {
         match version {
             Version::V5 => Remedy::Disconnect(self.reason()),
@@ -117,8 +119,10 @@ impl DecodeError {
         }
     }
 
-    /// What to do with the connection whose CONNECT this was. A server may answer a malformed CONNECT (`[MQTT-4.13.1-1]`);
-    /// it must tell an unknown protocol level (`[MQTT-3.1.2-2]`), and closes without a word otherwise.
+    /// Returns the remedy for a connection whose CONNECT was wrong.
+    ///
+    /// A server may answer a malformed CONNECT (`[MQTT-4.13.1-1]`). It must name an unknown
+    /// protocol level (`[MQTT-3.1.2-2]`), and closes without an answer otherwise.
     pub const fn remedy_for_connect(self) -> Remedy {
         match self {
             DecodeError::ProtocolLevel => Remedy::Refuse(ReasonCode::UnsupportedProtocolVersion),
@@ -135,14 +139,14 @@ impl core::fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// Why a packet was not written. Nothing of it was left behind.
+/// Error of an encoder. Nothing was written then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EncodeError {
     /// A string or binary value is longer than 65,535 bytes.
     StringTooLong,
-    /// The packet is longer than the peer's Maximum Packet Size, or than MQTT allows, even without the parts that may be
-    /// left out.
+    /// The packet is longer than the peer's Maximum Packet Size, or than MQTT allows, even without
+    /// its optional parts.
     PacketTooLarge,
     /// The output is shorter than the packet.
     OutputTooShort,
@@ -153,7 +157,7 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// What was wrong, for a log.
+    /// Returns the error in words, for a log.
     pub const fn text(self) -> &'static str {
         match self {
             EncodeError::StringTooLong => "a string is longer than 65,535 bytes",

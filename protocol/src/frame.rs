@@ -1,7 +1,8 @@
-//! One control packet in a byte stream: the fixed header, judged as early as its bytes allow.
+//! The fixed header: finds one control packet in a byte stream, and rejects it as early as
+//! possible.
 //!
-//! A wrong type, wrong flags, an impossible or forbidden length are found before anything of the body is awaited, so
-//! that a receiver never buffers what it will refuse.
+//! A wrong type, wrong flags, an impossible or forbidden length are found before the body is read.
+//! So a receiver never buffers a packet that it will refuse.
 
 use crate::packet::PacketType;
 use crate::{DecodeError, Version, limits, varint};
@@ -9,49 +10,49 @@ use crate::{DecodeError, Version, limits, varint};
 /// The fixed header (`2.1.1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedHeader {
-    /// What the packet is.
+    /// Type of the packet.
     pub packet_type: PacketType,
     /// The low four bits of the first byte.
     pub flags: u8,
-    /// The length of the header itself, in bytes (2 to 5).
+    /// Length of the header itself, in bytes (2 to 5).
     pub header_len: usize,
-    /// The bytes that follow the header.
+    /// Number of bytes after the header.
     pub remaining_len: usize,
 }
 
 /// One whole packet, not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What the packet is.
+    /// Type of the packet.
     pub packet_type: PacketType,
-    /// The low four bits of the first byte; right for the type.
+    /// The low four bits of the first byte, valid for the type.
     pub flags: u8,
-    /// What follows the fixed header.
+    /// The bytes after the fixed header.
     pub body: &'a [u8],
 }
 
-/// What the bytes so far hold.
+/// Result of a search for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split<'a> {
-    /// No whole packet yet.
+    /// The packet is not complete.
     Incomplete {
-        /// The total number of bytes, from the packet's first, that bring the next insight.
+        /// Total number of bytes, from the start of the packet, that the next decision needs.
         need: usize,
     },
-    /// A packet.
+    /// A complete packet.
     Frame {
         /// The packet.
         frame: Frame<'a>,
-        /// The bytes it took from the stream.
+        /// Length of the packet in the stream, in bytes.
         len: usize,
     },
 }
 
-/// Judges the first byte: type and flags.
+/// Checks the first byte: type and flags.
 ///
 /// # Errors
-/// [`DecodeError::ReservedPacketType`], [`DecodeError::ReservedFlags`], and for PUBLISH [`DecodeError::QoSInvalid`] and
-/// [`DecodeError::DupWithoutQoS`].
+/// [`DecodeError::ReservedPacketType`], [`DecodeError::ReservedFlags`], and for PUBLISH
+/// [`DecodeError::QoSInvalid`] and [`DecodeError::DupWithoutQoS`].
 #[inline]
 pub fn first_byte(byte: u8, version: Version) -> Result<(PacketType, u8), DecodeError> {
     let flags = byte & 0x0f;
@@ -72,17 +73,19 @@ pub fn first_byte(byte: u8, version: Version) -> Result<(PacketType, u8), Decode
     Ok((packet_type, flags))
 }
 
-/// MQTT 3.1 gave PUBREL, SUBSCRIBE and UNSUBSCRIBE a DUP flag, and its clients set it when they repeat themselves.
+/// Returns true for the DUP flag of PUBREL, SUBSCRIBE and UNSUBSCRIBE, which MQTT 3.1 clients set
+/// when they send again.
 const fn lenient_in_v31(packet: PacketType, flags: u8) -> bool {
     matches!(packet, PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe)
         && flags & 0b0111 == packet.flags()
 }
 
-/// Reads the fixed header; `None` while bytes of it are missing.
+/// Reads the fixed header. Returns `None` while bytes of it are missing.
 ///
 /// # Errors
-/// As [`first_byte`], and [`DecodeError::VarintTooLong`], [`DecodeError::VarintNotShortest`],
-/// [`DecodeError::LengthInvalid`] for a length that no packet of this type has.
+/// The errors of [`first_byte`]. [`DecodeError::VarintTooLong`],
+/// [`DecodeError::VarintNotShortest`], and [`DecodeError::LengthInvalid`] for a length that no
+/// packet of this type has.
 #[inline]
 pub fn header(bytes: &[u8], version: Version) -> Result<Option<FixedHeader>, DecodeError> {
     let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
@@ -97,10 +100,12 @@ pub fn header(bytes: &[u8], version: Version) -> Result<Option<FixedHeader>, Dec
     Ok(Some(FixedHeader { packet_type, flags, header_len: 1 + n, remaining_len }))
 }
 
-/// Finds the first packet in `bytes`. `packet_bytes_max` is the receiver's Maximum Packet Size, header included.
+/// Finds the first packet in `bytes`. `packet_bytes_max` is the receiver's Maximum Packet Size,
+/// header included.
 ///
 /// # Errors
-/// As [`header`], and [`DecodeError::PacketTooLarge`]; both as soon as the header shows it.
+/// The errors of [`header`], and [`DecodeError::PacketTooLarge`]. Both come as soon as the header
+/// shows them.
 #[inline]
 pub fn split(bytes: &[u8], version: Version, packet_bytes_max: u32) -> Result<Split<'_>, DecodeError> {
     let Some(header) = header(bytes, version)? else {

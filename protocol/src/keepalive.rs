@@ -1,14 +1,16 @@
 //! Keep-alive (`3.1.2.10`) for both ends.
 //!
-//! Time is a count of milliseconds that may wrap around; it must be asked more often than every 24 days.
+//! Times are milliseconds that may wrap around. The machines must be asked more often than every 24
+//! days.
 
-/// How far `later` lies after `earlier`, in milliseconds; 0 when it does not.
+/// Milliseconds from `earlier` to `later`; 0 when `later` is before `earlier`.
 const fn elapsed_ms(earlier_ms: u32, later_ms: u32) -> u32 {
     let elapsed = later_ms.wrapping_sub(earlier_ms);
     if elapsed > u32::MAX / 2 { 0 } else { elapsed }
 }
 
-/// The server's side: after one and a half times the keep-alive without a packet the client is gone (`[MQTT-3.1.2-22]`).
+/// The server's side. A client is gone after one and a half times the keep-alive without a packet
+/// (`[MQTT-3.1.2-22]`).
 #[derive(Clone, Copy, Debug)]
 pub struct ServerKeepAlive {
     grace_ms: u32,
@@ -16,17 +18,17 @@ pub struct ServerKeepAlive {
 }
 
 impl ServerKeepAlive {
-    /// `keep_alive_s` as the client asked or the server set; 0 is none.
+    /// Starts with a keep-alive in seconds, as the client asked or the server set. 0 turns it off.
     pub const fn new(keep_alive_s: u16, now_ms: u32) -> Self {
         ServerKeepAlive { grace_ms: keep_alive_s as u32 * 1_500, heard_ms: now_ms }
     }
 
-    /// A whole packet came.
+    /// Notes that a whole packet was received.
     pub const fn heard(&mut self, now_ms: u32) {
         self.heard_ms = now_ms;
     }
 
-    /// Milliseconds until the client counts as gone: 0 is now, `None` is never.
+    /// Milliseconds until the client counts as gone. 0 means now, `None` means never.
     pub const fn remaining_ms(&self, now_ms: u32) -> Option<u32> {
         if self.grace_ms == 0 {
             return None;
@@ -35,20 +37,20 @@ impl ServerKeepAlive {
     }
 }
 
-/// What the client does about keep-alive now.
+/// The next keep-alive action of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepAliveStep {
-    /// Nothing for this many milliseconds.
+    /// Wait for this many milliseconds.
     Wait(u32),
     /// Send PINGREQ (`[MQTT-3.1.2-20]`).
     Ping,
-    /// The answer to PINGREQ is overdue: leave this connection.
+    /// Give up this connection: the answer to PINGREQ is overdue.
     Dead,
     /// Keep-alive is off.
     Off,
 }
 
-/// The client's side: something is sent in every keep-alive, and PINGRESP comes in time.
+/// The client's side. It sends a packet in every keep-alive interval, and expects PINGRESP in time.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientKeepAlive {
     interval_ms: u32,
@@ -58,7 +60,8 @@ pub struct ClientKeepAlive {
 }
 
 impl ClientKeepAlive {
-    /// `keep_alive_s` as agreed (Server Keep Alive wins), `response_ms` the time that PINGRESP may take.
+    /// Starts with the agreed keep-alive in seconds; Server Keep Alive wins. PINGRESP may take
+    /// `response_ms`.
     pub const fn new(keep_alive_s: u16, response_ms: u32, now_ms: u32) -> Self {
         ClientKeepAlive {
             interval_ms: keep_alive_s as u32 * 1_000,
@@ -68,12 +71,12 @@ impl ClientKeepAlive {
         }
     }
 
-    /// A packet was sent.
+    /// Notes that a packet was sent.
     pub const fn sent(&mut self, now_ms: u32) {
         self.sent_ms = now_ms;
     }
 
-    /// A PINGREQ was sent.
+    /// Notes that a PINGREQ was sent.
     pub const fn pinged(&mut self, now_ms: u32) {
         self.sent_ms = now_ms;
         if self.pinged_ms.is_none() {
@@ -81,12 +84,12 @@ impl ClientKeepAlive {
         }
     }
 
-    /// A PINGRESP came.
+    /// Notes that a PINGRESP was received.
     pub const fn answered(&mut self) {
         self.pinged_ms = None;
     }
 
-    /// What to do now.
+    /// Returns the next action.
     pub const fn step(&self, now_ms: u32) -> KeepAliveStep {
         if self.interval_ms == 0 {
             return KeepAliveStep::Off;

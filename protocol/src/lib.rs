@@ -1,25 +1,29 @@
 //! MQTT 3.1, 3.1.1 and 5.0 for both ends of the wire.
 //!
-//! One crate knows MQTT's bytes and flows; the broker and the microcontroller client share every line of it. It has no
-//! allocator, no dependency, no clock, no socket and no `unsafe`: packets borrow from the bytes they were read from, the
-//! state machines take their storage and the time as arguments.
+//! One crate knows MQTT's bytes and flows, for the broker and the microcontroller client. It has no
+//! allocator, no dependency, no clock, no socket and no `unsafe`. Packets borrow from the bytes
+//! they were read from. State machines take their storage and the time as arguments.
 //!
-//! - [`frame`] finds one control packet in a byte stream and judges what its first bytes already tell.
-//! - [`packet`] decodes and encodes the fifteen control packets of all versions as one set of types, those of MQTT 5.
-//!   What an older version lacks is filled in on reading and left out on writing, so that nothing else asks the version.
+//! - [`frame`] finds one control packet in a byte stream and checks its first bytes.
+//! - [`packet`] decodes and encodes the fifteen control packets of all versions. There is one set
+//!   of types, that of MQTT 5: older versions are filled in on reading and reduced on writing.
 //! - [`property`] holds the MQTT 5 properties as a validated block of bytes.
-//! - [`topic`] judges and matches topic names and topic filters.
+//! - [`topic`] checks and matches topic names and topic filters.
 //! - [`flight`], [`alias`] and [`keepalive`] are the flows: QoS 1/2, topic aliases, keep-alive.
 //!
-//! Peer data never panics here: every read is checked, and an error says which rule was broken ([`DecodeError`]), with
-//! which MQTT 5 reason code, and what to do about it ([`Remedy`]).
+//! Peer data never panics here: every read is checked. A [`DecodeError`] names the broken rule and
+//! its MQTT 5 reason code. [`Remedy`] says how to answer it.
 //!
 //! ```
 //! use lapwing_protocol::{frame, packet::Packet, Version};
 //!
 //! let bytes = [0x30, 0x04, 0x00, 0x01, b't', b'x'];
-//! let frame::Split::Frame { frame, .. } = frame::split(&bytes, Version::V311, u32::MAX)? else { panic!("incomplete") };
-//! let Packet::Publish(publish) = Packet::decode(frame, Version::V311)? else { panic!("not a PUBLISH") };
+//! let frame::Split::Frame { frame, .. } = frame::split(&bytes, Version::V311, u32::MAX)? else {
+//!     panic!("incomplete")
+//! };
+//! let Packet::Publish(publish) = Packet::decode(frame, Version::V311)? else {
+//!     panic!("not a PUBLISH")
+//! };
 //! assert_eq!((publish.topic, publish.payload), ("t", &b"x"[..]));
 //! # Ok::<(), lapwing_protocol::DecodeError>(())
 //! ```

@@ -1,4 +1,4 @@
-//! Reason codes of MQTT 5.0 and what they become in MQTT 3.
+//! Reason codes of MQTT 5.0, and their return codes in MQTT 3.
 
 use crate::PacketType;
 
@@ -10,20 +10,20 @@ macro_rules! reason_codes {
         pub enum ReasonCode { $($(#[$doc])* $name = $value,)+ }
 
         impl ReasonCode {
-            /// Every code.
+            /// All reason codes.
             pub const ALL: &'static [ReasonCode] = &[$(ReasonCode::$name),+];
 
-            /// The code of this byte, if the standard defines one.
+            /// Returns the reason code of this byte, if the standard defines one.
             pub const fn from_u8(byte: u8) -> Option<ReasonCode> {
                 match byte { $($value => Some(ReasonCode::$name),)+ _ => None }
             }
 
-            /// The standard's name, in lower case.
+            /// Returns the standard's name, in lower case.
             pub const fn text(self) -> &'static str {
                 match self { $(ReasonCode::$name => $text,)+ }
             }
 
-            /// The packet types (one bit each, by type number) that may carry it.
+            /// Packet types that may carry the code, one bit each by type number.
             const fn packets(self) -> u16 {
                 match self { $(ReasonCode::$name => $packets,)+ }
             }
@@ -53,11 +53,11 @@ reason_codes! {
     NoMatchingSubscribers = 0x10, "no matching subscribers", PUBLISHED;
     /// UNSUBACK: there was no such subscription.
     NoSubscriptionExisted = 0x11, "no subscription existed", UNSUBACK;
-    /// Go on with the enhanced authentication.
+    /// Continue the enhanced authentication.
     ContinueAuthentication = 0x18, "continue authentication", AUTH;
     /// Start a re-authentication.
     ReAuthenticate = 0x19, "re-authenticate", AUTH;
-    /// A failure the sender does not want to name, or that no other code fits.
+    /// A failure without a code of its own, or one that the sender does not disclose.
     UnspecifiedError = 0x80, "unspecified error", ALL_BUT_RELEASED_AND_AUTH;
     /// The bytes could not be parsed.
     MalformedPacket = 0x81, "malformed packet", CONNACK | DISCONNECT;
@@ -73,13 +73,13 @@ reason_codes! {
     BadUserNameOrPassword = 0x86, "bad user name or password", CONNACK;
     /// Not allowed.
     NotAuthorized = 0x87, "not authorized", ALL_BUT_RELEASED_AND_AUTH;
-    /// The server is not there.
+    /// The server is not available.
     ServerUnavailable = 0x88, "server unavailable", CONNACK;
-    /// The server has too much to do.
+    /// The server is busy.
     ServerBusy = 0x89, "server busy", CONNACK | DISCONNECT;
     /// This client was banned.
     Banned = 0x8a, "banned", CONNACK;
-    /// The server stops.
+    /// The server shuts down.
     ServerShuttingDown = 0x8b, "server shutting down", DISCONNECT;
     /// The authentication method is not known or not the one in use.
     BadAuthenticationMethod = 0x8c, "bad authentication method", CONNACK | DISCONNECT;
@@ -101,7 +101,7 @@ reason_codes! {
     TopicAliasInvalid = 0x94, "topic alias invalid", DISCONNECT;
     /// The packet is larger than Maximum Packet Size.
     PacketTooLarge = 0x95, "packet too large", CONNACK | DISCONNECT;
-    /// Too many messages in a while.
+    /// Too many messages in a period of time.
     MessageRateTooHigh = 0x96, "message rate too high", DISCONNECT;
     /// A limit of the receiver was reached.
     QuotaExceeded = 0x97, "quota exceeded", ALL_BUT_RELEASED_AND_AUTH & !UNSUBACK;
@@ -109,7 +109,7 @@ reason_codes! {
     AdministrativeAction = 0x98, "administrative action", DISCONNECT;
     /// The payload is not what the payload format indicator says.
     PayloadFormatInvalid = 0x99, "payload format invalid", CONNACK | PUBLISHED | DISCONNECT;
-    /// The server keeps no retained messages.
+    /// The server does not support retained messages.
     RetainNotSupported = 0x9a, "retain not supported", CONNACK | DISCONNECT;
     /// The QoS is above the server's Maximum QoS.
     QoSNotSupported = 0x9b, "QoS not supported", CONNACK | DISCONNECT;
@@ -117,35 +117,37 @@ reason_codes! {
     UseAnotherServer = 0x9c, "use another server", CONNACK | DISCONNECT;
     /// Use the server of the Server Reference from now on.
     ServerMoved = 0x9d, "server moved", CONNACK | DISCONNECT;
-    /// The server has no shared subscriptions.
+    /// The server does not support shared subscriptions.
     SharedSubscriptionsNotSupported = 0x9e, "shared subscriptions not supported", SUBACK | DISCONNECT;
-    /// Too many connections in a while.
+    /// Too many connections in a period of time.
     ConnectionRateExceeded = 0x9f, "connection rate exceeded", CONNACK | DISCONNECT;
     /// The time granted at authentication is over.
     MaximumConnectTime = 0xa0, "maximum connect time", DISCONNECT;
-    /// The server has no subscription identifiers.
+    /// The server does not support subscription identifiers.
     SubscriptionIdentifiersNotSupported = 0xa1, "subscription identifiers not supported", SUBACK | DISCONNECT;
-    /// The server has no wildcard subscriptions.
+    /// The server does not support wildcard subscriptions.
     WildcardSubscriptionsNotSupported = 0xa2, "wildcard subscriptions not supported", SUBACK | DISCONNECT;
 }
 
 impl ReasonCode {
-    /// Whether the code means that the request failed.
+    /// Returns true if the code means that the request failed.
     pub const fn is_failure(self) -> bool {
         self as u8 >= 0x80
     }
 
-    /// Whether a packet of this type may carry the code (the tables of `3.2.2.2`, `3.4.2.1`, … of the standard).
+    /// Returns true if a packet of this type may carry the code (`3.2.2.2`, `3.4.2.1` and the other
+    /// tables).
     pub const fn allowed_in(self, packet: PacketType) -> bool {
         self.packets() & (1 << packet as u16) != 0
     }
 
-    /// Whether a client may put the code in a DISCONNECT (`3.14.2.1`); the others are the server's.
+    /// Returns true if a client may send the code in a DISCONNECT (`3.14.2.1`). The others are the
+    /// server's.
     pub const fn client_may_disconnect_with(self) -> bool {
         matches!(self as u8, 0x00 | 0x04 | 0x80..=0x83 | 0x90 | 0x93..=0x99)
     }
 
-    /// The return code of a CONNACK in MQTT 3.1 and 3.1.1 (0 to 5) that says this best.
+    /// Returns the CONNACK return code of MQTT 3.1 and 3.1.1 (0 to 5) that is nearest.
     pub const fn to_connect_return_code(self) -> u8 {
         match self {
             ReasonCode::Success => 0,
@@ -157,7 +159,7 @@ impl ReasonCode {
         }
     }
 
-    /// The reason code of a return code of MQTT 3.1 or 3.1.1.
+    /// Returns the reason code for a return code of MQTT 3.1 or 3.1.1.
     pub const fn from_connect_return_code(code: u8) -> Option<ReasonCode> {
         match code {
             0 => Some(ReasonCode::Success),

@@ -2,24 +2,26 @@
 
 use crate::DecodeError;
 
-/// The string in `bytes`.
+/// Returns the string in `bytes`. A byte order mark is kept (`[MQTT-1.5.4-3]`).
 ///
 /// # Errors
-/// [`DecodeError::NotUtf8`] for ill-formed UTF-8, surrogates included (`[MQTT-1.5.4-1]`), and
-/// [`DecodeError::NulInString`] for U+0000 (`[MQTT-1.5.4-2]`). A byte order mark is kept as it is (`[MQTT-1.5.4-3]`).
+/// [`DecodeError::NotUtf8`] for ill-formed UTF-8, surrogates included (`[MQTT-1.5.4-1]`).
+/// [`DecodeError::NulInString`] for U+0000 (`[MQTT-1.5.4-2]`).
 #[inline]
 pub fn parse(bytes: &[u8]) -> Result<&str, DecodeError> {
     let text = core::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8)?;
     if has_nul(bytes) { Err(DecodeError::NulInString) } else { Ok(text) }
 }
 
-/// Judges what [`parse`] judges, and gives no string: a microcontroller that never prints pays for no more than this.
+/// Checks a string like [`parse`], without returning it. A microcontroller that never prints pays
+/// for no more.
 ///
 /// # Errors
-/// As [`parse`].
+/// The errors of [`parse`].
 #[inline]
 pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
-    // Without an OS, a hundred bytes of code; with one, the fast one of the standard library where a glance does not do.
+    // Without an OS, a hundred bytes of code. With one, the fast check of the standard library for
+    // strings that are not plain ASCII.
     if cfg!(target_os = "none") {
         check_slowly(bytes)
     } else if is_plain(bytes) {
@@ -29,9 +31,9 @@ pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
-/// Puts the code points together, in little code.
+/// Decodes the code points with little code.
 fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
-    // The bits so far, the least code point that needs so many bytes, and how many of them are awaited.
+    // The bits so far, the least code point of this length, and the number of bytes still expected.
     let (mut code, mut least, mut awaited) = (0u32, 0u32, 0u32);
     for &byte in bytes {
         let ones = byte.leading_ones();
@@ -50,7 +52,7 @@ fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
             };
         }
         code = code << 6 | u32::from(byte) & (0x7f >> ones);
-        // Not the shortest form, a surrogate, or too large.
+        // An overlong form, a surrogate, or too large.
         if awaited == 0 && (code < least || char::from_u32(code).is_none()) {
             return Err(DecodeError::NotUtf8);
         }
@@ -58,10 +60,10 @@ fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
     if awaited == 0 { Ok(()) } else { Err(DecodeError::NotUtf8) }
 }
 
-/// A one in each of eight bytes.
+/// The value 1 in each of eight bytes.
 const ONES: u64 = u64::MAX / 0xff;
 
-/// Whether one of eight bytes is zero.
+/// Returns true if one of eight bytes is zero.
 #[inline]
 const fn has_zero(word: u64) -> bool {
     word.wrapping_sub(ONES) & !word & ONES << 7 != 0
@@ -72,13 +74,13 @@ fn has_nul(bytes: &[u8]) -> bool {
     any(bytes, has_zero, |byte| byte == 0)
 }
 
-/// Whether all bytes are ASCII and none is zero, as in nearly all strings: `true` is certain.
+/// Returns true if all bytes are ASCII and none is zero, as in nearly all strings.
 #[inline]
 fn is_plain(bytes: &[u8]) -> bool {
     !any(bytes, |word| (word.wrapping_sub(ONES) | word) & ONES << 7 != 0, |byte| !matches!(byte, 1..=0x7f))
 }
 
-/// Whether one of these two occurs.
+/// Returns true if one of the two bytes occurs.
 #[inline]
 pub(crate) fn has_either(bytes: &[u8], (one, other): (u8, u8)) -> bool {
     let [ones, others] = [one, other].map(|byte| ONES * u64::from(byte));
@@ -86,12 +88,15 @@ pub(crate) fn has_either(bytes: &[u8], (one, other): (u8, u8)) -> bool {
     any(bytes, of_eight, |byte| byte == one || byte == other)
 }
 
-/// Whether that holds of any byte, eight at a time: topics are short, and every PUBLISH asks. Without an OS one by one, in little code.
+/// Returns true if the condition holds for any byte.
+///
+/// Hosts test eight bytes at a time: topics are short, and every PUBLISH asks. Without an OS it
+/// goes byte by byte, with little code.
 #[inline]
 fn any(bytes: &[u8], of_eight: impl Fn(u64) -> bool, of_one: impl Fn(u8) -> bool) -> bool {
     let word = |eight: &[u8; 8]| of_eight(u64::from_ne_bytes(*eight));
     match bytes.last_chunk() {
-        // The last eight overlap those before them.
+        // The last eight bytes overlap those before them.
         Some(last) if !cfg!(target_os = "none") => bytes.as_chunks().0.iter().any(word) || word(last),
         _ => bytes.iter().any(|byte| of_one(*byte)),
     }
@@ -101,7 +106,8 @@ fn any(bytes: &[u8], of_eight: impl Fn(u64) -> bool, of_one: impl Fn(u8) -> bool
 mod tests {
     use super::*;
 
-    // 3.1.1: [MQTT-1.5.3-1] [MQTT-1.5.3-2] [MQTT-1.5.3-3]  5.0: [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-1.5.4-3]
+    // 3.1.1: [MQTT-1.5.3-1] [MQTT-1.5.3-2] [MQTT-1.5.3-3]
+    // 5.0: [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-1.5.4-3]
     #[test]
     fn strings_are_utf8_without_nul_and_keep_a_byte_order_mark() {
         assert_eq!(parse("ä🙂".as_bytes()), Ok("ä🙂"));
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_small_check_judges_as_the_fast_one() {
-        // Every pair of lead and second byte, with what may follow.
+        // Every pair of lead and second byte, with various rests.
         let step = if cfg!(miri) { 16 } else { 1 };
         for lead in (0..=255u8).step_by(step) {
             for second in (0..=255u8).step_by(step) {

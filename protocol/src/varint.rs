@@ -1,15 +1,16 @@
-//! The variable byte integer: 1 to 4 bytes, seven bits each, least significant first (`1.5.5`).
+//! The variable byte integer: 1 to 4 bytes of seven bits each, least significant first (`1.5.5`).
 
 use crate::DecodeError;
 
 /// The largest value.
 pub const MAX: u32 = crate::limits::REMAINING_LENGTH_MAX;
 
-/// Reads one from the start of `bytes`: the value and the number of bytes it took, or `None` when more bytes are needed.
+/// Reads an integer from the front of `bytes`. Returns its value and length, or `None` when bytes
+/// are missing.
 ///
 /// # Errors
-/// [`DecodeError::VarintTooLong`] after four bytes that all continue, [`DecodeError::VarintNotShortest`] for a last byte
-/// of zero (`[MQTT-1.5.5-1]`).
+/// [`DecodeError::VarintTooLong`] after four continued bytes. [`DecodeError::VarintNotShortest`]
+/// for a last byte of zero (`[MQTT-1.5.5-1]`).
 #[inline]
 pub fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     if cfg!(target_os = "none") {
@@ -28,7 +29,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     if bytes.len() >= 4 { Err(DecodeError::VarintTooLong) } else { Ok(None) }
 }
 
-/// As [`read`], for a microcontroller that links the loop once.
+/// Reads like [`read`], for microcontrollers that link the loop once.
 #[inline]
 fn read_slowly(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     match scan(bytes) {
@@ -39,8 +40,8 @@ fn read_slowly(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     }
 }
 
-/// The value and the number of bytes it took: 0 when more are needed, 5 for a bad one, with the value 0 when it is not the
-/// shortest. Two words, so that the answer comes in registers.
+/// Returns value and length. Length 0 means that bytes are missing, 5 means too long; with the
+/// value 0 it is not the shortest form. Two words travel in registers.
 #[inline(never)]
 fn scan(bytes: &[u8]) -> (u32, usize) {
     let mut value = 0u32;
@@ -53,7 +54,8 @@ fn scan(bytes: &[u8]) -> (u32, usize) {
     if bytes.len() >= 4 { (1, 5) } else { (0, 0) }
 }
 
-/// The number of bytes that `value` takes; values above [`MAX`] do not occur in a packet and count as four.
+/// Returns the length of `value`, in bytes. Values above [`MAX`] do not occur in a packet and count
+/// as four.
 #[inline]
 pub const fn len(value: u32) -> usize {
     match value {
@@ -64,7 +66,7 @@ pub const fn len(value: u32) -> usize {
     }
 }
 
-/// The bytes of `value` (at most [`MAX`]) and how many of them count.
+/// Returns the bytes of `value` (at most [`MAX`]), and how many of them count.
 #[inline]
 pub const fn bytes(value: u32) -> ([u8; 4], usize) {
     let n = len(value);

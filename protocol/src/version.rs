@@ -1,6 +1,6 @@
-//! The protocol versions, told apart by CONNECT itself.
+//! Protocol versions, told apart by CONNECT.
 
-/// A protocol version of MQTT that this crate speaks.
+/// A protocol version of MQTT that this crate supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// MQTT 3.1: protocol name `MQIsdp`, level 3.
@@ -15,12 +15,12 @@ impl Version {
     /// All versions, oldest first.
     pub const ALL: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
-    /// Whether packets carry properties and reason codes.
+    /// Returns true if packets of this version have properties and reason codes.
     pub const fn has_properties(self) -> bool {
         matches!(self, Version::V5)
     }
 
-    /// The protocol name and level of CONNECT.
+    /// Returns protocol name and level of CONNECT.
     pub const fn protocol(self) -> (&'static str, u8) {
         match self {
             Version::V31 => ("MQIsdp", 3),
@@ -29,7 +29,7 @@ impl Version {
         }
     }
 
-    /// As people write it: `3.1`, `3.1.1`, `5.0`.
+    /// Returns the version as people write it: `3.1`, `3.1.1`, `5.0`.
     pub const fn name(self) -> &'static str {
         match self {
             Version::V31 => "3.1",

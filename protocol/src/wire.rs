@@ -1,8 +1,8 @@
-//! The cursor that reads fields and the one that writes them.
+//! Cursors that read and write the fields of packets.
 
 use crate::{DecodeError, EncodeError, PacketId, text, varint};
 
-/// Reads fields from the front of a packet's body; every read is checked.
+/// Reader of fields from the front of a packet's body. Every read is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -82,20 +82,22 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads fields as [`Reader`] does, but remembers the first error instead of returning it: what is read behind it is empty or
-/// 0. Code that reads much and asks once is much smaller for it.
+/// Reader of fields that remembers its first error instead of returning it.
+///
+/// Fields after the error are empty or 0. Code that reads much and checks once is much smaller for
+/// it.
 #[derive(Clone, Debug)]
-pub(crate) struct Sticky<'a> {
+pub(crate) struct StickyReader<'a> {
     bytes: &'a [u8],
     error: Option<DecodeError>,
 }
 
-impl<'a> Sticky<'a> {
+impl<'a> StickyReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Sticky { bytes, error: None }
+        StickyReader { bytes, error: None }
     }
 
-    /// The first error so far.
+    /// Returns the first error so far.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
         match self.error {
@@ -134,7 +136,7 @@ impl<'a> Sticky<'a> {
         }
     }
 
-    /// A number of so many bytes.
+    /// Reads a number of `width` bytes.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn number(&mut self, width: usize) -> u32 {
         let bytes = self.take(width);
@@ -172,7 +174,7 @@ impl<'a> Sticky<'a> {
         self.take(n as usize)
     }
 
-    /// A string that is checked, but left as bytes.
+    /// Reads a string that is checked, but stays bytes.
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn text(&mut self) -> &'a [u8] {
         let bytes = self.binary();
@@ -183,14 +185,16 @@ impl<'a> Sticky<'a> {
     }
 }
 
-/// Copies bytes into a place of the same length. Without an OS, code counts more than time, and what is copied is short: a loop
-/// of a few instructions spares the three hundred bytes of `memcpy`.
+/// Copies bytes to a slice of the same length.
+///
+/// Without an OS, code size counts more than time. A loop of a few instructions saves the three
+/// hundred bytes of `memcpy`.
 #[inline]
 pub fn copy(place: &mut [u8], bytes: &[u8]) {
     if cfg!(target_os = "none") { copy_slowly(place, bytes) } else { place.copy_from_slice(bytes) }
 }
 
-/// Whether the bytes are the same; without an OS, in a loop that spares the hundred bytes of `memcmp`.
+/// Returns true if the bytes are equal. Without an OS a loop saves the hundred bytes of `memcmp`.
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     if cfg!(target_os = "none") { a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b) } else { a == b }
 }
@@ -198,13 +202,15 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 #[inline(never)]
 fn copy_slowly(place: &mut [u8], bytes: &[u8]) {
     for (place, byte) in place.iter_mut().zip(bytes) {
-        // The compiler would make a `memcpy` of it.
+        // Without the black box, the compiler makes a `memcpy` of it.
         *place = core::hint::black_box(*byte);
     }
 }
 
-/// Writes fields to the front of a slice, or only counts them: one routine per packet gives both its length and its
-/// bytes, so that the two cannot disagree. The first error sticks and is told by [`finish`](Writer::finish).
+/// Writer of fields to the front of a slice, which can also only count.
+///
+/// One routine for each packet gives both its length and its bytes, so that the two cannot
+/// disagree. The first error is kept until [`finish`](Writer::finish).
 #[derive(Debug)]
 pub(crate) struct Writer<'o> {
     out: Option<&'o mut [u8]>,
@@ -221,7 +227,7 @@ impl<'o> Writer<'o> {
         Writer { out: Some(out), at: 0, error: None }
     }
 
-    /// Writes behind the first `start` bytes of `out`.
+    /// Writes after the first `start` bytes of `out`.
     pub(crate) fn after(start: usize, out: &'o mut [u8]) -> Self {
         Writer { out: Some(out), at: start, error: None }
     }
@@ -293,23 +299,23 @@ impl<'o> Writer<'o> {
         self.error.get_or_insert(error);
     }
 
-    /// Goes on at another place.
+    /// Continues at another position.
     #[inline]
     pub(crate) fn seek(&mut self, at: usize) {
         self.at = at;
     }
 
-    /// What was written from `start` on.
+    /// Returns the bytes that were written since `start`.
     pub(crate) fn written(&self, start: usize) -> &[u8] {
         self.out.as_ref().and_then(|out| out.get(start..self.at)).unwrap_or(&[])
     }
 
-    /// The number of bytes written or counted so far.
+    /// Number of bytes written or counted so far.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
-    /// The number of bytes written or counted.
+    /// Returns the number of bytes written or counted.
     pub(crate) fn finish(self) -> Result<usize, EncodeError> {
         self.error.map_or(Ok(self.at), Err)
     }

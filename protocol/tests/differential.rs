@@ -1,7 +1,9 @@
-//! Two codecs of others beside ours, on generated and damaged frames.
+//! Two foreign codecs beside this one, on generated and damaged frames.
 //!
-//! - What ours accepts, `mqttbytes` accepts with the same fields. Its known defects are passed over by name.
-//! - What ours accepts, `flowsdk` (strict) accepts, and the reverse for frames as they were generated.
+//! - Frames that this codec accepts, `mqttbytes` accepts with the same fields. Its known defects
+//!   are skipped by name.
+//! - Frames that this codec accepts, `flowsdk` (strict) accepts. The reverse holds for undamaged
+//!   frames.
 //!
 //! `LAPWING_FRAMES` sets the number of frames; `./check --full` runs a million.
 
@@ -18,7 +20,7 @@ fn frames() -> u64 {
     std::env::var("LAPWING_FRAMES").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000)
 }
 
-/// Ours, if the bytes are exactly one packet.
+/// Decodes with this codec, if the bytes are exactly one packet.
 fn ours(bytes: &[u8], version: Version) -> Option<Packet<'_>> {
     match frame::split(bytes, version, u32::MAX) {
         Ok(Split::Frame { frame, len }) if len == bytes.len() => Packet::decode(frame, version).ok(),
@@ -26,7 +28,7 @@ fn ours(bytes: &[u8], version: Version) -> Option<Packet<'_>> {
     }
 }
 
-/// Hands each frame to `look`: half as generated, half damaged.
+/// Passes each frame to `look`: half as generated, half damaged.
 fn each_frame(version: Version, mut look: impl FnMut(&[u8], bool)) {
     for n in 0..frames() {
         let mut rng = Rng::new(n);
@@ -89,7 +91,8 @@ fn same_in_v4(ours: &Packet<'_>, theirs: &mqttbytes::v4::Packet) -> bool {
     }
 }
 
-/// A binary password is allowed (`3.1.3.5`); `mqttbytes` reads it as a string.
+/// Returns true for a binary password. It is allowed (`3.1.3.5`), but `mqttbytes` reads it as a
+/// string.
 fn has_binary_password(packet: &Packet<'_>) -> bool {
     let password = match packet {
         Packet::Connect(connect) => connect.password,
@@ -122,7 +125,7 @@ fn what_ours_accepts_mqttbytes_accepts_in_5_0_where_it_is_sound() {
         let Some(packet) = ours(bytes, Version::V5) else { return };
         let sound = match packet {
             Packet::Publish(p) => p.properties.subscription_identifiers().count() < 2,
-            // Its DISCONNECT and AUTH are known to be wrong.
+            // The DISCONNECT and AUTH of mqttbytes are known to be wrong.
             Packet::Disconnect(_) | Packet::Auth(_) => false,
             other => !has_binary_password(&other),
         };
@@ -163,11 +166,11 @@ fn what_ours_accepts_mqttbytes_accepts_in_5_0_where_it_is_sound() {
     assert!(accepted > frames() / 3, "{accepted}");
 }
 
-/// Where `flowsdk` is stricter than the standard, or checks what is not one packet's business.
+/// Returns true where `flowsdk` is stricter than the standard, or checks more than one packet.
 fn flowsdk_refuses_knowingly(packet: &Packet<'_>) -> bool {
     match packet {
-        // `3.1.3.1`: an empty client identifier is allowed whatever Clean Start says. Its payload check is a server's choice.
-        // It loses its way at an empty will payload, user name or password.
+        // `3.1.3.1`: an empty client identifier is allowed for any Clean Start. Its payload check
+        // is a server's choice. It fails at an empty will payload, user name or password.
         Packet::Connect(c) => {
             c.user_name == Some("")
                 || c.password == Some(b"")
@@ -178,7 +181,7 @@ fn flowsdk_refuses_knowingly(packet: &Packet<'_>) -> bool {
                         && std::str::from_utf8(will.payload).is_err()
                 })
         }
-        // It wants an Assigned Client Identifier to be longer than nothing.
+        // flowsdk wants an Assigned Client Identifier that is not empty.
         Packet::ConnAck(c) => c.properties.assigned_client_identifier() == Some(""),
         // `2.4` lists 0x8C for DISCONNECT, the table of `3.14.2.1` does not.
         Packet::Disconnect(d) => d.reason == ReasonCode::BadAuthenticationMethod,

@@ -1,4 +1,4 @@
-//! The one reader for all packets of a server judges as the decoder of each does, and reads the same.
+//! `FromServer` accepts, rejects and reads the packets of a server like the decoder of each.
 
 mod common;
 
@@ -8,7 +8,7 @@ use lapwing_protocol::packet::{Ack, FromServer, Packet, ReasonCodes};
 use lapwing_protocol::property::Properties;
 use lapwing_protocol::{ReasonCode, Version};
 
-/// The same, from the packet that the other decoder read; `None` for what a server does not send.
+/// The same packet as the other decoder read it; `None` for packets that a server does not send.
 fn told<'a>(packet: &Packet<'a>, version: Version) -> Option<FromServer<'a>> {
     let none = FromServer {
         packet: packet.packet_type(),
@@ -25,7 +25,7 @@ fn told<'a>(packet: &Packet<'a>, version: Version) -> Option<FromServer<'a>> {
         properties: ack.properties,
         ..none
     };
-    // Before MQTT 5.0, all that is granted is success.
+    // Before MQTT 5.0, everything that is granted is success.
     let worst = |reasons: &ReasonCodes<'_>| {
         let failed = reasons.iter().find(|reason| reason.is_failure());
         let last = if version == Version::V5 { reasons.iter().last() } else { None };
@@ -78,7 +78,7 @@ fn compare(bytes: &[u8], version: Version) {
         Ok(packet) => {
             let mut ours = ours.unwrap_or_else(|error| panic!("{error:?} for {packet:?}"));
             if matches!(packet, Packet::SubAck(_) | Packet::UnsubAck(_)) {
-                // The codes; they are judged, and not kept apart.
+                // The reason codes are checked, and not kept apart.
                 ours.payload = &[];
             }
             assert_eq!(Some(ours), told(&packet, version), "{packet:?}");

@@ -1,4 +1,5 @@
-//! What is written is read back the same, for every packet in every version; encoders keep their promises.
+//! Encoded packets decode to the same, for every packet in every version. Encoders obey their
+//! limits.
 
 mod common;
 
@@ -28,7 +29,7 @@ proptest! {
             let mut bytes = vec![0; packet.encoded_len(version, u32::MAX).unwrap()];
             packet.encode(version, u32::MAX, &mut bytes).unwrap();
             assert_eq!(decode(&bytes, version), packet);
-            // Every shorter piece asks for more, and never for more than there is.
+            // Every shorter piece needs more, and never more than the packet has.
             for cut in 0..bytes.len() {
                 match frame::split(&bytes[..cut], version, u32::MAX) {
                     Ok(Split::Incomplete { need }) => assert!(need > cut && need <= bytes.len()),
@@ -59,7 +60,7 @@ proptest! {
         common::damage(&mut rng, &mut bytes);
         if let Ok(Split::Frame { frame, .. }) = frame::split(&bytes, version, u32::MAX) {
             if let Ok(packet) = Packet::decode(frame, version) {
-                // What is accepted can be written again.
+                // A decoded packet can be encoded again.
                 packet.encoded_len(version, u32::MAX).unwrap();
             }
             let _ = Packet::decode_reporting_filters(frame, version);

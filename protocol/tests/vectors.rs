@@ -4,7 +4,7 @@ use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::Packet;
 use lapwing_protocol::{DecodeError, Version};
 
-/// One whole packet: well-formed, or why not. "Needs more bytes" is no verdict.
+/// Decodes one whole packet. "Needs more bytes" is no verdict.
 fn judge(bytes: &[u8], version: Version) -> Result<(), String> {
     let text = |error: DecodeError| format!("{error:?}");
     match frame::split(bytes, version, u32::MAX).map_err(text)? {
@@ -34,7 +34,7 @@ fn every_vector_is_judged_right() {
     assert_eq!(judged, 150);
 }
 
-/// A header is judged by its first bytes, before any of the body is there.
+/// A header is checked by its first bytes, before any of the body is there.
 #[test]
 fn what_the_header_shows_is_told_before_the_body() {
     for (bytes, version, error) in [

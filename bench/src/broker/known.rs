@@ -1,4 +1,4 @@
-//! The brokers that are known by name, each configured to be fast and to take what the scenarios ask: no delay of small packets, limits raised.
+//! Brokers that are known by name, configured for speed and for the limits that the scenarios need.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ const MOSQUITTO: &str = "listener {port} 127.0.0.1\nallow_anonymous true\nset_tc
     set_tcp_nodelay true\ncertfile {cert}\nkeyfile {key}\nmax_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 1000\n\
     persistence false\nlog_type error\nuser root\nsys_interval 0\n";
 
-/// In memory. A listener speaks one version.
+/// In memory. A listener accepts one protocol version.
 const RUMQTTD: &str = "id = 0\n[router]\nid = 0\nmax_connections = 20000\nmax_outgoing_packet_count = 200\nmax_segment_size = 104857600\n\
     max_segment_count = 10\n[v4.1]\nname = 'plain'\nlisten = '127.0.0.1:{port}'\nnext_connection_delay_ms = 1\n[v4.1.connections]\n\
     connection_timeout_ms = 60000\nmax_payload_size = 2097152\nmax_inflight_count = 1000\ndynamic_filters = true\n\
@@ -23,31 +23,31 @@ const RUMQTTD: &str = "id = 0\n[router]\nid = 0\nmax_connections = 20000\nmax_ou
     [v5.1]\nname = 'five'\nlisten = '127.0.0.1:{v5_port}'\nnext_connection_delay_ms = 1\n[v5.1.connections]\nconnection_timeout_ms = 60000\n\
     max_payload_size = 2097152\nmax_inflight_count = 1000\ndynamic_filters = true\n";
 
-/// Go's sockets do not delay. It has one listener for MQTT.
+/// Go's sockets have no delay. There is one listener for MQTT.
 const NATS: &str = "port: {other_port}\nhost: 127.0.0.1\nserver_name: bench\nmax_payload: 8388608\nwrite_deadline: '60s'\nmax_pending: 1073741824\n\
     jetstream { store_dir: '{folder}/data' }\nmqtt { host: 127.0.0.1, port: {port}, max_ack_pending: 1000{mqtt_tls} }\n";
 const NATS_TLS: &str = ", tls { cert_file: '{cert}', key_file: '{key}' }";
 
-/// Why RMQTT is not among them. One that was built some other way is a line for `--others`.
-const RMQTTD: &str = "left out: rmqttd does not build by cargo install alone (rmqttd 0.24.0 needs protoc); --others takes one that is there";
+/// Reason why RMQTT is missing. A build of it can be a line for `--others`.
+const RMQTTD: &str = "left out: rmqttd 0.24.0 needs protoc to build; name a build of it with --others";
 
 const NATS_LACKS: &[(Need, &str)] = &[
     (Need::Qos2, "NATS has QoS 0 and 1 only"),
     (Need::Mqtt5, "NATS speaks MQTT 3.1.1 only"),
-    (Need::Shared, "shared subscriptions are not in the MQTT of NATS"),
+    (Need::Shared, "NATS has no shared subscriptions in MQTT"),
 ];
 
-/// What is there, and a line for each that is not: how to get it.
+/// The brokers that were found, and a line for each missing one with the way to get it.
 #[derive(Debug)]
 pub struct Known {
     pub brokers: Vec<Broker>,
     pub left_out: Vec<String>,
 }
 
-/// Ours.
+/// Lapwing.
 ///
 /// # Errors
-/// That the current folder is gone.
+/// The current folder does not exist.
 pub fn lapwing(program: &Path) -> Result<Broker, Error> {
     Ok(Broker {
         name: "lapwing".to_owned(),
@@ -57,11 +57,13 @@ pub fn lapwing(program: &Path) -> Result<Broker, Error> {
     })
 }
 
-/// The brokers that are here: the first is ours, the second what the others are measured by, if it is there. They are looked for in `peers`/bin
-/// and in PATH. `others`: a file with a line for each further broker, its name, `=`, and its command.
+/// Finds the brokers in `peers`/bin and in PATH.
+///
+/// The first is Lapwing. The second, if it is there, is the base of the ratios. `others` names a
+/// file with a line for each further broker: its name, `=`, and its command.
 ///
 /// # Errors
-/// That the file cannot be read.
+/// The file cannot be read.
 pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Known, Error> {
     let mut brokers = vec![self::lapwing(lapwing)?];
     let mut left_out = vec![RMQTTD.to_owned()];
@@ -72,7 +74,7 @@ pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Know
     ] {
         let Some(file) = find(program, peers) else {
             let to = if from.ends_with("--root") { format!(" {}", peers.display()) } else { String::new() };
-            left_out.push(format!("left out: {program} is not there; {from}{to}"));
+            left_out.push(format!("left out: {program} is missing; {from}{to}"));
             continue;
         };
         let is_nats = program == "nats-server";
@@ -82,7 +84,7 @@ pub fn known(lapwing: &Path, peers: &Path, others: Option<&Path>) -> Result<Know
             config: config.replace("{mqtt_tls}", ""),
             secure: is_nats.then(|| config.replace("{mqtt_tls}", NATS_TLS)),
             lacks: if is_nats { NATS_LACKS } else { &[] },
-            // rumqttd refuses 0.
+            // rumqttd refuses a keep-alive of 0.
             keep_alive_s: if program == "rumqttd" { 60_000 } else { 0 },
         });
     }

@@ -1,4 +1,5 @@
-//! The brokers of a comparison: each pinned to its cores, with a port on loopback and a folder of its own.
+//! The brokers of a comparison, each pinned to its cores, with a port on loopback and a folder of
+//! its own.
 
 mod known;
 
@@ -16,7 +17,7 @@ use crate::wire::{self, Stay, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The certificate of the brokers, and its key.
+/// Certificate of the brokers, and its key.
 #[derive(Debug)]
 pub struct Tls {
     pub certificate: PathBuf,
@@ -25,10 +26,10 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Makes one for loopback.
+    /// Creates a certificate for loopback.
     ///
     /// # Errors
-    /// That it cannot be written.
+    /// It cannot be created or written.
     pub fn make(folder: &Path) -> Result<Tls, Error> {
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
         let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
@@ -39,39 +40,41 @@ impl Tls {
     }
 }
 
-/// A broker that can be started: its name, and its command with `{port}`, `{v5_port}`, `{tls_port}`, `{other_port}`, `{folder}`, `{cert}` and
-/// `{key}` to be filled in, also in the configuration that is written to `{folder}/config.toml` first.
+/// A broker that can be started: name, command and configuration.
+///
+/// `{port}`, `{v5_port}`, `{tls_port}`, `{other_port}`, `{folder}`, `{cert}` and `{key}` are filled
+/// in. The configuration is written to `{folder}/config.toml` first.
 #[derive(Clone, Debug, Default)]
 pub struct Broker {
     pub name: String,
     pub command: String,
     pub config: String,
-    /// The configuration for scenarios over TLS, of a broker whose listener cannot be there twice: it has TLS then.
+    /// Configuration for TLS scenarios, if the broker cannot have plain and TLS listeners together.
     pub secure: Option<String>,
-    /// What it cannot do, and why.
+    /// Features that the broker lacks, each with the reason.
     pub lacks: &'static [(Need, &'static str)],
-    /// The keep-alive of its clients, 0: none, as long as it takes that.
+    /// Keep-alive of its clients in seconds. 0, if the broker accepts it, is none.
     pub keep_alive_s: u16,
 }
 
-/// A broker that runs, and where.
+/// A running broker and its addresses.
 pub struct Started {
     pub running: Running,
     pub plain: SocketAddr,
-    /// Where it speaks MQTT 5: the same, but of those that have a listener for it.
+    /// Address for MQTT 5, which some brokers have on a listener of its own.
     pub v5: SocketAddr,
     pub tls: SocketAddr,
     keep_alive_s: u16,
 }
 
 impl Started {
-    /// How clients stay there.
+    /// Returns keep-alive and session options of clients.
     pub fn stay(&self, clean: bool) -> Stay {
         Stay { keep_alive_s: self.keep_alive_s, clean }
     }
 }
 
-/// How long the first client tries.
+/// Longest time until the first client is accepted.
 const START: Duration = Duration::from_secs(20);
 
 fn free_port() -> Result<u16, Error> {
@@ -79,15 +82,16 @@ fn free_port() -> Result<u16, Error> {
 }
 
 impl Broker {
-    /// Why it cannot do this, if it cannot.
+    /// Returns the reason why the broker cannot run a scenario, if there is one.
     pub fn cannot(&self, kind: Kind) -> Option<&'static str> {
         self.lacks.iter().find(|(need, _)| kind.needs(*need)).map(|(_, why)| *why)
     }
 
-    /// Starts it on these cores (as taskset has them) and waits until it lets a client in.
+    /// Starts the broker on these cores (in the notation of taskset), and waits until it accepts a
+    /// client.
     ///
     /// # Errors
-    /// That it does not start.
+    /// The broker does not start.
     pub fn start(
         &self,
         kind: Kind,
@@ -143,19 +147,19 @@ impl Broker {
     }
 }
 
-/// Lets a client come and go.
+/// Connects a client and disconnects it.
 fn first(address: SocketAddr, keep_alive_s: u16, security: Option<&Security>) -> Result<(), Error> {
     let mut socket = Socket::connect(address, security, Duration::from_secs(2))?;
     wire::connect(&mut socket.out, Version::V311, "first", Stay { keep_alive_s, clean: true });
     socket.ask(0x20)?;
     socket.out.extend([0xe0, 0]);
     socket.flush()?;
-    // The broker closes once it has seen to the session; some never do.
+    // The broker closes once it has handled the session; some never do.
     let _ = socket.fill_once();
     Ok(())
 }
 
-/// A log is written for terminals by some.
+/// Removes the terminal colours that some brokers write into their logs.
 fn without_colours(text: &str) -> String {
     let mut parts = text.split('\u{1b}');
     let first = parts.next().unwrap_or_default().to_owned();

@@ -1,8 +1,8 @@
-//! The load: many clients on one thread and one epoll, so that the generator costs few cycles and its core is not what is measured.
+//! The load generator: many clients on one thread and one epoll, so that it costs few cycles.
 //!
-//! Closed loop: a publisher has so many messages on their way at most, a message being on its way until it is acknowledged and
-//! every subscriber that is to have it has it. Open loop: messages are due at fixed times, and their latency counts from when they
-//! were due, sent late or not.
+//! Closed loop: a publisher has a bounded number of messages in flight. A message is in flight
+//! until it is acknowledged and all its subscribers have received it. Open loop: messages are due
+//! at fixed times, and their latency counts from then, whether they were sent late or not.
 
 mod socket;
 
@@ -18,25 +18,25 @@ use crate::wire::{self, Stay, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a connection, or the last message, may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A broker that delivers nothing for so long, while messages are on their way, has stalled.
+/// Longest time for a connect, and for the last message.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Time without deliveries after which a broker with messages in flight has stalled.
 const STALLED: Duration = Duration::from_secs(1);
-/// Bytes of a payload that are the generator's own: the publisher (4), then when it was due, in ns since the start (8).
+/// Payload bytes of the generator: the publisher (4), then the due time in ns since the start (8).
 pub const STAMP: usize = 12;
 
-/// Who gets what.
+/// Shape of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// So many publishers, each with a subscriber of its own.
+    /// Pairs, each of a publisher and a subscriber of its own.
     Pairs(usize),
-    /// So many publishers to one subscriber.
+    /// Publishers to one subscriber.
     FanIn(usize),
-    /// So many publishers to a shared group of so many.
+    /// Publishers to a shared group of subscribers.
     Shared(usize, usize),
-    /// One publisher to so many subscribers.
+    /// One publisher to several subscribers.
     FanOut(usize),
-    /// One pair; the publisher goes through so many topics.
+    /// One pair whose publisher cycles through several topics.
     Topics(usize),
 }
 
@@ -64,49 +64,49 @@ impl Layout {
         }
     }
 
-    /// How many subscribers get each message.
+    /// Number of subscribers that receive each message.
     fn copies(self) -> u64 {
         if let Layout::FanOut(n) = self { n as u64 } else { 1 }
     }
 }
 
-/// What is to be done.
+/// Description of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     pub layout: Layout,
     pub qos: u8,
-    /// In bytes; [`STAMP`] at least.
+    /// Length of the payload in bytes; at least [`STAMP`].
     pub payload: usize,
-    /// Messages on their way for each publisher.
+    /// Messages in flight for each publisher.
     pub window: u64,
     pub version: Version,
     pub tls: bool,
-    /// Open loop: so many messages a second, of all publishers together.
+    /// Open loop: messages a second, of all publishers together.
     pub rate: Option<u32>,
 }
 
-/// What was seen.
+/// Figures of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Messages that came to subscribers while it was measured.
+    /// Messages that subscribers received during the measurement.
     pub delivered: u64,
-    /// How long that was.
+    /// Duration of the measurement.
     pub time: Duration,
-    /// Messages that never came.
+    /// Number of lost messages.
     pub lost: u64,
-    /// In ns, from when a message was due (open loop) or was handed to the socket.
+    /// Latency in ns, from the due time (open loop), or from the hand-over to the socket.
     pub latency: Histogram<u64>,
-    /// Nothing was delivered towards the end, though something was on its way.
+    /// Set when nothing was delivered towards the end, though messages were in flight.
     pub stall: Option<String>,
 }
 
-/// A publisher's side of the books.
+/// State of a publisher.
 struct Publisher {
     packets: Vec<(Vec<u8>, usize, usize)>,
     next: usize,
     last_id: u16,
     unacknowledged: u64,
-    /// Copies that have not come yet.
+    /// Number of copies that have not been received.
     outstanding: u64,
 }
 
@@ -115,34 +115,34 @@ enum Role {
     Subscriber,
 }
 
-struct Client {
+struct LoadClient {
     socket: Socket,
     role: Role,
 }
 
-/// The clients, connected.
+/// The connected clients.
 pub struct Load {
     spec: Spec,
     poll: Poll,
-    clients: Vec<Client>,
+    clients: Vec<LoadClient>,
     began: Instant,
     delivered: u64,
     latency: Histogram<u64>,
-    /// Publishers that may have room.
+    /// Publishers that may send.
     ready: Vec<usize>,
-    /// Clients with something to write.
+    /// Clients with bytes to write.
     dirty: Vec<usize>,
-    /// Copies on their way.
+    /// Number of copies in flight.
     outstanding: u64,
-    /// When the last copy came.
+    /// Time when the last copy was received.
     last_came: Instant,
 }
 
 impl Load {
-    /// Connects everybody, subscribers first.
+    /// Connects all clients, subscribers first.
     ///
     /// # Errors
-    /// Of the network, or that the broker refuses.
+    /// The network fails, or the broker refuses a client.
     pub fn connect(
         spec: Spec,
         address: SocketAddr,
@@ -152,9 +152,9 @@ impl Load {
         let poll = Poll::new()?;
         let (publishers, subscribers) = (spec.layout.publishers(), spec.layout.subscribers());
         let mut clients = Vec::with_capacity(publishers + subscribers);
-        let join = |id: &str, role: Role| -> Result<Client, Error> {
-            let socket = Socket::connect(address, security.filter(|_| spec.tls), PATIENCE)?;
-            let mut client = Client { socket, role };
+        let join = |id: &str, role: Role| -> Result<LoadClient, Error> {
+            let socket = Socket::connect(address, security.filter(|_| spec.tls), TIMEOUT)?;
+            let mut client = LoadClient { socket, role };
             wire::connect(&mut client.socket.out, spec.version, id, stay);
             client.await_packet(0x20)?;
             Ok(client)
@@ -196,10 +196,11 @@ impl Load {
         })
     }
 
-    /// Runs: `warm` first, then `time` measured, with `mark` called at both ends; then waits for what is still on its way.
+    /// Runs `warm`, then the measured `time`, with a call of `mark` at both ends. Then waits for
+    /// messages in flight.
     ///
     /// # Errors
-    /// That a connection ended.
+    /// A connection ended.
     pub fn run<T>(
         &mut self,
         warm: Duration,
@@ -219,14 +220,14 @@ impl Load {
         let stalled = self.outstanding > 0 && silence >= STALLED.min(time / 2);
         let stall = stalled.then(|| {
             format!(
-                "stalled: {} messages were delivered, then for {:.1} s none of the {} on their way",
+                "stalled: {} messages were delivered, then for {:.1} s none of the {} in flight",
                 self.delivered,
                 silence.as_secs_f64(),
                 self.outstanding
             )
         });
         let latency = self.latency.clone();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let mut events = Events::with_capacity(1024);
         self.ready.clear();
         let mut last = (Instant::now(), self.outstanding);
@@ -265,13 +266,14 @@ impl Load {
         }
     }
 
-    /// Tops up, writes, waits and reads, once.
+    /// Fills the windows, writes, waits and reads, once.
     fn turn(&mut self, events: &mut Events, wait: Duration, closed: bool) -> Result<(), Error> {
         if closed {
             self.top_up();
         }
         self.flush()?;
-        // epoll waits in whole milliseconds, which is too coarse for messages that are due: the last one is spun.
+        // epoll waits in whole milliseconds, which is too coarse for due messages: the last one is
+        // spun.
         let wait = if closed { wait } else { wait.saturating_sub(Duration::from_millis(1)) };
         self.poll.poll(events, Some(wait))?;
         for event in events.iter() {
@@ -304,7 +306,7 @@ impl Load {
     fn publish(&mut self, n: usize, due: Instant) {
         let stamp = (due - self.began).as_nanos() as u64;
         let copies = self.spec.layout.copies();
-        let Client { socket, role } = &mut self.clients[n];
+        let LoadClient { socket, role } = &mut self.clients[n];
         let Role::Publisher(publisher) = role else { return };
         if socket.out.is_empty() {
             self.dirty.push(n);
@@ -361,7 +363,7 @@ impl Load {
                 4 | 7 => acknowledged += 1,
                 5 => out.extend([0x62, 2, body[0], body[1]]),
                 6 => out.extend([0x70, 2, body[0], body[1]]),
-                14 => return Err(format!("the broker said DISCONNECT {body:02x?}").into()),
+                14 => return Err(format!("the broker sent DISCONNECT {body:02x?}").into()),
                 _ => {}
             }
             at += end;
@@ -369,7 +371,7 @@ impl Load {
         if self.delivered > came_before {
             self.last_came = arrived;
         }
-        let Client { socket, role } = &mut self.clients[n];
+        let LoadClient { socket, role } = &mut self.clients[n];
         socket.keep(input, at);
         if !had_output && !socket.out.is_empty() {
             self.dirty.push(n);
@@ -381,11 +383,11 @@ impl Load {
         Ok(())
     }
 
-    /// A copy of a message of this publisher has come.
+    /// Counts a received copy of a message of this publisher.
     fn came(&mut self, publisher: usize) {
         self.delivered += 1;
         self.outstanding = self.outstanding.saturating_sub(1);
-        let Some(Client { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else {
+        let Some(LoadClient { role: Role::Publisher(books), .. }) = self.clients.get_mut(publisher) else {
             return;
         };
         books.outstanding = books.outstanding.saturating_sub(1);
@@ -395,8 +397,8 @@ impl Load {
     }
 }
 
-impl Client {
-    /// Writes what there is and waits for a packet of this kind.
+impl LoadClient {
+    /// Writes pending bytes, and waits for a packet of this kind.
     fn await_packet(&mut self, kind: u8) -> Result<(), Error> {
         let body = self.socket.ask(kind)?;
         let refused = match kind {

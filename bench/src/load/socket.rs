@@ -13,10 +13,10 @@ use crate::wire;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is read at once.
+/// Number of bytes that one read takes at most.
 const READ: usize = 256 << 10;
 
-/// Whom to trust, and how.
+/// TLS settings of the clients.
 #[derive(Clone)]
 pub struct Security(Arc<rustls::ClientConfig>);
 
@@ -24,7 +24,7 @@ impl Security {
     /// Trusts this certificate, and resumes no session: each connection is a full handshake.
     ///
     /// # Errors
-    /// That it is none.
+    /// The certificate is not valid.
     pub fn new(certificate: CertificateDer<'static>) -> Result<Security, Error> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate)?;
@@ -37,21 +37,21 @@ impl Security {
     }
 }
 
-/// See the module.
+/// A connection with its buffers.
 pub struct Socket {
     stream: mio::net::TcpStream,
     tls: Option<Box<ClientConnection>>,
-    /// What is to be written.
+    /// Bytes to write.
     pub out: Vec<u8>,
-    /// What has come and was not taken.
+    /// Bytes that were received and not taken.
     pub input: Vec<u8>,
 }
 
 impl Socket {
-    /// Connects, blocking, and shakes hands if it is to be secure.
+    /// Connects, blocking, and does the TLS handshake if `security` is given.
     ///
     /// # Errors
-    /// Of the network.
+    /// The network fails.
     pub fn connect(
         address: SocketAddr,
         security: Option<&Security>,
@@ -72,10 +72,10 @@ impl Socket {
         Ok(Socket { stream, tls, out: Vec::new(), input: Vec::new() })
     }
 
-    /// From here on it does not block.
+    /// Switches to non-blocking mode and registers the socket.
     ///
     /// # Errors
-    /// Of the system.
+    /// The system refuses.
     pub fn register(&mut self, poll: &Poll, token: Token) -> Result<(), Error> {
         let stream = std::os::fd::AsFd::as_fd(&self.stream).try_clone_to_owned()?;
         std::net::TcpStream::from(stream).set_nonblocking(true)?;
@@ -83,14 +83,14 @@ impl Socket {
         Ok(())
     }
 
-    /// Writes what there is as far as it goes.
+    /// Writes pending bytes until the socket is full.
     ///
     /// # Errors
-    /// Of the network.
+    /// The network fails.
     pub fn flush(&mut self) -> Result<(), Error> {
         if let Some(tls) = &mut self.tls {
             if !self.out.is_empty() {
-                // The connection's own buffer has no bound that we set: what does not go is kept there.
+                // The TLS buffer has no bound here: bytes that do not go are kept there.
                 tls.writer().write_all(&self.out)?;
                 self.out.clear();
             }
@@ -115,10 +115,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Reads all that has come (one read where that blocks).
+    /// Reads everything that has arrived; one read on a blocking socket.
     ///
     /// # Errors
-    /// Of the network, or that the broker has closed.
+    /// The network fails, or the broker has closed the connection.
     pub fn fill(&mut self) -> Result<(), Error> {
         thread_local!(static SCRATCH: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; READ]));
         SCRATCH.with_borrow_mut(|scratch| {
@@ -160,10 +160,10 @@ impl Socket {
         })
     }
 
-    /// Writes as much of this as goes, without TLS; 0: nothing does for now.
+    /// Writes as many bytes as possible, without TLS; 0 when the socket is full.
     ///
     /// # Errors
-    /// Of the network.
+    /// The network fails.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         match self.stream.write(bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -171,10 +171,10 @@ impl Socket {
         }
     }
 
-    /// Reads all that has come, without TLS, and tells only how much that was.
+    /// Reads everything that has arrived, without TLS, and returns only its length.
     ///
     /// # Errors
-    /// Of the network, or that the broker has closed.
+    /// The network fails, or the broker has closed the connection.
     pub fn skip(&mut self, scratch: &mut [u8]) -> Result<u64, Error> {
         let mut bytes = 0;
         loop {
@@ -192,7 +192,7 @@ impl Socket {
         }
     }
 
-    /// Gives the input back, of which so much was used.
+    /// Gives the input back, of which `used` bytes were taken.
     pub fn keep(&mut self, mut input: Vec<u8>, used: usize) {
         if used == input.len() {
             input.clear();
@@ -202,26 +202,27 @@ impl Socket {
         self.input = input;
     }
 
-    /// Before it is registered: writes what there is, and the body of the next packet, which has to be of this kind.
+    /// Writes pending bytes, and returns the body of the next packet, which must be of this kind.
+    /// For sockets that are not registered.
     ///
     /// # Errors
-    /// Of the network, or that another one came.
+    /// The network fails, or another packet is received.
     pub fn ask(&mut self, kind: u8) -> Result<Vec<u8>, Error> {
         self.flush()?;
         self.await_packet(kind)
     }
 
-    /// The body of the next packet, which has to be of this kind; blocks.
+    /// Returns the body of the next packet, which must be of this kind; blocks.
     ///
     /// # Errors
-    /// Of the network, or that another one came.
+    /// The network fails, or another packet is received.
     pub fn await_packet(&mut self, kind: u8) -> Result<Vec<u8>, Error> {
         loop {
             if let Some((first, start, end)) = wire::frame(&self.input) {
                 let body = self.input[start..end].to_vec();
                 self.input.drain(..end);
                 if first & 0xf0 != kind & 0xf0 {
-                    return Err(format!("{kind:#x} was to come, and {first:#x} came").into());
+                    return Err(format!("expected packet {kind:#x}, received {first:#x}").into());
                 }
                 return Ok(body);
             }
@@ -229,10 +230,10 @@ impl Socket {
         }
     }
 
-    /// One read that waits.
+    /// Does one blocking read.
     ///
     /// # Errors
-    /// Of the network, or that the broker has closed.
+    /// The network fails, or the broker has closed the connection.
     pub fn fill_once(&mut self) -> Result<(), Error> {
         let mut buffer = [0; 65_536];
         let n = match &mut self.tls {
@@ -258,13 +259,13 @@ impl Socket {
     }
 }
 
-/// A call that waits, again if a signal (a stop of this process, say) ended it; and what it means that there is nothing.
+/// Repeats a blocking call that a signal interrupted. A timeout means that the broker has stalled.
 fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> Result<T, Error> {
     loop {
         match call() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return Err("stalled: the broker says nothing more".into());
+                return Err("stalled: the broker sends nothing more".into());
             }
             result => return Ok(result?),
         }

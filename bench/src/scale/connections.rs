@@ -1,5 +1,5 @@
-//! What connections take of a broker that runs: memory, the kernel's included, and file descriptors, and what it does when there are none
-//! left.
+//! The cost of connections: memory of broker and kernel, file descriptors, and the behaviour at
+//! their limit.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::scenario::Kind;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Of the broker, with so many connections.
+/// Figures of the broker with a number of connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub struct MemoryPoint {
     pub connections: usize,
     pub resident_kib: f64,
     pub descriptors: usize,
-    /// The kernel's slabs, of both ends.
+    /// Slabs of the kernel, for both ends.
     pub kernel_kib: f64,
 }
 
@@ -26,16 +26,16 @@ fn kernel_kib() -> Result<f64, Error> {
     Ok(line.split_whitespace().next().ok_or("no number")?.parse()?)
 }
 
-/// Connects more and more that do nothing.
+/// Connects more and more silent clients.
 ///
 /// # Errors
-/// That the broker fails, or this process may not have so many files.
+/// The broker fails, or this process may not open enough files.
 pub fn points(
     broker: &Broker,
     counts: &[usize],
     folder: &Path,
     (tls, security): (&Tls, &Security),
-) -> Result<Vec<Point>, Error> {
+) -> Result<Vec<MemoryPoint>, Error> {
     let started = broker.start(Kind::Idle { count: 0 }, folder, (tls, security), "0")?;
     let mut sockets: Vec<Socket> = Vec::new();
     let mut points = Vec::new();
@@ -43,7 +43,7 @@ pub fn points(
         let more = idlers(sockets.len()..*count, &started)
             .map_err(|error| format!("{count} connections: {error} (ulimit -n {} is needed)", count + 100))?;
         sockets.extend(more);
-        points.push(Point {
+        points.push(MemoryPoint {
             connections: sockets.len(),
             resident_kib: settled_kib(&started)?,
             descriptors: started.running.descriptors()?,
@@ -53,15 +53,16 @@ pub fn points(
     Ok(points)
 }
 
-/// KiB more for each connection more, by `kib`, between two points.
-pub fn each_kib(from: &Point, to: &Point, kib: impl Fn(&Point) -> f64) -> f64 {
+/// Returns the KiB of each further connection between two points.
+pub fn each_kib(from: &MemoryPoint, to: &MemoryPoint, kib: impl Fn(&MemoryPoint) -> f64) -> f64 {
     (kib(to) - kib(from)) / to.connections.saturating_sub(from.connections).max(1) as f64
 }
 
-/// With so many file descriptors: how many clients are let in, and what the broker says then.
+/// Starts a broker with few file descriptors. Returns the number of clients that it accepts, and
+/// its log line then.
 ///
 /// # Errors
-/// That it does not start, or never has enough.
+/// The broker does not start, or accepts as many clients as it has file descriptors.
 pub fn at_the_limit(
     broker: &Broker,
     descriptors: usize,
@@ -85,7 +86,7 @@ pub fn at_the_limit(
             }
         }
     }
-    Err(format!("{descriptors} clients were let in with {descriptors} file descriptors").into())
+    Err(format!("{descriptors} clients were accepted with {descriptors} file descriptors").into())
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_what_comes_with_it_not_what_was_there() {
-        let point = |connections, resident_kib| Point {
+        let point = |connections, resident_kib| MemoryPoint {
             connections,
             resident_kib,
             descriptors: connections + 20,

@@ -1,7 +1,7 @@
-//! What cores share, measured: how long one has it alone, and how often two that want nothing else get it between them.
+//! Shared resources: the time of one core alone, and of two cores that do nothing else.
 //!
-//! The router and the listener are the broker's own. The registry and the counters cannot be reached from here: stand-ins of the same
-//! shape are measured.
+//! Router and listener are the broker's own. Registry and counters cannot be reached from here, so
+//! stand-ins of the same shape are measured.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -20,39 +20,42 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long each is measured.
+/// Duration of each measurement.
 const TIME: Duration = Duration::from_millis(300);
-/// Subscriptions and clients that are there already.
+/// Number of subscriptions and clients that exist before.
 const KNOWN: usize = 100_000;
 
-/// Something that cores share.
+/// A resource that cores share.
 #[derive(Clone, Debug)]
 pub struct Lock {
     pub name: &'static str,
-    /// µs that one core takes for it alone.
+    /// Time that one core takes alone, in µs.
     pub alone_us: f64,
-    /// µs from one to the next where two cores want nothing else; None: it is always one core's.
+    /// Time from one use to the next when two cores do nothing else, in µs. None: only one core
+    /// uses it.
     pub contended_us: Option<f64>,
 }
 
 impl Lock {
-    /// The part of it that only one core can have at a time, in µs: what makes two cores as slow as they were. Two that share nothing take
-    /// half as long from one to the next as one does; two that share all, as long as one, or longer, since what they share moves between
-    /// them. Between those, it is the part with which [`Work`](super::model::Work) comes to what was measured.
+    /// The part that only one core can execute at a time, in µs.
+    ///
+    /// Two cores that share nothing take half the time of one from one use to the next. Two that
+    /// share everything take as long as one, or longer, since the data move between them. In
+    /// between, it is the part with which [`Work`](super::model::Work) gives the measured time.
     pub fn shared_us(&self) -> f64 {
         let (one, Some(two)) = (self.alone_us, self.contended_us) else { return self.alone_us };
         if two >= one { two } else { (one * (2.0 * two - one).max(0.0)).sqrt() }
     }
 }
 
-/// This thread on that core, if there is one.
+/// Pins this thread to a core, if the core exists.
 fn pin(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
     let _ = sched_setaffinity(None, &set);
 }
 
-/// How long `act` takes from one to the next, in µs, on so many threads that each do it as often as they can.
+/// Returns the time from one `act` to the next, in µs, on `threads` threads that each repeat it.
 fn each_us(threads: usize, act: &(impl Fn(usize, usize) + Sync)) -> f64 {
     let (over, begin, count) = (AtomicBool::new(false), Barrier::new(threads + 1), AtomicU64::new(0));
     let elapsed = std::thread::scope(|scope| {
@@ -79,26 +82,27 @@ fn each_us(threads: usize, act: &(impl Fn(usize, usize) + Sync)) -> f64 {
     elapsed.as_secs_f64() * 1e6 / count.load(Ordering::Relaxed).max(1) as f64
 }
 
-/// `takes`: how often `act` takes the lock.
+/// Measures a lock. `takes` is how often `act` takes it.
 fn lock(name: &'static str, takes: f64, act: impl Fn(usize, usize) + Sync) -> Lock {
     Lock { name, alone_us: each_us(1, &act) / takes, contended_us: Some(each_us(2, &act) / takes) }
 }
 
-/// Spread over all, in an order that no cache foresees, and not the same for two threads.
+/// Returns an index spread over all, in an order that caches cannot foresee and that differs
+/// between threads.
 fn scattered(thread: usize, n: usize) -> usize {
     (n.wrapping_mul(0x9e37_79b1) + thread * KNOWN / 2) % KNOWN
 }
 
-/// All that are shared, in this order.
+/// Measures all shared resources, in this order.
 ///
 /// # Errors
-/// Of the system.
+/// The system fails.
 pub fn all() -> Result<[Lock; 6], Error> {
     let (subscribe, miss) = tree();
     Ok([accept()?, registry(), subscribe, miss, counters(), queue()])
 }
 
-/// The listener's loop: accept, spawn. All have connected before.
+/// The listener's loop: accept, spawn. All clients have connected before.
 fn accept() -> Result<Lock, Error> {
     const COUNT: usize = 2_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -126,7 +130,8 @@ fn accept() -> Result<Lock, Error> {
     Ok(Lock { name: "accept", alone_us: took.as_secs_f64() * 1e6 / COUNT as f64, contended_us: None })
 }
 
-/// A claim or a release: a map in the order of client identifiers behind a mutex, with entries of the same size.
+/// A claim or a release: an ordered map of client identifiers behind a mutex, with entries of the
+/// same size.
 fn registry() -> Lock {
     let ids: Vec<Arc<str>> = (0..KNOWN).map(|n| format!("device-{n:07}").into()).collect();
     let entries: BTreeMap<Arc<str>, [usize; 5]> = ids.iter().map(|id| (id.clone(), [0; 5])).collect();
@@ -187,7 +192,7 @@ fn message(topic: &str) -> Message {
     })
 }
 
-/// A subscription made or ended among many; and a topic looked up there, because it is not remembered.
+/// A subscription added or removed among many, and an uncached topic looked up there.
 fn tree() -> (Lock, Lock) {
     let router = router();
     let sessions: Vec<Arc<Outbox>> = (0..1_000).map(|n| outbox(n + 1)).collect();
@@ -208,7 +213,7 @@ fn tree() -> (Lock, Lock) {
     (subscribe, miss)
 }
 
-/// What a turn of a connection adds to counters that all cores share: four of its listener's, and the bytes that came in.
+/// The shared counters of one turn of a connection: four of its listener's, and the received bytes.
 fn counters() -> Lock {
     let shared: [AtomicU64; 10] = Default::default();
     lock("counters of a turn", 1.0, |_, n| {
@@ -218,7 +223,7 @@ fn counters() -> Lock {
     })
 }
 
-/// The queue of one subscriber that all publish to: a message made, routed by a topic that is remembered, and taken.
+/// The queue of one subscriber: a message made, routed by a cached topic, and taken.
 fn queue() -> Lock {
     let router = router();
     let outbox = outbox(1);
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn the_model_comes_to_what_two_cores_were_measured_to_do() {
         let part = shared(1.0, 0.6);
-        let work = Work { own_us: 1.0 - part, places_us: vec![part] };
+        let work = Work { own_us: 1.0 - part, resources_us: vec![part] };
         assert!((1e6 / work.on(2).per_s - 0.6).abs() < 1e-9);
     }
 }

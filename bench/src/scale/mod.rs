@@ -1,5 +1,7 @@
-//! What many cores and very many connections would need. Nothing here has 64 cores: what one connection takes and how long what cores share is
-//! taken are measured, the rest is worked out from that by [`model`], the same each time.
+//! The needs of many cores and very many connections.
+//!
+//! This machine does not have 64 cores. The cost of one connection and the times of shared
+//! resources are measured. [`model`] works out the rest from them, the same each time.
 
 mod connections;
 mod locks;
@@ -18,7 +20,7 @@ use model::Work;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// See the module.
+/// Works out the limits of many cores and connections.
 #[derive(Args, Debug)]
 pub struct Scale {
     /// Cores
@@ -27,57 +29,59 @@ pub struct Scale {
     /// Connections
     #[arg(long, default_value_t = 1_000_000)]
     connections: usize,
-    /// The most that are really made
+    /// Maximum number of connections that are really made
     #[arg(long, default_value_t = 10_000)]
     made: usize,
-    /// Our broker
+    /// The Lapwing program
     #[arg(long, default_value = "target/release/lapwing")]
     lapwing: PathBuf,
-    /// Measures only what cores share
+    /// Measures only shared resources
     #[arg(long)]
     only_shared: bool,
-    /// Where its state and log are kept meanwhile
+    /// Folder for state and log
     #[arg(long, default_value = "target/bench-scale")]
     folder: PathBuf,
 }
 
-/// A kind of work: what the broker takes for it on one core in all, in µs, as `compare` measures that (figures of docs/PERFORMANCE.md), and
-/// how often it takes each of [`locks::all`], in their order.
-struct Kind {
+/// A kind of work: its CPU time on one core, and its uses of each of [`locks::all`], in their
+/// order.
+///
+/// The CPU times are those of `compare`, in µs (see docs/PERFORMANCE.md).
+struct WorkKind {
     what: &'static str,
     cpu_us: f64,
     takes: [f64; 6],
 }
 
-/// What one writer of the log takes for a message that is kept, in µs: `store` measures it.
+/// Time of the log's writer for a message that is kept, in µs, measured by `store`.
 const LOG_US: f64 = 1.3;
 
 //                accept, registry, tree write, tree read, counters, queue
-const KINDS: [Kind; 6] = [
-    Kind { what: "connect, CONNACK, close", cpu_us: 55.0, takes: [1.0, 2.0, 0.0, 0.0, 2.0, 0.0] },
-    Kind {
+const KINDS: [WorkKind; 6] = [
+    WorkKind { what: "connect, CONNACK, close", cpu_us: 55.0, takes: [1.0, 2.0, 0.0, 0.0, 2.0, 0.0] },
+    WorkKind {
         what: "connect, subscribe to one filter, close",
-        // SUBSCRIBE and SUBACK taken as half of a message that comes alone.
+        // SUBSCRIBE and SUBACK are taken as half of a message that comes alone.
         cpu_us: 67.0,
         takes: [1.0, 2.0, 2.0, 0.0, 3.0, 0.0],
     },
-    // Nothing is gathered: a turn of the publisher's and one of the subscriber's for each.
-    Kind { what: "messages, one at a time", cpu_us: 24.0, takes: [0.0, 0.0, 0.0, 0.0, 2.0, 0.0] },
-    Kind { what: "messages, four at once", cpu_us: 1.61, takes: [0.0, 0.0, 0.0, 0.0, 0.5, 0.0] },
+    // Nothing is batched: each message takes a turn of the publisher and one of the subscriber.
+    WorkKind { what: "messages, one at a time", cpu_us: 24.0, takes: [0.0, 0.0, 0.0, 0.0, 2.0, 0.0] },
+    WorkKind { what: "messages, four at once", cpu_us: 1.61, takes: [0.0, 0.0, 0.0, 0.0, 0.5, 0.0] },
     // Each subscription makes all publishers look their topics up again.
-    Kind {
+    WorkKind {
         what: "the same, while clients subscribe all the time",
         cpu_us: 2.6,
         takes: [0.0, 0.0, 0.0, 1.0, 0.5, 0.0],
     },
-    Kind { what: "messages, all to one subscriber", cpu_us: 0.47, takes: [0.0, 0.0, 0.0, 0.0, 0.1, 1.0] },
+    WorkKind { what: "messages, all to one subscriber", cpu_us: 0.47, takes: [0.0, 0.0, 0.0, 0.0, 0.1, 1.0] },
 ];
 
 impl Scale {
     /// Measures, works out and prints.
     ///
     /// # Errors
-    /// That something cannot be measured.
+    /// A figure cannot be measured.
     pub fn run(&self) -> Result<(), Error> {
         println!("{}", machine());
         if !self.only_shared {
@@ -86,9 +90,9 @@ impl Scale {
         println!("\nwhat cores share, µs");
         let locks = locks::all()?;
         for lock in &locks {
-            let contended = lock.contended_us.map_or("one core's".to_owned(), |us| format!("{us:.3}"));
+            let contended = lock.contended_us.map_or("one core".to_owned(), |us| format!("{us:.3}"));
             println!(
-                "  {:<26} alone {:>7.3}   two cores at once, from one to the next {contended:>10}   shared {:>7.3}",
+                "  {:<26} alone {:>7.3}   two cores, from one use to the next {contended:>10}   shared {:>7.3}",
                 lock.name,
                 lock.alone_us,
                 lock.shared_us()
@@ -107,11 +111,11 @@ impl Scale {
         let lapwing = brokers.first().ok_or("there is no broker")?;
         let counts = [0, self.made / 8, self.made / 4, self.made / 2, self.made];
         let points = connections::points(lapwing, &counts, &folder.join("broker"), (&tls, &security))?;
-        println!("\nidle connections, and what each takes beyond the line before");
+        println!("\nidle connections, each beyond the line before");
         for pair in points.windows(2) {
             let (from, to) = (&pair[0], &pair[1]);
             println!(
-                "  {:>7}: {:>6.1} MiB, {:.2} KiB each; kernel {:.2} KiB each (a half of both ends); {:.3} file descriptors each",
+                "  {:>7}: {:>6.1} MiB, {:.2} KiB each; kernel {:.2} KiB each (half of both ends); {:.3} file descriptors each",
                 to.connections,
                 to.resident_kib / 1024.0,
                 each_kib(from, to, |point| point.resident_kib),
@@ -125,7 +129,7 @@ impl Scale {
             let kernel = each_kib(none, all, |point| point.kernel_kib) / 2.0;
             let descriptors = each_kib(none, all, |point| point.descriptors as f64);
             println!(
-                "  {}: {:.1} GiB of the broker, {:.1} GiB of the kernel, {:.0} file descriptors",
+                "  {}: {:.1} GiB in the broker, {:.1} GiB in the kernel, {:.0} file descriptors",
                 self.connections,
                 gib(each) + none.resident_kib / 1024.0 / 1024.0,
                 gib(kernel),
@@ -135,12 +139,12 @@ impl Scale {
         const FEW: usize = 256;
         let (in_all, said) =
             connections::at_the_limit(lapwing, FEW, &folder.join("broker"), (&tls, &security))?;
-        println!("  with {FEW} file descriptors {in_all} are let in; the broker says: {said}");
+        println!("  with {FEW} file descriptors {in_all} clients are accepted; the broker logs: {said}");
         Ok(())
     }
 
     fn simulate(&self, locks: &[Lock; 6]) {
-        println!("\nworked out for {} cores, what is shared as slow as with two of them", self.cores);
+        println!("\nworked out for {} cores, with shared resources as slow as for two", self.cores);
         for kind in &KINDS {
             let work = work(kind, locks);
             let (one, all) = (work.on(1).per_s, work.on(self.cores));
@@ -154,27 +158,27 @@ impl Scale {
                 self.cores,
                 all.per_s / one
             );
-            if let Some((place, most)) = work.first_full() {
+            if let Some((resource, most)) = work.first_saturated() {
                 println!(
-                    "      first full: {} ({:.0} % taken), at {most:.0}/s",
-                    locks[place].name,
-                    100.0 * all.taken[place]
+                    "      saturates first: {} ({:.0} % busy), at {most:.0}/s",
+                    locks[resource].name,
+                    100.0 * all.utilization[resource]
                 );
             }
         }
         let comes_back = self.connections as f64 / work(&KINDS[1], locks).on(self.cores).per_s;
         println!("  {} devices come back and subscribe in {comes_back:.0} s", self.connections);
         println!(
-            "  messages that are kept: {:.0}/s, whatever the cores: one writer of the log",
+            "  kept messages: {:.0}/s on any number of cores, by the one writer of the log",
             1e6 / LOG_US
         );
     }
 }
 
-fn work(kind: &Kind, locks: &[Lock; 6]) -> Work {
+fn work(kind: &WorkKind, locks: &[Lock; 6]) -> Work {
     let alone: f64 = kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.alone_us).sum();
     Work {
         own_us: (kind.cpu_us - alone).max(0.0),
-        places_us: kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.shared_us()).collect(),
+        resources_us: kind.takes.iter().zip(locks).map(|(takes, lock)| takes * lock.shared_us()).collect(),
     }
 }

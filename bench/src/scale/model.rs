@@ -1,46 +1,55 @@
-//! Cores that share what only one of them can have at a time: a closed network of queues, by mean value analysis. Each core does a
-//! piece of work over and over; part of it is its own, the rest is done at places where others may be before it.
+//! Mean value analysis of a closed network of queues: cores that share resources which one core
+//! uses at a time.
 //!
-//! Times at a place are taken as spread (exponentially), which makes waiting begin before a place is full, as it does. No clock and no
-//! chance: the same figures give the same result.
+//! Each core repeats a piece of work. A part is its own, the rest is done at resources where other
+//! cores may be first. Times at a resource are taken as exponential, so that waiting begins before
+//! a resource is saturated, as in reality. There is no clock and no randomness: the same figures
+//! give the same result.
 
 /// One kind of work.
 #[derive(Clone, Debug)]
 pub struct Work {
-    /// What a core does on its own, in µs.
+    /// Time that a core spends on its own, in µs.
     pub own_us: f64,
-    /// What it does at each place, in µs.
-    pub places_us: Vec<f64>,
+    /// Time that it spends at each resource, in µs.
+    pub resources_us: Vec<f64>,
 }
 
-/// What so many cores do.
+/// Throughput of a number of cores.
 #[derive(Clone, Debug)]
-pub struct Flow {
+pub struct Throughput {
     /// Pieces of work in a second.
     pub per_s: f64,
-    /// How much of the time each place is taken, 0 to 1.
-    pub taken: Vec<f64>,
+    /// Utilization of each resource, 0 to 1.
+    pub utilization: Vec<f64>,
 }
 
 impl Work {
-    /// What it comes to on so many cores.
-    pub fn on(&self, cores: usize) -> Flow {
-        let mut waiting = vec![0.0; self.places_us.len()];
+    /// Returns the throughput on `cores` cores.
+    pub fn on(&self, cores: usize) -> Throughput {
+        let mut waiting = vec![0.0; self.resources_us.len()];
         let mut per_us = 0.0;
         for cores in 1..=cores {
-            // Who comes finds those who would be there without him.
-            let stays: Vec<f64> =
-                self.places_us.iter().zip(&waiting).map(|(time, waiting)| time * (1.0 + waiting)).collect();
+            // An arriving core finds the others as they would be without it.
+            let stays: Vec<f64> = self
+                .resources_us
+                .iter()
+                .zip(&waiting)
+                .map(|(time, waiting)| time * (1.0 + waiting))
+                .collect();
             per_us = cores as f64 / (self.own_us + stays.iter().sum::<f64>());
             waiting = stays.iter().map(|stay| per_us * stay).collect();
         }
-        Flow { per_s: per_us * 1e6, taken: self.places_us.iter().map(|time| per_us * time).collect() }
+        Throughput {
+            per_s: per_us * 1e6,
+            utilization: self.resources_us.iter().map(|time| per_us * time).collect(),
+        }
     }
 
-    /// The place that is full first, and at how many pieces of work in a second.
-    pub fn first_full(&self) -> Option<(usize, f64)> {
-        let longest = self.places_us.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-        longest.filter(|(_, time)| **time > 0.0).map(|(place, time)| (place, 1e6 / time))
+    /// Returns the resource that saturates first, and the work per second at that point.
+    pub fn first_saturated(&self) -> Option<(usize, f64)> {
+        let longest = self.resources_us.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        longest.filter(|(_, time)| **time > 0.0).map(|(resource, time)| (resource, 1e6 / time))
     }
 }
 
@@ -54,38 +63,39 @@ mod tests {
 
     #[test]
     fn one_core_waits_for_nobody() {
-        let work = Work { own_us: 50.0, places_us: vec![3.0, 2.0] };
+        let work = Work { own_us: 50.0, resources_us: vec![3.0, 2.0] };
         assert!(near(work.on(1).per_s, 1e6 / 55.0));
     }
 
     #[test]
     fn cores_that_share_nothing_add_up() {
-        let work = Work { own_us: 50.0, places_us: vec![] };
+        let work = Work { own_us: 50.0, resources_us: vec![] };
         assert!(near(work.on(64).per_s, 64.0 * 1e6 / 50.0));
-        assert!(work.first_full().is_none());
+        assert!(work.first_saturated().is_none());
     }
 
     #[test]
     fn cores_that_share_all_do_what_one_does() {
-        let work = Work { own_us: 0.0, places_us: vec![2.0] };
+        let work = Work { own_us: 0.0, resources_us: vec![2.0] };
         assert!(near(work.on(64).per_s, 500_000.0));
-        assert!(near(work.on(64).taken[0], 1.0));
+        assert!(near(work.on(64).utilization[0], 1.0));
     }
 
     #[test]
     fn the_longest_place_is_the_bound_and_more_cores_come_near_it() {
-        let work = Work { own_us: 50.0, places_us: vec![1.0, 4.0] };
-        assert_eq!(work.first_full(), Some((1, 250_000.0)));
+        let work = Work { own_us: 50.0, resources_us: vec![1.0, 4.0] };
+        assert_eq!(work.first_saturated(), Some((1, 250_000.0)));
         let on: Vec<f64> = [1, 2, 8, 64, 512].map(|cores| work.on(cores).per_s).into();
         assert!(on.is_sorted());
         assert!(on[1] > 1.9 * on[0], "two cores hardly meet");
         assert!(on[4] < 250_001.0 && on[4] > 249_000.0);
     }
 
-    /// By hand: 2 cores, 3 µs of one's own and 1 µs at the place. The second finds the first there a quarter of the time.
+    /// Checked by hand: 2 cores, 3 µs of their own and 1 µs at the resource. The second core finds
+    /// the first there a quarter of the time.
     #[test]
     fn two_cores_wait_as_worked_out_by_hand() {
-        let work = Work { own_us: 3.0, places_us: vec![1.0] };
+        let work = Work { own_us: 3.0, resources_us: vec![1.0] };
         assert!(near(work.on(2).per_s, 2.0 * 1e6 / (3.0 + 1.25)));
     }
 }

@@ -1,4 +1,4 @@
-//! What the programs of peers need: their faces are async.
+//! Helpers for the programs of other clients, which are async.
 #![no_std]
 
 use core::convert::Infallible;
@@ -9,7 +9,7 @@ use core::task::{Context, Poll, Waker};
 use embedded_io::{Read as _, ReadReady, Write as _};
 use lapwing_qemu::Uart;
 
-/// Polls until it is ready.
+/// Polls the future until it is ready.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
@@ -20,7 +20,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The UART for an async face.
+/// The UART for async clients.
 pub struct AsyncUart(pub Uart);
 
 impl embedded_io_async::ErrorType for AsyncUart {
@@ -56,7 +56,7 @@ mod time {
             u64::from(lapwing_qemu::now_ms()) * (embassy_time_driver::TICK_HZ / 1_000)
         }
 
-        // Everything is polled all the time.
+        // The loop polls everything all the time.
         fn schedule_wake(&self, _: u64, _: &core::task::Waker) {}
     }
 

@@ -1,4 +1,4 @@
-//! TCP of embassy-net and the time of embassy, for the async face.
+//! TCP of embassy-net and the clock of embassy, for the async front end.
 
 #[cfg(feature = "embassy-net")]
 pub use tcp::TcpDialer;
@@ -7,7 +7,7 @@ use embassy_time::{Duration, Instant, Timer as EmbassyTime};
 
 use crate::Timer;
 
-/// Embassy's time.
+/// Clock of embassy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmbassyTimer;
 
@@ -39,7 +39,9 @@ mod tcp {
     }
 
     impl<'a> TcpDialer<'a> {
-        /// The buffers are those of the socket: 512 bytes each are enough for a sensor, more make large payloads faster.
+        /// Creates a dialer with the buffers of its socket.
+        ///
+        /// 512 bytes each are enough for a sensor; more make large payloads faster.
         pub fn new(
             stack: Stack<'a>,
             receive: &'a mut [u8],
@@ -56,7 +58,7 @@ mod tcp {
         type Timer = EmbassyTimer;
 
         async fn dial(&mut self) -> Result<(), LinkDown> {
-            // A dial whose future was dropped goes on.
+            // Continue a dial whose future was dropped.
             if self.socket.state() == State::SynSent {
                 self.socket.wait_write_ready().await;
                 return Ok(());

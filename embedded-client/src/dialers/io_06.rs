@@ -1,4 +1,4 @@
-//! Links of `embedded-io-async` 0.6 for this client, which speaks 0.7.
+//! Adapter for links of `embedded-io-async` 0.6. The client uses 0.7.
 
 use embedded_io_async::{ErrorType, Read, Write};
 use embedded_io_async_06 as old;

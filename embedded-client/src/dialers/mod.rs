@@ -1,4 +1,4 @@
-//! Ready-made dialers: what opens a link on a UART, on a host, with smoltcp, with embassy-net.
+//! Ready-made dialers: UART, hosts, smoltcp, embassy-net.
 
 #[cfg(feature = "embassy-time")]
 pub mod embassy;

@@ -1,4 +1,4 @@
-//! TCP of smoltcp, for the blocking face without an executor: the interface is polled whenever the client is.
+//! TCP of smoltcp, for the blocking front end. The interface is polled whenever the client is.
 
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
@@ -10,8 +10,8 @@ use smoltcp::wire::IpEndpoint;
 use crate::LinkDown;
 use crate::blocking::Dialer;
 
-/// How long a stalled write may take.
-const PATIENCE_MS: u32 = 10_000;
+/// Longest time for a stalled write.
+const RESPONSE_TIMEOUT_MS: u32 = 10_000;
 
 /// Connects one socket to one endpoint, again and again.
 pub struct SmoltcpDialer<'s, D: Device> {
@@ -21,33 +21,35 @@ pub struct SmoltcpDialer<'s, D: Device> {
     dialing: bool,
 }
 
-/// The socket with all that moves its bytes.
+/// The socket, and everything that moves its bytes.
 pub struct SmoltcpLink<'s, D: Device> {
     /// The interface, for addresses and routes.
     pub interface: Interface,
     /// The device below it.
     pub device: D,
-    /// The sockets; others of the program may be among them.
+    /// The sockets of the program; others may be among them.
     pub sockets: SocketSet<'s>,
     handle: SocketHandle,
     now_ms: fn() -> u32,
 }
 
 impl<'s, D: Device> SmoltcpDialer<'s, D> {
-    /// `first_port` is the local port of the first connection (from 49,152 on; a random one, so that a server does not take a
-    /// restart for an old connection).
+    /// Creates a dialer to `server`.
+    ///
+    /// `first_port` is the local port of the first connection, 49,152 or above. Choose it at
+    /// random, so that a server does not take a restart for an old connection.
     pub const fn new(link: SmoltcpLink<'s, D>, server: IpEndpoint, first_port: u16) -> Self {
         SmoltcpDialer { link, server, port: first_port, dialing: false }
     }
 
-    /// Interface, device and sockets.
+    /// Returns interface, device and sockets.
     pub const fn network(&mut self) -> &mut SmoltcpLink<'s, D> {
         &mut self.link
     }
 }
 
 impl<'s, D: Device> SmoltcpLink<'s, D> {
-    /// `handle` is a TCP socket in `sockets`; `now_ms` tells the milliseconds.
+    /// Creates a link. `handle` is a TCP socket in `sockets`; `now_ms` returns milliseconds.
     pub const fn new(
         interface: Interface,
         device: D,
@@ -96,7 +98,7 @@ impl<'s, D: Device> Dialer for SmoltcpDialer<'s, D> {
     }
 
     fn hang_up(&mut self) {
-        // What was flushed, DISCONNECT perhaps, leaves with the FIN; the next dial cuts what is left.
+        // Flushed bytes, such as DISCONNECT, leave with the FIN. The next dial cuts the rest.
         self.link.socket().close();
         self.link.poll();
         self.dialing = false;
@@ -119,7 +121,7 @@ impl<D: Device> ReadReady for SmoltcpLink<'_, D> {
     fn read_ready(&mut self) -> Result<bool, ErrorKind> {
         self.poll();
         let socket = self.socket();
-        // The end is read, too.
+        // The end of the stream is read, too.
         Ok(socket.can_recv() || !socket.may_recv())
     }
 }
@@ -145,7 +147,7 @@ impl<D: Device> Write for SmoltcpLink<'_, D> {
         loop {
             match self.socket().send_slice(bytes) {
                 Err(_) => return Err(ErrorKind::ConnectionReset),
-                Ok(0) if (self.now_ms)().wrapping_sub(start_ms) > PATIENCE_MS => {
+                Ok(0) if (self.now_ms)().wrapping_sub(start_ms) > RESPONSE_TIMEOUT_MS => {
                     return Err(ErrorKind::TimedOut);
                 }
                 Ok(0) => self.poll(),

@@ -1,4 +1,4 @@
-//! TCP of the standard library, for the blocking face on a host.
+//! TCP of the standard library, for the blocking front end on a host.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -12,9 +12,9 @@ use embedded_io::{ErrorType, Read, ReadReady, Write};
 use crate::LinkDown;
 use crate::blocking::Dialer;
 
-/// How long a connect and a stalled write may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Written at the latest when so much is gathered.
+/// Longest time for a connect and for a stalled write.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Number of gathered bytes that forces a write.
 const GATHERED_MAX: usize = 4_096;
 
 /// Connects to `host:port`.
@@ -24,19 +24,19 @@ pub struct TcpDialer {
     start: Instant,
 }
 
-/// A connection; what is written is gathered until it is flushed.
+/// A connection that gathers written bytes until they are flushed.
 pub struct TcpLink {
     stream: TcpStream,
     gathered: Vec<u8>,
 }
 
 impl TcpDialer {
-    /// To `host:port`.
+    /// Creates a dialer to `host:port`.
     pub fn new(address: impl Into<String>) -> Self {
         TcpDialer { address: address.into(), link: None, start: Instant::now() }
     }
 
-    /// Takes the open link away, for a link of one's own around it.
+    /// Takes the open link, so that the caller can wrap it.
     pub const fn take_link(&mut self) -> Option<TcpLink> {
         self.link.take()
     }
@@ -44,7 +44,7 @@ impl TcpDialer {
     fn connect(&self) -> std::io::Result<TcpLink> {
         let mut last = std::io::Error::from(ErrorKind::NotFound);
         for address in self.address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, PATIENCE) {
+            match TcpStream::connect_timeout(&address, RESPONSE_TIMEOUT) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_nonblocking(true)?;
@@ -77,7 +77,7 @@ impl Dialer for TcpDialer {
         self.start.elapsed().as_millis() as u32
     }
 
-    /// Sleeps until bytes come, or time is over.
+    /// Sleeps until bytes arrive or the time is over.
     fn idle(&mut self, ms: u32) {
         let pause = Duration::from_millis(u64::from(ms.clamp(1, 1_000)));
         let waited = self.link.as_ref().map(|link| {
@@ -109,7 +109,7 @@ impl ReadReady for TcpLink {
     fn read_ready(&mut self) -> Result<bool, Self::Error> {
         match self.stream.peek(&mut [0]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            // The end and an error are read.
+            // The end of the stream and errors are read.
             _ => Ok(true),
         }
     }
@@ -136,7 +136,7 @@ impl Write for TcpLink {
     }
 
     fn flush(&mut self) -> Result<(), Self::Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + RESPONSE_TIMEOUT;
         while !self.gathered.is_empty() {
             match self.stream.write(&self.gathered) {
                 Ok(n) => drop(self.gathered.drain(..n)),

@@ -1,4 +1,4 @@
-//! TCP of tokio, for the async face on a host.
+//! TCP of tokio, for the async front end on a host.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::{Dialer, LinkDown, Timer};
 
-/// Written at the latest when so much is gathered.
+/// Number of gathered bytes that forces a write.
 const GATHERED_MAX: usize = 4_096;
 
-/// Tokio's time.
+/// Clock of tokio.
 #[derive(Clone, Copy, Debug)]
 pub struct TokioTimer(Instant);
 
@@ -41,18 +41,18 @@ pub struct TcpDialer {
     address: String,
     link: Option<TcpLink>,
     timer: TokioTimer,
-    /// A dial whose future was dropped goes on here.
+    /// Continues a dial whose future was dropped.
     dialing: Option<Pin<Box<dyn Future<Output = std::io::Result<TcpStream>> + Send>>>,
 }
 
-/// A connection; what is written is gathered until it is flushed.
+/// A connection that gathers written bytes until they are flushed.
 pub struct TcpLink {
     stream: TcpStream,
     gathered: Vec<u8>,
 }
 
 impl TcpDialer {
-    /// To `host:port`.
+    /// Creates a dialer to `host:port`.
     pub fn new(address: impl Into<String>) -> Self {
         TcpDialer { address: address.into(), link: None, timer: TokioTimer::default(), dialing: None }
     }
@@ -94,7 +94,7 @@ impl ErrorType for TcpLink {
 const OTHER: embedded_io_async::ErrorKind = embedded_io_async::ErrorKind::Other;
 
 impl TcpLink {
-    /// Writes some of what is gathered; a dropped future has written nothing.
+    /// Writes some of the gathered bytes. A dropped future has written nothing.
     async fn drain(&mut self) -> Result<(), embedded_io_async::ErrorKind> {
         let n = self.stream.write(&self.gathered).await.map_err(|_| OTHER)?;
         self.gathered.drain(..n);

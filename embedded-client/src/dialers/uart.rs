@@ -1,7 +1,7 @@
-//! A link that is always there: a UART with the server, or something that carries bytes to it, at its other end.
+//! A link that is always there: a UART with the server, or a bridge to it, at its other end.
 //!
-//! A UART has no sign of a lost connection: the keep-alive finds it out. What the other end still sends for the connection that was left
-//! is read and forgotten when the next one begins.
+//! A UART gives no sign of a lost connection: keep-alive finds it. Bytes for the old connection are
+//! read and discarded when the next one begins.
 
 use embedded_io::{Read, ReadReady, Write};
 
@@ -14,12 +14,13 @@ pub struct UartDialer<U, T> {
 }
 
 impl<U, T> UartDialer<U, T> {
-    /// `clock` is a function that tells the milliseconds for the blocking face, a [`Timer`](crate::Timer) for the async one.
+    /// Creates a dialer. `clock` returns milliseconds for the blocking front end, and is a
+    /// [`Timer`](crate::Timer) for the async one.
     pub const fn new(uart: U, clock: T) -> Self {
         UartDialer { uart, clock }
     }
 
-    /// The UART again.
+    /// Returns the UART.
     pub fn into_inner(self) -> U {
         self.uart
     }
@@ -57,7 +58,7 @@ where
     type Timer = T;
 
     async fn dial(&mut self) -> Result<(), LinkDown> {
-        // Until it is silent for a moment.
+        // Until the UART is silent for a moment.
         let mut stale = [0; 16];
         let silence = || self.clock.sleep_ms(20);
         while let Some(read) = crate::asynchronous::race(self.uart.read(&mut stale), silence()).await {

@@ -14,12 +14,13 @@ use crate::Error;
 use crate::event::Happened;
 use crate::shelf::{Shelf, flag, kind};
 
-/// The most bytes that an authenticator says first.
+/// Maximum length of an authenticator's first data, in bytes.
 #[cfg(feature = "auth")]
 const AUTH_DATA: usize = 80;
 
 impl Machine<'_> {
-    /// Writes CONNECT into the inbound buffer, near its front: where, `None` when it does not fit.
+    /// Writes CONNECT into the inbound buffer, near its front. Returns its range; `None` when it
+    /// does not fit.
     pub(super) fn write_connect(&mut self, io: &mut Buffers<'_>) -> Option<Range<usize>> {
         self.connect(io).ok()
     }
@@ -50,7 +51,7 @@ impl Machine<'_> {
         let (properties, will_properties) = (&[], &[]);
         let connect = Connect {
             version: self.version(),
-            clean_start: config.clean_start && !(self.met && self.version().has_properties()),
+            clean_start: config.clean_start && !(self.connected_once && self.version().has_properties()),
             keep_alive_s: config.keep_alive_s,
             properties: Properties::NONE,
             client_id: config.client_id,
@@ -67,7 +68,7 @@ impl Machine<'_> {
         connect.encode_as(self.client_id(&io.shelf), properties, will_properties, io.inbox)
     }
 
-    /// The client identifier, or the one that the server chose the last time.
+    /// Returns the client identifier, or the one that the server chose last.
     #[inline(never)]
     fn client_id<'s>(&'s self, shelf: &'s Shelf<'_>) -> &'s [u8] {
         let own = self.config.client_id.as_bytes();
@@ -78,7 +79,7 @@ impl Machine<'_> {
         shelf.slice(record.body(), record.end())
     }
 
-    /// The properties with those of the authenticator, if there is one.
+    /// Returns the properties, with those of the authenticator if there is one.
     #[cfg(feature = "auth")]
     fn with_authentication<'p>(
         &'p self,
@@ -103,13 +104,13 @@ impl Machine<'_> {
         packet::encode_subscribe(packet_id, list, self.version(), self.packet_bytes_max(), io.inbox).ok()
     }
 
-    /// CONNACK came.
+    /// Handles CONNACK.
     pub(super) fn connected(&mut self, io: &mut Shelf<'_>, connack: &FromServer<'_>, now_ms: u32) {
         self.subscribe = false;
         if connack.reason != ReasonCode::Success {
-            // The face closes the link, the pause grows.
+            // The front end closes the link, and the pause grows.
             self.phase = Phase::Closing;
-            self.why = connack.reason;
+            self.end_reason = connack.reason;
             let passing = matches!(
                 connack.reason,
                 ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
@@ -157,13 +158,13 @@ impl Machine<'_> {
         #[cfg(not(feature = "v5"))]
         let _ = (&mut keep_alive_s, &mut quota);
         if !connack.session_present {
-            // What the server may have got is sent as new, what it has is over.
+            // Messages that the server may have are sent as new. Flights that it has are over.
             io.forget(kind::RELEASE | kind::RECEIVED, flag::TRIED);
         }
-        // After a start the subscriptions may be others than those of the session.
+        // After a start, the subscriptions may differ from those of the session.
         self.subscribed &= connack.session_present;
         self.subscribe = !self.subscribed && !self.config.all_subscriptions().is_empty();
-        self.met = true;
+        self.connected_once = true;
         self.announced = true;
         self.phase = Phase::Up;
         self.since_ms = now_ms;

@@ -1,31 +1,32 @@
-//! The client without a socket, a clock or an executor: [`Machine::step`] says what to do next, the faces do it and tell.
+//! The client without a socket, a clock or an executor.
 //!
-//! The contract: a face asks for a step, does what it says, and reports with `dialed`, `wrote`, `flushed`, `received` or `lost`. Dropping
-//! a face's future anywhere is harmless, since everything that is begun is remembered here. All that is to be written is written before
-//! anything is read; so the inbound buffer is free when CONNECT and SUBSCRIBE are written in it.
+//! A front end asks for a step ([`Machine::step`]), does it, and reports with `dialed`, `wrote`,
+//! `flushed`, `received` or `lost`. Its future may be dropped anywhere, since everything that is
+//! begun is kept here. The machine writes everything before it reads. So the inbound buffer is free
+//! when CONNECT and SUBSCRIBE are written in it.
 //!
-//! Time is a count of milliseconds that may wrap around; a step is to be asked at least every 24 days.
+//! Times are milliseconds that may wrap around. A step must be asked for at least every 24 days.
 
 mod connect;
+mod publish;
 mod receive;
 mod transmit;
 
 use lapwing_protocol::keepalive::{ClientKeepAlive, KeepAliveStep};
 use lapwing_protocol::{ReasonCode, Version};
 
-use crate::config::{Config, Policy};
+use crate::Error;
+use crate::config::Config;
 use crate::event::Happened;
-use crate::publication::{self, Publication};
-use crate::shelf::{HEADER, Record, Shelf, flag, kind};
-use crate::{Error, PublishError, Token};
+use crate::shelf::{Shelf, flag, kind};
 use receive::Incoming;
 use transmit::Outgoing;
 
-/// What the face does next.
+/// The next action of the front end.
 pub(crate) enum Step {
     /// Wait until [`Machine::due_in_ms`] is over.
     Wait,
-    /// Open the link, or go on opening it.
+    /// Open the link, or continue to.
     Dial,
     /// Write [`Machine::outgoing`], or some of it.
     Write,
@@ -39,7 +40,7 @@ pub(crate) enum Step {
     Tell(Happened),
 }
 
-/// The memory of the user: one buffer that keeps, one for the packet that comes.
+/// Memory of the user: the outbox, and one buffer for the inbound packet.
 pub(crate) struct Buffers<'b> {
     pub(crate) shelf: Shelf<'b>,
     pub(crate) inbox: &'b mut [u8],
@@ -47,19 +48,19 @@ pub(crate) struct Buffers<'b> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Closed by the application, or not begun: the next step dials.
+    /// Closed by the application, or not begun. The next step dials.
     Closed,
     /// No link; dial when the pause is over.
     Down,
     Dialing,
-    /// The link is there, CONNACK is not.
+    /// The link is open, CONNACK is missing.
     Opening,
     Up,
-    /// A DISCONNECT leaves, then the link is closed.
+    /// DISCONNECT is being sent; then the link is closed.
     Closing,
 }
 
-/// What the server allows on this connection.
+/// Limits of the server on this connection.
 #[cfg(feature = "v5")]
 #[derive(Clone, Copy)]
 struct Limits {
@@ -75,38 +76,35 @@ impl Limits {
     const NONE: Limits = Limits { packet_bytes: u32::MAX, aliases: 0, qos: 2, retain: true };
 }
 
-/// So many words of dropped messages may keep their room from messages.
-const WORDS: usize = 8;
-
-/// What is looked at often comes first: near offsets make short instructions.
+/// Fields that are read often come first: near offsets make short instructions.
 #[repr(C)]
 pub(crate) struct Machine<'a> {
     phase: Phase,
     attempts: u8,
     /// The first connection after the start was made.
-    met: bool,
+    connected_once: bool,
     /// SUBACK came for the subscriptions of the configuration, in this session.
     subscribed: bool,
-    /// SUBSCRIBE is to be sent; before CONNACK: CONNECT was sent.
+    /// SUBSCRIBE must be sent. Before CONNACK it means that CONNECT was sent.
     subscribe: bool,
     /// The application was told that the connection is up.
     announced: bool,
     unflushed: bool,
-    /// Something that is kept changed since it was saved.
+    /// Saved state has changed since it was saved.
     pub(crate) dirty: bool,
     no_inbound_aliases: bool,
-    /// The application wants to close, with this reason.
-    goodbye: bool,
-    goodbye_reason: ReasonCode,
-    /// What the next step tells.
+    /// The application wants to close the connection.
+    close_requested: bool,
+    close_reason: ReasonCode,
+    /// Event for the next step.
     tell: Happened,
-    /// Why the connection ended; success where nobody said it.
-    why: ReasonCode,
+    /// Reason reason the connection ended; success if none was given.
+    end_reason: ReasonCode,
     out: Outgoing,
     inbound: Incoming,
-    /// When the pause, the dial, the handshake or the stalled write is over.
+    /// End of the pause, the dial, the handshake or the stalled write.
     due_ms: u32,
-    /// When the connection came up; when messages aged last.
+    /// Time when the connection came up, or when messages aged last.
     since_ms: u32,
     aged_ms: u32,
     random: u32,
@@ -114,12 +112,12 @@ pub(crate) struct Machine<'a> {
     #[cfg(feature = "v5")]
     limits: Limits,
     keep_alive: ClientKeepAlive,
-    /// How many more QoS 1 and 2 messages the server takes on this connection.
+    /// Number of QoS 1 and 2 messages that the server still accepts on this connection.
     quota: u16,
     last_id: u16,
-    /// The packet identifier of the SUBSCRIBE for the subscriptions of the configuration.
+    /// Packet identifier of the SUBSCRIBE for the configured subscriptions.
     subscribing: u16,
-    /// Messages that were forgotten before they were sent.
+    /// Number of messages that were dropped before they were sent.
     pub(crate) dropped: u16,
     pub(crate) config: Config<'a>,
 }
@@ -129,17 +127,17 @@ impl<'a> Machine<'a> {
         Machine {
             phase: Phase::Closed,
             attempts: 0,
-            met: false,
+            connected_once: false,
             subscribed: false,
             subscribe: false,
             announced: false,
             unflushed: false,
             dirty: false,
             no_inbound_aliases: false,
-            goodbye: false,
-            goodbye_reason: ReasonCode::Success,
+            close_requested: false,
+            close_reason: ReasonCode::Success,
             tell: Happened::Nothing,
-            why: ReasonCode::Success,
+            end_reason: ReasonCode::Success,
             out: Outgoing::NONE,
             inbound: Incoming::NONE,
             due_ms: 0,
@@ -158,7 +156,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The version of this client; known when it is compiled if only one was chosen.
+    /// Returns the version of this client. With one version compiled in, it is a constant.
     pub(crate) const fn version(&self) -> Version {
         if cfg!(not(feature = "v5")) {
             Version::V311
@@ -169,7 +167,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The largest packet that the server takes.
+    /// Returns the largest packet that the server accepts, in bytes.
     const fn packet_bytes_max(&self) -> u32 {
         #[cfg(feature = "v5")]
         return self.limits.packet_bytes;
@@ -177,20 +175,20 @@ impl<'a> Machine<'a> {
         u32::MAX
     }
 
-    /// Whether there may be a link.
+    /// Returns true if there may be a link.
     #[cfg(feature = "async")]
     pub(crate) const fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Down | Phase::Closed)
     }
 
-    /// The link failed outside a step: the next one closes it.
+    /// Notes that the link failed outside a step. The next step closes it.
     pub(crate) fn give_up(&mut self) {
         self.phase = Phase::Closing;
-        self.why = ReasonCode::UnspecifiedError;
+        self.end_reason = ReasonCode::UnspecifiedError;
         self.out.forget();
     }
 
-    /// As much of a payload as is wanted.
+    /// Returns as much of a payload as is wanted.
     pub(crate) fn piece<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         let most = if self.out.wants_payload() { self.out.stream_left() } else { 0 };
         payload.get(..payload.len().min(most as usize)).unwrap_or(&[])
@@ -200,7 +198,7 @@ impl<'a> Machine<'a> {
         matches!(self.phase, Phase::Up)
     }
 
-    /// What to do now.
+    /// Returns the next action.
     #[inline(never)]
     pub(crate) fn step(&mut self, io: &mut Buffers<'_>, now_ms: u32) -> Step {
         match core::mem::replace(&mut self.tell, Happened::Nothing) {
@@ -209,7 +207,7 @@ impl<'a> Machine<'a> {
         }
         let seconds = now_ms.wrapping_sub(self.aged_ms) / 1_000;
         self.aged_ms = self.aged_ms.wrapping_add(seconds * 1_000);
-        // Until the first step, the clock is not known.
+        // The clock is not known until the first step.
         let mut seconds = if self.phase == Phase::Closed { 0 } else { seconds };
         loop {
             let void = io.shelf.age(seconds);
@@ -263,7 +261,7 @@ impl<'a> Machine<'a> {
         Step::Read
     }
 
-    /// Milliseconds until the step that was asked for is to be given up for another one.
+    /// Milliseconds until the current step must be given up for another one.
     pub(crate) fn due_in_ms(&self, now_ms: u32) -> u32 {
         if self.phase == Phase::Up && self.out.is_idle() {
             return match self.keep_alive.step(now_ms) {
@@ -280,12 +278,12 @@ impl<'a> Machine<'a> {
         if left > u32::MAX / 2 { 0 } else { left }
     }
 
-    fn patience(&mut self, now_ms: u32) {
+    fn extend_deadline(&mut self, now_ms: u32) {
         self.due_ms = now_ms.wrapping_add(u32::from(self.config.response_ms));
     }
 
     fn start(&mut self, now_ms: u32) {
-        // Clients that start at the same moment are told apart by their identifiers, and by when they started.
+        // The identifier and the time of the start tell apart clients that start together.
         let mut random = now_ms ^ 0x9e37_79b9;
         for byte in self.config.client_id.as_bytes() {
             random = (random ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
@@ -296,11 +294,11 @@ impl<'a> Machine<'a> {
 
     fn dial(&mut self, now_ms: u32) -> Step {
         self.phase = Phase::Dialing;
-        self.patience(now_ms);
+        self.extend_deadline(now_ms);
         Step::Dial
     }
 
-    /// The link is open.
+    /// Notes that the link is open.
     pub(crate) fn dialed(&mut self, now_ms: u32) {
         self.phase = Phase::Opening;
         #[cfg(feature = "v5")]
@@ -309,10 +307,10 @@ impl<'a> Machine<'a> {
         }
         self.inbound.next();
         self.subscribe = false;
-        self.patience(now_ms);
+        self.extend_deadline(now_ms);
     }
 
-    /// There is no link (any more): what was begun to be sent is to be sent again.
+    /// Notes that there is no link. Messages whose sending had begun are sent again.
     #[inline(never)]
     pub(crate) fn lost(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
         let was = self.phase;
@@ -320,10 +318,10 @@ impl<'a> Machine<'a> {
         self.out.forget();
         self.inbound.left = 0;
         self.unflushed = false;
-        self.goodbye = false;
+        self.close_requested = false;
         // A FRESH message begins to age, which changes little.
         io.shelf.forget(kind::ALIAS, flag::SENT | flag::COUNTED);
-        // A connection that lasted starts the pauses anew; a server that accepts and closes does not.
+        // A connection that lasted resets the pauses. A server that accepts and closes does not.
         if was == Phase::Up && now_ms.wrapping_sub(self.since_ms) > 10_000 {
             self.attempts = 0;
         }
@@ -334,122 +332,40 @@ impl<'a> Machine<'a> {
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         self.due_ms = now_ms.wrapping_add(pause - self.random % (pause / 2 + 1));
-        self.phase = if self.phase == Phase::Closing && self.why == ReasonCode::Success {
+        self.phase = if self.phase == Phase::Closing && self.end_reason == ReasonCode::Success {
             Phase::Closed
         } else {
             Phase::Down
         };
-        let why = core::mem::replace(&mut self.why, ReasonCode::Success);
+        let reason = core::mem::replace(&mut self.end_reason, ReasonCode::Success);
         if core::mem::take(&mut self.announced) {
-            self.tell = Happened::Disconnected(why);
+            self.tell = Happened::Disconnected(reason);
         }
     }
 
-    /// The application closed the link.
+    /// Notes that the application closed the link.
     pub(crate) fn closed(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
         self.lost(io, now_ms);
         self.tell = Happened::Nothing;
         self.phase = Phase::Closed;
     }
 
-    /// Says goodbye when the packet that is on its way out has left.
+    /// Sends DISCONNECT after the packet that is being sent.
     pub(crate) fn close(&mut self, reason: ReasonCode, now_ms: u32) {
-        self.why = ReasonCode::Success;
+        self.end_reason = ReasonCode::Success;
         if self.phase == Phase::Up {
-            self.goodbye = true;
-            self.goodbye_reason = reason;
+            self.close_requested = true;
+            self.close_reason = reason;
         } else {
             self.phase = Phase::Closing;
         }
-        self.patience(now_ms);
+        self.extend_deadline(now_ms);
     }
 
-    /// The peer broke a rule, or something here failed: say so where there is a word for it, and close.
+    /// Handles a broken rule of the peer, or a failure here. Sends DISCONNECT if there is a reason
+    /// code for it, and closes.
     fn fail(&mut self, reason: ReasonCode, now_ms: u32) {
-        self.farewell(reason, now_ms);
-        self.why = reason;
-    }
-
-    /// Forgets a message that was not sent, while another one may be on its way out: its token stays behind, and the next step tells
-    /// it. Or forgets the token.
-    #[inline(never)]
-    fn discard(&mut self, io: &mut Buffers<'_>, record: Record) {
-        let mut from = record.at();
-        if record.of(kind::PUBLISH) {
-            self.dropped = self.dropped.wrapping_add(1);
-            if record.tag() != 0 {
-                io.shelf.put_u32(from, u32::from_be_bytes([0, HEADER as u8, kind::DROPPED, 0]));
-                from = record.body();
-            }
-        }
-        self.out.moved(from, record.end());
-        io.shelf.cut(from, record.end());
-        self.dirty = true;
-    }
-
-    /// A packet identifier that is not in use (`[MQTT-2.2.1-4]`). There is one: the shelf has no room for so many.
-    pub(crate) fn allocate(&mut self, shelf: &Shelf<'_>) -> u16 {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            let id = self.last_id;
-            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND | kind::DROPPED, id).kind() == 0
-            {
-                return id;
-            }
-        }
-    }
-
-    /// Goes on after the packet identifiers of a session that was saved.
-    pub(crate) fn resume_ids(&mut self, shelf: &Shelf<'_>) {
-        let (mut record, mut last) = (shelf.first(), 0);
-        while record.kind() != 0 {
-            if record.of(kind::OUTBOUND) {
-                last = record.tag();
-            }
-            record = shelf.after(record);
-        }
-        self.last_id = last;
-    }
-
-    /// What stays free for inbound QoS 2 identifiers.
-    pub(crate) fn kept(&self) -> usize {
-        HEADER * usize::from(self.config.receive_maximum)
-    }
-
-    #[inline(never)]
-    pub(crate) fn publish(
-        &mut self,
-        io: &mut Buffers<'_>,
-        message: &Publication<'_>,
-    ) -> Result<Token, PublishError> {
-        publication::check(message)?;
-        // What never fits must not drive out what does.
-        if message.topic.len() + message.payload.len() + 2 * HEADER + self.kept() > io.shelf.bytes.len() {
-            return Err(PublishError::Full);
-        }
-        let policy = message.policy.unwrap_or(self.config.policy);
-        let same_topic = if policy == Policy::LatestPerTopic { Some(message.topic) } else { None };
-        let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
-        while let Err(error) = io.shelf.enqueue(message, tag, self.kept()) {
-            let may_drop = error == PublishError::Full && policy != Policy::Reject;
-            let mut victim = io.shelf.oldest_unsent(same_topic);
-            let gone = io.shelf.age(0);
-            // The word of a dropped message stands in its place. When some of them wait, or nothing else is left, they are in the way.
-            if gone.kind() != 0 && victim.at().wrapping_sub(gone.end()) >= WORDS * HEADER {
-                victim = gone;
-            }
-            if !may_drop || victim.kind() == 0 {
-                return Err(error);
-            }
-            self.discard(io, victim);
-        }
-        if same_topic.is_some() {
-            let older = io.shelf.oldest_unsent(same_topic);
-            if older.end() < io.shelf.used() {
-                self.discard(io, older);
-            }
-        }
-        self.dirty = true;
-        Ok(Token(tag))
+        self.disconnect(reason, now_ms);
+        self.end_reason = reason;
     }
 }

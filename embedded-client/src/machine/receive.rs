@@ -1,4 +1,4 @@
-//! What comes: bytes are gathered until a packet is whole, and never beyond it.
+//! Inbound packets: bytes are gathered until a packet is complete, and never beyond it.
 
 use lapwing_protocol::packet::{FromServer, PacketType};
 #[cfg(feature = "v5")]
@@ -11,20 +11,20 @@ use crate::event::{Event, Happened, Message};
 use crate::flights::Answer;
 use crate::shelf::{Shelf, kind};
 
-/// The packet that is coming.
+/// The packet that is being received.
 #[repr(C)]
 pub(super) struct Incoming {
-    /// The answer to it: QoS and packet identifier.
+    /// QoS and packet identifier for the answer.
     qos: QoS,
-    /// It is handed over; otherwise it is skipped.
+    /// True if the packet is delivered; otherwise it is skipped.
     wanted: bool,
     id: u16,
-    /// What of it is in the inbound buffer, and what shall be before it is looked at again.
+    /// Number of bytes in the inbound buffer, and the number needed before the next look.
     len: u16,
     need: u16,
-    /// What is still to come of a message larger than the buffer.
+    /// Number of bytes still missing of a message larger than the buffer.
     pub(super) left: u32,
-    /// Where the parts of a message, or the last piece of one, are, and its flags: for the application.
+    /// Positions of the parts of a message, or of its last piece, and its flags.
     topic: u16,
     topic_end: u16,
     properties: u16,
@@ -51,7 +51,7 @@ impl Incoming {
         flags: 0,
     };
 
-    /// The next bytes begin a packet.
+    /// Prepares for the next packet.
     pub(super) fn next(&mut self) {
         self.len = 0;
         self.need = 2;
@@ -78,7 +78,7 @@ const NOT_FOUND: ReasonCode = ReasonCode::PacketIdentifierNotFound;
 const PROTOCOL_ERROR: Broken = Broken(ReasonCode::ProtocolError);
 
 impl Machine<'_> {
-    /// Where the next bytes are to be read to; never empty.
+    /// Returns the buffer for the next bytes; never empty.
     #[inline(never)]
     pub(crate) fn wanted<'b>(&self, io: &'b mut Buffers<'_>) -> &'b mut [u8] {
         let inbound = &self.inbound;
@@ -91,7 +91,7 @@ impl Machine<'_> {
         io.inbox.get_mut(from..to).unwrap_or(&mut [])
     }
 
-    /// So many bytes came. What they mean is told by the next step.
+    /// Notes received bytes. The next step says what they mean.
     #[inline(never)]
     pub(crate) fn received(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
         if let Err(Broken(reason)) = self.gather(io, n, now_ms) {
@@ -126,12 +126,12 @@ impl Machine<'_> {
         }
         self.inbound.next();
         self.inbound.left = (total - here) as u32;
-        // Whatever comes shows that the server is there.
+        // Any packet shows that the server is there.
         self.keep_alive.answered();
         self.packet(io, head, here, now_ms)
     }
 
-    /// The next piece of a message larger than the buffer.
+    /// Prepares the next piece of a message larger than the buffer.
     fn next_piece(&mut self, n: usize) {
         self.inbound.end = n as u16;
         self.inbound.left = self.inbound.left.saturating_sub(n as u32);
@@ -152,7 +152,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The link is lost in the middle of a message: it will come again, from its beginning.
+    /// Notes that the link was lost inside a message. The server sends it again from its beginning.
     pub(super) fn abort_long_message(&mut self, io: &mut Buffers<'_>) {
         let record = io.shelf.find(kind::RECEIVED, self.inbound.id);
         if self.inbound.left > 0 && record.kind() != 0 && self.inbound.wanted {
@@ -164,7 +164,7 @@ impl Machine<'_> {
         let first = io.inbox.first().map_or(0, |first| *first);
         let body = io.inbox.get(head..len).unwrap_or(&[]);
         let packet = FromServer::decode(first, body, self.version())?;
-        // CONNACK comes first and once; AUTH may come before it, DISCONNECT comes whenever.
+        // CONNACK comes first and once. AUTH may come before it, DISCONNECT at any time.
         let opening = self.phase == Phase::Opening;
         match packet.packet {
             PacketType::ConnAck if opening => {
@@ -175,7 +175,7 @@ impl Machine<'_> {
             PacketType::Auth => self.authenticate(io, head, len),
             PacketType::Disconnect if self.version().has_properties() => {
                 self.phase = Phase::Closing;
-                self.why = packet.reason;
+                self.end_reason = packet.reason;
                 Ok(())
             }
             PacketType::ConnAck | PacketType::Disconnect => Err(PROTOCOL_ERROR),
@@ -184,7 +184,8 @@ impl Machine<'_> {
             _ if opening => Err(PROTOCOL_ERROR),
             PacketType::Publish => {
                 let inbound = &mut self.inbound;
-                // Where the parts are follows from their lengths: topic length, topic, identifier, properties, payload.
+                // Positions follow from the lengths of topic length, topic, identifier, properties
+                // and payload.
                 inbound.flags = first & 0x0f;
                 inbound.topic = head as u16 + 2;
                 inbound.topic_end = inbound.topic + packet.topic.len() as u16;
@@ -214,7 +215,7 @@ impl Machine<'_> {
         let mut new = true;
         if self.inbound.qos == QoS::ExactlyOnce {
             self.dirty = true;
-            // `[MQTT-4.3.3-10]`: what was not released is not passed on again.
+            // `[MQTT-4.3.3-10]`: an unreleased message is not delivered again.
             new = shelf.find(kind::RECEIVED, id).kind() == 0;
             if new && !shelf.push(kind::RECEIVED, id, &[]) {
                 return Err(Broken(ReasonCode::ReceiveMaximumExceeded));
@@ -233,7 +234,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Keeps the topic of an alias (`[MQTT-3.3.2-9]`), or sees that it is there.
+    /// Stores the topic of an alias (`[MQTT-3.3.2-9]`), or checks that it is stored.
     #[cfg(feature = "v5")]
     fn learn(&mut self, shelf: &mut Shelf<'_>, alias: u16, topic: &[u8]) -> Result<(), Broken> {
         if alias > u16::from(self.config.inbound_aliases) {
@@ -246,7 +247,7 @@ impl Machine<'_> {
         if known.kind() != 0 {
             shelf.remove(known);
         }
-        // Without room for it, the server is asked for names on a new connection.
+        // Without room for it, a new connection asks the server for topic names.
         if shelf.push(kind::ALIAS, alias, topic) {
             return Ok(());
         }
@@ -254,8 +255,8 @@ impl Machine<'_> {
         Err(Broken(ReasonCode::ImplementationSpecificError))
     }
 
-    /// A step of the enhanced authentication, or the end of one (`4.12`): the answer is written into the inbound buffer from the free
-    /// end of the outbox.
+    /// Handles one step of enhanced authentication, or its end (`4.12`). The answer goes from the
+    /// free end of the outbox into the inbound buffer.
     #[cfg(feature = "auth")]
     fn authenticate(&mut self, io: &mut Buffers<'_>, head: usize, len: usize) -> Result<(), Broken> {
         use lapwing_protocol::packet::Auth;
@@ -268,7 +269,7 @@ impl Machine<'_> {
         }
         const NO: Broken = Broken(ReasonCode::NotAuthorized);
         let challenge = auth.properties.authentication_data().unwrap_or(&[]);
-        // Only a client begins again while it is connected, and this one does not (`4.12.1`).
+        // Only a client re-authenticates while it is connected, and this one does not (`4.12.1`).
         if auth.reason != ReasonCode::ContinueAuthentication || self.phase != Phase::Opening {
             return Err(PROTOCOL_ERROR);
         }
@@ -287,7 +288,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// An acknowledgement of any kind came, PUBREL among them.
+    /// Handles an acknowledgement of any kind, PUBREL included.
     fn acknowledged(
         &mut self,
         shelf: &mut Shelf<'_>,
@@ -329,7 +330,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The event with what it borrows.
+    /// Returns the event with its borrowed data.
     pub(crate) fn event<'b>(&self, io: Buffers<'b>, happened: Happened) -> Result<Event<'b>, Error> {
         Ok(match happened {
             Happened::Message => Event::Message(self.view(io)),
@@ -342,20 +343,20 @@ impl Machine<'_> {
             Happened::Refused(id, reason) => Event::Refused(crate::Token(id), reason),
             Happened::Dropped(id) => Event::Dropped(crate::Token(id)),
             Happened::Connected(session_present) => Event::Connected { session_present },
-            Happened::Disconnected(why) => {
-                Event::Disconnected(Some(why).filter(|why| *why != ReasonCode::Success))
+            Happened::Disconnected(reason) => {
+                Event::Disconnected(Some(reason).filter(|reason| *reason != ReasonCode::Success))
             }
             Happened::PayloadWanted => {
                 let (token, offset, left) = self.payload_wanted(&io);
                 Event::PayloadWanted { token, offset, left }
             }
             Happened::Failed(error) => return Err(error),
-            // Nothing is never told.
+            // `Nothing` is never reported.
             Happened::Nothing => Event::Disconnected(None),
         })
     }
 
-    /// The message in the inbound buffer, for the application.
+    /// Returns the message in the inbound buffer.
     pub(crate) fn view<'b>(&self, io: Buffers<'b>) -> Message<'b> {
         let Buffers { shelf, inbox } = io;
         let inbox: &'b [u8] = inbox;

@@ -1,8 +1,10 @@
-//! What leaves: one packet at a time, in up to four pieces that lie where they are.
+//! Outbound packets: one at a time, in up to four pieces that are sent from their places.
 //!
-//! A PUBLISH is `head topic mid rest`: topic and rest (properties and payload) lie on the shelf, head and mid (all that depends on
-//! the connection: DUP, QoS, length, packet identifier, expiry, alias) in a scratch of a few bytes (mid first, since its length is part of head). Other packets are a head
-//! alone, or lie whole in the inbound buffer or on the shelf.
+//! A PUBLISH is `head topic mid rest`. Topic and rest (properties and payload) lie on the shelf.
+//! Head and mid depend on the connection: DUP, QoS, length, packet identifier, expiry, alias. They
+//! lie in a scratch of a few bytes, mid first, since its length is part of head.
+//!
+//! Other packets are a head alone, or lie whole in the inbound buffer or on the shelf.
 
 use core::ops::Range;
 
@@ -21,18 +23,18 @@ const NOWHERE: u16 = u16::MAX;
 
 #[repr(C)]
 pub(super) struct Outgoing {
-    /// The type of an answer that waits for its turn.
+    /// Type of an answer that waits for its turn.
     reply: Option<PacketType>,
     reply_reason: ReasonCode,
-    /// Rather than on the shelf.
+    /// The rest lies in the inbound buffer, not on the shelf.
     rest_in_inbox: bool,
     reply_id: u16,
     /// The record that is being sent.
     record: u16,
-    /// What of head, topic, mid and rest has not left yet: where it lies, and how long it is.
+    /// Positions and lengths of the unsent parts of head, topic, mid and rest.
     at: [u16; 4],
     len: [u16; 4],
-    /// What the application still has to give.
+    /// Number of payload bytes that the application still has to give.
     stream_left: u32,
     scratch: [u8; PublishHeader::OVERHEAD_MAX],
 }
@@ -50,7 +52,7 @@ impl Outgoing {
         scratch: [0; PublishHeader::OVERHEAD_MAX],
     };
 
-    /// Nothing is on its way out.
+    /// Sets the state in which no packet is being sent.
     #[inline(never)]
     pub(super) fn begin(&mut self) {
         self.record = NOWHERE;
@@ -77,7 +79,7 @@ impl Outgoing {
         self.stream_left
     }
 
-    /// Bytes of the shelf are about to be cut out: what lies behind them moves down.
+    /// Adjusts positions before bytes of the shelf are cut out. Bytes behind the cut move down.
     pub(super) fn moved(&mut self, at: usize, end: usize) {
         if self.record != NOWHERE && usize::from(self.record) > at {
             let by = (end - at) as u16;
@@ -88,20 +90,20 @@ impl Outgoing {
         }
     }
 
-    /// A packet lies in the inbound buffer.
+    /// Prepares a packet that lies in the inbound buffer.
     pub(super) fn in_inbox(&mut self, place: Range<usize>) {
         self.whole(place);
         self.rest_in_inbox = true;
     }
 
-    /// A packet lies whole in one place.
+    /// Prepares a packet that lies whole in one place.
     fn whole(&mut self, place: Range<usize>) {
         self.begin();
         self.at = [0, 0, 0, place.start as u16];
         self.len = [0, 0, 0, place.len() as u16];
     }
 
-    /// A packet of which `len` bytes of `body` follow the header.
+    /// Prepares a packet with a header and `len` bytes of `body`.
     fn small(&mut self, packet: PacketType, len: u8, body: [u8; 4]) {
         self.begin();
         if let Some(head) = self.scratch.first_chunk_mut() {
@@ -119,7 +121,7 @@ impl Outgoing {
 }
 
 impl Machine<'_> {
-    /// The bytes to be written next.
+    /// Returns the bytes to write next.
     #[inline(never)]
     pub(crate) fn outgoing<'b>(&'b self, io: &'b Buffers<'_>) -> &'b [u8] {
         let out = &self.out;
@@ -137,7 +139,7 @@ impl Machine<'_> {
         &[]
     }
 
-    /// So many bytes of [`outgoing`](Self::outgoing) have left.
+    /// Notes that `n` bytes of [`outgoing`](Self::outgoing) were written.
     #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
         let mut n = n;
@@ -150,7 +152,7 @@ impl Machine<'_> {
         self.progress(io, now_ms);
     }
 
-    /// So many bytes of the payload that was wanted have left.
+    /// Notes that `n` bytes of the wanted payload were written.
     pub(crate) fn streamed(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
         self.out.stream_left = self.out.stream_left.saturating_sub(n as u32);
         self.progress(io, now_ms);
@@ -163,7 +165,7 @@ impl Machine<'_> {
     fn progress(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
         self.unflushed = true;
         if self.phase == Phase::Up {
-            self.patience(now_ms);
+            self.extend_deadline(now_ms);
         }
         if !self.out.is_idle() {
             return;
@@ -177,16 +179,16 @@ impl Machine<'_> {
         self.out.record = NOWHERE;
     }
 
-    /// The payload that is wanted: whose, from where on, how much.
+    /// Returns token, offset and remaining length of the wanted payload.
     pub(crate) fn payload_wanted(&self, io: &Buffers<'_>) -> (Token, u32, u32) {
         let record = io.shelf.record(usize::from(self.out.record));
         let left = self.out.stream_left;
-        // The length stands where the payload would.
+        // The length stands in place of the payload.
         let len = io.shelf.u32(io.shelf.parts(record).1);
         (Token(record.tag()), len.saturating_sub(left), left)
     }
 
-    /// Chooses and lays out the next packet, if there is one, or finds something to tell instead.
+    /// Chooses and prepares the next packet if there is one, or returns an event.
     pub(super) fn next_packet(
         &mut self,
         io: &mut Buffers<'_>,
@@ -199,14 +201,14 @@ impl Machine<'_> {
         } else if self.phase != Phase::Up {
             return Happened::Nothing;
         } else {
-            self.patience(now_ms);
+            self.extend_deadline(now_ms);
             if let Some(packet) = self.out.reply.take() {
                 self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
                 return Happened::Nothing;
             }
-            if self.goodbye {
-                self.goodbye = false;
-                self.farewell(self.goodbye_reason, now_ms);
+            if self.close_requested {
+                self.close_requested = false;
+                self.disconnect(self.close_reason, now_ms);
                 return Happened::Nothing;
             }
             if keep_alive == KeepAliveStep::Ping {
@@ -235,10 +237,10 @@ impl Machine<'_> {
         self.out.small(packet, if plain { 2 } else { 3 }, [high, low, reason as u8, 0]);
     }
 
-    /// DISCONNECT where the version has a word for the reason; then the link is closed.
-    pub(super) fn farewell(&mut self, reason: ReasonCode, now_ms: u32) {
+    /// Prepares DISCONNECT, if the version has a word for the reason. Then the link is closed.
+    pub(super) fn disconnect(&mut self, reason: ReasonCode, now_ms: u32) {
         self.phase = Phase::Closing;
-        self.patience(now_ms);
+        self.extend_deadline(now_ms);
         let plain = reason == ReasonCode::Success;
         if plain || self.version().has_properties() {
             self.out.small(PacketType::Disconnect, if plain { 0 } else { 1 }, [reason as u8, 0, 0, 0]);
@@ -247,7 +249,8 @@ impl Machine<'_> {
         }
     }
 
-    /// The first record that is to be sent. Messages keep their order: one that waits for quota holds up those behind it.
+    /// Prepares the first record that must be sent. Messages keep their order: one that waits for
+    /// quota holds up those behind it.
     #[inline(never)]
     fn next_record(&mut self, io: &mut Buffers<'_>) -> Happened {
         let mut held_up = false;
@@ -261,7 +264,7 @@ impl Machine<'_> {
                     self.out.record = record.at() as u16;
                 } else {
                     if !record.is(flag::COUNTED) {
-                        // It counts, but waits for nobody (`4.9`).
+                        // PUBREL counts, but needs no quota (`4.9`).
                         self.quota = self.quota.saturating_sub(1);
                     }
                     self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
@@ -274,7 +277,7 @@ impl Machine<'_> {
                     Sendable::NoQuota => held_up = true,
                     Sendable::Never => {
                         self.discard(io, record);
-                        // To be asked again at once: there is something to tell, or to send.
+                        // Ask again at once: there is an event or a packet.
                         self.unflushed = true;
                         return Happened::Nothing;
                     }
@@ -349,7 +352,7 @@ impl Machine<'_> {
         Sendable::Yes
     }
 
-    /// The alias of a topic here; 0: it has none.
+    /// Returns the alias of a topic on this connection; 0 if it has none.
     #[cfg(feature = "v5")]
     fn alias(&self, topic: &[u8]) -> u16 {
         let most = self.limits.aliases.min(32);
@@ -364,10 +367,10 @@ impl Machine<'_> {
     }
 }
 
-/// Whether a message can be sent now.
+/// Decision about sending a message now.
 enum Sendable {
     Yes,
     NoQuota,
-    /// It is larger than the server takes.
+    /// The message is larger than the server accepts.
     Never,
 }

@@ -1,4 +1,4 @@
-//! A wire in memory, a clock that the test moves, and a server that says what the test says, in the words of the protocol crate.
+//! A wire in memory, a clock that the test moves, and a server that follows the test.
 #![allow(dead_code)]
 
 pub mod waiting;
@@ -22,10 +22,10 @@ pub struct Wire {
     pub from_client: Vec<u8>,
     pub now_ms: u32,
     pub up: bool,
-    /// Whether a dial succeeds; how many were made.
+    /// True if a dial succeeds; and the number of dials.
     pub answers: bool,
     pub dials: usize,
-    /// The most bytes that one read or write moves.
+    /// Maximum number of bytes that one read or write moves.
     pub piece: usize,
     /// Bytes that still pass, in both directions together, before the link breaks.
     pub passes: Option<usize>,
@@ -120,7 +120,7 @@ impl Dialer for Net {
     }
 }
 
-/// What happened, without what it borrows.
+/// An event without borrowed data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Message { topic: String, payload: Vec<u8>, qos: QoS, retain: bool, dup: bool, left: u32 },
@@ -174,7 +174,7 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
         Bench { client: Client::new(config.version(version)), net: Net(Rc::new(RefCell::new(wire))), version }
     }
 
-    /// A client whose connection was just accepted, with these properties in MQTT 5.
+    /// Creates a client whose connection was just accepted, with these properties in MQTT 5.
     pub fn connected(version: Version, config: Config<'a>, properties: &[Property<'_>]) -> Self {
         let mut bench = Bench::new(version, config);
         bench.accept(false, properties);
@@ -190,7 +190,7 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
         self.wire().now_ms = now_ms;
     }
 
-    /// All that the client has to tell now.
+    /// Returns all events of now.
     pub fn poll(&mut self) -> Vec<Seen> {
         let mut all = Vec::new();
         while let Some(event) = self.client.poll(&mut self.net) {
@@ -216,7 +216,7 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
         self.say(Packet::ConnAck(ConnAck { session_present, reason, properties }));
     }
 
-    /// The server says this.
+    /// Sends a packet of the server.
     pub fn say(&mut self, packet: Packet<'_>) {
         let mut out = vec![0; 4096];
         let n = packet.encode(self.version, u32::MAX, &mut out).unwrap();
@@ -246,7 +246,8 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
         self.say(Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: ReasonCodes::new(reasons) }));
     }
 
-    /// What the client has sent since this was asked last, in words: every packet is decoded strictly.
+    /// Returns the packets that the client has sent since the last call, in words. Every packet is
+    /// decoded strictly.
     pub fn sent(&mut self) -> Vec<String> {
         let bytes = std::mem::take(&mut self.wire().from_client);
         let (mut rest, mut all) = (&bytes[..], Vec::new());
@@ -265,7 +266,7 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
         all
     }
 
-    /// The link breaks; the pause is over.
+    /// Breaks the link and lets the pause pass.
     pub fn reconnect(&mut self, session_present: bool) {
         self.wire().up = false;
         assert_eq!(self.poll(), [Seen::Disconnected(None)]);
@@ -284,7 +285,7 @@ pub fn ack(id: u16) -> Ack<'static> {
     Ack::new(PacketId::new(id).unwrap(), ReasonCode::Success)
 }
 
-/// A packet in a few words.
+/// Describes a packet in a few words.
 pub fn words(packet: &Packet<'_>) -> String {
     let properties = |properties: &Properties<'_>| {
         properties.iter().map(|property| format!(" {property:?}")).collect::<String>()

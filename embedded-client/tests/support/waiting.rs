@@ -1,4 +1,4 @@
-//! The wire for the async face: a server that stops reading for a while.
+//! The wire for the async front end: a server that stops reading for a while.
 
 use core::future::Future;
 use core::pin::pin;
@@ -9,7 +9,7 @@ use lapwing_client::{LinkDown, Timer, blocking};
 
 use super::Net;
 
-/// What the future has after one poll; it is dropped then.
+/// Returns the result of one poll of a future, which is then dropped.
 pub fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => Some(done),
@@ -17,7 +17,7 @@ pub fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// A wire on which so many bytes are still taken from the client before it has to wait.
+/// A wire that takes a number of bytes from the client before it has to wait.
 pub struct Patient {
     pub net: Net,
     pub takes: usize,
@@ -51,7 +51,7 @@ impl embedded_io_async::Write for Patient {
     }
 }
 
-/// The clock of the wire; a pause is never over.
+/// Clock of the wire; a pause is never over.
 #[derive(Clone)]
 pub struct Clock(Net);
 

@@ -1,4 +1,4 @@
-//! Packet identifiers of the sender (`2.2.1`): not 0, and not one that is in use (`[MQTT-2.2.1-4]`).
+//! Packet identifiers of a sender (`2.2.1`): never 0, never one that is in use (`[MQTT-2.2.1-4]`).
 
 use crate::PacketId;
 
@@ -9,12 +9,12 @@ pub struct PacketIds {
 }
 
 impl PacketIds {
-    /// Goes on after `last`, the identifier used last (0: none).
+    /// Continues after `last`, the identifier that was used last. 0 means none.
     pub const fn after(last: u16) -> Self {
         PacketIds { last }
     }
 
-    /// The next identifier that is not in use; `None` when all are.
+    /// Returns the next identifier that is not in use; `None` when all are.
     #[inline]
     pub fn allocate(&mut self, in_use: impl Fn(PacketId) -> bool) -> Option<PacketId> {
         for _ in 0..=u16::MAX {

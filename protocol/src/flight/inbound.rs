@@ -1,59 +1,61 @@
-//! The receiver's side of QoS 1 and 2: what is new, what is a repetition, and how much may be open at once.
+//! The receiver's side of QoS 1 and 2: new messages, repetitions, and the number of open flights.
 
 use crate::{PacketId, QoS, ReasonCode};
 
-/// Where the caller keeps the identifiers of QoS 2 messages that were received and not yet released by PUBREL.
+/// Storage of the identifiers of received QoS 2 messages until PUBREL releases them.
 pub trait InboundStore {
-    /// Whether the identifier is kept.
+    /// Returns true if the identifier is stored.
     fn contains(&self, id: PacketId) -> bool;
-    /// Keeps it; `false` when there is no room.
+    /// Stores an identifier. Returns `false` when there is no room.
     fn insert(&mut self, id: PacketId) -> bool;
-    /// Forgets it; `false` when it was not kept.
+    /// Removes an identifier. Returns `false` when it was not stored.
     fn remove(&mut self, id: PacketId) -> bool;
-    /// How many are kept.
+    /// Number of stored identifiers.
     fn len(&self) -> usize;
-    /// Whether none is kept.
+    /// Returns true if no identifier is stored.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a received PUBLISH is.
+/// Kind of a received PUBLISH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// A message to be passed on.
+    /// A message to route.
     New,
-    /// A QoS 2 message that was received before (`[MQTT-4.3.3-10]`): answer PUBREC, pass nothing on.
+    /// A QoS 2 message that was received before (`[MQTT-4.3.3-10]`). Answer with PUBREC, and do not
+    /// route it.
     Repeated,
 }
 
-/// The peer sent more than Receive Maximum allows (`[MQTT-3.3.4-9]`): DISCONNECT with 0x93.
+/// Error: the peer sent more than Receive Maximum allows (`[MQTT-3.3.4-9]`). DISCONNECT with 0x93.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveMaximumExceeded;
 
-/// The receiver's machine.
+/// State machine of the receiver.
 #[derive(Clone, Debug)]
 pub struct Inbound {
     receive_maximum: u32,
     /// QoS 1 messages whose PUBACK was not sent yet.
     unacknowledged: u32,
-    /// QoS 2 identifiers kept from earlier connections: the peer's quota starts afresh with each connection.
+    /// QoS 2 identifiers of earlier connections. The peer's quota starts afresh with each
+    /// connection.
     carried: u32,
 }
 
 impl Inbound {
-    /// `receive_maximum` is our own, as told to the peer.
+    /// Creates the machine with the Receive Maximum that was announced to the peer.
     pub const fn new(receive_maximum: u16) -> Self {
         Inbound { receive_maximum: receive_maximum as u32, unacknowledged: 0, carried: 0 }
     }
 
-    /// A new network connection.
+    /// Starts a new network connection.
     pub fn reconnected(&mut self, receive_maximum: u16, store: &impl InboundStore) {
         *self = Inbound::new(receive_maximum);
         self.carried = u32::try_from(store.len()).unwrap_or(u32::MAX);
     }
 
-    /// A PUBLISH came.
+    /// Handles a received PUBLISH.
     ///
     /// # Errors
     /// [`ReceiveMaximumExceeded`]; also when the store has no room.
@@ -81,23 +83,24 @@ impl Inbound {
         }
     }
 
-    /// How many flights are open.
+    /// Number of open flights.
     pub fn open(&self, store: &impl InboundStore) -> usize {
         self.unacknowledged as usize + store.len()
     }
 
-    /// A PUBACK is being sent.
+    /// Notes that a PUBACK is sent.
     #[inline]
     pub const fn puback_sent(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
 
-    /// A PUBREC that refuses is being sent: the flight is over and the identifier free (`[MQTT-4.3.3-9]`).
+    /// Notes that a refusing PUBREC is sent. It ends the flight and frees the identifier
+    /// (`[MQTT-4.3.3-9]`).
     pub fn refused(&mut self, id: PacketId, store: &mut impl InboundStore) {
         store.remove(id);
     }
 
-    /// PUBREL came: the reason code of the PUBCOMP that answers it.
+    /// Handles a received PUBREL, and returns the reason code for PUBCOMP.
     pub fn pubrel(&mut self, id: PacketId, store: &mut impl InboundStore) -> ReasonCode {
         if store.remove(id) { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound }
     }

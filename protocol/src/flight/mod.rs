@@ -1,8 +1,8 @@
 //! QoS 1 and 2 (`4.3`, `4.4`, `4.9`) as state machines for both ends.
 //!
-//! A flight is one message on its way with a packet identifier. The machines here know the order of packets, the packet
-//! identifiers and Receive Maximum; *where* the flights are kept is the caller's business, through two small traits: a
-//! broker keeps messages in a queue, a microcontroller in a ring of bytes.
+//! A flight is one message that is being transferred under a packet identifier. The machines know
+//! the order of packets, the packet identifiers and Receive Maximum. The caller stores the flights
+//! behind two small traits: a broker in a queue, a microcontroller in a byte buffer.
 
 mod ids;
 mod inbound;

@@ -1,9 +1,10 @@
-//! The sender's side of QoS 1 and 2: PUBLISH → PUBACK, and PUBLISH → PUBREC → PUBREL → PUBCOMP (`4.3.2`, `4.3.3`).
+//! The sender's side of QoS 1 and 2: PUBLISH → PUBACK, and PUBLISH → PUBREC → PUBREL → PUBCOMP
+//! (`4.3.2`, `4.3.3`).
 
 use super::PacketIds;
 use crate::{PacketId, QoS, ReasonCode};
 
-/// What a flight waits for.
+/// The acknowledgement that a flight waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum OutboundState {
@@ -11,32 +12,35 @@ pub enum OutboundState {
     AwaitPubAck,
     /// QoS 2: PUBLISH was sent.
     AwaitPubRec,
-    /// QoS 2: PUBREL was sent; the message itself is the receiver's now.
+    /// QoS 2: PUBREL was sent. The receiver owns the message.
     AwaitPubComp,
 }
 
-/// Where the caller keeps its flights, in the order of their first sending.
+/// Storage of outbound flights, in the order of their first sending.
 pub trait OutboundStore {
-    /// The state of the flight with this identifier.
+    /// Returns the state of the flight with this identifier.
     fn state(&self, id: PacketId) -> Option<OutboundState>;
-    /// The receiver has the message (PUBREC): keep the identifier in [`OutboundState::AwaitPubComp`], forget the message.
+    /// Handles PUBREC, with which the receiver owns the message. Keeps the identifier in
+    /// [`OutboundState::AwaitPubComp`] and drops the message.
     fn release(&mut self, id: PacketId);
-    /// The flight is over.
+    /// Removes a flight that is over.
     fn remove(&mut self, id: PacketId);
 }
 
-/// What to do after an acknowledgement.
+/// The next action after an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nothing: the flight is over, or there is none (late and repeated acknowledgements are harmless).
+    /// No action: the flight is over, or there is none. Late and repeated acknowledgements are
+    /// harmless.
     Nothing,
-    /// Send PUBREL with this reason code: success, or packet identifier not found (`[MQTT-4.3.3-4]`).
+    /// Send PUBREL with this reason code: success, or packet identifier not found
+    /// (`[MQTT-4.3.3-4]`).
     PubRel(ReasonCode),
-    /// A protocol error: the acknowledgement is not of the flight's QoS or comes before its time.
+    /// Protocol error: the acknowledgement does not fit the flight's QoS or state.
     Violation,
 }
 
-/// The sender's machine: identifiers and the send quota (`4.9`).
+/// State machine of the sender: packet identifiers and send quota (`4.9`).
 #[derive(Clone, Debug)]
 pub struct Outbound {
     ids: PacketIds,
@@ -45,36 +49,37 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// For a new session. `receive_maximum` is the peer's, at least 1.
+    /// Creates the machine of a new session. `receive_maximum` is the peer's, at least 1.
     pub const fn new(receive_maximum: u16) -> Self {
         Outbound { ids: PacketIds::after(0), receive_maximum, in_flight: 0 }
     }
 
-    /// For a machine that slept: goes on after the identifier used last.
+    /// Creates the machine of a session that was restored. Identifiers continue after `last_id`.
     pub const fn resumed(receive_maximum: u16, last_id: u16) -> Self {
         Outbound { ids: PacketIds::after(last_id), receive_maximum, in_flight: 0 }
     }
 
-    /// A new network connection: the quota starts afresh, and every flight that is kept is to be sent again
-    /// ([`resend`](Self::resend)).
+    /// Starts a new network connection. The quota starts afresh, and all stored flights must be
+    /// sent again with [`resend`](Self::resend).
     pub const fn reconnected(&mut self, receive_maximum: u16) {
         self.receive_maximum = receive_maximum;
         self.in_flight = 0;
     }
 
-    /// Whether one more QoS 1 or 2 PUBLISH may be sent (`[MQTT-4.9.0-2]`).
+    /// Returns true if one more QoS 1 or 2 PUBLISH may be sent (`[MQTT-4.9.0-2]`).
     #[inline]
     pub const fn has_quota(&self) -> bool {
         self.in_flight < self.receive_maximum
     }
 
-    /// The flights sent over this connection and not yet acknowledged.
+    /// Number of flights that were sent over this connection and are not acknowledged.
     pub const fn in_flight(&self) -> u16 {
         self.in_flight
     }
 
-    /// Starts a flight: its identifier and first state, to be kept by the caller. `None` without quota, without a free
-    /// identifier, and for QoS 0, which has no flight.
+    /// Starts a flight. Returns its identifier and first state, which the caller stores.
+    ///
+    /// Returns `None` without quota, without a free identifier, and for QoS 0, which has no flight.
     #[inline]
     pub fn start(&mut self, qos: QoS, store: &impl OutboundStore) -> Option<(PacketId, OutboundState)> {
         let state = match qos {
@@ -90,8 +95,10 @@ impl Outbound {
         Some((id, state))
     }
 
-    /// Asks to send a kept flight again after a reconnect (`[MQTT-4.4.0-1]`): PUBLISH with DUP needs quota, PUBREL does
-    /// not but counts. `false`: wait for an acknowledgement first.
+    /// Asks to send a stored flight again after a reconnect (`[MQTT-4.4.0-1]`).
+    ///
+    /// PUBLISH with DUP needs quota. PUBREL needs none, but counts. `false` means: wait for an
+    /// acknowledgement first.
     pub const fn resend(&mut self, state: OutboundState) -> bool {
         if !matches!(state, OutboundState::AwaitPubComp) && !self.has_quota() {
             return false;
@@ -100,7 +107,7 @@ impl Outbound {
         true
     }
 
-    /// PUBACK came.
+    /// Handles PUBACK.
     #[inline]
     pub fn puback(&mut self, id: PacketId, store: &mut impl OutboundStore) -> Answer {
         match store.state(id) {
@@ -110,7 +117,7 @@ impl Outbound {
         }
     }
 
-    /// PUBREC came. A failure ends the flight (`[MQTT-4.3.3-4]`).
+    /// Handles PUBREC. A failure ends the flight (`[MQTT-4.3.3-4]`).
     pub fn pubrec(&mut self, id: PacketId, reason: ReasonCode, store: &mut impl OutboundStore) -> Answer {
         match store.state(id) {
             Some(OutboundState::AwaitPubRec) if reason.is_failure() => self.done(id, store),
@@ -125,7 +132,7 @@ impl Outbound {
         }
     }
 
-    /// PUBCOMP came.
+    /// Handles PUBCOMP.
     pub fn pubcomp(&mut self, id: PacketId, store: &mut impl OutboundStore) -> Answer {
         match store.state(id) {
             Some(OutboundState::AwaitPubComp) => self.done(id, store),
@@ -134,7 +141,8 @@ impl Outbound {
         }
     }
 
-    /// A flight ends without an acknowledgement: its message expired before it was sent again, or went to somebody else.
+    /// Ends a flight without an acknowledgement. Its message expired before it was sent again, or
+    /// went to another session.
     pub fn abandon(&mut self, id: PacketId, sent: bool, store: &mut impl OutboundStore) {
         store.remove(id);
         if sent {

@@ -1,4 +1,4 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP (`3.4` to `3.7`): one shape, four types.
+//! PUBACK, PUBREC, PUBREL and PUBCOMP (`3.4` to `3.7`), which share one body.
 
 use super::PacketId;
 use crate::property::{Omit, Place, Properties};
@@ -8,21 +8,24 @@ use crate::{DecodeError, PacketType, ReasonCode, Version};
 /// The body of PUBACK, PUBREC, PUBREL or PUBCOMP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
-    /// That of the PUBLISH.
+    /// Packet identifier of the PUBLISH.
     pub packet_id: PacketId,
-    /// MQTT 3 has none: reads as success.
+    /// Reason code; success in MQTT 3, which has none.
     pub reason: ReasonCode,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
 }
 
 impl<'a> Ack<'a> {
-    /// An answer without properties.
+    /// Creates an acknowledgement without properties.
     pub const fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
         Ack { packet_id, reason, properties: Properties::NONE }
     }
 
-    /// The whole packet where it is one of four bytes: in MQTT 3 always, in MQTT 5.0 with Success and without properties (`3.4.2.1`).
+    /// Returns the whole packet if it is one of four bytes.
+    ///
+    /// That is so in MQTT 3 always, and in MQTT 5.0 with Success and without properties
+    /// (`3.4.2.1`).
     #[inline]
     pub fn short(&self, packet: PacketType, version: Version) -> Option<[u8; 4]> {
         let plain = self.properties.is_empty() && self.reason == ReasonCode::Success;
@@ -34,7 +37,7 @@ impl<'a> Ack<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     #[inline]
     pub fn decode(packet: PacketType, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
@@ -48,7 +51,7 @@ impl<'a> Ack<'a> {
         ack.reason = ReasonCode::from_u8(r.u8()?)
             .filter(|reason| reason.allowed_in(packet))
             .ok_or(DecodeError::ReasonCodeInvalid)?;
-        // `3.4.2.2.1`: without a property length, there are no properties.
+        // `3.4.2.2.1`: without a property length there are no properties.
         if !r.is_empty() {
             ack.properties = Properties::read(&mut r, Place::Packet(packet))?;
         }
@@ -61,7 +64,7 @@ impl<'a> Ack<'a> {
         if !version.has_properties() {
             return;
         }
-        // The shortest form: strict clients of MQTT 5 expect two bytes for a plain success.
+        // The shortest form, since strict MQTT 5 clients expect two bytes for a plain success.
         let properties = !self.properties.is_empty_without(omit);
         if properties || self.reason != ReasonCode::Success {
             w.u8(self.reason as u8);

@@ -1,4 +1,4 @@
-//! AUTH (`3.15`): a step of an enhanced authentication. MQTT 5.0 only.
+//! AUTH (`3.15`): one step of an enhanced authentication. MQTT 5.0 only.
 
 use crate::property::{Omit, Place, Properties};
 use crate::wire::{Reader, Writer};
@@ -17,7 +17,7 @@ impl<'a> Auth<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut auth = Auth { reason: ReasonCode::Success, properties: Properties::NONE };
@@ -28,17 +28,17 @@ impl<'a> Auth<'a> {
         auth.reason = ReasonCode::from_u8(r.u8()?)
             .filter(|reason| reason.allowed_in(PacketType::Auth))
             .ok_or(DecodeError::ReasonCodeInvalid)?;
-        // Unlike DISCONNECT's, its properties are left out only together with the reason code.
+        // Unlike DISCONNECT, AUTH leaves out its properties only together with the reason code.
         auth.properties = Properties::read(&mut r, Place::Packet(PacketType::Auth))?;
         r.end()?;
         Ok(auth)
     }
 
-    /// Writes this packet without linking what other packets need. It is the range of `out` that is returned, which begins
-    /// within the first four bytes.
+    /// Writes this packet without linking code for other packets. Returns its range in `out`, which
+    /// begins within the first four bytes.
     ///
     /// # Errors
-    /// As [`Packet::encode`](super::Packet::encode).
+    /// The errors of [`Packet::encode`](super::Packet::encode).
     pub fn encode(
         &self,
         packet_bytes_max: u32,

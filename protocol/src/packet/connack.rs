@@ -7,11 +7,11 @@ use crate::{DecodeError, PacketType, ReasonCode, Version};
 /// A CONNACK packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnAck<'a> {
-    /// The server has a session for this client (`[MQTT-3.2.2-2]`). Not in MQTT 3.1.
+    /// The server has a session for this client (`[MQTT-3.2.2-2]`). MQTT 3.1 has no such flag.
     pub session_present: bool,
-    /// Success or why not. MQTT 3 knows six return codes: the nearest is written.
+    /// Success or a refusal. MQTT 3 knows six return codes; the nearest one is written.
     pub reason: ReasonCode,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> ConnAck<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let flags = r.u8()?;

@@ -1,4 +1,4 @@
-//! CONNECT (`3.1`): a client asks for a session. It tells its own protocol version.
+//! CONNECT (`3.1`): a client asks for a session. The packet names its own protocol version.
 
 use super::QoS;
 use crate::property::{Omit, Place, Properties, Property, write_block};
@@ -8,36 +8,36 @@ use crate::{DecodeError, EncodeError, PacketType, Version, topic};
 /// A CONNECT packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect<'a> {
-    /// Told by protocol name and level.
+    /// Protocol version, by protocol name and level.
     pub version: Version,
     /// Clean Start; Clean Session before MQTT 5.0.
     pub clean_start: bool,
-    /// Seconds; 0 turns keep-alive off.
+    /// Keep-alive in seconds; 0 turns it off.
     pub keep_alive_s: u16,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// Empty: the server chooses one.
+    /// Client identifier. If it is empty, the server chooses one.
     pub client_id: &'a str,
     /// The message to publish when the connection ends badly.
     pub will: Option<Will<'a>>,
     /// The user name.
     pub user_name: Option<&'a str>,
-    /// Any bytes. Before MQTT 5.0 only with a user name.
+    /// Password, any bytes. Before MQTT 5.0 only with a user name.
     pub password: Option<&'a [u8]>,
 }
 
 /// The will inside CONNECT (`3.1.3.2` to `3.1.3.4`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Will<'a> {
-    /// The QoS it is published with.
+    /// QoS of the will message.
     pub qos: QoS,
-    /// Whether it is retained.
+    /// RETAIN flag of the will message.
     pub retain: bool,
-    /// MQTT 5.0.
+    /// Will properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// A topic name.
+    /// Topic name of the will message.
     pub topic: &'a str,
-    /// The message, 0 to 65,535 bytes.
+    /// Payload of the will message, 0 to 65,535 bytes.
     pub payload: &'a [u8],
 }
 
@@ -54,7 +54,8 @@ impl<'a> Connect<'a> {
         let mut r = Reader::new(body);
         let version = version(r.binary()?, r.u8()?)?;
         let flags = r.u8()?;
-        // MQTT 3.1 leaves the reserved bit and the will bits without a will unused; later versions forbid them.
+        // MQTT 3.1 ignores the reserved bit, and the will bits without a will. Later versions
+        // forbid them.
         let strict = version > Version::V31;
         if strict && flags & RESERVED != 0 {
             return Err(DecodeError::ReservedConnectFlag);
@@ -69,7 +70,8 @@ impl<'a> Connect<'a> {
         let properties = Properties::read_in(version, &mut r, Place::Packet(PacketType::Connect))?;
         let client_id = r.string()?;
         let will = if flags & WILL != 0 { Some(Will::decode(&mut r, flags, version)?) } else { None };
-        // MQTT 3.1: "the Remaining Length takes precedence over the flags", so a flag without a field is no field.
+        // MQTT 3.1: "the Remaining Length takes precedence over the flags". A flag without a field
+        // is no field.
         let there = |r: &Reader<'_>, flag: u8| flags & flag != 0 && (strict || !r.is_empty());
         let user_name = if there(&r, USER_NAME) { Some(r.string()?) } else { None };
         let password = if there(&r, PASSWORD) { Some(r.binary()?) } else { None };
@@ -96,12 +98,14 @@ impl<'a> Connect<'a> {
         );
     }
 
-    /// Writes this packet without linking what other packets need, for a client that keeps its identifier as bytes and its
-    /// properties as lists; what stands for them in `self` is left alone. It is the range of `out` that is returned, which
-    /// begins within the first four bytes.
+    /// Writes this packet without linking code for other packets.
+    ///
+    /// The client identifier is given as bytes and the properties as lists; those in `self` are
+    /// ignored. Returns the packet's range in `out`, which begins within the first four bytes.
     ///
     /// # Errors
-    /// As [`Packet::encode`](super::Packet::encode), and [`EncodeError::NotInVersion`] for a property that is not valid there.
+    /// The errors of [`Packet::encode`](super::Packet::encode), and [`EncodeError::NotInVersion`]
+    /// for a property that is not valid in its block.
     #[inline]
     pub fn encode_as(
         &self,
@@ -166,7 +170,7 @@ impl<'a> Connect<'a> {
     }
 }
 
-/// The version of a protocol name and level (`3.1.2.1`, `3.1.2.2`).
+/// Returns the version of a protocol name and level (`3.1.2.1`, `3.1.2.2`).
 fn version(name: &[u8], level: u8) -> Result<Version, DecodeError> {
     match (name, level) {
         (b"MQTT", 5) => Ok(Version::V5),

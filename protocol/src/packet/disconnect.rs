@@ -1,4 +1,5 @@
-//! DISCONNECT (`3.14`): the last packet of a connection. In MQTT 3 only a client sends it, and it says nothing.
+//! DISCONNECT (`3.14`): the last packet of a connection. In MQTT 3 only a client sends it, without
+//! a reason.
 
 use crate::property::{Omit, Place, Properties};
 use crate::wire::{Reader, Writer};
@@ -7,14 +8,14 @@ use crate::{DecodeError, EncodeError, PacketType, ReasonCode, Version};
 /// A DISCONNECT packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disconnect<'a> {
-    /// Why.
+    /// Reason code; Normal disconnection in MQTT 3.
     pub reason: ReasonCode,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
 }
 
 impl<'a> Disconnect<'a> {
-    /// Without properties.
+    /// Creates a DISCONNECT without properties.
     pub const fn new(reason: ReasonCode) -> Self {
         Disconnect { reason, properties: Properties::NONE }
     }
@@ -22,7 +23,7 @@ impl<'a> Disconnect<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let mut disconnect = Disconnect::new(ReasonCode::Success);

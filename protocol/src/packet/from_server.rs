@@ -1,36 +1,40 @@
-//! The packets of a server in one shape, for a client that has little room for code.
+//! Packets of a server in one type, for clients that have little flash.
 //!
-//! Packets of MQTT 5.0 are built alike: identifier, reason code, properties, the rest. One function that knows the order takes a
-//! third of the code of a decoder for each. It judges as they do; `tests/from_server.rs` compares them.
+//! Packets of MQTT 5.0 are built alike: identifier, reason code, properties, the rest. One function
+//! that knows the order takes a third of the code of separate decoders. It accepts and rejects the
+//! same packets; `tests/from_server.rs` compares them.
 
 use crate::property::{Place, Properties, PropertyId};
-use crate::wire::Sticky;
+use crate::wire::StickyReader;
 use crate::{DecodeError, PacketType, ReasonCode, Version, topic};
 
-/// A packet from a server; what its type does not have is empty, 0 or success.
+/// A packet from a server. Fields that its type does not have are empty, 0 or success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromServer<'a> {
-    /// What it is.
+    /// Type of the packet.
     pub packet: PacketType,
     /// PUBLISH: the topic name, valid UTF-8; empty only in MQTT 5.0, with a topic alias.
     pub topic: &'a [u8],
-    /// Not of a QoS 0 PUBLISH.
+    /// Packet identifier; 0 for a QoS 0 PUBLISH.
     pub packet_id: u16,
-    /// CONNACK.
+    /// CONNACK: the server has a session for this client.
     pub session_present: bool,
-    /// The reason code; in SUBACK and UNSUBACK the first failure. Failures before MQTT 5.0 become the nearest.
+    /// Reason code. In SUBACK and UNSUBACK it is the first failure. Failures before MQTT 5.0 become
+    /// the nearest code.
     pub reason: ReasonCode,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// PUBLISH: the payload, or the beginning of it, if `body` was cut in it.
+    /// PUBLISH: the payload, or its beginning if `body` was cut there.
     pub payload: &'a [u8],
 }
 
 impl<'a> FromServer<'a> {
-    /// Reads the body of any packet that a server sends; `first` is the first byte of its fixed header.
+    /// Reads the body of any packet that a server sends. `first` is the first byte of the fixed
+    /// header.
     ///
     /// # Errors
-    /// The first rule that it breaks; [`DecodeError::ReservedPacketType`] for a packet that a server does not send.
+    /// The first rule that the packet breaks; [`DecodeError::ReservedPacketType`] for a packet that
+    /// a server does not send.
     #[inline]
     pub fn decode(first: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         use PacketType as P;
@@ -40,12 +44,10 @@ impl<'a> FromServer<'a> {
             return Err(DecodeError::ReservedFlags);
         }
         let v5 = version.has_properties();
-        let mut r = Sticky::new(body);
-        let mut topic = &[][..];
-        let mut session_present = false;
-        let mut identified = true;
-        // May end, or before MQTT 5.0 must, before the reason code and the properties.
-        let mut short = true;
+        let mut r = StickyReader::new(body);
+        let (mut topic, mut session_present, mut packet_id) = (&[][..], false, 0);
+        // `short`: the packet may end before reason code and properties. Before MQTT 5.0 it must.
+        let (mut identified, mut short) = (true, true);
         match packet {
             P::Publish => {
                 if flags & 0b0110 == 0b0110 {
@@ -72,7 +74,6 @@ impl<'a> FromServer<'a> {
             P::PingResp | P::Disconnect | P::Auth => identified = false,
             _ => r.fail(DecodeError::ReservedPacketType),
         }
-        let mut packet_id = 0;
         if identified {
             packet_id = r.number(2) as u16;
             if packet_id == 0 {
@@ -85,26 +86,14 @@ impl<'a> FromServer<'a> {
             reason = judge(&mut r, packet, version);
         }
         let mut properties = Properties::NONE;
-        // `3.4.2.2.1`: without a property length, there are no properties; only AUTH has it with every reason code.
+        // `3.4.2.2.1`: without a property length there are no properties. Only AUTH always has one
+        // beside a reason code.
         if v5 && !ends && !(short && packet != P::Auth && r.is_empty()) {
-            let n = r.varint();
-            let mut block = Sticky::new(r.take(n as usize));
-            properties = Properties::scan(&mut block, Place::Packet(packet));
-            if let Err(error) = block.check() {
-                r.fail(error);
-            }
+            properties = read_properties(&mut r, packet);
         }
         let payload = r.rest();
         if matches!(packet, P::SubAck | P::UnsubAck) && (v5 || packet == P::SubAck) {
-            if payload.is_empty() {
-                r.fail(DecodeError::NoReasonCode);
-            }
-            while !r.is_empty() {
-                let one = judge(&mut r, packet, version);
-                if !reason.is_failure() {
-                    reason = one;
-                }
-            }
+            reason = first_failure(&mut r, packet, version);
         } else if packet != P::Publish && !payload.is_empty() {
             r.fail(DecodeError::TrailingBytes);
         }
@@ -119,8 +108,36 @@ impl<'a> FromServer<'a> {
     }
 }
 
-/// The reason code that is the next byte of this packet.
-fn judge(r: &mut Sticky<'_>, packet: PacketType, version: Version) -> ReasonCode {
+/// Reads a block of properties after its length.
+#[inline]
+fn read_properties<'a>(r: &mut StickyReader<'a>, packet: PacketType) -> Properties<'a> {
+    let n = r.varint();
+    let mut block = StickyReader::new(r.take(n as usize));
+    let properties = Properties::scan(&mut block, Place::Packet(packet));
+    if let Err(error) = block.check() {
+        r.fail(error);
+    }
+    properties
+}
+
+/// Reads the reason codes of SUBACK or UNSUBACK. Returns the first failure, or the last code.
+#[inline]
+fn first_failure(r: &mut StickyReader<'_>, packet: PacketType, version: Version) -> ReasonCode {
+    if r.is_empty() {
+        r.fail(DecodeError::NoReasonCode);
+    }
+    let mut reason = ReasonCode::Success;
+    while !r.is_empty() {
+        let one = judge(r, packet, version);
+        if !reason.is_failure() {
+            reason = one;
+        }
+    }
+    reason
+}
+
+/// Reads the next byte as a reason code of this packet.
+fn judge(r: &mut StickyReader<'_>, packet: PacketType, version: Version) -> ReasonCode {
     let code = r.number(1) as u8;
     let reason = if version.has_properties() {
         ReasonCode::from_u8(code).filter(|reason| reason.allowed_in(packet))

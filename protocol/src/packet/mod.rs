@@ -1,8 +1,9 @@
-//! The fifteen control packets, one file each: what it holds, how it is read, how it is written.
+//! The fifteen control packets, one file each, with decoder and encoder.
 //!
-//! All of them are those of MQTT 5.0. Reading an older version fills in what it lacks (no properties, reason code
-//! success), writing one leaves out what it cannot say. Decoding borrows from the bytes; encoding is atomic: an error
-//! leaves nothing behind that counts.
+//! The types are those of MQTT 5.0. Decoding an older version fills in what it lacks: no
+//! properties, reason code success. Encoding an older version leaves out what it cannot express.
+//! Decoding borrows from the bytes. Encoding is atomic: after an error, nothing in the output
+//! counts.
 
 mod ack;
 mod auth;
@@ -38,21 +39,21 @@ use crate::{DecodeError, EncodeError, Version, limits, varint};
 /// A packet identifier, 1 to 65,535 (`2.2.1`).
 pub type PacketId = core::num::NonZeroU16;
 
-/// The level of assurance of a message (`4.3`).
+/// Level of assurance of a message (`4.3`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum QoS {
-    /// QoS 0.
+    /// QoS 0, at most once.
     #[default]
     AtMostOnce = 0,
-    /// QoS 1.
+    /// QoS 1, at least once.
     AtLeastOnce = 1,
-    /// QoS 2.
+    /// QoS 2, exactly once.
     ExactlyOnce = 2,
 }
 
 impl QoS {
-    /// The QoS of these two bits; 3 is none.
+    /// Returns the QoS of these two bits; `None` for 3.
     #[inline]
     pub const fn from_u8(bits: u8) -> Option<QoS> {
         match bits {
@@ -64,7 +65,7 @@ impl QoS {
     }
 }
 
-/// The control packet types (`2.1.2`), by number.
+/// Control packet types (`2.1.2`), by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[allow(missing_docs)] // The standard's names say it.
@@ -87,7 +88,7 @@ pub enum PacketType {
 }
 
 impl PacketType {
-    /// The type of this number.
+    /// Returns the type with this number.
     #[inline]
     pub const fn from_u8(number: u8) -> Option<PacketType> {
         Some(match number {
@@ -110,7 +111,7 @@ impl PacketType {
         })
     }
 
-    /// The standard's name.
+    /// Returns the standard's name.
     pub const fn name(self) -> &'static str {
         match self {
             PacketType::Connect => "CONNECT",
@@ -131,16 +132,16 @@ impl PacketType {
         }
     }
 
-    /// The flags that the standard sets for every type but PUBLISH (`2.1.3`).
+    /// Returns the flags that the standard sets for every type but PUBLISH (`2.1.3`).
     pub const fn flags(self) -> u8 {
-        // A bit for each type: less code than a table.
+        // One bit for each type takes less code than a table.
         const FLAGGED: u16 = 1 << PacketType::PubRel as u16
             | 1 << PacketType::Subscribe as u16
             | 1 << PacketType::Unsubscribe as u16;
         ((FLAGGED >> self as u16 & 1) << 1) as u8
     }
 
-    /// Whether a client may send it.
+    /// Returns true if a client may send this type.
     pub const fn is_from_client(self) -> bool {
         !matches!(
             self,
@@ -148,7 +149,7 @@ impl PacketType {
         )
     }
 
-    /// Whether a server may send it.
+    /// Returns true if a server may send this type.
     pub const fn is_from_server(self) -> bool {
         !matches!(
             self,
@@ -156,13 +157,14 @@ impl PacketType {
         )
     }
 
-    /// The least and most Remaining Length that any packet of this type can have.
+    /// The least and greatest Remaining Length that a packet of this type can have.
     #[inline]
     pub(crate) const fn remaining_len_range(self, version: Version) -> (usize, usize) {
         const MOST: usize = limits::REMAINING_LENGTH_MAX as usize;
         let v5 = version.has_properties();
         match self {
-            // Protocol name, level, flags, keep-alive, client identifier; MQTT 3.1's name is longer, 5.0 has properties.
+            // Protocol name, level, flags, keep-alive, client identifier. MQTT 3.1 has a longer
+            // name, 5.0 has properties.
             PacketType::Connect => (12, MOST),
             PacketType::ConnAck if v5 => (3, MOST),
             PacketType::ConnAck => (2, 2),
@@ -173,7 +175,8 @@ impl PacketType {
             }
             PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp => (2, 2),
             PacketType::UnsubAck if !v5 => (2, 2),
-            // A missing list has an error of its own, so only the packet identifier and properties are asked for here.
+            // A missing list has an error of its own, so only packet identifier and properties
+            // count here.
             PacketType::Subscribe | PacketType::Unsubscribe | PacketType::SubAck | PacketType::UnsubAck => {
                 (if v5 { 3 } else { 2 }, MOST)
             }
@@ -212,7 +215,7 @@ pub enum Packet<'a> {
     Auth(Auth<'a>),
 }
 
-/// What becomes of an invalid topic filter in SUBSCRIBE and UNSUBSCRIBE.
+/// Treatment of an invalid topic filter in SUBSCRIBE and UNSUBSCRIBE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FilterPolicy {
     Reject,
@@ -220,20 +223,23 @@ enum FilterPolicy {
 }
 
 impl<'a> Packet<'a> {
-    /// Decodes a frame. CONNECT tells its own version; `version` is that of the connection for all others.
+    /// Decodes a frame. `version` is that of the connection; CONNECT names its own.
     ///
     /// # Errors
-    /// The first rule that the packet breaks; every rule that a single packet allows to check is checked.
+    /// The first rule that the packet breaks. All rules about a single packet are checked.
     #[inline]
     pub fn decode(frame: Frame<'a>, version: Version) -> Result<Packet<'a>, DecodeError> {
         Packet::decode_with(frame, version, FilterPolicy::Reject)
     }
 
-    /// As [`decode`](Packet::decode), but an invalid topic filter in SUBSCRIBE or UNSUBSCRIBE is left to the caller, who can
-    /// refuse it alone with reason code 0x8F: [`topic::check_filter`](crate::topic::check_filter) judges each.
+    /// Decodes like [`decode`](Packet::decode), but accepts invalid topic filters in SUBSCRIBE and
+    /// UNSUBSCRIBE.
+    ///
+    /// The caller checks each with [`topic::check_filter`](crate::topic::check_filter), and can
+    /// refuse it alone with reason code 0x8F.
     ///
     /// # Errors
-    /// As [`decode`](Packet::decode), less [`DecodeError::TopicFilterInvalid`].
+    /// The errors of [`decode`](Packet::decode), except [`DecodeError::TopicFilterInvalid`].
     #[inline]
     pub fn decode_reporting_filters(frame: Frame<'a>, version: Version) -> Result<Packet<'a>, DecodeError> {
         Packet::decode_with(frame, version, FilterPolicy::Report)
@@ -265,7 +271,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The type.
+    /// Returns the type of the packet.
     pub const fn packet_type(&self) -> PacketType {
         match self {
             Packet::Connect(_) => PacketType::Connect,
@@ -286,16 +292,18 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The length, in bytes, that [`encode`](Packet::encode) will write.
+    /// Returns the length, in bytes, that [`encode`](Packet::encode) will write.
     ///
     /// # Errors
-    /// As [`encode`](Packet::encode), less [`EncodeError::OutputTooShort`].
+    /// The errors of [`encode`](Packet::encode), except [`EncodeError::OutputTooShort`].
     pub fn encoded_len(&self, version: Version, packet_bytes_max: u32) -> Result<usize, EncodeError> {
         Ok(Layout::of(self, version, packet_bytes_max)?.len())
     }
 
-    /// Writes the packet to the front of `out` and returns its length. A packet above `packet_bytes_max`, the peer's Maximum
-    /// Packet Size, loses its reason string, then its user properties, where the standard allows that.
+    /// Writes the packet to the front of `out` and returns its length.
+    ///
+    /// `packet_bytes_max` is the peer's Maximum Packet Size. A larger packet loses its reason
+    /// string, then its user properties, where the standard allows that.
     ///
     /// # Errors
     /// [`EncodeError`]; nothing was written then.
@@ -340,7 +348,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Whether the standard lets the sender leave out reason string and user properties.
+    /// Returns true if the standard lets the sender leave out reason string and user properties.
     const fn may_omit(&self) -> bool {
         !matches!(
             self,
@@ -349,12 +357,14 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The most bytes of a fixed header: [`encode_alone`] leaves as many free in front of the body.
+/// Greatest length of a fixed header. [`encode_alone`] leaves as many bytes free in front of the
+/// body.
 const HEADER_BYTES_MAX: usize = 5;
 
-/// Writes one packet whose type is known, so that a client links no more than the packets it sends. In one pass: the body
-/// first, then the header before it. The packet is the range of `out` that is returned; it begins within the first four
-/// bytes.
+/// Writes one packet of a known type, so that a client links only the packets it sends.
+///
+/// One pass writes the body first, then the header before it. Returns the packet's range in `out`,
+/// which begins within the first four bytes.
 #[inline]
 fn encode_alone(
     packet_type: PacketType,
@@ -368,7 +378,7 @@ fn encode_alone(
     w.finish().map(|end| start..end)
 }
 
-/// Writes the header in front of the body; where it begins.
+/// Writes the header in front of the body, and returns its position.
 fn head_alone(w: &mut Writer<'_>, packet_type: PacketType, packet_bytes_max: u32) -> usize {
     let end = w.position();
     let remaining_len = end.saturating_sub(HEADER_BYTES_MAX) as u32;
@@ -383,7 +393,7 @@ fn head_alone(w: &mut Writer<'_>, packet_type: PacketType, packet_bytes_max: u32
     start
 }
 
-/// The fixed header to be, and what the body leaves out.
+/// The fixed header to write, and the parts that the body leaves out.
 struct Layout {
     first_byte: u8,
     remaining_len: u32,

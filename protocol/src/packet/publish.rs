@@ -1,4 +1,4 @@
-//! PUBLISH (`3.3`): an application message on its way.
+//! PUBLISH (`3.3`): one application message.
 
 use super::{PacketId, QoS};
 use crate::property::{Place, Properties, PropertyId};
@@ -8,27 +8,28 @@ use crate::{DecodeError, EncodeError, PacketType, Version, limits, topic, varint
 /// A PUBLISH packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Publish<'a> {
-    /// Sent before, perhaps (`3.3.1.1`). Only with QoS 1 and 2.
+    /// DUP flag: the packet was perhaps sent before (`3.3.1.1`). Only with QoS 1 and 2.
     pub dup: bool,
-    /// The QoS of this transfer.
+    /// QoS of this transfer.
     pub qos: QoS,
-    /// To be kept (from a client), or kept (from a server).
+    /// RETAIN flag. From a client: store the message. From a server: the message was stored.
     pub retain: bool,
-    /// The topic name; empty only in MQTT 5.0, with a topic alias.
+    /// Topic name. It is empty only in MQTT 5.0, with a topic alias.
     pub topic: &'a str,
-    /// There for QoS 1 and 2, absent for QoS 0.
+    /// Packet identifier; present for QoS 1 and 2 only.
     pub packet_id: Option<PacketId>,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// The message itself, 0 bytes or more.
+    /// Payload, 0 bytes or more.
     pub payload: &'a [u8],
 }
 
 impl<'a> Publish<'a> {
-    /// Reads the body of the packet; `flags` are those of its fixed header, judged by [`frame`](crate::frame).
+    /// Reads the body of the packet. `flags` are those of its fixed header, which
+    /// [`frame`](crate::frame) has checked.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     #[inline]
     pub fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::QoSInvalid)?;
@@ -81,48 +82,51 @@ const fn flags(dup: bool, qos: QoS, retain: bool) -> u8 {
     (dup as u8) << 3 | (qos as u8) << 1 | retain as u8
 }
 
-/// What the lengths in a header will be; they fit.
+/// Lengths for the header, known to fit.
 struct Sizes {
     remaining: u32,
     property_len: usize,
     header_len: usize,
 }
 
-/// A PUBLISH without its payload, so that a payload can be shared by many receivers. The topic and the properties are
-/// bytes that were checked when the message came in; the properties that change from hop to hop stand apart.
+/// A PUBLISH without its payload, so that many receivers can share one payload.
+///
+/// Topic and properties are bytes that were checked when the message was received. Properties that
+/// change from hop to hop stand apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PublishHeader<'a> {
-    /// Sent before, perhaps.
+    /// DUP flag: the packet was perhaps sent before.
     pub dup: bool,
-    /// The QoS of this transfer.
+    /// QoS of this transfer.
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
-    /// The topic name; empty only with a topic alias.
+    /// Topic name; empty only with a topic alias.
     pub topic: &'a [u8],
-    /// There for QoS 1 and 2.
+    /// Packet identifier; present for QoS 1 and 2 only.
     pub packet_id: Option<PacketId>,
-    /// MQTT 5.0: the properties that a server forwards unaltered, as they stand in a block.
+    /// MQTT 5.0: the block of properties that a server forwards unchanged.
     pub forwarded: &'a [u8],
-    /// MQTT 5.0: the seconds that are left of the Message Expiry Interval.
+    /// MQTT 5.0: seconds that are left of the Message Expiry Interval.
     pub message_expiry_interval_s: Option<u32>,
-    /// MQTT 5.0: the alias of this connection.
+    /// MQTT 5.0: topic alias of this connection.
     pub topic_alias: Option<u16>,
-    /// MQTT 5.0: the identifiers of the subscriptions that matched.
+    /// MQTT 5.0: identifiers of the matching subscriptions.
     pub subscription_identifiers: &'a [u32],
-    /// The bytes that will follow.
+    /// Length of the payload that follows, in bytes.
     pub payload_len: usize,
 }
 
 impl PublishHeader<'_> {
-    /// The most bytes that the header takes beyond topic, forwarded properties and 5 for each subscription identifier.
+    /// Greatest length of the header beyond topic, forwarded properties, and 5 bytes for each
+    /// subscription identifier.
     pub const OVERHEAD_MAX: usize = 1 + 4 + 2 + 2 + 4 + 5 + 3;
 
-    /// Writes all that precedes the payload to the front of `out` and returns its length.
+    /// Writes everything before the payload to the front of `out`, and returns its length.
     ///
     /// # Errors
-    /// [`EncodeError::PacketTooLarge`] when header and payload exceed `packet_bytes_max`, and as
-    /// [`Packet::encode`](super::Packet::encode); nothing was written then.
+    /// [`EncodeError::PacketTooLarge`] when header and payload exceed `packet_bytes_max`. The other
+    /// errors of [`Packet::encode`](super::Packet::encode); nothing was written then.
     #[inline]
     pub fn encode(
         &self,
@@ -142,10 +146,12 @@ impl PublishHeader<'_> {
         w.finish()
     }
 
-    /// For a sender that has topic and forwarded properties elsewhere and sends them from there: writes what stands between
-    /// topic and forwarded properties to the front of `out` and, right behind it, what precedes the topic. The lengths of
-    /// both, in this order; together at most [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five for each subscription
-    /// identifier. QoS, packet identifier and topic are taken as they are.
+    /// Writes the header for a sender that sends topic and forwarded properties from elsewhere.
+    ///
+    /// First comes the part between topic and forwarded properties, and right after it the part
+    /// before the topic. Returns both lengths in this order. Together they are at most
+    /// [`OVERHEAD_MAX`](Self::OVERHEAD_MAX) and five bytes for each subscription identifier. QoS,
+    /// packet identifier and topic are not checked.
     ///
     /// # Errors
     /// [`EncodeError::PacketTooLarge`] and [`EncodeError::OutputTooShort`].
@@ -207,7 +213,7 @@ impl PublishHeader<'_> {
         w.u16(self.topic.len() as u16);
     }
 
-    /// Up to, but without, the forwarded properties.
+    /// Writes everything from the end of the topic to the forwarded properties.
     fn write_after_topic(&self, w: &mut Writer<'_>, version: Version, property_len: usize) {
         if let Some(id) = self.packet_id {
             w.packet_id(id);

@@ -1,4 +1,4 @@
-//! SUBACK and UNSUBACK (`3.9`, `3.11`): one reason code for each topic filter asked for.
+//! SUBACK and UNSUBACK (`3.9`, `3.11`): one reason code for each topic filter.
 
 use super::PacketId;
 use crate::property::{Omit, Place, Properties};
@@ -8,46 +8,46 @@ use crate::{DecodeError, EncodeError, PacketType, ReasonCode, Version};
 /// A SUBACK packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubAck<'a> {
-    /// That of the SUBSCRIBE.
+    /// Packet identifier of the SUBSCRIBE.
     pub packet_id: PacketId,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// One for each subscription, in order.
+    /// Reason codes, one for each subscription, in order.
     pub reasons: ReasonCodes<'a>,
 }
 
 /// An UNSUBACK packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsubAck<'a> {
-    /// That of the UNSUBSCRIBE.
+    /// Packet identifier of the UNSUBSCRIBE.
     pub packet_id: PacketId,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// One for each topic filter, in order; MQTT 3 has none.
+    /// Reason codes, one for each topic filter, in order. MQTT 3 has none.
     pub reasons: ReasonCodes<'a>,
 }
 
-/// A list of reason codes, as it was read or as it is to be written.
+/// A list of reason codes, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct ReasonCodes<'a>(Source<'a>);
+pub struct ReasonCodes<'a>(CodeSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum CodeSource<'a> {
     Bytes(&'a [u8]),
     List(&'a [ReasonCode]),
 }
 
 impl<'a> ReasonCodes<'a> {
-    /// For encoding.
+    /// Creates a list for encoding.
     pub const fn new(list: &'a [ReasonCode]) -> Self {
-        ReasonCodes(Source::List(list))
+        ReasonCodes(CodeSource::List(list))
     }
 
-    /// In order.
+    /// Iterates over the reason codes, in order.
     pub fn iter(&self) -> impl Iterator<Item = ReasonCode> + use<'a> {
         let (bytes, list): (&[u8], &[ReasonCode]) = match self.0 {
-            Source::Bytes(bytes) => (bytes, &[]),
-            Source::List(list) => (&[], list),
+            CodeSource::Bytes(bytes) => (bytes, &[]),
+            CodeSource::List(list) => (&[], list),
         };
         bytes.iter().filter_map(|byte| ReasonCode::from_u8(*byte)).chain(list.iter().copied())
     }
@@ -64,7 +64,7 @@ impl<'a> ReasonCodes<'a> {
             }
         };
         if bytes.iter().all(known) {
-            Ok(ReasonCodes(Source::Bytes(bytes)))
+            Ok(ReasonCodes(CodeSource::Bytes(bytes)))
         } else {
             Err(DecodeError::ReasonCodeInvalid)
         }
@@ -97,7 +97,7 @@ impl<'a> SubAck<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;
@@ -119,7 +119,7 @@ impl<'a> UnsubAck<'a> {
     /// Reads the body of the packet.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the packet breaks.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
         let mut r = Reader::new(body);
         let packet_id = r.packet_id()?;

@@ -1,4 +1,4 @@
-//! SUBSCRIBE (`3.8`).
+//! SUBSCRIBE (`3.8`): a client asks for topics.
 
 use super::{FilterPolicy, PacketId, QoS};
 use crate::property::{Omit, Place, Properties};
@@ -8,25 +8,25 @@ use crate::{DecodeError, EncodeError, PacketType, Version, topic};
 /// A SUBSCRIBE packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscribe<'a> {
-    /// Comes back in SUBACK.
+    /// Packet identifier, repeated in SUBACK.
     pub packet_id: PacketId,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// What to subscribe to, at least one.
+    /// Subscriptions, at least one.
     pub subscriptions: Subscriptions<'a>,
 }
 
 /// One topic filter with its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription<'a> {
-    /// The topic filter, `$share/…` included.
+    /// Topic filter, `$share/…` included.
     pub filter: &'a str,
-    /// How messages are to be delivered.
+    /// Subscription options.
     pub options: SubscriptionOptions,
 }
 
 impl<'a> Subscription<'a> {
-    /// With the highest QoS to deliver with, and no more options.
+    /// Creates a subscription with a maximum QoS and default options.
     pub const fn new(filter: &'a str, qos: QoS) -> Self {
         let options = SubscriptionOptions {
             qos,
@@ -38,20 +38,20 @@ impl<'a> Subscription<'a> {
     }
 }
 
-/// Subscription Options (`3.8.3.1`); MQTT 3 has only the QoS.
+/// Subscription Options (`3.8.3.1`). MQTT 3 has only the QoS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionOptions {
-    /// The highest QoS to deliver with.
+    /// Maximum QoS of deliveries.
     pub qos: QoS,
-    /// Leave out what this very client publishes.
+    /// No Local: skip messages that the same client publishes.
     pub no_local: bool,
-    /// Keep the RETAIN flag as published.
+    /// Retain As Published: keep the RETAIN flag as published.
     pub retain_as_published: bool,
-    /// When to send retained messages.
+    /// Retain Handling: delivery of retained messages.
     pub retain_handling: RetainHandling,
 }
 
-/// When a subscription brings the retained messages.
+/// Time at which a subscription delivers retained messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RetainHandling {
@@ -65,7 +65,7 @@ pub enum RetainHandling {
 }
 
 impl SubscriptionOptions {
-    /// The options byte of MQTT 5.0.
+    /// Returns the options byte of MQTT 5.0.
     pub const fn to_byte(self) -> u8 {
         self.qos as u8
             | (self.no_local as u8) << 2
@@ -76,7 +76,8 @@ impl SubscriptionOptions {
     /// Reads the options byte.
     ///
     /// # Errors
-    /// [`DecodeError::QoSInvalid`], [`DecodeError::ReservedSubscriptionOptions`], [`DecodeError::RetainHandlingInvalid`].
+    /// [`DecodeError::QoSInvalid`], [`DecodeError::ReservedSubscriptionOptions`],
+    /// [`DecodeError::RetainHandlingInvalid`].
     pub const fn from_byte(byte: u8, version: Version) -> Result<Self, DecodeError> {
         let reserved = if version.has_properties() { 0xc0 } else { 0xfc };
         if byte & reserved != 0 {
@@ -98,33 +99,33 @@ impl SubscriptionOptions {
     }
 }
 
-/// The subscriptions of a SUBSCRIBE, as they were read or as they are to be written.
+/// Subscriptions of a SUBSCRIBE, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct Subscriptions<'a>(Source<'a>);
+pub struct Subscriptions<'a>(SubscriptionSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum SubscriptionSource<'a> {
     Bytes(&'a [u8], Version),
     List(&'a [Subscription<'a>]),
 }
 
 impl<'a> Subscriptions<'a> {
-    /// For encoding.
+    /// Creates a list for encoding.
     pub const fn new(list: &'a [Subscription<'a>]) -> Self {
-        Subscriptions(Source::List(list))
+        Subscriptions(SubscriptionSource::List(list))
     }
 
-    /// In order.
+    /// Iterates over the subscriptions, in order.
     pub fn iter(&self) -> impl Iterator<Item = Subscription<'a>> + use<'a> {
         let (mut r, version, mut list) = match self.0 {
-            Source::Bytes(bytes, version) => (Reader::new(bytes), version, [].iter()),
-            Source::List(list) => (Reader::new(&[]), Version::V5, list.iter()),
+            SubscriptionSource::Bytes(bytes, version) => (Reader::new(bytes), version, [].iter()),
+            SubscriptionSource::List(list) => (Reader::new(&[]), Version::V5, list.iter()),
         };
         core::iter::from_fn(move || list.next().copied().or_else(|| read(&mut r, version).ok()))
     }
 }
 
-/// Two lists are equal when they say the same in the same order.
+/// Two lists are equal when they hold the same subscriptions in the same order.
 impl PartialEq for Subscriptions<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -160,7 +161,11 @@ impl<'a> Subscribe<'a> {
                 return Err(DecodeError::NoLocalOnShared);
             }
         }
-        Ok(Subscribe { packet_id, properties, subscriptions: Subscriptions(Source::Bytes(list, version)) })
+        Ok(Subscribe {
+            packet_id,
+            properties,
+            subscriptions: Subscriptions(SubscriptionSource::Bytes(list, version)),
+        })
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {
@@ -183,11 +188,12 @@ impl Subscription<'_> {
     }
 }
 
-/// Writes a SUBSCRIBE without properties, as [`Packet::encode`](super::Packet::encode) does, without linking what other
-/// packets need. It is the range of `out` that is returned, which begins within the first four bytes.
+/// Writes a SUBSCRIBE without properties, without linking code for other packets.
+///
+/// Returns the packet's range in `out`, which begins within the first four bytes.
 ///
 /// # Errors
-/// As [`Packet::encode`](super::Packet::encode).
+/// The errors of [`Packet::encode`](super::Packet::encode).
 pub fn encode_subscribe(
     packet_id: PacketId,
     subscriptions: &[Subscription<'_>],

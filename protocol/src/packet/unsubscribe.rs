@@ -1,4 +1,4 @@
-//! UNSUBSCRIBE (`3.10`).
+//! UNSUBSCRIBE (`3.10`): a client ends subscriptions.
 
 use super::{FilterPolicy, PacketId};
 use crate::property::{Omit, Place, Properties};
@@ -8,41 +8,41 @@ use crate::{DecodeError, EncodeError, PacketType, Version, topic};
 /// An UNSUBSCRIBE packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsubscribe<'a> {
-    /// Comes back in UNSUBACK.
+    /// Packet identifier, repeated in UNSUBACK.
     pub packet_id: PacketId,
-    /// MQTT 5.0.
+    /// Properties; MQTT 5.0 only.
     pub properties: Properties<'a>,
-    /// The topic filters, at least one.
+    /// Topic filters, at least one.
     pub filters: TopicFilters<'a>,
 }
 
-/// The topic filters of an UNSUBSCRIBE, as they were read or as they are to be written.
+/// Topic filters of an UNSUBSCRIBE, read from a packet or to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct TopicFilters<'a>(Source<'a>);
+pub struct TopicFilters<'a>(FilterSource<'a>);
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum FilterSource<'a> {
     Bytes(&'a [u8]),
     List(&'a [&'a str]),
 }
 
 impl<'a> TopicFilters<'a> {
-    /// For encoding.
+    /// Creates a list for encoding.
     pub const fn new(list: &'a [&'a str]) -> Self {
-        TopicFilters(Source::List(list))
+        TopicFilters(FilterSource::List(list))
     }
 
-    /// In order.
+    /// Iterates over the topic filters, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let (mut r, mut list) = match self.0 {
-            Source::Bytes(bytes) => (Reader::new(bytes), [].iter()),
-            Source::List(list) => (Reader::new(&[]), list.iter()),
+            FilterSource::Bytes(bytes) => (Reader::new(bytes), [].iter()),
+            FilterSource::List(list) => (Reader::new(&[]), list.iter()),
         };
         core::iter::from_fn(move || list.next().copied().or_else(|| r.string().ok()))
     }
 }
 
-/// Two lists are equal when they name the same in the same order.
+/// Two lists are equal when they hold the same filters in the same order.
 impl PartialEq for TopicFilters<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -70,7 +70,7 @@ impl<'a> Unsubscribe<'a> {
                 topic::check_filter(filter).map_err(|_| DecodeError::TopicFilterInvalid)?;
             }
         }
-        Ok(Unsubscribe { packet_id, properties, filters: TopicFilters(Source::Bytes(list)) })
+        Ok(Unsubscribe { packet_id, properties, filters: TopicFilters(FilterSource::Bytes(list)) })
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>, version: Version) {
@@ -89,11 +89,12 @@ impl<'a> Unsubscribe<'a> {
     }
 }
 
-/// Writes an UNSUBSCRIBE without properties, as [`Packet::encode`](super::Packet::encode) does, without linking what other
-/// packets need. It is the range of `out` that is returned, which begins within the first four bytes.
+/// Writes an UNSUBSCRIBE without properties, without linking code for other packets.
+///
+/// Returns the packet's range in `out`, which begins within the first four bytes.
 ///
 /// # Errors
-/// As [`Packet::encode`](super::Packet::encode).
+/// The errors of [`Packet::encode`](super::Packet::encode).
 pub fn encode_unsubscribe(
     packet_id: PacketId,
     filters: &[&str],

@@ -1,4 +1,4 @@
-//! The board alone: what is to be taken off the others.
+//! The board alone. Its size is subtracted from the other programs.
 #![no_std]
 #![no_main]
 

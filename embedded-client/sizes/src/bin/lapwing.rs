@@ -35,7 +35,7 @@ fn main() -> ! {
     let _ = client.publish("s/17/temp", b"21.5", QoS::AtLeastOnce);
     loop {
         if client.wait(&mut net).is_ok_and(|message| message.payload() == b"stop") {
-            // Beside the buffers of the user.
+            // Beside the user's buffers.
             let places = size_of::<Client<'_, 256, 256>>();
             lapwing_qemu::report(places - 512, places);
             lapwing_qemu::end(true);

@@ -1,4 +1,4 @@
-//! As `lapwing`, by the async face.
+//! The same program as `lapwing`, with the async front end.
 #![no_std]
 #![no_main]
 
@@ -53,7 +53,7 @@ fn main() -> ! {
     block_on(async {
         while !client.next(&mut net).await.is_ok_and(|message| message.payload() == b"stop") {}
     });
-    // Beside the buffers of the user; the future lies on the stack.
+    // Beside the user's buffers; the future lies on the stack.
     let places = size_of::<Client<'_, 256, 256>>();
     lapwing_qemu::report(places - 512, places);
     lapwing_qemu::end(true)
