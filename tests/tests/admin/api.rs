@@ -318,7 +318,7 @@ fn the_document_is_the_one_of_the_repository_and_the_routes_are_as_it_says() {
             let described = &methods[method];
             let content = &described["responses"]["200"]["content"];
             if !content["application/x-ndjson"].is_null() {
-                // A stream goes on; what is in it is seen in tests/tests/trace.rs.
+                // A stream goes on; what is in it is seen in tests/tests/admin/trace.rs.
                 assert!(content["application/x-ndjson"]["schema"].is_object(), "{path}");
                 continue;
             }
