@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock};
 
 use lapwing::store::tools::log_records;
 use lapwing::store::{Durability, DurableStore, Options, Record};
-use lapwing_tests::disk::{MemoryDisk, Random};
+use lapwing_tests::disk::MemoryDisk;
 use lapwing_tests::ledger::{self, Model};
+use lapwing_tests::random::Random;
 use libfuzzer_sys::fuzz_target;
 
 struct Good {

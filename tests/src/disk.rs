@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use lapwing::store::{Disk, DiskFile};
 
+use crate::random::Random;
+
 /// One change of the disk.
 #[derive(Clone, Debug)]
 enum Change {
@@ -109,18 +111,6 @@ pub enum Loss {
 /// All kinds of loss.
 pub const LOSSES: [Loss; 7] =
     [Loss::All, Loss::Prefix, Loss::Pieces(512), Loss::Pieces(4096), Loss::Torn, Loss::Names, Loss::Nothing];
-
-/// Numbers for tests: the same again from the same seed.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n.max(1)
-    }
-}
 
 impl MemoryDisk {
     /// A disk that keeps no history.

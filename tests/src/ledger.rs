@@ -17,7 +17,7 @@ use lapwing::store::{
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
 
-use crate::disk::Random;
+use crate::random::Random;
 
 /// The state as text by key, so that two can be compared whatever they are made of.
 pub type State = BTreeMap<String, String>;

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod model;
 pub mod program;
 pub mod prometheus;
+pub mod random;
 pub mod scram;
 pub mod script;
 mod siege;

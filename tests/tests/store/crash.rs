@@ -10,20 +10,10 @@ use std::time::{Duration, Instant};
 
 use lapwing_tests::client::Client;
 use lapwing_tests::program::{Folder, Program};
+use lapwing_tests::random::{Random, seed};
 
-/// Numbers for tests: the same again from the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
-/// What all actors share.
+/// State that all actors share.
+#[derive(Default)]
 struct World {
     address: Mutex<Option<String>>,
     cycle: AtomicUsize,
@@ -205,18 +195,68 @@ struct Got {
     known: HashSet<(String, u64)>,
 }
 
+/// One subscriber and its habits.
 struct Plan {
     id: &'static str,
     filter: &'static str,
     qos: &'static str,
-    /// It is there in cycles that leave this rest when divided by 3; `None`: always.
+    /// Present only in cycles that leave this rest when divided by 3; `None`: always.
     only: Option<usize>,
     /// Now and then it takes its own session over with a second connection.
     takes_over: bool,
-    /// Publishers wait for it: which counter is its.
+    /// Index of its counter, where publishers wait for it.
     counts: Option<usize>,
     version: fn(usize) -> &'static str,
 }
+
+/// The first three get every message; the last two are one shared group.
+static PLANS: [Plan; 5] = [
+    Plan {
+        id: "sub-exactly",
+        filter: "load/#",
+        qos: "2",
+        only: None,
+        takes_over: true,
+        counts: Some(0),
+        version: |_| "5.0",
+    },
+    Plan {
+        id: "sub-both-versions",
+        filter: "load/#",
+        qos: "2",
+        only: None,
+        takes_over: false,
+        counts: Some(1),
+        version: |n| if n % 2 == 0 { "5.0" } else { "3.1.1" },
+    },
+    Plan {
+        id: "sub-sometimes",
+        filter: "load/#",
+        qos: "1",
+        only: Some(2),
+        takes_over: false,
+        counts: None,
+        version: |_| "3.1.1",
+    },
+    Plan {
+        id: "sub-g1",
+        filter: "$share/g/load/#",
+        qos: "1",
+        only: None,
+        takes_over: true,
+        counts: None,
+        version: |_| "5.0",
+    },
+    Plan {
+        id: "sub-g2",
+        filter: "$share/g/load/#",
+        qos: "1",
+        only: Some(1),
+        takes_over: false,
+        counts: None,
+        version: |_| "5.0",
+    },
+];
 
 fn subscriber(world: &World, plan: &Plan, got: &Mutex<Got>, ready: &AtomicUsize) {
     let mut random = Random(world.seed + plan.id.bytes().map(u64::from).sum::<u64>());
@@ -328,99 +368,31 @@ fn collector(world: &World) {
     );
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
-    let cycles: usize = std::env::var("LAPWING_CRASHES").map_or(10, |n| n.parse().unwrap());
-    let seed: u64 = std::env::var("LAPWING_SEED").map_or_else(
-        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into(),
-        |seed| seed.parse().unwrap(),
-    );
-    println!("LAPWING_SEED={seed}");
-    let world = Arc::new(World {
-        address: Mutex::new(None),
-        cycle: AtomicUsize::new(0),
-        ending: AtomicBool::new(false),
-        over: AtomicBool::new(false),
-        acknowledged: Mutex::default(),
-        retained: Mutex::default(),
-        subscribed: Mutex::default(),
-        faults: Mutex::default(),
-        sent: AtomicUsize::new(0),
-        arrived: Default::default(),
-        seed: seed + 1,
-    });
-    let folder = Folder::new("crash");
-    // A small window, so that checkpoints and recycled segments are among what is interrupted.
-    let config = folder.file(
-        "lapwing.toml",
-        "[[listener]]\naddress = '127.0.0.1:0'\n[store]\nwindow_bytes = 65536\n[mqtt]\nsys_interval_s = 0\n\
-         [limits]\nqueued_messages_max = 50\n",
-    );
-    let config = config.display().to_string();
-    let start = || {
-        let mut program = Program::spawn_with_state(&folder.0, &["-c", &config]);
-        program.wait_for("Lapwing ");
-        *world.address.lock().unwrap() = Some(program.address("mqtt"));
-        program
-    };
-    let plans: Vec<Plan> = vec![
-        Plan {
-            id: "sub-exactly",
-            filter: "load/#",
-            qos: "2",
-            only: None,
-            takes_over: true,
-            counts: Some(0),
-            version: |_| "5.0",
-        },
-        Plan {
-            id: "sub-both-versions",
-            filter: "load/#",
-            qos: "2",
-            only: None,
-            takes_over: false,
-            counts: Some(1),
-            version: |n| if n % 2 == 0 { "5.0" } else { "3.1.1" },
-        },
-        Plan {
-            id: "sub-sometimes",
-            filter: "load/#",
-            qos: "1",
-            only: Some(2),
-            takes_over: false,
-            counts: None,
-            version: |_| "3.1.1",
-        },
-        Plan {
-            id: "sub-g1",
-            filter: "$share/g/load/#",
-            qos: "1",
-            only: None,
-            takes_over: true,
-            counts: None,
-            version: |_| "5.0",
-        },
-        Plan {
-            id: "sub-g2",
-            filter: "$share/g/load/#",
-            qos: "1",
-            only: Some(1),
-            takes_over: false,
-            counts: None,
-            version: |_| "5.0",
-        },
-    ];
-    let got: Vec<Arc<Mutex<Got>>> = plans.iter().map(|_| Arc::default()).collect();
+/// A small window, so that checkpoints and recycled segments are among what is interrupted.
+const CONFIG: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[store]\nwindow_bytes = 65536\n\
+    [mqtt]\nsys_interval_s = 0\n[limits]\nqueued_messages_max = 50\n";
+
+/// Starts the broker on the state in this folder, and tells the actors its address.
+fn start(world: &World, folder: &Folder) -> Program {
+    let config = folder.file("lapwing.toml", CONFIG).display().to_string();
+    let mut program = Program::spawn_with_state(&folder.0, &["-c", &config]);
+    program.wait_for("Lapwing ");
+    *world.address.lock().unwrap() = Some(program.address("mqtt"));
+    program
+}
+
+type Inboxes = [Arc<Mutex<Got>>; PLANS.len()];
+
+/// Starts all actors: the subscribers first, until each has its SUBACK.
+fn actors(world: &Arc<World>, got: &Inboxes) -> Vec<std::thread::JoinHandle<()>> {
     let ready = Arc::new(AtomicUsize::new(0));
-    let mut program = start();
     let mut threads = Vec::new();
-    let count = plans.len();
-    for (plan, got) in plans.into_iter().zip(&got) {
+    for (plan, got) in PLANS.iter().zip(got) {
         let (world, got, ready) = (world.clone(), got.clone(), ready.clone());
-        threads.push(std::thread::spawn(move || subscriber(&world, &plan, &got, &ready)));
+        threads.push(std::thread::spawn(move || subscriber(&world, plan, &got, &ready)));
     }
     let patience = Instant::now() + Duration::from_secs(20);
-    while ready.load(Ordering::Relaxed) < count {
+    while ready.load(Ordering::Relaxed) < PLANS.len() {
         assert!(Instant::now() < patience, "the subscribers do not get their SUBACK");
         std::thread::sleep(TICK);
     }
@@ -428,62 +400,53 @@ fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
         let world = world.clone();
         threads.push(std::thread::spawn(move || publisher(&world, k)));
     }
-    let collecting = world.clone();
-    threads.push(std::thread::spawn(move || collector(&collecting)));
+    let world = world.clone();
+    threads.push(std::thread::spawn(move || collector(&world)));
+    threads
+}
 
-    let mut random = Random(seed + 17);
-    for cycle in 1..=cycles {
-        std::thread::sleep(Duration::from_millis(20 + random.below(400)));
-        program.signal("KILL");
-        program.wait();
-        world.cycle.store(cycle, Ordering::Relaxed);
-        program = start();
-    }
-    world.ending.store(true, Ordering::Relaxed);
-
-    // Publishers settle, then subscribers get what is left; the check waits for it, not for a time.
-    let missing = || {
-        let acknowledged = world.acknowledged.lock().unwrap();
-        let mut missing = Vec::new();
-        let got: Vec<_> = got.iter().map(|got| got.lock().unwrap()).collect();
-        let arrived = |at: usize, topic: &str, n: &u64| got[at].known.contains(&(topic.to_owned(), *n));
-        for (topic, numbers) in acknowledged.iter() {
-            for n in numbers {
-                for at in 0..3 {
-                    if !arrived(at, topic, n) {
-                        missing.push(format!("subscriber {at} never got {topic} {n}"));
-                    }
-                }
-                if !arrived(3, topic, n) && !arrived(4, topic, n) {
-                    missing.push(format!("the shared group never got {topic} {n}"));
-                }
+/// Returns a line for each acknowledged message that a subscriber, or the shared group, has not got.
+fn missing(world: &World, got: &Inboxes) -> Vec<String> {
+    let acknowledged = world.acknowledged.lock().unwrap();
+    let mut missing = Vec::new();
+    let got: Vec<_> = got.iter().map(|got| got.lock().unwrap()).collect();
+    let arrived = |at: usize, topic: &str, n: &u64| got[at].known.contains(&(topic.to_owned(), *n));
+    for (topic, numbers) in acknowledged.iter() {
+        for n in numbers {
+            for at in (0..3).filter(|at| !arrived(*at, topic, n)) {
+                missing.push(format!("subscriber {at} never got {topic} {n}"));
+            }
+            if !arrived(3, topic, n) && !arrived(4, topic, n) {
+                missing.push(format!("the shared group never got {topic} {n}"));
             }
         }
-        missing
-    };
-    let mut before = usize::MAX;
-    let mut still_since = Instant::now();
-    loop {
-        let left = missing().len();
-        if left == 0 || still_since.elapsed() > Duration::from_secs(20) {
-            break;
-        }
-        if left != before {
-            (before, still_since) = (left, Instant::now());
+    }
+    missing
+}
+
+/// Waits while messages still arrive, and reports those that never did.
+fn nothing_is_missing(world: &World, got: &Inboxes, program: &Program, faults: &mut Vec<String>) {
+    let (mut before, mut still_since) = (usize::MAX, Instant::now());
+    let mut left = missing(world, got);
+    while !left.is_empty() && still_since.elapsed() < Duration::from_secs(20) {
+        if left.len() != before {
+            (before, still_since) = (left.len(), Instant::now());
         }
         std::thread::sleep(Duration::from_millis(50));
+        left = missing(world, got);
     }
-    let mut faults = missing();
-    if !faults.is_empty() {
-        let of = |who: &str| faults.iter().filter(|fault| fault.starts_with(who)).count();
-        let counts = ["subscriber 0", "subscriber 1", "subscriber 2", "the shared"].map(of);
-        faults.truncate(20);
-        faults.push(format!("missing for each: {counts:?}; the log:\n{}", program.log.lock().unwrap()));
+    if left.is_empty() {
+        return;
     }
-    world.over.store(true, Ordering::Relaxed);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    faults.extend(world.faults.lock().unwrap().drain(..));
+    let of = |who: &str| left.iter().filter(|fault| fault.starts_with(who)).count();
+    let counts = ["subscriber 0", "subscriber 1", "subscriber 2", "the shared"].map(of);
+    left.truncate(20);
+    faults.extend(left);
+    faults.push(format!("missing for each: {counts:?}; the log:\n{}", program.log()));
+}
 
+/// Each topic arrives in its order, and by QoS 2 all the way exactly once.
+fn in_order_and_once(got: &Inboxes, faults: &mut Vec<String>) {
     for (at, got) in got.iter().enumerate().take(3) {
         for (topic, numbers) in &got.lock().unwrap().arrivals {
             let mut seen = BTreeSet::new();
@@ -492,7 +455,7 @@ fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
                 let at_fault = first.windows(2).find(|pair| pair[0] > pair[1]);
                 faults.push(format!("subscriber {at} got {topic} out of order: {at_fault:?}"));
             }
-            // QoS 2 all the way: load/K/2 to a subscription of QoS 2.
+            // load/K/2 to a subscription of QoS 2.
             if at < 2 && topic.ends_with("/2") && numbers.len() != seen.len() {
                 let mut once = BTreeSet::new();
                 let twice = numbers.iter().find(|n| !once.insert(**n));
@@ -500,13 +463,40 @@ fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
             }
         }
     }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9_at_any_moment() {
+    let cycles: usize = std::env::var("LAPWING_CRASHES").map_or(10, |n| n.parse().unwrap());
+    let seed = seed();
+    let world = Arc::new(World { seed: seed + 1, ..World::default() });
+    let folder = Folder::new("crash");
+    let got = Inboxes::default();
+    let mut program = start(&world, &folder);
+    let threads = actors(&world, &got);
+
+    let mut random = Random(seed + 17);
+    for cycle in 1..=cycles {
+        std::thread::sleep(Duration::from_millis(20 + random.below(400)));
+        program.signal("KILL");
+        program.wait();
+        world.cycle.store(cycle, Ordering::Relaxed);
+        program = start(&world, &folder);
+    }
+
+    // Publishers settle, then subscribers get the rest.
+    world.ending.store(true, Ordering::Relaxed);
+    let mut faults = Vec::new();
+    nothing_is_missing(&world, &got, &program, &mut faults);
+    world.over.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    faults.extend(world.faults.lock().unwrap().drain(..));
+    in_order_and_once(&got, &mut faults);
     retained(&world, &mut faults);
     subscriptions(&world, &mut faults);
     let total: usize = world.acknowledged.lock().unwrap().values().map(BTreeSet::len).sum();
-    println!(
-        "{cycles} crashes, {total} messages acknowledged, {} subscriptions",
-        world.subscribed.lock().unwrap().len()
-    );
+    let subscriptions = world.subscribed.lock().unwrap().len();
+    println!("{cycles} crashes, {total} messages acknowledged, {subscriptions} subscriptions");
     assert!(faults.is_empty(), "seed {seed}:\n{}", faults.join("\n"));
     assert!(total > cycles * 10, "only {total} messages were acknowledged: the load does not load");
     program.signal("TERM");

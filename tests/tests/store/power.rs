@@ -11,8 +11,9 @@ use std::time::Duration;
 use lapwing::store::{
     Durability, DurableStore, Health, OnCorruption, OpenError, Options, Record, Store, Ticket,
 };
-use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk, Random};
+use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk};
 use lapwing_tests::ledger::{self, Model, State};
+use lapwing_tests::random::{Random, seed};
 
 fn options() -> Options {
     Options {
@@ -22,15 +23,6 @@ fn options() -> Options {
         cache_bytes: 1 << 20,
         ..Options::default()
     }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("LAPWING_SEED").map_or_else(
-        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into(),
-        |seed| seed.parse().unwrap(),
-    );
-    println!("LAPWING_SEED={seed}");
-    seed
 }
 
 fn cuts(usual: usize) -> usize {
