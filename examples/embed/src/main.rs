@@ -1,7 +1,11 @@
 //! A broker inside another program, with a rule of its own about who may do what.
 //!
-//! `cargo run --example embed`, then in another terminal
+//! `cargo run -p lapwing-example-embed`, then in another terminal
 //! `mosquitto_sub -p 1884 -t 'public/#' -v` and `mosquitto_pub -p 1884 -t public/hello -m hi`.
+//! An argument is another address to listen on, such as `localhost:0`.
+//!
+//! The features of tokio that this needs: `rt-multi-thread` and `macros` for `main`, `signal` for
+//! Ctrl-C. The broker turns on those that it needs itself.
 
 use lapwing::auth::{Action, Credentials, Identity, Policy, Refused, Verdict};
 use lapwing::config::Config;
@@ -32,7 +36,9 @@ impl Policy for HouseRules {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Any key of docs/CONFIGURATION.md; what is left out has its default.
-    let config = Config::from_toml("[[listener]]\naddress = 'localhost:1884'\n", "embed.rs")?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| "localhost:1884".to_owned());
+    let toml = format!("[store]\ndata_dir = 'embed-data'\n[[listener]]\naddress = '{address}'\n");
+    let config = Config::from_toml(&toml, "embed")?;
     let broker = Broker::builder().config(config).policy(HouseRules).start().await?;
     println!("listening on {}; Ctrl-C ends it", broker.listeners().join(", "));
     tokio::signal::ctrl_c().await?;

@@ -1,8 +1,9 @@
-//! A sensor on this machine, with the client for microcontrollers: what it does with the network gone can be tried at a desk.
+//! A sensor at a desk, with the client for microcontrollers: try what it does without a network.
 //!
-//! `cargo run --release` starts the broker, `cargo run --example sensor` this. Then in another terminal
-//! `mosquitto_sub -t 's/#' -v` and `mosquitto_pub -t s/17/led -m on`. End the broker and start it again: nothing is lost.
-//! `cargo run --example sensor -- HOST:PORT` goes to another broker.
+//! `cargo run --release` starts the broker, `cargo run -p lapwing-example-sensor` this program.
+//! Then in another terminal: `mosquitto_sub -t 's/#' -v` and `mosquitto_pub -t s/17/led -m on`.
+//! End the broker and start it again: nothing is lost.
+//! `cargo run -p lapwing-example-sensor -- HOST:PORT` goes to another broker.
 
 use std::time::Duration;
 
