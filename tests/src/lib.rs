@@ -10,6 +10,7 @@ pub mod bystander;
 pub mod client;
 pub mod disk;
 pub mod http;
+pub mod inside;
 pub mod ledger;
 pub mod model;
 pub mod program;

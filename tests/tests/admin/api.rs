@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Operated {
     broker: Program,
     folder: Folder,
+    toml: String,
 }
 
 impl Operated {
@@ -31,18 +32,17 @@ impl Operated {
              [auth]\nban_file = '{path}/bans.toml'\n[mqtt]\nsys_interval_s = 0\n\
              [[listener]]\nname = 'first'\naddress = '127.0.0.1:0'\n{more}"
         );
-        folder.file("lapwing.toml", &toml);
-        let broker = run_in(&folder);
-        Operated { broker, folder }
+        let broker = Program::with(&toml).inside(&folder.0).start();
+        Operated { broker, folder, toml }
     }
 
     /// Ends it without a word, and starts it again with the same state.
     fn kill_and_start(self) -> Operated {
-        let Operated { broker, folder } = self;
+        let Operated { broker, folder, toml } = self;
         broker.signal("KILL");
         drop(broker);
-        let broker = run_in(&folder);
-        Operated { broker, folder }
+        let broker = Program::with(&toml).inside(&folder.0).start();
+        Operated { broker, folder, toml }
     }
 
     fn mqtt(&self) -> String {
@@ -106,13 +106,6 @@ impl Operated {
     fn logged(&self) -> String {
         self.broker.log()
     }
-}
-
-fn run_in(folder: &Folder) -> Program {
-    let file = folder.0.join("lapwing.toml").display().to_string();
-    let mut broker = Program::spawn_in(&folder.0, &["-c", &file]);
-    broker.wait_for("Lapwing ");
-    broker
 }
 
 fn ctl(arguments: &[&str]) -> Output {
@@ -189,7 +182,7 @@ fn the_api_is_for_who_has_the_token_and_nobody_else_learns_anything() {
 
 #[test]
 fn without_a_token_there_are_figures_and_a_word_why_there_is_no_more() {
-    let broker = Program::start("[admin]\naddress = '127.0.0.1:0'\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let broker = Program::start("[admin]\naddress = '127.0.0.1:0'\n");
     let admin = broker.address("http");
     let answer = ask(&admin, "GET", "/api/v1/clients", "Authorization: Bearer \r\n");
     assert_eq!(answer.status, 403);
@@ -713,7 +706,7 @@ fn what_went_through_a_listener_that_is_gone_still_counts() {
         folder.file("lapwing.toml", &text);
     };
     file("[[listener]]\nname = 'second'\naddress = '127.0.0.1:0'\n");
-    let broker = run_in(&folder);
+    let broker = Program::by(&["-c", "lapwing.toml"]).inside(&folder.0).start();
     let admin = broker.address("http");
     let second = broker.listeners.iter().filter(|name| name.starts_with("mqtt")).nth(1).unwrap();
     let (mut client, _) =
@@ -776,8 +769,7 @@ fn the_level_of_the_log_is_another_until_the_configuration_says_so() {
 #[test]
 fn the_socket_is_its_owners_only_stands_in_the_folder_of_the_state_and_goes_with_the_broker() {
     let folder = Folder::new("socket");
-    let mut broker = Program::spawn_in(&folder.0, &["-p", "0"]);
-    broker.wait_for("Lapwing ");
+    let mut broker = Program::by(&["-p", "0"]).inside(&folder.0).start();
     let socket = folder.0.join("data/lapwing.sock");
     let metadata = std::fs::symlink_metadata(&socket).unwrap();
     assert!(metadata.file_type().is_socket() && metadata.permissions().mode() & 0o777 == 0o600);
@@ -807,8 +799,7 @@ fn the_socket_is_its_owners_only_stands_in_the_folder_of_the_state_and_goes_with
 #[test]
 fn a_broker_that_keeps_nothing_has_a_socket_only_if_one_is_named() {
     let folder = Folder::new("memory");
-    let mut broker = Program::spawn_in(&folder.0, &["-p", "0", "--in-memory"]);
-    broker.wait_for("Lapwing ");
+    let broker = Program::by(&["-p", "0", "--in-memory"]).inside(&folder.0).start();
     let log = broker.log.lock().unwrap().clone();
     assert!(log.contains("no socket for `lapwing ctl`") && log.contains("admin.socket"), "{log}");
     assert!(!folder.0.join("data").exists() && !folder.0.join("lapwing-data").exists());
@@ -820,8 +811,7 @@ fn a_broker_that_keeps_nothing_has_a_socket_only_if_one_is_named() {
             path.display()
         ),
     );
-    let mut named = Program::spawn(&["-c", &file.display().to_string()]);
-    named.wait_for("Lapwing ");
+    let _named = Program::by(&["-c", &file.display().to_string()]).start();
     let said = ctl(&["-c", &file.display().to_string(), "clients"]);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     // "off" is none.

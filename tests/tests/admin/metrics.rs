@@ -6,13 +6,11 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lapwing::Broker;
-use lapwing::config::Config;
 use lapwing::store::{DurableStore, Options};
-use lapwing_tests::access::Guarded;
 use lapwing_tests::client::{Client, fields};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::http::{ask, get, samples};
+use lapwing_tests::inside::Inside;
 use lapwing_tests::program::{Folder, Program, binary, is_there, root, run};
 use lapwing_tests::prometheus::Prometheus;
 use lapwing_tests::wire;
@@ -155,11 +153,11 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
 #[test]
 fn who_may_not_is_counted() {
     let rules = "[[rule]]\nusers = ['ann']\npublish = ['own/#']\n";
-    let broker = Guarded::start(rules, "", "[admin]\naddress = '127.0.0.1:0'");
-    let admin = broker.program.address("http");
+    let broker = Program::with("[admin]\naddress = '127.0.0.1:0'").users(rules).start();
+    let admin = broker.address("http");
     for _ in 0..2 {
         let wrong = [("id", "x"), ("user", "ann"), ("password", "guessed")];
-        let (_, answer) = Client::knock(&broker.program.address("mqtt"), "5.0", &wrong).unwrap();
+        let (_, answer) = Client::knock(&broker.address("mqtt"), "5.0", &wrong).unwrap();
         assert_eq!(answer["reason"], "134");
     }
     let mut ann = broker.client("ann");
@@ -276,14 +274,11 @@ fn every_figure_of_the_alerts_and_the_dashboard_exists() {
 
 #[test]
 fn health_and_readiness_follow_the_store_and_the_stop() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let disk = MemoryDisk::forgetful();
     let options = Options { segment_bytes: 64 * 1024, window_bytes: 128 * 1024, ..Options::default() };
     let store = DurableStore::on(std::sync::Arc::new(disk.clone()), options).unwrap();
-    let config = Config::from_toml(OPERATED, "test.toml").unwrap();
-    let broker = runtime.block_on(Broker::builder().config(config).store(store).start()).unwrap();
-    let admin = broker.admin().expect("its address").to_string();
-    let mqtt = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
+    let broker = Inside::on(store, OPERATED);
+    let (admin, mqtt) = (broker.admin(), broker.mqtt.clone());
     assert_eq!((get(&admin, "/healthz").status, get(&admin, "/readyz").status), (200, 200));
 
     // A subscriber that reads nothing, and more than the network takes in: the stop has to wait for it.
@@ -317,13 +312,13 @@ fn health_and_readiness_follow_the_store_and_the_stop() {
     assert!(until(&admin, "/readyz", 503).contains("failed"));
     assert_eq!(figures(&admin)["lapwing_store_health{state=\"failed\"}"], 1.0);
 
-    let stop = runtime.spawn(broker.stop());
+    let stop = std::thread::spawn(move || broker.stop());
     let end = Instant::now() + PATIENCE;
     while !get(&admin, "/readyz").body.contains("the broker stops") {
         assert!(Instant::now() < end, "nobody is told that the broker stops");
     }
     drop(stuck);
-    runtime.block_on(stop).unwrap();
+    stop.join().unwrap();
     assert!(TcpStream::connect(&admin).is_err(), "the port is closed");
 }
 
@@ -345,7 +340,7 @@ fn an_address_that_others_can_reach_must_be_meant() {
     let (good, text) = test("address = '9883'");
     assert!(!good && text.contains("HOST:PORT"), "{text}");
     // Without an address there is nothing.
-    let silent = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let silent = Program::start("");
     assert!(silent.listeners.iter().all(|name| !name.starts_with("http")));
 }
 

@@ -23,10 +23,8 @@ struct Changing {
 impl Changing {
     fn start(toml: &str) -> Changing {
         let folder = Folder::new("changing");
-        let file = folder.file("lapwing.toml", toml);
-        let mut broker = Program::spawn(&["-c", &file.display().to_string()]);
-        broker.wait_for("Lapwing ");
-        Changing { broker, file, _folder: folder }
+        let broker = Program::with(toml).state(&folder).start();
+        Changing { broker, file: folder.0.join("lapwing.toml"), _folder: folder }
     }
 
     /// Writes another configuration and waits for what the log says of it.

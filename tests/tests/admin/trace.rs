@@ -5,7 +5,6 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::http;
 use lapwing_tests::program::{Folder, Program, binary, run};
@@ -25,9 +24,7 @@ fn ctl(folder: &Folder) -> Command {
 
 /// A broker whose socket is in the folder.
 fn start(folder: &Folder, more: &str) -> Program {
-    let listener = "[[listener]]\naddress = '127.0.0.1:0'\n";
-    let listener = if more.contains("[[listener]]") { "" } else { listener };
-    Program::start(&format!("{}{more}{listener}", admin(folder)))
+    Program::start(&format!("{}{more}", admin(folder)))
 }
 
 /// A running `lapwing ctl trace --json`.
@@ -156,7 +153,8 @@ fn a_lost_message_is_found_by_the_client_that_waits_for_it_whatever_lies_between
 fn a_refusal_is_told_with_the_rule_and_a_will_is_followed_too() {
     let folder = Folder::new("trace");
     let rules = "[[rule]]\nusers = ['ann']\npublish = ['own/#']\n";
-    let broker = Guarded::start(rules, "", &format!("[mqtt]\nsys_interval_s = 0\n{}", admin(&folder)));
+    let broker =
+        Program::with(&format!("[mqtt]\nsys_interval_s = 0\n{}", admin(&folder))).users(rules).start();
     let trace = Trace::start(&folder, &["--client", "ann"]);
     let mut ann = broker.client_with("ann", "5.0", &[("will", "own/will"), ("will_qos", "1")]);
     ann.publish("others/x", "x", &[]);
@@ -201,7 +199,7 @@ fn explain_says_who_would_get_a_message_and_who_would_not_and_why() {
         "[mqtt]\nsys_interval_s = 0\n[store]\nin_memory = true\n[limits]\nqueued_messages_max = 1\n{}",
         admin(&folder)
     );
-    let broker = Guarded::start(rules, "", &more);
+    let broker = Program::with(&more).users(rules).start();
     let mut root = broker.client("root");
     root.subscribe("home/secret@5");
     let mut ann = broker.client("ann");

@@ -2,32 +2,29 @@
 
 use std::time::{Duration, Instant};
 
-use lapwing_tests::access::{Guarded, password};
+use lapwing_tests::access::password;
 use lapwing_tests::client::Client;
+use lapwing_tests::program::Program;
 
 const RULES: &str = "[[rule]]\nusers = ['root']\nall = ['#']\n[[rule]]\nusers = ['ann']\nsubscribe = ['a']\n";
 
 #[test]
 fn the_audit_has_acceptance_refusal_takeover_denial_revocation_expulsion_and_reload() {
-    let mut broker = Guarded::start(RULES, "", "");
+    let mut broker = Program::with("").users(RULES).start();
     let ann = broker.client("ann");
-    let line = broker.program.wait_for("accepted");
+    let line = broker.wait_for("accepted");
     for word in ["client=ann", "user=ann", "peer=127.0.0.1:", "listener=mqtt://", "method=\"password\""] {
         assert!(line.contains(word), "{word} is missing in: {line}");
     }
-    drop(Client::knock(
-        &broker.program.address("mqtt"),
-        "5.0",
-        &[("id", "x"), ("user", "ann"), ("password", "no")],
-    ));
-    broker.program.wait_for("refused: the password is wrong");
+    drop(Client::knock(&broker.address("mqtt"), "5.0", &[("id", "x"), ("user", "ann"), ("password", "no")]));
+    broker.wait_for("refused: the password is wrong");
     let mut again = broker.client("ann");
     // The connection that lost it says so, too, before or after this.
-    let line = broker.program.wait_for("session taken over client=");
+    let line = broker.wait_for("session taken over client=");
     assert!(line.contains("client=ann") && line.contains("by=\"127.0.0.1:"), "{line}");
     assert_eq!(ann.end().as_deref(), Some("142"));
     assert_eq!(again.subscribe("a|b"), "0|135");
-    broker.program.wait_for("SUBSCRIBE denied");
+    broker.wait_for("SUBSCRIBE denied");
     broker.rules_say("[[rule]]\nusers = ['root']\nall = ['#']\n", "subscription removed");
     let users = std::fs::read_to_string(broker.folder.0.join("users")).unwrap();
     broker.folder.file("users", &users.replace("ann:", "anna:"));
@@ -45,7 +42,7 @@ fn number(line: &str, word: &str) -> u64 {
 
 #[test]
 fn denials_are_one_line_a_second_for_a_client_with_the_number_of_those_held_back() {
-    let broker = Guarded::start(RULES, "", "");
+    let broker = Program::with("").users(RULES).start();
     let mut ann = broker.client("ann");
     let began = Instant::now();
     let (mut said, mut count) = (Vec::new(), 0);
@@ -53,7 +50,7 @@ fn denials_are_one_line_a_second_for_a_client_with_the_number_of_those_held_back
         // The topic says which of them has the line.
         assert_eq!(ann.publish(&format!("b/{count}"), "x", &[])["reason"], "135");
         count += 1;
-        let log = broker.program.log();
+        let log = broker.log();
         let denied = log.lines().filter(|line| line.contains("PUBLISH denied"));
         let told = |line: &str| (number(line, "topic=b/"), number(line, "more_before="));
         said = denied.take(3).map(told).collect();
@@ -67,8 +64,8 @@ fn denials_are_one_line_a_second_for_a_client_with_the_number_of_those_held_back
 
 #[test]
 fn nobody_writes_lines_or_colours_of_their_own_into_the_log() {
-    let mut broker = Guarded::start(RULES, "", "");
-    let address = broker.program.address("mqtt");
+    let mut broker = Program::with("").users(RULES).start();
+    let address = broker.address("mqtt");
     let evil = "x\n2026-01-01T00:00:00Z  INFO forged\r\u{1b}[31m\u{9b}31m";
     let pw = password("root");
     let evil_pw = password("ann");
@@ -85,8 +82,8 @@ fn nobody_writes_lines_or_colours_of_their_own_into_the_log() {
     }
     let mut last = broker.client_with("ann", "5.0", &[("id", "the last one")]);
     last.subscribe("b");
-    broker.program.wait_for("the last one");
-    let log = broker.program.log.lock().unwrap().clone();
+    broker.wait_for("the last one");
+    let log = broker.log.lock().unwrap().clone();
     assert!(log.contains("forged"), "it is in the log at all:\n{log}");
     assert!(!log.lines().any(|line| line.contains("forged") && line.starts_with("2026-01-01")), "{log}");
     assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "{log:?}");

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use lapwing_tests::access::{Guarded, password, password_lines, secret_file};
+use lapwing_tests::access::{password, password_lines, secret_file};
 use lapwing_tests::client::{Client, code};
 use lapwing_tests::program::{Folder, Program, binary, is_there, run};
 
 const ALL: &str = "[[rule]]\nall = ['#']\n";
 
-fn knock(broker: &Guarded, version: &'static str, all: &[(&str, &str)]) -> lapwing_tests::wire::Fields {
-    Client::knock(&broker.program.address("mqtt"), version, all).unwrap().1
+fn knock(broker: &Program, version: &'static str, all: &[(&str, &str)]) -> lapwing_tests::wire::Fields {
+    Client::knock(&broker.address("mqtt"), version, all).unwrap().1
 }
 
 /// Runs the program with something on its standard input.
@@ -32,7 +32,7 @@ fn with_input(arguments: &[&str], input: &str) -> Output {
 
 #[test]
 fn b08_wrong_credentials_are_answered_late_and_alike_whatever_is_wrong_with_them() {
-    let mut broker = Guarded::start(ALL, "", "");
+    let mut broker = Program::with("").users(ALL).start();
     drop(broker.client("ann"));
     let mut words = Vec::new();
     for (user, pw) in [("ann", "wrong"), ("nobody", "wrong"), ("ann", "")] {
@@ -46,15 +46,15 @@ fn b08_wrong_credentials_are_answered_late_and_alike_whatever_is_wrong_with_them
     assert_eq!(words.len(), 1, "{words:?}");
     assert_eq!(code(&knock(&broker, "3.1.1", &[("id", "x"), ("user", "ann"), ("password", "wrong")])), 4);
     // The log tells the operator which it was.
-    let log = broker.program.wait_for("there is no user 'nobody'");
+    let log = broker.wait_for("there is no user 'nobody'");
     assert!(log.contains("refused") && log.contains("127.0.0.1") && log.contains("user=nobody"), "{log}");
 }
 
 #[test]
 fn b08_an_address_that_guesses_is_shut_out_for_the_minute_but_a_device_known_to_be_right_is_not() {
-    let broker = Guarded::start(ALL, "failures_per_address_max = 5", "");
+    let broker = Program::with("").users(ALL).auth("failures_per_address_max = 5").start();
     drop(broker.client("ann"));
-    let address = broker.program.address("mqtt");
+    let address = broker.address("mqtt");
     let guess = |n: usize| {
         let (address, pw) = (address.clone(), format!("guess-{n}"));
         std::thread::spawn(move || {
@@ -84,11 +84,10 @@ fn b08_more_passwords_than_the_queue_holds_are_told_that_the_server_is_busy() {
     let hash = lapwing::auth::password::Hash::make(b"pw", slow, &mut Vec::new()).unwrap();
     let users = secret_file(&folder, "users", &format!("ann:{hash}\n"));
     // Who hashes gives way to all others, also to the tests beside this one: that is not to end a connection here.
-    let program = Program::start(&format!(
-        "[limits]\nconnect_timeout_s = 60\n[auth]\npassword_file = '{}'\npassword_queue_max = 1\npassword_hashers_max = 1\n\
-         [[listener]]\naddress = '127.0.0.1:0'\n",
-        users.display()
-    ));
+    let program = Program::with("[limits]\nconnect_timeout_s = 60")
+        .auth(&format!("password_file = '{}'", users.display()))
+        .auth("password_queue_max = 1\npassword_hashers_max = 1")
+        .start();
     let address = program.address("mqtt");
     let connect = |n: usize| {
         let address = address.clone();
@@ -106,12 +105,12 @@ fn b08_more_passwords_than_the_queue_holds_are_told_that_the_server_is_busy() {
 
 #[test]
 fn a_client_without_credentials_is_told_which_listener_wants_them_and_what_would_change_it() {
-    let mut broker = Guarded::start(ALL, "", "");
+    let mut broker = Program::with("").users(ALL).start();
     let connack = knock(&broker, "5.0", &[("id", "x")]);
     assert_eq!(code(&connack), 0x87);
     assert!(connack["p.reason_string"].contains("no user name and password were sent"), "{connack:?}");
     assert_eq!(code(&knock(&broker, "3.1.1", &[("id", "x")])), 5);
-    let line = broker.program.wait_for("no credentials were sent");
+    let line = broker.wait_for("no credentials were sent");
     for word in ["mqtt://127.0.0.1:0", "lapwing user add NAME", "allow_anonymous = true"] {
         assert!(line.contains(word), "{word} is missing in: {line}");
     }
@@ -119,9 +118,11 @@ fn a_client_without_credentials_is_told_which_listener_wants_them_and_what_would
 
 #[test]
 fn anonymous_clients_come_in_beside_users_where_that_is_allowed_and_wrong_passwords_still_do_not() {
-    let broker =
-        Guarded::start("[[rule]]\nanonymous = true\nsubscribe = ['a']\n", "allow_anonymous = true", "");
-    let (mut anybody, _) = Client::connect(&broker.program.address("mqtt"), "5.0", &[("id", "x")]).unwrap();
+    let broker = Program::with("")
+        .users("[[rule]]\nanonymous = true\nsubscribe = ['a']\n")
+        .auth("allow_anonymous = true")
+        .start();
+    let (mut anybody, _) = Client::connect(&broker.address("mqtt"), "5.0", &[("id", "x")]).unwrap();
     assert_eq!(anybody.subscribe("a"), "0");
     assert_eq!(broker.client("ann").subscribe("a"), "135");
     assert_eq!(code(&knock(&broker, "5.0", &[("id", "y"), ("user", "ann"), ("password", "wrong")])), 0x86);
@@ -130,8 +131,8 @@ fn anonymous_clients_come_in_beside_users_where_that_is_allowed_and_wrong_passwo
 
 #[test]
 fn e02_a_client_identifier_belongs_to_its_user_connected_or_not_and_by_a_key_to_everybody() {
-    let broker = Guarded::start(ALL, "", "");
-    let take = |broker: &Guarded, user: &str| {
+    let broker = Program::with("").users(ALL).start();
+    let take = |broker: &Program, user: &str| {
         code(&knock(broker, "5.0", &[("id", "shared"), ("user", user), ("password", &password(user))]))
     };
     let ann =
@@ -142,30 +143,30 @@ fn e02_a_client_identifier_belongs_to_its_user_connected_or_not_and_by_a_key_to_
     let three = knock(&broker, "3.1.1", &[("id", "shared"), ("user", "bob"), ("password", "bob-pw")]);
     assert_eq!(code(&three), 2);
     assert_eq!(take(&broker, "ann"), 0);
-    let common = Guarded::start(ALL, "sessions_belong_to_users = false", "");
+    let common = Program::with("").users(ALL).auth("sessions_belong_to_users = false").start();
     drop(common.client_with("ann", "5.0", &[("id", "shared"), ("clean", "0"), ("p.session_expiry", "3600")]));
     assert_eq!(take(&common, "bob"), 0);
 }
 
 #[test]
 fn a_client_id_template_binds_client_identifiers_to_users() {
-    let mut broker = Guarded::start(ALL, "client_id_template = '%u-*'", "");
-    let try_id = |broker: &Guarded, id: &str| {
+    let mut broker = Program::with("").users(ALL).auth("client_id_template = '%u-*'").start();
+    let try_id = |broker: &Program, id: &str| {
         code(&knock(broker, "5.0", &[("id", id), ("user", "ann"), ("password", "ann-pw")]))
     };
     assert_eq!(try_id(&broker, "ann-1"), 0);
     for id in ["bob-1", "ann", "anna-1"] {
         assert_eq!(try_id(&broker, id), 0x85, "{id}");
     }
-    broker.program.wait_for("auth.client_id_template");
-    let fixed = Guarded::start(ALL, "client_id_template = 'dev-%u'", "");
+    broker.wait_for("auth.client_id_template");
+    let fixed = Program::with("").users(ALL).auth("client_id_template = 'dev-%u'").start();
     let connack = knock(&fixed, "5.0", &[("user", "ann"), ("password", "ann-pw")]);
     assert_eq!((code(&connack), connack["p.assigned_id"].as_str()), (0, "dev-ann"));
 }
 
 #[test]
 fn g01_a_broken_password_file_is_told_with_its_lines_and_the_old_one_stays() {
-    let mut broker = Guarded::start(ALL, "", "");
+    let mut broker = Program::with("").users(ALL).start();
     let good = std::fs::read_to_string(broker.folder.0.join("users")).unwrap();
     let cases = [
         ("\n", "an empty line"),
@@ -177,8 +178,8 @@ fn g01_a_broken_password_file_is_told_with_its_lines_and_the_old_one_stays() {
     ];
     for (line, text) in cases {
         broker.folder.file("users", &format!("{good}{line}"));
-        broker.program.signal("HUP");
-        let told = broker.program.wait_for("NOT reloaded (asked to)");
+        broker.signal("HUP");
+        let told = broker.wait_for("NOT reloaded (asked to)");
         assert!(told.contains("users:5: ") && told.contains(text) && !told.contains("hunter2"), "{told}");
         drop(broker.client("ann"));
     }
@@ -221,15 +222,9 @@ fn g10_a_password_is_in_no_log_no_sys_topic_no_answer_and_not_in_memory_afterwar
     const GUESS: &str = "incorrect-horse-battery-staple";
     let folder = Folder::new("secret");
     let users = secret_file(&folder, "users", &password_lines(&[("ann", SECRET)]));
-    let file = folder.file(
-        "lapwing.toml",
-        &format!(
-            "[log]\nlevel = 'trace'\n[mqtt]\nsys_interval_s = 1\n[auth]\npassword_file = '{}'\n[[listener]]\naddress = '127.0.0.1:0'\n",
-            users.display()
-        ),
-    );
-    let mut program = Program::spawn(&["-c", &file.display().to_string()]);
-    program.wait_for("Lapwing ");
+    let program = Program::with("[log]\nlevel = 'trace'\n[mqtt]\nsys_interval_s = 1")
+        .auth(&format!("password_file = '{}'", users.display()))
+        .start();
     let address = program.address("mqtt");
     let mut answers = String::new();
     for version in ["3.1.1", "5.0"] {
@@ -290,11 +285,10 @@ fn g12_files_of_mosquitto_are_read_as_they_are_and_one_flipped_bit_is_not_the_pa
     let bob = format!("{}{flipped}{}", &bob[..at], &bob[at + 1..]);
     let old = format!("eve:{}", lapwing_tests::access::mosquitto_1("eve-pw"));
     secret_file(&folder, "users", &format!("{text}{bob}\n{old}\n"));
-    let config = format!(
-        "[auth]\npassword_file = '{}'\npassword_rehash = true\npassword_memory_bytes = 65536\n[[listener]]\naddress = '127.0.0.1:0'\n",
-        users.display()
-    );
-    let mut program = Program::start(&config);
+    let mut program = Program::with("")
+        .auth(&format!("password_file = '{}'", users.display()))
+        .auth("password_rehash = true\npassword_memory_bytes = 65536")
+        .start();
     let address = program.address("mqtt");
     let try_user = |user: &str, pw: &str| {
         code(&Client::knock(&address, "5.0", &[("id", user), ("user", user), ("password", pw)]).unwrap().1)
@@ -336,8 +330,7 @@ fn users_are_added_listed_checked_and_removed_and_the_running_broker_follows() {
     for (arguments, input) in [(&["add", "a:b"], "x\n"), (&["add", "carl"], ""), (&["remove", "carl"], "")] {
         assert!(!user(arguments, input).status.success(), "{arguments:?}");
     }
-    let mut program =
-        Program::start(&format!("[auth]\npassword_file = '{file}'\n[[listener]]\naddress = '127.0.0.1:0'\n"));
+    let mut program = Program::with("").auth(&format!("password_file = '{file}'")).start();
     let address = program.address("mqtt");
     let connect = |user: &str, pw: &str| {
         Client::knock(&address, "5.0", &[("id", user), ("user", user), ("password", pw)]).unwrap()
@@ -364,8 +357,8 @@ fn mosquitto_clients_log_in_with_user_and_password() {
     if !is_there("mosquitto-clients", Path::new("mosquitto_pub")) {
         return;
     }
-    let broker = Guarded::start(ALL, "", "");
-    let port = broker.program.port("mqtt");
+    let broker = Program::with("").users(ALL).start();
+    let port = broker.port("mqtt");
     let publish = |pw: &str| {
         Command::new("mosquitto_pub")
             .args([

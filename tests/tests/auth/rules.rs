@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lapwing_tests::access::{Guarded, password};
+use lapwing_tests::access::password;
 use lapwing_tests::client::{Client, code};
-use lapwing_tests::program::{Folder, binary};
+use lapwing_tests::program::{Folder, Program, binary};
 
 /// Root may do everything.
 const ROOT: &str = "[[rule]]\nusers = ['root']\nall = ['#']\n";
@@ -14,12 +14,12 @@ fn rules(more: &str) -> String {
     format!("{ROOT}{more}")
 }
 
-fn guarded(more: &str) -> Guarded {
-    Guarded::start(&rules(more), "", "")
+fn guarded(more: &str) -> Program {
+    Program::with("").users(&rules(more)).start()
 }
 
 /// Root says that all is said: whatever came before has arrived or never will.
-fn last(broker: &Guarded, topic: &str) {
+fn last(broker: &Program, topic: &str) {
     assert_eq!(broker.client("root").publish(topic, "last", &[])["reason"], "0");
 }
 
@@ -37,7 +37,7 @@ fn f01_a_denied_publish_is_refused_with_words_at_every_qos_and_reaches_nobody() 
     assert_eq!(ann.expect("pubrec")["reason"], "135");
     assert_eq!(ann.publish("a/x", "last", &[])["reason"], "0");
     assert!(root.messages_until("last").is_empty());
-    let line = broker.program.wait_for("denied");
+    let line = broker.wait_for("denied");
     for word in ["ann", "topic=b", "PUBLISH", "acl.toml"] {
         assert!(line.contains(word), "{word} is missing in: {line}");
     }
@@ -52,7 +52,7 @@ fn f01_an_mqtt_3_client_is_acknowledged_and_not_believed_or_closed_by_a_key() {
     ann.publish("b", "1", &[]);
     ann.publish("a", "last", &[]);
     assert!(root.messages_until("last").is_empty());
-    let strict = Guarded::start(ROOT, "denied_publish = 'close'", "");
+    let strict = Program::with("").users(ROOT).auth("denied_publish = 'close'").start();
     let mut ann = strict.client_with("ann", "3.1.1", &[]);
     ann.send("publish", &[("topic", "b"), ("payload", "1"), ("qos", "1"), ("id", "1")]).unwrap();
     assert_eq!(ann.end(), None);
@@ -63,7 +63,7 @@ fn f02_a_subscription_wider_than_its_grant_is_refused_and_the_word_says_which_ru
     let mut broker = guarded("[[rule]]\nusers = ['ann']\nsubscribe = ['a/#', 'c/+']\n");
     let mut ann = broker.client("ann");
     assert_eq!(ann.subscribe("#@1|a/#@1|+/b@1|a/+/c@1|c/#@1|c/d@1|b@1"), "135|1|135|1|135|1|135");
-    let line = broker.program.wait_for("SUBSCRIBE denied");
+    let line = broker.wait_for("SUBSCRIBE denied");
     assert!(line.contains("the nearest is") && line.contains("acl.toml:6"), "{line}");
     let mut three = broker.client_with("ann", "3.1.1", &[]);
     assert_eq!(three.subscribe("#|a/x"), "128|0");
@@ -76,11 +76,10 @@ fn f02_a_subscription_wider_than_its_grant_is_refused_and_the_word_says_which_ru
 
 #[test]
 fn f02_by_a_key_a_wide_subscription_brings_what_is_allowed_of_it() {
-    let broker = Guarded::start(
-        &rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a/#']\n"),
-        "wide_subscriptions = 'filter'",
-        "",
-    );
+    let broker = Program::with("")
+        .users(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a/#']\n"))
+        .auth("wide_subscriptions = 'filter'")
+        .start();
     let mut ann = broker.client("ann");
     assert_eq!(ann.subscribe("#@1|b/#@1"), "1|135");
     let mut root = broker.client("root");
@@ -148,7 +147,7 @@ fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
     let mut broker = guarded(with);
     broker.client("ann").publish("a/kept", "by ann", &[("retain", "1")]);
     broker.client("root").publish("a/kept2", "by root", &[("retain", "1")]);
-    let look = |broker: &Guarded| {
+    let look = |broker: &Program| {
         let mut looking = broker.client_with("root", "5.0", &[("id", "looking")]);
         looking.subscribe("a/#@1");
         broker.client("root").publish("a/end", "last", &[]);
@@ -159,7 +158,7 @@ fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
     assert_eq!(look(&broker), ["a/kept2 by root"]);
     broker.rules(&rules(with));
     assert_eq!(look(&broker), ["a/kept by ann", "a/kept2 by root"], "nothing was destroyed");
-    let mut careless = Guarded::start(&rules(with), "retained_source_checked = false", "");
+    let mut careless = Program::with("").users(&rules(with)).auth("retained_source_checked = false").start();
     careless.client("ann").publish("a/kept", "by ann", &[("retain", "1")]);
     careless.rules(&rules(""));
     assert_eq!(look(&careless), ["a/kept by ann"]);
@@ -168,25 +167,13 @@ fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
 #[test]
 fn f04_f05_what_was_revoked_while_the_broker_was_down_is_revoked_when_it_is_back() {
     use lapwing_tests::access::{USERS, password_lines, secret_file};
-    use lapwing_tests::program::Program;
     let folder = Folder::new("restart");
     let passwords: Vec<String> = USERS.iter().map(|user| password(user)).collect();
     let users: Vec<(&str, &str)> = USERS.iter().copied().zip(passwords.iter().map(String::as_str)).collect();
     let users = secret_file(&folder, "users", &password_lines(&users));
     let acl = folder.file("acl.toml", &rules("[[rule]]\nusers = ['ann']\nall = ['a/#']\n"));
-    let config = folder.file(
-        "lapwing.toml",
-        &format!(
-            "[auth]\npassword_file = '{}'\nacl_file = '{}'\n[[listener]]\naddress = '127.0.0.1:0'\n",
-            users.display(),
-            acl.display()
-        ),
-    );
-    let start = || {
-        let mut program = Program::spawn_with_state(&folder.0, &["-c", &config.display().to_string()]);
-        program.wait_for("Lapwing ");
-        program
-    };
+    let keys = format!("password_file = '{}'\nacl_file = '{}'", users.display(), acl.display());
+    let start = || Program::with("").auth(&keys).state(&folder).start();
     let client = |program: &Program, user: &str, more: &[(&str, &str)]| {
         let password = password(user);
         let all = [
@@ -256,11 +243,10 @@ fn f05_a_subscription_revoked_while_its_client_was_away_is_gone_at_its_return() 
 
 #[test]
 fn f05_by_a_key_a_client_whose_subscription_is_revoked_is_disconnected() {
-    let mut broker = Guarded::start(
-        &rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a']\n"),
-        "revoked_disconnects = true",
-        "",
-    );
+    let mut broker = Program::with("")
+        .users(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a']\n"))
+        .auth("revoked_disconnects = true")
+        .start();
     let mut ann = broker.client("ann");
     ann.subscribe("a@1");
     let bob = broker.client("bob");
@@ -273,7 +259,7 @@ fn f05_by_a_key_a_client_whose_subscription_is_revoked_is_disconnected() {
 fn f07_a_will_is_judged_at_connect_and_again_when_it_fires() {
     let with = "[[rule]]\nusers = ['ann']\npublish = ['w']\n";
     let mut broker = guarded(with);
-    let address = broker.program.address("mqtt");
+    let address = broker.address("mqtt");
     let pw = password("ann");
     for topic in ["x", "$SYS/x", "$CONTROL/x"] {
         let all = [("id", "ann"), ("user", "ann"), ("password", &*pw), ("will", topic)];
@@ -289,7 +275,7 @@ fn f07_a_will_is_judged_at_connect_and_again_when_it_fires() {
     let ann = broker.client_with("ann", "5.0", &[("will", "w"), ("will_retain", "1")]);
     broker.rules(ROOT);
     drop(ann);
-    let line = broker.program.wait_for("will denied");
+    let line = broker.wait_for("will denied");
     assert!(line.contains("ann") && line.contains("topic=w"), "{line}");
     last(&broker, "end");
     assert!(watcher.messages_until("last").is_empty());
@@ -365,7 +351,7 @@ fn f14_a_removed_user_is_disconnected_at_once_and_nothing_of_it_goes_on() {
     assert_eq!(ann.end().as_deref(), Some("152"), "0x98");
     assert!(began.elapsed() < Duration::from_secs(6));
     let (_, connack) = Client::knock(
-        &broker.program.address("mqtt"),
+        &broker.address("mqtt"),
         "5.0",
         &[("id", "ann"), ("user", "ann"), ("password", &password("ann"))],
     )
@@ -378,11 +364,10 @@ fn f14_a_removed_user_is_disconnected_at_once_and_nothing_of_it_goes_on() {
 
 #[test]
 fn f14_by_a_key_the_session_of_a_removed_user_ends_with_all_that_waits_in_it() {
-    let mut broker = Guarded::start(
-        &rules("[[rule]]\nusers = ['ann']\nall = ['#']\n"),
-        "removed_users_end_sessions = true",
-        "",
-    );
+    let mut broker = Program::with("")
+        .users(&rules("[[rule]]\nusers = ['ann']\nall = ['#']\n"))
+        .auth("removed_users_end_sessions = true")
+        .start();
     let mut ann = broker.client("ann");
     ann.subscribe("a@1");
     drop(ann);
@@ -390,12 +375,12 @@ fn f14_by_a_key_the_session_of_a_removed_user_ends_with_all_that_waits_in_it() {
     let others: String =
         users.lines().filter(|line| !line.starts_with("ann:")).flat_map(|l| [l, "\n"]).collect();
     broker.folder.file("users", &others);
-    broker.program.wait_for("session ended");
+    broker.wait_for("session ended");
     broker.folder.file("users", &users);
     broker.reload();
     let pw = password("ann");
     let all = [("id", "ann"), ("user", "ann"), ("password", &*pw), ("clean", "0")];
-    let (_, present) = Client::connect(&broker.program.address("mqtt"), "5.0", &all).unwrap();
+    let (_, present) = Client::connect(&broker.address("mqtt"), "5.0", &all).unwrap();
     assert!(!present);
 }
 
@@ -404,10 +389,7 @@ fn g02_an_empty_file_of_rules_denies_all_and_says_so() {
     for (name, text) in [("acl.toml", "# nothing\n"), ("acl", ""), ("acl", "# only a comment\n")] {
         let folder = Folder::new("empty");
         let file = folder.file(name, text);
-        let mut program = lapwing_tests::program::Program::start(&format!(
-            "[auth]\nacl_file = '{}'\n[[listener]]\naddress = '127.0.0.1:0'\n",
-            file.display()
-        ));
+        let mut program = Program::with("").auth(&format!("acl_file = '{}'", file.display())).start();
         assert!(program.log.lock().unwrap().contains("holds no rule"));
         let (mut client, _) = Client::connect(&program.address("mqtt"), "5.0", &[("id", "x")]).unwrap();
         assert_eq!(client.subscribe("a"), "135");
@@ -437,8 +419,6 @@ fn g04_a_misspelt_key_is_told_with_its_line_and_the_nearest_and_nothing_starts()
     assert!(told.contains("lapwing.toml:4: ") && told.contains("'allow_anonymous'"), "{told}");
     let told = refused("[auth]\npsk_file = 'x'\n");
     assert!(told.contains("rustls has none") && told.contains("client certificates"), "{told}");
-    let told = refused("[auth]\nhttp_url = 'http://localhost/'\n");
-    assert!(told.contains("--features http"), "{told}");
 }
 
 #[test]
@@ -469,14 +449,14 @@ fn g02_rules_that_cannot_be_read_are_refused_before_any_port_opens() {
 #[test]
 fn g03_a_reload_with_a_broken_file_changes_nothing_and_says_why() {
     let with = rules("[[rule]]\nusers = ['ann']\nall = ['a']\n");
-    let mut broker = Guarded::start(&with, "", "");
+    let mut broker = Program::with("").users(&with).start();
     let mut ann = broker.client("ann");
     ann.subscribe("a@1");
     broker.folder.file("acl.toml", "[[rule]\n");
     // Good users beside broken rules: neither is taken.
     broker.folder.file("users", "");
-    broker.program.signal("HUP");
-    let line = broker.program.wait_for("NOT reloaded (asked to)");
+    broker.signal("HUP");
+    let line = broker.wait_for("NOT reloaded (asked to)");
     assert!(line.contains("acl.toml:1"), "{line}");
     assert_eq!(ann.publish("a", "last", &[])["reason"], "0");
     ann.messages_until("last");
@@ -496,11 +476,8 @@ fn rules_in_mosquittos_format_mean_what_they_mean_there() {
         "users",
         &lapwing_tests::access::password_lines(&[("ann", "ann-pw")]),
     );
-    let program = lapwing_tests::program::Program::start(&format!(
-        "[auth]\nacl_file = '{}'\npassword_file = '{}'\nallow_anonymous = true\n[[listener]]\naddress = '127.0.0.1:0'\n",
-        acl.display(),
-        users.display()
-    ));
+    let files = format!("acl_file = '{}'\npassword_file = '{}'", acl.display(), users.display());
+    let program = Program::with("").auth(&files).auth("allow_anonymous = true").start();
     let address = program.address("mqtt");
     let (mut anybody, _) = Client::connect(&address, "5.0", &[("id", "d")]).unwrap();
     assert_eq!(anybody.subscribe("public/#|both/x|dev/c/ann"), "0|135|135");

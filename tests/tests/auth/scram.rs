@@ -24,10 +24,7 @@ fn start(more: &str) -> (Program, Folder) {
         line("plain", &entry("plain-pw", false))
     );
     let users = secret_file(&folder, "users", &text);
-    let program = Program::start(&format!(
-        "[auth]\npassword_file = '{}'\n{more}\n[[listener]]\naddress = '127.0.0.1:0'\n",
-        users.display()
-    ));
+    let program = Program::with("").auth(&format!("password_file = '{}'\n{more}", users.display())).start();
     (program, folder)
 }
 

@@ -14,7 +14,7 @@ const SECRET: &str = "a secret of thirty-two bytes and more";
 
 /// A broker that takes tokens; `auth` stands in `[auth]`.
 fn start(auth: &str) -> Program {
-    Program::start(&format!("[auth]\n{auth}\n[[listener]]\naddress = '127.0.0.1:0'\n"))
+    Program::with("").auth(auth).start()
 }
 
 fn with_secret(folder: &Folder, more: &str) -> (Program, Signer) {

@@ -76,8 +76,7 @@ enum Broker {
 impl Broker {
     fn start(is_lapwing: bool, folder: &Path, port: u16) -> Broker {
         if is_lapwing {
-            let mut program = Program::spawn_in(folder, &["-c", "mosquitto.conf"]);
-            program.wait_for("Lapwing ");
+            let program = Program::by(&["-c", "mosquitto.conf"]).inside(folder).start();
             return Broker::Lapwing(program);
         }
         let mut command = Command::new(MOSQUITTO);
@@ -415,8 +414,7 @@ fn the_first_client_of_a_listener_without_authentication_is_told_why_it_is_refus
  {
     let (folder, ports) = (Folder::new("first"), free_ports());
     folder.file("mosquitto.conf", &format!("listener {} 127.0.0.1\n", ports[0]));
-    let mut broker = Program::spawn_in(&folder.0, &["-c", "mosquitto.conf"]);
-    broker.wait_for("Lapwing ");
+    let mut broker = Program::by(&["-c", "mosquitto.conf"]).inside(&folder.0).start();
     let (_, connack) = Client::knock(&broker.address("mqtt"), "5.0", &[("id", "first")]).unwrap();
     assert_eq!(code(&connack), 0x87);
     let told = "no user name and password were sent, and this listener lets nobody in without";

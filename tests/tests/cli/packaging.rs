@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lapwing_tests::access::Guarded;
 use lapwing_tests::program::{Folder, Program, binary, root, run};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,9 +79,9 @@ fn a_container_is_well_while_its_broker_answers_also_when_that_asks_for_a_passwo
         command.arg(root().join("packaging/container")).arg("health");
         command.env("PATH", &path).env("LAPWING_HEALTH_PORT", port).status().unwrap().success()
     };
-    let mut open = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
-    let guarded = Guarded::start("", "", "");
-    assert!(health(&open.port("mqtt")) && health(&guarded.program.port("mqtt")));
+    let mut open = Program::start("");
+    let guarded = Program::with("").users("").start();
+    assert!(health(&open.port("mqtt")) && health(&guarded.port("mqtt")));
     let port = open.port("mqtt");
     open.signal("TERM");
     open.wait();

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use lapwing_tests::program::{Folder, Program, all_transports, binary};
+use lapwing_tests::program::{Folder, Program, binary};
 use lapwing_tests::wire::{self, Fields};
 
 fn fails(toml: &str) -> String {
@@ -45,7 +45,7 @@ fn open(address: &str) -> TcpStream {
 
 #[test]
 fn without_arguments_but_a_port_it_serves_both_families_of_loopback_and_says_what_to_type_next() {
-    let mut broker = Program::spawn(&["-p", "0"]);
+    let mut broker = Program::by(&["-p", "0"]).spawn();
     let started = broker.wait_for("Lapwing ");
     // To open it to the network takes a user; a test of passwords shows that the second command starts then.
     let command =
@@ -111,14 +111,14 @@ fn test_config_says_that_a_good_file_is_good_and_serves_nothing() {
 
 #[test]
 fn a_port_in_use_is_told_with_what_to_do() {
-    let broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let broker = Program::start("");
     let told = fails(&format!("[[listener]]\naddress = '{}'\n", broker.address("mqtt")));
     assert!(told.contains("another program") && told.contains("-p"), "{told}");
 }
 
 #[test]
 fn sigterm_tells_every_client_and_ends_with_success() {
-    let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("");
     let mut five = open(&broker.address("mqtt"));
     five.write_all(&connect_packet("five", "5.0")).unwrap();
     assert_eq!(packet(&mut five, "5.0").unwrap().0, "connack");
@@ -135,8 +135,7 @@ fn sigterm_tells_every_client_and_ends_with_success() {
 
 #[test]
 fn a_client_that_does_not_read_delays_the_stop_only_so_long() {
-    let mut broker =
-        Program::start("[limits]\nshutdown_timeout_s = 1\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nshutdown_timeout_s = 1\n");
     let mut silent = open(&broker.address("mqtt"));
     silent.write_all(&connect_packet("silent", "5.0")).unwrap();
     assert_eq!(packet(&mut silent, "5.0").unwrap().0, "connack");
@@ -146,7 +145,7 @@ fn a_client_that_does_not_read_delays_the_stop_only_so_long() {
 
 #[test]
 fn sighup_reads_the_files_anew_and_ends_nothing() {
-    let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("");
     broker.signal("HUP");
     broker.wait_for("reloaded");
     let mut stream = open(&broker.address("mqtt"));
@@ -156,7 +155,7 @@ fn sighup_reads_the_files_anew_and_ends_nothing() {
 
 #[test]
 fn the_log_can_be_json() {
-    let mut broker = Program::start("[log]\nformat = 'json'\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[log]\nformat = 'json'\n");
     let line = broker.wait_for("try it");
     assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"timestamp\":\"20"), "{line}");
 }
@@ -173,7 +172,7 @@ fn mistaken(broker: &mut Program, scheme: &str, bytes: &[u8], text: &str) {
 
 #[test]
 fn who_comes_to_the_wrong_port_is_told_in_the_log() {
-    let (mut broker, _folder) = all_transports("");
+    let mut broker = Program::with("").all_transports().start();
     let connect = connect_packet("x", "3.1.1");
     mistaken(&mut broker, "mqtt", &[0x16, 3, 1, 0, 0], "looks like TLS");
     mistaken(&mut broker, "mqtt", b"GET /mqtt HTTP/1.1\r\n\r\n", "looks like HTTP or WebSocket");
@@ -185,8 +184,7 @@ fn who_comes_to_the_wrong_port_is_told_in_the_log() {
 
 #[test]
 fn a_refusal_in_the_log_says_who_where_why_and_which_key() {
-    let mut broker =
-        Program::start("[limits]\nsubscriptions_max = 1\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nsubscriptions_max = 1\n");
     let mut stream = open(&broker.address("mqtt"));
     stream.write_all(&connect_packet("curious", "3.1.1")).unwrap();
     let subscribe =
@@ -200,8 +198,7 @@ fn a_refusal_in_the_log_says_who_where_why_and_which_key() {
 
 #[test]
 fn silence_after_the_connect_ends_at_the_connect_timeout_even_if_it_drips() {
-    let mut broker =
-        Program::start("[limits]\nconnect_timeout_s = 1\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nconnect_timeout_s = 1\n");
     let mut silent = open(&broker.address("mqtt"));
     let mut dripping = open(&broker.address("mqtt"));
     dripping.write_all(&connect_packet("x", "3.1.1")[..5]).unwrap();
@@ -213,8 +210,8 @@ fn silence_after_the_connect_ends_at_the_connect_timeout_even_if_it_drips() {
 
 #[test]
 fn a_unix_socket_serves_and_is_gone_afterwards() {
-    let (mut broker, folder) = all_transports("");
-    let path = folder.0.join("mqtt.sock");
+    let mut broker = Program::with("").all_transports().start();
+    let path = broker.folder.0.join("mqtt.sock");
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(&connect_packet("x", "5.0")).unwrap();
     assert_eq!(packet(&mut stream, "5.0").unwrap().0, "connack");
@@ -306,8 +303,7 @@ fn a_wrong_environment_and_a_wrong_include_are_told_with_the_nearest_name() {
 
 #[test]
 fn a_packet_that_is_too_large_is_told_to_the_client_and_in_the_log_with_size_limit_and_key() {
-    let mut broker =
-        Program::start("[limits]\npacket_bytes_max = 1000\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\npacket_bytes_max = 1000\n");
     let mut stream = open(&broker.address("mqtt"));
     stream.write_all(&connect_packet("large", "5.0")).unwrap();
     assert_eq!(packet(&mut stream, "5.0").unwrap().0, "connack");

@@ -6,10 +6,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use lapwing_tests::access::{Guarded, secret_file};
+use lapwing_tests::access::secret_file;
 use lapwing_tests::authority::{Authority, Wanted};
 use lapwing_tests::client::Client;
-use lapwing_tests::program::{Folder, Program, all_transports, binary, free_port, is_there};
+use lapwing_tests::program::{Folder, Program, binary, free_port, is_there};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -271,8 +271,8 @@ fn pub_sends_and_ends_as_mosquitto_pub_does() {
 #[test]
 fn who_is_refused_ends_with_the_reason_code_as_mosquittos_clients_do() {
     let rules = "[[rule]]\npublish = ['may']\nsubscribe = ['may']\n";
-    let broker = Guarded::start(rules, "", "");
-    let port = broker.program.port("mqtt");
+    let broker = Program::with("").users(rules).start();
+    let port = broker.port("mqtt");
     // The version, who, and the code.
     for (version, login, code) in [
         ("311", &[][..], 5),
@@ -317,7 +317,8 @@ fn who_is_refused_ends_with_the_reason_code_as_mosquittos_clients_do() {
 
 #[test]
 fn each_transport_carries_them() {
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     let ca = folder.0.join("ca.pem").display().to_string();
     let (tcp, tls) = (broker.port("mqtt"), broker.port("mqtts"));
     let (ws, wss) = (broker.port("ws"), broker.port("wss"));
@@ -538,12 +539,8 @@ fn retained_messages_are_removed_by_filter() {
 fn a_subscriber_with_a_session_goes_on_when_the_broker_was_killed_and_prints_each_message_once() {
     let state = Folder::new("tools-state");
     let port = free_port().to_string();
-    let file = state.file("lapwing.toml", &format!("[[listener]]\naddress = '127.0.0.1:{port}'\n"));
-    let start = || {
-        let mut broker = Program::spawn_with_state(&state.0, &["-c", &file.display().to_string()]);
-        broker.wait_for("Lapwing ");
-        broker
-    };
+    let toml = format!("[[listener]]\naddress = '127.0.0.1:{port}'\n");
+    let start = || Program::with(&toml).state(&state).start();
     let mut broker = start();
     let mut listening = Listening::start(&[
         "-p",

@@ -146,7 +146,7 @@ fn uart(firmware: &Path, address: &str) {
 #[test]
 fn over_a_uart_every_qos_of_both_versions_reaches_lapwing_and_comes_back() {
     let Some(firmware) = firmware("uart") else { return };
-    let broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n[store]\nin_memory = true\n");
+    let broker = Program::start("[store]\nin_memory = true\n");
     uart(&firmware, &broker.address("mqtt"));
 }
 
@@ -180,12 +180,8 @@ fn over_ethernet_nothing_is_lost_or_doubled_while_the_broker_is_killed_three_tim
     for version in ["3", "5"] {
         let state = Folder::new("state");
         let port = free_port();
-        let file = state.file("lapwing.toml", &format!("[[listener]]\naddress = '127.0.0.1:{port}'\n"));
-        let start = || {
-            let mut broker = Program::spawn_with_state(&state.0, &["-c", &file.display().to_string()]);
-            broker.wait_for("Lapwing ");
-            broker
-        };
+        let toml = format!("[[listener]]\naddress = '127.0.0.1:{port}'\n");
+        let start = || Program::with(&toml).state(&state).start();
         let mut broker = start();
         let mut witness = Witness::new(&format!("127.0.0.1:{port}"));
         let mut board = Board::start(

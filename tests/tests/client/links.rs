@@ -6,58 +6,40 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
-use lapwing::Broker;
 use lapwing_client::blocking::Dialer;
 use lapwing_client::dialers::std::{TcpDialer, TcpLink};
 use lapwing_client::{Client, Config, Event, LinkDown, QoS, Token, Version};
 use lapwing_tests::client;
+use lapwing_tests::inside::Inside;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A broker in this process, and what it listens on.
-struct House {
-    runtime: tokio::runtime::Runtime,
-    address: String,
-    _broker: Broker,
-}
-
-impl House {
-    fn open() -> House {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let toml = "[[listener]]\naddress = 'localhost:0'\n[store]\nin_memory = true\n";
-        let config = lapwing::config::Config::from_toml(toml, "test").unwrap();
-        let broker = runtime.block_on(Broker::builder().config(config).start()).unwrap();
-        let address = broker.listeners()[0].trim_start_matches("mqtt://").to_owned();
-        House { runtime, address, _broker: broker }
-    }
-
-    /// Somebody else, who hears all that matches, until nobody listens.
-    fn witness(&self, filter: &str) -> Receiver<(String, String)> {
-        let (mut witness, _) =
-            client::Client::connect(&self.address, "3.1.1", &[("id", "witness"), ("clean", "1")]).unwrap();
-        witness.send("subscribe", &[("id", "1"), ("filters", &format!("{filter}@2"))]).unwrap();
-        assert_eq!(witness.next(PATIENCE).unwrap().unwrap().0, "suback");
-        let (heard, all) = channel();
-        thread::spawn(move || {
-            while let Ok(Some((name, fields))) = witness.next(PATIENCE) {
-                match name {
-                    "publish" => {
-                        match fields["qos"].as_str() {
-                            "1" => witness.send("puback", &[("id", &fields["id"])]).unwrap(),
-                            "2" => witness.send("pubrec", &[("id", &fields["id"])]).unwrap(),
-                            _ => {}
-                        }
-                        if heard.send((fields["topic"].clone(), fields["payload"].clone())).is_err() {
-                            return;
-                        }
+/// Another client, that hears all that matches until nobody listens.
+fn witness(broker: &Inside, filter: &str) -> Receiver<(String, String)> {
+    let (mut witness, _) =
+        client::Client::connect(&broker.mqtt, "3.1.1", &[("id", "witness"), ("clean", "1")]).unwrap();
+    witness.send("subscribe", &[("id", "1"), ("filters", &format!("{filter}@2"))]).unwrap();
+    assert_eq!(witness.next(PATIENCE).unwrap().unwrap().0, "suback");
+    let (heard, all) = channel();
+    thread::spawn(move || {
+        while let Ok(Some((name, fields))) = witness.next(PATIENCE) {
+            match name {
+                "publish" => {
+                    match fields["qos"].as_str() {
+                        "1" => witness.send("puback", &[("id", &fields["id"])]).unwrap(),
+                        "2" => witness.send("pubrec", &[("id", &fields["id"])]).unwrap(),
+                        _ => {}
                     }
-                    "pubrel" => witness.send("pubcomp", &[("id", &fields["id"])]).unwrap(),
-                    _ => {}
+                    if heard.send((fields["topic"].clone(), fields["payload"].clone())).is_err() {
+                        return;
+                    }
                 }
+                "pubrel" => witness.send("pubcomp", &[("id", &fields["id"])]).unwrap(),
+                _ => {}
             }
-        });
-        all
-    }
+        }
+    });
+    all
 }
 
 /// A link that moves a few bytes at a time and breaks after so many.
@@ -149,9 +131,9 @@ impl Dialer for Fragile {
     }
 }
 
-fn fragile(house: &House, piece: usize, lives: impl FnMut() -> usize + 'static) -> Fragile {
+fn fragile(broker: &Inside, piece: usize, lives: impl FnMut() -> usize + 'static) -> Fragile {
     let link = FragileLink { piece, ..FragileLink::default() };
-    Fragile { inner: TcpDialer::new(house.address.clone()), lives: Box::new(lives), link }
+    Fragile { inner: TcpDialer::new(broker.mqtt.clone()), lives: Box::new(lives), link }
 }
 
 /// What a client saw.
@@ -193,12 +175,12 @@ const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 #[test]
 fn every_qos_goes_to_the_broker_and_comes_back_in_both_versions() {
-    let house = House::open();
+    let broker = Inside::start("");
     for (name, version) in [("v3", Version::V311), ("v5", Version::V5)] {
         let topic = format!("{name}/echo");
         let config = Config::new(name).version(version).subscribe(&topic, QoS::ExactlyOnce);
         let mut client = Client::<1024, 256>::new(config);
-        let mut net = TcpDialer::new(house.address.clone());
+        let mut net = TcpDialer::new(broker.mqtt.clone());
         let mut seen = Seen::default();
         for (n, qos) in QOS.into_iter().enumerate() {
             let _ = client.publish(&topic, n.to_string().as_bytes(), qos).unwrap();
@@ -216,9 +198,9 @@ fn every_qos_goes_to_the_broker_and_comes_back_in_both_versions() {
 
 #[test]
 fn a_link_that_breaks_after_any_byte_of_the_dialogue_loses_nothing_and_doubles_no_qos_2_message() {
-    let house = House::open();
+    let broker = Inside::start("");
     for (name, version) in [("v3", Version::V311), ("v5", Version::V5)] {
-        let heard = house.witness(&format!("{name}/#"));
+        let heard = witness(&broker, &format!("{name}/#"));
         // The whole dialogue without a break tells how many bytes there are.
         let mut whole = 0;
         let mut cut = usize::MAX;
@@ -230,7 +212,7 @@ fn a_link_that_breaks_after_any_byte_of_the_dialogue_loses_nothing_and_doubles_n
                 Config::new(&id).version(version).backoff_ms(1, 2).subscribe(&filter, QoS::ExactlyOnce);
             let mut client = Client::<1024, 256>::new(config);
             let mut lives = vec![usize::MAX, cut / 2 + 1, cut];
-            let mut net = fragile(&house, 64, move || lives.pop().unwrap_or(usize::MAX));
+            let mut net = fragile(&broker, 64, move || lives.pop().unwrap_or(usize::MAX));
             let mut seen = Seen::default();
             let tokens = [
                 client.publish(&one, b"1", QoS::AtLeastOnce).unwrap(),
@@ -285,11 +267,11 @@ fn dice(seed: u32) -> impl FnMut(u32) -> u32 {
 
 #[test]
 fn over_links_that_die_again_and_again_qos_1_keeps_its_order_and_qos_2_comes_exactly_once() {
-    let house = House::open();
+    let broker = Inside::start("");
     for (seed, (name, version)) in [(1, ("v3", Version::V311)), (2, ("v5", Version::V5))] {
-        let heard = house.witness(&format!("{name}/#"));
+        let heard = witness(&broker, &format!("{name}/#"));
         let mut roll = dice(seed);
-        let mut net = fragile(&house, 7, move || 150 + roll(1_500) as usize);
+        let mut net = fragile(&broker, 7, move || 150 + roll(1_500) as usize);
         let (one, two) = (format!("{name}/1"), format!("{name}/2"));
         let mut client = Client::<1024, 256>::new(Config::new(name).version(version).backoff_ms(1, 2));
         let mut seen = Seen::default();
@@ -327,13 +309,13 @@ fn over_links_that_die_again_and_again_qos_1_keeps_its_order_and_qos_2_comes_exa
 #[test]
 fn futures_that_are_dropped_anywhere_lose_nothing() {
     use lapwing_client::dialers::tokio::TcpDialer;
-    let house = House::open();
+    let broker = Inside::start("");
     for (name, version) in [("v3", Version::V311), ("v5", Version::V5)] {
         let topic = format!("{name}/echo");
-        house.runtime.block_on(async {
+        broker.runtime.block_on(async {
             let config = Config::new(name).version(version).subscribe(&topic, QoS::ExactlyOnce);
             let mut client = Client::<512, 256>::new(config);
-            let mut net = TcpDialer::new(house.address.clone());
+            let mut net = TcpDialer::new(broker.mqtt.clone());
             let (mut published, mut came) = (0, Vec::new());
             let until = Instant::now() + PATIENCE;
             while came.len() < 100 {
@@ -375,11 +357,11 @@ async fn polls(mut times: usize) {
 
 #[test]
 fn the_broker_hears_goodbye_or_publishes_the_will() {
-    let house = House::open();
-    let heard = house.witness("will/#");
+    let broker = Inside::start("");
+    let heard = witness(&broker, "will/#");
     for version in [Version::V311, Version::V5] {
         let config = |id| Config::new(id).version(version).will("will/w", b"gone");
-        let mut net = TcpDialer::new(house.address.clone());
+        let mut net = TcpDialer::new(broker.mqtt.clone());
         let mut seen = Seen::default();
         let mut polite = Client::<256, 256>::new(config("polite"));
         work(&mut polite, &mut net, &mut seen, |seen| seen.connections == 1);
@@ -396,13 +378,13 @@ fn the_broker_hears_goodbye_or_publishes_the_will() {
 
 #[test]
 fn a_payload_many_times_larger_than_the_buffers_goes_out_and_comes_back_in_pieces() {
-    let house = House::open();
+    let broker = Inside::start("");
     let payload: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
     for (name, version) in [("v3", Version::V311), ("v5", Version::V5)] {
         let topic = format!("{name}/large");
         let config = Config::new(name).version(version).chunks(true).subscribe(&topic, QoS::ExactlyOnce);
         let mut client = Client::<256, 128>::new(config);
-        let mut net = TcpDialer::new(house.address.clone());
+        let mut net = TcpDialer::new(broker.mqtt.clone());
         let head = lapwing_client::Publication::new(&topic, b"").qos(QoS::ExactlyOnce);
         let token = client.publish_in_pieces(&head, payload.len() as u32).unwrap();
         let (mut came, mut delivered, until) = (Vec::new(), false, Instant::now() + PATIENCE);

@@ -47,8 +47,7 @@ fn the_commands_of_the_operations_page_lead_from_nothing_to_users_tls_rules_and_
     let before_start = set_up.replace("lapwing -c lapwing.toml\n", "").replace("0.0.0.0:8883", "127.0.0.1:0");
     run(path, &before_start, "0");
     let start = || {
-        let mut broker = Program::spawn_in(path, &["-c", "lapwing.toml"]);
-        broker.wait_for("Lapwing ");
+        let broker = Program::by(&["-c", "lapwing.toml"]).inside(path).start();
         let port = broker.port("mqtts");
         (broker, port)
     };

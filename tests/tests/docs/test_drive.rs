@@ -47,8 +47,7 @@ fn the_commands_of_the_test_drive_lead_to_users_tls_figures_and_the_reason_why_a
     };
     let folder = Folder::new("test-drive");
     assert_eq!(first_run, "cargo run --release -p lapwing\n");
-    let mut broker = Program::spawn_in(&folder.0, &["--listen", "127.0.0.1:0"]);
-    broker.wait_for("Lapwing ");
+    let mut broker = Program::by(&["--listen", "127.0.0.1:0"]).inside(&folder.0).start();
     let port = broker.port("mqtt");
     let ports = ["pub", "sub"].map(|tool| match tool {
         "pub" => ("lapwing pub ", format!("lapwing pub -p {port} ")),
@@ -66,8 +65,7 @@ fn the_commands_of_the_test_drive_lead_to_users_tls_figures_and_the_reason_why_a
     let any =
         vec![("127.0.0.1:8883", "127.0.0.1:0".to_owned()), ("127.0.0.1:9883", "127.0.0.1:0".to_owned())];
     run(&path, &set_up.replace("lapwing -c lapwing.toml\n", ""), &any);
-    let mut broker = Program::spawn_in(&path, &["-c", "lapwing.toml"]);
-    broker.wait_for("Lapwing ");
+    let broker = Program::by(&["-c", "lapwing.toml"]).inside(&path).start();
     let ports: Ports =
         vec![("-p 8883", format!("-p {}", broker.port("mqtts"))), ("127.0.0.1:9883", broker.address("http"))];
     assert!(run(&path, tls, &ports).contains("home/temp 21.5"));

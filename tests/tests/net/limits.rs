@@ -2,13 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lapwing_tests::access::Guarded;
 use lapwing_tests::client::{Client, code};
 use lapwing_tests::program::{Folder, Program, binary, run};
-
-fn start(more: &str) -> Program {
-    Program::start(&format!("{more}\n[[listener]]\naddress = '127.0.0.1:0'\n"))
-}
 
 fn connect(program: &Program, id: &str) -> Client {
     Client::connect(&program.address("mqtt"), "5.0", &[("id", id)]).expect("it may come in").0
@@ -32,7 +27,7 @@ fn publish_all(clients: &mut [Client], each: usize, payload: &str) -> Duration {
 /// The rate is the subject here: at least so long for what is above one second's worth, and nothing is lost.
 #[test]
 fn a_client_that_publishes_faster_than_it_may_waits_and_loses_nothing() {
-    let program = start("[limits]\npublishes_per_client_per_s = 20");
+    let program = Program::start("[limits]\npublishes_per_client_per_s = 20");
     let took = publish_all(&mut [connect(&program, "fast")], 50, "x");
     assert!(
         took >= Duration::from_millis(1_400),
@@ -45,8 +40,9 @@ fn a_client_that_publishes_faster_than_it_may_waits_and_loses_nothing() {
 
 #[test]
 fn bytes_are_counted_too_and_by_user() {
-    let broker =
-        Guarded::start("[[rule]]\npublish = ['#']\n", "", "[limits]\npublish_bytes_per_user_per_s = 20000");
+    let broker = Program::with("[limits]\npublish_bytes_per_user_per_s = 20000")
+        .users("[[rule]]\npublish = ['#']\n")
+        .start();
     let mut clients: Vec<Client> =
         ["1", "2"].iter().map(|id| broker.client_with("ann", "5.0", &[("id", id)])).collect();
     // 20 messages of 2,000 bytes by two clients of one user.
@@ -57,7 +53,7 @@ fn bytes_are_counted_too_and_by_user() {
     );
     let took = publish_all(&mut [broker.client("bob")], 5, "rep:2000");
     assert!(took < Duration::from_secs(5), "another user waits for this one: {took:?}");
-    broker.program.signal("TERM");
+    broker.signal("TERM");
 }
 
 fn ban(program: &mut Program, folder: &Folder, arguments: &[&str]) {
@@ -69,14 +65,9 @@ fn ban(program: &mut Program, folder: &Folder, arguments: &[&str]) {
 
 fn with_bans() -> (Program, Folder) {
     let folder = Folder::new("bans");
-    let list = folder.0.join("bans.toml");
-    let toml = format!(
-        "[auth]\nban_file = '{}'\n[[listener]]\naddress = '127.0.0.1:0'\nproxy_protocol_from = []\n",
-        list.display()
-    );
-    let config = folder.file("lapwing.toml", &toml).display().to_string();
-    let mut program = Program::spawn(&["-c", &config]);
-    program.wait_for("Lapwing ");
+    let ban_file = format!("ban_file = '{}'", folder.0.join("bans.toml").display());
+    let program =
+        Program::with("").auth(&ban_file).listener("proxy_protocol_from = []").state(&folder).start();
     (program, folder)
 }
 
@@ -121,7 +112,7 @@ fn a_ban_ends_by_itself_and_a_broken_list_changes_nothing() {
 
 #[test]
 fn a_client_that_flaps_is_banned_for_a_while() {
-    let mut program = start("[limits]\nflapping_connects_max = 5\nflapping_ban_s = 60");
+    let mut program = Program::start("[limits]\nflapping_connects_max = 5\nflapping_ban_s = 60");
     for _ in 0..5 {
         drop(connect(&program, "flappy"));
     }
@@ -133,7 +124,7 @@ fn a_client_that_flaps_is_banned_for_a_while() {
 
 #[test]
 fn e01_two_clients_with_one_identifier_are_both_named_and_slowed_down_and_lose_nothing() {
-    let mut program = start("");
+    let mut program = Program::start("");
     let address = program.address("mqtt");
     let resume = || Client::resume(&address, "twin", "5.0").unwrap();
     let mut twin = resume().0;
@@ -158,7 +149,7 @@ fn e01_two_clients_with_one_identifier_are_both_named_and_slowed_down_and_lose_n
 
 #[test]
 fn a_client_that_does_not_keep_up_is_let_go_where_the_policy_says_so() {
-    let mut program = start(
+    let mut program = Program::start(
         "[limits]\nqueue_policy = 'disconnect'\nqueued_messages_max = 100\nwrite_stall_timeout_s = 3600",
     );
     let mut slow = connect(&program, "slow");

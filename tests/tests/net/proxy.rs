@@ -48,8 +48,7 @@ fn a_listed_proxy_that_does_not_say_it_is_refused_and_told_how() {
 
 #[test]
 fn who_is_not_listed_is_not_believed() {
-    let mut program =
-        Program::start("[[listener]]\naddress = '127.0.0.1:0'\nproxy_protocol_from = ['192.0.2.0/24']\n");
+    let mut program = Program::with("").listener("proxy_protocol_from = ['192.0.2.0/24']").start();
     assert!(connack(&program, b"PROXY TCP4 192.0.2.7 127.0.0.1 56324 1883\r\n").is_empty());
     program.wait_for("connection refused");
     assert_eq!(connack(&program, b""), [0x20, 2, 0, 0]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapwing_tests::client::fields;
-use lapwing_tests::program::{Folder, Program, all_transports, binary, certificates, is_there, run};
+use lapwing_tests::program::{Folder, Program, binary, certificates, is_there, run};
 use lapwing_tests::wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,8 +36,7 @@ fn one_command_makes_certificates_that_mosquitto_pub_and_devices_use() {
         .collect();
     let config = folder.file("lapwing.toml", &toml).display().to_string();
     // The printed lines name the files as they were made: beside where the command ran.
-    let mut broker = Program::spawn_in(&folder.0, &["-c", &config]);
-    broker.wait_for("Lapwing ");
+    let broker = Program::by(&["-c", &config]).inside(&folder.0).start();
     let port = broker.port("mqtts");
     let certificates = folder.0.join("certificates");
     let file = |name: &str| certificates.join(name).display().to_string();
@@ -114,7 +113,7 @@ fn g08_old_versions_of_tls_are_refused() {
     if !is_there("openssl", "openssl".as_ref()) {
         return;
     }
-    let (broker, _folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
     for version in ["-tls1", "-tls1_1"] {
         let mut command = Command::new("openssl");
         command.args([

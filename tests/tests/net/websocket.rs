@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 fn broker(more: &str) -> Program {
-    Program::start(&format!("[[listener]]\naddress = '127.0.0.1:0'\ntransport = 'ws'\n{more}"))
+    Program::with("").listener(&format!("transport = 'ws'\n{more}")).start()
 }
 
 fn open(

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use lapwing_tests::program::{Folder, Program, all_transports, is_there, root, run};
+use lapwing_tests::program::{Folder, Program, is_there, root, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -158,7 +158,8 @@ fn mosquitto_clients_over_tls_and_with_certificates() {
     if !is_there("mosquitto-clients", Path::new("mosquitto_pub")) {
         return;
     }
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     let file = |name: &str| folder.0.join(name).display().to_string();
     let port = broker.port("mqtts");
     mosquitto("mosquitto_pub", &port, &["--cafile", &file("ca.pem"), "-t", "t", "-q", "1", "-m", "x"]);
@@ -207,7 +208,8 @@ fn python(script: &str, arguments: &[&str]) {
 
 #[test]
 fn paho_over_tcp_and_tls_in_every_version() {
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     let ca = folder.0.join("ca.pem").display().to_string();
     python("paho_client.py", &[&broker.port("mqtt"), &broker.port("mqtts"), &ca]);
 }
@@ -230,7 +232,8 @@ fn paho_c_over_tcp_tls_and_websocket_in_every_version() {
     {
         return;
     }
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     let ca = folder.0.join("ca.pem").display().to_string();
     let urls = [("tcp", "mqtt", ""), ("ssl", "mqtts", ""), ("ws", "ws", "/mqtt"), ("wss", "wss", "/mqtt")]
         .map(|(scheme, ours, path)| format!("{scheme}://localhost:{}{path}", broker.port(ours)));
@@ -306,7 +309,8 @@ fn mqtt_js_over_tcp_tls_ws_and_wss() {
     if !node_modules() {
         return;
     }
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     let port = |scheme| broker.port(scheme);
     let urls = [
         format!("mqtt://localhost:{}", port("mqtt")),
@@ -326,7 +330,8 @@ fn a_page_in_chromium_shows_a_retained_value() {
     {
         return;
     }
-    let (broker, folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
+    let folder = &broker.folder;
     mosquitto(
         "mosquitto_pub",
         &broker.port("mqtt"),

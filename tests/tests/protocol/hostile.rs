@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lapwing_tests::client::Client;
-use lapwing_tests::program::{Program, all_transports};
+use lapwing_tests::program::Program;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,7 +33,7 @@ fn connect(address: &str, id: &str) -> Client {
 
 #[test]
 fn b06_silence_and_nonsense_on_a_tls_port_end_at_the_connect_timeout() {
-    let (mut broker, _folder) = all_transports("[limits]\nconnect_timeout_s = 2");
+    let mut broker = Program::with("[limits]\nconnect_timeout_s = 2").all_transports().start();
     let address = broker.address("mqtts");
     // The beginning of a ClientHello, and nothing more.
     let begun = Instant::now();
@@ -80,7 +80,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn b10_websocket_frames_that_are_none_end_the_connection_with_their_code() {
-    let (broker, _folder) = all_transports("");
+    let broker = Program::with("").all_transports().start();
     let address = broker.address("ws");
     let unmasked = [0x82, 2, 0xc0, 0].to_vec();
     let mut endless = vec![0x82, 0xff];
@@ -117,8 +117,7 @@ fn b10_websocket_frames_that_are_none_end_the_connection_with_their_code() {
 
 #[test]
 fn e10_a_stop_with_a_thousand_clients_and_some_that_do_not_read_tells_all_and_takes_seconds() {
-    let mut broker =
-        Program::start("[limits]\nshutdown_timeout_s = 5\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nshutdown_timeout_s = 5\n");
     let address = broker.address("mqtt");
     let mut clients: Vec<Client> = (0..1_000).map(|n| connect(&address, &format!("c{n}"))).collect();
     let mut deaf: Vec<Client> = (0..5).map(|n| connect(&address, &format!("deaf{n}"))).collect();
@@ -138,7 +137,7 @@ fn e10_a_stop_with_a_thousand_clients_and_some_that_do_not_read_tells_all_and_ta
 
 #[test]
 fn h06_without_file_descriptors_accepting_rests_and_nobody_is_thrown_out() {
-    let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("");
     let address = broker.address("mqtt");
     let mut honest = connect(&address, "honest");
     let id = broker.id().to_string();

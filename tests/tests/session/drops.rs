@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use lapwing::Broker;
 use lapwing::clock::Clock;
-use lapwing::config::Config;
 use lapwing::drops::{Kind, Reason};
 use lapwing::message::Message;
 use lapwing::outbox::Delivery;
@@ -18,9 +16,9 @@ use lapwing::store::{
     DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat, Seq,
     Store, Ticket, Unavailable,
 };
-use lapwing_tests::access::Guarded;
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};
+use lapwing_tests::inside::Inside;
 use lapwing_tests::program::{Folder, Program, binary, root, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,9 +72,7 @@ impl Site {
         // What the broker says of itself would be for nobody, too.
         let sys = if toml.contains("[mqtt]") { "" } else { "[mqtt]\n" };
         let toml = format!("{sys}{toml}").replacen("[mqtt]\n", "[mqtt]\nsys_interval_s = 0\n", 1);
-        let listener =
-            if toml.contains("[[listener]]") { "" } else { "[[listener]]\naddress = '127.0.0.1:0'\n" };
-        let broker = Program::start(&format!("{ADMIN}{toml}\n{listener}"));
+        let broker = Program::start(&format!("{ADMIN}{toml}"));
         let admin = broker.address("http");
         Site { broker, admin }
     }
@@ -120,9 +116,9 @@ macro_rules! ends_by {
 
 ends_by! {
     DeniedPublish as denied_publish {
-        let broker = Guarded::start("[[rule]]\nusers = ['ann']\npublish = ['own/#']\n", "", ADMIN);
+        let broker = Program::with(ADMIN).users("[[rule]]\nusers = ['ann']\npublish = ['own/#']\n").start();
         assert_eq!(broker.client("ann").publish("others/x", "x", &[])["reason"], "135");
-        only(&broker.program.address("http"), Reason::DeniedPublish, 1);
+        only(&broker.address("http"), Reason::DeniedPublish, 1);
     }
 
     BrokerTopic as broker_topic {
@@ -174,15 +170,15 @@ ends_by! {
     StoreRefused as store_refused {
         let disk = MemoryDisk::forgetful();
         let options = Options { segment_bytes: 64 * 1024, window_bytes: 128 * 1024, ..Options::default() };
-        let inside = Inside::start(DurableStore::on(Arc::new(disk.clone()), options).unwrap());
+        let inside = inside(DurableStore::on(Arc::new(disk.clone()), options).unwrap());
         let (mut publisher, _) = Client::connect(&inside.mqtt, "5.0", &[("id", "publisher")]).unwrap();
         disk.fail(disk.calls() + 1, u64::MAX, Fault::Io);
         let end = Instant::now() + PATIENCE;
-        while ends(&inside.admin).is_empty() {
+        while ends(&inside.admin()).is_empty() {
             publisher.send("publish", &[("topic", "t"), ("retain", "1"), ("payload", "rep:5000")]).unwrap();
             assert!(Instant::now() < end, "nothing is refused");
         }
-        assert_eq!(ends(&inside.admin).keys().collect::<Vec<_>>(), ["store_refused"]);
+        assert_eq!(ends(&inside.admin()).keys().collect::<Vec<_>>(), ["store_refused"]);
     }
 
     QueueRefused as queue_refused {
@@ -237,21 +233,21 @@ ends_by! {
     DeniedDelivery as denied_delivery {
         let rules = "[[rule]]\nusers = ['ann']\nsubscribe = ['#']\ndeny_subscribe = ['secret/#']\n\
                      [[rule]]\nusers = ['root']\nall = ['#']\n";
-        let broker = Guarded::start(rules, "", ADMIN);
+        let broker = Program::with(ADMIN).users(rules).start();
         let mut ann = broker.client("ann");
         assert_eq!(ann.subscribe("#@1"), "1");
         broker.client("root").publish("secret/x", "x", &[]);
-        only(&broker.program.address("http"), Reason::DeniedDelivery, 1);
+        only(&broker.address("http"), Reason::DeniedDelivery, 1);
     }
 
     DeniedSource as denied_source {
         let root = "[[rule]]\nusers = ['root']\nall = ['#']\n";
         let mut broker =
-            Guarded::start(&format!("{root}[[rule]]\nusers = ['ann']\npublish = ['a']\n"), "", ADMIN);
+            Program::with(ADMIN).users(&format!("{root}[[rule]]\nusers = ['ann']\npublish = ['a']\n")).start();
         broker.client("ann").publish("a", "kept", &[("retain", "1")]);
         broker.rules(root);
         broker.client("root").subscribe("a@1");
-        only(&broker.program.address("http"), Reason::DeniedSource, 1);
+        only(&broker.address("http"), Reason::DeniedSource, 1);
     }
 
     MountPoint as mount_point {
@@ -299,7 +295,7 @@ ends_by! {
 
     StoreLost as store_lost {
         let store = DurableStore::on(Arc::new(MemoryDisk::forgetful()), Options::default()).unwrap();
-        let inside = Inside::start(Forgetful(store));
+        let inside = inside(Forgetful(store));
         let (mut away, _) = Client::resume(&inside.mqtt, "away", "5.0").unwrap();
         away.subscribe("t@1");
         let (mut publisher, _) = Client::connect(&inside.mqtt, "5.0", &[("id", "publisher")]).unwrap();
@@ -309,7 +305,7 @@ ends_by! {
         away.send("disconnect", &[]).unwrap();
         away.end();
         let _back = Client::resume(&inside.mqtt, "away", "5.0").unwrap();
-        only(&inside.admin, Reason::StoreLost, 1);
+        only(&inside.admin(), Reason::StoreLost, 1);
     }
 
     SessionEnded as session_ended {
@@ -409,24 +405,8 @@ fn the_list_of_reasons_is_the_documented_one_and_the_tested_one() {
 }
 
 /// A broker in this process, on a store of the test.
-struct Inside {
-    _runtime: tokio::runtime::Runtime,
-    _broker: Broker,
-    mqtt: String,
-    admin: String,
-}
-
-impl Inside {
-    fn start(store: impl Store + 'static) -> Inside {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let toml = format!("[mqtt]\nsys_interval_s = 0\n{ADMIN}[[listener]]\naddress = '127.0.0.1:0'\n");
-        let config = Config::from_toml(&toml, "test.toml").unwrap();
-        let broker = runtime.block_on(Broker::builder().config(config).store(store).start()).unwrap();
-        let mqtt = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
-        let admin = broker.admin().unwrap().to_string();
-        Inside { _runtime: runtime, _broker: broker, mqtt, admin }
-    }
+fn inside(store: impl Store + 'static) -> Inside {
+    Inside::on(store, &format!("[mqtt]\nsys_interval_s = 0\n{ADMIN}"))
 }
 
 /// A store that does not find again what is in flight.

@@ -60,8 +60,7 @@ fn resident_mib(broker: &Program) -> u64 {
 
 #[test]
 fn a_subscriber_that_stops_reading_costs_a_bounded_queue_and_is_closed_while_others_get_everything() {
-    let mut broker =
-        Program::start("[limits]\nwrite_stall_timeout_s = 1\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nwrite_stall_timeout_s = 1\n");
     let mut stuck = Client::connect(&broker, "stuck", "1");
     stuck.send("subscribe", &[("filters", "flood")]);
     assert_eq!(stuck.next().unwrap().0, "suback");
@@ -82,8 +81,7 @@ fn a_subscriber_that_stops_reading_costs_a_bounded_queue_and_is_closed_while_oth
 
 #[test]
 fn a_client_that_never_reads_its_answers_is_not_read_from_and_then_closed() {
-    let mut broker =
-        Program::start("[limits]\nwrite_stall_timeout_s = 1\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let mut broker = Program::start("[limits]\nwrite_stall_timeout_s = 1\n");
     let mut flood = Client::connect(&broker, "flood", "1");
     flood.stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     let pings = packet("pingreq", &[]).repeat(30_000);
@@ -101,8 +99,7 @@ fn a_client_that_never_reads_its_answers_is_not_read_from_and_then_closed() {
 fn two_devices_with_the_same_identifier_fight_and_no_qos_1_message_is_lost() {
     const MESSAGES: usize = 300;
     // As fast as they can: that they are slowed down otherwise is another test.
-    let broker =
-        Program::start("[limits]\ntakeovers_damped = false\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let broker = Program::start("[limits]\ntakeovers_damped = false\n");
     let mut device = Client::connect(&broker, "twin", "0");
     device.send("subscribe", &[("filters", "t@1")]);
     assert_eq!(device.next().unwrap().0, "suback");
@@ -127,7 +124,7 @@ fn two_devices_with_the_same_identifier_fight_and_no_qos_1_message_is_lost() {
 
 #[test]
 fn an_unsubscribe_ends_a_long_replay_of_retained_messages() {
-    let broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n");
+    let broker = Program::start("");
     let mut publisher = Client::connect(&broker, "publisher", "1");
     let kilobyte = "rep:1000";
     for n in 0..20_000 {
@@ -150,8 +147,7 @@ fn an_unsubscribe_ends_a_long_replay_of_retained_messages() {
 
 #[test]
 fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
-    let broker =
-        Program::start("[limits]\ntakeovers_damped = false\n[[listener]]\naddress = '127.0.0.1:0'\n");
+    let broker = Program::start("[limits]\ntakeovers_damped = false\n");
     let mut watcher = Client::connect(&broker, "watcher", "1");
     watcher.send("subscribe", &[("filters", "gone|end")]);
     assert_eq!(watcher.next().unwrap().0, "suback");
@@ -177,7 +173,7 @@ fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
 /// Each connection is closed before the next begins, only that the broker may not have noticed.
 #[test]
 fn a_client_that_comes_again_at_once_has_no_quarrel_with_itself() {
-    let mut broker = Program::start("[[listener]]\naddress = '127.0.0.1:0'\n[store]\nin_memory = true\n");
+    let mut broker = Program::start("[store]\nin_memory = true\n");
     let begun = Instant::now();
     for _ in 0..200 {
         drop(Client::connect(&broker, "again", "1"));

@@ -369,14 +369,12 @@ fn collector(world: &World) {
 }
 
 /// A small window, so that checkpoints and recycled segments are among what is interrupted.
-const CONFIG: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[store]\nwindow_bytes = 65536\n\
-    [mqtt]\nsys_interval_s = 0\n[limits]\nqueued_messages_max = 50\n";
+const CONFIG: &str = "[store]\nwindow_bytes = 65536\n[mqtt]\nsys_interval_s = 0\n\
+    [limits]\nqueued_messages_max = 50\n";
 
 /// Starts the broker on the state in this folder, and tells the actors its address.
 fn start(world: &World, folder: &Folder) -> Program {
-    let config = folder.file("lapwing.toml", CONFIG).display().to_string();
-    let mut program = Program::spawn_with_state(&folder.0, &["-c", &config]);
-    program.wait_for("Lapwing ");
+    let program = Program::with(CONFIG).state(folder).start();
     *world.address.lock().unwrap() = Some(program.address("mqtt"));
     program
 }

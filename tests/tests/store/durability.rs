@@ -6,16 +6,16 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use lapwing::QoS;
 use lapwing::clock::Clock;
-use lapwing::config::Config;
 use lapwing::message::{Content, Message};
 use lapwing::outbox::Delivery;
 use lapwing::store::{
     Durability, DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged,
     Places, Record, Records, Recovered, Reply, Seat, Seq, Store, Ticket, Unavailable,
 };
-use lapwing::{Broker, QoS};
 use lapwing_tests::disk::{Fault, MemoryDisk};
+use lapwing_tests::inside::Inside;
 use lapwing_tests::wire::{self, Fields};
 
 /// Numbers records and makes them durable when the test says so.
@@ -154,21 +154,19 @@ impl Client {
     }
 }
 
+/// Messages of the broker itself would be records, too.
+const QUIET: &str = "[mqtt]\nsys_interval_s = 0\n";
+
 #[test]
 fn acknowledgements_wait_for_the_store_and_leave_in_order() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = Slow::default();
-    let config =
-        Config::from_toml("[mqtt]\nsys_interval_s = 0\n[[listener]]\naddress = '127.0.0.1:0'\n", "test")
-            .unwrap();
-    let broker = runtime.block_on(Broker::builder().config(config).store(store.clone()).start()).unwrap();
-    let address = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
+    let broker = Inside::on(store.clone(), QUIET);
 
-    let mut subscriber = Client::connect(&address, "subscriber");
+    let mut subscriber = Client::connect(&broker.mqtt, "subscriber");
     subscriber.send("subscribe", &[("filters", "t@1")]);
     // PINGRESP does not wait for the store, but stays behind what does.
     subscriber.send("pingreq", &[]);
-    let mut publisher = Client::connect(&address, "publisher");
+    let mut publisher = Client::connect(&broker.mqtt, "publisher");
     store.wait_for("Subscribed", 1);
     store.sync();
     assert_eq!(subscriber.next().0, "suback");
@@ -195,30 +193,18 @@ fn acknowledgements_wait_for_the_store_and_leave_in_order() {
         records.contains(&"Session".to_owned()) && records.contains(&"Subscribed".to_owned()),
         "{records:?}"
     );
-    runtime.block_on(broker.stop());
-}
-
-fn start(
-    runtime: &tokio::runtime::Runtime,
-    listener: &str,
-    more: &str,
-    store: impl Store + 'static,
-) -> (Broker, String) {
-    let text =
-        format!("[mqtt]\nsys_interval_s = 0\n{more}\n[[listener]]\naddress = '127.0.0.1:0'\n{listener}\n");
-    let config = Config::from_toml(&text, "test").unwrap();
-    let broker = runtime.block_on(Broker::builder().config(config).store(store).start()).unwrap();
-    let address = broker.listeners()[0].strip_prefix("mqtt://").unwrap().to_owned();
-    (broker, address)
+    broker.stop();
 }
 
 #[test]
 fn a_listener_and_a_topic_filter_say_what_waits() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = Slow::default();
-    let (broker, address) =
-        start(&runtime, "durability = 'none'", "[store]\ntopics_always = ['safe/#']", store.clone());
-    let mut client = Client::connect(&address, "client");
+    let toml = format!(
+        "{QUIET}[store]\ntopics_always = ['safe/#']\n\
+         [[listener]]\naddress = '127.0.0.1:0'\ndurability = 'none'\n"
+    );
+    let broker = Inside::on(store.clone(), &toml);
+    let mut client = Client::connect(&broker.mqtt, "client");
     // Nothing is ever synced here, and nothing waits for it.
     client.send("subscribe", &[("filters", "#@1")]);
     assert_eq!(client.next().0, "suback");
@@ -234,22 +220,21 @@ fn a_listener_and_a_topic_filter_say_what_waits() {
     store.wait_for("Published", 2);
     store.sync();
     assert_eq!(client.next().0, "puback");
-    runtime.block_on(broker.stop());
+    broker.stop();
 }
 
 #[test]
 fn a_message_that_nobody_keeps_costs_no_sync() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = Slow::default();
-    let (broker, address) = start(&runtime, "", "[store]\nqueue_bytes_max = 1", store.clone());
-    let mut subscriber = Client::connect(&address, "subscriber");
+    let broker = Inside::on(store.clone(), &format!("{QUIET}[store]\nqueue_bytes_max = 1\n"));
+    let mut subscriber = Client::connect(&broker.mqtt, "subscriber");
     subscriber.send("subscribe", &[("filters", "t@1")]);
     store.wait_for("Subscribed", 1);
     store.sync();
     assert_eq!(subscriber.next().0, "suback");
     subscriber.send("disconnect", &[]);
     assert_eq!(subscriber.0.read(&mut [0]).unwrap(), 0, "the session rests");
-    let mut publisher = Client::connect(&address, "publisher");
+    let mut publisher = Client::connect(&broker.mqtt, "publisher");
     publisher.send("publish", &[("topic", "t"), ("qos", "1"), ("id", "1")]);
     store.wait_for("Published", 1);
     store.sync();
@@ -258,7 +243,7 @@ fn a_message_that_nobody_keeps_costs_no_sync() {
     publisher.send("publish", &[("topic", "t"), ("qos", "1"), ("id", "2")]);
     assert_eq!(publisher.next().1["id"], "2");
     assert_eq!(store.records().iter().filter(|record| *record == "Published").count(), 1);
-    runtime.block_on(broker.stop());
+    broker.stop();
 }
 
 fn opened(disk: &MemoryDisk) -> DurableStore {
@@ -292,14 +277,13 @@ fn publish(client: &mut Client, id: u16, more: &[(&str, &str)]) -> String {
 
 #[test]
 fn a_full_disk_is_told_to_publishers_and_passes() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let disk = MemoryDisk::forgetful();
-    let (broker, address) = start(&runtime, "", "", on(&disk));
-    let mut subscriber = Client::connect(&address, "subscriber");
+    let broker = Inside::on(on(&disk), QUIET);
+    let mut subscriber = Client::connect(&broker.mqtt, "subscriber");
     subscriber.send("subscribe", &[("filters", "t@1")]);
     assert_eq!(subscriber.next().0, "suback");
     subscriber.send("disconnect", &[]);
-    let mut publisher = Client::connect(&address, "publisher");
+    let mut publisher = Client::connect(&broker.mqtt, "publisher");
     assert_eq!(publish(&mut publisher, 1, &[]), "0");
     disk.fail(disk.calls() + 1, u64::MAX, Fault::NoSpace);
     let mut taken = 1;
@@ -312,7 +296,7 @@ fn a_full_disk_is_told_to_publishers_and_passes() {
     // What needs no store goes on: nobody durable gets this.
     assert_eq!(publish(&mut publisher, 1, &[("topic", "elsewhere")]), "16");
     // MQTT 3 has no such word: the connection ends, and the client keeps its message.
-    let mut old = TcpStream::connect(&address).unwrap();
+    let mut old = TcpStream::connect(&broker.mqtt).unwrap();
     old.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     for (name, fields) in [
         ("connect", vec![("id", "old"), ("clean", "1")]),
@@ -330,21 +314,20 @@ fn a_full_disk_is_told_to_publishers_and_passes() {
     assert!(back.is_some(), "there is space again");
     taken += 1;
     // None that was acknowledged is lost.
-    let mut subscriber = Client::connect(&address, "subscriber");
+    let mut subscriber = Client::connect(&broker.mqtt, "subscriber");
     for _ in 0..taken {
         let (name, fields) = subscriber.next();
         assert_eq!(name, "publish");
         subscriber.send("puback", &[("id", &fields["id"])]);
     }
-    runtime.block_on(broker.stop());
+    broker.stop();
 }
 
 #[test]
 fn after_a_sync_error_nothing_is_acknowledged_and_readers_go_on() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let disk = MemoryDisk::forgetful();
-    let (broker, address) = start(&runtime, "", "", on(&disk));
-    let mut publisher = Client::connect(&address, "publisher");
+    let broker = Inside::on(on(&disk), QUIET);
+    let mut publisher = Client::connect(&broker.mqtt, "publisher");
     assert_eq!(publish(&mut publisher, 1, &[("topic", "kept"), ("retain", "1")]), "16");
     disk.fail(disk.calls() + 1, u64::MAX, Fault::Io);
     publisher
@@ -353,7 +336,7 @@ fn after_a_sync_error_nothing_is_acknowledged_and_readers_go_on() {
     assert_eq!((name, fields["reason"].as_str()), ("disconnect", "136"), "no PUBACK, but server unavailable");
     disk.heal();
     // The disk is well again, but what it has is not known: fail-stop.
-    let mut reader = TcpStream::connect(&address).map(Client).unwrap();
+    let mut reader = TcpStream::connect(&broker.mqtt).map(Client).unwrap();
     reader.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     reader.send("connect", &[("id", "reader"), ("clean", "1")]);
     assert_eq!(reader.next().0, "connack");
@@ -362,12 +345,12 @@ fn after_a_sync_error_nothing_is_acknowledged_and_readers_go_on() {
     let mut seen = vec![reader.next().0, reader.next().0];
     seen.sort_unstable();
     assert_eq!(seen, ["publish", "suback"]);
-    runtime.block_on(broker.stop());
+    broker.stop();
 }
 
 #[test]
 fn who_waits_is_woken() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = Arc::new(DurableStore::on(Arc::new(MemoryDisk::default()), Options::default()).unwrap());
         let kept = |store: Arc<DurableStore>| async move {

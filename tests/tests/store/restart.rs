@@ -22,10 +22,7 @@ fn start(state: &Folder) -> Broker {
 }
 
 fn start_with(state: &Folder, more: &str) -> Broker {
-    let config = format!("[[listener]]\naddress = '127.0.0.1:0'\n[mqtt]\nsys_interval_s = 0\n{more}");
-    let config = state.file("lapwing.toml", &config).display().to_string();
-    let mut program = Program::spawn_with_state(&state.0, &["-c", &config]);
-    program.wait_for("Lapwing ");
+    let program = Program::with(&format!("[mqtt]\nsys_interval_s = 0\n{more}")).state(state).start();
     let address = program.address("mqtt");
     Broker { program, address }
 }
@@ -334,8 +331,7 @@ fn a_subscription_is_kept_as_it_was_made_last() {
 fn a_second_broker_on_the_same_state_is_refused() {
     let state = Folder::new("locked");
     let broker = start(&state);
-    let config = state.0.join("lapwing.toml").display().to_string();
-    let mut second = Program::spawn_with_state(&state.0, &["-c", &config]);
+    let mut second = Program::with("").state(&state).spawn();
     second.wait_for("is in use by another lapwing");
     assert!(!second.wait().success());
     broker.end("TERM");
