@@ -203,7 +203,7 @@ fn traceparent(trace: &str, flags: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_sampled_message_is_a_span_of_the_broker_and_one_of_each_subscriber_below_that_of_its_publisher() {
+fn a_sampled_message_has_a_span_of_the_broker_and_one_of_each_subscriber() {
     let (url, taken) = collector(Vec::new());
     let telemetry = format!(
         "otlp_endpoint = '{url}'\notlp_headers = 'x-key=hush'\nservice_name = 'hub'\ninterval_ms = 10"
@@ -263,7 +263,7 @@ fn a_sampled_message_is_a_span_of_the_broker_and_one_of_each_subscriber_below_th
 }
 
 #[test]
-fn a_message_that_is_refused_is_a_span_with_the_reason_and_heads_and_resource_are_as_configured() {
+fn a_refused_message_has_a_span_with_the_reason_and_the_configured_resource() {
     let (url, taken) = collector(Vec::new());
     let telemetry = format!(
         "otlp_endpoint = '{url}/v1/traces'\notlp_headers = 'x-key=hush'\nservice_name = 'hub'\ninterval_ms = 10"

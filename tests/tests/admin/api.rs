@@ -140,7 +140,7 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_api_is_for_who_has_the_token_and_nobody_else_learns_anything() {
+fn the_api_answers_only_requests_with_the_token() {
     let operated = Operated::start("");
     let admin = operated.broker.address("http");
     let path = "/api/v1/clients";
@@ -181,7 +181,7 @@ fn the_api_is_for_who_has_the_token_and_nobody_else_learns_anything() {
 }
 
 #[test]
-fn without_a_token_there_are_figures_and_a_word_why_there_is_no_more() {
+fn without_a_token_metrics_are_served_and_the_api_says_why_it_is_not() {
     let broker = Program::start("[admin]\naddress = '127.0.0.1:0'\n");
     let admin = broker.address("http");
     let answer = ask(&admin, "GET", "/api/v1/clients", "Authorization: Bearer \r\n");
@@ -236,7 +236,7 @@ fn a_token_that_could_be_guessed_or_read_refuses_the_start_and_is_not_shown() {
 }
 
 #[test]
-fn at_an_address_that_others_can_reach_figures_need_the_token_too_but_health_does_not() {
+fn on_a_public_address_metrics_need_the_token_and_health_does_not() {
     let folder = Folder::new("reachable");
     let token = secret_file(&folder, "token", TOKEN).display().to_string();
     let listener = "[[listener]]\naddress = '127.0.0.1:0'\n";
@@ -292,7 +292,7 @@ fn with_required(path: &str, described: &Value) -> String {
 }
 
 #[test]
-fn the_document_is_the_one_of_the_repository_and_the_routes_are_as_it_says() {
+fn the_served_openapi_document_is_the_committed_one_and_lists_the_routes() {
     let operated = Operated::start("");
     let mut client = operated.connect("c");
     client.subscribe("a/#@1");
@@ -346,7 +346,7 @@ fn the_document_is_the_one_of_the_repository_and_the_routes_are_as_it_says() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_cause_and_remedy() {
+fn a_malformed_request_is_refused_with_cause_and_remedy() {
     let operated = Operated::start("");
     let refused = |method: &str, path: &str, body: Option<&Value>, status: u16, told: &str| {
         let answer = operated.api(method, path, body);
@@ -422,7 +422,7 @@ fn clients_are_listed_in_order_page_by_page_and_filtered() {
 }
 
 #[test]
-fn a_client_is_shown_with_all_that_it_is_and_has() {
+fn a_client_is_shown_with_its_connection_session_and_subscriptions() {
     let operated = Operated::start("");
     let all = [
         ("id", "device"),
@@ -483,7 +483,7 @@ fn a_client_is_shown_with_all_that_it_is_and_has() {
 }
 
 #[test]
-fn a_client_is_disconnected_and_finds_its_session_when_it_is_back() {
+fn a_disconnected_client_resumes_its_session() {
     let mut operated = Operated::start("");
     let mut client = operated.connect("c");
     client.subscribe("a@1");
@@ -510,7 +510,7 @@ fn own_user_id() -> u32 {
 }
 
 #[test]
-fn a_deleted_session_is_gone_for_good_even_if_the_broker_is_killed_right_after() {
+fn a_deleted_session_stays_deleted_after_kill_9() {
     let operated = Operated::start("");
     let mut resting = operated.connect("resting");
     resting.subscribe("a/#@1");
@@ -533,7 +533,7 @@ fn a_deleted_session_is_gone_for_good_even_if_the_broker_is_killed_right_after()
 }
 
 #[test]
-fn who_is_banned_is_disconnected_and_kept_out_until_the_ban_is_lifted() {
+fn a_banned_client_is_disconnected_and_refused_until_the_ban_is_lifted() {
     let operated = Operated::start("");
     let (client, other) = (operated.connect("c"), operated.connect("other"));
     let said = operated.ctl(&["ban", "--client", "c", "--for", "1h", "--reason", "it floods"]);
@@ -565,7 +565,7 @@ fn who_is_banned_is_disconnected_and_kept_out_until_the_ban_is_lifted() {
 }
 
 #[test]
-fn a_file_that_has_just_changed_is_read_whatever_an_operator_asks_for_before_it_is_noticed() {
+fn a_request_reads_a_ban_file_that_has_just_changed() {
     let operated = Operated::start("");
     let client = operated.connect("c");
     operated.folder.file("bans.toml", "[[ban]]\nclient = 'c'\n");
@@ -585,7 +585,7 @@ fn a_ban_without_a_list_says_what_to_set() {
 }
 
 #[test]
-fn who_would_get_a_topic_is_told() {
+fn explain_lists_the_receivers_of_a_topic() {
     let operated = Operated::start("");
     let mut clients: Vec<Client> = ["a", "b", "c", "d"].iter().map(|id| operated.connect(id)).collect();
     clients[0].subscribe("s/+/t@1");
@@ -651,7 +651,7 @@ fn retained_messages_are_browsed_counted_and_deleted_for_good() {
 }
 
 #[test]
-fn listeners_have_figures_of_their_own_which_the_page_of_figures_has_too() {
+fn each_listener_has_its_own_figures_in_the_api_and_in_metrics() {
     let operated =
         Operated::start("[[listener]]\nname = 'second'\naddress = '127.0.0.1:0'\nconnections_max = 1\n");
     let second =
@@ -696,7 +696,7 @@ fn listeners_have_figures_of_their_own_which_the_page_of_figures_has_too() {
 }
 
 #[test]
-fn what_went_through_a_listener_that_is_gone_still_counts() {
+fn traffic_of_a_removed_listener_still_counts() {
     let folder = Folder::new("gone");
     let socket = folder.0.join("ctl").display().to_string();
     let file = |more: &str| {
@@ -746,7 +746,7 @@ fn a_reload_is_done_whole_or_not_at_all_and_names_what_needs_a_restart() {
 }
 
 #[test]
-fn the_level_of_the_log_is_another_until_the_configuration_says_so() {
+fn a_log_level_set_by_the_api_lasts_until_the_configuration_sets_one() {
     let operated = Operated::start("");
     assert_eq!(operated.ctl(&["log"]), "level  info\n");
     operated.ctl(&["log", "info,audit=off"]);
@@ -767,7 +767,7 @@ fn the_level_of_the_log_is_another_until_the_configuration_says_so() {
 }
 
 #[test]
-fn the_socket_is_its_owners_only_stands_in_the_folder_of_the_state_and_goes_with_the_broker() {
+fn the_control_socket_is_private_is_in_the_data_folder_and_is_removed_at_the_end() {
     let folder = Folder::new("socket");
     let mut broker = Program::by(&["-p", "0"]).inside(&folder.0).start();
     let socket = folder.0.join("data/lapwing.sock");
@@ -797,7 +797,7 @@ fn the_socket_is_its_owners_only_stands_in_the_folder_of_the_state_and_goes_with
 }
 
 #[test]
-fn a_broker_that_keeps_nothing_has_a_socket_only_if_one_is_named() {
+fn an_in_memory_broker_has_a_control_socket_only_where_one_is_configured() {
     let folder = Folder::new("memory");
     let broker = Program::by(&["-p", "0", "--in-memory"]).inside(&folder.0).start();
     let log = broker.log.lock().unwrap().clone();
@@ -861,7 +861,7 @@ fn ctl_reaches_a_broker_by_its_address_with_the_token() {
 }
 
 #[test]
-fn sixteen_who_say_nothing_do_not_keep_an_operator_out_for_long() {
+fn sixteen_silent_connections_do_not_lock_an_operator_out() {
     let operated = Operated::start("");
     let socket = operated.folder.0.join("ctl");
     let idle: Vec<_> = (0..16)

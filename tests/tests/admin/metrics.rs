@@ -57,7 +57,7 @@ impl Counting {
 }
 
 #[test]
-fn the_figures_are_those_of_the_traffic_to_the_message() {
+fn metrics_count_the_traffic_exactly() {
     const MESSAGES: u64 = 200;
     const SUBSCRIBERS: u64 = 3;
     // What the broker says of itself would be among the retained messages.
@@ -151,7 +151,7 @@ fn the_figures_are_those_of_the_traffic_to_the_message() {
 }
 
 #[test]
-fn who_may_not_is_counted() {
+fn refused_clients_and_denied_packets_are_counted() {
     let rules = "[[rule]]\nusers = ['ann']\npublish = ['own/#']\n";
     let broker = Program::with("[admin]\naddress = '127.0.0.1:0'").users(rules).start();
     let admin = broker.address("http");
@@ -169,7 +169,7 @@ fn who_may_not_is_counted() {
 }
 
 #[test]
-fn the_page_is_open_metrics_and_on_demand_what_was_before_it() {
+fn metrics_are_served_as_openmetrics_and_on_request_as_prometheus_text() {
     let broker = Program::start(OPERATED);
     let admin = broker.address("http");
     let page = get(&admin, "/metrics");
@@ -236,7 +236,7 @@ fn the_page_is_open_metrics_and_on_demand_what_was_before_it() {
 }
 
 #[test]
-fn every_figure_of_the_alerts_and_the_dashboard_exists() {
+fn every_metric_of_the_alerts_and_the_dashboard_exists() {
     let broker = Program::start(OPERATED);
     let found: Vec<String> = figures(&broker.address("http"))
         .into_keys()
@@ -323,7 +323,7 @@ fn health_and_readiness_follow_the_store_and_the_stop() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_must_be_meant() {
+fn a_public_admin_address_needs_an_explicit_key() {
     let folder = Folder::new("admin");
     let test = |admin: &str| {
         let text = format!("[admin]\n{admin}\n[[listener]]\naddress = '127.0.0.1:0'\n");
@@ -345,7 +345,7 @@ fn an_address_that_others_can_reach_must_be_meant() {
 }
 
 #[test]
-fn other_requests_are_answered_and_those_that_say_nothing_are_not_waited_for() {
+fn unknown_requests_are_answered_and_silent_connections_time_out() {
     let broker = Program::start(OPERATED);
     let admin = broker.address("http");
     let version: serde_json::Value = serde_json::from_str(&get(&admin, "/version").body).unwrap();

@@ -42,7 +42,7 @@ impl Changing {
 const ONE: &str = "[[listener]]\naddress = '127.0.0.1:0'\n";
 
 #[test]
-fn reloads_under_a_thousand_clients_drop_none_leave_no_gap_and_a_broken_file_changes_nothing() {
+fn reloads_under_a_thousand_clients_drop_none_and_a_broken_file_changes_nothing() {
     let mut changing = Changing::start(ONE);
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
@@ -79,7 +79,7 @@ fn reloads_under_a_thousand_clients_drop_none_leave_no_gap_and_a_broken_file_cha
 }
 
 #[test]
-fn listeners_come_and_go_and_only_the_clients_of_one_that_goes_are_told() {
+fn removing_a_listener_disconnects_only_its_own_clients() {
     let mut changing = Changing::start(ONE);
     let mut stays = changing.client("stays");
     let added = "[[listener]]\nname = 'guests'\naddress = 'localhost:0'\naddress_family = 'ipv6'\n";
@@ -96,7 +96,7 @@ fn listeners_come_and_go_and_only_the_clients_of_one_that_goes_are_told() {
 }
 
 #[test]
-fn a_listener_becomes_another_in_all_but_its_address_and_keeps_the_clients_that_it_has() {
+fn a_changed_listener_on_the_same_address_keeps_its_clients() {
     let mut changing = Changing::start(ONE);
     let mut old = changing.client("old");
     old.subscribe("a/#@1|house/a/#@1");
@@ -118,7 +118,7 @@ fn a_listener_becomes_another_in_all_but_its_address_and_keeps_the_clients_that_
 }
 
 #[test]
-fn a_listener_moves_to_an_address_that_its_old_one_is_in_the_way_of_or_stays_where_it_was() {
+fn a_listener_moves_to_an_overlapping_address_or_stays_where_it_was() {
     let (port, taken) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
     let taken = taken.local_addr().map(|address| (taken, address.port())).unwrap();
     let at = |host: &str, port: u16| format!("[[listener]]\naddress = '{host}:{port}'\n");
@@ -133,7 +133,7 @@ fn a_listener_moves_to_an_address_that_its_old_one_is_in_the_way_of_or_stays_whe
 }
 
 #[test]
-fn limits_count_at_once_but_what_a_client_was_told_stands() {
+fn new_limits_apply_at_once_but_not_to_values_a_client_was_told() {
     let mut changing = Changing::start(ONE);
     let mut old = changing.client("old");
     let limits = "[limits]\nsubscriptions_max = 1\npacket_bytes_max = 1000\n[mqtt]\nqos_max = 0\n";
@@ -176,7 +176,7 @@ fn a_file_that_changes_while_a_reload_goes_on_is_read_again() {
 }
 
 #[test]
-fn the_level_of_the_log_changes_and_what_needs_a_restart_is_named() {
+fn the_log_level_changes_and_keys_that_need_a_restart_are_named() {
     let mut changing = Changing::start(ONE);
     let told = changing.change(
         &format!("[log]\nlevel = 'debug'\nformat = 'json'\n[store]\nwindow_bytes = '64MiB'\n{ONE}"),

@@ -92,8 +92,7 @@ fn leave(mut client: Client) {
 }
 
 #[test]
-fn the_story_of_a_message_goes_from_its_publisher_to_each_acknowledgement_or_to_the_reason_why_there_is_none()
-{
+fn a_trace_goes_from_the_publisher_to_each_acknowledgement_or_drop_reason() {
     let folder = Folder::new("trace");
     let broker = start(&folder, "[mqtt]\nsys_interval_s = 0\n");
     let mut phone = resume(&broker, "phone");
@@ -130,7 +129,7 @@ fn the_story_of_a_message_goes_from_its_publisher_to_each_acknowledgement_or_to_
 }
 
 #[test]
-fn a_lost_message_is_found_by_the_client_that_waits_for_it_whatever_lies_between() {
+fn a_trace_by_receiver_finds_a_lost_message() {
     let folder = Folder::new("trace");
     let broker = start(&folder, "[mqtt]\nsys_interval_s = 0\n[store]\nqueue_messages_max = 1\n");
     let mut phone = resume(&broker, "phone");
@@ -150,7 +149,7 @@ fn a_lost_message_is_found_by_the_client_that_waits_for_it_whatever_lies_between
 }
 
 #[test]
-fn a_refusal_is_told_with_the_rule_and_a_will_is_followed_too() {
+fn a_trace_names_the_rule_of_a_refusal_and_follows_wills() {
     let folder = Folder::new("trace");
     let rules = "[[rule]]\nusers = ['ann']\npublish = ['own/#']\n";
     let broker =
@@ -166,7 +165,7 @@ fn a_refusal_is_told_with_the_rule_and_a_will_is_followed_too() {
 }
 
 #[test]
-fn traces_are_few_and_what_a_slow_reader_misses_is_told() {
+fn the_number_of_traces_is_bounded_and_a_slow_reader_is_told_what_it_missed() {
     let folder = Folder::new("trace");
     let broker = start(&folder, "[mqtt]\nsys_interval_s = 0\n");
     let traces: Vec<Trace> = (0..4).map(|_| Trace::start(&folder, &["--topic", "t"])).collect();
@@ -190,7 +189,7 @@ fn run_once(folder: &Folder) -> bool {
 }
 
 #[test]
-fn explain_says_who_would_get_a_message_and_who_would_not_and_why() {
+fn explain_lists_who_gets_a_message_who_does_not_and_why() {
     let folder = Folder::new("explain");
     let rules = "[[rule]]\nusers = ['root']\nall = ['#']\n\
                  [[rule]]\nusers = ['ann']\nsubscribe = ['#']\ndeny_subscribe = ['home/secret']\n\
@@ -249,7 +248,7 @@ fn explain_says_who_would_get_a_message_and_who_would_not_and_why() {
 }
 
 #[test]
-fn both_are_asked_over_http_with_the_token() {
+fn trace_and_explain_are_served_over_http_with_the_token() {
     const TOKEN: &str = "a-token-of-32-characters-for-tests";
     let toml = format!(
         "[mqtt]\nsys_interval_s = 0\n[admin]\naddress = '127.0.0.1:0'\ntoken = '{TOKEN}'\n\
@@ -282,7 +281,7 @@ fn both_are_asked_over_http_with_the_token() {
 }
 
 #[test]
-fn a_message_is_followed_over_a_reconnect_and_qos_2_ends_with_what_its_client_says() {
+fn a_trace_follows_a_message_over_a_reconnect_and_qos_2_to_its_reason_code() {
     let folder = Folder::new("trace");
     let broker = start(&folder, "[mqtt]\nsys_interval_s = 0\n");
     let mut phone = resume(&broker, "phone");

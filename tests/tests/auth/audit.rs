@@ -9,7 +9,7 @@ use lapwing_tests::program::Program;
 const RULES: &str = "[[rule]]\nusers = ['root']\nall = ['#']\n[[rule]]\nusers = ['ann']\nsubscribe = ['a']\n";
 
 #[test]
-fn the_audit_has_acceptance_refusal_takeover_denial_revocation_expulsion_and_reload() {
+fn the_audit_log_has_logins_refusals_takeovers_denials_revocations_and_reloads() {
     let mut broker = Program::with("").users(RULES).start();
     let ann = broker.client("ann");
     let line = broker.wait_for("accepted");
@@ -41,7 +41,7 @@ fn number(line: &str, word: &str) -> u64 {
 }
 
 #[test]
-fn denials_are_one_line_a_second_for_a_client_with_the_number_of_those_held_back() {
+fn denials_of_a_client_are_one_log_line_a_second_with_the_number_suppressed() {
     let broker = Program::with("").users(RULES).start();
     let mut ann = broker.client("ann");
     let began = Instant::now();
@@ -63,7 +63,7 @@ fn denials_are_one_line_a_second_for_a_client_with_the_number_of_those_held_back
 }
 
 #[test]
-fn nobody_writes_lines_or_colours_of_their_own_into_the_log() {
+fn client_text_cannot_add_lines_or_colours_to_the_log() {
     let mut broker = Program::with("").users(RULES).start();
     let address = broker.address("mqtt");
     let evil = "x\n2026-01-01T00:00:00Z  INFO forged\r\u{1b}[31m\u{9b}31m";

@@ -42,7 +42,7 @@ fn is_user(program: &Program, authority: &Authority, own: &Issued, id: &str, use
 }
 
 #[test]
-fn a_certificate_names_the_user_by_its_alternative_names_first_and_by_a_template() {
+fn the_user_of_a_certificate_is_its_alternative_name_first_or_a_template() {
     let (authority, folder) = (Authority::default(), Folder::new("names"));
     let program = start(&authority, &folder, REQUIRED);
     let cn = || Some(DnValue::from("common"));
@@ -82,7 +82,7 @@ fn a_certificate_names_the_user_by_its_alternative_names_first_and_by_a_template
 }
 
 #[test]
-fn g06_a_name_that_is_no_text_or_has_wildcards_or_control_characters_is_no_user() {
+fn g06_a_name_with_wildcards_or_control_characters_is_refused_as_a_user() {
     let (authority, folder) = (Authority::default(), Folder::new("badnames"));
     let mut program = start(&authority, &folder, REQUIRED);
     let name = |name: &str| name.try_into().unwrap();
@@ -108,7 +108,7 @@ fn g06_a_name_that_is_no_text_or_has_wildcards_or_control_characters_is_no_user(
 }
 
 #[test]
-fn g06_a_certificate_that_is_expired_or_of_another_authority_or_none_gets_nowhere_on_any_transport() {
+fn g06_an_expired_foreign_or_missing_certificate_is_refused_on_every_transport() {
     let (authority, stranger, folder) = (Authority::default(), Authority::default(), Folder::new("bad"));
     let keys = authority.serve(&folder, "server");
     let mut program = Program::start(&format!(
@@ -133,7 +133,7 @@ fn g06_a_certificate_that_is_expired_or_of_another_authority_or_none_gets_nowher
 }
 
 #[test]
-fn g06_a_revoked_certificate_is_refused_and_its_live_connection_ended_once_the_list_says_so() {
+fn g06_revoking_a_certificate_refuses_it_and_ends_its_live_connection() {
     let (authority, folder) = (Authority::default(), Folder::new("crl"));
     let list = folder.file("list.pem", &authority.revoke(&[7], false));
     let mut program =
@@ -165,7 +165,7 @@ fn g06_a_revoked_certificate_is_refused_and_its_live_connection_ended_once_the_l
 }
 
 #[test]
-fn g06_a_user_of_one_listener_is_not_one_of_another_with_other_authorities() {
+fn g06_a_certificate_of_one_listener_is_refused_by_one_with_other_authorities() {
     let (plant, office, folder) = (Authority::default(), Authority::default(), Folder::new("two"));
     let acl =
         folder.file("acl.toml", "[[rule]]\nlisteners = ['plant']\nusers = ['ann']\nall = ['plant/#']\n");
@@ -276,7 +276,7 @@ fn h09_a_private_key_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn mosquitto_clients_come_in_by_their_certificate() {
+fn mosquitto_clients_log_in_by_certificate() {
     if !is_there("mosquitto-clients", Path::new("mosquitto_pub")) {
         return;
     }

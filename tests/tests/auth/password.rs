@@ -31,7 +31,7 @@ fn with_input(arguments: &[&str], input: &str) -> Output {
 }
 
 #[test]
-fn b08_wrong_credentials_are_answered_late_and_alike_whatever_is_wrong_with_them() {
+fn b08_all_wrong_credentials_get_the_same_late_answer() {
     let mut broker = Program::with("").users(ALL).start();
     drop(broker.client("ann"));
     let mut words = Vec::new();
@@ -51,7 +51,7 @@ fn b08_wrong_credentials_are_answered_late_and_alike_whatever_is_wrong_with_them
 }
 
 #[test]
-fn b08_an_address_that_guesses_is_shut_out_for_the_minute_but_a_device_known_to_be_right_is_not() {
+fn b08_a_guessing_address_is_blocked_for_a_minute_but_known_good_devices_are_not() {
     let broker = Program::with("").users(ALL).auth("failures_per_address_max = 5").start();
     drop(broker.client("ann"));
     let address = broker.address("mqtt");
@@ -78,7 +78,7 @@ fn b08_an_address_that_guesses_is_shut_out_for_the_minute_but_a_device_known_to_
 }
 
 #[test]
-fn b08_more_passwords_than_the_queue_holds_are_told_that_the_server_is_busy() {
+fn b08_a_full_password_queue_answers_server_busy() {
     let folder = Folder::new("busy");
     let slow = lapwing::auth::password::Cost { memory_kib: 32_768, passes: 4 };
     let hash = lapwing::auth::password::Hash::make(b"pw", slow, &mut Vec::new()).unwrap();
@@ -104,7 +104,7 @@ fn b08_more_passwords_than_the_queue_holds_are_told_that_the_server_is_busy() {
 }
 
 #[test]
-fn a_client_without_credentials_is_told_which_listener_wants_them_and_what_would_change_it() {
+fn a_client_without_credentials_is_told_the_listener_and_the_remedy() {
     let mut broker = Program::with("").users(ALL).start();
     let connack = knock(&broker, "5.0", &[("id", "x")]);
     assert_eq!(code(&connack), 0x87);
@@ -117,7 +117,7 @@ fn a_client_without_credentials_is_told_which_listener_wants_them_and_what_would
 }
 
 #[test]
-fn anonymous_clients_come_in_beside_users_where_that_is_allowed_and_wrong_passwords_still_do_not() {
+fn anonymous_clients_are_accepted_where_allowed_and_wrong_passwords_are_not() {
     let broker = Program::with("")
         .users("[[rule]]\nanonymous = true\nsubscribe = ['a']\n")
         .auth("allow_anonymous = true")
@@ -130,7 +130,7 @@ fn anonymous_clients_come_in_beside_users_where_that_is_allowed_and_wrong_passwo
 }
 
 #[test]
-fn e02_a_client_identifier_belongs_to_its_user_connected_or_not_and_by_a_key_to_everybody() {
+fn e02_a_client_identifier_belongs_to_its_user_unless_a_key_frees_it() {
     let broker = Program::with("").users(ALL).start();
     let take = |broker: &Program, user: &str| {
         code(&knock(broker, "5.0", &[("id", "shared"), ("user", user), ("password", &password(user))]))
@@ -165,7 +165,7 @@ fn a_client_id_template_binds_client_identifiers_to_users() {
 }
 
 #[test]
-fn g01_a_broken_password_file_is_told_with_its_lines_and_the_old_one_stays() {
+fn g01_a_broken_password_file_is_reported_by_line_and_the_old_one_stays() {
     let mut broker = Program::with("").users(ALL).start();
     let good = std::fs::read_to_string(broker.folder.0.join("users")).unwrap();
     let cases = [
@@ -192,7 +192,7 @@ fn g01_a_broken_password_file_is_told_with_its_lines_and_the_old_one_stays() {
 }
 
 #[test]
-fn g05_a_listener_for_others_starts_with_users_and_not_without() {
+fn g05_a_public_listener_needs_users_to_start() {
     let folder = Folder::new("open");
     let users = secret_file(&folder, "users", &password_lines(&[("ann", "x")]));
     let test = |toml: &str| {
@@ -217,7 +217,7 @@ fn g05_a_listener_for_others_starts_with_users_and_not_without() {
 }
 
 #[test]
-fn g10_a_password_is_in_no_log_no_sys_topic_no_answer_and_not_in_memory_afterwards() {
+fn g10_a_password_is_in_no_log_sys_topic_or_answer_and_does_not_stay_in_memory() {
     const SECRET: &str = "correct-horse-battery-staple";
     const GUESS: &str = "incorrect-horse-battery-staple";
     let folder = Folder::new("secret");
@@ -269,7 +269,7 @@ fn memory_of(process: u32) -> Vec<u8> {
 }
 
 #[test]
-fn g12_files_of_mosquitto_are_read_as_they_are_and_one_flipped_bit_is_not_the_password() {
+fn g12_password_files_of_mosquitto_are_read_and_one_flipped_bit_is_refused() {
     if !is_there("mosquitto", Path::new("mosquitto_passwd")) {
         return;
     }
@@ -313,7 +313,7 @@ fn g12_files_of_mosquitto_are_read_as_they_are_and_one_flipped_bit_is_not_the_pa
 }
 
 #[test]
-fn users_are_added_listed_checked_and_removed_and_the_running_broker_follows() {
+fn a_running_broker_follows_users_added_and_removed_by_command() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new("cli");
     let file = folder.0.join("users").display().to_string();

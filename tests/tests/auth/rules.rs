@@ -24,7 +24,7 @@ fn last(broker: &Program, topic: &str) {
 }
 
 #[test]
-fn f01_a_denied_publish_is_refused_with_words_at_every_qos_and_reaches_nobody() {
+fn f01_a_denied_publish_is_refused_with_a_reason_at_every_qos_and_not_routed() {
     let mut broker = guarded("[[rule]]\nusers = ['ann']\npublish = ['a/#']\n");
     let mut root = broker.client("root");
     root.subscribe("#");
@@ -44,7 +44,7 @@ fn f01_a_denied_publish_is_refused_with_words_at_every_qos_and_reaches_nobody() 
 }
 
 #[test]
-fn f01_an_mqtt_3_client_is_acknowledged_and_not_believed_or_closed_by_a_key() {
+fn f01_a_denied_mqtt_3_publish_is_acknowledged_and_dropped_or_closed_by_a_key() {
     let broker = guarded("[[rule]]\nusers = ['ann']\npublish = ['a/#']\n");
     let mut root = broker.client("root");
     root.subscribe("#");
@@ -59,7 +59,7 @@ fn f01_an_mqtt_3_client_is_acknowledged_and_not_believed_or_closed_by_a_key() {
 }
 
 #[test]
-fn f02_a_subscription_wider_than_its_grant_is_refused_and_the_word_says_which_rule_is_near() {
+fn f02_a_subscription_wider_than_its_grant_is_refused_naming_the_nearest_rule() {
     let mut broker = guarded("[[rule]]\nusers = ['ann']\nsubscribe = ['a/#', 'c/+']\n");
     let mut ann = broker.client("ann");
     assert_eq!(ann.subscribe("#@1|a/#@1|+/b@1|a/+/c@1|c/#@1|c/d@1|b@1"), "135|1|135|1|135|1|135");
@@ -75,7 +75,7 @@ fn f02_a_subscription_wider_than_its_grant_is_refused_and_the_word_says_which_ru
 }
 
 #[test]
-fn f02_by_a_key_a_wide_subscription_brings_what_is_allowed_of_it() {
+fn f02_with_a_key_a_wide_subscription_delivers_its_allowed_part() {
     let broker = Program::with("")
         .users(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a/#']\n"))
         .auth("wide_subscriptions = 'filter'")
@@ -92,7 +92,7 @@ fn f02_by_a_key_a_wide_subscription_brings_what_is_allowed_of_it() {
 const BUT_SECRET: &str = "[[rule]]\nusers = ['ann']\nsubscribe = ['#']\ndeny_subscribe = ['secret/#']\n";
 
 #[test]
-fn f03_what_is_denied_within_a_subscription_is_not_delivered_live_retained_or_shared() {
+fn f03_denied_topics_are_not_delivered_live_retained_or_shared() {
     let broker = guarded(BUT_SECRET);
     let mut root = broker.client("root");
     root.publish("secret/kept", "no", &[("retain", "1")]);
@@ -109,7 +109,7 @@ fn f03_what_is_denied_within_a_subscription_is_not_delivered_live_retained_or_sh
 }
 
 #[test]
-fn f03_what_is_denied_is_not_delivered_of_a_queue_of_flights_or_of_a_will() {
+fn f03_denied_topics_are_not_delivered_from_queues_flights_or_wills() {
     let broker = guarded(BUT_SECRET);
     let mut ann = broker.client("ann");
     ann.subscribe("#@2");
@@ -125,7 +125,7 @@ fn f03_what_is_denied_is_not_delivered_of_a_queue_of_flights_or_of_a_will() {
 }
 
 #[test]
-fn f03_f05_a_flight_whose_right_is_revoked_is_not_sent_again() {
+fn f03_f05_a_flight_is_not_resent_once_its_right_is_revoked() {
     let mut broker = guarded("[[rule]]\nusers = ['ann']\nsubscribe = ['a', 'b']\n");
     let mut ann = broker.client("ann");
     ann.subscribe("a@1|b@1");
@@ -142,7 +142,7 @@ fn f03_f05_a_flight_whose_right_is_revoked_is_not_sent_again() {
 }
 
 #[test]
-fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
+fn f04_a_retained_message_is_removed_with_the_right_of_its_publisher() {
     let with = "[[rule]]\nusers = ['ann']\npublish = ['a/#']\n";
     let mut broker = guarded(with);
     broker.client("ann").publish("a/kept", "by ann", &[("retain", "1")]);
@@ -165,7 +165,7 @@ fn f04_a_retained_message_goes_with_the_right_of_its_publisher() {
 }
 
 #[test]
-fn f04_f05_what_was_revoked_while_the_broker_was_down_is_revoked_when_it_is_back() {
+fn f04_f05_rights_revoked_while_the_broker_was_down_are_revoked_at_its_start() {
     use lapwing_tests::access::{USERS, password_lines, secret_file};
     let folder = Folder::new("restart");
     let passwords: Vec<String> = USERS.iter().map(|user| password(user)).collect();
@@ -210,7 +210,7 @@ fn f04_f05_what_was_revoked_while_the_broker_was_down_is_revoked_when_it_is_back
 }
 
 #[test]
-fn f05_a_revoked_subscription_brings_nothing_more_to_a_live_connection_whatever_waits() {
+fn f05_a_revoked_subscription_delivers_nothing_more_even_from_its_queue() {
     let with = "[[rule]]\nusers = ['ann']\nsubscribe = ['a', 'b', '$share/g/c']\n";
     let mut broker = guarded(with);
     let mut ann = broker.client("ann");
@@ -229,7 +229,7 @@ fn f05_a_revoked_subscription_brings_nothing_more_to_a_live_connection_whatever_
 }
 
 #[test]
-fn f05_a_subscription_revoked_while_its_client_was_away_is_gone_at_its_return() {
+fn f05_a_subscription_revoked_while_its_client_was_offline_is_gone_on_resume() {
     let with = "[[rule]]\nusers = ['ann']\nsubscribe = ['a', 'b']\n";
     let mut broker = guarded(with);
     let mut ann = broker.client("ann");
@@ -242,7 +242,7 @@ fn f05_a_subscription_revoked_while_its_client_was_away_is_gone_at_its_return() 
 }
 
 #[test]
-fn f05_by_a_key_a_client_whose_subscription_is_revoked_is_disconnected() {
+fn f05_with_a_key_a_client_with_a_revoked_subscription_is_disconnected() {
     let mut broker = Program::with("")
         .users(&rules("[[rule]]\nusers = ['ann']\nsubscribe = ['a']\n"))
         .auth("revoked_disconnects = true")
@@ -295,7 +295,7 @@ fn f07_a_delayed_will_is_judged_when_it_fires() {
 }
 
 #[test]
-fn f08_rules_are_about_the_filter_inside_a_shared_subscription_however_they_are_written() {
+fn f08_rules_apply_to_the_filter_inside_a_shared_subscription() {
     for denied in ["secret", "$share/g/secret", "$share/other/secret"] {
         let broker = guarded(&format!(
             "[[rule]]\nusers = ['ann']\nsubscribe = ['#']\ndeny_subscribe = ['{denied}']\n"
@@ -306,7 +306,7 @@ fn f08_rules_are_about_the_filter_inside_a_shared_subscription_however_they_are_
 }
 
 #[test]
-fn f09_a_client_identifier_or_user_with_wildcards_or_levels_means_nothing_but_itself() {
+fn f09_wildcards_and_levels_in_a_client_identifier_or_user_are_literal() {
     let broker = guarded(
         "[[rule]]\nusers = ['ann']\nall = ['dev/%c', 'dev/%c/#', 'user/%u/#']\ndeny = ['dev/%c/secret']\n",
     );
@@ -323,7 +323,7 @@ fn f09_a_client_identifier_or_user_with_wildcards_or_levels_means_nothing_but_it
 }
 
 #[test]
-fn f10_rules_are_about_the_topic_that_an_alias_stands_for() {
+fn f10_rules_apply_to_the_topic_behind_an_alias() {
     let broker = guarded("[[rule]]\nusers = ['ann']\npublish = ['a']\n");
     let mut ann = broker.client("ann");
     assert_eq!(ann.publish("a", "1", &[("p.alias", "1")])["reason"], "16");
@@ -337,7 +337,7 @@ fn f10_rules_are_about_the_topic_that_an_alias_stands_for() {
 }
 
 #[test]
-fn f14_a_removed_user_is_disconnected_at_once_and_nothing_of_it_goes_on() {
+fn f14_a_removed_user_is_disconnected_at_once() {
     let broker = guarded("[[rule]]\nusers = ['ann']\nall = ['#']\n");
     let mut watcher = broker.client_with("root", "5.0", &[("id", "watcher")]);
     let mut ann = broker.client_with("ann", "5.0", &[("will", "w"), ("will_payload", "will of ann")]);
@@ -363,7 +363,7 @@ fn f14_a_removed_user_is_disconnected_at_once_and_nothing_of_it_goes_on() {
 }
 
 #[test]
-fn f14_by_a_key_the_session_of_a_removed_user_ends_with_all_that_waits_in_it() {
+fn f14_with_a_key_the_session_of_a_removed_user_ends_with_its_queue() {
     let mut broker = Program::with("")
         .users(&rules("[[rule]]\nusers = ['ann']\nall = ['#']\n"))
         .auth("removed_users_end_sessions = true")
@@ -410,7 +410,7 @@ fn refused(toml: &str) -> String {
 }
 
 #[test]
-fn g04_a_misspelt_key_is_told_with_its_line_and_the_nearest_and_nothing_starts() {
+fn g04_a_misspelt_key_refuses_the_start_naming_line_and_nearest_key() {
     let told = refused("[auth]\nacl_flie = 'x'\n[[listener]]\nallow_anonymus = true\n");
     assert!(
         told.contains("lapwing.toml:2: unknown key 'acl_flie' in [auth]; did you mean 'acl_file'?"),
@@ -464,7 +464,7 @@ fn g03_a_reload_with_a_broken_file_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn rules_in_mosquittos_format_mean_what_they_mean_there() {
+fn rules_in_the_format_of_mosquitto_mean_the_same() {
     let folder = Folder::new("mosquitto");
     let acl = folder.file(
         "acl",

@@ -49,7 +49,7 @@ fn log_in(program: &Program, id: &str, name: &str, password: &str) -> (Client, F
 }
 
 #[test]
-fn a_user_comes_in_without_its_password_crossing_the_wire_and_the_broker_proves_itself() {
+fn scram_logs_a_user_in_without_sending_the_password_and_proves_the_broker() {
     let (program, _folder) = start("");
     assert_eq!(code(&log_in(&program, "a", "ann", "ann-pw").1), 0);
     // Names with a comma and an equals sign are escaped.
@@ -60,7 +60,7 @@ fn a_user_comes_in_without_its_password_crossing_the_wire_and_the_broker_proves_
 }
 
 #[test]
-fn b08_wrong_passwords_and_users_that_are_not_there_look_alike_and_wait() {
+fn b08_wrong_passwords_and_unknown_users_get_the_same_late_answer() {
     let (program, _folder) = start("failures_per_address_max = 4\n");
     let challenge = |name: &str| {
         let (_, _, auth) = begin(&program, "x", &format!("n,,n={name},r={NONCE}"));
@@ -86,7 +86,7 @@ fn b08_wrong_passwords_and_users_that_are_not_there_look_alike_and_wait() {
 }
 
 #[test]
-fn what_is_no_scram_gets_nowhere() {
+fn malformed_scram_is_refused() {
     let (program, _folder) = start("failures_per_address_max = 0\n");
     for first in [
         "p=tls-unique,,n=ann,r=12345678",
@@ -134,7 +134,7 @@ fn b12_an_unknown_method_is_refused_and_an_exchange_without_end_ends() {
 }
 
 #[test]
-fn a_connected_client_proves_itself_anew_and_cannot_become_somebody_else() {
+fn a_client_reauthenticates_and_cannot_change_its_user() {
     let (program, _folder) = start("");
     let again = |client: &mut Client, name: &str, password: &str| {
         let bare = format!("n={name},r={NONCE}");

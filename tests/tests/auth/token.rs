@@ -53,7 +53,7 @@ fn rs256(folder: &Folder) -> Option<Signer> {
 }
 
 #[test]
-fn tokens_of_every_algorithm_are_believed_and_none_by_a_key_that_is_not_known() {
+fn tokens_of_every_algorithm_are_accepted_and_unknown_keys_are_refused() {
     let folder = Folder::new("keys");
     let (es, ed, rs) = (Signer::es256(), Signer::eddsa(), rs256(&folder));
     let keys: String =
@@ -88,7 +88,7 @@ fn tokens_of_every_algorithm_are_believed_and_none_by_a_key_that_is_not_known() 
 }
 
 #[test]
-fn what_a_token_says_of_its_algorithm_cannot_make_a_public_key_a_secret_or_leave_the_signature_out() {
+fn the_algorithm_in_a_token_can_neither_confuse_keys_nor_omit_the_signature() {
     let folder = Folder::new("confusion");
     let es = Signer::es256();
     let keys = folder.file("keys.pem", &es.public);
@@ -239,7 +239,7 @@ fn a_token_grants_rights_groups_and_a_client_identifier() {
 }
 
 #[test]
-fn tokens_and_passwords_come_by_one_listener() {
+fn one_listener_accepts_tokens_and_passwords() {
     let folder = Folder::new("both");
     let users = secret_file(&folder, "users", &password_lines(&[("bob", "bob-pw")]));
     let (program, signer) = with_secret(&folder, &format!("password_file = '{}'\n", users.display()));

@@ -347,7 +347,7 @@ cases! {
 }
 
 #[test]
-fn a_converted_file_does_the_same_and_what_has_no_meaning_is_named_with_what_to_use_instead() {
+fn a_converted_file_behaves_the_same_and_dropped_options_are_named_with_remedies() {
     let folder = Folder::new("convert");
     let conf = folder.file(
         "x.conf",
@@ -371,7 +371,7 @@ fn a_converted_file_does_the_same_and_what_has_no_meaning_is_named_with_what_to_
 }
 
 #[test]
-fn a_misspelt_option_a_wrong_value_and_a_plugin_that_guards_an_open_listener_refuse_the_start() {
+fn a_misspelt_option_a_wrong_value_and_an_auth_plugin_refuse_the_start() {
     let folder = Folder::new("misspelt");
     let conf = folder.file(
         "x.conf",
@@ -391,7 +391,7 @@ fn a_misspelt_option_a_wrong_value_and_a_plugin_that_guards_an_open_listener_ref
 }
 
 #[test]
-fn content_and_name_tell_the_kind_of_a_file_and_format_settles_doubt() {
+fn the_kind_of_a_file_is_told_by_content_and_name_or_by_format() {
     let folder = Folder::new("kind");
     let kind = |name: &str, text: &str, more: &[&str]| {
         let file = folder.file(name, text);
@@ -410,8 +410,7 @@ fn content_and_name_tell_the_kind_of_a_file_and_format_settles_doubt() {
 }
 
 #[test]
-fn the_first_client_of_a_listener_without_authentication_is_told_why_it_is_refused_and_the_log_what_would_change_it()
- {
+fn a_refused_anonymous_client_is_told_why_and_the_log_names_the_remedy() {
     let (folder, ports) = (Folder::new("first"), free_ports());
     folder.file("mosquitto.conf", &format!("listener {} 127.0.0.1\n", ports[0]));
     let mut broker = Program::by(&["-c", "mosquitto.conf"]).inside(&folder.0).start();

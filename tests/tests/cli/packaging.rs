@@ -72,7 +72,7 @@ fn the_unit_is_one_that_systemd_reads() {
 }
 
 #[test]
-fn a_container_is_well_while_its_broker_answers_also_when_that_asks_for_a_password() {
+fn a_container_is_healthy_while_its_broker_answers_even_with_a_refusal() {
     let path = format!("{}:{}", binary().parent().unwrap().display(), std::env::var("PATH").unwrap());
     let health = |port: &str| {
         let mut command = Command::new("sh");

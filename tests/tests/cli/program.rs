@@ -44,7 +44,7 @@ fn open(address: &str) -> TcpStream {
 }
 
 #[test]
-fn without_arguments_but_a_port_it_serves_both_families_of_loopback_and_says_what_to_type_next() {
+fn with_only_a_port_it_serves_both_loopback_addresses_and_names_the_next_command() {
     let mut broker = Program::by(&["-p", "0"]).spawn();
     let started = broker.wait_for("Lapwing ");
     // To open it to the network takes a user; a test of passwords shows that the second command starts then.
@@ -171,7 +171,7 @@ fn mistaken(broker: &mut Program, scheme: &str, bytes: &[u8], text: &str) {
 }
 
 #[test]
-fn who_comes_to_the_wrong_port_is_told_in_the_log() {
+fn another_protocol_on_the_port_is_named_in_the_log() {
     let mut broker = Program::with("").all_transports().start();
     let connect = connect_packet("x", "3.1.1");
     mistaken(&mut broker, "mqtt", &[0x16, 3, 1, 0, 0], "looks like TLS");
@@ -183,7 +183,7 @@ fn who_comes_to_the_wrong_port_is_told_in_the_log() {
 }
 
 #[test]
-fn a_refusal_in_the_log_says_who_where_why_and_which_key() {
+fn a_refusal_is_logged_with_client_listener_cause_and_key() {
     let mut broker = Program::start("[limits]\nsubscriptions_max = 1\n");
     let mut stream = open(&broker.address("mqtt"));
     stream.write_all(&connect_packet("curious", "3.1.1")).unwrap();
@@ -222,7 +222,7 @@ fn a_unix_socket_serves_and_is_gone_afterwards() {
 }
 
 #[test]
-fn test_config_finds_what_a_start_would_before_any_port_opens() {
+fn test_config_finds_every_error_of_a_start_without_opening_a_port() {
     let folder = Folder::new("machine");
     let in_the_way = folder.file("file", "").display().to_string();
     let path = folder.0.display();
@@ -302,7 +302,7 @@ fn a_wrong_environment_and_a_wrong_include_are_told_with_the_nearest_name() {
 }
 
 #[test]
-fn a_packet_that_is_too_large_is_told_to_the_client_and_in_the_log_with_size_limit_and_key() {
+fn a_packet_too_large_is_refused_and_logged_with_size_limit_and_key() {
     let mut broker = Program::start("[limits]\npacket_bytes_max = 1000\n");
     let mut stream = open(&broker.address("mqtt"));
     stream.write_all(&connect_packet("large", "5.0")).unwrap();

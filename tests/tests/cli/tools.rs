@@ -269,7 +269,7 @@ fn pub_sends_and_ends_as_mosquitto_pub_does() {
 }
 
 #[test]
-fn who_is_refused_ends_with_the_reason_code_as_mosquittos_clients_do() {
+fn a_refused_tool_exits_with_the_reason_code_like_the_clients_of_mosquitto() {
     let rules = "[[rule]]\npublish = ['may']\nsubscribe = ['may']\n";
     let broker = Program::with("").users(rules).start();
     let port = broker.port("mqtt");
@@ -316,7 +316,7 @@ fn who_is_refused_ends_with_the_reason_code_as_mosquittos_clients_do() {
 }
 
 #[test]
-fn each_transport_carries_them() {
+fn the_tools_use_every_transport() {
     let broker = Program::with("").all_transports().start();
     let folder = &broker.folder;
     let ca = folder.0.join("ca.pem").display().to_string();
@@ -357,7 +357,7 @@ fn each_transport_carries_them() {
 }
 
 #[test]
-fn insecure_takes_another_name_but_no_stranger_and_a_certificate_says_who_we_are() {
+fn insecure_accepts_another_host_name_but_no_other_authority() {
     let (authority, folder) = (Authority::default(), Folder::new("tools-tls"));
     let keys = authority.serve(&folder, "server");
     let elsewhere = authority.issue(Wanted { server: &["broker.example"], ..Wanted::default() });
@@ -393,7 +393,7 @@ fn insecure_takes_another_name_but_no_stranger_and_a_certificate_says_who_we_are
 }
 
 #[test]
-fn they_talk_to_mosquitto() {
+fn the_tools_talk_to_mosquitto() {
     let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
         .iter()
         .map(Path::new)
@@ -479,7 +479,7 @@ fn lines_are_published_as_they_come() {
 }
 
 #[test]
-fn json_says_everything_and_keeps_bytes_that_are_no_text() {
+fn json_output_has_every_property_and_keeps_binary_payloads() {
     let broker = plain();
     let port = broker.port("mqtt");
     let publish = [
@@ -508,7 +508,7 @@ fn json_says_everything_and_keeps_bytes_that_are_no_text() {
 }
 
 #[test]
-fn aliases_of_the_broker_stand_for_their_topics_and_values_may_begin_like_flags() {
+fn topic_aliases_are_resolved_and_values_may_begin_with_a_dash() {
     let broker = plain();
     let port = broker.port("mqtt");
     let aliases =
@@ -536,7 +536,7 @@ fn retained_messages_are_removed_by_filter() {
 }
 
 #[test]
-fn a_subscriber_with_a_session_goes_on_when_the_broker_was_killed_and_prints_each_message_once() {
+fn a_subscriber_with_a_session_survives_kill_9_and_prints_each_message_once() {
     let state = Folder::new("tools-state");
     let port = free_port().to_string();
     let toml = format!("[[listener]]\naddress = '127.0.0.1:{port}'\n");
@@ -570,7 +570,7 @@ fn a_subscriber_with_a_session_goes_on_when_the_broker_was_killed_and_prints_eac
 }
 
 #[test]
-fn who_is_interrupted_says_goodbye_so_that_no_will_is_sent() {
+fn an_interrupted_tool_disconnects_cleanly_so_that_no_will_is_sent() {
     let broker = plain();
     let port = broker.port("mqtt");
     let wills = Listening::start(&["-p", &port, "-t", "will/#", "-t", "end", "-C", "2"]);
@@ -675,7 +675,7 @@ fn top_shows_the_busy_topics_first_and_what_is_above_them() {
 }
 
 #[test]
-fn what_is_said_wrong_is_named_with_what_to_do() {
+fn wrong_arguments_are_named_with_the_remedy() {
     let broker = plain();
     let port = broker.port("mqtt");
     let cases: &[(&str, &[&str], &str)] = &[
@@ -712,7 +712,7 @@ fn what_is_said_wrong_is_named_with_what_to_do() {
 }
 
 #[test]
-fn the_page_about_them_is_true() {
+fn the_tools_page_matches_the_help() {
     let broker = plain();
     let page = std::fs::read_to_string(lapwing_tests::program::root().join("docs/TOOLS.md")).unwrap();
     let block = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();

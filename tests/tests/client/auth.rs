@@ -79,7 +79,7 @@ fn log_in(scram: &Scram) -> Result<(), Error> {
 }
 
 #[test]
-fn a_device_proves_that_it_knows_the_password_and_the_broker_does_too() {
+fn scram_proves_the_device_to_the_broker_and_the_broker_to_the_device() {
     let mut scram = Scram { password: "ann-pw", expects: RefCell::default(), pretends: false };
     assert_eq!(log_in(&scram), Ok(()));
     scram.pretends = true;

@@ -197,7 +197,7 @@ fn every_qos_goes_to_the_broker_and_comes_back_in_both_versions() {
 }
 
 #[test]
-fn a_link_that_breaks_after_any_byte_of_the_dialogue_loses_nothing_and_doubles_no_qos_2_message() {
+fn a_link_that_breaks_after_any_byte_loses_nothing_and_doubles_no_qos_2_message() {
     let broker = Inside::start("");
     for (name, version) in [("v3", Version::V311), ("v5", Version::V5)] {
         let heard = witness(&broker, &format!("{name}/#"));
@@ -266,7 +266,7 @@ fn dice(seed: u32) -> impl FnMut(u32) -> u32 {
 }
 
 #[test]
-fn over_links_that_die_again_and_again_qos_1_keeps_its_order_and_qos_2_comes_exactly_once() {
+fn over_failing_links_qos_1_keeps_its_order_and_qos_2_arrives_exactly_once() {
     let broker = Inside::start("");
     for (seed, (name, version)) in [(1, ("v3", Version::V311)), (2, ("v5", Version::V5))] {
         let heard = witness(&broker, &format!("{name}/#"));
@@ -356,7 +356,7 @@ async fn polls(mut times: usize) {
 }
 
 #[test]
-fn the_broker_hears_goodbye_or_publishes_the_will() {
+fn the_broker_gets_a_disconnect_or_publishes_the_will() {
     let broker = Inside::start("");
     let heard = witness(&broker, "will/#");
     for version in [Version::V311, Version::V5] {

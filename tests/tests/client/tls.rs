@@ -73,8 +73,7 @@ fn with_tls<T>(
 }
 
 #[test]
-fn a_device_that_shows_its_certificate_is_known_by_name_and_what_it_says_arrives_though_its_futures_are_dropped()
- {
+fn a_device_with_a_certificate_is_identified_and_dropped_futures_lose_nothing() {
     let house = House::open(REQUIRED);
     let own = house.authority.client("pump", 1);
     with_tls(&house, house.trust(), "localhost", Some(&own), async |mut net| {
@@ -129,7 +128,7 @@ fn a_tunnel_takes_one_connection_after_the_other_and_the_outbox_goes_on() {
 }
 
 #[test]
-fn a_server_of_another_authority_or_with_another_name_is_not_talked_to() {
+fn a_server_of_another_authority_or_name_is_refused() {
     let house = House::open("");
     let stranger = Authority::default();
     for (trusts, name, good) in [
@@ -143,7 +142,7 @@ fn a_server_of_another_authority_or_with_another_name_is_not_talked_to() {
 }
 
 #[test]
-fn a_server_whose_certificate_has_ended_is_not_talked_to() {
+fn a_server_with_an_expired_certificate_is_refused() {
     let (authority, folder) = (Authority::default(), Folder::new("ended"));
     let keys = authority.serve(&folder, "server");
     let ended = authority.issue(Wanted { server: &["localhost"], expired: true, ..Wanted::default() });
@@ -156,7 +155,7 @@ fn a_server_whose_certificate_has_ended_is_not_talked_to() {
 }
 
 #[test]
-fn a_device_without_a_certificate_or_with_one_of_a_stranger_is_turned_away_where_one_is_required() {
+fn a_device_without_a_valid_certificate_is_refused_where_one_is_required() {
     let house = House::open(REQUIRED);
     let stranger = Authority::default().client("pump", 1);
     for own in [None, Some(&stranger)] {

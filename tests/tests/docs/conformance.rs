@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[test]
-fn every_statement_that_concerns_a_server_is_shown_by_a_test_and_the_document_says_so() {
+fn every_server_statement_has_a_test_and_the_document_lists_it() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).canonicalize().unwrap();
     let (document, wrong) = lapwing_tests::table::make(&root);
     let path = root.join("docs/CONFORMANCE.md");

@@ -35,7 +35,7 @@ fn run(folder: &Path, block: &str, ports: &Ports) -> String {
 }
 
 #[test]
-fn the_commands_of_the_test_drive_lead_to_users_tls_figures_and_the_reason_why_a_message_was_lost() {
+fn the_commands_of_the_test_drive_work_as_written() {
     if !is_there("curl", "curl".as_ref()) {
         return;
     }

@@ -72,7 +72,7 @@ fn with_bans() -> (Program, Folder) {
 }
 
 #[test]
-fn f14_a_banned_client_is_disconnected_and_not_let_in_again_until_the_ban_is_lifted() {
+fn f14_a_banned_client_is_disconnected_and_refused_until_the_ban_is_lifted() {
     let (mut program, folder) = with_bans();
     let victim = connect(&program, "victim");
     let mut other = connect(&program, "other");
@@ -123,7 +123,7 @@ fn a_client_that_flaps_is_banned_for_a_while() {
 }
 
 #[test]
-fn e01_two_clients_with_one_identifier_are_both_named_and_slowed_down_and_lose_nothing() {
+fn e01_two_clients_with_one_identifier_are_logged_and_slowed_and_lose_nothing() {
     let mut program = Program::start("");
     let address = program.address("mqtt");
     let resume = || Client::resume(&address, "twin", "5.0").unwrap();
@@ -148,7 +148,7 @@ fn e01_two_clients_with_one_identifier_are_both_named_and_slowed_down_and_lose_n
 }
 
 #[test]
-fn a_client_that_does_not_keep_up_is_let_go_where_the_policy_says_so() {
+fn a_slow_client_is_disconnected_where_the_policy_says_so() {
     let mut program = Program::start(
         "[limits]\nqueue_policy = 'disconnect'\nqueued_messages_max = 100\nwrite_stall_timeout_s = 3600",
     );

@@ -31,7 +31,7 @@ fn binary_header(ip: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn a_listed_proxy_says_whose_connection_it_is_in_both_versions() {
+fn the_header_of_a_listed_proxy_names_the_client_in_both_versions() {
     let mut program = Program::start(BEHIND);
     assert_eq!(connack(&program, b"PROXY TCP4 192.0.2.7 127.0.0.1 56324 1883\r\n"), [0x20, 2, 0, 0]);
     assert!(program.wait_for("connected client=behind").contains("peer=192.0.2.7:56324"));
@@ -40,14 +40,14 @@ fn a_listed_proxy_says_whose_connection_it_is_in_both_versions() {
 }
 
 #[test]
-fn a_listed_proxy_that_does_not_say_it_is_refused_and_told_how() {
+fn a_listed_proxy_without_a_header_is_refused_with_the_remedy() {
     let mut program = Program::start(BEHIND);
     assert!(connack(&program, b"").is_empty());
     program.wait_for("no PROXY header: the proxy has to be told to send one");
 }
 
 #[test]
-fn who_is_not_listed_is_not_believed() {
+fn the_header_of_an_unlisted_proxy_is_refused() {
     let mut program = Program::with("").listener("proxy_protocol_from = ['192.0.2.0/24']").start();
     assert!(connack(&program, b"PROXY TCP4 192.0.2.7 127.0.0.1 56324 1883\r\n").is_empty());
     program.wait_for("connection refused");
@@ -56,7 +56,7 @@ fn who_is_not_listed_is_not_believed() {
 }
 
 #[test]
-fn bounds_and_bans_are_about_the_client_behind_the_proxy() {
+fn limits_and_bans_apply_to_the_client_behind_the_proxy() {
     let folder = Folder::new("bans");
     let list = folder.file("bans.toml", "[[ban]]\naddress = '192.0.2.66'\n");
     let mut program = Program::start(&format!(
@@ -75,7 +75,7 @@ fn bounds_and_bans_are_about_the_client_behind_the_proxy() {
 }
 
 #[test]
-fn a_health_check_is_no_line_in_the_log() {
+fn a_health_check_of_a_proxy_is_not_logged() {
     let mut program = Program::start(BEHIND);
     drop(TcpStream::connect(program.address("mqtt")).unwrap());
     assert!(

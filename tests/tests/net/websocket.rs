@@ -73,7 +73,7 @@ fn the_subprotocol_mqtt_is_chosen_and_nothing_else_is_served() {
 }
 
 #[test]
-fn pages_of_other_origins_are_kept_out_where_origins_are_listed() {
+fn pages_of_unlisted_origins_are_refused() {
     let broker = broker("websocket_origins = ['https://good.example']\n");
     let from =
         |origin| open(&broker, "/mqtt", &[("Sec-WebSocket-Protocol", "mqtt"), ("Origin", origin)]).map(drop);
@@ -84,7 +84,7 @@ fn pages_of_other_origins_are_kept_out_where_origins_are_listed() {
 
 // 3.1.1: [MQTT-6.0.0-2]  5.0: [MQTT-6.0.0-2]
 #[test]
-fn packets_in_frames_of_one_byte_and_many_packets_in_one_frame_are_the_same_dialogue() {
+fn packets_may_be_split_over_frames_or_share_one_frame() {
     let broker = broker("");
     let dialogue: Vec<u8> = [
         ("connect", fields(&[("id", "x")])),
@@ -148,7 +148,7 @@ fn http(broker: &Program, request: &[u8]) -> String {
 }
 
 #[test]
-fn a_browser_that_opens_the_address_as_a_page_is_told_to_upgrade() {
+fn a_plain_http_request_is_told_to_upgrade() {
     let broker = broker("");
     let answer = http(&broker, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(answer, "HTTP/1.1 426 Upgrade Required");

@@ -79,7 +79,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn b10_websocket_frames_that_are_none_end_the_connection_with_their_code() {
+fn b10_malformed_websocket_frames_close_the_connection_with_their_code() {
     let broker = Program::with("").all_transports().start();
     let address = broker.address("ws");
     let unmasked = [0x82, 2, 0xc0, 0].to_vec();
@@ -116,7 +116,7 @@ fn b10_websocket_frames_that_are_none_end_the_connection_with_their_code() {
 }
 
 #[test]
-fn e10_a_stop_with_a_thousand_clients_and_some_that_do_not_read_tells_all_and_takes_seconds() {
+fn e10_a_stop_with_a_thousand_clients_and_stuck_readers_takes_seconds() {
     let mut broker = Program::start("[limits]\nshutdown_timeout_s = 5\n");
     let address = broker.address("mqtt");
     let mut clients: Vec<Client> = (0..1_000).map(|n| connect(&address, &format!("c{n}"))).collect();
@@ -136,7 +136,7 @@ fn e10_a_stop_with_a_thousand_clients_and_some_that_do_not_read_tells_all_and_ta
 }
 
 #[test]
-fn h06_without_file_descriptors_accepting_rests_and_nobody_is_thrown_out() {
+fn h06_without_file_descriptors_accepting_pauses_and_no_client_is_dropped() {
     let mut broker = Program::start("");
     let address = broker.address("mqtt");
     let mut honest = connect(&address, "honest");
@@ -159,7 +159,7 @@ fn h06_without_file_descriptors_accepting_rests_and_nobody_is_thrown_out() {
 }
 
 #[test]
-fn h07_above_its_share_of_memory_publishing_waits_the_others_are_served_and_it_passes() {
+fn h07_above_the_memory_limit_publishers_wait_and_subscribers_are_served() {
     let mut broker = Program::start(
         "[limits]\nmemory_budget_bytes = '120MiB'\nqueued_bytes_max = '1GiB'\n[store]\nin_memory = true\n\
          [[listener]]\naddress = '127.0.0.1:0'\n",

@@ -354,7 +354,7 @@ fn full(policy: &str) -> Site {
 }
 
 #[test]
-fn sys_has_the_sum_of_what_was_dropped_and_a_client_its_own() {
+fn sys_topics_have_the_sum_of_drops_and_each_client_its_own() {
     let folder = Folder::new("drops");
     let socket = folder.0.join("ctl.sock").display().to_string();
     let broker = Program::start(&format!(
@@ -374,7 +374,7 @@ fn sys_has_the_sum_of_what_was_dropped_and_a_client_its_own() {
 }
 
 #[test]
-fn the_list_of_reasons_is_the_documented_one_and_the_tested_one() {
+fn every_drop_reason_is_documented_and_tested() {
     let tested: Vec<&str> = TESTED.iter().map(|(_, name)| *name).collect();
     let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     assert_eq!(tested, names, "each reason has a test of its name above, in their order");

@@ -59,7 +59,7 @@ fn resident_mib(broker: &Program) -> u64 {
 }
 
 #[test]
-fn a_subscriber_that_stops_reading_costs_a_bounded_queue_and_is_closed_while_others_get_everything() {
+fn a_subscriber_that_stops_reading_is_closed_and_the_others_get_everything() {
     let mut broker = Program::start("[limits]\nwrite_stall_timeout_s = 1\n");
     let mut stuck = Client::connect(&broker, "stuck", "1");
     stuck.send("subscribe", &[("filters", "flood")]);
@@ -80,7 +80,7 @@ fn a_subscriber_that_stops_reading_costs_a_bounded_queue_and_is_closed_while_oth
 }
 
 #[test]
-fn a_client_that_never_reads_its_answers_is_not_read_from_and_then_closed() {
+fn a_client_that_never_reads_its_acknowledgements_is_paused_and_then_closed() {
     let mut broker = Program::start("[limits]\nwrite_stall_timeout_s = 1\n");
     let mut flood = Client::connect(&broker, "flood", "1");
     flood.stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -96,7 +96,7 @@ fn a_client_that_never_reads_its_answers_is_not_read_from_and_then_closed() {
 }
 
 #[test]
-fn two_devices_with_the_same_identifier_fight_and_no_qos_1_message_is_lost() {
+fn two_devices_with_one_identifier_lose_no_qos_1_message() {
     const MESSAGES: usize = 300;
     // As fast as they can: that they are slowed down otherwise is another test.
     let broker = Program::start("[limits]\ntakeovers_damped = false\n");
@@ -146,7 +146,7 @@ fn an_unsubscribe_ends_a_long_replay_of_retained_messages() {
 }
 
 #[test]
-fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
+fn a_client_that_disconnects_and_reconnects_at_once_leaves_no_will() {
     let broker = Program::start("[limits]\ntakeovers_damped = false\n");
     let mut watcher = Client::connect(&broker, "watcher", "1");
     watcher.send("subscribe", &[("filters", "gone|end")]);
@@ -172,7 +172,7 @@ fn a_client_that_disconnects_and_is_back_at_once_leaves_no_will() {
 
 /// Each connection is closed before the next begins, only that the broker may not have noticed.
 #[test]
-fn a_client_that_comes_again_at_once_has_no_quarrel_with_itself() {
+fn a_client_that_reconnects_at_once_is_not_damped() {
     let mut broker = Program::start("[store]\nin_memory = true\n");
     let begun = Instant::now();
     for _ in 0..200 {

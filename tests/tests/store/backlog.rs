@@ -115,7 +115,7 @@ fn segments(disk: &MemoryDisk) -> usize {
 }
 
 #[test]
-fn a_backlog_is_written_once_and_its_log_is_used_again_when_it_is_read() {
+fn a_backlog_is_written_once_and_its_segments_are_reused_once_it_is_read() {
     let disk = MemoryDisk::forgetful();
     let store = open(&disk);
     write(&store, [session(1), session(2)]);
@@ -183,7 +183,7 @@ fn a_message_of_several_sessions_that_leaves_the_log_is_written_once() {
 }
 
 #[test]
-fn a_checkpoint_is_made_before_what_stands_in_the_log_takes_more_memory_than_the_window() {
+fn a_checkpoint_is_made_before_the_log_outgrows_the_window_in_memory() {
     let store = open(&MemoryDisk::forgetful());
     // Small ones, each for a topic of its own: they take more memory than log.
     let retained = |n: u64| {
@@ -215,7 +215,7 @@ fn a_checkpoint_is_made_before_what_stands_in_the_log_takes_more_memory_than_the
 }
 
 #[test]
-fn segments_with_little_left_in_them_are_emptied() {
+fn segments_with_few_live_messages_are_compacted() {
     let disk = MemoryDisk::forgetful();
     let store = open(&disk);
     write(&store, [session(1), session(2)]);

@@ -197,7 +197,7 @@ fn acknowledgements_wait_for_the_store_and_leave_in_order() {
 }
 
 #[test]
-fn a_listener_and_a_topic_filter_say_what_waits() {
+fn durability_is_chosen_by_listener_and_by_topic_filter() {
     let store = Slow::default();
     let toml = format!(
         "{QUIET}[store]\ntopics_always = ['safe/#']\n\
@@ -224,7 +224,7 @@ fn a_listener_and_a_topic_filter_say_what_waits() {
 }
 
 #[test]
-fn a_message_that_nobody_keeps_costs_no_sync() {
+fn a_message_that_no_session_keeps_costs_no_sync() {
     let store = Slow::default();
     let broker = Inside::on(store.clone(), &format!("{QUIET}[store]\nqueue_bytes_max = 1\n"));
     let mut subscriber = Client::connect(&broker.mqtt, "subscriber");
@@ -349,7 +349,7 @@ fn after_a_sync_error_nothing_is_acknowledged_and_readers_go_on() {
 }
 
 #[test]
-fn who_waits_is_woken() {
+fn a_waiting_task_is_woken_when_its_ticket_is_durable() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = Arc::new(DurableStore::on(Arc::new(MemoryDisk::default()), Options::default()).unwrap());
@@ -389,7 +389,7 @@ fn topics(disk: &MemoryDisk) -> Vec<String> {
 }
 
 #[test]
-fn a_store_that_closes_waits_for_places_that_were_given_out() {
+fn closing_a_store_waits_for_reserved_places() {
     let disk = MemoryDisk::default();
     let store = Arc::new(opened(&disk));
     let lsn = store.reserve().unwrap();
@@ -412,7 +412,7 @@ fn a_store_that_closes_waits_for_places_that_were_given_out() {
 }
 
 #[test]
-fn records_that_a_connection_leaves_behind_go_to_the_log_all_the_same() {
+fn records_of_a_dropped_connection_are_still_logged() {
     let disk = MemoryDisk::default();
     let store: Arc<dyn Store> = Arc::new(opened(&disk));
     let mut records = Records::of(&store);

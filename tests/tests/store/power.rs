@@ -279,7 +279,7 @@ fn third_frame(segment: &[u8]) -> usize {
 }
 
 #[test]
-fn a_flipped_bit_is_found_told_with_its_place_and_set_aside_on_demand() {
+fn a_flipped_bit_is_reported_with_its_offset_and_skipped_on_demand() {
     let disk = MemoryDisk::forgetful();
     // All of it stays in the log.
     let large = Options { window_bytes: 64 << 20, ..options() };
@@ -375,7 +375,7 @@ fn a_frame_inside_a_payload_counts_for_nothing() {
 }
 
 #[test]
-fn what_another_version_wrote_is_refused_by_name() {
+fn a_state_of_another_format_version_is_refused_by_name() {
     let disk = MemoryDisk::forgetful();
     drop(open(&disk, options()).unwrap());
     let name = "wal/0000000000000001.log";

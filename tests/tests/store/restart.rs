@@ -108,7 +108,7 @@ fn drain(client: &mut Client, count: usize) -> Vec<Fields> {
 
 // 5.0: [MQTT-4.1.0-1] [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.4-3] [MQTT-3.3.2-6]
 #[test]
-fn a_session_goes_on_where_it_stood() {
+fn a_session_resumes_where_it_was() {
     for how in ["TERM", "KILL"] {
         let state = Folder::new("resume");
         let broker = start(&state);
@@ -168,7 +168,7 @@ fn a_session_goes_on_where_it_stood() {
 }
 
 #[test]
-fn a_qos_2_message_is_not_taken_twice() {
+fn a_resent_qos_2_message_is_routed_once() {
     for how in ["TERM", "KILL"] {
         let state = Folder::new("received");
         let broker = start(&state);
@@ -390,7 +390,7 @@ fn a_backup_of_a_running_broker_is_a_state_to_start_with() {
 }
 
 #[test]
-fn an_export_can_be_imported_and_a_check_says_what_there_is() {
+fn an_export_can_be_imported_and_check_counts_its_records() {
     let state = Folder::new("export");
     filled(&state);
     let report = store(&state.0, &["check"]);
