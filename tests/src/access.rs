@@ -43,8 +43,9 @@ impl Program {
         self.reload();
     }
 
-    /// SIGHUP; waits until everything is read anew, and for the line that says what came of it. The broker may have seen before the signal
-    /// that a file has changed: then that line is the first of the two.
+    /// SIGHUP; waits until everything is read anew, and for the line that says what came of it. The
+    /// broker may have seen before the signal that a file has changed: then that line is the first
+    /// of the two.
     pub fn reload_says(&mut self, text: &str) -> String {
         self.signal("HUP");
         let [_, line] = self.wait_for_all(["reloaded (asked to)", text]);
@@ -63,7 +64,8 @@ impl Program {
         self.wait_for("reloaded (asked to)");
     }
 
-    /// Connects as a user, with MQTT 5 and a session that is kept; the client identifier is the name.
+    /// Connects as a user, with MQTT 5 and a session that is kept; the client identifier is the
+    /// name.
     pub fn client(&self, user: &str) -> Client {
         self.client_with(user, "5.0", &[("clean", "0"), ("p.session_expiry", "3600")])
     }

@@ -1,5 +1,5 @@
-//! Disks for the store to stand on: one that remembers every write and sync, so that a loss of power can be played at any
-//! point of it; and one that fails at a chosen call.
+//! Disks for the store to stand on: one that remembers every write and sync, so that a loss of
+//! power can be played at any point of it; and one that fails at a chosen call.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,7 +35,7 @@ enum Change {
     Mark(u64),
 }
 
-/// What may go wrong.
+/// Kinds of failure of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Half of a write, then an error.
@@ -69,7 +69,7 @@ struct State {
     folders: Vec<String>,
     last_file: u64,
     history: Vec<Change>,
-    /// What was durable when the history began.
+    /// Durable content when the history began.
     history_before: Vec<Change>,
     /// Nothing of the history is kept: for tests without a loss of power.
     forgets: bool,
@@ -91,7 +91,7 @@ struct OpenFile {
     file: u64,
 }
 
-/// What survives of changes that were not synced.
+/// Part of the unsynced changes that survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// None of them.
@@ -125,7 +125,7 @@ impl MemoryDisk {
         self.0.lock().unwrap().history.push(Change::Mark(n));
     }
 
-    /// How many changes there were so far.
+    /// Number of changes so far.
     pub fn changes(&self) -> usize {
         self.0.lock().unwrap().history.len()
     }
@@ -145,7 +145,7 @@ impl MemoryDisk {
         self.0.lock().unwrap().plan = Some(Plan { kind: Some(kind), from: n, count: 1, fault });
     }
 
-    /// How many calls of each kind there were.
+    /// Number of calls of each kind.
     pub fn kinds(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().unwrap().calls_of.clone()
     }
@@ -195,8 +195,8 @@ impl MemoryDisk {
         copy
     }
 
-    /// The disk after a loss of power behind `upto` changes, and the marks until then. `syncs`: whether the disk does what
-    /// sync asks for; without, it is the negative control.
+    /// The disk after a loss of power behind `upto` changes, and the marks until then. `syncs`:
+    /// whether the disk does what sync asks for; without, it is the negative control.
     pub fn after_power_loss(
         &self,
         upto: usize,
@@ -329,7 +329,8 @@ impl State {
         self.call_for(kind, matches!(kind, "open" | "create_folder"))
     }
 
-    /// As [`call`](Self::call), of a call that may need more space or not: one that needs none has it on a full disk.
+    /// As [`call`](Self::call), of a call that may need more space or not: one that needs none has
+    /// it on a full disk.
     fn call_for(&mut self, kind: &'static str, needs_space: bool) -> Result<(), Fault> {
         self.calls += 1;
         let of_kind = self.calls_of.entry(kind).or_default();

@@ -1,4 +1,5 @@
-//! The program `lapwing` as a user runs it: started with arguments or a file, known by what it logs.
+//! The program `lapwing` as a user runs it: started with arguments or a file, known by what it
+//! logs.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
@@ -27,10 +28,11 @@ pub struct Program {
     pub folder: Folder,
 }
 
-/// A broker to start, by options: `Program::with("[limits]\n…").users(RULES).state(&folder).start()`.
+/// A broker to start, by options:
+/// `Program::with("[limits]\n…").users(RULES).state(&folder).start()`.
 ///
-/// It listens on a free port of 127.0.0.1, unless the configuration, [`listener`](Setup::listener) or
-/// arguments say otherwise.
+/// It listens on a free port of 127.0.0.1, unless the configuration, [`listener`](Setup::listener)
+/// or arguments say otherwise.
 pub struct Setup {
     toml: Option<String>,
     auth: String,
@@ -146,8 +148,8 @@ impl Setup {
         self
     }
 
-    /// Adds the users of [`access::USERS`] and a file of rules, `users` and `acl.toml` in the folder
-    /// of the broker.
+    /// Adds the users of [`access::USERS`] and a file of rules, `users` and `acl.toml` in the
+    /// folder of the broker.
     pub fn users(self, rules: &str) -> Setup {
         let passwords: Vec<String> = access::USERS.iter().map(|user| access::password(user)).collect();
         let users: Vec<(&str, &str)> =
@@ -250,8 +252,9 @@ impl Program {
         }
     }
 
-    /// Waits for a line with each of these texts, in whatever order they come, and returns those lines in the order of the texts. For
-    /// lines that are written by different threads, or for different reasons that do not wait for each other.
+    /// Waits for a line with each of these texts, in whatever order they come, and returns those
+    /// lines in the order of the texts. For lines that are written by different threads, or for
+    /// different reasons that do not wait for each other.
     pub fn wait_for_all<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
         let mut found = [const { String::new() }; N];
         while let Some(missing) = found.iter().position(String::is_empty) {
@@ -288,7 +291,7 @@ impl Program {
         self.address(scheme).rsplit_once(':').expect("a port").1.to_owned()
     }
 
-    /// What it has logged until now.
+    /// Everything that it has logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -328,15 +331,17 @@ impl Drop for Program {
     }
 }
 
-/// A port that nobody listens on, for what cannot be told to take any. It is below those that the system gives to who asks for any, and to
-/// who connects: none of the tests beside this one is given it, and nobody who waits there for a listener meets himself.
+/// A port that nobody listens on, for what cannot be told to take any. It is below those that the
+/// system gives to who asks for any, and to who connects: none of the tests beside this one is
+/// given it, and nobody who waits there for a listener meets himself.
 pub fn free_port() -> u16 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     const FROM: u32 = 12_000;
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first_given = range.split_whitespace().next().and_then(|first| first.parse().ok());
     let until = first_given.filter(|until| *until > FROM + 1_000).unwrap_or(32_768);
-    // Tests are processes of their own, with numbers that follow each other: 16 ports for each, then those of the next.
+    // Tests are processes of their own, with numbers that follow each other: 16 ports for each,
+    // then those of the next.
     let first = std::process::id() * 16;
     loop {
         let port = (FROM + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % (until - FROM)) as u16;
@@ -349,7 +354,8 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Whether a program of others is there. Without it a test is skipped with a line, but fails in CI.
+/// True where a program of others is installed. Without it a test is skipped with a line, but fails
+/// in CI.
 pub fn is_there(what: &str, path: &Path) -> bool {
     let there = path.is_file()
         || std::env::var_os("PATH")
@@ -379,7 +385,8 @@ pub fn run(command: &mut Command) -> String {
     text
 }
 
-/// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM files in a folder.
+/// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM
+/// files in a folder.
 pub fn certificates(folder: &Folder) {
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,

@@ -3,8 +3,8 @@
 /// Seed of a run where `LAPWING_SEED` does not name one.
 const EVERYDAY: u64 = 18;
 
-/// Seed of this run, printed so that a failure can be repeated: `LAPWING_SEED`, else always the same.
-/// `LAPWING_SEED=random` takes one from the clock, as `./check --full` does.
+/// Seed of this run, printed so that a failure can be repeated: `LAPWING_SEED`, else always the
+/// same. `LAPWING_SEED=random` takes one from the clock, as `./check --full` does.
 pub fn seed() -> u64 {
     let seed = match std::env::var("LAPWING_SEED") {
         Err(_) => EVERYDAY,

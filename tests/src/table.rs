@@ -1,6 +1,7 @@
 //! `docs/CONFORMANCE.md`: each normative statement with the tests that show it.
 //!
-//! A dialogue names its statements in `shows3` and `shows5`; a Rust test has them in a comment directly above it:
+//! A dialogue names its statements in `shows3` and `shows5`; a Rust test has them in a comment
+//! directly above it:
 //! `// 3.1.1: [MQTT-4.7.1-1]  5.0: [MQTT-4.7.0-1]`.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What operators do to a running broker: by the API over HTTP, and by `lapwing ctl` as they would.
+//! Operators' actions on a running broker: by the API over HTTP, and by `lapwing ctl`.
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -88,7 +88,7 @@ impl Operated {
         ctl(&[&["--socket", &socket.display().to_string()], arguments].concat())
     }
 
-    /// What `lapwing ctl` prints when all is well.
+    /// Output of `lapwing ctl`, which must succeed.
     fn ctl(&self, arguments: &[&str]) -> String {
         let output = self.ctl_output(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -96,7 +96,7 @@ impl Operated {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What it says when something is not done.
+    /// Error text of `lapwing ctl`, which must fail.
     fn ctl_fails(&self, arguments: &[&str]) -> String {
         let output = self.ctl_output(arguments);
         assert!(!output.status.success(), "{arguments:?}");
@@ -249,7 +249,7 @@ fn on_a_public_address_metrics_need_the_token_and_health_does_not() {
     assert_eq!(ask(&admin, "GET", "/metrics", &head).status, 200);
 }
 
-/// Whether a value is what a schema says; as much of JSON Schema as the document uses.
+/// Checks a value against a schema, with as much of JSON Schema as the document uses.
 fn check(value: &Value, schema: &Value, at: &str) {
     let kinds: Vec<&str> = match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
@@ -889,7 +889,8 @@ fn the_busiest_clients_come_first() {
             calm.publish("calm", &"x".repeat(5_000), &[]);
         }
     }
-    // A rate is a mean of at least ten seconds, or of the time that there was: what has gone through is in it at once.
+    // A rate is a mean of at least ten seconds, or of the time that there was: what has gone
+    // through is in it at once.
     let clients = |query: &str| -> Vec<String> {
         let answer = operated.get(&format!("/busiest?{query}"));
         assert_eq!((&answer["connected"], &answer["asked"]), (&3.into(), &3.into()));

@@ -1,4 +1,5 @@
-//! What operators see of a broker: `/metrics`, `/healthz`, `/readyz`, `/version`, the alerts and the dashboard.
+//! Operators' view of a broker: `/metrics`, `/healthz`, `/readyz`, `/version`, alerts and
+//! dashboard.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -177,7 +178,8 @@ fn metrics_are_served_as_openmetrics_and_on_request_as_prometheus_text() {
     let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(page.head.contains(kind), "{}", page.head);
     assert!(page.body.ends_with("\n# EOF\n"));
-    // Each family is told once, with its type, its help, and its unit where the name has one; its samples follow.
+    // Each family is told once, with its type, its help, and its unit where the name has one; its
+    // samples follow.
     let mut families: Vec<(&str, &str)> = Vec::new();
     let mut helped = Vec::new();
     for line in page.body.trim_end_matches("# EOF\n").lines() {
@@ -281,7 +283,8 @@ fn health_and_readiness_follow_the_store_and_the_stop() {
     let (admin, mqtt) = (broker.admin(), broker.mqtt.clone());
     assert_eq!((get(&admin, "/healthz").status, get(&admin, "/readyz").status), (200, 200));
 
-    // A subscriber that reads nothing, and more than the network takes in: the stop has to wait for it.
+    // A subscriber that reads nothing, and more than the network takes in: the stop has to wait for
+    // it.
     let (mut stuck, _) = Client::connect(&mqtt, "5.0", &[("id", "stuck")]).unwrap();
     stuck.subscribe("flood@0");
     let (mut publisher, _) = Client::connect(&mqtt, "5.0", &[("id", "publisher")]).unwrap();
@@ -289,7 +292,8 @@ fn health_and_readiness_follow_the_store_and_the_stop() {
         publisher.send("publish", &[("topic", "flood"), ("payload", "rep:8192")]).unwrap();
     }
 
-    // Nothing here waits for an acknowledgement: one of a message that was taken just before comes when there is space again.
+    // Nothing here waits for an acknowledgement: one of a message that was taken just before comes
+    // when there is space again.
     let kept = [("topic", "kept"), ("payload", "rep:5000"), ("retain", "1")];
     disk.fail(disk.calls() + 1, u64::MAX, Fault::NoSpace);
     let end = Instant::now() + PATIENCE;
@@ -357,7 +361,8 @@ fn unknown_requests_are_answered_and_silent_connections_time_out() {
     assert!(head.status == 200 && head.body.is_empty());
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
     assert_eq!(ask(&admin, "GET", "/healthz", &long).status, 431);
-    // As many as there may be, with half a request each: they are closed, and then somebody else is heard.
+    // As many as there may be, with half a request each: they are closed, and then somebody else is
+    // heard.
     let mut idle: Vec<TcpStream> = (0..16).map(|_| TcpStream::connect(&admin).unwrap()).collect();
     for stream in &mut idle {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

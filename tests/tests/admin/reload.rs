@@ -10,7 +10,7 @@ use lapwing::config::Config;
 use lapwing_tests::client::Client;
 use lapwing_tests::program::{Folder, Program, free_port};
 
-/// How many clients are connected meanwhile.
+/// Number of clients that are connected meanwhile.
 const CLIENTS: usize = 1_000;
 
 /// A broker with a configuration that the test may change.
@@ -113,7 +113,8 @@ fn a_changed_listener_on_the_same_address_keeps_its_clients() {
     changing.change(&format!("{ONE}mount_point = 'house/'\n"), "reloaded");
     let mut mounted = changing.client("mounted");
     mounted.publish("a/2", "last", &[]);
-    // Its own subscriptions are whole names: what is below the mount point comes without it, the rest is not of its world.
+    // Its own subscriptions are whole names: what is below the mount point comes without it, the
+    // rest is not of its world.
     assert_eq!(old.messages_until("last"), ["a/1 one"]);
 }
 
@@ -149,7 +150,7 @@ fn new_limits_apply_at_once_but_not_to_values_a_client_was_told() {
     );
 }
 
-/// What a reload calls when it has read its files is the place to change one of them.
+/// A reload calls the log level when it has read its files: the moment to change one of them.
 #[test]
 fn a_file_that_changes_while_a_reload_goes_on_is_read_again() {
     let folder = Folder::new("meanwhile");

@@ -1,4 +1,5 @@
-//! Why did it not arrive? What `lapwing ctl trace` and `lapwing ctl explain` say, by the program itself.
+//! Why did it not arrive? What `lapwing ctl trace` and `lapwing ctl explain` say, by the program
+//! itself.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};

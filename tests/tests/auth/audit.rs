@@ -1,4 +1,4 @@
-//! What the log says of who came, who did not, and what they did.
+//! The audit log: logins, refusals and actions of clients.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,6 @@
 //! Clients that are known by their certificates.
+//!
+//! A prefix of a name, such as `g06_`, is a row of `docs/ABUSE.md`.
 
 use std::path::Path;
 use std::process::Command;
@@ -34,7 +36,7 @@ fn knock(
     Client::knock_tls(&program.address("mqtts"), "5.0", more, tls)
 }
 
-/// Whether the broker thinks that the client is this user: it may publish to its own topic only.
+/// True where the broker takes the client for this user, who may publish to its own topic only.
 fn is_user(program: &Program, authority: &Authority, own: &Issued, id: &str, user: &str) -> bool {
     let (mut client, connack) = knock(program, &authority.tls(Some(own)), &[("id", id)]).unwrap();
     assert_eq!(code(&connack), 0);

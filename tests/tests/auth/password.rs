@@ -1,4 +1,7 @@
-//! Users and passwords: who comes in, who does not, what both are told, and how guessing is slowed down.
+//! Users and passwords: who comes in, who does not, what both are told, and how guessing is slowed
+//! down.
+//!
+//! A prefix of a name, such as `b08_`, is a row of `docs/ABUSE.md`.
 
 use std::io::Write;
 use std::path::Path;
@@ -83,7 +86,8 @@ fn b08_a_full_password_queue_answers_server_busy() {
     let slow = lapwing::auth::password::Cost { memory_kib: 32_768, passes: 4 };
     let hash = lapwing::auth::password::Hash::make(b"pw", slow, &mut Vec::new()).unwrap();
     let users = secret_file(&folder, "users", &format!("ann:{hash}\n"));
-    // Who hashes gives way to all others, also to the tests beside this one: that is not to end a connection here.
+    // Who hashes gives way to all others, also to the tests beside this one: that is not to end a
+    // connection here.
     let program = Program::with("[limits]\nconnect_timeout_s = 60")
         .auth(&format!("password_file = '{}'", users.display()))
         .auth("password_queue_max = 1\npassword_hashers_max = 1")
@@ -240,7 +244,8 @@ fn g10_a_password_is_in_no_log_sys_topic_or_answer_and_does_not_stay_in_memory()
             }
         }
     }
-    // The thread that hashed lets go of its memory only after a while; passwords are overwritten at once.
+    // The thread that hashed lets go of its memory only after a while; passwords are overwritten at
+    // once.
     let memory = memory_of(program.id());
     let log = program.log.lock().unwrap().clone();
     for secret in [SECRET, GUESS] {

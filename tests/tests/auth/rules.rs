@@ -1,4 +1,6 @@
-//! What clients may do: every way that a message can take, and what becomes of it when a right is revoked.
+//! Rights of clients: every way that a message can take, and its fate when a right is revoked.
+//!
+//! A prefix of a name, such as `f01_`, is a row of `docs/ABUSE.md`.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! SCRAM-SHA-256 by enhanced authentication, with a client written from the RFC alone.
+//!
+//! A prefix of a name, such as `b08_`, is a row of `docs/ABUSE.md`.
 
 use std::time::{Duration, Instant};
 

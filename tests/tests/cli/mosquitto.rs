@@ -1,6 +1,7 @@
-//! Configurations as users of Mosquitto have them, after public guides: both brokers run the same file with the same users and
-//! rules, and a script of clients (`tests/cases/mosquitto/`) has the same outcome in both. Where it has not, the line names the
-//! row of `docs/MOSQUITTO.md` that says why. `LAPWING_UPDATE=1` writes the outcomes; look at them before they are committed.
+//! Configurations as users of Mosquitto have them, after public guides: both brokers run the same
+//! file with the same users and rules, and a script of clients (`tests/cases/mosquitto/`) has the
+//! same outcome in both. Where it has not, the line names the row of `docs/MOSQUITTO.md` that says
+//! why. `LAPWING_UPDATE=1` writes the outcomes; look at them before they are committed.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +24,7 @@ fn cases() -> PathBuf {
     root().join("tests/cases/mosquitto")
 }
 
-/// What a file of the case says, with ports and folder filled in.
+/// Text of a file of the case, with ports and folder filled in.
 fn fill(text: &str, ports: &[u16], folder: &Path) -> String {
     let text = text.replace("@DIR@", &folder.display().to_string());
     let fill =

@@ -1,4 +1,4 @@
-//! What installs the broker and looks after it: systemd, a container, shells, the manual.
+//! Installation and supervision: systemd, a container, shells, the manual.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

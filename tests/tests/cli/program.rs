@@ -47,7 +47,8 @@ fn open(address: &str) -> TcpStream {
 fn with_only_a_port_it_serves_both_loopback_addresses_and_names_the_next_command() {
     let mut broker = Program::by(&["-p", "0"]).spawn();
     let started = broker.wait_for("Lapwing ");
-    // To open it to the network takes a user; a test of passwords shows that the second command starts then.
+    // To open it to the network takes a user; a test of passwords shows that the second command
+    // starts then.
     let command =
         "lapwing user add NAME --password-file users && lapwing --listen 0.0.0.0:1883 --password-file users";
     assert!(started.contains(command), "{started}");

@@ -1,4 +1,5 @@
-//! `lapwing pub`, `sub`, `rr` and `top` as users run them, beside mosquitto's clients where those are here: what they print and how they end.
+//! `lapwing pub`, `sub`, `rr` and `top` as users run them, beside mosquitto's clients where those
+//! are here: what they print and how they end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -32,7 +33,7 @@ fn command(whose: Whose, tool: &str) -> Command {
     }
 }
 
-/// How it ended and what it printed.
+/// Exit code and output.
 fn run(whose: Whose, tool: &str, arguments: &[&str], input: &[u8]) -> (Option<i32>, String, String) {
     let mut command = command(whose, tool);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -89,7 +90,7 @@ impl Listening {
         (0..count).map(line).collect()
     }
 
-    /// What else it prints until it ends, and how.
+    /// Exit code, and the rest of its output.
     fn end(mut self) -> (Option<i32>, String) {
         let mut out = String::new();
         loop {

@@ -47,7 +47,7 @@ impl Authenticator for Scram {
     }
 }
 
-/// What happens first to somebody who says to be `ann`, and whether a message of theirs arrives.
+/// Connects as `ann` and publishes; the error that ended it.
 fn log_in(scram: &Scram) -> Result<(), Error> {
     assert!(BARE.ends_with(NONCE));
     let folder = Folder::new("embedded-auth");

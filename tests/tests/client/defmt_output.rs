@@ -1,4 +1,5 @@
-//! What the client's errors say by `defmt`: firmware prints them all in the emulator, and they are read with the strings of its symbol table.
+//! Errors of the client by `defmt`: firmware prints them all in the emulator, and they are read
+//! with the strings of its symbol table.
 //!
 //! `./check` builds it; `LAPWING_FIRMWARE` is the folder of the programs.
 
@@ -8,7 +9,8 @@ use std::process::Command;
 
 use lapwing_tests::program::is_there;
 
-/// The format strings of a 32-bit little-endian ELF file, by the number that stands for them on the wire: the address of their symbol.
+/// The format strings of a 32-bit little-endian ELF file, by the number that stands for them on the
+/// wire: the address of their symbol.
 fn formats(elf: &[u8]) -> HashMap<u32, String> {
     let short = |at: usize| u16::from_le_bytes(*elf[at..].first_chunk().unwrap()) as usize;
     let word = |at: usize| u32::from_le_bytes(*elf[at..].first_chunk().unwrap()) as usize;

@@ -1,4 +1,5 @@
-//! Firmware on an emulated microcontroller against the broker: over a UART, and over Ethernet while the broker is killed.
+//! Firmware on an emulated microcontroller against the broker: over a UART, and over Ethernet while
+//! the broker is killed.
 //!
 //! `./check` builds it; `LAPWING_FIRMWARE` is the folder of the programs.
 
@@ -44,7 +45,7 @@ impl Board {
         Board(child)
     }
 
-    /// How it ended, if it has: good or not.
+    /// True if it ended well, false if not, `None` while it runs.
     fn ended(&mut self) -> Option<bool> {
         self.0.try_wait().expect("a child").map(|status| status.success())
     }

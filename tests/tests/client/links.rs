@@ -1,4 +1,5 @@
-//! The microcontroller's client against the broker in this process: every QoS, both versions, links that break everywhere.
+//! The microcontroller's client against the broker in this process: every QoS, both versions, links
+//! that break everywhere.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -45,7 +46,7 @@ fn witness(broker: &Inside, filter: &str) -> Receiver<(String, String)> {
 /// A link that moves a few bytes at a time and breaks after so many.
 struct Fragile {
     inner: TcpDialer,
-    /// How many bytes, in both directions together, the links to come live for.
+    /// Lifetime of the next links, in bytes of both directions together.
     lives: Box<dyn FnMut() -> usize>,
     link: FragileLink,
 }
@@ -136,7 +137,7 @@ fn fragile(broker: &Inside, piece: usize, lives: impl FnMut() -> usize + 'static
     Fragile { inner: TcpDialer::new(broker.mqtt.clone()), lives: Box::new(lives), link }
 }
 
-/// What a client saw.
+/// Events that a client saw.
 #[derive(Default)]
 struct Seen {
     came: Vec<(String, String)>,

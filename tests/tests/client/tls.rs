@@ -42,7 +42,7 @@ impl House {
 
 type Net<'t> = TlsDialer<'t, TokioTimer, 256>;
 
-/// What a device does, over a tunnel to the house.
+/// Runs a device over a tunnel to the broker.
 fn with_tls<T>(
     house: &House,
     trusts: &str,
@@ -159,7 +159,8 @@ fn a_device_without_a_valid_certificate_is_refused_where_one_is_required() {
     let house = House::open(REQUIRED);
     let stranger = Authority::default().client("pump", 1);
     for own in [None, Some(&stranger)] {
-        // In TLS 1.3 the client is done before the server has judged it: the link opens, and gives nothing but its end.
+        // In TLS 1.3 the client is done before the server has judged it: the link opens, and gives
+        // nothing but its end.
         let read = with_tls(&house, house.trust(), "localhost", own, async |mut net| {
             net.dial().await?;
             let link = net.link().ok_or(LinkDown)?;

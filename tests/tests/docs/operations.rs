@@ -1,4 +1,5 @@
-//! `docs/OPERATIONS.md` as a reader follows it: its blocks of commands, one after the other, in one folder.
+//! `docs/OPERATIONS.md` as a reader follows it: its blocks of commands, one after the other, in one
+//! folder.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,7 +42,8 @@ fn the_commands_of_the_operations_page_work_as_written() {
     };
     let folder = Folder::new("operations");
     let path = &folder.0;
-    // The last of the five commands starts the broker; tests listen on this machine only, on any free port.
+    // The last of the five commands starts the broker; tests listen on this machine only, on any
+    // free port.
     assert!(set_up.ends_with("lapwing -c lapwing.toml\n") && set_up.lines().count() == 5, "{set_up}");
     assert!(set_up.contains("0.0.0.0:8883"));
     let before_start = set_up.replace("lapwing -c lapwing.toml\n", "").replace("0.0.0.0:8883", "127.0.0.1:0");

@@ -1,4 +1,5 @@
-//! `docs/TEST-DRIVE.md` as a reader follows it: its blocks of commands, one after the other, in one folder.
+//! `docs/TEST-DRIVE.md` as a reader follows it: its blocks of commands, one after the other, in one
+//! folder.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

@@ -1,4 +1,6 @@
-//! How fast a client may publish, who is not let in, who comes too often, and who does not keep up.
+//! Limits on publishing, bans, flapping clients and slow ones.
+//!
+//! A prefix of a name, such as `f14_`, is a row of `docs/ABUSE.md`.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,8 @@ fn publish_all(clients: &mut [Client], each: usize, payload: &str) -> Duration {
     begun.elapsed()
 }
 
-/// The rate is the subject here: at least so long for what is above one second's worth, and nothing is lost.
+/// The rate is the subject here: at least so long for what is above one second's worth, and nothing
+/// is lost.
 #[test]
 fn a_client_that_publishes_faster_than_it_may_waits_and_loses_nothing() {
     let program = Program::start("[limits]\npublishes_per_client_per_s = 20");

@@ -1,4 +1,7 @@
-//! TLS as an operator meets it: certificates by one command, new ones while clients are connected, protocols by ALPN.
+//! TLS as an operator meets it: certificates by one command, new ones while clients are connected,
+//! protocols by ALPN.
+//!
+//! A prefix of a name, such as `g08_`, is a row of `docs/ABUSE.md`.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -133,7 +136,7 @@ fn g08_old_versions_of_tls_are_refused() {
     }
 }
 
-/// How many clients stay connected while certificates change, and how often they do.
+/// Number of clients that stay connected, and of changes of the certificates.
 const CLIENTS: usize = 1_000;
 const RELOADS: usize = 100;
 

@@ -137,7 +137,7 @@ fn pings_are_answered() {
     assert_eq!(seen[0], Message::Pong(b"there?".to_vec().into()));
 }
 
-/// What a plain HTTP request is answered with: the first line.
+/// First line of the answer to a plain HTTP request.
 fn http(broker: &Program, request: &[u8]) -> String {
     use std::io::{Read, Write};
     let mut stream = TcpStream::connect(broker.address("ws")).unwrap();

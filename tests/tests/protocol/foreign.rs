@@ -224,7 +224,8 @@ fn gmqtt_in_3_1_1_and_5() {
     python("gmqtt_client.py", &[&plain().port("mqtt")]);
 }
 
-/// Falls back to MQTT 3.1 where 3.1.1 is refused, is strict about reserved bits, and publishes what stdin says.
+/// Falls back to MQTT 3.1 where 3.1.1 is refused, is strict about reserved bits, and publishes what
+/// stdin says.
 #[test]
 fn paho_c_over_tcp_tls_and_websocket_in_every_version() {
     if !is_there("the examples of Paho C", Path::new("paho_c_pub"))

@@ -1,5 +1,8 @@
-//! Hostile clients that take more than a dialogue: nonsense on TLS ports, broken WebSocket frames, and brokers short of file
-//! descriptors, memory or time. The names begin with the row of the table of abuse.
+//! Hostile clients that take more than a dialogue: nonsense on TLS ports, broken WebSocket frames,
+//! and brokers short of file descriptors, memory or time. The names begin with the row of the table
+//! of abuse.
+//!
+//! A prefix of a name, such as `b06_`, is a row of `docs/ABUSE.md`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,7 +20,7 @@ fn open(address: &str) -> TcpStream {
     stream
 }
 
-/// What comes until the connection is closed.
+/// Everything that comes until the connection is closed.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -184,7 +187,8 @@ fn h07_above_the_memory_limit_publishers_wait_and_subscribers_are_served() {
     }
     assert!(sent > 40, "paused after {sent} MB already");
     broker.wait_for("memory is short (limits.memory_budget_bytes)");
-    // Who is there goes on being served but for PUBLISH, and new clients come in: it is not above the budget itself.
+    // Who is there goes on being served but for PUBLISH, and new clients come in: it is not above
+    // the budget itself.
     honest.send("pingreq", &[]).unwrap();
     honest.expect("pingresp");
     connect(&address, "new");

@@ -22,7 +22,8 @@ fn play(start: &[Step], cuts: &[usize], receive_maximum: u16) -> usize {
     steps
 }
 
-// 3.1.1: [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.4.0-1]  5.0: [MQTT-4.3.3-6] [MQTT-4.3.3-10] [MQTT-4.4.0-1]
+// 3.1.1: [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.4.0-1]
+// 5.0: [MQTT-4.3.3-6] [MQTT-4.3.3-10] [MQTT-4.4.0-1]
 #[test]
 fn a_cut_at_every_state_of_every_flow_loses_and_doubles_nothing() {
     for first in QOS {

@@ -1,4 +1,5 @@
-//! Messages that wait long are written once: they stay in the log, which is kept for as long as they wait, and no longer.
+//! Messages that wait long are written once: they stay in the log, which is kept for as long as
+//! they wait, and no longer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +64,8 @@ fn done(session: u64, seq: u64) -> Record {
     Exchange::Done(Origin { session, seq, size: message(seq).size() as u32, packet_id: None }).into()
 }
 
-/// Writes records a few at a time, as they gather under load, and waits until all of them are on disk.
+/// Writes records a few at a time, as they gather under load, and waits until all of them are on
+/// disk.
 fn write(store: &DurableStore, records: impl IntoIterator<Item = Record>) {
     for (n, record) in records.into_iter().enumerate() {
         let level = if n % 16 == 15 { Durability::Always } else { Durability::None };
@@ -149,7 +151,8 @@ fn a_backlog_is_written_once_and_its_segments_are_reused_once_it_is_read() {
     assert_eq!(queue(&store, 2, count + 1), even);
     write(&store, [Record::SessionEnded { session: 2 }]);
     until(&store, "nobody waits: no log is kept", |store| store.figures().segments_kept == 0);
-    // Twelve are kept for later, one is in use, and two windows of eight may not be in a checkpoint yet; the backlog had more.
+    // Twelve are kept for later, one is in use, and two windows of eight may not be in a checkpoint
+    // yet; the backlog had more.
     until(&store, "the log is removed or used again", |_| segments(&disk) <= 12 + 1 + 2 * 8);
     assert_eq!(store.figures().corrupt, 0);
 }
@@ -226,7 +229,8 @@ fn segments_with_few_live_messages_are_compacted() {
     until(&store, "the backlog is in the log", |store| store.figures().segments_kept > 80);
     let kept = store.figures().segments_kept;
     write(&store, (1..=count).filter(|n| of(*n) == 1).map(|n| done(1, n)));
-    // A tenth of the backlog is left: it takes no more than twice that and the least that is worth the work.
+    // A tenth of the backlog is left: it takes no more than twice that and the least that is worth
+    // the work.
     until(&store, "they are emptied", |store| store.figures().segments_kept < kept / 3);
     assert!(store.figures().moved > 0);
     let left: Vec<u64> = (1..=count).filter(|n| of(*n) == 2).collect();

@@ -1,5 +1,6 @@
-//! kill -9 at random moments under mixed load, black box: publishers write down what was acknowledged, subscribers what they
-//! got, and the two are compared. Each is a real client that keeps its own side of the session over all the crashes.
+//! kill -9 at random moments under mixed load, black box: publishers write down what was
+//! acknowledged, subscribers what they got, and the two are compared. Each is a real client that
+//! keeps its own side of the session over all the crashes.
 //!
 //! `LAPWING_CRASHES=200` for more cycles; `LAPWING_SEED` repeats the moments of one run.
 
@@ -39,7 +40,7 @@ impl World {
         self.address.lock().unwrap().clone()
     }
 
-    /// Whether subscribers are so far behind that more would only make the end longer.
+    /// True when subscribers are so far behind that more messages would only make the end longer.
     fn lags(&self) -> bool {
         let arrived = self.arrived.iter().map(|arrived| arrived.load(Ordering::Relaxed)).min().unwrap_or(0);
         self.sent.load(Ordering::Relaxed) > arrived + LAG_MAX
@@ -78,7 +79,8 @@ impl World {
     }
 }
 
-/// Sessions of subscribers are known once their SUBACK came, and that comes before anything else starts.
+/// Sessions of subscribers are known once their SUBACK came, and that comes before anything else
+/// starts.
 fn known_after(id: &str) -> bool {
     id.starts_with("sub")
 }
@@ -87,7 +89,7 @@ const TICK: Duration = Duration::from_millis(1);
 const WINDOW: usize = 24;
 const LAG_MAX: usize = 2_000;
 
-/// What a publisher has not got through yet.
+/// A message of a publisher that is not finished.
 #[derive(Clone, Debug)]
 struct Open {
     id: u16,
@@ -121,7 +123,8 @@ fn publisher(world: &World, k: usize) {
                 while !ending && open.len() < WINDOW && !world.lags() {
                     n += 1;
                     last_id = last_id % 60_000 + 1;
-                    // One QoS for each topic: a QoS 1 message that is sent again may overtake a QoS 2 message, which is not.
+                    // One QoS for each topic: a QoS 1 message that is sent again may overtake a QoS
+                    // 2 message, which is not.
                     let qos = 1 + random.below(2) as u8;
                     let topic = match random.below(8) {
                         0 => format!("retained/{k}/{qos}/{}", random.below(5)),
@@ -187,7 +190,7 @@ fn send(client: &mut Client, message: &Open, dup: bool) -> std::io::Result<()> {
     )
 }
 
-/// What a subscriber got.
+/// Messages that a subscriber got.
 #[derive(Default)]
 struct Got {
     /// By topic, in the order of arrival; QoS 2 as the protocol tells repeats.
@@ -292,7 +295,8 @@ fn subscriber(world: &World, plan: &Plan, got: &Mutex<Got>, ready: &AtomicUsize)
                 drop(successor.take());
                 return Ok(false);
             }
-            // Acknowledgements come late and several at once, so that a crash finds messages in all states.
+            // Acknowledgements come late and several at once, so that a crash finds messages in all
+            // states.
             if acks.len() > random.below(30) as usize {
                 for (packet, id) in acks.drain(..) {
                     client.send(packet, &[("id", &id)])?;
@@ -403,7 +407,8 @@ fn actors(world: &Arc<World>, got: &Inboxes) -> Vec<std::thread::JoinHandle<()>>
     threads
 }
 
-/// Returns a line for each acknowledged message that a subscriber, or the shared group, has not got.
+/// Returns a line for each acknowledged message that a subscriber, or the shared group, has not
+/// got.
 fn missing(world: &World, got: &Inboxes) -> Vec<String> {
     let acknowledged = world.acknowledged.lock().unwrap();
     let mut missing = Vec::new();

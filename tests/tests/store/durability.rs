@@ -1,4 +1,5 @@
-//! The durability seam, with a store that takes its time: an acknowledgement leaves only once the store has said "durable".
+//! The durability seam, with a store that takes its time: an acknowledgement leaves only once the
+//! store has said "durable".
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -113,7 +114,8 @@ impl Slow {
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
-    /// Waits until so many records of this name were appended: a message may reach its subscriber a moment before.
+    /// Waits until so many records of this name were appended: a message may reach its subscriber a
+    /// moment before.
     fn wait_for(&self, name: &str, count: usize) {
         let state = self.0.0.lock().unwrap();
         let missing =
@@ -254,7 +256,8 @@ fn opened(disk: &MemoryDisk) -> DurableStore {
 /// On an empty disk.
 fn on(disk: &MemoryDisk) -> DurableStore {
     let store = opened(disk);
-    // A message that was taken waits for space. That none has to, there are segments ahead; they are made beside the writer.
+    // A message that was taken waits for space. That none has to, there are segments ahead; they
+    // are made beside the writer.
     let begun = std::time::Instant::now();
     while disk.content("wal/0000000000000003.log").is_none_or(|log| log.len() < 1 << 20) {
         assert!(begun.elapsed() < Duration::from_secs(20), "no segment is made ahead");

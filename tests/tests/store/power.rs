@@ -1,5 +1,5 @@
-//! The store on a disk that loses power, breaks, or is full: what was acknowledged is there afterwards, nothing else is, and
-//! what is there is the state at one moment.
+//! The store on a disk that loses power, breaks, or is full: what was acknowledged is there
+//! afterwards, nothing else is, and what is there is the state at one moment.
 //!
 //! `LAPWING_CUTS=500` for more points; `LAPWING_SEED` repeats a run.
 
@@ -29,7 +29,7 @@ fn cuts(usual: usize) -> usize {
     std::env::var("LAPWING_CUTS").map_or(usual, |n| n.parse().unwrap())
 }
 
-/// What a run did.
+/// Result of a run.
 struct Run {
     /// The state before the first record and behind each.
     states: Vec<State>,
@@ -39,13 +39,14 @@ struct Run {
     most_kept: u64,
 }
 
-/// Tells a store so many records and notes on the disk which were acknowledged. Ends early where the store says no.
+/// Tells a store so many records and notes on the disk which were acknowledged. Ends early where
+/// the store says no.
 fn run(store: &DurableStore, disk: &MemoryDisk, records: usize, random: &mut Random) -> Run {
     let mut model = Model::default();
     let mut run = Run { states: vec![State::new()], acknowledged: 0, most_kept: 0 };
     for n in 1..=records {
-        // Some wait, so that those before them are in one frame with them. Where only few do, frames are dense, and their messages
-        // stay in the log.
+        // Some wait, so that those before them are in one frame with them. Where only few do,
+        // frames are dense, and their messages stay in the log.
         let waits = random.below(if n % 1_000 > 400 { 16 } else { 4 }) == 0;
         let level = if waits { Durability::Always } else { Durability::None };
         let Some(ticket) = ledger::tell(store, model.next(random), level) else { break };
@@ -62,7 +63,7 @@ fn run(store: &DurableStore, disk: &MemoryDisk, records: usize, random: &mut Ran
     run
 }
 
-/// Whether the state is that of one moment, behind everything acknowledged.
+/// Asserts that the state is that of one moment, behind everything acknowledged.
 fn judge(found: &State, states: &HashMap<String, Vec<usize>>, acknowledged: usize) -> Result<(), String> {
     match states.get(&format!("{found:?}")) {
         Some(moments) if moments.iter().any(|at| *at >= acknowledged) => Ok(()),
@@ -270,7 +271,7 @@ fn a_full_disk_does_not_keep_a_broker_from_ending() {
     open(&disk, options()).expect("what there was room for is sound");
 }
 
-/// Where the third frame of a segment begins.
+/// Offset of the third frame of a segment.
 fn third_frame(segment: &[u8]) -> usize {
     (0..2).fold(0, |at, _| {
         let len = u32::from_le_bytes(segment[at + 12..at + 16].try_into().unwrap()) as usize;
@@ -339,7 +340,8 @@ fn syncs_are_no_more_frequent_than_asked() {
     assert!(done.acknowledged > 10);
 }
 
-/// A payload can hold any bytes, also those of a frame, and a crash can leave it where a frame would be looked for.
+/// A payload can hold any bytes, also those of a frame, and a crash can leave it where a frame
+/// would be looked for.
 #[test]
 fn a_frame_inside_a_payload_counts_for_nothing() {
     let disk = MemoryDisk::forgetful();

@@ -1,4 +1,5 @@
-//! What is there after a restart, good or by kill -9, as clients see it; and the tools that look after the state.
+//! State after a restart, good or by kill -9, as clients see it; and the tools that look after the
+//! state.
 
 use std::path::Path;
 use std::process::Command;
@@ -80,13 +81,14 @@ fn field<'f>(packet: &'f (&'static str, Fields), name: &str) -> &'f str {
     packet.1.get(name).map_or("", String::as_str)
 }
 
-/// Says goodbye, and waits until the broker has closed: the session rests then, and what comes for it is not sent any more.
+/// Says goodbye, and waits until the broker has closed: the session rests then, and what comes for
+/// it is not sent any more.
 fn leave(mut client: Client) {
     client.send("disconnect", &[]).unwrap();
     client.end();
 }
 
-/// So many messages, each acknowledged; no more may come.
+/// Takes this number of messages and acknowledges each; no more may come.
 fn drain(client: &mut Client, count: usize) -> Vec<Fields> {
     let mut all = Vec::new();
     loop {
@@ -358,7 +360,7 @@ fn filled(state: &Folder) {
     broker.end("KILL");
 }
 
-/// What `filled` left is there.
+/// Asserts that everything of `filled` is there.
 fn assert_filled(state: &Folder) {
     let broker = start(state);
     assert_eq!(broker.retained("r"), "kept");
