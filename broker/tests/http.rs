@@ -10,7 +10,7 @@ use lapwing::internals::config::Config;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What the service does with a body: a status and an answer, or nothing for ever.
+/// Answer of the service to a body: a status and a text, or nothing for ever.
 type Judge = Box<dyn Fn(&str) -> Option<(u16, String)> + Send>;
 
 /// A service; its address, and the bodies that it was sent.
@@ -18,7 +18,8 @@ fn service(judge: Judge) -> (String, Arc<Mutex<Vec<String>>>) {
     serve("http", |stream| stream, judge)
 }
 
-/// The same over HTTPS, with a certificate for 127.0.0.1 that it signs itself; also that certificate, PEM.
+/// The same over HTTPS, with a certificate for 127.0.0.1 that it signs itself; also that
+/// certificate, PEM.
 fn service_over_tls(judge: Judge) -> (String, Arc<Mutex<Vec<String>>>, String) {
     let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();

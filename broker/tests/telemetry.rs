@@ -1,4 +1,4 @@
-//! What a collector of OpenTelemetry is told of messages.
+//! Spans of messages, as a collector of OpenTelemetry gets them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector that answers the first requests with these statuses and all others with 200; its URL, and the heads and bodies of
-/// those that it took.
+/// A collector that answers the first requests with these statuses and all others with 200; its
+/// URL, and the heads and bodies of those that it took.
 fn collector(statuses: Vec<u16>) -> (String, Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -203,7 +203,7 @@ fn traceparent(trace: &str, flags: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_sampled_message_is_a_span_of_the_broker_and_one_of_each_subscriber_below_that_of_its_publisher() {
+fn a_sampled_message_has_a_span_of_the_broker_and_one_of_each_subscriber() {
     let (url, taken) = collector(Vec::new());
     let telemetry = format!(
         "otlp_endpoint = '{url}'\notlp_headers = 'x-key=hush'\nservice_name = 'hub'\ninterval_ms = 10"
@@ -247,7 +247,8 @@ fn a_sampled_message_is_a_span_of_the_broker_and_one_of_each_subscriber_below_th
     assert_eq!((client_of(to_away).as_str(), &to_away["status"]["code"]), ("away", &2.into()));
     assert_eq!(attribute(to_away, "error.type"), "queue_full");
 
-    // What nobody samples, or is no traceparent, is not traced: the next spans are those of the one behind it.
+    // What nobody samples, or is no traceparent, is not traced: the next spans are those of the one
+    // behind it.
     for properties in [traceparent(TRACE, "00"), traceparent("0", "01"), Vec::new()] {
         sensor.publish("home/temp", &properties);
         reader.take("home/temp", 0);
@@ -263,7 +264,7 @@ fn a_sampled_message_is_a_span_of_the_broker_and_one_of_each_subscriber_below_th
 }
 
 #[test]
-fn a_message_that_is_refused_is_a_span_with_the_reason_and_heads_and_resource_are_as_configured() {
+fn a_refused_message_has_a_span_with_the_reason_and_the_configured_resource() {
     let (url, taken) = collector(Vec::new());
     let telemetry = format!(
         "otlp_endpoint = '{url}/v1/traces'\notlp_headers = 'x-key=hush'\nservice_name = 'hub'\ninterval_ms = 10"

@@ -1,8 +1,6 @@
-//! Any bytes as the segments of a log: reading them never panics, and never returns a message that
-//! was not written.
+//! Any bytes as the segments of a log: reading them never panics, and never brings a message that was not written.
 //!
-//! The first byte chooses between raw bytes, and a good log with changed bytes, moved pages or a
-//! cut end.
+//! The first byte chooses: bytes as they are, or a good log with bytes of it changed, pages of it moved, its end cut.
 
 #![no_main]
 
@@ -12,8 +10,9 @@ use std::sync::{Arc, OnceLock};
 use lapwing::internals::store::tools::log_records;
 use lapwing::internals::message::Durability;
 use lapwing::internals::store::{DurableStore, Options, Record};
-use lapwing_tests::disk::{MemoryDisk, Random};
+use lapwing_tests::disk::MemoryDisk;
 use lapwing_tests::ledger::{self, Model};
+use lapwing_tests::random::Random;
 use libfuzzer_sys::fuzz_target;
 
 struct Good {
@@ -21,7 +20,7 @@ struct Good {
     messages: HashSet<Vec<u8>>,
 }
 
-/// Returns a log of some segments, and the messages in it.
+/// A log of some segments, and the messages in it.
 fn good() -> &'static Good {
     static GOOD: OnceLock<Good> = OnceLock::new();
     GOOD.get_or_init(|| {
@@ -68,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
             let len = bytes.len();
             match change[4] % 4 {
                 0 => bytes.truncate(at % (len + 1)),
-                // One page over another.
+                // A page over another.
                 1 if len >= 8192 => {
                     let (from, to) = (at % (len / 4096), usize::from(change[5]) % (len / 4096));
                     bytes.copy_within(from * 4096..(from + 1) * 4096, to * 4096);

@@ -27,14 +27,6 @@ pub fn secret_file(folder: &Folder, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A broker with a password file and rules, and the folder of both.
-pub struct Guarded {
-    /// The broker.
-    pub program: Program,
-    /// `users` and `acl.toml` are in it.
-    pub folder: Folder,
-}
-
 /// The users of tests: their password is their name and `-pw`.
 pub const USERS: [&str; 4] = ["ann", "bob", "eve", "root"];
 
@@ -43,34 +35,20 @@ pub fn password(user: &str) -> String {
     format!("{user}-pw")
 }
 
-impl Guarded {
-    /// With the [`USERS`], the rules, and more configuration; `auth` stands in `[auth]`.
-    pub fn start(rules: &str, auth: &str, more: &str) -> Guarded {
-        let folder = Folder::new("guarded");
-        let passwords: Vec<String> = USERS.iter().map(|user| password(user)).collect();
-        let users: Vec<(&str, &str)> =
-            USERS.iter().copied().zip(passwords.iter().map(String::as_str)).collect();
-        secret_file(&folder, "users", &password_lines(&users));
-        folder.file("acl.toml", rules);
-        let path = folder.0.display();
-        let toml = format!(
-            "[auth]\npassword_file = '{path}/users'\nacl_file = '{path}/acl.toml'\n{auth}\n{more}\n\
-             [[listener]]\naddress = '127.0.0.1:0'\n"
-        );
-        Guarded { program: Program::start(&toml), folder }
-    }
-
+/// A broker with [users](crate::program::Setup::users).
+impl Program {
     /// Replaces the rules, and waits until the broker has them.
     pub fn rules(&mut self, rules: &str) {
         self.folder.file("acl.toml", rules);
         self.reload();
     }
 
-    /// SIGHUP; waits until everything is read anew, and for the line that says what came of it. The broker may have seen before the signal
-    /// that a file has changed: then that line is the first of the two.
+    /// SIGHUP; waits until everything is read anew, and for the line that says what came of it. The
+    /// broker may have seen before the signal that a file has changed: then that line is the first
+    /// of the two.
     pub fn reload_says(&mut self, text: &str) -> String {
-        self.program.signal("HUP");
-        let [_, line] = self.program.wait_for_all(["reloaded (asked to)", text]);
+        self.signal("HUP");
+        let [_, line] = self.wait_for_all(["reloaded (asked to)", text]);
         line
     }
 
@@ -82,11 +60,12 @@ impl Guarded {
 
     /// SIGHUP; waits until everything is read anew.
     pub fn reload(&mut self) {
-        self.program.signal("HUP");
-        self.program.wait_for("reloaded (asked to)");
+        self.signal("HUP");
+        self.wait_for("reloaded (asked to)");
     }
 
-    /// Connects as a user, with MQTT 5 and a session that is kept; the client identifier is the name.
+    /// Connects as a user, with MQTT 5 and a session that is kept; the client identifier is the
+    /// name.
     pub fn client(&self, user: &str) -> Client {
         self.client_with(user, "5.0", &[("clean", "0"), ("p.session_expiry", "3600")])
     }
@@ -95,7 +74,7 @@ impl Guarded {
     pub fn client_with(&self, user: &str, version: &'static str, more: &[(&str, &str)]) -> Client {
         let password = password(user);
         let all = [&[("id", user), ("user", user), ("password", &password)], more].concat();
-        Client::connect(&self.program.address("mqtt"), version, &all).expect("the user may come in").0
+        Client::connect(&self.address("mqtt"), version, &all).expect("the user may come in").0
     }
 }
 

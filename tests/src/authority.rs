@@ -30,7 +30,7 @@ pub struct Issued {
     pub key: String,
 }
 
-/// What is special about a certificate.
+/// Special properties of a certificate.
 #[derive(Default)]
 pub struct Wanted<'a> {
     /// Its common name.
@@ -106,7 +106,8 @@ impl Authority {
         list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
-    /// Puts the authority, and a server for `localhost` by it, into a folder: the keys of a `[[listener]]` for it.
+    /// Puts the authority, and a server for `localhost` by it, into a folder: the keys of a
+    /// `[[listener]]` for it.
     pub fn serve(&self, folder: &Folder, name: &str) -> String {
         let server = self.issue(Wanted { server: &["localhost", "127.0.0.1"], ..Wanted::default() });
         let ca = folder.file(&format!("{name}-ca.pem"), &self.pem);

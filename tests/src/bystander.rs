@@ -1,5 +1,5 @@
-//! An honest pair of clients beside an attack: a publisher of 200 QoS 1 messages a second and its subscriber. What they notice is
-//! what the attack costs others.
+//! An honest pair of clients beside an attack: a publisher of 200 QoS 1 messages a second and its
+//! subscriber. What they notice is what the attack costs others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 
 const EVERY: Duration = Duration::from_millis(5);
-/// How long the last message may take.
+/// Longest time that the last message may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The pair at work.
@@ -21,7 +21,7 @@ pub struct Bystander {
     subscriber: JoinHandle<std::io::Result<Vec<Duration>>>,
 }
 
-/// What the pair noticed.
+/// Observations of the pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Noticed {
     /// Messages that were acknowledged to the publisher and never came.
@@ -34,7 +34,7 @@ impl Bystander {
     /// Begins.
     ///
     /// # Errors
-    /// Of the network, or that the broker does not let the pair in.
+    /// An error of the network, or a refusal by the broker.
     pub fn start(address: SocketAddr) -> std::io::Result<Bystander> {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let address = address.to_string();

@@ -1,4 +1,5 @@
-//! A small blocking client that says exactly what it is told, for tests that end connections and brokers in the middle.
+//! A small blocking client that says exactly what it is told, for tests that end connections and
+//! brokers in the middle.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Read, Write};
@@ -140,7 +141,7 @@ impl Client {
     /// Connects with a session that is kept; whether there was one.
     ///
     /// # Errors
-    /// Of the network, or that the broker said no.
+    /// An error of the network, or a refusal by the broker.
     pub fn resume(address: &str, id: &str, version: wire::Version) -> std::io::Result<(Client, bool)> {
         let expiry = [("p.session_expiry", "3600")];
         let more: &[_] = if version == "5.0" { &expiry } else { &[] };
@@ -152,7 +153,7 @@ impl Client {
     /// Connects as the fields of CONNECT say; whether there was a session.
     ///
     /// # Errors
-    /// Of the network, or that the broker said no.
+    /// An error of the network, or a refusal by the broker.
     pub fn connect(
         address: &str,
         version: wire::Version,
@@ -168,7 +169,7 @@ impl Client {
     /// As [`connect`](Self::connect); CONNACK whatever it says.
     ///
     /// # Errors
-    /// Of the network, or that something else came.
+    /// An error of the network, or another packet.
     pub fn knock(
         address: &str,
         version: wire::Version,
@@ -182,7 +183,7 @@ impl Client {
     /// As [`knock`](Self::knock); the first packet, whatever it is.
     ///
     /// # Errors
-    /// Of the network.
+    /// An error of the network.
     pub fn dial(
         address: &str,
         version: wire::Version,
@@ -200,7 +201,7 @@ impl Client {
     /// As [`knock`](Self::knock), over TLS to `localhost`.
     ///
     /// # Errors
-    /// Of TLS, too.
+    /// An error of TLS, too.
     pub fn knock_tls(
         address: &str,
         version: wire::Version,
@@ -217,7 +218,7 @@ impl Client {
     /// As [`knock`](Self::knock), over WebSocket.
     ///
     /// # Errors
-    /// Of WebSocket, too.
+    /// An error of WebSocket, too.
     pub fn knock_ws(
         address: &str,
         path: &str,
@@ -232,7 +233,7 @@ impl Client {
     /// As [`knock`](Self::knock), over a Unix socket.
     ///
     /// # Errors
-    /// Of the network.
+    /// An error of the network.
     pub fn knock_unix(
         path: &str,
         version: wire::Version,
@@ -283,7 +284,7 @@ impl Client {
     /// Sends a packet and waits for its answer; messages that come before that are for later.
     ///
     /// # Errors
-    /// Of the network, or what came in its place.
+    /// An error of the network, or the packet that came in its place.
     pub fn ask(&mut self, name: &str, all: &[(&str, &str)], answer: &str) -> std::io::Result<Fields> {
         self.send(name, all)?;
         self.await_answer(answer)
@@ -299,7 +300,8 @@ impl Client {
         }
     }
 
-    /// Topic and payload of the messages that come until one has this payload, acknowledged where that is due.
+    /// Topic and payload of the messages that come until one has this payload, acknowledged where
+    /// that is due.
     pub fn messages_until(&mut self, last: &str) -> Vec<String> {
         let mut all = Vec::new();
         loop {
@@ -336,7 +338,7 @@ impl Client {
     /// Sends a packet.
     ///
     /// # Errors
-    /// Of the network.
+    /// An error of the network.
     pub fn send(&mut self, name: &str, all: &[(&str, &str)]) -> std::io::Result<()> {
         self.stream.write_all(&wire::encode(name, &fields(all), self.version))
     }
@@ -344,7 +346,7 @@ impl Client {
     /// The next packet; `None` when none came in time.
     ///
     /// # Errors
-    /// Of the network; the end of the connection is one.
+    /// An error of the network; the end of the connection is one.
     pub fn next(&mut self, patience: Duration) -> std::io::Result<Option<(&'static str, Fields)>> {
         match self.aside.pop_front() {
             Some(message) => Ok(Some(("publish", message))),

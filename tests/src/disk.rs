@@ -1,11 +1,13 @@
-//! Disks for the store to stand on: one that remembers every write and sync, so that a loss of power can be played at any
-//! point of it; and one that fails at a chosen call.
+//! Disks for the store to stand on: one that remembers every write and sync, so that a loss of
+//! power can be played at any point of it; and one that fails at a chosen call.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use lapwing::internals::store::{Disk, DiskFile};
+
+use crate::random::Random;
 
 /// One change of the disk.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ enum Change {
     Mark(u64),
 }
 
-/// What may go wrong.
+/// Kinds of failure of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Half of a write, then an error.
@@ -67,7 +69,7 @@ struct State {
     folders: Vec<String>,
     last_file: u64,
     history: Vec<Change>,
-    /// What was durable when the history began.
+    /// Durable content when the history began.
     history_before: Vec<Change>,
     /// Nothing of the history is kept: for tests without a loss of power.
     forgets: bool,
@@ -89,7 +91,7 @@ struct OpenFile {
     file: u64,
 }
 
-/// What survives of changes that were not synced.
+/// Part of the unsynced changes that survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// None of them.
@@ -110,18 +112,6 @@ pub enum Loss {
 pub const LOSSES: [Loss; 7] =
     [Loss::All, Loss::Prefix, Loss::Pieces(512), Loss::Pieces(4096), Loss::Torn, Loss::Names, Loss::Nothing];
 
-/// Numbers for tests: the same again from the same seed.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n.max(1)
-    }
-}
-
 impl MemoryDisk {
     /// A disk that keeps no history.
     pub fn forgetful() -> MemoryDisk {
@@ -135,7 +125,7 @@ impl MemoryDisk {
         self.0.lock().unwrap().history.push(Change::Mark(n));
     }
 
-    /// How many changes there were so far.
+    /// Number of changes so far.
     pub fn changes(&self) -> usize {
         self.0.lock().unwrap().history.len()
     }
@@ -155,7 +145,7 @@ impl MemoryDisk {
         self.0.lock().unwrap().plan = Some(Plan { kind: Some(kind), from: n, count: 1, fault });
     }
 
-    /// How many calls of each kind there were.
+    /// Number of calls of each kind.
     pub fn kinds(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().unwrap().calls_of.clone()
     }
@@ -205,8 +195,8 @@ impl MemoryDisk {
         copy
     }
 
-    /// The disk after a loss of power behind `upto` changes, and the marks until then. `syncs`: whether the disk does what
-    /// sync asks for; without, it is the negative control.
+    /// The disk after a loss of power behind `upto` changes, and the marks until then. `syncs`:
+    /// whether the disk does what sync asks for; without, it is the negative control.
     pub fn after_power_loss(
         &self,
         upto: usize,
@@ -339,7 +329,8 @@ impl State {
         self.call_for(kind, matches!(kind, "open" | "create_folder"))
     }
 
-    /// As [`call`](Self::call), of a call that may need more space or not: one that needs none has it on a full disk.
+    /// As [`call`](Self::call), of a call that may need more space or not: one that needs none has
+    /// it on a full disk.
     fn call_for(&mut self, kind: &'static str, needs_space: bool) -> Result<(), Fault> {
         self.calls += 1;
         let of_kind = self.calls_of.entry(kind).or_default();

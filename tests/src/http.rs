@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What came: status, head (in lower case) and body.
+/// An answer: status, head (in lower case) and body.
 #[derive(Debug)]
 pub struct Answer {
     /// Like 200.

@@ -1,5 +1,5 @@
-//! What a store is told, and what it must say of it later: random records in an order that a broker could write, and a plain
-//! model of the state behind each of them.
+//! Records for a store, and the state that it must show later: random records in an order that a
+//! broker could write, and a plain model of the state behind each of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use lapwing::internals::store::{Failed, Page, Seat, Store, Ticket};
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
 
-use crate::disk::Random;
+use crate::random::Random;
 
 /// The state as text by key, so that two can be compared whatever they are made of.
 pub type State = BTreeMap<String, String>;
@@ -25,7 +25,7 @@ pub type State = BTreeMap<String, String>;
 /// A plain model of what records mean.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// What is kept.
+    /// Content that is kept.
     pub state: State,
     /// The sizes and session of queued messages, to acknowledge them.
     queued: Vec<(u64, u64, u32)>,
@@ -289,7 +289,8 @@ pub fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Failed> {
     }
 }
 
-/// Hands a record over as a broker would: messages by a reserved place, everything else at once. `None`: it was refused.
+/// Hands a record over as a broker would: messages by a reserved place, everything else at once.
+/// `None`: it was refused.
 pub fn tell(store: &DurableStore, record: Record, durability: Durability) -> Option<Ticket> {
     if matches!(record, Record::Published { .. }) {
         let lsn = store.reserve().ok()?;

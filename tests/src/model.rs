@@ -1,8 +1,10 @@
-//! A session and a scripted client on a fake clock, without sockets, judged by what each end must see.
+//! A session and a scripted client on a fake clock, without sockets, judged by what each end must
+//! see.
 //!
-//! The network keeps order and loses everything that is under way when it is cut, which may be at any moment. Whatever the
-//! moments are, after the dust has settled every QoS 1 message has arrived at least once, every QoS 2 message exactly once, each
-//! in the order of sending, in both directions. `tests/session_model.rs` cuts at every point, `fuzz/` at all others.
+//! The network keeps order and loses everything that is under way when it is cut, which may be at
+//! any moment. Whatever the moments are, after the dust has settled every QoS 1 message has arrived
+//! at least once, every QoS 2 message exactly once, each in the order of sending, in both
+//! directions. `tests/tests/session/model.rs` cuts at every point, `fuzz/` at all others.
 
 use std::collections::VecDeque;
 
@@ -38,7 +40,7 @@ enum Wire {
     Ack(PacketType, u16),
 }
 
-/// What the client has sent and not finished: message, identifier, QoS, and whether PUBREC came.
+/// Unfinished messages of the client: message, identifier, QoS, and true once PUBREC came.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     id: u16,

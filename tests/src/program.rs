@@ -1,4 +1,5 @@
-//! The program `lapwing` as a user runs it: started with arguments or a file, known by what it logs.
+//! The program `lapwing` as a user runs it: started with arguments or a file, known by what it
+//! logs.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
@@ -9,21 +10,42 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-/// How long the program may take to start, to say something, or to end.
+use crate::access;
+
+/// Longest time that the program may take to start, to log something, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running broker; dropping it kills it.
+/// A running broker; dropping it kills it. [`with`](Program::with) starts one.
 pub struct Program {
     child: Child,
-    /// What it has logged so far.
+    /// Everything that it has logged.
     pub log: Arc<Mutex<String>>,
     lines: Receiver<String>,
     /// Its listeners, as `mqtt://127.0.0.1:1883`.
     pub listeners: Vec<String>,
-    _folders: Vec<Folder>,
+    /// Its own folder: the configuration and the files that options brought. The state is here too,
+    /// unless it was given another place.
+    pub folder: Folder,
+}
+
+/// A broker to start, by options:
+/// `Program::with("[limits]\n…").users(RULES).state(&folder).start()`.
+///
+/// It listens on a free port of 127.0.0.1, unless the configuration, [`listener`](Setup::listener)
+/// or arguments say otherwise.
+pub struct Setup {
+    toml: Option<String>,
+    auth: String,
+    listeners: String,
+    arguments: Vec<String>,
+    /// Place of the configuration and the state.
+    state: Option<PathBuf>,
+    working: Option<PathBuf>,
+    folder: Folder,
 }
 
 /// A folder for the files of one test; dropping it removes it.
+#[derive(Debug)]
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -87,39 +109,104 @@ pub fn binary() -> PathBuf {
         .clone()
 }
 
-impl Program {
-    /// Starts with this configuration and waits until it serves.
-    pub fn start(toml: &str) -> Program {
-        let folder = Folder::new("config");
-        let file = folder.file("lapwing.toml", toml);
-        let mut program = Program::spawn(&["-c", &file.display().to_string()]);
-        program._folders.push(folder);
+impl Setup {
+    fn new(toml: Option<String>) -> Setup {
+        Setup {
+            toml,
+            auth: String::new(),
+            listeners: String::new(),
+            arguments: Vec::new(),
+            state: None,
+            working: None,
+            folder: Folder::new("broker"),
+        }
+    }
+
+    /// Adds a listener on a free port of 127.0.0.1 with these keys.
+    pub fn listener(mut self, keys: &str) -> Setup {
+        self.listeners += &format!("[[listener]]\naddress = '127.0.0.1:0'\n{keys}\n");
+        self
+    }
+
+    /// Adds a listener of every transport, with certificates in the folder of the broker.
+    pub fn all_transports(mut self) -> Setup {
+        certificates(&self.folder);
+        let path = self.folder.0.display();
+        let tls = format!("certificate_file = '{path}/server.pem'\nkey_file = '{path}/server.key'\n");
+        for transport in ["tcp", "tls", "ws", "wss"] {
+            let tls = if matches!(transport, "tls" | "wss") { &tls } else { "" };
+            self.listeners +=
+                &format!("[[listener]]\naddress = 'localhost:0'\ntransport = '{transport}'\n{tls}");
+        }
+        self.listeners += &format!("[[listener]]\ntransport = 'unix'\npath = '{path}/mqtt.sock'\n");
+        self
+    }
+
+    /// Adds keys of `[auth]`.
+    pub fn auth(mut self, keys: &str) -> Setup {
+        self.auth += &format!("{keys}\n");
+        self
+    }
+
+    /// Adds the users of [`access::USERS`] and a file of rules, `users` and `acl.toml` in the
+    /// folder of the broker.
+    pub fn users(self, rules: &str) -> Setup {
+        let passwords: Vec<String> = access::USERS.iter().map(|user| access::password(user)).collect();
+        let users: Vec<(&str, &str)> =
+            access::USERS.iter().copied().zip(passwords.iter().map(String::as_str)).collect();
+        access::secret_file(&self.folder, "users", &access::password_lines(&users));
+        self.folder.file("acl.toml", rules);
+        let path = self.folder.0.display();
+        let keys = format!("password_file = '{path}/users'\nacl_file = '{path}/acl.toml'");
+        self.auth(&keys)
+    }
+
+    /// Keeps configuration and state in this folder, for a broker that is started again.
+    pub fn state(mut self, folder: &Folder) -> Setup {
+        self.state = Some(folder.0.clone());
+        self
+    }
+
+    /// Starts in this folder, the state there as well.
+    pub fn inside(mut self, folder: &Path) -> Setup {
+        self.state = Some(folder.to_owned());
+        self.working = Some(folder.to_owned());
+        self
+    }
+
+    /// Adds arguments of the command line.
+    pub fn arguments(mut self, arguments: &[&str]) -> Setup {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// The whole configuration.
+    fn config(&self, toml: &str) -> String {
+        let auth = if self.auth.is_empty() { String::new() } else { format!("[auth]\n{}", self.auth) };
+        let is_served = !self.listeners.is_empty() || toml.contains("[[listener]]");
+        let usual = if is_served { "" } else { "[[listener]]\naddress = '127.0.0.1:0'\n" };
+        format!("{auth}{toml}\n{}{usual}", self.listeners)
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(self) -> Program {
+        let mut program = self.spawn();
         program.wait_for("Lapwing ");
         program
     }
 
-    /// Starts with these arguments and waits for nothing. Its state is in a folder of its own.
-    pub fn spawn(arguments: &[&str]) -> Program {
-        let folder = Folder::new("state");
-        let mut program = Program::spawn_with_state(&folder.0, arguments);
-        program._folders.push(folder);
-        program
-    }
-
-    /// Starts with these arguments and the state in this folder, and waits for nothing.
-    pub fn spawn_with_state(state: &Path, arguments: &[&str]) -> Program {
-        Program::spawn_at(Path::new("."), state, arguments)
-    }
-
-    /// Starts in this folder, its state there as well, and waits for nothing.
-    pub fn spawn_in(folder: &Path, arguments: &[&str]) -> Program {
-        Program::spawn_at(folder, folder, arguments)
-    }
-
-    fn spawn_at(folder: &Path, state: &Path, arguments: &[&str]) -> Program {
-        let mut child = Command::new(binary())
-            .current_dir(folder)
-            .args(arguments)
+    /// Starts it and waits for nothing.
+    pub fn spawn(self) -> Program {
+        let state = self.state.as_deref().unwrap_or(&self.folder.0);
+        let mut command = Command::new(binary());
+        if let Some(toml) = &self.toml {
+            let file = state.join("lapwing.toml");
+            std::fs::write(&file, self.config(toml)).expect("a file for the test");
+            command.arg("-c").arg(file);
+        }
+        let mut child = command
+            .current_dir(self.working.as_deref().unwrap_or(Path::new(".")))
+            .args(&self.arguments)
             .env("LAPWING_STORE__DATA_DIR", state.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -135,7 +222,24 @@ impl Program {
                 let _ = send.send(line);
             }
         });
-        Program { child, log, lines, listeners: Vec::new(), _folders: Vec::new() }
+        Program { child, log, lines, listeners: Vec::new(), folder: self.folder }
+    }
+}
+
+impl Program {
+    /// A broker with this configuration, to which options may be added.
+    pub fn with(toml: &str) -> Setup {
+        Setup::new(Some(toml.to_owned()))
+    }
+
+    /// A broker without a configuration of the test, only with these arguments.
+    pub fn by(arguments: &[&str]) -> Setup {
+        Setup::new(None).arguments(arguments)
+    }
+
+    /// Starts with this configuration and waits until it serves.
+    pub fn start(toml: &str) -> Program {
+        Program::with(toml).start()
     }
 
     /// Waits for a line with this text and returns it.
@@ -148,8 +252,9 @@ impl Program {
         }
     }
 
-    /// Waits for a line with each of these texts, in whatever order they come, and returns those lines in the order of the texts. For
-    /// lines that are written by different threads, or for different reasons that do not wait for each other.
+    /// Waits for a line with each of these texts, in whatever order they come, and returns those
+    /// lines in the order of the texts. For lines that are written by different threads, or for
+    /// different reasons that do not wait for each other.
     pub fn wait_for_all<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
         let mut found = [const { String::new() }; N];
         while let Some(missing) = found.iter().position(String::is_empty) {
@@ -186,7 +291,7 @@ impl Program {
         self.address(scheme).rsplit_once(':').expect("a port").1.to_owned()
     }
 
-    /// What it has logged until now.
+    /// Everything that it has logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -226,15 +331,17 @@ impl Drop for Program {
     }
 }
 
-/// A port that nobody listens on, for what cannot be told to take any. It is below those that the system gives to who asks for any, and to
-/// who connects: none of the tests beside this one is given it, and nobody who waits there for a listener meets himself.
+/// A port that nobody listens on, for what cannot be told to take any. It is below those that the
+/// system gives to who asks for any, and to who connects: none of the tests beside this one is
+/// given it, and nobody who waits there for a listener meets himself.
 pub fn free_port() -> u16 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     const FROM: u32 = 12_000;
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first_given = range.split_whitespace().next().and_then(|first| first.parse().ok());
     let until = first_given.filter(|until| *until > FROM + 1_000).unwrap_or(32_768);
-    // Tests are processes of their own, with numbers that follow each other: 16 ports for each, then those of the next.
+    // Tests are processes of their own, with numbers that follow each other: 16 ports for each,
+    // then those of the next.
     let first = std::process::id() * 16;
     loop {
         let port = (FROM + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % (until - FROM)) as u16;
@@ -247,7 +354,8 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Whether a program of others is there. Without it a test is skipped with a line, but fails in CI.
+/// True where a program of others is installed. Without it a test is skipped with a line, but fails
+/// in CI.
 pub fn is_there(what: &str, path: &Path) -> bool {
     let there = path.is_file()
         || std::env::var_os("PATH")
@@ -277,7 +385,8 @@ pub fn run(command: &mut Command) -> String {
     text
 }
 
-/// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM files in a folder.
+/// A server certificate for `localhost` and 127.0.0.1, and a client's, by one authority; all as PEM
+/// files in a folder.
 pub fn certificates(folder: &Folder) {
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -300,20 +409,4 @@ pub fn certificates(folder: &Folder) {
         folder.file(&format!("{name}.pem"), &certificate.pem());
         crate::access::secret_file(folder, &format!("{name}.key"), &key.serialize_pem());
     }
-}
-
-/// A broker with all transports, and the folder of its certificates.
-pub fn all_transports(more: &str) -> (Program, Folder) {
-    let folder = Folder::new("tls");
-    certificates(&folder);
-    let path = folder.0.display();
-    let tls = format!("certificate_file = '{path}/server.pem'\nkey_file = '{path}/server.key'\n");
-    let toml = format!(
-        "{more}\n[[listener]]\naddress = 'localhost:0'\n\
-         [[listener]]\naddress = 'localhost:0'\ntransport = 'tls'\n{tls}\
-         [[listener]]\naddress = 'localhost:0'\ntransport = 'ws'\n\
-         [[listener]]\naddress = 'localhost:0'\ntransport = 'wss'\n{tls}\
-         [[listener]]\ntransport = 'unix'\npath = '{path}/mqtt.sock'\n"
-    );
-    (Program::start(&toml), folder)
 }

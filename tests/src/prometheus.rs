@@ -18,7 +18,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes this address five times a second; `None` where there is no Prometheus.
+    /// Starts one that scrapes this address five times a second; `None` where there is no
+    /// Prometheus.
     pub fn start(admin: &str) -> Option<Prometheus> {
         if !is_there("prometheus", "prometheus".as_ref()) {
             return None;
@@ -54,7 +55,7 @@ impl Prometheus {
         Some(Prometheus { child, address, _folder: folder })
     }
 
-    /// What it has of a series now, by its name with or without labels.
+    /// Current value of a series, by its name with or without labels.
     pub fn value(&self, series: &str) -> Option<f64> {
         let query: String = series
             .bytes()

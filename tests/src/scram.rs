@@ -6,7 +6,7 @@ use ring::{digest, hmac, pbkdf2};
 
 /// The method.
 pub const METHOD: &str = "SCRAM-SHA-256";
-/// What the client's first message says.
+/// First message of the client.
 pub const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
 
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Plays dialogues that are written as data. `tests/cases/conformance/README.md` tells the language.
+//! Plays dialogues that are written as data. `tests/cases/conformance/README.md` tells the
+//! language.
 
 use crate::program::Folder;
 use crate::siege::Crowd;
@@ -14,7 +15,7 @@ use lapwing::internals::config::Config;
 
 use crate::wire::{self, Fields};
 
-/// How long anything that must come may take.
+/// Longest time that anything that must come may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A dialogue.
@@ -26,7 +27,7 @@ pub struct Case {
     pub file: String,
     /// The versions it is played in.
     pub versions: Vec<String>,
-    /// What it shows, as `3.1.1:MQTT-x.y.z-n`.
+    /// Statements that it shows, as `3.1.1:MQTT-x.y.z-n`.
     pub shows: Vec<String>,
     /// Lines of TOML for the broker.
     pub config: String,
@@ -36,12 +37,12 @@ pub struct Case {
     pub steps: Vec<String>,
 }
 
-/// What a case of abuse has besides a dialogue.
+/// Parts of a case of abuse besides its dialogue.
 #[derive(Clone, Debug, Default)]
 pub struct Abuse {
     /// Its row.
     pub id: String,
-    /// How much more memory the broker may take meanwhile, in MiB.
+    /// Memory that the broker may take more meanwhile, in MiB.
     pub memory_mib: u64,
     /// Some of it stays by its nature, like retained messages.
     pub keeps: bool,
@@ -90,7 +91,8 @@ fn parse(file: &str, text: &str) -> Vec<Case> {
     cases
 }
 
-/// A scripted method for enhanced authentication: says `round-1`, wants `answer-1`, and so on for two rounds.
+/// A scripted method for enhanced authentication: says `round-1`, wants `answer-1`, and so on for
+/// two rounds.
 struct TwoRounds;
 
 struct Rounds(usize);
@@ -207,7 +209,7 @@ pub(crate) struct Stage {
     pub(crate) version: String,
     pub(crate) clients: BTreeMap<String, Client>,
     pub(crate) crowds: Vec<Crowd>,
-    /// What `?name` has bound.
+    /// Values that `?name` has bound.
     bound: BTreeMap<String, String>,
     broker: Option<(Broker, tokio::runtime::Runtime)>,
     stopping: Option<tokio::runtime::Runtime>,
@@ -297,7 +299,8 @@ impl Stage {
                 assert!(next.is_none(), "the broker was to close, but sent {next:?}");
             }
             [who, "<", "end", reason] => {
-                // DISCONNECT with a reason where the version has it, then the end of the connection.
+                // DISCONNECT with a reason where the version has it, then the end of the
+                // connection.
                 if self.client(who).version == "5.0" {
                     self.expect(who, "disconnect", &[&format!("reason={reason}")]);
                 }
@@ -389,7 +392,7 @@ impl Stage {
         }
     }
 
-    /// What the received fields lack. What only another version has is passed over.
+    /// Returns the first difference of the received fields. Fields of another version are skipped.
     fn differs(&self, words: &[&str], got: &Fields, v5: bool) -> Option<String> {
         for (key, wanted) in self.fields(words) {
             let only_v5 = key.starts_with("p.") || key == "reason";

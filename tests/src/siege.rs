@@ -1,4 +1,5 @@
-//! Steps of dialogues that abuse a broker: floods, crowds, drips. `tests/cases/abuse/README.md` tells them.
+//! Steps of dialogues that abuse a broker: floods, crowds, drips. `tests/cases/abuse/README.md`
+//! tells them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,11 +11,11 @@ use std::time::{Duration, Instant};
 use crate::script::Stage;
 use crate::wire;
 
-/// How long a flood may be held up before it is over.
+/// Longest time that a flood may be held up before it is over.
 const HELD_UP: Duration = Duration::from_secs(5);
-/// How long the answers to all of a pump may take.
+/// Longest time for the answers to all of a pump.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How many packets are written at once.
+/// Number of packets that are written at once.
 const BATCH: usize = 200;
 
 /// Many clients at once.
@@ -33,7 +34,8 @@ impl Drop for Crowd {
     }
 }
 
-/// Words with `%n` for the number of the packet, and `%bN` for that as a filter of N levels, `+` and `a`.
+/// Words with `%n` for the number of the packet, and `%bN` for that as a filter of N levels, `+`
+/// and `a`.
 fn numbered(words: &[&str], n: usize) -> Vec<String> {
     let bits = |levels: usize| -> String {
         let level = |bit: usize| if n >> bit & 1 == 1 { "a" } else { "+" };
@@ -73,7 +75,8 @@ impl Stage {
                 }
                 self.step(&format!("{who} < {}", rest.join(" ")));
             }
-            // This packet cut in two at each of its bytes, each time over a connection of its own, gets this answer.
+            // This packet cut in two at each of its bytes, each time over a connection of its own,
+            // gets this answer.
             ["everywhere", "cut", name, fields @ .., "<", answer] => self.cut(name, fields, answer),
             ["crowd", count, "silent", low, high] => {
                 self.silent(wire::number(count) as usize, wire::number(low), wire::number(high));
@@ -242,7 +245,8 @@ impl Stage {
                         input.drain(..len);
                     }
                 }
-                // Hundreds of sockets looked at each millisecond would be an attack of its own on the honest pair.
+                // Hundreds of sockets looked at each millisecond would be an attack of its own on
+                // the honest pair.
                 if idle {
                     std::thread::sleep(Duration::from_millis(10));
                 }

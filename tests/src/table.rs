@@ -1,6 +1,7 @@
 //! `docs/CONFORMANCE.md`: each normative statement with the tests that show it.
 //!
-//! A dialogue names its statements in `shows3` and `shows5`; a Rust test has them in a comment directly above it:
+//! A dialogue names its statements in `shows3` and `shows5`; a Rust test has them in a comment
+//! directly above it:
 //! `// 3.1.1: [MQTT-4.7.1-1]  5.0: [MQTT-4.7.0-1]`.
 
 use std::collections::BTreeMap;
@@ -87,7 +88,7 @@ pub fn make(root: &Path) -> (String, Vec<String>) {
     let mut wrong = Vec::new();
     let mut out = String::from(
         "# Conformance\n\nEvery normative statement of MQTT 3.1.1 and 5.0, in our own few words, with the tests that show it. Generated; \
-         `cargo test -p lapwing-tests --test table` compares, and `LAPWING_UPDATE=1` before it writes. The dialogues stand in \
+         `cargo test -p lapwing-tests --test docs conformance` compares, and `LAPWING_UPDATE=1` before it writes. The dialogues stand in \
          `tests/cases/conformance/` and are played over sockets in every version they apply to.\n",
     );
     for standard in ["3.1.1", "5.0"] {

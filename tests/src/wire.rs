@@ -1,11 +1,13 @@
-//! A small independent codec of MQTT 3.1, 3.1.1 and 5.0: packets as named fields, written from and compared with text.
+//! A small independent codec of MQTT 3.1, 3.1.1 and 5.0: packets as named fields, written from and
+//! compared with text.
 
 use std::collections::BTreeMap;
 
 /// A protocol version by its name: `3.1`, `3.1.1`, `5.0`.
 pub type Version = &'static str;
 
-/// A packet as fields. Property `x` is field `p.x`, a will property `wp.x`; a repeated field joins its values with `|`.
+/// A packet as fields. Property `x` is field `p.x`, a will property `wp.x`; a repeated field joins
+/// its values with `|`.
 pub type Fields = BTreeMap<String, String>;
 
 /// Name, identifier and kind of each property.
@@ -359,8 +361,8 @@ pub fn decode(bytes: &[u8], version: &str) -> (&'static str, Fields) {
     (name, fields)
 }
 
-/// Reads the packet once more by `mqttbytes`, where that is sound: its 5.0 DISCONNECT and AUTH, and several
-/// subscription identifiers, are not (see the README).
+/// Reads the packet once more by `mqttbytes`, where that is sound: its 5.0 DISCONNECT and AUTH, and
+/// several subscription identifiers, are not (see the README).
 pub fn second_opinion(bytes: &[u8], version: &str) {
     let mut copy = bytes::BytesMut::from(bytes);
     match version {

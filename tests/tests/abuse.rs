@@ -1,8 +1,10 @@
-//! Plays every case of `tests/cases/abuse/` against the program, in every version it names: what the client gets, how much
-//! memory the broker takes meanwhile and keeps, and what an honest pair of clients beside it notices.
+//! Plays every case of `tests/cases/abuse/` against the program, in every version it names: what
+//! the client gets, how much memory the broker takes meanwhile and keeps, and what an honest pair
+//! of clients beside it notices.
 //!
-//! `LAPWING_LONG=1` plays the long ones, too. `LAPWING_UPDATE=1` writes `docs/ABUSE.md` with the figures of this run, beside those of
-//! Mosquitto where that is installed. `elsewhere.tsv` names the tests of the rows that are no dialogue; that they are there is checked.
+//! `LAPWING_LONG=1` plays the long ones, too. `LAPWING_UPDATE=1` writes `docs/ABUSE.md` with the
+//! figures of this run, beside those of Mosquitto where that is installed. `elsewhere.tsv` names
+//! the tests of the rows that are no dialogue; that they are there is checked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,11 +19,11 @@ use lapwing_tests::program::{Folder, Program, free_port, root};
 use lapwing_tests::script::{self, Case};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// What the pair may notice at most, where it noticed less than half of that without an attack.
+/// Highest p99 of the pair, where it is less than half of that without an attack.
 const P99: Duration = Duration::from_millis(10);
 /// The machine may be busy with something else: a late pair is looked at again, nothing else is.
 const ATTEMPTS: usize = 5;
-/// How long the broker has to give back memory and file descriptors.
+/// Longest time until the broker has given back memory and file descriptors.
 const AFTERWARDS: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024;
 
@@ -66,7 +68,7 @@ impl Watched {
     }
 }
 
-/// What a case cost.
+/// Costs of a case.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     grown_mib: f64,

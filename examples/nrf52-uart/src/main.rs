@@ -1,4 +1,5 @@
-//! A sensor whose broker is at the other end of a UART: a modem, another board, or `socat` on a computer.
+//! A sensor whose broker is at the other end of a UART: a modem, another board, or `socat` on a
+//! computer.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! A sensor on Wi-Fi: the temperature of the chip every ten seconds, the LED of the board by message.
+//! A sensor on Wi-Fi: the temperature of the chip every ten seconds, the LED of the board by
+//! message.
 #![no_std]
 #![no_main]
 

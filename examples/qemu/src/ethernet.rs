@@ -1,7 +1,8 @@
 //! The Ethernet controller of the chip as a device for smoltcp.
 //!
-//! Both directions go word by word through one register. The first two bytes of a received packet are its length (themselves and
-//! the checksum included), those of a packet to be sent the length of what follows the Ethernet header.
+//! Both directions go word by word through one register. The first two bytes of a received packet
+//! are its length (themselves and the checksum included), those of a packet to be sent the length
+//! of what follows the Ethernet header.
 
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;

@@ -1,4 +1,5 @@
-//! The board: an LM3S6965 with its UART, its Ethernet controller, its tick, and what it says to the machine that emulates it.
+//! The board: an LM3S6965 with its UART, its Ethernet controller, its tick, and what it says to the
+//! machine that emulates it.
 //!
 //! The programs of the size table stand on it, too.
 #![no_std]
@@ -92,7 +93,8 @@ impl Write for Uart {
 
 /// Ends the program: by semihosting, which QEMU takes as its end.
 pub fn end(good: bool) -> ! {
-    // SAFETY: the semihosting call of this architecture; ADP_Stopped_ApplicationExit or RunTimeError.
+    // SAFETY: the semihosting call of this architecture; ADP_Stopped_ApplicationExit or
+    // RunTimeError.
     unsafe { cortex_m::asm::semihosting_syscall(0x18, if good { 0x20026 } else { 0x20023 }) };
     loop {
         cortex_m::asm::wfi();
@@ -102,7 +104,8 @@ pub fn end(good: bool) -> ! {
 /// The arguments that the emulator was given, separated by spaces.
 pub fn arguments(place: &mut [u8]) -> &str {
     let mut block = [place.as_mut_ptr() as usize, place.len() - 1];
-    // SAFETY: SYS_GET_CMDLINE writes at most the given length to the given place and its length into the block.
+    // SAFETY: SYS_GET_CMDLINE writes at most the given length to the given place and its length
+    // into the block.
     let failed = unsafe { cortex_m::asm::semihosting_syscall(0x15, block.as_mut_ptr() as u32) };
     // The compiler does not know that the block changed.
     let len = unsafe { core::ptr::read_volatile(&raw const block[1]) };
@@ -121,8 +124,9 @@ fn say_bytes(line: &[u8]) {
     }
 }
 
-/// Says what a program took: `state` as it is told, and the stack as far as it was written to (RAM starts as zeros in the emulator),
-/// less the `places` of a program that keeps its client and its buffers on the stack.
+/// Says what a program took: `state` as it is told, and the stack as far as it was written to (RAM
+/// starts as zeros in the emulator), less the `places` of a program that keeps its client and its
+/// buffers on the stack.
 pub fn report(state: usize, places: usize) {
     const RAM: usize = 0x2000_0000;
     const END: usize = 0x2001_0000;

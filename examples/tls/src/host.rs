@@ -30,7 +30,8 @@ impl Transport for Tcp {
     fn close(&mut self) {}
 }
 
-/// The clock of the system. On a board: the time that SNTP told, counted on in an atomic; `embedded_tls::NoClock` before that.
+/// The clock of the system. On a board: the time that SNTP told, counted on in an atomic;
+/// `embedded_tls::NoClock` before that.
 pub struct WallClock;
 
 impl TlsClock for WallClock {

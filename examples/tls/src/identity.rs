@@ -1,4 +1,4 @@
-//! Who the device is, whom it trusts, and its random numbers.
+//! Identity of the device, the authority that it trusts, and its random numbers.
 
 use embedded_tls::pki::CertVerifier;
 use embedded_tls::{
@@ -12,8 +12,9 @@ use signature::SignerMut;
 /// The largest certificate of a server that is taken, in bytes of DER.
 const CERTIFICATE_MAX: usize = 1_024;
 
-/// Trusts one authority, and may have a certificate of its own. All certificates have P-256 keys and ECDSA with SHA-256, as `lapwing cert` and
-/// `openssl ecparam -name prime256v1` make them: that keeps RSA and other curves out of the flash.
+/// Trusts one authority, and may have a certificate of its own. All certificates have P-256 keys
+/// and ECDSA with SHA-256, as `lapwing cert` and `openssl ecparam -name prime256v1` make them: that
+/// keeps RSA and other curves out of the flash.
 pub struct Identity<'a, Rng, Clock: TlsClock> {
     rng: Rng,
     verifier: CertVerifier<'a, Aes128GcmSha256, Clock, CERTIFICATE_MAX>,
@@ -21,13 +22,15 @@ pub struct Identity<'a, Rng, Clock: TlsClock> {
 }
 
 impl<'a, Rng: CryptoRngCore, Clock: TlsClock> Identity<'a, Rng, Clock> {
-    /// Trusts servers with a certificate of this authority (DER). `rng` is the hardware's random number generator, or one that it seeds. Where
-    /// the `Clock` knows no time, certificates that have ended are taken.
+    /// Trusts servers with a certificate of this authority (DER). `rng` is the hardware's random
+    /// number generator, or one that it seeds. Where the `Clock` knows no time, certificates that
+    /// have ended are taken.
     pub fn trusting(authority: &'a [u8], rng: Rng) -> Self {
         Identity { rng, verifier: CertVerifier::new(Certificate::X509(authority)), own: None }
     }
 
-    /// With a certificate (DER) and its key (PKCS #8, DER) for servers that want to know who connects.
+    /// With a certificate (DER) and its key (PKCS #8, DER) for servers that want to know who
+    /// connects.
     ///
     /// # Errors
     /// The key is not a P-256 key in PKCS #8.

@@ -1,9 +1,11 @@
-//! TLS 1.3 for the async face of the client, by `embedded-tls`: no allocator, the server's certificate checked against an authority and a
-//! host name, a certificate of the device's own where the server wants one.
+//! TLS 1.3 for the async face of the client, by `embedded-tls`: no allocator, the server's
+//! certificate checked against an authority and a host name, a certificate of the device's own
+//! where the server wants one.
 //!
-//! A future of the client may be dropped at any await; one of a TLS connection may not, since half a record cannot be taken back. So
-//! the TLS connection lives in a future of its own, [`Tunnel::carry`], that nobody drops, and plain bytes go to and from it through two pipes.
-//! That also lets each connection borrow the record buffers anew.
+//! A future of the client may be dropped at any await; one of a TLS connection may not, since half
+//! a record cannot be taken back. So the TLS connection lives in a future of its own,
+//! [`Tunnel::carry`], that nobody drops, and plain bytes go to and from it through two pipes. That
+//! also lets each connection borrow the record buffers anew.
 //!
 //! ```text
 //! Client ── TlsDialer ══ pipes ══ Tunnel::carry ── embedded-tls ── TCP
@@ -55,7 +57,7 @@ pub trait Transport {
     fn close(&mut self);
 }
 
-/// What the client wants of the tunnel.
+/// Requests of the client to the tunnel.
 enum Order {
     Dial,
     HangUp,
@@ -96,8 +98,9 @@ impl<const N: usize> Tunnel<N> {
         TlsDialer { link: TlsLink { tunnel: self, broken: true, unflushed: false }, dialing: false, timer }
     }
 
-    /// Carries: connects when the client dials, for ever. `reading` has room for the largest record of the server, 16,640 bytes if it is
-    /// not known to send smaller ones; `writing` for 128 bytes and the device's certificate, at least 512.
+    /// Carries: connects when the client dials, for ever. `reading` has room for the largest record
+    /// of the server, 16,640 bytes if it is not known to send smaller ones; `writing` for 128 bytes
+    /// and the device's certificate, at least 512.
     pub async fn carry<T: Transport, P: CryptoProvider>(
         &self,
         transport: &mut T,
@@ -179,7 +182,8 @@ impl<const N: usize> Tunnel<N> {
     }
 }
 
-/// Both halves of a connection as what `embedded-tls` wants: one value that can be copied. Its reader uses the one, its writer the other.
+/// Both halves of a connection as what `embedded-tls` wants: one value that can be copied. Its
+/// reader uses the one, its writer the other.
 struct Halves<'h, R, W>(&'h (Mutex<NoopRawMutex, R>, Mutex<NoopRawMutex, W>));
 
 impl<R, W> Clone for Halves<'_, R, W> {

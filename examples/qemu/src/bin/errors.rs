@@ -1,5 +1,6 @@
-//! Prints every error of the client by `defmt`: each frame as a line of hexadecimal digits. `tests/tests/defmt_output.rs` reads them with the
-//! symbols of this program, as a probe would.
+//! Prints every error of the client by `defmt`: each frame as a line of hexadecimal digits.
+//! `tests/tests/client/defmt_output.rs` reads them with the symbols of this program, as a probe
+//! would.
 #![no_std]
 #![no_main]
 

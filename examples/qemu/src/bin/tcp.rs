@@ -1,7 +1,8 @@
-//! A sensor on Ethernet. Arguments: `VERSION PORT COUNT`, such as `5 1883 500`; the server is the host of the emulator.
+//! A sensor on Ethernet. Arguments: `VERSION PORT COUNT`, such as `5 1883 500`; the server is the
+//! host of the emulator.
 //!
-//! It publishes COUNT numbers with QoS 1 to `qemu/one` and as many with QoS 2 to `qemu/two`, connection or not, and ends when all are
-//! delivered.
+//! It publishes COUNT numbers with QoS 1 to `qemu/one` and as many with QoS 2 to `qemu/two`,
+//! connection or not, and ends when all are delivered.
 #![no_std]
 #![no_main]
 

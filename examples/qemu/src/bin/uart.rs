@@ -1,7 +1,7 @@
 //! A sensor on a UART. Arguments: `VERSION QOS COUNT`, such as `5 2 50`.
 //!
-//! It publishes the numbers from 0 on to `qemu/up` and echoes what comes on `qemu/down` to `qemu/echo`, all with that QoS, until
-//! `stop` comes and everything is delivered.
+//! It publishes the numbers from 0 on to `qemu/up` and echoes what comes on `qemu/down` to
+//! `qemu/echo`, all with that QoS, until `stop` comes and everything is delivered.
 #![no_std]
 #![no_main]
 

@@ -1,0 +1,8 @@
+//! Identity and rights: passwords, certificates, tokens, rules, and the log of them.
+
+mod audit;
+mod certificate;
+mod password;
+mod rules;
+mod scram;
+mod token;

@@ -1,0 +1,6 @@
+//! Documents and source rules that are checked against the code.
+
+mod conformance;
+mod operations;
+mod test_drive;
+mod tidy;

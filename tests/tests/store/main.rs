@@ -1,0 +1,7 @@
+//! Durable state: acknowledgements, restarts, kill -9, loss of power, and long backlogs.
+
+mod backlog;
+mod crash;
+mod durability;
+mod power;
+mod restart;
