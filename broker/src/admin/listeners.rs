@@ -1,12 +1,12 @@
 //! Listeners, with what went through each.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::shape::object;
 use crate::admin::route::{Route, route};
 use crate::core::settings::Snapshot;
-use crate::net::endpoint::Gate;
-use crate::telemetry::metrics::Sums;
+use crate::net::endpoint::Endpoint;
+use crate::telemetry::metrics::TrafficTotals;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),
@@ -47,8 +47,8 @@ object! {
 }
 
 /// The listeners with a name for each that no other has: those of one address, of which there can be two with port 0, are counted.
-pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Gate)> {
-    let mut named: Vec<(String, &Gate)> = Vec::new();
+pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Endpoint)> {
+    let mut named: Vec<(String, &Endpoint)> = Vec::new();
     for gate in &snapshot.gates {
         let label = gate.listener.label();
         let same = named.iter().filter(|(_, other)| other.listener.label() == label).count();
@@ -57,11 +57,11 @@ pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Gate)> {
     named
 }
 
-async fn list(call: Call) -> Result<Listeners, Failure> {
+async fn list(call: ApiRequest) -> Result<Listeners, ApiError> {
     let snapshot = call.admin.core.live.get();
     let open = call.admin.listeners.borrow().clone();
     let items = named(&snapshot).into_iter().map(|(name, gate)| {
-        let mut sums = Sums::default();
+        let mut sums = TrafficTotals::default();
         sums.add(&gate.traffic);
         let urls = open.iter().filter(|(number, _)| *number == gate.number);
         Listener {

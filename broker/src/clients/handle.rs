@@ -10,7 +10,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::clients::report::Account;
+use crate::clients::report::SessionReport;
 use crate::message::Millis;
 use crate::net::Peer;
 use crate::outbox::Outbox;
@@ -20,7 +20,7 @@ const QUESTIONS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Contact {
+pub struct ClientHandle {
     /// Whose session it is.
     pub user: Option<Arc<str>>,
     /// Where it comes from.
@@ -35,32 +35,32 @@ pub struct Contact {
     pub outbox: OnceLock<Arc<Outbox>>,
     asked: AtomicBool,
     /// None once the connection ends.
-    questions: Mutex<Option<Vec<Question>>>,
+    questions: Mutex<Option<Vec<Command>>>,
     identity: Mutex<Arc<Identity>>,
 }
 
 /// What a connection is asked.
 #[derive(Debug)]
-pub enum Question {
+pub enum Command {
     /// How its session is, with so many of its subscriptions.
-    Account(usize, oneshot::Sender<Account>),
+    Account(usize, oneshot::Sender<SessionReport>),
     /// To end. Answered once its session has gone to where it belongs.
-    Leave(Leave),
+    Leave(DisconnectCommand),
 }
 
 /// An operator ends a connection.
 #[derive(Debug)]
-pub struct Leave {
+pub struct DisconnectCommand {
     /// Its session ends, too.
     pub with_session: bool,
     /// Answered, or dropped, when that is done.
     pub done: oneshot::Sender<()>,
 }
 
-impl Contact {
+impl ClientHandle {
     /// Of a connection that is let in.
-    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> Contact {
-        Contact {
+    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> ClientHandle {
+        ClientHandle {
             by: peer.address.to_string().into(),
             user: identity.user.clone(),
             peer,
@@ -84,7 +84,7 @@ impl Contact {
     }
 
     /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
-    pub fn ask(&self, question: Question) {
+    pub fn ask(&self, question: Command) {
         let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < QUESTIONS_MAX) {
             waiting.push(question);
@@ -101,7 +101,7 @@ impl Contact {
     }
 
     /// Takes them.
-    pub fn questions(&self) -> Vec<Question> {
+    pub fn questions(&self) -> Vec<Command> {
         let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
         self.asked.store(false, Ordering::Release);
         questions.as_mut().map(std::mem::take).unwrap_or_default()

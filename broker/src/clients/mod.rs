@@ -19,18 +19,18 @@ use lapwing_protocol::ReasonCode;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::clients::handle::Contact;
-use crate::clients::owned::{ConnectionNumber, Resident, RestNumber};
-use crate::net::endpoint::GateNumber;
+use crate::clients::handle::ClientHandle;
+use crate::clients::owned::{ConnectionNumber, OfflineGeneration, OwnedSession};
+use crate::net::endpoint::EndpointId;
 use crate::session::Session;
 
 /// Why a connection is told to end.
 #[derive(Debug)]
-pub enum End {
+pub enum CloseSignal {
     /// Another connection has claimed the session: send it there.
     TakenOver {
         /// Where the session goes; `None` is sent when there is none.
-        to: oneshot::Sender<Option<Resident>>,
+        to: oneshot::Sender<Option<OwnedSession>>,
         /// Who has claimed it, for the log.
         by: Arc<str>,
     },
@@ -40,15 +40,15 @@ pub enum End {
 
 /// What a connection brings to its claim.
 #[derive(Debug)]
-pub struct Claimant {
+pub struct ClaimRequest {
     /// Itself.
     pub connection: ConnectionNumber,
     /// Another user may have the session, too.
     pub any_user: bool,
     /// Tells it when to end.
-    pub end: oneshot::Sender<End>,
+    pub end: oneshot::Sender<CloseSignal>,
     /// How it is reached; a session belongs to its user.
-    pub contact: Arc<Contact>,
+    pub contact: Arc<ClientHandle>,
 }
 
 /// What a claim found.
@@ -57,9 +57,9 @@ pub enum Claim {
     /// Nobody has this client identifier.
     Fresh,
     /// A session that rested.
-    Resting(Resident, RestNumber),
+    Resting(OwnedSession, OfflineGeneration),
     /// A live connection: it will send its session.
-    Live(oneshot::Receiver<Option<Resident>>),
+    Live(oneshot::Receiver<Option<OwnedSession>>),
     /// It belongs to another user.
     ForeignUser,
     /// Too many sessions.
@@ -67,24 +67,31 @@ pub enum Claim {
 }
 
 #[derive(Debug)]
-enum Entry {
-    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, contact: Arc<Contact> },
-    Resting { resident: Resident, rest: RestNumber },
+enum Registration {
+    Live {
+        connection: ConnectionNumber,
+        end: Option<oneshot::Sender<CloseSignal>>,
+        contact: Arc<ClientHandle>,
+    },
+    Resting {
+        resident: OwnedSession,
+        rest: OfflineGeneration,
+    },
 }
 
 /// A client as others see it.
-pub enum Client<'a> {
+pub enum ClientView<'a> {
     /// It is connected.
-    Live(&'a Arc<Contact>),
+    Live(&'a Arc<ClientHandle>),
     /// Its session rests.
-    Resting(&'a Resident, RestNumber),
+    Resting(&'a OwnedSession, OfflineGeneration),
 }
 
-impl Entry {
-    fn client(&self) -> Client<'_> {
+impl Registration {
+    fn client(&self) -> ClientView<'_> {
         match self {
-            Entry::Live { contact, .. } => Client::Live(contact),
-            Entry::Resting { resident, rest } => Client::Resting(resident, *rest),
+            Registration::Live { contact, .. } => ClientView::Live(contact),
+            Registration::Resting { resident, rest } => ClientView::Resting(resident, *rest),
         }
     }
 }
@@ -92,16 +99,16 @@ impl Entry {
 /// All clients.
 #[derive(Debug)]
 pub struct Registry {
-    inner: Mutex<Inner>,
+    inner: Mutex<RegistryState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    entries: BTreeMap<Arc<str>, Entry>,
+struct RegistryState {
+    entries: BTreeMap<Arc<str>, Registration>,
     sessions_max: usize,
     live: usize,
     most_live: usize,
-    last_rest: RestNumber,
+    last_rest: OfflineGeneration,
     /// No claim succeeds any more.
     closed: bool,
 }
@@ -120,7 +127,7 @@ pub struct Counts {
 impl Registry {
     /// Empty.
     pub fn new(sessions_max: usize) -> Registry {
-        Registry { inner: Mutex::new(Inner { sessions_max, ..Inner::default() }) }
+        Registry { inner: Mutex::new(RegistryState { sessions_max, ..RegistryState::default() }) }
     }
 
     /// Another bound.
@@ -128,20 +135,20 @@ impl Registry {
         self.lock().sessions_max = sessions_max;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
-    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant) -> Claim {
-        let Claimant { connection, any_user, end, contact } = claimant;
+    pub fn claim(&self, client_id: &Arc<str>, claimant: ClaimRequest) -> Claim {
+        let ClaimRequest { connection, any_user, end, contact } = claimant;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
         }
         let owner = match inner.entries.get(client_id) {
-            Some(Entry::Live { contact, .. }) => Some(contact.user.as_ref()),
-            Some(Entry::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
+            Some(Registration::Live { contact, .. }) => Some(contact.user.as_ref()),
+            Some(Registration::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
             None => None,
         };
         match owner {
@@ -150,16 +157,16 @@ impl Registry {
             _ => {}
         }
         let by = contact.by.clone();
-        let entry = Entry::Live { connection, end: Some(end), contact };
+        let entry = Registration::Live { connection, end: Some(end), contact };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
-            Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
-            Some(Entry::Live { end, .. }) => {
+            Some(Registration::Resting { resident, rest }) => Claim::Resting(resident, rest),
+            Some(Registration::Live { end, .. }) => {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();
                 if let Some(end) = end {
                     // A connection that is gone drops `to` with its own receiver, and `from` says so.
-                    let _ = end.send(End::TakenOver { to, by });
+                    let _ = end.send(CloseSignal::TakenOver { to, by });
                 }
                 Claim::Live(from)
             }
@@ -170,23 +177,23 @@ impl Registry {
     }
 
     /// Who has this client identifier, and the listener that it is connected to, if it is.
-    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<GateNumber>)> {
+    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
-            Client::Live(contact) => (contact.identity(), Some(contact.peer.place)),
-            Client::Resting(resident, _) => (resident.identity.clone(), None),
+            ClientView::Live(contact) => (contact.identity(), Some(contact.peer.place)),
+            ClientView::Resting(resident, _) => (resident.identity.clone(), None),
         })
     }
 
     /// The connection that has this client identifier, as the log calls it.
     pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
         match self.lock().entries.get(client_id) {
-            Some(Entry::Live { contact, .. }) => Some(contact.by.clone()),
+            Some(Registration::Live { contact, .. }) => Some(contact.by.clone()),
             _ => None,
         }
     }
 
     /// A client, as it is now.
-    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, Client<'_>) -> T) -> Option<T> {
+    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, ClientView<'_>) -> T) -> Option<T> {
         self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
     }
 
@@ -195,7 +202,7 @@ impl Registry {
         &self,
         after: Option<&str>,
         visits: usize,
-        mut show: impl FnMut(&Arc<str>, Client<'_>),
+        mut show: impl FnMut(&Arc<str>, ClientView<'_>),
     ) -> Option<Arc<str>> {
         let inner = self.lock();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -210,7 +217,11 @@ impl Registry {
 
     /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
     /// [`End::TakenOver`] that this connection was sent says where it goes.
-    pub fn rest(&self, connection: ConnectionNumber, resident: Resident) -> Result<RestNumber, Resident> {
+    pub fn rest(
+        &self,
+        connection: ConnectionNumber,
+        resident: OwnedSession,
+    ) -> Result<OfflineGeneration, OwnedSession> {
         let mut inner = self.lock();
         let client_id = resident.session.client_id.clone();
         if !inner.is_of(&client_id, connection) {
@@ -219,7 +230,7 @@ impl Registry {
         inner.live -= 1;
         inner.last_rest += 1;
         let rest = inner.last_rest;
-        inner.entries.insert(client_id, Entry::Resting { resident, rest });
+        inner.entries.insert(client_id, Registration::Resting { resident, rest });
         Ok(rest)
     }
 
@@ -238,7 +249,7 @@ impl Registry {
     pub fn resting<T>(
         &self,
         client_id: &str,
-        rest: RestNumber,
+        rest: OfflineGeneration,
         ask: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
         self.with_resting(client_id, rest, |resident| ask(&mut resident.session))
@@ -248,33 +259,35 @@ impl Registry {
     pub fn with_resting<T>(
         &self,
         client_id: &str,
-        rest: RestNumber,
-        ask: impl FnOnce(&mut Resident) -> T,
+        rest: OfflineGeneration,
+        ask: impl FnOnce(&mut OwnedSession) -> T,
     ) -> Option<T> {
         match self.lock().entries.get_mut(client_id) {
-            Some(Entry::Resting { resident, rest: current }) if *current == rest => Some(ask(resident)),
+            Some(Registration::Resting { resident, rest: current }) if *current == rest => {
+                Some(ask(resident))
+            }
             _ => None,
         }
     }
 
     /// Takes over a session that an earlier run left at rest.
-    pub fn restore(&self, resident: Resident) -> RestNumber {
+    pub fn restore(&self, resident: OwnedSession) -> OfflineGeneration {
         let mut inner = self.lock();
         inner.last_rest += 1;
         let rest = inner.last_rest;
-        inner.entries.insert(resident.session.client_id.clone(), Entry::Resting { resident, rest });
+        inner.entries.insert(resident.session.client_id.clone(), Registration::Resting { resident, rest });
         rest
     }
 
     /// Takes out a session that still rests as `rest` says.
-    pub fn remove_resting(&self, client_id: &str, rest: RestNumber) -> Option<Resident> {
+    pub fn remove_resting(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
         let mut inner = self.lock();
         match inner.entries.get(client_id) {
-            Some(Entry::Resting { rest: current, .. }) if *current == rest => {}
+            Some(Registration::Resting { rest: current, .. }) if *current == rest => {}
             _ => return None,
         }
         match inner.entries.remove(client_id) {
-            Some(Entry::Resting { resident, .. }) => Some(resident),
+            Some(Registration::Resting { resident, .. }) => Some(resident),
             _ => None,
         }
     }
@@ -284,29 +297,29 @@ impl Registry {
         let mut inner = self.lock();
         inner.closed = true;
         for entry in inner.entries.values_mut() {
-            if let Entry::Live { end, .. } = entry
+            if let Registration::Live { end, .. } = entry
                 && let Some(end) = end.take()
             {
-                let _ = end.send(End::Closed(reason));
+                let _ = end.send(CloseSignal::Closed(reason));
             }
         }
     }
 
     /// Wakes every connection: there is news for all of them.
     pub fn nudge(&self) {
-        let live = |entry: &Entry| match entry {
-            Entry::Live { contact, .. } => Some(contact.waker.clone()),
-            Entry::Resting { .. } => None,
+        let live = |entry: &Registration| match entry {
+            Registration::Live { contact, .. } => Some(contact.waker.clone()),
+            Registration::Resting { .. } => None,
         };
         let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
         nudges.iter().for_each(|nudge| nudge.wake());
     }
 
     /// The sessions that rest now.
-    pub fn all_resting(&self) -> Vec<(Arc<str>, RestNumber)> {
-        let resting = |(client_id, entry): (&Arc<str>, &Entry)| match entry {
-            Entry::Resting { rest, .. } => Some((client_id.clone(), *rest)),
-            Entry::Live { .. } => None,
+    pub fn all_resting(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
+        let resting = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
+            Registration::Resting { rest, .. } => Some((client_id.clone(), *rest)),
+            Registration::Live { .. } => None,
         };
         self.lock().entries.iter().filter_map(resting).collect()
     }
@@ -318,8 +331,8 @@ impl Registry {
     }
 }
 
-impl Inner {
+impl RegistryState {
     fn is_of(&self, client_id: &str, connection: ConnectionNumber) -> bool {
-        matches!(self.entries.get(client_id), Some(Entry::Live { connection: c, .. }) if *c == connection)
+        matches!(self.entries.get(client_id), Some(Registration::Live { connection: c, .. }) if *c == connection)
     }
 }

@@ -12,14 +12,14 @@ use tracing::{debug, warn};
 use super::packets::refusal;
 use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish};
 use crate::auth::Action;
-use crate::clients::owned::Resident;
+use crate::clients::owned::OwnedSession;
 use crate::config::mount;
 use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
 /// How many retained messages are looked up at once for a new subscription.
@@ -31,11 +31,11 @@ const REPLAY_WORK: u32 = 32;
 #[derive(Debug)]
 pub(super) enum Fetch {
     /// The next messages of the queue.
-    Queue(Reply<Paged>),
+    Queue(ReadReply<Paged>),
     /// Messages that are to be sent again.
-    Flights(Vec<Seq>, Reply<Vec<Delivery>>),
+    Flights(Vec<Seq>, ReadReply<Vec<Delivery>>),
     /// Retained messages.
-    Retained(Vec<Box<str>>, Reply<Vec<Message>>),
+    Retained(Vec<Box<str>>, ReadReply<Vec<Message>>),
 }
 
 impl Connection {
@@ -80,7 +80,7 @@ impl Connection {
             if fetching || self.state.unreadable {
                 return false;
             }
-            let Resident { session, outbox, .. } = &mut self.resident;
+            let OwnedSession { session, outbox, .. } = &mut self.resident;
             let (number, outgoing) = (session.number, &mut session.outgoing);
             let missing = outgoing.missing(PAGE_MESSAGES);
             if !missing.is_empty() {
@@ -112,7 +112,7 @@ impl Connection {
                     return false;
                 }
                 Take::Stored(from, until) => {
-                    let page = Page {
+                    let page = PageRequest {
                         session: number,
                         from,
                         until,
@@ -183,7 +183,7 @@ impl Connection {
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
         self.state.fetched = Fetched::new();
-        let Resident { session, outbox, .. } = &mut self.resident;
+        let OwnedSession { session, outbox, .. } = &mut self.resident;
         let Some(replay) = session.subscriptions.replays.pop_front() else { return };
         if !outbox.is_stored() {
             return;
@@ -301,7 +301,7 @@ impl Connection {
         if dup {
             return if exactly_once { self.state.resumed } else { Ticket::default() };
         }
-        let step = Exchange::Sent {
+        let step = FlightStep::Sent {
             session: self.resident.session.number,
             packet_id,
             seq: delivery.seq,

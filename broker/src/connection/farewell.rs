@@ -14,12 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::{Agreement, Connection, Exit};
-use crate::clients::End;
-use crate::clients::owned::{ConnectionNumber, Resident};
+use super::{Connection, Exit, Negotiated};
+use crate::clients::CloseSignal;
+use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::Durability;
 use crate::net::Stream;
 
@@ -50,11 +50,11 @@ impl Connection {
         let farewell = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
-            Exit::Told(End::TakenOver { by, .. }) => Some((
+            Exit::Told(CloseSignal::TakenOver { by, .. }) => Some((
                 ReasonCode::SessionTakenOver,
                 format!("another connection uses this client identifier: {by}"),
             )),
-            Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
+            Exit::Told(CloseSignal::Closed(reason)) => Some((*reason, reason.text().to_owned())),
             Exit::Expelled(_) => {
                 Some((ReasonCode::AdministrativeAction, "disconnected by an operator".to_owned()))
             }
@@ -92,10 +92,10 @@ impl Connection {
                 self.gate.traffic.refused.add(1);
                 warn!(%client, %peer, user = ?self.resident.identity.user, %reason, "connection closed: {text}");
             }
-            Exit::Told(End::TakenOver { by, .. }) => {
+            Exit::Told(CloseSignal::TakenOver { by, .. }) => {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
             }
-            Exit::Told(End::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
+            Exit::Told(CloseSignal::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
             Exit::Expelled(_) => info!(%client, %peer, "connection closed by an operator"),
         }
     }
@@ -105,16 +105,16 @@ impl Connection {
 pub(crate) fn settle(
     core: &Arc<Core>,
     number: ConnectionNumber,
-    mut resident: Resident,
-    mut end: oneshot::Receiver<End>,
-    told: Option<End>,
+    mut resident: OwnedSession,
+    mut end: oneshot::Receiver<CloseSignal>,
+    told: Option<CloseSignal>,
 ) {
     let now = core.now();
     // What waits for this client by a shared subscription is better served by another member.
     resident.outbox.disconnect(&core.ends);
     core.give_shared(&mut resident, None, true);
-    let mut claimed = |told: Option<End>| match told.or_else(|| end.try_recv().ok()) {
-        Some(End::TakenOver { to, .. }) => Some(to),
+    let mut claimed = |told: Option<CloseSignal>| match told.or_else(|| end.try_recv().ok()) {
+        Some(CloseSignal::TakenOver { to, .. }) => Some(to),
         _ => None,
     };
     let session = &mut resident.session;
@@ -140,7 +140,8 @@ pub(crate) fn settle(
         return;
     }
     // A will without delay is published now; one with a delay waits with the session.
-    let word = if session.will_at == Some(now) { LastWord::take(session, &resident.identity) } else { None };
+    let word =
+        if session.will_at == Some(now) { PendingWill::take(session, &resident.identity) } else { None };
     if word.is_some() {
         session.will_at = None;
     }
@@ -168,8 +169,8 @@ pub(crate) fn settle(
 }
 
 /// Writes DISCONNECT, with words if they fit.
-fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, agreement: &Agreement) {
-    let Agreement { version, packet_bytes_max, .. } = *agreement;
+fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, agreement: &Negotiated) {
+    let Negotiated { version, packet_bytes_max, .. } = *agreement;
     let mut buffer = [0; 512];
     let mut properties = PropertyWriter::new(&mut buffer);
     let _ = properties.push(Property::ReasonString(text));

@@ -38,22 +38,22 @@ pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
-use turn::Turn;
+use turn::TimeSlice;
 
-use crate::clients::End;
-use crate::clients::handle::{Contact, Leave};
-use crate::clients::owned::{ConnectionNumber, Resident};
+use crate::clients::CloseSignal;
+use crate::clients::handle::{ClientHandle, DisconnectCommand};
+use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
-use crate::limits::budget::{Place, Pressure};
-use crate::limits::rate::Allowances;
+use crate::limits::budget::{ConnectionPermit, Pressure};
+use crate::limits::rate::RateLimits;
 use crate::message::{Message, Millis};
 use crate::net::Stream;
-use crate::net::endpoint::Gate;
+use crate::net::endpoint::Endpoint;
 use crate::router::{Batch, Fetched, RouteCache};
-use crate::store::{Failed, Records, Seat, Ticket};
-use crate::telemetry::metrics::{Pace, Tally};
+use crate::store::{Failed, RecordBatch, Ticket, WakerSlot};
+use crate::telemetry::metrics::{LocalCounters, RateWindow};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
@@ -94,7 +94,7 @@ impl TopicPlace for AliasedTopic {
 
 /// What was agreed with the client at CONNECT.
 #[derive(Debug)]
-pub struct Agreement {
+pub struct Negotiated {
     /// Its protocol version.
     pub version: Version,
     /// The largest packet it takes, in bytes.
@@ -108,12 +108,12 @@ pub struct Agreement {
     /// The enhanced authentication method.
     pub auth_method: Option<Box<str>>,
     /// What the client was told.
-    pub told: Told,
+    pub told: AnnouncedLimits,
 }
 
 /// What CONNACK says of the broker: it stands for the connection, whatever a reload brings.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct AnnouncedLimits {
     /// The largest packet that the broker takes, in bytes.
     pub packet_bytes_max: u32,
     /// The topic aliases that the client may use.
@@ -148,7 +148,7 @@ impl HeldPublish {
 }
 
 /// What a look at the stream brought.
-enum Read {
+enum ReadOutcome {
     /// So many bytes.
     Some(usize),
     None,
@@ -166,33 +166,33 @@ enum Exit {
     /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the version has it.
     Violation(ReasonCode, String),
     /// The registry said so.
-    Told(End),
+    Told(CloseSignal),
     /// An operator said so.
-    Expelled(Leave),
+    Expelled(DisconnectCommand),
 }
 
 /// A connection that was let in.
 pub struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) stream: Stream,
-    pub(crate) place: Place,
+    pub(crate) place: ConnectionPermit,
     pub(crate) number: ConnectionNumber,
-    pub(crate) resident: Resident,
-    pub(crate) agreement: Agreement,
-    pub(crate) end: oneshot::Receiver<End>,
+    pub(crate) resident: OwnedSession,
+    pub(crate) agreement: Negotiated,
+    pub(crate) end: oneshot::Receiver<CloseSignal>,
     /// How others reach it.
-    pub(crate) contact: Arc<Contact>,
+    pub(crate) contact: Arc<ClientHandle>,
     /// What says who may do what, and what is configured, as this connection last saw it.
     pub(crate) snapshot: Arc<Snapshot>,
     /// Its listener in that.
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<Endpoint>,
     /// When the client's credentials end.
     pub(crate) expires_at: Option<Millis>,
     /// Bytes of a packet that is not whole, or that wait because reading has stopped.
     pub(crate) input: Vec<u8>,
     pub(crate) output: Output,
     /// What this turn puts into the log.
-    pub(crate) records: Records,
+    pub(crate) records: RecordBatch,
     pub(crate) keep_alive: ServerKeepAlive,
     pub(crate) state: State,
 }
@@ -204,16 +204,16 @@ pub(crate) struct State {
     stopped: bool,
     paused_until: Option<Millis>,
     /// What the client and its user may publish.
-    allowances: Allowances,
+    allowances: RateLimits,
     aliases_in: Vec<AliasedTopic>,
     aliases_out: Vec<(AliasedTopic, u64)>,
     alias_book: OutboundAliases,
     cache: RouteCache,
     batch: Batch,
     wakers: Vec<Waker>,
-    turn: Turn,
-    tally: Tally,
-    pace: Pace,
+    turn: TimeSlice,
+    tally: LocalCounters,
+    pace: RateWindow,
     /// More than one message left in the last turn.
     busy: bool,
     /// This task let the others go first, once since it was woken.
@@ -223,14 +223,14 @@ pub(crate) struct State {
     held_bytes: VecDeque<u8>,
     held_publishes: VecDeque<HeldPublish>,
     held_publish_bytes: usize,
-    seat: Seat,
+    seat: WakerSlot,
     /// The store has no room: no PUBLISH is taken in.
     store_full: bool,
     /// What an earlier connection has sent is on record from here on.
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
     /// It was told to end, and looks a last time whether something has come.
-    told: Option<Option<End>>,
+    told: Option<Option<CloseSignal>>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
@@ -249,8 +249,8 @@ pub(crate) struct State {
 
 impl State {
     /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
-    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances, now: Millis) -> State {
-        State { stopped: any_input, resumed, allowances, pace: Pace::new(now), ..State::default() }
+    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: RateLimits, now: Millis) -> State {
+        State { stopped: any_input, resumed, allowances, pace: RateWindow::new(now), ..State::default() }
     }
 
     /// A message that has to wait for the store, or for one that has to.
@@ -298,7 +298,7 @@ impl Connection {
         {
             return Poll::Ready(exit);
         }
-        self.state.turn = Turn::default();
+        self.state.turn = TimeSlice::default();
         let (mut taken_in, mut packets) = (0, 0);
         for _ in 0..ROUNDS_MAX {
             if let Err(exit) = self.heed_news() {
@@ -321,7 +321,7 @@ impl Connection {
             if let Some(end) = &mut self.state.told
                 && !(self.state.stopped && self.state.turn.is_over())
             {
-                let closed = End::Closed(ReasonCode::ServerShuttingDown);
+                let closed = CloseSignal::Closed(ReasonCode::ServerShuttingDown);
                 return Poll::Ready(Exit::Told(end.take().unwrap_or(closed)));
             }
             // Who says so may be another thread, which may know of the client's next connection before this one has heard that there is
@@ -334,7 +334,7 @@ impl Connection {
             }
             let others_first = self.state.turn.is_over();
             if others_first {
-                self.state.turn = Turn::default();
+                self.state.turn = TimeSlice::default();
             }
             let more = self.gather(now, cx);
             if self.resident.outbox.has_overrun() {
@@ -370,12 +370,12 @@ impl Connection {
                 self.state.blocked_since.get_or_insert(now);
             }
             let again = match read {
-                Read::Some(bytes) => {
+                ReadOutcome::Some(bytes) => {
                     taken_in += bytes;
                     true
                 }
-                Read::None => more && written,
-                Read::Barred => (more && written) || self.may_read(now),
+                ReadOutcome::None => more && written,
+                ReadOutcome::Barred => (more && written) || self.may_read(now),
             };
             if !again {
                 return match self.poll_timer(now, cx) {
@@ -404,30 +404,30 @@ impl Connection {
     }
 
     /// Reads once and handles what came.
-    fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<Read, Exit> {
+    fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         // What has come of a large packet counts as memory, too.
         if !self.may_read(now) || (self.input.len() > READ_BYTES && self.pauses(now)) {
             // A client that is not listened to cannot be blamed for its silence; one that does not read is found by the stall.
             self.keep_alive.heard(now as u32);
-            return Ok(Read::Barred);
+            return Ok(ReadOutcome::Barred);
         }
         self.state.paused_until = None;
         if std::mem::take(&mut self.state.stopped) {
             let input = std::mem::take(&mut self.input);
-            return self.consume(input, now).map(|()| Read::Some(0));
+            return self.consume(input, now).map(|()| ReadOutcome::Some(0));
         }
         let mut scratch = SCRATCH.take();
         scratch.resize(READ_BYTES, 0);
         let mut buffer = ReadBuf::new(&mut scratch);
         let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => Ok(Read::None),
+            Poll::Pending => Ok(ReadOutcome::None),
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().len();
                 self.state.tally.bytes_received += bytes as u64;
                 self.core.budget.took_in(bytes);
-                self.take_in(buffer.filled(), now).map(|()| Read::Some(bytes))
+                self.take_in(buffer.filled(), now).map(|()| ReadOutcome::Some(bytes))
             }
         };
         SCRATCH.set(scratch);

@@ -11,13 +11,13 @@ use super::{AliasedTopic, Connection, Exit, State};
 use crate::auth::{Action, audit};
 use crate::config::{DeniedPublish, mount};
 use crate::core::publish::source;
-use crate::message::{Content, Durability, Message, Millis, TraceId, forwarded};
-use crate::router::Passed;
-use crate::session::{Effect, Reply, Violation};
-use crate::store::publish_record::Journal;
-use crate::store::{Exchange, Record, Ticket};
+use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
+use crate::router::BatchResult;
+use crate::session::{Acknowledgement, Effect, Violation};
+use crate::store::publish_record::PublishRecord;
+use crate::store::{FlightStep, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::trace::{Step, Subject};
+use crate::telemetry::trace::{Step, TraceSubject};
 
 /// What the rules say no to.
 const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());
@@ -132,12 +132,12 @@ impl Connection {
     }
 
     /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
-    fn step(&mut self, reply: &Reply, recorded: Ticket) -> Ticket {
+    fn step(&mut self, reply: &Acknowledgement, recorded: Ticket) -> Ticket {
         let session = self.resident.session.number;
         let record = match (reply.packet_type, reply.reason) {
             _ if !self.resident.outbox.is_stored() => return Ticket::default(),
             (PacketType::PubComp, ReasonCode::Success) => {
-                Exchange::Released { session, packet_id: reply.packet_id }.into()
+                FlightStep::Released { session, packet_id: reply.packet_id }.into()
             }
             // The record of the message itself may still be on its way.
             (PacketType::PubRec, _) => Record::Nothing,
@@ -350,7 +350,7 @@ impl Connection {
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
         let source = source(config, &self.resident.identity, &session.client_id).filter(|_| publish.retain);
-        let content = Content {
+        let content = MessageParts {
             topic,
             properties: forwarded(&publish.properties, &mut self.state.scratch),
             payload: publish.payload,
@@ -376,7 +376,7 @@ impl Connection {
         self.pass_on_batch();
         let core = &self.core;
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
-        let journal = Journal::among(&mut self.records, durability);
+        let journal = PublishRecord::among(&mut self.records, durability);
         let published = core.publish(&message, journal, received, cache, wakers);
         self.state.turn.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
         self.state.tally.no_local += published.routed.no_local as u64;
@@ -390,7 +390,11 @@ impl Connection {
         if published.found_nobody(&message) {
             self.state.tally.no_subscriber += 1;
             if trace.is_some() {
-                self.core.ends.traces.tell(&Subject::of(&message), None, Step::Ended(Reason::NoSubscriber));
+                self.core.ends.traces.tell(
+                    &TraceSubject::of(&message),
+                    None,
+                    Step::Ended(Reason::NoSubscriber),
+                );
             }
         }
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
@@ -412,7 +416,7 @@ impl Connection {
         if state.batch.is_empty() {
             return;
         }
-        let Passed { messages, routed, refused } =
+        let BatchResult { messages, routed, refused } =
             self.core.pass_on_batch(&mut state.batch, &mut state.wakers);
         state.turn.spend(u32::try_from(routed.matched).unwrap_or(u32::MAX));
         state.tally.no_local += routed.no_local as u64;
@@ -422,7 +426,8 @@ impl Connection {
         for message in refused.into_values() {
             let reason = Reason::QueueRefused;
             self.complain("PUBLISH", message.topic_str(), &refusal(reason));
-            let subject = Subject { from: Some(&self.resident.session.client_id), ..Subject::of(&message) };
+            let subject =
+                TraceSubject { from: Some(&self.resident.session.client_id), ..TraceSubject::of(&message) };
             self.core.ends.refused(reason, reason.text(), &subject, Some(self.resident.outbox.recipient()));
         }
     }
@@ -438,8 +443,8 @@ impl Connection {
     }
 
     /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
-    fn reply(&mut self, reply: Reply, text: Option<&str>, ticket: Ticket) {
-        let Reply { packet_type, packet_id, reason } = reply;
+    fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
+        let Acknowledgement { packet_type, packet_id, reason } = reply;
         if text.is_none()
             && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.agreement.version)
             && self.agreement.packet_bytes_max as usize >= bytes.len()

@@ -6,9 +6,9 @@ use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
 use crate::auth::{Identity, audit, ban};
-use crate::clients::handle::Question;
-use crate::clients::report::{self, Account};
-use crate::outbox::Bounds;
+use crate::clients::handle::Command;
+use crate::clients::report::{self, SessionReport};
+use crate::outbox::QueueLimits;
 
 impl Connection {
     /// Who the client is from now on.
@@ -44,7 +44,7 @@ impl Connection {
                 return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
-        self.resident.outbox.bound(Bounds::of(&snapshot.config));
+        self.resident.outbox.bound(QueueLimits::of(&snapshot.config));
         let user = self.resident.identity.user.as_ref();
         self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
         match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
@@ -71,10 +71,10 @@ impl Connection {
     pub(super) fn answer(&mut self) -> Result<(), Exit> {
         for question in self.contact.questions() {
             match question {
-                Question::Account(subscriptions_max, to) => {
-                    let mut account = Account::of(&self.resident, subscriptions_max);
+                Command::Account(subscriptions_max, to) => {
+                    let mut account = SessionReport::of(&self.resident, subscriptions_max);
                     let (flow, rates) = self.state.pace.look(self.core.now(), &self.state.tally);
-                    account.connection = Some(report::Connection {
+                    account.connection = Some(report::ConnectionReport {
                         flow,
                         rates,
                         version: self.agreement.version.to_string(),
@@ -82,7 +82,7 @@ impl Connection {
                     });
                     let _ = to.send(account);
                 }
-                Question::Leave(leave) => return Err(Exit::Expelled(leave)),
+                Command::Leave(leave) => return Err(Exit::Expelled(leave)),
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session learn of it.
 
 use lapwing_protocol::packet::{
-    Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    self, Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, UnsubAck, Unsubscribe,
 };
 use lapwing_protocol::property::Properties;
 use lapwing_protocol::{QoS, ReasonCode, topic};
@@ -12,7 +12,7 @@ use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::config::mount;
 use crate::router::Subscriber;
-use crate::session::{Held, Replay, Violation};
+use crate::session::{RetainedCursor, Subscription, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};
 
 /// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
@@ -22,7 +22,7 @@ impl Connection {
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Exit> {
         let id = subscribe.properties.subscription_identifier();
         let mut reasons = Vec::new();
-        let mut replay = Replay::default();
+        let mut replay = RetainedCursor::default();
         let mut ticket = Ticket::default();
         let mut text = None;
         for subscription in subscribe.subscriptions.iter() {
@@ -60,9 +60,9 @@ impl Connection {
     /// The subscription, whether its retained messages are to be sent, and when it may be acknowledged.
     fn subscribe_one(
         &mut self,
-        subscription: &Subscription<'_>,
+        subscription: &packet::Subscription<'_>,
         id: Option<u32>,
-    ) -> Result<(Held, bool, Ticket), Violation> {
+    ) -> Result<(Subscription, bool, Ticket), Violation> {
         let core = &self.core;
         let limits = &self.gate.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
@@ -102,7 +102,7 @@ impl Connection {
         }
         let mut options = subscription.options;
         options.qos = options.qos.min(QoS::from_u8(self.agreement.told.qos_max).unwrap_or_default());
-        let held = Held { options, id };
+        let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.resident.outbox, &held));
         // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).

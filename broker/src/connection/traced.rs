@@ -11,7 +11,7 @@ use crate::config::mount;
 use crate::message::{Millis, TraceId};
 use crate::store::Ticket;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::trace::{Step, Subject};
+use crate::telemetry::trace::{Step, TraceSubject};
 
 impl Connection {
     /// The rule that decides what this client may do with a topic of the broker.
@@ -25,10 +25,10 @@ impl Connection {
         publish: &Publish<'a>,
         topic: &'a str,
         (id, at): (Option<TraceId>, Millis),
-    ) -> Subject<'a> {
+    ) -> TraceSubject<'a> {
         let from = Some(&self.resident.session.client_id);
         let properties = publish.properties.as_bytes();
-        Subject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
+        TraceSubject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
     }
 
     /// Takes a message in that somebody may want to know of.
@@ -85,7 +85,7 @@ impl Connection {
         let message = session.outgoing.message(ack.packet_id);
         if let Some(message) = message.filter(|message| self.core.ends.traces.hear_of(message)) {
             let step = Step::Acknowledged(packet_type, ack.reason);
-            self.core.ends.traces.tell(&Subject::of(message), Some(&session.client_id), step);
+            self.core.ends.traces.tell(&TraceSubject::of(message), Some(&session.client_id), step);
         }
     }
 }

@@ -9,13 +9,13 @@ const LOOK_AFTER: u32 = 32;
 
 /// What was done in a turn. A turn of a few packets never looks at the clock.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct TimeSlice {
     work: u32,
     until: Option<Instant>,
     over: bool,
 }
 
-impl Turn {
+impl TimeSlice {
     /// Something was done: a packet was handled or made, or a message was given to one of many.
     #[inline]
     pub(super) fn spend(&mut self, work: u32) {

@@ -9,8 +9,8 @@ use crate::config::mount;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
 use crate::message::SessionNumber;
-use crate::net::endpoint::GateNumber;
-use crate::router::{Listener, Membership};
+use crate::net::endpoint::EndpointId;
+use crate::router::{Match, ShareMatch};
 use crate::telemetry::drop_reason::Reason;
 
 /// A message that is imagined.
@@ -76,7 +76,7 @@ pub struct Receiver {
     /// How many there are.
     pub filter_count: usize,
     /// The shared group that it is in.
-    pub share: Option<Membership>,
+    pub share: Option<ShareMatch>,
     /// What waits for it: messages and bytes.
     pub waiting: (u64, u64),
     /// What would become of the message.
@@ -176,7 +176,7 @@ impl Core {
         Publisher { known: true, refused, rule }
     }
 
-    fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Listener) -> Receiver {
+    fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {
         let outbox = listener.subscriber.outbox.clone();
         let about = self.registry.about(outbox.client_id());
         let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
@@ -206,9 +206,9 @@ impl Core {
         &self,
         snapshot: &Snapshot,
         question: &Question<'_>,
-        listener: &Listener,
+        listener: &Match,
         identity: Option<&Identity>,
-        place: Option<GateNumber>,
+        place: Option<EndpointId>,
     ) -> Option<Verdict> {
         let (topic, client_id) = (question.topic, listener.subscriber.outbox.client_id());
         let not = |reason: Reason| Some(Verdict::Not(reason, reason.text().to_owned()));

@@ -12,25 +12,25 @@ use std::sync::Arc;
 
 use crate::auth::audit;
 use crate::clients::Registry;
-use crate::clients::timers::Agenda;
+use crate::clients::timers::SessionTimers;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::settings::Live;
+use crate::core::settings::Settings;
 use crate::limits::budget::Budget;
-use crate::limits::flapping::Arrivals;
-use crate::limits::rate::Users;
+use crate::limits::flapping::FlapDetector;
+use crate::limits::rate::UserRates;
 use crate::message::{Millis, Seq, SessionNumber};
-use crate::outbox::{Bounds, Outbox, StoredTotal};
-use crate::router::{Retained, Router, Space};
+use crate::outbox::{DiskTotal, Outbox, QueueLimits};
+use crate::router::{Retained, RetainedLimits, Router};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::outcomes::Ends;
+use crate::telemetry::outcomes::Outcomes;
 
 /// The broker's inside.
 #[derive(Debug)]
 pub struct Core {
     /// The configuration, who may do what, and the listeners.
-    pub live: Live,
+    pub live: Settings,
     /// Subscriptions and retained messages.
     pub router: Router,
     /// Sessions.
@@ -38,46 +38,46 @@ pub struct Core {
     /// What keeps them.
     pub store: Arc<dyn Store>,
     /// How often refusals have a line in the log.
-    pub refusals: audit::Pace,
+    pub refusals: audit::LogLimiter,
     /// Counters.
     pub metrics: Metrics,
     /// Why messages went no further.
-    pub ends: Arc<Ends>,
+    pub ends: Arc<Outcomes>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
     /// Who comes too often.
-    pub arrivals: Arrivals,
+    pub arrivals: FlapDetector,
     /// How fast users may publish.
-    pub users: Users,
+    pub users: UserRates,
     /// Timers of resting sessions.
-    pub agenda: Agenda,
+    pub agenda: SessionTimers,
     /// Messages that are on disk only.
-    pub stored: Arc<StoredTotal>,
+    pub stored: Arc<DiskTotal>,
     clock: Clock,
 }
 
 impl Core {
     /// An empty broker.
-    pub fn new(live: Live, store: Arc<dyn Store>) -> Core {
+    pub fn new(live: Settings, store: Arc<dyn Store>) -> Core {
         let snapshot = live.get();
         let config = &snapshot.config;
         let limits = &config.limits;
         let clock = store.clock();
-        let ends = Arc::new(Ends::new(clock));
+        let ends = Arc::new(Outcomes::new(clock));
         Core {
             live,
-            router: Router::new(Retained::new(Space::of(config, &*store)), ends.clone()),
+            router: Router::new(Retained::new(RetainedLimits::of(config, &*store)), ends.clone()),
             ends,
             registry: Registry::new(limits.sessions_max as usize),
             clock,
             store,
-            refusals: audit::Pace::default(),
+            refusals: audit::LogLimiter::default(),
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
-            arrivals: Arrivals::default(),
-            users: Users::default(),
-            agenda: Agenda::default(),
-            stored: Arc::new(StoredTotal::new(config.store.queues_bytes_max)),
+            arrivals: FlapDetector::default(),
+            users: UserRates::default(),
+            agenda: SessionTimers::default(),
+            stored: Arc::new(DiskTotal::new(config.store.queues_bytes_max)),
         }
     }
 
@@ -99,14 +99,14 @@ impl Core {
     /// Takes over the bounds that count across connections.
     pub fn bound(&self, config: &Config) {
         let limits = &config.limits;
-        self.router.retained.bound(Space::of(config, &*self.store));
+        self.router.retained.bound(RetainedLimits::of(config, &*self.store));
         self.registry.bound(limits.sessions_max as usize);
         self.budget.bound(limits);
         self.stored.bound(config.store.queues_bytes_max);
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds::of(&self.live.get().config)
+    fn bounds(&self) -> QueueLimits {
+        QueueLimits::of(&self.live.get().config)
     }
 
     /// A queue for a new session; `stored`: the store keeps it.

@@ -7,13 +7,13 @@ use lapwing_protocol::flight::OutboundState;
 use tracing::{debug, info};
 
 use crate::auth::Identity;
-use crate::clients::owned::Resident;
+use crate::clients::owned::OwnedSession;
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis, REPLAYED};
 use crate::router::Subscriber;
-use crate::session::{KeptFlight, Replay, Session};
-use crate::store::{KeptSession, OpenError, Page, Record, Recovered};
+use crate::session::{KeptFlight, RetainedCursor, Session};
+use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
 use crate::telemetry::drop_reason::Reason;
 
 /// How much of a queue is read at once.
@@ -49,7 +49,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
             Session::restored(kept.terms.number, kept.terms.client_id, kept.terms.user, &[], 0, &[]);
         session.will = kept.terms.will;
         let identity = Identity { user: session.user.clone(), ..Identity::default() };
-        wills.extend(LastWord::take(&mut session, &identity));
+        wills.extend(PendingWill::take(&mut session, &identity));
         core.ends.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
@@ -79,7 +79,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;
     outbox.flies(flights.len());
-    let mut replay = Replay::default();
+    let mut replay = RetainedCursor::default();
     for (filter, kept) in subscriptions {
         session.subscriptions.insert(&filter, kept.held);
         core.router.restore(&filter, Subscriber::new(&outbox, &kept.held), kept.group);
@@ -100,8 +100,11 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let (due, client_id) = (session.due_at(), session.client_id.clone());
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest =
-        core.registry.restore(Resident { identity: Arc::new(identity), session: Box::new(session), outbox });
+    let rest = core.registry.restore(OwnedSession {
+        identity: Arc::new(identity),
+        session: Box::new(session),
+        outbox,
+    });
     if let Some(due) = due {
         core.agenda.add(due, client_id, rest);
     }
@@ -109,17 +112,22 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
 
 /// A session is over, and shared groups gave it what only the store has: reads that and gives it to other members, then
 /// lets the session go.
-pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: Resident) {
+pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: OwnedSession) {
     let number = resident.session.number;
     loop {
-        let Resident { session, outbox, .. } = &mut resident;
+        let OwnedSession { session, outbox, .. } = &mut resident;
         let missing = session.outgoing.all_missing(PAGE_MESSAGES);
         if !missing.is_empty() {
             let Ok(deliveries) = core.store.placed(number, missing.clone()).await else { break };
             session.outgoing.supply(&missing, deliveries);
         } else if let Some((from, until)) = outbox.on_disk() {
-            let page =
-                Page { session: number, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES };
+            let page = PageRequest {
+                session: number,
+                from,
+                until,
+                messages_max: PAGE_MESSAGES,
+                bytes_max: PAGE_BYTES,
+            };
             let Ok(mut paged) = core.store.queued(page).await else { break };
             outbox.paged(&mut paged.deliveries, paged.next);
             session.outgoing.pending.extend(paged.deliveries);

@@ -9,19 +9,19 @@ use lapwing_protocol::topic;
 use tracing::debug;
 
 use crate::auth::{Action, Policy, audit};
-use crate::clients::owned::{Resident, RestNumber};
+use crate::clients::owned::{OfflineGeneration, OwnedSession};
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis};
 use crate::session::Session;
-use crate::store::publish_record::Journal;
-use crate::store::{Failed, Origin, Record, Seat, SessionTerms, Ticket};
+use crate::store::publish_record::PublishRecord;
+use crate::store::{Failed, PreviousSlot, Record, SessionTerms, Ticket, WakerSlot};
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
     /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
-    pub fn record_session(&self, resident: &mut Resident, connected: bool) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn record_session(&self, resident: &mut OwnedSession, connected: bool) {
+        let OwnedSession { session, outbox, .. } = resident;
         let worth = outbox.is_stored() || session.will.is_some();
         if !self.store.keeps() || !(worth || session.recorded) {
             return;
@@ -42,18 +42,18 @@ impl Core {
 
     /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
     /// `sent`, also what is on its way.
-    pub fn give_shared(&self, resident: &mut Resident, group: Option<NonZeroU32>, sent: bool) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn give_shared(&self, resident: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
+        let OwnedSession { session, outbox, .. } = resident;
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
         let mut wakers = Vec::new();
         outgoing.give_shared(group, sent, |delivery, packet_id| {
-            let mut journal = Journal::new(&*self.store, Durability::None);
+            let mut journal = PublishRecord::new(&*self.store, Durability::None);
             let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
             if given {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
                 let (session, seq) = (session.number, delivery.seq);
-                let origin = (seq != 0).then_some(Origin { session, seq, size, packet_id });
+                let origin = (seq != 0).then_some(PreviousSlot { session, seq, size, packet_id });
                 // One record: the message is never with both of them, nor with none.
                 journal.write(&delivery.message, false, None, origin);
             }
@@ -64,8 +64,8 @@ impl Core {
     }
 
     /// Removes the subscriptions of a session that its user has no right to any more; how many they were.
-    pub fn revoke(&self, policy: &dyn Policy, resident: &mut Resident) -> usize {
-        let Resident { session, identity, .. } = resident;
+    pub fn revoke(&self, policy: &dyn Policy, resident: &mut OwnedSession) -> usize {
+        let OwnedSession { session, identity, .. } = resident;
         let denied = |filter: &&str| {
             let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
             !policy.allows(identity, &session.client_id, Action::Subscribe, inner)
@@ -74,7 +74,7 @@ impl Core {
             session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
         let count = revoked.len();
         for filter in revoked {
-            let Resident { session, outbox, identity } = &mut *resident;
+            let OwnedSession { session, outbox, identity } = &mut *resident;
             let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
             let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
             audit::revoked(&session.client_id, identity, &filter, &rule);
@@ -95,16 +95,16 @@ impl Core {
 
     /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
     /// when it will not come back, if `durability` is asked for.
-    pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
+    pub fn end_session(self: &Arc<Self>, mut resident: OwnedSession, durability: Durability) -> Ticket {
         resident.outbox.disconnect(&self.ends);
         self.give_shared(&mut resident, None, true);
-        let Resident { session, outbox, identity } = &mut resident;
+        let OwnedSession { session, outbox, identity } = &mut resident;
         let mut shared = false;
         for (filter, _) in session.subscriptions.iter() {
             shared |= topic::shared(filter).is_some();
             self.router.unsubscribe(filter, session.number);
         }
-        if let Some(will) = LastWord::take(session, identity) {
+        if let Some(will) = PendingWill::take(session, identity) {
             self.publish_will(&will);
         }
         if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Ends a session that still rests as `rest` says; `false`: it does not.
-    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber) -> bool {
+    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration) -> bool {
         let Some(resident) = self.registry.remove_resting(client_id, rest) else { return false };
         if let Some(due) = resident.session.due_at() {
             self.agenda.remove(due, client_id, rest);
@@ -129,13 +129,13 @@ impl Core {
     /// Waits until all that was recorded until now is on disk.
     pub async fn durable(&self) -> Result<(), Failed> {
         let ticket = self.store.append(Record::Nothing, Durability::Always);
-        let mut seat = Seat::default();
+        let mut seat = WakerSlot::default();
         poll_fn(|cx| self.store.poll(ticket, &mut seat, cx)).await
     }
 
     /// What waits for a session in memory is for nobody any more.
-    pub fn end_pending(&self, resident: &mut Resident) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn end_pending(&self, resident: &mut OwnedSession) {
+        let OwnedSession { session, outbox, .. } = resident;
         for delivery in session.outgoing.pending.drain(..) {
             self.ends.ended(Reason::SessionEnded, &delivery.message, outbox.recipient());
         }
@@ -144,9 +144,9 @@ impl Core {
     }
 
     /// The end of all that still waits for a session, and its last record.
-    pub fn forget_session(&self, resident: &mut Resident, durability: Durability) -> Ticket {
+    pub fn forget_session(&self, resident: &mut OwnedSession, durability: Durability) -> Ticket {
         self.end_pending(resident);
-        let Resident { session, outbox, .. } = resident;
+        let OwnedSession { session, outbox, .. } = resident;
         let (on_disk, _) = outbox.waiting();
         if on_disk > 0 {
             self.ends.ended_unseen(Reason::SessionEnded, on_disk, outbox.recipient());
@@ -159,7 +159,7 @@ impl Core {
     }
 
     /// A timer of a resting session is due.
-    pub fn look_after(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber, now: Millis) {
+    pub fn look_after(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration, now: Millis) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
         if self.registry.resting(client_id, rest, |session| ended(session)) == Some(true) {
             if let Some(resident) = self.registry.remove_resting(client_id, rest) {
@@ -169,10 +169,11 @@ impl Core {
             }
             return;
         }
-        let due = self.registry.with_resting(client_id, rest, |Resident { session, identity, .. }| {
-            let due = session.will_at.take_if(|at| *at <= now);
-            (due.and_then(|_| LastWord::take(session, identity)), session.due_at())
-        });
+        let due =
+            self.registry.with_resting(client_id, rest, |OwnedSession { session, identity, .. }| {
+                let due = session.will_at.take_if(|at| *at <= now);
+                (due.and_then(|_| PendingWill::take(session, identity)), session.due_at())
+            });
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
             self.publish_will(&will);

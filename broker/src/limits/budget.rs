@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Limits;
-use crate::limits::memory::{self, Heap, Reserve};
+use crate::limits::memory::{self, AllocatorStats, Reserve};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// This part of the memory budget may come in before memory is measured again.
@@ -20,7 +20,7 @@ const ADDRESSES_KEPT: usize = 1_024;
 /// The bounds and what is used of them.
 #[derive(Debug)]
 pub struct Budget {
-    bounds: Bounds,
+    bounds: BudgetLimits,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, Address>>,
     /// Connections that have not been let in yet; the others wait in the kernel's queue.
@@ -37,7 +37,7 @@ pub struct Budget {
 
 /// What a reload may change.
 #[derive(Debug, Default)]
-struct Bounds {
+struct BudgetLimits {
     connections_max: AtomicUsize,
     per_address_max: AtomicUsize,
     handshakes_max: AtomicUsize,
@@ -69,7 +69,7 @@ pub enum Pressure {
 
 /// Why a connection is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum ConnectionLimit {
     /// `limits.connections_max`.
     Connections,
     /// `limits.connections_per_address_max`.
@@ -82,15 +82,15 @@ pub enum Full {
     Memory,
 }
 
-impl Full {
+impl ConnectionLimit {
     /// The key that sets the bound.
     pub const fn key(self) -> &'static str {
         match self {
-            Full::Connections => "limits.connections_max",
-            Full::PerAddress => "limits.connections_per_address_max",
-            Full::Handshakes => "limits.handshakes_per_address_max",
-            Full::ConnectRate => "limits.connects_per_address_per_s",
-            Full::Memory => "limits.memory_budget_bytes",
+            ConnectionLimit::Connections => "limits.connections_max",
+            ConnectionLimit::PerAddress => "limits.connections_per_address_max",
+            ConnectionLimit::Handshakes => "limits.handshakes_per_address_max",
+            ConnectionLimit::ConnectRate => "limits.connects_per_address_per_s",
+            ConnectionLimit::Memory => "limits.memory_budget_bytes",
         }
     }
 }
@@ -108,7 +108,7 @@ pub struct Usage {
 
 /// A counted connection; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     budget: Arc<Budget>,
     address: Option<IpAddr>,
     /// It has not sent CONNECT.
@@ -119,7 +119,7 @@ impl Budget {
     /// With the bounds of the configuration, those that depend on the machine included.
     pub fn new(limits: &Limits) -> Budget {
         let budget = Budget {
-            bounds: Bounds::default(),
+            bounds: BudgetLimits::default(),
             connections: AtomicUsize::new(0),
             addresses: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(0)),
@@ -165,18 +165,22 @@ impl Budget {
     }
 
     /// Counts a connection in. `address` is `None` for those that are free of bounds per address (loopback, Unix sockets).
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Place, Full> {
+    pub fn enter(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<ConnectionPermit, ConnectionLimit> {
         if self.pressure() >= Pressure::Refuse {
-            return Err(Full::Memory);
+            return Err(ConnectionLimit::Memory);
         }
         if self.connections.fetch_add(1, Ordering::Relaxed)
             >= self.bounds.connections_max.load(Ordering::Relaxed)
         {
             self.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full::Connections);
+            return Err(ConnectionLimit::Connections);
         }
         // From here on the drop of the place counts it out again.
-        let mut place = Place { budget: self.clone(), address: None, handshake: false };
+        let mut place = ConnectionPermit { budget: self.clone(), address: None, handshake: false };
         place.locate(address, now)?;
         Ok(place)
     }
@@ -248,14 +252,14 @@ impl Budget {
     }
 
     /// What the allocator holds, where it says so.
-    pub fn heap(&self, now: Instant) -> Option<Heap> {
+    pub fn heap(&self, now: Instant) -> Option<AllocatorStats> {
         self.reserve.shown(now)
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Says where it is from, once: at the accept, or when a proxy has said it. As of [`Budget::enter`].
-    pub fn locate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Full> {
+    pub fn locate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), ConnectionLimit> {
         let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
         let budget = &self.budget;
         let mut addresses = budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,16 +269,16 @@ impl Place {
             (entry.second, entry.connects) = (now, 0);
         }
         if entry.connections >= budget.bounds.per_address_max.load(Ordering::Relaxed) {
-            return Err(Full::PerAddress);
+            return Err(ConnectionLimit::PerAddress);
         }
         // Many devices behind one router are welcome as long as they keep nobody out.
         if entry.handshakes >= budget.bounds.handshakes_per_address_max.load(Ordering::Relaxed)
             && budget.handshakes_are_scarce()
         {
-            return Err(Full::Handshakes);
+            return Err(ConnectionLimit::Handshakes);
         }
         if entry.connects >= budget.bounds.connects_per_s.load(Ordering::Relaxed) {
-            return Err(Full::ConnectRate);
+            return Err(ConnectionLimit::ConnectRate);
         }
         entry.connects += 1;
         entry.connections += 1;
@@ -293,7 +297,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.introduced();
         self.budget.connections.fetch_sub(1, Ordering::Relaxed);
@@ -332,9 +336,9 @@ mod tests {
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         let one = budget.enter(far, now).unwrap();
         let _two = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::PerAddress);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::PerAddress);
         let _local = budget.enter(None, now).unwrap();
-        assert_eq!(budget.enter(None, now).unwrap_err(), Full::Connections);
+        assert_eq!(budget.enter(None, now).unwrap_err(), ConnectionLimit::Connections);
         drop(one);
         assert!(budget.enter(far, now).is_ok());
     }
@@ -345,7 +349,7 @@ mod tests {
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         let _held = [budget.enter(far, now).unwrap(), budget.enter(far, now).unwrap()];
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::ConnectRate);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::ConnectRate);
         assert!(budget.enter(far, now + Duration::from_secs(1)).is_ok());
     }
 
@@ -358,15 +362,15 @@ mod tests {
         let _several = [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.introduced());
         let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
         let mut first = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);
         first.introduced();
         let second = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);
         drop(second);
         // A proxy says later whose it is.
         let mut proxied = budget.enter(None, now).unwrap();
         assert_eq!(proxied.locate(far, now), Ok(()));
-        assert_eq!(budget.enter(None, now).unwrap().locate(far, now), Err(Full::Handshakes));
+        assert_eq!(budget.enter(None, now).unwrap().locate(far, now), Err(ConnectionLimit::Handshakes));
     }
 
     #[test]
@@ -374,6 +378,6 @@ mod tests {
         let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
         assert_eq!(budget.measure(Instant::now()), Some(Pressure::Refuse));
         assert_eq!(budget.measure(Instant::now()), None);
-        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), Full::Memory);
+        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), ConnectionLimit::Memory);
     }
 }

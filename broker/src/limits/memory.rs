@@ -25,14 +25,14 @@ pub(crate) fn resident_bytes() -> Option<u64> {
 /// memory meanwhile waits (0.2 s for a million free pieces).
 #[derive(Debug, Default)]
 pub(crate) struct Reserve {
-    looked: Mutex<Option<Look>>,
+    looked: Mutex<Option<HeapSample>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct HeapSample {
     at: Instant,
     took: Duration,
-    heap: Option<Heap>,
+    heap: Option<AllocatorStats>,
 }
 
 /// A look may take this part of the time.
@@ -43,7 +43,7 @@ const IDLE_LOOK_MAX: Duration = Duration::from_millis(5);
 impl Reserve {
     /// Of use for a decision: as of now, or as of the last look if that was so long that another would be too much, but that what has
     /// come in since took its part of it.
-    pub fn needed(&self, now: Instant, taken: u64) -> Option<Heap> {
+    pub fn needed(&self, now: Instant, taken: u64) -> Option<AllocatorStats> {
         if let Some(heap) = lock(&self.looked).as_mut().and_then(|last| last.heap.as_mut()) {
             heap.free_bytes = heap.free_bytes.saturating_sub(taken);
         }
@@ -51,16 +51,16 @@ impl Reserve {
     }
 
     /// To be shown.
-    pub fn shown(&self, now: Instant) -> Option<Heap> {
+    pub fn shown(&self, now: Instant) -> Option<AllocatorStats> {
         self.look(now, |last| last.took <= IDLE_LOOK_MAX)
     }
 
-    fn look(&self, now: Instant, again: impl Fn(&Look) -> bool) -> Option<Heap> {
+    fn look(&self, now: Instant, again: impl Fn(&HeapSample) -> bool) -> Option<AllocatorStats> {
         let mut looked = lock(&self.looked);
         if looked.as_ref().is_none_or(again) {
             let begun = Instant::now();
             let heap = heap();
-            *looked = Some(Look { at: now, took: begun.elapsed(), heap });
+            *looked = Some(HeapSample { at: now, took: begun.elapsed(), heap });
         }
         looked.and_then(|last| last.heap)
     }
@@ -72,7 +72,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the allocator says.
 #[derive(Clone, Copy, Debug)]
-pub struct Heap {
+pub struct AllocatorStats {
     /// What it has from the kernel.
     pub system_bytes: u64,
     /// Of that, what nobody uses.
@@ -81,14 +81,14 @@ pub struct Heap {
 
 /// Of glibc's allocator; `None` where there is another one.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]
-fn heap() -> Option<Heap> {
+fn heap() -> Option<AllocatorStats> {
     use malloc_info::info::{SystemType, TotalType};
     let info = malloc_info::malloc_info().ok()?;
     let sum = |kinds: &[TotalType]| -> usize {
         info.total.iter().filter(|total| kinds.contains(&total.r#type)).map(|total| total.size).sum()
     };
     let current = info.system.iter().find(|system| system.r#type == SystemType::Current)?.size;
-    Some(Heap {
+    Some(AllocatorStats {
         system_bytes: (current + sum(&[TotalType::Mmap])) as u64,
         free_bytes: sum(&[TotalType::Fast, TotalType::Rest]) as u64,
     })
@@ -96,7 +96,7 @@ fn heap() -> Option<Heap> {
 
 /// Of glibc's allocator; `None` where there is another one.
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc"))))]
-fn heap() -> Option<Heap> {
+fn heap() -> Option<AllocatorStats> {
     None
 }
 
@@ -107,12 +107,12 @@ mod tests {
     #[test]
     fn a_long_look_is_not_repeated_soon() {
         let (reserve, now) = (Reserve::default(), Instant::now());
-        let long = Look {
+        let long = HeapSample {
             at: now,
             took: Duration::from_millis(20),
-            heap: Some(Heap { system_bytes: 7, free_bytes: 3 }),
+            heap: Some(AllocatorStats { system_bytes: 7, free_bytes: 3 }),
         };
-        let kept = |heap: Option<Heap>| heap.is_some_and(|heap| heap.system_bytes == 7);
+        let kept = |heap: Option<AllocatorStats>| heap.is_some_and(|heap| heap.system_bytes == 7);
         *reserve.looked.lock().unwrap() = Some(long);
         assert_eq!(reserve.needed(now, 1).unwrap().free_bytes, 2);
         assert_eq!(reserve.needed(now, 1).unwrap().free_bytes, 1);

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 pub(crate) use self::collector::Collector;
-use self::collector::Failure;
+use self::collector::ExportError;
 use self::recorder::Recorder;
 use crate::core::Core;
 
@@ -103,12 +103,12 @@ impl Sender {
                         pause = shortest;
                         break;
                     }
-                    Err(Failure::Final(why)) => {
+                    Err(ExportError::Final(why)) => {
                         self.warn(&why);
                         self.recorder.dropped.add(count);
                         break;
                     }
-                    Err(Failure::ForNow(why)) => {
+                    Err(ExportError::ForNow(why)) => {
                         self.warn(&why);
                         // The last try is one that began when the broker stopped already.
                         if stopping {

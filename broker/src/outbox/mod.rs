@@ -17,14 +17,14 @@ use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
-pub use limits::{Bounds, StoredTotal};
+pub use limits::{DiskTotal, QueueLimits};
 
 use crate::config::QueuePolicy;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::Origin;
-use crate::store::publish_record::Journal;
+use crate::store::PreviousSlot;
+use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::outcomes::{Ends, Recipient};
+use crate::telemetry::outcomes::{Outcomes, Recipient};
 use crate::workers;
 
 /// What became of a pushed message.
@@ -84,15 +84,15 @@ pub enum Take {
 
 /// Messages that are on disk only.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stored {
+struct DiskPart {
     from: Seq,
     count: u64,
     bytes: u64,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    bounds: Bounds,
+struct OutboxState {
+    bounds: QueueLimits,
     queue: VecDeque<Delivery>,
     bytes: usize,
     /// What the session took and still holds.
@@ -105,7 +105,7 @@ struct Inner {
     waker: Option<Waker>,
     /// The place that was given out last.
     last: Seq,
-    stored: Stored,
+    stored: DiskPart,
 }
 
 /// The queue of one session.
@@ -119,13 +119,13 @@ pub struct Outbox {
     /// That of its connection, or of the last one; 0 before the first.
     thread: AtomicU64,
     /// For a session that is stored.
-    total: Option<Arc<StoredTotal>>,
-    inner: Mutex<Inner>,
+    total: Option<Arc<DiskTotal>>,
+    inner: Mutex<OutboxState>,
 }
 
 impl Outbox {
     /// An empty one in memory.
-    pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
+    pub fn new(session: SessionNumber, bounds: QueueLimits) -> Outbox {
         Outbox {
             session,
             recipient: Recipient::default(),
@@ -133,7 +133,7 @@ impl Outbox {
             overran: AtomicBool::new(false),
             thread: AtomicU64::new(0),
             total: None,
-            inner: Mutex::new(Inner { bounds, ..Inner::default() }),
+            inner: Mutex::new(OutboxState { bounds, ..OutboxState::default() }),
         }
     }
 
@@ -141,13 +141,14 @@ impl Outbox {
     /// wait on disk from `from` on.
     pub fn stored(
         session: SessionNumber,
-        bounds: Bounds,
-        total: Arc<StoredTotal>,
+        bounds: QueueLimits,
+        total: Arc<DiskTotal>,
         last: Seq,
         (from, count, bytes): (Seq, u64, u64),
     ) -> Outbox {
         total.add(bytes);
-        let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
+        let inner =
+            OutboxState { bounds, last, stored: DiskPart { from, count, bytes }, ..OutboxState::default() };
         Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
@@ -163,7 +164,7 @@ impl Outbox {
     }
 
     /// Other bounds. What waits already goes on waiting.
-    pub fn bound(&self, bounds: Bounds) {
+    pub fn bound(&self, bounds: QueueLimits) {
         self.lock().bounds = bounds;
     }
 
@@ -183,18 +184,23 @@ impl Outbox {
     }
 
     // A panic while the lock is held leaves a queue that is still a queue.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
     /// room for it.
-    pub fn push(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+    pub fn push(&self, delivery: Delivery, journal: &mut PublishRecord<'_>, ends: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, journal, ends)
     }
 
     /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
-    pub fn offer(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Option<Pushed> {
+    pub fn offer(
+        &self,
+        delivery: Delivery,
+        journal: &mut PublishRecord<'_>,
+        ends: &Outcomes,
+    ) -> Option<Pushed> {
         let mut inner = self.lock();
         let ready = inner.readiness(delivery.message.size()) == Readiness::Ready;
         ready.then(|| self.push_into(&mut inner, delivery, journal, ends))
@@ -205,7 +211,7 @@ impl Outbox {
         &self,
         messages: &mut impl Iterator<Item = Message>,
         deliver: impl Fn(Message) -> Delivery,
-        ends: &Ends,
+        ends: &Outcomes,
     ) -> Offered {
         let mut offered = Offered::default();
         let mut inner = self.lock();
@@ -225,7 +231,7 @@ impl Outbox {
 
     /// To what is in memory.
     #[inline]
-    fn add(&self, inner: &mut Inner, delivery: Delivery, ends: &Ends) {
+    fn add(&self, inner: &mut OutboxState, delivery: Delivery, ends: &Outcomes) {
         // Before anybody can take it: what is told of it next comes behind.
         if ends.traces.hear_of(&delivery.message) {
             ends.queued(&delivery, &self.recipient, inner.connected);
@@ -237,10 +243,10 @@ impl Outbox {
     #[inline]
     fn push_into(
         &self,
-        inner: &mut Inner,
+        inner: &mut OutboxState,
         mut delivery: Delivery,
-        journal: &mut Journal<'_>,
-        ends: &Ends,
+        journal: &mut PublishRecord<'_>,
+        ends: &Outcomes,
     ) -> Pushed {
         if let Some(reason) = inner.absence(delivery.terms.qos) {
             return Pushed::NotKept(reason);
@@ -280,10 +286,10 @@ impl Outbox {
     #[cold]
     fn make_room(
         &self,
-        inner: &mut Inner,
+        inner: &mut OutboxState,
         (size, on_disk): (usize, bool),
-        journal: &Journal<'_>,
-        ends: &Ends,
+        journal: &PublishRecord<'_>,
+        ends: &Outcomes,
     ) -> Option<Pushed> {
         while let Some(full) = self.shortage(inner, size, on_disk) {
             match inner.bounds.policy {
@@ -306,7 +312,7 @@ impl Outbox {
                     inner.bytes -= oldest.message.size();
                     if oldest.seq != 0 {
                         let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
-                        journal.done(Origin {
+                        journal.done(PreviousSlot {
                             session: self.session,
                             seq: oldest.seq,
                             size,
@@ -320,17 +326,17 @@ impl Outbox {
         None
     }
 
-    fn drop_oldest_on_disk(&self, inner: &mut Inner) -> Origin {
-        let Stored { from, count, bytes } = inner.stored;
+    fn drop_oldest_on_disk(&self, inner: &mut OutboxState) -> PreviousSlot {
+        let DiskPart { from, count, bytes } = inner.stored;
         // What it was exactly is known on disk only.
         let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
         self.take_stored(inner, from + 1, 1, u64::from(size));
-        Origin { session: self.session, seq: from, size, packet_id: None }
+        PreviousSlot { session: self.session, seq: from, size, packet_id: None }
     }
 
     /// What keeps a message of this size from being taken, in memory or on disk.
     #[inline]
-    fn shortage(&self, inner: &Inner, size: usize, on_disk: bool) -> Option<Reason> {
+    fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
             return (!inner.has_room(size)).then_some(Reason::QueueFull);
         }
@@ -346,7 +352,7 @@ impl Outbox {
         full.then_some(Reason::DiskQueuesFull)
     }
 
-    fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+    fn add_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
         let stored = &mut inner.stored;
         stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
         stored.count += count;
@@ -357,7 +363,7 @@ impl Outbox {
     }
 
     /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
-    fn take_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
+    fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
         let stored = &mut inner.stored;
         let before = stored.bytes;
         stored.from = from;
@@ -390,8 +396,8 @@ impl Outbox {
                 inner.queue = VecDeque::new();
             }
             match inner.stored {
-                Stored { count: 0, .. } => Take::Nothing,
-                Stored { from, .. } => Take::Stored(from, inner.last + 1),
+                DiskPart { count: 0, .. } => Take::Nothing,
+                DiskPart { from, .. } => Take::Stored(from, inner.last + 1),
             }
         };
         inner.held_messages = into.len();
@@ -481,7 +487,7 @@ impl Outbox {
     }
 
     /// The session rests from now on: QoS 0 messages are not kept.
-    pub fn disconnect(&self, ends: &Ends) {
+    pub fn disconnect(&self, ends: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
         inner.connection = None;
@@ -524,7 +530,7 @@ impl Outbox {
         let mut inner = self.lock();
         let last = inner.last;
         self.take_stored(&mut inner, last + 1, 0, 0);
-        *inner = Inner { closed: true, ..Inner::default() };
+        *inner = OutboxState { closed: true, ..OutboxState::default() };
     }
 
     /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
@@ -537,7 +543,7 @@ impl Outbox {
     }
 }
 
-impl Inner {
+impl OutboxState {
     /// Why a message is not for this session, if it is not.
     #[inline]
     fn absence(&self, qos: QoS) -> Option<Reason> {
@@ -573,18 +579,18 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Content, DeliveryTerms};
+    use crate::message::{DeliveryTerms, MessageParts};
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(
             1,
-            Bounds {
+            QueueLimits {
                 messages_max,
                 bytes_max: 1 << 20,
                 policy,
                 keeps_qos0: false,
                 stored_bytes_max: 0,
-                ..Bounds::default()
+                ..QueueLimits::default()
             },
         );
         outbox.connect(&Arc::default());
@@ -592,7 +598,7 @@ mod tests {
     }
 
     fn delivery(payload: &str, qos: QoS) -> Delivery {
-        let content = Content {
+        let content = MessageParts {
             topic: "t",
             properties: &[],
             payload: payload.as_bytes(),
@@ -607,7 +613,7 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, payload: &str) -> Pushed {
-        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut Journal::off(), &Ends::default())
+        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut PublishRecord::off(), &Outcomes::default())
     }
 
     fn taken(outbox: &Outbox) -> Vec<String> {
@@ -645,8 +651,9 @@ mod tests {
     #[test]
     fn a_resting_session_keeps_no_qos_0() {
         let outbox = outbox(9, QueuePolicy::DropNewest);
-        let ends = Ends::default();
-        let push_qos0 = |payload| outbox.push(delivery(payload, QoS::AtMostOnce), &mut Journal::off(), &ends);
+        let ends = Outcomes::default();
+        let push_qos0 =
+            |payload| outbox.push(delivery(payload, QoS::AtMostOnce), &mut PublishRecord::off(), &ends);
         push_qos0("a");
         push(&outbox, "b");
         outbox.disconnect(&ends);

@@ -10,9 +10,9 @@ use crate::message::{Delivery, Message, Millis, SessionNumber, SubscriptionIds};
 use crate::outbox::{Offered, Pushed, Readiness};
 use crate::router::Subscriber;
 use crate::router::share::{AHEAD_MAX, LOOK_MAX, RUN_MAX, SERVED_MS};
-use crate::store::publish_record::Journal;
+use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::outcomes::Ends;
+use crate::telemetry::outcomes::Outcomes;
 use crate::workers;
 
 /// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
@@ -21,31 +21,31 @@ pub struct Group {
     /// Names the group for as long as it has members.
     pub id: NonZeroU32,
     pub(super) members: Vec<Subscriber>,
-    pub(super) turns: Turns,
+    pub(super) turns: Balancer,
 }
 
 /// Whose turn it is.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Balancer {
     next: AtomicUsize,
     /// Messages that were dealt out in runs, to all members.
     dealt: AtomicUsize,
-    parts: Vec<Part>,
+    parts: Vec<MemberShare>,
 }
 
 /// What a member got in runs.
 #[derive(Debug, Default)]
-struct Part {
+struct MemberShare {
     /// Messages; each counts as many times as there are members.
     given: AtomicUsize,
     /// Until then it may be passed over.
     served_until: AtomicU64,
 }
 
-impl Turns {
-    pub(super) fn new(members: usize, next: usize) -> Turns {
-        let parts = (0..members).map(|_| Part::default()).collect();
-        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
+impl Balancer {
+    pub(super) fn new(members: usize, next: usize) -> Balancer {
+        let parts = (0..members).map(|_| MemberShare::default()).collect();
+        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
     }
 
     pub(super) fn next(&self) -> usize {
@@ -65,11 +65,11 @@ impl Turns {
         let slack = (AHEAD_MAX * members).cast_signed();
         let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
         // Both go round.
-        let ahead = |part: &Part| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
-        let find = |most: usize, suits: &dyn Fn(usize, &Part) -> bool| {
+        let ahead = |part: &MemberShare| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, suits: &dyn Fn(usize, &MemberShare) -> bool| {
             (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
         };
-        let is_due = |at: usize, part: &Part| {
+        let is_due = |at: usize, part: &MemberShare| {
             let ahead = ahead(part);
             let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
             ahead <= 0 && (must || is_near(at))
@@ -108,7 +108,7 @@ impl Group {
 
     /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
     /// `ends` hears of it when none does.
-    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+    pub(super) fn push(&self, message: &Message, journal: &mut PublishRecord<'_>, ends: &Outcomes) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
         // Mostly it is the one whose turn it is.
         if let Some(member) = members.clone().next()
@@ -151,7 +151,7 @@ impl Group {
         &self,
         messages: &mut impl Iterator<Item = Message>,
         (of, now): (usize, Millis),
-        ends: &Ends,
+        ends: &Outcomes,
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
@@ -174,7 +174,13 @@ impl Group {
         Offered::none(rest.or_else(|| messages.next()))
     }
 
-    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+    fn give(
+        &self,
+        member: &Subscriber,
+        message: &Message,
+        journal: &mut PublishRecord<'_>,
+        ends: &Outcomes,
+    ) -> Pushed {
         member.outbox.push(self.delivery(member, message.clone()), journal, ends)
     }
 
@@ -201,8 +207,8 @@ impl Group {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
-        ends: &Ends,
+        journal: &mut PublishRecord<'_>,
+        ends: &Outcomes,
     ) -> bool {
         let message = &delivery.message;
         let others = self.in_turn().filter(|member| member.outbox.session() != leaving);

@@ -23,25 +23,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
 
 #[cfg(feature = "internals")]
-pub use audience::Audience;
-pub use audience::{Listener, Membership};
-pub use batch::{Batch, Passed};
-pub use browse::{Place, Subscription};
-use cache::Remembered;
+pub use audience::Matches;
+pub use audience::{Match, ShareMatch};
+pub use batch::{Batch, BatchResult};
+pub use browse::{ListedSubscription, SubscriptionKey};
+use cache::CacheUsage;
 pub use cache::RouteCache;
 pub use group::Group;
 use lapwing_protocol::topic;
 #[cfg(feature = "internals")]
-pub use retained::Shown;
-pub use retained::{Fetched, Kept, Next, Retained, Space};
+pub use retained::RetainedEntry;
+pub use retained::{Fetched, Next, RetainResult, Retained, RetainedLimits};
 pub use subscriber::Subscriber;
 pub use target::Target;
 
 use crate::message::{Delivery, Message, SessionNumber};
 use crate::outbox::Pushed;
-use crate::router::table::Table;
-use crate::store::publish_record::Journal;
-use crate::telemetry::outcomes::Ends;
+use crate::router::table::SubscriptionTable;
+use crate::store::publish_record::PublishRecord;
+use crate::telemetry::outcomes::Outcomes;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,22 +61,22 @@ pub struct Routed {
 /// All subscriptions and retained messages.
 #[derive(Debug)]
 pub struct Router {
-    subscriptions: RwLock<Table>,
+    subscriptions: RwLock<SubscriptionTable>,
     generation: AtomicU64,
-    ends: Arc<Ends>,
-    remembered: Remembered,
+    ends: Arc<Outcomes>,
+    remembered: CacheUsage,
     /// The retained messages.
     pub retained: Retained,
 }
 
 impl Router {
     /// Without subscriptions. `ends` hears of what goes no further.
-    pub fn new(retained: Retained, ends: Arc<Ends>) -> Router {
+    pub fn new(retained: Retained, ends: Arc<Outcomes>) -> Router {
         Router {
             subscriptions: RwLock::default(),
             generation: AtomicU64::new(1),
             ends,
-            remembered: Remembered::default(),
+            remembered: CacheUsage::default(),
             retained,
         }
     }
@@ -89,7 +89,7 @@ impl Router {
     /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier run.
     pub fn restore(&self, filter: &str, subscriber: Subscriber, group: Option<NonZeroU32>) {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        let Table { trie, shares, count, shared_count } = &mut *table;
+        let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
         match topic::shared(filter) {
             None => *count += usize::from(trie.node_mut(filter).subscribe(subscriber)),
             Some((name, inner)) => {
@@ -102,7 +102,7 @@ impl Router {
     /// Removes it; `false` when there was none.
     pub fn unsubscribe(&self, filter: &str, session: SessionNumber) -> bool {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        let Table { trie, shares, count, shared_count } = &mut *table;
+        let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
         let removed = match topic::shared(filter) {
             None => {
                 let removed = trie.edit(filter, |node| node.unsubscribe(session));
@@ -155,7 +155,7 @@ impl Router {
         message: &Message,
         cache: &mut RouteCache,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        journal: &mut PublishRecord<'_>,
     ) -> Routed {
         let mut routed = Routed::default();
         for target in &**cache.targets(self, message) {
@@ -169,7 +169,7 @@ impl Router {
         target: &Target,
         message: &Message,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        journal: &mut PublishRecord<'_>,
     ) -> Routed {
         let pushed = match target {
             Target::Session(subscriber, ids) => {
@@ -205,7 +205,7 @@ impl Router {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        journal: &mut PublishRecord<'_>,
     ) -> bool {
         let group = delivery
             .terms

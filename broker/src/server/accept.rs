@@ -12,11 +12,11 @@ use tracing::{debug, warn};
 use crate::auth::ban::{self, Ban};
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
-use crate::limits::budget::Place;
-use crate::net::endpoint::Gate;
-use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
-use crate::server::drain::{Counted, Tally};
-use crate::workers::Crew;
+use crate::limits::budget::ConnectionPermit;
+use crate::net::endpoint::Endpoint;
+use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, Peer, ProxyVerdict, Stream};
+use crate::server::drain::{TaskCounter, TaskGuard};
+use crate::workers::WorkerPool;
 
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -28,11 +28,11 @@ const CROWD: u32 = 64;
 /// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(
     core: Arc<Core>,
-    crew: Arc<Crew>,
-    listener: Listener,
+    crew: Arc<WorkerPool>,
+    listener: ListeningSocket,
     mut stopped: watch::Receiver<bool>,
     mut closed: watch::Receiver<bool>,
-    connections: Arc<Tally>,
+    connections: Arc<TaskCounter>,
 ) {
     let mut warned: Option<Instant> = None;
     let mut in_a_row = 0;
@@ -100,7 +100,7 @@ pub(crate) async fn run(
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
                 let admitted =
                     Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
-                let counted = (Counted::new(&connections), entered);
+                let counted = (TaskGuard::new(&connections), entered);
                 crew.serve(async move {
                     if let Some(connection) = admitted.await {
                         connection.run().await;
@@ -124,23 +124,23 @@ fn patience(connect_timeout_s: u32, nth: usize) -> Duration {
 }
 
 /// The address that counts for bounds per address; loopback is free of them.
-fn counted(origin: &Origin) -> Option<IpAddr> {
+fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
     origin.address().ip().filter(|ip| !ip.is_loopback())
 }
 
 /// The bytes of a client, with those that were read already, who it is, and what it is served by.
-type Established = (Stream, Vec<u8>, Peer, Arc<Gate>);
+type Established = (Stream, Vec<u8>, Peer, Arc<Endpoint>);
 
 /// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
-async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option<Established> {
+async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit) -> Option<Established> {
     let (address, traffic) = (*entering.origin().address(), entering.origin().gate().traffic.clone());
     let refuse = |error: String| {
         traffic.refused.add(1);
         warn!(peer = %address, "{error}");
     };
     let entering = match entering.sender().await {
-        Ok(Sender::Client(entering)) => entering,
-        Ok(Sender::Proxy) => {
+        Ok(ProxyVerdict::Client(entering)) => entering,
+        Ok(ProxyVerdict::Proxy) => {
             debug!(peer = %address, "the proxy looked whether the broker is there");
             return None;
         }
@@ -169,7 +169,7 @@ async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option
 async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
-    (mut place, permit): (Place, Option<OwnedSemaphorePermit>),
+    (mut place, permit): (ConnectionPermit, Option<OwnedSemaphorePermit>),
     timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Box<Connection>> {

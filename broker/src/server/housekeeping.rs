@@ -32,6 +32,6 @@ pub(crate) async fn run(core: Arc<Core>) {
 /// Looks through a slice of the retained messages.
 fn sweep_retained(core: &Core, after: Option<Box<str>>) -> Option<Box<str>> {
     core.router.retained.sweep(after, core.now(), |topic| {
-        core.store.append(Record::Forgotten { topic: topic.into() }, Durability::None);
+        core.store.append(Record::RetainedExpired { topic: topic.into() }, Durability::None);
     })
 }

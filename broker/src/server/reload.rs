@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::auth::password::Lasting;
+use crate::auth::password::AuthState;
 use crate::auth::{self, Auth, audit, ban};
 use crate::config::{Config, ConfigErrors, Listener};
 use crate::core::Core;
-use crate::core::control::{Level, Reloaded, Request};
-use crate::core::settings::{Snapshot, Stamp, Stamps};
+use crate::core::control::{ControlRequest, Reloaded, SetLogLevel};
+use crate::core::settings::{FileStamp, FileStamps, Snapshot};
 use crate::net;
-use crate::net::endpoint::{Gate, GateNumber};
-use crate::outbox::Bounds;
+use crate::net::endpoint::{Endpoint, EndpointId};
+use crate::outbox::QueueLimits;
 use crate::server::listeners::Listeners;
 
 /// How often the files are looked at.
@@ -33,14 +33,14 @@ const STILL_LOOKS: usize = 20;
 const SLICE: usize = 1_000;
 
 /// Reads the configuration anew from where it came.
-pub(crate) type Source = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+pub(crate) type ConfigReader = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
 
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let m = std::fs::metadata(path).ok()?;
     Some((m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), m.len(), m.ino()))
 }
 
-fn stamps(config: &Config) -> Stamps {
+fn stamps(config: &Config) -> FileStamps {
     config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
@@ -50,16 +50,16 @@ fn stamps(config: &Config) -> Stamps {
 /// All that is wrong with them.
 pub(crate) fn load(
     config: Config,
-    numbers: &[GateNumber],
-    own: &Own,
+    numbers: &[EndpointId],
+    own: &ReloadContext,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, String> {
     // Before any is read: one that changes meanwhile is another then, and is read again.
     let files = stamps(&config);
-    let gate = |(listener, number): (&Listener, &GateNumber)| {
+    let gate = |(listener, number): (&Listener, &EndpointId)| {
         let tls = net::prepare(listener).map_err(|error| error.to_string())?;
         let before = before.and_then(|before| before.gate(*number)).map(|gate| &**gate);
-        Ok(Arc::new(Gate::new(*number, &config, listener, tls, before)))
+        Ok(Arc::new(Endpoint::new(*number, &config, listener, tls, before)))
     };
     let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(gate).collect();
     let auth = match &own.auth {
@@ -80,22 +80,22 @@ pub(crate) fn load(
 }
 
 /// What reloads leave in place.
-pub(crate) struct Own {
+pub(crate) struct ReloadContext {
     /// The policy of the program that embeds the broker, in place of the configuration's.
     auth: Option<Auth>,
-    lasting: Arc<Lasting>,
-    source: Option<Source>,
-    level: Option<Level>,
+    lasting: Arc<AuthState>,
+    source: Option<ConfigReader>,
+    level: Option<SetLogLevel>,
 }
 
-impl Own {
+impl ReloadContext {
     pub(crate) fn new(
         config: &Config,
         auth: Option<Auth>,
-        source: Option<Source>,
-        level: Option<Level>,
-    ) -> Own {
-        Own { auth, lasting: Arc::new(Lasting::new(&config.auth)), source, level }
+        source: Option<ConfigReader>,
+        level: Option<SetLogLevel>,
+    ) -> ReloadContext {
+        ReloadContext { auth, lasting: Arc::new(AuthState::new(&config.auth)), source, level }
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {
@@ -109,9 +109,9 @@ impl Own {
 /// Reloads on request and on change, until the broker stops.
 pub(crate) async fn run(
     core: Arc<Core>,
-    own: Own,
+    own: ReloadContext,
     mut listeners: Listeners,
-    mut requests: mpsc::Receiver<Request>,
+    mut requests: mpsc::Receiver<ControlRequest>,
 ) {
     let own = Arc::new(own);
     let mut known = core.live.get().files.clone();
@@ -128,14 +128,14 @@ pub(crate) async fn run(
             request = requests.recv() => {
                 let Some(request) = request else { return };
                 match request {
-                    Request::Reload(config, reply) => {
+                    ControlRequest::Reload(config, reply) => {
                         let config = config.map(|config| *config);
                         let before = stamps(&snapshot.config);
                         let reloaded = reload(&core, &own, &mut listeners, config, "asked to").await;
                         known = seen(&core, &reloaded, before);
                         let _ = reply.send(reloaded);
                     }
-                    Request::Ban(change, reply) => {
+                    ControlRequest::Ban(change, reply) => {
                         let changed = change_bans(&core, change).await;
                         // What it wrote itself is no news.
                         if let (Ok(true), Some(path)) = (&changed, auth.ban_file.as_ref().map(PathBuf::from)) {
@@ -144,7 +144,7 @@ pub(crate) async fn run(
                         }
                         let _ = reply.send(changed);
                     }
-                    Request::Level(wanted, reply) => {
+                    ControlRequest::Level(wanted, reply) => {
                         let set = wanted.map_or(Ok(()), |wanted| own.set_level(&wanted).map(|()| level = Some(wanted)));
                         let configured = &core.live.get().config.log.level;
                         let _ = reply.send(set.map(|()| level.as_ref().unwrap_or(configured).clone()));
@@ -177,7 +177,7 @@ pub(crate) async fn run(
 }
 
 /// The files as they were when they were last looked at, for a reload that was refused as they were `before` it.
-fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: Stamps) -> Stamps {
+fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: FileStamps) -> FileStamps {
     if reloaded.is_ok() { core.live.get().files.clone() } else { before }
 }
 
@@ -193,7 +193,7 @@ async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban:
 }
 
 /// The stamps once they do not change any more.
-async fn when_still(config: &Config, mut last: Stamps) -> Stamps {
+async fn when_still(config: &Config, mut last: FileStamps) -> FileStamps {
     for _ in 0..STILL_LOOKS {
         tokio::time::sleep(STILL).await;
         let now = stamps(config);
@@ -208,7 +208,7 @@ async fn when_still(config: &Config, mut last: Stamps) -> Stamps {
 /// Replaces everything, or leaves all as it is, and says so.
 async fn reload(
     core: &Arc<Core>,
-    own: &Arc<Own>,
+    own: &Arc<ReloadContext>,
     listeners: &mut Listeners,
     config: Option<Config>,
     why: &str,
@@ -228,7 +228,7 @@ async fn reload(
 /// Reads everything and puts it in place; the keys that need a restart.
 async fn replace(
     core: &Arc<Core>,
-    own: &Arc<Own>,
+    own: &Arc<ReloadContext>,
     listeners: &mut Listeners,
     config: Option<Config>,
 ) -> Result<Vec<String>, String> {
@@ -277,7 +277,7 @@ async fn blocking<T: Send + 'static>(
 async fn revise_resting(core: &Arc<Core>) {
     let snapshot = core.live.get();
     let policy = &*snapshot.auth.policy;
-    let bounds = Bounds::of(&snapshot.config);
+    let bounds = QueueLimits::of(&snapshot.config);
     for (n, (client_id, rest)) in core.registry.all_resting().into_iter().enumerate() {
         if n % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;

@@ -9,8 +9,8 @@ use tracing::warn;
 
 use crate::core::Core;
 use crate::limits::budget::Pressure;
-use crate::message::{Content, Message};
-use crate::telemetry::metrics::Sums;
+use crate::message::{Message, MessageParts};
+use crate::telemetry::metrics::TrafficTotals;
 
 /// Memory is measured every second, but only every so many while nothing comes in: an idle broker is hardly woken.
 const CALM_S: u64 = 5;
@@ -28,7 +28,7 @@ const LOADS: [Load; 8] = [
 ];
 
 /// The name of a load and its counter.
-type Load = (&'static str, fn(&Core, &Sums) -> u64);
+type Load = (&'static str, fn(&Core, &TrafficTotals) -> u64);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
@@ -80,7 +80,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 fn set(core: &Core, topic: &str, value: &str) {
     let topic = format!("$SYS/broker/{topic}");
-    core.publish_own(&Message::new(&Content {
+    core.publish_own(&Message::new(&MessageParts {
         topic: &topic,
         properties: &[],
         payload: value.as_bytes(),

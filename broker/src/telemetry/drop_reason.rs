@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What kind of end a reason is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ReasonKind {
     /// The broker did not take it from its publisher.
     Refused,
     /// It was taken, and a subscriber that was to have it does not get it.
@@ -29,8 +29,8 @@ macro_rules! reasons {
             }
 
             /// What kind of end it is.
-            pub const fn kind(self) -> Kind {
-                match self { $(Reason::$name => Kind::$kind,)+ }
+            pub const fn kind(self) -> ReasonKind {
+                match self { $(Reason::$name => ReasonKind::$kind,)+ }
             }
 
             /// In words.
@@ -97,12 +97,12 @@ reasons! {
 impl Reason {
     /// Those that count as dropped.
     pub fn drops() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() != Kind::PassedOver)
+        Reason::ALL.into_iter().filter(|reason| reason.kind() != ReasonKind::PassedOver)
     }
 
     /// Those that do not.
     pub fn passed_over() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() == Kind::PassedOver)
+        Reason::ALL.into_iter().filter(|reason| reason.kind() == ReasonKind::PassedOver)
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
             let counted: Vec<Reason> =
                 Reason::ALL.into_iter().filter(|other| drops.get(*other) > 0).collect();
             assert_eq!(counted, [reason]);
-            assert_eq!(drops.sum(), if reason.kind() == Kind::PassedOver { 0 } else { 2 });
+            assert_eq!(drops.sum(), if reason.kind() == ReasonKind::PassedOver { 0 } else { 2 });
             assert!(reason.text().len() > 10 && !reason.text().contains("  "), "{}", reason.text());
         }
     }

@@ -42,7 +42,7 @@ pub struct Histogram {
 
 /// What a [`Histogram`] says at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spread {
+pub struct HistogramSnapshot {
     /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the last: longer than all.
     pub counts: [u64; CLASSES],
     /// All of it, in microseconds.
@@ -66,8 +66,8 @@ impl Histogram {
     }
 
     /// What was observed until now.
-    pub fn get(&self) -> Spread {
-        Spread {
+    pub fn get(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, Counter::get)),
             micros: self.micros.get(),
         }
@@ -99,13 +99,13 @@ macro_rules! traffic {
 
         /// The counters of one listener, or of several, at one moment.
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct Sums {
+        pub struct TrafficTotals {
             $($(#[$own_doc])* pub $own: u64,)+
             $($(#[$doc])* pub $name: u64,)+
             $(#[$written_doc])* pub $written: u64,
         }
 
-        impl Sums {
+        impl TrafficTotals {
             /// Adds those of a listener.
             pub fn add(&mut self, traffic: &Traffic) {
                 $(self.$own += traffic.$own.get();)+
@@ -117,17 +117,17 @@ macro_rules! traffic {
         /// What one connection counts for itself and adds to its listener's counters once in a while: a counter that all cores write
         /// to costs as much as everything else about a small message.
         #[derive(Debug, Default)]
-        pub struct Tally {
+        pub struct LocalCounters {
             $($(#[$doc])* pub $name: u64,)+
             /// Messages that no subscription matched, since this was added.
             pub no_subscriber: u64,
             /// Messages that were not for who published them, since this was added.
             pub no_local: u64,
             /// What was added already, and what was written.
-            flow: Flow,
+            flow: Throughput,
         }
 
-        impl Tally {
+        impl LocalCounters {
             /// Adds what was counted, and begins again.
             #[inline]
             pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
@@ -174,7 +174,7 @@ traffic! {
     }
 }
 
-impl Tally {
+impl LocalCounters {
     #[cold]
     fn add_passed_over(&mut self, drops: &Drops) {
         drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
@@ -197,7 +197,7 @@ impl Tally {
 
 /// What went through one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Flow {
+pub struct Throughput {
     /// PUBLISH packets that came in.
     pub messages_received: u64,
     /// PUBLISH packets that went out.
@@ -211,36 +211,36 @@ pub struct Flow {
 /// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
 /// done by a clock: a connection that does nothing is not woken for it, and one without messages needs no memory for it.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateWindow {
     past: Option<Box<Past>>,
     end: Millis,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Past {
-    before: (Millis, Flow),
-    begin: (Millis, Flow),
+    before: (Millis, Throughput),
+    begin: (Millis, Throughput),
 }
 
 /// How long a stretch is.
 const STRETCH_MS: Millis = 10_000;
 
-impl Pace {
+impl RateWindow {
     /// Of a connection that begins.
-    pub fn new(now: Millis) -> Pace {
-        Pace { past: None, end: now + STRETCH_MS }
+    pub fn new(now: Millis) -> RateWindow {
+        RateWindow { past: None, end: now + STRETCH_MS }
     }
 
     /// Something is done now, and not yet added.
     #[inline]
-    pub fn pass(&mut self, now: Millis, tally: &Tally) {
+    pub fn pass(&mut self, now: Millis, tally: &LocalCounters) {
         if now >= self.end {
             self.begin_anew(now, tally);
         }
     }
 
     #[cold]
-    fn begin_anew(&mut self, now: Millis, tally: &Tally) {
+    fn begin_anew(&mut self, now: Millis, tally: &LocalCounters) {
         if tally.publish_received
             + tally.publish_sent
             + tally.flow.messages_received
@@ -257,12 +257,12 @@ impl Pace {
 
     /// The first stretch begins with the connection.
     fn past(&self) -> Past {
-        let first = (self.end.saturating_sub(STRETCH_MS), Flow::default());
+        let first = (self.end.saturating_sub(STRETCH_MS), Throughput::default());
         self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
     }
 
     /// What went through it in all, and in a second of the last ten to twenty.
-    pub fn look(&self, now: Millis, tally: &Tally) -> (Flow, [f64; 4]) {
+    pub fn look(&self, now: Millis, tally: &LocalCounters) -> (Throughput, [f64; 4]) {
         let (all, (since, before)) = (tally.flow, self.past().before);
         if now >= self.end + STRETCH_MS {
             return (all, [0.0; 4]);
@@ -285,8 +285,9 @@ mod tests {
 
     #[test]
     fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
-        let (traffic, mut tally, mut pace) = (Traffic::default(), Tally::default(), Pace::new(1_000));
-        let turn = |tally: &mut Tally, pace: &mut Pace, now| {
+        let (traffic, mut tally, mut pace) =
+            (Traffic::default(), LocalCounters::default(), RateWindow::new(1_000));
+        let turn = |tally: &mut LocalCounters, pace: &mut RateWindow, now| {
             tally.publish_sent += 10;
             pace.pass(now, tally);
             tally.add_to(&traffic, &Drops::default());

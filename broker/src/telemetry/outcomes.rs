@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::message::{Delivery, Message};
 use crate::telemetry::drop_reason::{Drops, Reason};
-use crate::telemetry::trace::{Filter, Step, Subject, Told, Traces};
+use crate::telemetry::trace::{Step, TraceFilter, TraceItem, TraceSubject, Traces};
 
 /// A session as outcomes name it: its client identifier, and counts of the messages that went no further.
 #[derive(Debug, Default)]
@@ -50,17 +50,17 @@ impl Recipient {
 
 /// Who hears of the ends: the figures, and those who trace.
 #[derive(Debug)]
-pub struct Ends {
+pub struct Outcomes {
     /// The figures.
     pub drops: Drops,
     /// Who follows messages.
     pub traces: Traces,
 }
 
-impl Ends {
+impl Outcomes {
     /// Nothing has ended yet.
-    pub fn new(clock: Clock) -> Ends {
-        Ends { drops: Drops::default(), traces: Traces::new(clock) }
+    pub fn new(clock: Clock) -> Outcomes {
+        Outcomes { drops: Drops::default(), traces: Traces::new(clock) }
     }
 
     /// A message goes no further on its way to a session.
@@ -69,7 +69,7 @@ impl Ends {
         self.drops.add(reason, 1);
         recipient.count(reason, 1);
         if self.traces.hear_of(message) {
-            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), Step::Ended(reason));
+            self.traces.tell(&TraceSubject::of(message), Some(recipient.client_id()), Step::Ended(reason));
         }
     }
 
@@ -84,7 +84,7 @@ impl Ends {
     #[cold]
     pub(crate) fn queued(&self, delivery: &Delivery, recipient: &Recipient, connected: bool) {
         let step = Step::Queued { connected, shared: delivery.terms.share.is_some() };
-        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
+        self.traces.tell(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
     /// It was given to the network; for traces.
@@ -97,15 +97,15 @@ impl Ends {
         again: bool,
     ) {
         let step = Step::Sent { qos: delivery.terms.qos, packet_id, again };
-        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
+        self.traces.tell(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
-    /// A session wants nothing of its own; counted by who publishes ([`Tally`](crate::telemetry::metrics::Tally)).
+    /// A session wants nothing of its own; counted by who publishes ([`LocalCounters`](crate::telemetry::metrics::LocalCounters)).
     #[inline]
     pub(crate) fn spared(&self, message: &Message, recipient: &Recipient) {
         if self.traces.hear_of(message) {
             let step = Step::Ended(Reason::NoLocal);
-            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), step);
+            self.traces.tell(&TraceSubject::of(message), Some(recipient.client_id()), step);
         }
     }
 
@@ -114,13 +114,19 @@ impl Ends {
     pub fn ended_for_all(&self, reason: Reason, message: &Message) {
         self.drops.add(reason, 1);
         if self.traces.hear_of(message) {
-            self.traces.tell(&Subject::of(message), None, Step::Ended(reason));
+            self.traces.tell(&TraceSubject::of(message), None, Step::Ended(reason));
         }
     }
 
     /// A message was not taken from its publisher, whose outbox counts that.
     #[cold]
-    pub fn refused(&self, reason: Reason, text: &str, subject: &Subject<'_>, publisher: Option<&Recipient>) {
+    pub fn refused(
+        &self,
+        reason: Reason,
+        text: &str,
+        subject: &TraceSubject<'_>,
+        publisher: Option<&Recipient>,
+    ) {
         self.drops.add(reason, 1);
         if let Some(publisher) = publisher {
             publisher.count(reason, 1);
@@ -131,31 +137,31 @@ impl Ends {
     }
 }
 
-impl Ends {
+impl Outcomes {
     /// Begins a trace; `None`: there are as many as there may be.
-    pub fn follow(self: &Arc<Self>, filter: Filter) -> Option<Following> {
+    pub fn follow(self: &Arc<Self>, filter: TraceFilter) -> Option<TraceStream> {
         let (number, told) = self.traces.begin(filter)?;
-        Some(Following { ends: self.clone(), number, told })
+        Some(TraceStream { ends: self.clone(), number, told })
     }
 }
 
-impl Default for Ends {
+impl Default for Outcomes {
     fn default() -> Self {
-        Ends::new(Clock::after(0))
+        Outcomes::new(Clock::after(0))
     }
 }
 
 /// A trace that somebody reads; dropping it ends it.
 #[derive(Debug)]
-pub struct Following {
-    ends: Arc<Ends>,
+pub struct TraceStream {
+    ends: Arc<Outcomes>,
     number: u64,
-    told: mpsc::Receiver<Told>,
+    told: mpsc::Receiver<TraceItem>,
 }
 
-impl Following {
+impl TraceStream {
     /// What comes next. May be dropped at any time.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> TraceItem {
         match self.told.recv().await {
             Some(told) => told,
             // It is told until it is dropped.
@@ -164,14 +170,14 @@ impl Following {
     }
 
     /// What has come, if anything has; behind it, how much was lost that was not told yet.
-    pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
+    pub fn rest(&mut self) -> impl Iterator<Item = TraceItem> + '_ {
         let lost = self.ends.traces.take_lost(self.number);
         let told = &mut self.told;
-        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(Told::Lost(lost)))
+        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(TraceItem::Lost(lost)))
     }
 }
 
-impl Drop for Following {
+impl Drop for TraceStream {
     fn drop(&mut self) {
         self.ends.traces.end(self.number);
     }
@@ -185,32 +191,32 @@ mod tests {
     use crate::message::TraceId;
     use crate::telemetry::trace::{EVENTS_MAX, TEXT_MAX, TRACES_MAX};
 
-    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
+    fn follow(ends: &Arc<Outcomes>, filter: TraceFilter) -> TraceStream {
         ends.follow(filter).unwrap()
     }
 
-    fn filter(client: &str, topic: &str) -> Filter {
+    fn filter(client: &str, topic: &str) -> TraceFilter {
         let some = |text: &str| (!text.is_empty()).then(|| text.into());
-        Filter { client: some(client), topic: some(topic) }
+        TraceFilter { client: some(client), topic: some(topic) }
     }
 
-    fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
-        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
+    fn subject(id: Option<TraceId>, topic: &str) -> TraceSubject<'_> {
+        TraceSubject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
     }
 
-    fn steps(following: &mut Following) -> Vec<String> {
-        let word = |told: Told| match told {
-            Told::Event(event) => {
+    fn steps(following: &mut TraceStream) -> Vec<String> {
+        let word = |told: TraceItem| match told {
+            TraceItem::Event(event) => {
                 format!("{}:{}", event.client.as_deref().unwrap_or("-"), event.step.name())
             }
-            Told::Lost(n) => format!("lost {n}"),
+            TraceItem::Lost(n) => format!("lost {n}"),
         };
         following.rest().map(word).collect()
     }
 
     #[test]
     fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
-        let ends: Arc<Ends> = Arc::default();
+        let ends: Arc<Outcomes> = Arc::default();
         let traces = &ends.traces;
         let mut of_topic = follow(&ends, filter("", "home/+"));
         let mut of_phone = follow(&ends, filter("phone", ""));
@@ -230,9 +236,9 @@ mod tests {
 
     #[test]
     fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
-        let ends: Arc<Ends> = Arc::default();
+        let ends: Arc<Outcomes> = Arc::default();
         let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
+        let mut following = follow(&ends, TraceFilter::default());
         for _ in 0..EVENTS_MAX + 5 {
             traces.tell(&subject(None, "t"), None, Step::Retained);
         }
@@ -241,8 +247,8 @@ mod tests {
         for _ in 0..EVENTS_MAX + 1 {
             traces.tell(&subject(None, "t"), None, Step::Retained);
         }
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
+        assert!(matches!(following.told.try_recv(), Ok(TraceItem::Event(_))));
+        assert!(matches!(following.told.try_recv(), Ok(TraceItem::Event(_))));
         traces.tell(&subject(None, "t"), None, Step::Retained);
         let told = steps(&mut following);
         assert_eq!(told[told.len() - 2..], ["lost 1", "-:retained"]);
@@ -250,12 +256,13 @@ mod tests {
 
     #[test]
     fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
-        let ends: Arc<Ends> = Arc::default();
+        let ends: Arc<Outcomes> = Arc::default();
         let traces = &ends.traces;
-        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
-        assert!(ends.follow(Filter::default()).is_none());
+        let mut all: Vec<TraceStream> =
+            (0..TRACES_MAX).map(|_| follow(&ends, TraceFilter::default())).collect();
+        assert!(ends.follow(TraceFilter::default()).is_none());
         all.pop();
-        assert!(traces.is_on() && ends.follow(Filter::default()).is_some());
+        assert!(traces.is_on() && ends.follow(TraceFilter::default()).is_some());
         all.clear();
         assert!(!traces.is_on());
         assert_eq!(traces.publishers(), 0);
@@ -263,12 +270,12 @@ mod tests {
 
     #[test]
     fn nothing_in_an_event_is_long() {
-        let ends: Arc<Ends> = Arc::default();
+        let ends: Arc<Outcomes> = Arc::default();
         let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
+        let mut following = follow(&ends, TraceFilter::default());
         let topic = "ä".repeat(30_000);
         traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
-        let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };
+        let Some(TraceItem::Event(event)) = following.rest().next() else { panic!("nothing was told") };
         assert!(event.topic.len() <= TEXT_MAX + 3 && event.step.detail().len() <= TEXT_MAX + 3);
     }
 }

@@ -26,19 +26,19 @@ pub fn this_thread() -> u64 {
 
 /// The wakers that others have left, and who wakes them. There is one for each connection at most, and those of what it waits for.
 #[derive(Debug)]
-pub struct Mailbox {
+pub struct WakeQueue {
     thread: u64,
     wakers: Mutex<Vec<Waker>>,
     postman: AtomicWaker,
 }
 
 /// The waker of a task, as others see it.
-struct Addressed {
+struct RemoteWaker {
     task: Waker,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<WakeQueue>,
 }
 
-impl Wake for Addressed {
+impl Wake for RemoteWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -52,17 +52,17 @@ impl Wake for Addressed {
     }
 }
 
-impl Drop for Mailbox {
+impl Drop for WakeQueue {
     fn drop(&mut self) {
         self.postman.wake();
     }
 }
 
-impl Mailbox {
+impl WakeQueue {
     /// An empty one for this thread, and the task that is to run on it.
-    pub fn here() -> (Arc<Mailbox>, impl Future<Output = ()> + Send + 'static) {
+    pub fn here() -> (Arc<WakeQueue>, impl Future<Output = ()> + Send + 'static) {
         let thread = this_thread();
-        let mailbox = Arc::new(Mailbox { thread, wakers: Mutex::default(), postman: AtomicWaker::new() });
+        let mailbox = Arc::new(WakeQueue { thread, wakers: Mutex::default(), postman: AtomicWaker::new() });
         let (weak, mut last, mut spare) = (Arc::downgrade(&mailbox), false, Vec::new());
         let postman = poll_fn(move |cx| {
             let Some(mailbox) = weak.upgrade() else { return Poll::Ready(()) };
@@ -98,7 +98,7 @@ impl Mailbox {
             let known = match &mut known {
                 Some(known) if known.0.will_wake(cx.waker()) => known,
                 known => {
-                    let addressed = Addressed { task: cx.waker().clone(), mailbox: self.clone() };
+                    let addressed = RemoteWaker { task: cx.waker().clone(), mailbox: self.clone() };
                     known.insert((cx.waker().clone(), Waker::from(Arc::new(addressed))))
                 }
             };

@@ -10,31 +10,34 @@ use lapwing_protocol::{EncodeError, ReasonCode};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 
-use super::{Guest, Refusal, Refuse, Request};
+use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
 use crate::auth::{Identity, audit};
-use crate::clients::handle::Contact;
-use crate::clients::owned::Resident;
-use crate::clients::{Claim, Claimant};
+use crate::clients::handle::ClientHandle;
+use crate::clients::owned::OwnedSession;
+use crate::clients::{Claim, ClaimRequest};
 use crate::connection::output::Output;
 use crate::connection::{Connection, State};
 use crate::core::Core;
 use crate::core::settings::Snapshot;
 use crate::message::Durability;
-use crate::net::endpoint::Gate;
+use crate::net::endpoint::Endpoint;
 use crate::session::Session;
-use crate::store::{Record, Records, Ticket};
+use crate::store::{Record, RecordBatch, Ticket};
 
 /// Claims the session and makes the connection, CONNACK first in its output.
-pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connection>, Box<Refusal>> {
-    let Guest { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
+pub(crate) async fn welcome(
+    core: &Arc<Core>,
+    guest: AuthenticatedClient,
+) -> Result<Box<Connection>, Box<Rejection>> {
+    let AuthenticatedClient { stream, peer, place, input, identity, gate, snapshot, mut request } = guest;
     let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
     let client_id = request.client_id.clone();
-    let contact = Arc::new(Contact::new(identity.clone(), peer, core.now()));
+    let contact = Arc::new(ClientHandle::new(identity.clone(), peer, core.now()));
     if gate.limits.takeovers_damped {
         calm(core, &client_id, &contact.by).await;
     }
-    let claimant = Claimant {
+    let claimant = ClaimRequest {
         connection: number,
         any_user: !snapshot.config.auth.sessions_belong_to_users,
         end: end_sender,
@@ -64,8 +67,8 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
                 ),
             };
             let mut output = Output::default();
-            Refuse::new(request.agreement.version, reason, text.clone()).write(&mut output);
-            return Err(Box::new(Refusal { stream, output, text: Some(text), slow: false, _place: place }));
+            ConnectError::new(request.agreement.version, reason, text.clone()).write(&mut output);
+            return Err(Box::new(Rejection { stream, output, text: Some(text), slow: false, _place: place }));
         }
     };
     let level = gate.listener.durability.unwrap_or(snapshot.config.store.durability);
@@ -111,7 +114,7 @@ pub(crate) async fn welcome(core: &Arc<Core>, guest: Guest) -> Result<Box<Connec
         state,
         input,
         output,
-        records: Records::of(&core.store),
+        records: RecordBatch::of(&core.store),
         keep_alive,
     }))
 }
@@ -154,13 +157,13 @@ async fn has_left(core: &Core, client_id: &Arc<str>, within: Duration) -> bool {
 /// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.
 fn resident(
     core: &Arc<Core>,
-    request: &Request,
+    request: &ConnectRequest,
     identity: Arc<Identity>,
     snapshot: &Snapshot,
-    earlier: Option<Resident>,
+    earlier: Option<OwnedSession>,
     level: Durability,
-) -> (Resident, bool, Ticket) {
-    let over = |resident: &Resident| resident.session.ends_at.is_some_and(|at| at <= core.now());
+) -> (OwnedSession, bool, Ticket) {
+    let over = |resident: &OwnedSession| resident.session.ends_at.is_some_and(|at| at <= core.now());
     match earlier {
         Some(mut resident) if !request.clean_start && !over(&resident) => {
             resident.session.resume(&request.terms);
@@ -178,7 +181,7 @@ fn resident(
             let (client_id, user) = (request.client_id.clone(), identity.user.clone());
             let outbox = core.outbox(number, client_id.clone(), stored);
             let session = Session::new(number, client_id, user, &request.terms, stored);
-            (Resident { session: Box::new(session), outbox, identity }, false, ended)
+            (OwnedSession { session: Box::new(session), outbox, identity }, false, ended)
         }
     }
 }
@@ -186,7 +189,11 @@ fn resident(
 /// What the properties of CONNACK take at most, apart from texts of the client and the configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
-fn connack(config: &Gate, request: &Request, session_present: bool) -> Result<Vec<u8>, EncodeError> {
+fn connack(
+    config: &Endpoint,
+    request: &ConnectRequest,
+    session_present: bool,
+) -> Result<Vec<u8>, EncodeError> {
     let agreement = &request.agreement;
     // Not a page more than that: it is zeroed for each client.
     let texts = [

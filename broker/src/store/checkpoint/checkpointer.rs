@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::bodies::Log;
 use crate::store::shared::Shared;
 use crate::store::sync::lock;
-use crate::store::wal::segments::{self, Room};
+use crate::store::wal::segments::{self, Preallocation};
 use crate::store::{Health, checkpoint};
 
 /// Segments that are ready beside the one in use, at least.
@@ -144,7 +144,7 @@ fn spare(shared: &Shared) -> io::Result<()> {
                 _ => {}
             }
             supply.next_id += 1;
-            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
+            let room = if supply.large_frames { Preallocation::Reserved } else { Preallocation::Zeroed };
             (supply.next_id, old, room)
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);

@@ -83,7 +83,7 @@ impl Head {
 
 /// What stands at a place of a segment.
 #[derive(Debug, PartialEq)]
-pub(in crate::store) enum Found {
+pub(in crate::store) enum FrameScan {
     /// A whole frame, its records still packed.
     Frame(Head),
     /// No frame of this segment.
@@ -175,8 +175,10 @@ pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Looks for a frame of `segment` at the front of `bytes`, with this salt or any.
-pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
-    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else { return Found::Nothing };
+pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> FrameScan {
+    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else {
+        return FrameScan::Nothing;
+    };
     let mut at = 4;
     let mut take = |n: usize| {
         let mut field = [0u8; 8];
@@ -198,19 +200,19 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         salt: take(4) as u32,
         ends: flags & u64::from(LAST) != 0,
     };
-    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return Found::Nothing };
+    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);
     if !salted || head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
-        return Found::Nothing;
+        return FrameScan::Nothing;
     }
     if format != u64::from(FORMAT) {
-        return Found::Newer(format as u16);
+        return FrameScan::Newer(format as u16);
     }
     // A number near the end of the range would overflow later; no log gets there.
     if head.count == 0 || head.first == 0 || head.first > u64::MAX / 2 || head.clock > u64::MAX / 4 {
-        return Found::Nothing;
+        return FrameScan::Nothing;
     }
-    Found::Frame(head)
+    FrameScan::Frame(head)
 }
 
 /// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame its message stands;
@@ -235,7 +237,7 @@ mod tests {
         let mut buffer = Buffer::default();
         for records in [1usize, 3_000, 2, 20_000] {
             buffer.begin();
-            let record = Record::Forgotten { topic: "sensors/greenhouse/temperature".into() };
+            let record = Record::RetainedExpired { topic: "sensors/greenhouse/temperature".into() };
             for _ in 0..records {
                 buffer.add(&record);
             }
@@ -249,7 +251,7 @@ mod tests {
             buffer.seal(&head);
             assert_eq!(lead(buffer.bytes()), 0);
             assert_eq!(buffer.bytes().len(), head.padded());
-            assert_eq!(find(buffer.bytes(), 3, None), Found::Frame(head));
+            assert_eq!(find(buffer.bytes(), 3, None), FrameScan::Frame(head));
             let read = records_of(&buffer, &head);
             assert_eq!(read, records);
         }

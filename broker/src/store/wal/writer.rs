@@ -20,7 +20,7 @@ use crate::store::memtable::Queues;
 use crate::store::record::{Entry, Record};
 use crate::store::shared::Shared;
 use crate::store::sync::lock;
-use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, Pack};
+use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::{Health, Lsn};
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
@@ -44,7 +44,7 @@ pub(in crate::store) struct Writer {
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
     /// What is written, or was.
-    pack: Pack,
+    pack: FrameBuilder,
     /// Frames in this segment.
     frames: u64,
 }
@@ -66,7 +66,7 @@ impl Writer {
             gathered: 0,
             synced_at: None,
             unsynced_since: None,
-            pack: Pack::default(),
+            pack: FrameBuilder::default(),
             frames: 0,
         }
     }
@@ -201,7 +201,7 @@ impl Writer {
         full
     }
 
-    fn freeze(&mut self, view: &mut crate::store::shared::View) {
+    fn freeze(&mut self, view: &mut crate::store::shared::ReadView) {
         let shared = &self.shared;
         let mut table = std::mem::take(&mut view.active);
         table.close(&self.queues);
