@@ -200,7 +200,7 @@ fn route(times: u64) -> Result<(), Error> {
             published_at: 0,
             expires_at: None,
         });
-        router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::off());
+        router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled());
         outbox.take(&mut taken, &mut held, std::task::Waker::noop());
         taken.drain(..).for_each(|delivery: Delivery| delivery.message.recycle());
         message.recycle();

@@ -261,7 +261,7 @@ impl World {
     fn cut(&mut self) {
         self.to_client.clear();
         self.to_server.clear();
-        self.session.rest(self.now);
+        self.session.go_offline(self.now);
         self.session.resume(&self.terms);
         self.unacknowledged = 0;
         // The client sends again what is open, in its order.

@@ -232,7 +232,9 @@ fn queue() -> Lock {
     let message = message("fan/in");
     lock("queue of one subscriber", 1.0, |thread, n| {
         let mut wakers = Vec::new();
-        CACHE.with_borrow_mut(|cache| router.route(&message, cache, &mut wakers, &mut PublishRecord::off()));
+        CACHE.with_borrow_mut(|cache| {
+            router.route(&message, cache, &mut wakers, &mut PublishRecord::disabled())
+        });
         if thread == 0 && n % 50 == 0 {
             let (mut taken, mut held) = (Default::default(), 0);
             outbox.take(&mut taken, &mut held, std::task::Waker::noop());

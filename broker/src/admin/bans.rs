@@ -105,7 +105,7 @@ fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Resu
 const FOR_S_MAX: u64 = 31_536_000_000;
 
 async fn list(call: ApiRequest) -> Result<ListPage<Ban>, ApiError> {
-    let (snapshot, now) = (call.admin.core.live.get(), ban::now_s());
+    let (snapshot, now) = (call.admin.core.settings.get(), ban::now_s());
     let after = call.cursor().unwrap_or_default();
     let mut all: Vec<(String, &ban::Ban)> =
         snapshot.bans.all().filter(|ban| ban.holds(now)).map(|ban| (ban.whom.to_string(), ban)).collect();

@@ -98,7 +98,7 @@ object! {
         /// How fast it is.
         per_second: Option<Rates>,
         /// Messages to it or from it that went no further, by reason.
-        ends: Vec<Ended>,
+        outcomes: Vec<Ended>,
         /// How many subscriptions its session has.
         subscriptions_count: u64,
         /// The first thousand of them, in their order.
@@ -215,9 +215,9 @@ impl ClientFilter {
             user: text("user"),
             network: call.text("address").map(net).transpose()?,
             listener: text("listener").map(|name| {
-                let snapshot = call.admin.core.live.get();
-                let named = snapshot.gates.iter().filter(|gate| gate.listener.label() == name);
-                let numbers = named.map(|gate| gate.number).collect();
+                let snapshot = call.admin.core.settings.get();
+                let named = snapshot.endpoints.iter().filter(|endpoint| endpoint.listener.label() == name);
+                let numbers = named.map(|endpoint| endpoint.number).collect();
                 (name, numbers)
             }),
             connected: call.text("state").map(|state| state == "connected"),
@@ -225,20 +225,19 @@ impl ClientFilter {
     }
 
     fn takes(&self, client_id: &str, client: &clients::ClientView<'_>) -> bool {
-        let (user, contact) = match client {
-            clients::ClientView::Live(contact) => (contact.user.as_deref(), Some(&**contact)),
-            clients::ClientView::Resting(resident, _) => (resident.session.user.as_deref(), None),
+        let (user, handle) = match client {
+            clients::ClientView::Live(handle) => (handle.user.as_deref(), Some(&**handle)),
+            clients::ClientView::Offline(owned, _) => (owned.session.user.as_deref(), None),
         };
         let within = |net: &ipnet::IpNet| {
-            let ip = contact.and_then(|contact| contact.peer.address.ip());
+            let ip = handle.and_then(|handle| handle.peer.address.ip());
             ip.is_some_and(|ip: IpAddr| net.contains(&ip.to_canonical()))
         };
         let by = |(url, numbers): &(String, Vec<EndpointId>)| {
-            contact.is_some_and(|contact| {
-                *contact.peer.listener == **url || numbers.contains(&contact.peer.place)
-            })
+            handle
+                .is_some_and(|handle| *handle.peer.listener == **url || numbers.contains(&handle.peer.place))
         };
-        self.connected.is_none_or(|connected| connected == contact.is_some())
+        self.connected.is_none_or(|connected| connected == handle.is_some())
             && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))
             && self.network.as_ref().is_none_or(within)
             && self.listener.as_ref().is_none_or(by)
@@ -262,20 +261,20 @@ fn found(client_id: &Arc<str>, client: &clients::ClientView<'_>, now: u64) -> Li
         dropped_messages: 0,
     };
     match client {
-        clients::ClientView::Live(contact) => {
+        clients::ClientView::Live(handle) => {
             let client = Client {
-                user: contact.user.clone(),
+                user: handle.user.clone(),
                 connected: true,
-                address: Some(contact.by.clone()),
-                listener: Some(contact.peer.listener.clone()),
-                connected_for_ms: Some(now.saturating_sub(contact.since)),
+                address: Some(handle.label.clone()),
+                listener: Some(handle.peer.listener.clone()),
+                connected_for_ms: Some(now.saturating_sub(handle.since)),
                 ..blank
             };
-            (client, contact.outbox.get().cloned())
+            (client, handle.outbox.get().cloned())
         }
-        clients::ClientView::Resting(resident, _) => {
-            let client = Client { user: resident.session.user.clone(), ..blank };
-            (client, Some(resident.outbox.clone()))
+        clients::ClientView::Offline(owned, _) => {
+            let client = Client { user: owned.session.user.clone(), ..blank };
+            (client, Some(owned.outbox.clone()))
         }
     }
 }
@@ -343,20 +342,18 @@ async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionR
             .registry
             .with(client_id, |key, client| {
                 let account = match client {
-                    clients::ClientView::Live(contact) => Err(contact.clone()),
-                    clients::ClientView::Resting(resident, _) => {
-                        Ok(SessionReport::of(resident, SUBSCRIPTIONS_MAX))
-                    }
+                    clients::ClientView::Live(handle) => Err(handle.clone()),
+                    clients::ClientView::Offline(owned, _) => Ok(SessionReport::of(owned, SUBSCRIPTIONS_MAX)),
                 };
                 (found(key, &client, now), account)
             })
             .ok_or_else(|| unknown(client_id))?;
-        let contact = match looked {
+        let handle = match looked {
             Ok(account) => return Ok((short, account)),
-            Err(contact) => contact,
+            Err(handle) => handle,
         };
         let (to, answer) = oneshot::channel();
-        contact.ask(Command::Account(SUBSCRIPTIONS_MAX, to));
+        handle.send(Command::Report(SUBSCRIPTIONS_MAX, to));
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(account)) => return Ok((short, account)),
             // It has left, and its session is elsewhere now.
@@ -373,11 +370,11 @@ async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionR
 async fn one(call: ApiRequest) -> Result<Detail, ApiError> {
     let core = &call.admin.core;
     let (found, account) = account(core, call.name()).await?;
-    let ends = found.1.as_deref().map(ended).unwrap_or_default();
+    let outcomes = found.1.as_deref().map(ended).unwrap_or_default();
     let connection = account.connection;
     Ok(Detail {
         client: counted(found),
-        ends,
+        outcomes,
         protocol_version: connection.as_ref().map(|connection| connection.version.clone()),
         keep_alive_s: connection.as_ref().map(|connection| connection.keep_alive_s.into()),
         session_expiry_s: (account.expiry_s != SESSION_NEVER_EXPIRES_S).then_some(account.expiry_s.into()),
@@ -425,22 +422,22 @@ fn subscription(filter: Box<str>, held: &session::Subscription) -> Subscription 
 async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
     let (core, client_id) = (&call.admin.core, call.name());
     call.audit(&format!("disconnect client {client_id}"));
-    let contact = core.registry.with(client_id, |_, client| match client {
-        clients::ClientView::Live(contact) => Some(contact.clone()),
-        clients::ClientView::Resting(..) => None,
+    let handle = core.registry.with(client_id, |_, client| match client {
+        clients::ClientView::Live(handle) => Some(handle.clone()),
+        clients::ClientView::Offline(..) => None,
     });
-    let contact = contact.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
+    let handle = handle.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
         let error = format!("client '{client_id}' is not connected; its session rests");
         ApiError::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
     })?;
-    leave(&contact, false).await?;
+    leave(&handle, false).await?;
     Ok(Disconnected { client: client_id.to_owned() })
 }
 
 /// Ends a connection, and its session where that is wanted, and waits until that is done; `false`: it was leaving already.
-pub(super) async fn leave(contact: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
+pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
     let (done, gone) = oneshot::channel();
-    contact.ask(Command::Leave(DisconnectCommand { with_session, done }));
+    handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));
     match tokio::time::timeout(PATIENCE, gone).await {
         Ok(done) => Ok(done.is_ok()),
         Err(_) => Err(ApiError::unavailable("the client was told, and is not gone yet", "look again")),

@@ -37,7 +37,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     listeners(core, &mut page);
     queues(core, &mut page);
     routes(core, &mut page);
-    if core.store.keeps() {
+    if core.store.is_durable() {
         store(core, &mut page);
     }
     telemetry(core, &mut page);
@@ -50,7 +50,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
 
 fn clients(core: &Core, page: &mut Exposition) {
     let (counts, usage, m) = (core.registry.counts(), core.budget.usage(), &core.metrics);
-    let traffic = core.live.traffic();
+    let traffic = core.settings.traffic();
     page.gauge(
         "lapwing_connections_open",
         "Network connections, those before CONNECT included.",
@@ -62,8 +62,8 @@ fn clients(core: &Core, page: &mut Exposition) {
         usage.connections_max,
     );
     page.gauge("lapwing_clients_connected", "Clients that are connected.", counts.live);
-    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.most_live);
-    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.resting);
+    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.live_max);
+    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.offline);
     page.counter(
         "lapwing_sessions_expired",
         "Sessions that ended since their client stayed away.",
@@ -81,18 +81,18 @@ fn clients(core: &Core, page: &mut Exposition) {
 }
 
 fn traffic(core: &Core, page: &mut Exposition) {
-    let traffic = core.live.traffic();
+    let traffic = core.settings.traffic();
     page.counter("lapwing_packets_received", "MQTT packets that came in.", traffic.packets_received);
     page.counter("lapwing_packets_sent", "MQTT packets that went out.", traffic.packets_sent);
     page.counter("lapwing_received_bytes", "Bytes that came in.", traffic.bytes_received);
     page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
     page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
     page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
-    let drops = &core.ends.drops;
+    let drops = &core.outcomes.drops;
     let dropped = "Messages that were not taken, or that a subscriber did not get, by reason.";
     page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
     let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
-    let reasons = Reason::passed_over().map(|r| (r.name(), drops.get(r)));
+    let reasons = Reason::skipped().map(|r| (r.name(), drops.get(r)));
     page.counters("lapwing_messages_passed_over", passed, reasons);
     page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
@@ -127,11 +127,11 @@ fn listeners(core: &Core, page: &mut Exposition) {
         ("lapwing_listener_received_bytes", true, "Bytes that came in by it.", |sums, _| sums.bytes_received),
         ("lapwing_listener_sent_bytes", true, "Bytes that went out by it.", |sums, _| sums.bytes_sent),
     ];
-    let snapshot = core.live.get();
-    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, gate)| {
+    let snapshot = core.settings.get();
+    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, endpoint)| {
         let mut sums = TrafficTotals::default();
-        sums.add(&gate.traffic);
-        (name, sums, gate.connections() as u64)
+        sums.add(&endpoint.traffic);
+        (name, sums, endpoint.connections() as u64)
     });
     let listeners: Vec<_> = listeners.collect();
     for (name, grows, help, figure) in FIGURES {
@@ -149,10 +149,10 @@ fn queues(core: &Core, page: &mut Exposition) {
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
     loop {
         after = core.registry.page(after.as_deref(), SLICE, |_, client| match client {
-            ClientView::Live(contact) => {
-                outboxes.extend(contact.outbox.get().map(|outbox| (true, outbox.clone())))
+            ClientView::Live(handle) => {
+                outboxes.extend(handle.outbox.get().map(|outbox| (true, outbox.clone())))
             }
-            ClientView::Resting(resident, _) => outboxes.push((false, resident.outbox.clone())),
+            ClientView::Offline(owned, _) => outboxes.push((false, owned.outbox.clone())),
         });
         for (live, outbox) in outboxes.drain(..) {
             let (messages, bytes) = outbox.waiting();
@@ -179,7 +179,7 @@ fn queues(core: &Core, page: &mut Exposition) {
 }
 
 fn telemetry(core: &Core, page: &mut Exposition) {
-    let (sent, dropped) = core.ends.traces.export().map_or((0, 0), |export| export.spans());
+    let (sent, dropped) = core.outcomes.traces.export().map_or((0, 0), |export| export.spans());
     page.counter("lapwing_telemetry_spans_sent", "Spans that the collector took.", sent);
     let help = "Spans that did not fit into telemetry.spans_max, or that the collector did not take.";
     page.counter("lapwing_telemetry_spans_dropped", help, dropped);
@@ -199,7 +199,11 @@ fn store(core: &Core, page: &mut Exposition) {
     let states = [Health::Good, Health::Full, Health::Failed];
     let states = states.map(|state| (state.text(), u8::from(state == figures.health)));
     page.states("lapwing_store_health", "How the store is: 1 for the state that it is in.", &states);
-    page.gauge("lapwing_store_queued_bytes", "Messages that wait on disk for sessions.", core.stored.bytes());
+    page.gauge(
+        "lapwing_store_queued_bytes",
+        "Messages that wait on disk for sessions.",
+        core.disk_total.bytes(),
+    );
     page.gauge(
         "lapwing_store_segments_kept",
         "Segments of the log that are kept for queues.",

@@ -40,7 +40,7 @@ const LEVELS: &str =
 async fn level(call: &ApiRequest, set: Option<String>) -> Result<Level, ApiError> {
     let level = control::level(&call.admin.reloads, set).await;
     let level = level.map_err(|error| ApiError::bad(format!("log.level: {error}"), LEVELS))?;
-    Ok(Level { level, configured: call.admin.core.live.get().config.log.level.clone() })
+    Ok(Level { level, configured: call.admin.core.settings.get().config.log.level.clone() })
 }
 
 async fn get(call: ApiRequest) -> Result<Level, ApiError> {

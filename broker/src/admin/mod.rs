@@ -234,7 +234,7 @@ impl Admin {
             }
             AdminPeer::Network(peer) => peer,
         };
-        let snapshot = self.core.live.get();
+        let snapshot = self.core.settings.get();
         let Some(token) = &snapshot.admin_token else {
             let socket = match snapshot.config.control_socket() {
                 Some(path) => format!("; `lapwing ctl --socket {}` needs none", path.display()),
@@ -251,7 +251,7 @@ impl Admin {
         };
         if !same(given, token.reveal()) {
             self.core.metrics.authentication_failures.add(1);
-            audit::operator_refused(&self.core.refusals, self.core.now(), &peer);
+            audit::operator_refused(&self.core.refusal_log, self.core.now(), &peer);
             return Err(ApiError::unauthorized("the token is wrong", remedy));
         }
         Ok(Operator::Token(peer))
@@ -259,7 +259,7 @@ impl Admin {
 
     /// Whether figures may be read: by everybody on this machine, by others with the token or where that is said. Health always.
     fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
-        let admin = &self.core.live.get().config.admin;
+        let admin = &self.core.settings.get().config.admin;
         match path {
             "/healthz" | "/readyz" => Ok(()),
             _ if admin.open || admin.is_local() => Ok(()),

@@ -29,18 +29,18 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
     call.audit(&format!("delete the session of client {client_id}"));
     for _ in 0..clients::TRIES {
         let found = core.registry.with(client_id, |key, client| match client {
-            ClientView::Live(contact) => Ok(contact.clone()),
-            ClientView::Resting(_, rest) => Err((key.clone(), rest)),
+            ClientView::Live(handle) => Ok(handle.clone()),
+            ClientView::Offline(_, rest) => Err((key.clone(), rest)),
         });
         let connected = match found.ok_or_else(|| clients::unknown(client_id))? {
-            Ok(contact) => {
-                if !clients::leave(&contact, true).await? {
+            Ok(handle) => {
+                if !clients::leave(&handle, true).await? {
                     continue;
                 }
                 true
             }
             Err((key, rest)) => {
-                if !core.end_resting(&key, rest) {
+                if !core.end_offline(&key, rest) {
                     continue;
                 }
                 false

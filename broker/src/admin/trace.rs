@@ -77,7 +77,7 @@ async fn trace(call: ApiRequest) -> Result<mpsc::Receiver<Bytes>, ApiError> {
         ));
     }
     let seconds = call.text("seconds").and_then(|value| value.parse().ok()).unwrap_or(SECONDS_DEFAULT);
-    let following = call.admin.core.ends.follow(filter.clone()).ok_or_else(|| {
+    let following = call.admin.core.outcomes.follow(filter.clone()).ok_or_else(|| {
         ApiError::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
     })?;
     let part = |name: &str, value: &Option<Box<str>>| {

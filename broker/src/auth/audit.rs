@@ -40,7 +40,7 @@ pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
 pub struct LogLimiter {
     second: AtomicU64,
     lines: AtomicU64,
-    hushed: AtomicU64,
+    suppressed: AtomicU64,
 }
 
 /// Refusals that get a line within a second.
@@ -54,9 +54,9 @@ impl LogLimiter {
             self.lines.store(0, Ordering::Relaxed);
         }
         if self.lines.fetch_add(1, Ordering::Relaxed) < LINES_PER_S {
-            return Some(self.hushed.swap(0, Ordering::Relaxed));
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
-        self.hushed.fetch_add(1, Ordering::Relaxed);
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
@@ -86,7 +86,7 @@ pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
 }
 
 /// Two clients throw each other out.
-pub fn quarrel(client_id: &str, one: &str, other: &str) {
+pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
     warn!(target: "audit", client = %Escaped(client_id), one, other,
         "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
 }

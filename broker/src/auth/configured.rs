@@ -232,7 +232,7 @@ impl ConfiguredPolicy {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
         identity.rights = match self.entrance_of(&identity).and_then(|entrance| entrance.acl.as_ref()) {
             Some(acl) => {
-                identity.groups = acl.groups_of(identity.user.as_deref(), &identity.brought);
+                identity.groups = acl.groups_of(identity.user.as_deref(), &identity.from_credentials);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
             }
             None if identity.grants.is_some() => Some(Arc::new(Rights::granted(&identity, client_id, wide))),
@@ -262,7 +262,10 @@ impl ConfiguredPolicy {
         let brought: Arc<[Box<str>]> = groups.iter().map(|group| Box::from(group.as_str())).collect();
         let (user, listener) = (user.map(Arc::from), entrance.name.clone());
         let groups = brought.clone();
-        Ok(self.with_rights(Identity { user, listener, brought, groups, ..Identity::default() }, client_id))
+        Ok(self.with_rights(
+            Identity { user, listener, from_credentials: brought, groups, ..Identity::default() },
+            client_id,
+        ))
     }
 
     /// The rules that keep a part of a subscription from being delivered.

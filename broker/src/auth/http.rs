@@ -212,7 +212,7 @@ fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
         user,
         client_id,
         groups: groups.clone(),
-        brought: groups,
+        from_credentials: groups,
         grants,
         expires_at_s,
         method: METHOD,

@@ -129,7 +129,7 @@ impl ConfiguredPolicy {
                     slow: true,
                 })
             }
-            Checked::Shut => MethodResult::Stop(AuthError {
+            Checked::LockedOut => MethodResult::Stop(AuthError {
                 slow: true,
                 ..AuthError::new(
                     ReasonCode::ConnectionRateExceeded,

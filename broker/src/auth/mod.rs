@@ -48,7 +48,7 @@ pub struct Identity {
     /// The client identifier that goes with the credentials, in place of none or another.
     pub client_id: Option<Arc<str>>,
     /// The groups among them that came with the credentials; the others are as the rules say.
-    pub(crate) brought: Arc<[Box<str>]>,
+    pub(crate) from_credentials: Arc<[Box<str>]>,
     /// Rules that came with the credentials.
     pub(crate) grants: Option<Arc<[acl::Rule]>>,
     /// What the rules come to for this client.

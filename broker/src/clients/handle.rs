@@ -16,7 +16,7 @@ use crate::net::Peer;
 use crate::outbox::Outbox;
 
 /// How many questions wait for one connection.
-const QUESTIONS_MAX: usize = 16;
+const COMMANDS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,16 +26,16 @@ pub struct ClientHandle {
     /// Where it comes from.
     pub peer: Peer,
     /// What the connection is called in the log.
-    pub by: Arc<str>,
+    pub label: Arc<str>,
     /// When it was let in.
     pub since: Millis,
     /// Wakes it when there is news for it.
     pub waker: Arc<AtomicWaker>,
     /// The queue of its session, from the moment that it has it.
     pub outbox: OnceLock<Arc<Outbox>>,
-    asked: AtomicBool,
+    has_commands: AtomicBool,
     /// None once the connection ends.
-    questions: Mutex<Option<Vec<Command>>>,
+    commands: Mutex<Option<Vec<Command>>>,
     identity: Mutex<Arc<Identity>>,
 }
 
@@ -43,9 +43,9 @@ pub struct ClientHandle {
 #[derive(Debug)]
 pub enum Command {
     /// How its session is, with so many of its subscriptions.
-    Account(usize, oneshot::Sender<SessionReport>),
+    Report(usize, oneshot::Sender<SessionReport>),
     /// To end. Answered once its session has gone to where it belongs.
-    Leave(DisconnectCommand),
+    Disconnect(DisconnectCommand),
 }
 
 /// An operator ends a connection.
@@ -61,14 +61,14 @@ impl ClientHandle {
     /// Of a connection that is let in.
     pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> ClientHandle {
         ClientHandle {
-            by: peer.address.to_string().into(),
+            label: peer.address.to_string().into(),
             user: identity.user.clone(),
             peer,
             since,
             waker: Arc::default(),
             outbox: OnceLock::new(),
-            asked: AtomicBool::new(false),
-            questions: Mutex::new(Some(Vec::new())),
+            has_commands: AtomicBool::new(false),
+            commands: Mutex::new(Some(Vec::new())),
             identity: Mutex::new(identity),
         }
     }
@@ -79,16 +79,16 @@ impl ClientHandle {
     }
 
     /// Its rights have changed.
-    pub fn recognize(&self, identity: Arc<Identity>) {
+    pub fn set_identity(&self, identity: Arc<Identity>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
-    pub fn ask(&self, question: Command) {
-        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < QUESTIONS_MAX) {
+    pub fn send(&self, question: Command) {
+        let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < COMMANDS_MAX) {
             waiting.push(question);
-            self.asked.store(true, Ordering::Release);
+            self.has_commands.store(true, Ordering::Release);
         }
         drop(questions);
         self.waker.wake();
@@ -96,19 +96,19 @@ impl ClientHandle {
 
     /// Whether there are questions: cheap enough for every turn.
     #[inline]
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
+    pub fn has_commands(&self) -> bool {
+        self.has_commands.load(Ordering::Acquire)
     }
 
     /// Takes them.
     pub fn questions(&self) -> Vec<Command> {
-        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        self.asked.store(false, Ordering::Release);
+        let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_commands.store(false, Ordering::Release);
         questions.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The connection ends: nothing is answered any more.
     pub fn close(&self) {
-        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

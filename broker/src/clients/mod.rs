@@ -46,9 +46,9 @@ pub struct ClaimRequest {
     /// Another user may have the session, too.
     pub any_user: bool,
     /// Tells it when to end.
-    pub end: oneshot::Sender<CloseSignal>,
+    pub close: oneshot::Sender<CloseSignal>,
     /// How it is reached; a session belongs to its user.
-    pub contact: Arc<ClientHandle>,
+    pub handle: Arc<ClientHandle>,
 }
 
 /// What a claim found.
@@ -57,7 +57,7 @@ pub enum Claim {
     /// Nobody has this client identifier.
     Fresh,
     /// A session that rested.
-    Resting(OwnedSession, OfflineGeneration),
+    Offline(OwnedSession, OfflineGeneration),
     /// A live connection: it will send its session.
     Live(oneshot::Receiver<Option<OwnedSession>>),
     /// It belongs to another user.
@@ -71,10 +71,10 @@ enum Registration {
     Live {
         connection: ConnectionNumber,
         end: Option<oneshot::Sender<CloseSignal>>,
-        contact: Arc<ClientHandle>,
+        handle: Arc<ClientHandle>,
     },
-    Resting {
-        resident: OwnedSession,
+    Offline {
+        owned: OwnedSession,
         rest: OfflineGeneration,
     },
 }
@@ -84,14 +84,14 @@ pub enum ClientView<'a> {
     /// It is connected.
     Live(&'a Arc<ClientHandle>),
     /// Its session rests.
-    Resting(&'a OwnedSession, OfflineGeneration),
+    Offline(&'a OwnedSession, OfflineGeneration),
 }
 
 impl Registration {
     fn client(&self) -> ClientView<'_> {
         match self {
-            Registration::Live { contact, .. } => ClientView::Live(contact),
-            Registration::Resting { resident, rest } => ClientView::Resting(resident, *rest),
+            Registration::Live { handle, .. } => ClientView::Live(handle),
+            Registration::Offline { owned, rest } => ClientView::Offline(owned, *rest),
         }
     }
 }
@@ -107,8 +107,8 @@ struct RegistryState {
     entries: BTreeMap<Arc<str>, Registration>,
     sessions_max: usize,
     live: usize,
-    most_live: usize,
-    last_rest: OfflineGeneration,
+    live_max: usize,
+    last_offline: OfflineGeneration,
     /// No claim succeeds any more.
     closed: bool,
 }
@@ -119,9 +119,9 @@ pub struct Counts {
     /// Connected now.
     pub live: usize,
     /// The most at once.
-    pub most_live: usize,
+    pub live_max: usize,
     /// Sessions without a connection.
-    pub resting: usize,
+    pub offline: usize,
 }
 
 impl Registry {
@@ -131,7 +131,7 @@ impl Registry {
     }
 
     /// Another bound.
-    pub fn bound(&self, sessions_max: usize) {
+    pub fn set_limits(&self, sessions_max: usize) {
         self.lock().sessions_max = sessions_max;
     }
 
@@ -140,27 +140,27 @@ impl Registry {
     }
 
     /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
-    pub fn claim(&self, client_id: &Arc<str>, claimant: ClaimRequest) -> Claim {
-        let ClaimRequest { connection, any_user, end, contact } = claimant;
+    pub fn claim(&self, client_id: &Arc<str>, request: ClaimRequest) -> Claim {
+        let ClaimRequest { connection, any_user, close: end, handle } = request;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
         }
         let owner = match inner.entries.get(client_id) {
-            Some(Registration::Live { contact, .. }) => Some(contact.user.as_ref()),
-            Some(Registration::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
+            Some(Registration::Live { handle, .. }) => Some(handle.user.as_ref()),
+            Some(Registration::Offline { owned, .. }) => Some(owned.session.user.as_ref()),
             None => None,
         };
         match owner {
-            Some(owner) if owner != contact.user.as_ref() && !any_user => return Claim::ForeignUser,
+            Some(owner) if owner != handle.user.as_ref() && !any_user => return Claim::ForeignUser,
             None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
             _ => {}
         }
-        let by = contact.by.clone();
-        let entry = Registration::Live { connection, end: Some(end), contact };
+        let by = handle.label.clone();
+        let entry = Registration::Live { connection, end: Some(end), handle };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
-            Some(Registration::Resting { resident, rest }) => Claim::Resting(resident, rest),
+            Some(Registration::Offline { owned, rest }) => Claim::Offline(owned, rest),
             Some(Registration::Live { end, .. }) => {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();
@@ -172,22 +172,22 @@ impl Registry {
             }
         };
         inner.live += 1;
-        inner.most_live = inner.most_live.max(inner.live);
+        inner.live_max = inner.live_max.max(inner.live);
         claim
     }
 
     /// Who has this client identifier, and the listener that it is connected to, if it is.
     pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
-            ClientView::Live(contact) => (contact.identity(), Some(contact.peer.place)),
-            ClientView::Resting(resident, _) => (resident.identity.clone(), None),
+            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.place)),
+            ClientView::Offline(owned, _) => (owned.identity.clone(), None),
         })
     }
 
     /// The connection that has this client identifier, as the log calls it.
     pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
         match self.lock().entries.get(client_id) {
-            Some(Registration::Live { contact, .. }) => Some(contact.by.clone()),
+            Some(Registration::Live { handle, .. }) => Some(handle.label.clone()),
             _ => None,
         }
     }
@@ -217,20 +217,20 @@ impl Registry {
 
     /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
     /// [`End::TakenOver`] that this connection was sent says where it goes.
-    pub fn rest(
+    pub fn go_offline(
         &self,
         connection: ConnectionNumber,
-        resident: OwnedSession,
+        owned: OwnedSession,
     ) -> Result<OfflineGeneration, OwnedSession> {
         let mut inner = self.lock();
-        let client_id = resident.session.client_id.clone();
+        let client_id = owned.session.client_id.clone();
         if !inner.is_of(&client_id, connection) {
-            return Err(resident);
+            return Err(owned);
         }
         inner.live -= 1;
-        inner.last_rest += 1;
-        let rest = inner.last_rest;
-        inner.entries.insert(client_id, Registration::Resting { resident, rest });
+        inner.last_offline += 1;
+        let rest = inner.last_offline;
+        inner.entries.insert(client_id, Registration::Offline { owned, rest });
         Ok(rest)
     }
 
@@ -246,48 +246,46 @@ impl Registry {
     }
 
     /// Asks something of a session that still rests as `rest` says; `remove` takes it out.
-    pub fn resting<T>(
+    pub fn with_offline_session<T>(
         &self,
         client_id: &str,
         rest: OfflineGeneration,
         ask: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
-        self.with_resting(client_id, rest, |resident| ask(&mut resident.session))
+        self.with_offline(client_id, rest, |owned| ask(&mut owned.session))
     }
 
     /// As [`resting`](Self::resting), with its outbox.
-    pub fn with_resting<T>(
+    pub fn with_offline<T>(
         &self,
         client_id: &str,
         rest: OfflineGeneration,
         ask: impl FnOnce(&mut OwnedSession) -> T,
     ) -> Option<T> {
         match self.lock().entries.get_mut(client_id) {
-            Some(Registration::Resting { resident, rest: current }) if *current == rest => {
-                Some(ask(resident))
-            }
+            Some(Registration::Offline { owned, rest: current }) if *current == rest => Some(ask(owned)),
             _ => None,
         }
     }
 
     /// Takes over a session that an earlier run left at rest.
-    pub fn restore(&self, resident: OwnedSession) -> OfflineGeneration {
+    pub fn restore(&self, owned: OwnedSession) -> OfflineGeneration {
         let mut inner = self.lock();
-        inner.last_rest += 1;
-        let rest = inner.last_rest;
-        inner.entries.insert(resident.session.client_id.clone(), Registration::Resting { resident, rest });
+        inner.last_offline += 1;
+        let rest = inner.last_offline;
+        inner.entries.insert(owned.session.client_id.clone(), Registration::Offline { owned, rest });
         rest
     }
 
     /// Takes out a session that still rests as `rest` says.
-    pub fn remove_resting(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
+    pub fn remove_offline(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
         let mut inner = self.lock();
         match inner.entries.get(client_id) {
-            Some(Registration::Resting { rest: current, .. }) if *current == rest => {}
+            Some(Registration::Offline { rest: current, .. }) if *current == rest => {}
             _ => return None,
         }
         match inner.entries.remove(client_id) {
-            Some(Registration::Resting { resident, .. }) => Some(resident),
+            Some(Registration::Offline { owned, .. }) => Some(owned),
             _ => None,
         }
     }
@@ -306,19 +304,19 @@ impl Registry {
     }
 
     /// Wakes every connection: there is news for all of them.
-    pub fn nudge(&self) {
+    pub fn wake_all(&self) {
         let live = |entry: &Registration| match entry {
-            Registration::Live { contact, .. } => Some(contact.waker.clone()),
-            Registration::Resting { .. } => None,
+            Registration::Live { handle, .. } => Some(handle.waker.clone()),
+            Registration::Offline { .. } => None,
         };
         let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
         nudges.iter().for_each(|nudge| nudge.wake());
     }
 
     /// The sessions that rest now.
-    pub fn all_resting(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
+    pub fn all_offline(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
         let resting = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
-            Registration::Resting { rest, .. } => Some((client_id.clone(), *rest)),
+            Registration::Offline { rest, .. } => Some((client_id.clone(), *rest)),
             Registration::Live { .. } => None,
         };
         self.lock().entries.iter().filter_map(resting).collect()
@@ -327,7 +325,7 @@ impl Registry {
     /// How many there are.
     pub fn counts(&self) -> Counts {
         let inner = self.lock();
-        Counts { live: inner.live, most_live: inner.most_live, resting: inner.entries.len() - inner.live }
+        Counts { live: inner.live, live_max: inner.live_max, offline: inner.entries.len() - inner.live }
     }
 }
 

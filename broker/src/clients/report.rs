@@ -60,8 +60,8 @@ pub struct ConnectionReport {
 
 impl SessionReport {
     /// Of a session, with so many of its subscriptions.
-    pub fn of(resident: &OwnedSession, subscriptions_max: usize) -> SessionReport {
-        let OwnedSession { session, identity, .. } = resident;
+    pub fn of(owned: &OwnedSession, subscriptions_max: usize) -> SessionReport {
+        let OwnedSession { session, identity, .. } = owned;
         let subscriptions = session.subscriptions.iter().take(subscriptions_max);
         SessionReport {
             groups: identity.groups.to_vec(),

@@ -127,7 +127,7 @@ impl Core {
     /// See the module.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let Question { topic, from, qos, bytes, after, most } = *question;
-        let snapshot = self.live.get();
+        let snapshot = self.settings.get();
         let audience = self.router.audience(topic, (qos, bytes), after, most);
         let receivers: Vec<Receiver> = audience
             .listeners
@@ -180,7 +180,7 @@ impl Core {
         let outbox = listener.subscriber.outbox.clone();
         let about = self.registry.about(outbox.client_id());
         let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
-        let outlook = outbox.outlook(question.qos.min(listener.subscriber.qos), question.bytes);
+        let outlook = outbox.would_accept(question.qos.min(listener.subscriber.qos), question.bytes);
         Receiver {
             session: listener.session(),
             client_id: outbox.client_id().clone(),
@@ -218,8 +218,9 @@ impl Core {
         if listener.share.as_ref().is_some_and(|share| !share.is_next) {
             return Some(Verdict::NotItsTurn);
         }
-        let mount =
-            place.and_then(|place| snapshot.gate(place)).and_then(|gate| gate.listener.mount_point.as_ref());
+        let mount = place
+            .and_then(|place| snapshot.endpoint(place))
+            .and_then(|endpoint| endpoint.listener.mount_point.as_ref());
         if mount::seen(mount, topic.as_bytes()).is_none() {
             return not(Reason::MountPoint);
         }

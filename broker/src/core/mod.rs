@@ -30,7 +30,7 @@ use crate::telemetry::outcomes::Outcomes;
 #[derive(Debug)]
 pub struct Core {
     /// The configuration, who may do what, and the listeners.
-    pub live: Settings,
+    pub settings: Settings,
     /// Subscriptions and retained messages.
     pub router: Router,
     /// Sessions.
@@ -38,21 +38,21 @@ pub struct Core {
     /// What keeps them.
     pub store: Arc<dyn Store>,
     /// How often refusals have a line in the log.
-    pub refusals: audit::LogLimiter,
+    pub refusal_log: audit::LogLimiter,
     /// Counters.
     pub metrics: Metrics,
     /// Why messages went no further.
-    pub ends: Arc<Outcomes>,
+    pub outcomes: Arc<Outcomes>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
     /// Who comes too often.
-    pub arrivals: FlapDetector,
+    pub flapping: FlapDetector,
     /// How fast users may publish.
-    pub users: UserRates,
+    pub user_rates: UserRates,
     /// Timers of resting sessions.
-    pub agenda: SessionTimers,
+    pub timers: SessionTimers,
     /// Messages that are on disk only.
-    pub stored: Arc<DiskTotal>,
+    pub disk_total: Arc<DiskTotal>,
     clock: Clock,
 }
 
@@ -65,19 +65,19 @@ impl Core {
         let clock = store.clock();
         let ends = Arc::new(Outcomes::new(clock));
         Core {
-            live,
+            settings: live,
             router: Router::new(Retained::new(RetainedLimits::of(config, &*store)), ends.clone()),
-            ends,
+            outcomes: ends,
             registry: Registry::new(limits.sessions_max as usize),
             clock,
             store,
-            refusals: audit::LogLimiter::default(),
+            refusal_log: audit::LogLimiter::default(),
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
-            arrivals: FlapDetector::default(),
-            users: UserRates::default(),
-            agenda: SessionTimers::default(),
-            stored: Arc::new(DiskTotal::new(config.store.queues_bytes_max)),
+            flapping: FlapDetector::default(),
+            user_rates: UserRates::default(),
+            timers: SessionTimers::default(),
+            disk_total: Arc::new(DiskTotal::new(config.store.queues_bytes_max)),
         }
     }
 
@@ -97,24 +97,24 @@ impl Core {
     }
 
     /// Takes over the bounds that count across connections.
-    pub fn bound(&self, config: &Config) {
+    pub fn set_limits(&self, config: &Config) {
         let limits = &config.limits;
-        self.router.retained.bound(RetainedLimits::of(config, &*self.store));
-        self.registry.bound(limits.sessions_max as usize);
-        self.budget.bound(limits);
-        self.stored.bound(config.store.queues_bytes_max);
+        self.router.retained.set_limits(RetainedLimits::of(config, &*self.store));
+        self.registry.set_limits(limits.sessions_max as usize);
+        self.budget.set_limits(limits);
+        self.disk_total.set_max(config.store.queues_bytes_max);
     }
 
-    fn bounds(&self) -> QueueLimits {
-        QueueLimits::of(&self.live.get().config)
+    fn queue_limits(&self) -> QueueLimits {
+        QueueLimits::of(&self.settings.get().config)
     }
 
     /// A queue for a new session; `stored`: the store keeps it.
     pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
         let outbox = if stored {
-            Outbox::stored(session, self.bounds(), self.stored.clone(), 0, (1, 0, 0))
+            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), 0, (1, 0, 0))
         } else {
-            Outbox::new(session, self.bounds())
+            Outbox::new(session, self.queue_limits())
         };
         Arc::new(outbox.of(client_id))
     }
@@ -127,6 +127,9 @@ impl Core {
         last: Seq,
         waiting: (Seq, u64, u64),
     ) -> Arc<Outbox> {
-        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting).of(client_id))
+        Arc::new(
+            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), last, waiting)
+                .of(client_id),
+        )
     }
 }

@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// What opens the API of operators.
     pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
-    pub gates: Vec<Arc<Endpoint>>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// When it was put in place.
     pub since: Millis,
     /// Counts the snapshots.
@@ -39,8 +39,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A listener, if it is still there.
-    pub fn gate(&self, number: EndpointId) -> Option<&Arc<Endpoint>> {
-        self.gates.iter().find(|gate| gate.number == number)
+    pub fn endpoint(&self, number: EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|endpoint| endpoint.number == number)
     }
 
     /// The same with other bans.
@@ -51,7 +51,7 @@ impl Snapshot {
             auth: self.auth.clone(),
             bans,
             admin_token: self.admin_token.clone(),
-            gates: self.gates.clone(),
+            endpoints: self.endpoints.clone(),
             ..*self
         }
     }
@@ -74,8 +74,8 @@ pub struct Settings {
 /// What went through listeners that are no more; their last connections may still be there.
 #[derive(Debug, Default)]
 struct RemovedTraffic {
-    sums: TrafficTotals,
-    lingering: Vec<Arc<Traffic>>,
+    closed: TrafficTotals,
+    open: Vec<Arc<Traffic>>,
 }
 
 impl Settings {
@@ -100,9 +100,9 @@ impl Settings {
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
-        let gone = current.gates.iter().filter(|gate| snapshot.gate(gate.number).is_none());
-        let gone = gone.map(|gate| gate.traffic.clone());
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).lingering.extend(gone);
+        let gone = current.endpoints.iter().filter(|endpoint| snapshot.endpoint(endpoint.number).is_none());
+        let gone = gone.map(|endpoint| endpoint.traffic.clone());
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).open.extend(gone);
         *current = Arc::new(Snapshot { generation, ..snapshot });
         self.generation.store(generation, Ordering::Release);
         current.clone()
@@ -112,7 +112,7 @@ impl Settings {
     pub fn traffic(&self) -> TrafficTotals {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        let RemovedTraffic { sums, lingering } = &mut *gone;
+        let RemovedTraffic { closed: sums, open: lingering } = &mut *gone;
         lingering.retain(|traffic| {
             // Nobody else has it, so it grows no more.
             let lingers = Arc::strong_count(traffic) > 1;
@@ -123,7 +123,7 @@ impl Settings {
         });
         let mut all = *sums;
         lingering.iter().for_each(|traffic| all.add(traffic));
-        current.gates.iter().for_each(|gate| all.add(&gate.traffic));
+        current.endpoints.iter().for_each(|endpoint| all.add(&endpoint.traffic));
         all
     }
 }

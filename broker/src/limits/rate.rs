@@ -106,7 +106,7 @@ pub struct UserRates(Mutex<HashMap<Arc<str>, Weak<UserRate>>>);
 
 impl UserRates {
     /// What a new connection of this user may publish.
-    pub fn allowances(&self, user: Option<&Arc<str>>, limits: &Limits) -> RateLimits {
+    pub fn rate_limits(&self, user: Option<&Arc<str>>, limits: &Limits) -> RateLimits {
         let own = RateLimit::new(limits.publishes_per_client_per_s, limits.publish_bytes_per_client_per_s);
         let of_user = || RateLimit::new(limits.publishes_per_user_per_s, limits.publish_bytes_per_user_per_s);
         let user = user.and_then(|user| {
@@ -133,11 +133,11 @@ mod tests {
     use super::*;
 
     /// How many messages pass when a client sends all the time from `from` to `to`.
-    fn passed(allowances: &[&RateLimits], bytes: usize, from: Millis, to: Millis) -> u64 {
+    fn passed(rates: &[&RateLimits], bytes: usize, from: Millis, to: Millis) -> u64 {
         let mut count = 0;
         for now in from..to {
-            for allowances in allowances {
-                while allowances.take(bytes, now).is_ok() {
+            for rates in rates {
+                while rates.take(bytes, now).is_ok() {
                     count += 1;
                     assert!(count < 1_000_000, "no bound");
                 }
@@ -149,23 +149,23 @@ mod tests {
     #[test]
     fn a_client_gets_its_rate_and_one_second_ahead_at_most() {
         let limits = Limits { publishes_per_client_per_s: 100, ..Limits::default() };
-        let allowances = UserRates::default().allowances(None, &limits);
+        let rates = UserRates::default().rate_limits(None, &limits);
         let now = 1_000_000;
-        assert!((1_099..=1_102).contains(&passed(&[&allowances], 10, now, now + 10_000)));
+        assert!((1_099..=1_102).contains(&passed(&[&rates], 10, now, now + 10_000)));
         // A minute of silence is not saved up.
         let now = now + 70_000;
-        assert!((199..=202).contains(&passed(&[&allowances], 10, now, now + 1_000)));
+        assert!((199..=202).contains(&passed(&[&rates], 10, now, now + 1_000)));
     }
 
     #[test]
     fn it_is_said_when_the_next_message_can_be_taken() {
         let limits = Limits { publish_bytes_per_client_per_s: 1_000, ..Limits::default() };
-        let allowances = UserRates::default().allowances(None, &limits);
+        let rates = UserRates::default().rate_limits(None, &limits);
         // A message larger than a second's worth passes, and is paid for by waiting.
-        assert_eq!(allowances.take(5_000, 1_000_000), Ok(()));
-        assert_eq!(allowances.take(1, 1_000_000), Err(1_004_000));
-        assert_eq!(allowances.take(1, 1_003_999), Err(1_004_000));
-        assert_eq!(allowances.take(1, 1_004_000), Ok(()));
+        assert_eq!(rates.take(5_000, 1_000_000), Ok(()));
+        assert_eq!(rates.take(1, 1_000_000), Err(1_004_000));
+        assert_eq!(rates.take(1, 1_003_999), Err(1_004_000));
+        assert_eq!(rates.take(1, 1_004_000), Ok(()));
     }
 
     #[test]
@@ -173,11 +173,11 @@ mod tests {
         let limits = Limits { publishes_per_user_per_s: 100, ..Limits::default() };
         let users = UserRates::default();
         let (u, v): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
-        let [one, two, other] = [&u, &u, &v].map(|user| users.allowances(Some(user), &limits));
+        let [one, two, other] = [&u, &u, &v].map(|user| users.rate_limits(Some(user), &limits));
         let now = 1_000_000;
         assert!((1_099..=1_102).contains(&passed(&[&one, &two], 10, now, now + 10_000)));
         assert!((1_099..=1_102).contains(&passed(&[&other], 10, now, now + 10_000)));
-        let anonymous = users.allowances(None, &limits);
+        let anonymous = users.rate_limits(None, &limits);
         assert_eq!(anonymous.take(10, now), Ok(()), "without a user there is no bound per user");
     }
 }

@@ -184,7 +184,7 @@ impl Message {
     /// The same with the number by which it is followed; for once, a copy is not what matters.
     #[must_use]
     #[cold]
-    pub fn traced(self, id: TraceId) -> Message {
+    pub fn with_trace(self, id: TraceId) -> Message {
         let mut bytes = [self.as_bytes(), &id.to_le_bytes()].concat();
         if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags |= TRACED;
@@ -483,7 +483,7 @@ mod tests {
             assert_eq!(read.trace(), None);
             // Followed, it is the same message with a number.
             for (source, id) in [(Some(source), 7), (None, u64::MAX)] {
-                let message = Message::from_source(&content, source).traced(id);
+                let message = Message::from_source(&content, source).with_trace(id);
                 let read = Message::from_bytes(message.as_bytes()).unwrap();
                 assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
             }

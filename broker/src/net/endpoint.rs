@@ -70,7 +70,7 @@ impl Endpoint {
     }
 
     /// Counts a connection in; `None`: the listener has all that it may have.
-    pub fn enter(&self) -> Option<ConnectionGuard> {
+    pub fn admit(&self) -> Option<ConnectionGuard> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let entered = ConnectionGuard(self.connections.clone());
         let most = self.listener.connections_max.map_or(usize::MAX, |most| most as usize);

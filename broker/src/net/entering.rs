@@ -39,7 +39,7 @@ pub struct AcceptedFrom {
     address: PeerAddress,
     /// The name of the listener, with the port.
     listener: Arc<str>,
-    gate: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
 }
 
 /// A connection that was accepted.
@@ -55,9 +55,9 @@ enum SocketStream {
 
 /// A connection that belongs to the runtime that will serve it.
 pub struct Incoming {
-    carrier: SocketStream,
+    stream: SocketStream,
     /// What had come already by then.
-    begun: Zeroizing<Vec<u8>>,
+    prefix: Zeroizing<Vec<u8>>,
     origin: AcceptedFrom,
 }
 
@@ -76,15 +76,15 @@ impl AcceptedFrom {
     }
 
     /// What it is served by.
-    pub fn gate(&self) -> &Arc<Endpoint> {
-        &self.gate
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
     pub fn is_proxy(&self) -> bool {
         let ip = self.address.ip().map(|ip| ip.to_canonical());
         ip.is_some_and(|ip: IpAddr| {
-            self.gate.listener.proxy_protocol_from.iter().any(|net| net.contains(&ip))
+            self.endpoint.listener.proxy_protocol_from.iter().any(|net| net.contains(&ip))
         })
     }
 }
@@ -96,7 +96,7 @@ impl Accepted {
             RawStream::Tcp(_, address) => PeerAddress::Ip(*address),
             RawStream::Unix(_) => PeerAddress::Unix,
         };
-        Accepted { raw, origin: AcceptedFrom { address, listener, gate } }
+        Accepted { raw, origin: AcceptedFrom { address, listener, endpoint: gate } }
     }
 
     /// As the system handed it over.
@@ -117,7 +117,7 @@ impl Accepted {
     /// Those of the system.
     pub fn enter(self) -> io::Result<Incoming> {
         let Accepted { raw, origin } = self;
-        let plain = origin.gate.listener.transport == Transport::Tcp && !origin.is_proxy();
+        let plain = origin.endpoint.listener.transport == Transport::Tcp && !origin.is_proxy();
         let (carrier, begun) = match raw {
             RawStream::Tcp(stream, _) => {
                 let begun = if plain { first_bytes(&stream) } else { Zeroizing::default() };
@@ -127,7 +127,7 @@ impl Accepted {
                 (SocketStream::Unix(UnixStream::from_std(stream)?), Zeroizing::default())
             }
         };
-        Ok(Incoming { carrier, begun, origin })
+        Ok(Incoming { stream: carrier, prefix: begun, origin })
     }
 }
 
@@ -150,11 +150,11 @@ impl Incoming {
 
     /// Waits until there is something to read, or the connection has ended.
     pub async fn first_byte(&self) {
-        if !self.begun.is_empty() {
+        if !self.prefix.is_empty() {
             return;
         }
         // An error shows itself when it is read.
-        let _ = match &self.carrier {
+        let _ = match &self.stream {
             SocketStream::Tcp(stream) => stream.readable().await,
             SocketStream::Unix(stream) => stream.readable().await,
         };
@@ -164,12 +164,12 @@ impl Incoming {
     ///
     /// # Errors
     /// That it does not say it as it should.
-    pub async fn sender(mut self) -> Result<ProxyVerdict, EstablishError> {
+    pub async fn read_proxy_header(mut self) -> Result<ProxyVerdict, EstablishError> {
         if !self.origin.is_proxy() {
             return Ok(ProxyVerdict::Client(self));
         }
         let fail = |text: String| EstablishError(format!("on listener {}: {text}", self.origin.listener));
-        let SocketStream::Tcp(stream) = &mut self.carrier else { return Ok(ProxyVerdict::Client(self)) };
+        let SocketStream::Tcp(stream) = &mut self.stream else { return Ok(ProxyVerdict::Client(self)) };
         match proxy::receive(stream).await.map_err(fail)? {
             Some(Header::Client(address)) => {
                 self.origin.address = PeerAddress::Ip(address);
@@ -184,13 +184,17 @@ impl Incoming {
     /// # Errors
     /// What went wrong, with what it looks like.
     pub async fn establish(mut self) -> Result<(Stream, Vec<u8>, Peer), EstablishError> {
-        let begun = std::mem::take(&mut *self.begun);
+        let begun = std::mem::take(&mut *self.prefix);
         let (stream, peer) = self.open().await?;
         Ok((stream, begun, peer))
     }
 
     async fn open(self) -> Result<(Stream, Peer), EstablishError> {
-        let Incoming { carrier, origin: AcceptedFrom { address, listener: name, gate }, .. } = self;
+        let Incoming {
+            stream: carrier,
+            origin: AcceptedFrom { address, listener: name, endpoint: gate },
+            ..
+        } = self;
         let config = &gate.listener;
         let peer = |certificates| Peer {
             address,

@@ -279,14 +279,14 @@ impl ListeningSocket {
     }
 
     /// The connection, served as the listener is now.
-    pub fn admit(&self, raw: RawStream, gate: Arc<Endpoint>) -> Accepted {
+    pub fn admit(&self, raw: RawStream, endpoint: Arc<Endpoint>) -> Accepted {
         if let RawStream::Tcp(stream, _) = &raw {
-            let tuning = Tuning::of(&gate.listener);
+            let tuning = Tuning::of(&endpoint.listener);
             if self.inherited != Some(tuning) {
                 tuning.apply(SockRef::from(stream));
             }
         }
-        Accepted::new(raw, self.name.clone(), gate)
+        Accepted::new(raw, self.name.clone(), endpoint)
     }
 }
 
@@ -384,8 +384,8 @@ mod tests {
         let address = listener.name().strip_prefix("mqtt://").unwrap().to_owned();
         for config in [config, later] {
             let _client = std::net::TcpStream::connect(&address).unwrap();
-            let gate = Endpoint::new(1, &config::Config::default(), &config, None, None);
-            let accepted = listener.admit(listener.accept().await.unwrap(), Arc::new(gate));
+            let endpoint = Endpoint::new(1, &config::Config::default(), &config, None, None);
+            let accepted = listener.admit(listener.accept().await.unwrap(), Arc::new(endpoint));
             let RawStream::Tcp(stream, _) = accepted.raw() else { panic!("not TCP") };
             let socket = SockRef::from(stream);
             assert_eq!(socket.tcp_nodelay().unwrap(), config.nodelay);

@@ -38,7 +38,7 @@ impl Telemetry {
     /// # Errors
     /// There is no thread for it.
     pub fn start(collector: Collector, core: &Core) -> Result<Telemetry, String> {
-        let config = &core.live.get().config.telemetry;
+        let config = &core.settings.get().config.telemetry;
         let recorder = Arc::new(Recorder::new(config));
         let (end, ended) = oneshot::channel();
         let sender = Sender {
@@ -52,7 +52,7 @@ impl Telemetry {
             let _ = end.send(());
         });
         thread.map_err(|error| format!("telemetry.otlp_endpoint: no thread for it: {error}"))?;
-        core.ends.traces.set_export(recorder.clone());
+        core.outcomes.traces.set_export(recorder.clone());
         Ok(Telemetry { recorder, ended })
     }
 

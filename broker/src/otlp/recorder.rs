@@ -180,7 +180,7 @@ impl Recorder {
 
 fn end_of(reason: Reason) -> End {
     match reason.kind() {
-        ReasonKind::PassedOver => End::PassedOver(reason),
+        ReasonKind::Skipped => End::PassedOver(reason),
         ReasonKind::Refused | ReasonKind::Lost => End::Dropped(reason),
     }
 }
@@ -219,12 +219,12 @@ impl TraceExporter for Recorder {
         });
     }
 
-    fn tell(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step) {
+    fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step) {
         let Some(id) = subject.id else { return };
         match (step, client) {
             // The span of the broker says that nobody was to have it: it has none below it.
-            (Step::Ended(Reason::NoSubscriber), None) => {}
-            (Step::Ended(reason), _) => {
+            (Step::Dropped(Reason::NoSubscriber), None) => {}
+            (Step::Dropped(reason), _) => {
                 let since = client.and_then(|client| self.began((id, client)));
                 self.deliver(subject, client, since, end_of(*reason));
             }

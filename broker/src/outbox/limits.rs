@@ -50,7 +50,7 @@ impl DiskTotal {
     }
 
     /// Another bound.
-    pub fn bound(&self, max: u64) {
+    pub fn set_max(&self, max: u64) {
         self.max.store(max, Ordering::Relaxed);
     }
 

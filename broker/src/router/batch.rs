@@ -70,21 +70,21 @@ impl Router {
     }
 
     /// Passes on what is in a batch, as [`route`](Self::route) does one after the other.
-    pub fn pass_on(
+    pub fn flush(
         &self,
         batch: &mut Batch,
         wakers: &mut Vec<Waker>,
-        journal: &mut PublishRecord<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> BatchResult {
         let Batch { targets, mut messages } = std::mem::take(batch);
         let mut passed = BatchResult { messages: messages.len(), ..BatchResult::default() };
         if let Some((last, others)) = targets.split_last() {
             let now = messages.first().map_or(0, Message::published_at);
             for target in others {
-                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, journal));
+                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, record));
             }
             // Whoever gets them last gets ours: who sends them on another thread is then the only one to count their owners.
-            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, journal));
+            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, record));
         }
         messages.drain(..).for_each(Message::recycle);
         SPARE.set(messages);
@@ -98,7 +98,7 @@ impl Router {
         mut messages: impl ExactSizeIterator<Item = Message>,
         passed: &mut BatchResult,
         now: Millis,
-        (wakers, journal): (&mut Vec<Waker>, &mut PublishRecord<'_>),
+        (wakers, record): (&mut Vec<Waker>, &mut PublishRecord<'_>),
     ) {
         let mut given = 0;
         let routed = &mut passed.routed;
@@ -109,16 +109,18 @@ impl Router {
                 Target::Session(subscriber, _) if subscriber.no_local => Offered::none(messages.next()),
                 Target::Session(subscriber, ids) => {
                     let deliver = |message| subscriber.delivery(message, ids.clone(), None);
-                    subscriber.outbox.offer_all(&mut messages, deliver, &self.ends)
+                    subscriber.outbox.offer_all(&mut messages, deliver, &self.outcomes)
                 }
-                Target::Share(group) => group.offer_run(&mut messages, (passed.messages, now), &self.ends),
+                Target::Share(group) => {
+                    group.offer_run(&mut messages, (passed.messages, now), &self.outcomes)
+                }
             };
             routed.matched += offered.queued;
             routed.queued += offered.queued;
             given += offered.queued;
             wakers.extend(offered.waker);
             if let Some(message) = offered.rest {
-                let one = self.give(target, &message, wakers, journal);
+                let one = self.deliver(target, &message, wakers, record);
                 routed.add(one);
                 if one.refused {
                     passed.refused.insert(given, message);
@@ -177,11 +179,11 @@ mod tests {
         let mut all = Vec::new();
         for (topic, payload) in messages {
             if let Err(message) = router.gather(message(topic, payload), &mut cache, &mut batch) {
-                all.push(router.pass_on(&mut batch, &mut wakers, &mut PublishRecord::off()));
+                all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));
                 router.gather(message, &mut cache, &mut batch).unwrap();
             }
         }
-        all.push(router.pass_on(&mut batch, &mut wakers, &mut PublishRecord::off()));
+        all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));
         all
     }
 
@@ -227,7 +229,7 @@ mod tests {
             router.subscribe("t", subscriber(&other, QoS::AtMostOnce));
             let passed = publish(&router, &[("t", "1"), ("t", "2"), ("t", "3")]);
             assert_eq!((taken(&full), taken(&other)), (expected.to_owned(), "123".to_owned()));
-            assert_eq!(router.ends.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
+            assert_eq!(router.outcomes.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
             passed.iter().map(|passed| passed.refused.len()).sum::<usize>()
         };
         assert_eq!(ended(QueuePolicy::DropNewest, "12", Reason::QueueFull), 0);

@@ -75,10 +75,10 @@ impl RouteCache {
         if !last.is_empty() {
             let known = self.known.get_or_insert_with(|| {
                 let mut known = Box::<CachedTopics>::default();
-                known.remember(last, last_targets, &router.remembered);
+                known.remember(last, last_targets, &router.cache_usage);
                 known
             });
-            known.remember(message.topic(), &targets, &router.remembered);
+            known.remember(message.topic(), &targets, &router.cache_usage);
         }
         targets
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn lent(router: &Router) -> usize {
-        router.remembered.0.load(Ordering::Relaxed)
+        router.cache_usage.0.load(Ordering::Relaxed)
     }
 
     #[test]

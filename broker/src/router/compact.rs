@@ -70,7 +70,7 @@ impl<K: Ord, V> SmallMap<K, V> {
     }
 
     /// All from behind a key on, in order; `None`: from the first.
-    pub(super) fn behind<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
+    pub(super) fn after<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
     where
         K: Borrow<Q>,
     {
@@ -163,8 +163,8 @@ mod tests {
             assert_eq!((compact.len(), compact.is_empty()), (tree.len(), tree.is_empty()));
             assert!((0..26).all(|key| compact.get(&key) == tree.get(&key)));
             assert!(compact.values().eq(tree.values()));
-            assert!(compact.behind::<u32>(None).eq(&tree));
-            assert!(compact.behind(Some(&key)).eq(tree.range(key + 1..)));
+            assert!(compact.after::<u32>(None).eq(&tree));
+            assert!(compact.after(Some(&key)).eq(tree.range(key + 1..)));
         }
     }
 }

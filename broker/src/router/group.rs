@@ -59,7 +59,7 @@ impl Balancer {
 
     /// For a run: the next that has not had more than its part. One that is not near is passed over while it was served just now and is
     /// not far behind, if there is one near that is not far ahead.
-    fn for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
+    fn pick_for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
         let members = self.parts.len().max(1);
         let slack = (AHEAD_MAX * members).cast_signed();
@@ -84,7 +84,7 @@ impl Balancer {
     }
 
     /// This member got a run of so many.
-    fn gave(&self, member: usize, run: usize, now: Millis) {
+    fn record(&self, member: usize, run: usize, now: Millis) {
         self.dealt.fetch_add(run, Ordering::Relaxed);
         if let Some(part) = self.parts.get(member) {
             part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
@@ -108,12 +108,17 @@ impl Group {
 
     /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
     /// `ends` hears of it when none does.
-    pub(super) fn push(&self, message: &Message, journal: &mut PublishRecord<'_>, ends: &Outcomes) -> Pushed {
+    pub(super) fn push(
+        &self,
+        message: &Message,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
+    ) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
         // Mostly it is the one whose turn it is.
         if let Some(member) = members.clone().next()
             && let Some(taken @ Pushed::Queued(_)) =
-                member.outbox.offer(self.delivery(member, message.clone()), journal, ends)
+                member.outbox.offer(self.delivery(member, message.clone()), record, outcomes)
         {
             return taken;
         }
@@ -122,7 +127,7 @@ impl Group {
         for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
             for member in members.clone().filter(|member| member.outbox.readiness(size) == wanted) {
                 tried += 1;
-                last = self.give(member, message, journal, ends);
+                last = self.give(member, message, record, outcomes);
                 full |= matches!(last, Pushed::Dropped(_));
                 if matches!(last, Pushed::Queued(_)) {
                     return last;
@@ -131,15 +136,17 @@ impl Group {
         }
         // One that was becoming ready meanwhile was in none of the three.
         for member in members.filter(|_| tried < self.members.len()) {
-            last = self.give(member, message, journal, ends);
+            last = self.give(member, message, record, outcomes);
             full |= matches!(last, Pushed::Dropped(_));
             if matches!(last, Pushed::Queued(_)) {
                 return last;
             }
         }
         match last {
-            Pushed::Dropped(_) | Pushed::NotKept(_) if full => ends.ended_for_all(Reason::NoMember, message),
-            Pushed::NotKept(reason) => ends.ended_for_all(reason, message),
+            Pushed::Dropped(_) | Pushed::NotKept(_) if full => {
+                outcomes.dropped_for_all(Reason::NoMember, message)
+            }
+            Pushed::NotKept(reason) => outcomes.dropped_for_all(reason, message),
             _ => {}
         }
         last
@@ -151,21 +158,21 @@ impl Group {
         &self,
         messages: &mut impl Iterator<Item = Message>,
         (of, now): (usize, Millis),
-        ends: &Outcomes,
+        outcomes: &Outcomes,
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
         let part = of.div_ceil(self.members.len().max(1));
         let mut rest = None;
         for _ in 0..self.members.len().min(LOOK_MAX) {
-            let turn = self.turns.for_run(now, is_near);
+            let turn = self.turns.pick_for_run(now, is_near);
             let Some(member) = self.members.get(turn) else { break };
-            let run = part.max(member.outbox.news()).min(RUN_MAX);
+            let run = part.max(member.outbox.len()).min(RUN_MAX);
             let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
             let deliver = |message| self.delivery(member, message);
-            let offered = member.outbox.offer_all(&mut run_of, deliver, ends);
+            let offered = member.outbox.offer_all(&mut run_of, deliver, outcomes);
             // One that is away or full has had its turn, too: else it would be asked each time, and the one behind it would get all.
-            self.turns.gave(turn, if offered.queued == 0 { run } else { offered.queued }, now);
+            self.turns.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
             if offered.queued > 0 {
                 return offered;
             }
@@ -178,10 +185,10 @@ impl Group {
         &self,
         member: &Subscriber,
         message: &Message,
-        journal: &mut PublishRecord<'_>,
-        ends: &Outcomes,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
     ) -> Pushed {
-        member.outbox.push(self.delivery(member, message.clone()), journal, ends)
+        member.outbox.push(self.delivery(member, message.clone()), record, outcomes)
     }
 
     fn delivery(&self, member: &Subscriber, message: Message) -> Delivery {
@@ -197,7 +204,7 @@ impl Group {
         let mut asked =
             ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted));
         let first = asked.next()?;
-        let takes = |member: &&Subscriber| member.outbox.outlook(qos.min(member.qos), size).is_ok();
+        let takes = |member: &&Subscriber| member.outbox.would_accept(qos.min(member.qos), size).is_ok();
         std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
@@ -207,13 +214,13 @@ impl Group {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut PublishRecord<'_>,
-        ends: &Outcomes,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
     ) -> bool {
         let message = &delivery.message;
         let others = self.in_turn().filter(|member| member.outbox.session() != leaving);
         for member in others.filter(|member| member.outbox.readiness(message.size()) == Readiness::Ready) {
-            if let Pushed::Queued(waker) = self.give(member, message, journal, ends) {
+            if let Pushed::Queued(waker) = self.give(member, message, record, outcomes) {
                 wakers.extend(waker);
                 return true;
             }

@@ -63,8 +63,8 @@ pub struct Routed {
 pub struct Router {
     subscriptions: RwLock<SubscriptionTable>,
     generation: AtomicU64,
-    ends: Arc<Outcomes>,
-    remembered: CacheUsage,
+    outcomes: Arc<Outcomes>,
+    cache_usage: CacheUsage,
     /// The retained messages.
     pub retained: Retained,
 }
@@ -75,8 +75,8 @@ impl Router {
         Router {
             subscriptions: RwLock::default(),
             generation: AtomicU64::new(1),
-            ends,
-            remembered: CacheUsage::default(),
+            outcomes: ends,
+            cache_usage: CacheUsage::default(),
             retained,
         }
     }
@@ -155,36 +155,36 @@ impl Router {
         message: &Message,
         cache: &mut RouteCache,
         wakers: &mut Vec<Waker>,
-        journal: &mut PublishRecord<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> Routed {
         let mut routed = Routed::default();
         for target in &**cache.targets(self, message) {
-            routed.add(self.give(target, message, wakers, journal));
+            routed.add(self.deliver(target, message, wakers, record));
         }
         routed
     }
 
-    fn give(
+    fn deliver(
         &self,
         target: &Target,
         message: &Message,
         wakers: &mut Vec<Waker>,
-        journal: &mut PublishRecord<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> Routed {
         let pushed = match target {
             Target::Session(subscriber, ids) => {
                 if subscriber.no_local && subscriber.outbox.session() == message.publisher() {
-                    self.ends.spared(message, subscriber.outbox.recipient());
+                    self.outcomes.skipped_no_local(message, subscriber.outbox.recipient());
                     return Routed { no_local: 1, ..Routed::default() };
                 }
                 let delivery = subscriber.delivery(message.clone(), ids.clone(), None);
-                let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
+                let pushed = subscriber.outbox.push(delivery, record, &self.outcomes);
                 if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
-                    self.ends.ended(reason, message, subscriber.outbox.recipient());
+                    self.outcomes.dropped(reason, message, subscriber.outbox.recipient());
                 }
                 pushed
             }
-            Target::Share(group) => group.push(message, journal, &self.ends),
+            Target::Share(group) => group.push(message, record, &self.outcomes),
         };
         let routed = Routed { matched: 1, ..Routed::default() };
         match pushed {
@@ -205,13 +205,13 @@ impl Router {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut PublishRecord<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> bool {
         let group = delivery
             .terms
             .share
             .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
-        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal, &self.ends))
+        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, record, &self.outcomes))
     }
 
     /// The group of a shared subscription.

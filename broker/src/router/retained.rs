@@ -23,7 +23,7 @@ use crate::store::publish_record::PublishRecord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetainResult {
     /// It is the retained message of its topic now, or its empty payload removed that.
-    Done,
+    Kept,
     /// There are too many: 0x97.
     Full,
     /// The store takes nothing now: 0x97.
@@ -67,7 +67,7 @@ impl RetainedLimits {
         RetainedLimits {
             messages_max: config.limits.retained_messages_max as usize,
             bytes_max: config.limits.retained_bytes_max,
-            cache_bytes_max: if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX },
+            cache_bytes_max: if store.is_durable() { config.store.retained_cache_bytes } else { u64::MAX },
         }
     }
 }
@@ -80,7 +80,7 @@ struct RetainedState {
     /// The part of it that is in memory.
     cached: u64,
     /// Where making room in memory goes on.
-    hand: Option<Box<str>>,
+    eviction_cursor: Option<Box<str>>,
     /// The broker's own messages among them: no client can make them more, so they do not count against the bounds.
     own: usize,
 }
@@ -178,7 +178,7 @@ impl Retained {
     }
 
     /// Another bound. What is there already stays.
-    pub fn bound(&self, space: RetainedLimits) {
+    pub fn set_limits(&self, space: RetainedLimits) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).space = space;
     }
 
@@ -197,7 +197,7 @@ impl Retained {
 
     /// Keeps a message in place of the one that its topic had; an empty payload only removes (`[MQTT-3.3.1-6]`).
     /// Its place in the log is reserved here, so that log and memory agree on which of two messages is the last.
-    pub fn keep(&self, message: &Message, journal: &mut PublishRecord<'_>) -> RetainResult {
+    pub fn keep(&self, message: &Message, record: &mut PublishRecord<'_>) -> RetainResult {
         let key = RetainedKey::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
@@ -209,7 +209,7 @@ impl Retained {
                 return RetainResult::Full;
             }
         }
-        if journal.reserve().is_err() {
+        if record.reserve().is_err() {
             return RetainResult::Unavailable;
         }
         // Insertion would keep the old key.
@@ -221,7 +221,7 @@ impl Retained {
                 inner.make_room(bytes);
             }
         }
-        RetainResult::Done
+        RetainResult::Kept
     }
 
     /// The size of the retained message of a topic, in bytes, if it has one.
@@ -320,11 +320,11 @@ impl Retained {
                     is_own: key.is_own(),
                 });
             }
-            let ends = visits == 0 || left == 0;
-            if ends {
+            let outcomes = visits == 0 || left == 0;
+            if outcomes {
                 last = Some(key.topic().into());
             }
-            ends
+            outcomes
         });
         last
     }
@@ -424,8 +424,10 @@ impl RetainedState {
 
     /// Lets go of messages that the store has, round and round, until there are no more than `bytes` in memory.
     fn make_room(&mut self, bytes: u64) {
-        let start =
-            self.hand.take().map_or(Bound::Unbounded, |topic| Bound::Excluded(RetainedKey::Topic(topic)));
+        let start = self
+            .eviction_cursor
+            .take()
+            .map_or(Bound::Unbounded, |topic| Bound::Excluded(RetainedKey::Topic(topic)));
         let mut left = self.cached.saturating_sub(bytes);
         let mut stored = Vec::new();
         for (key, ()) in self.messages.range((start, Bound::Unbounded)) {
@@ -439,7 +441,7 @@ impl RetainedState {
                 stored.push(RetainedKey::stored(message));
             }
         }
-        self.hand = if left == 0 { stored.last().map(|key| key.topic().into()) } else { None };
+        self.eviction_cursor = if left == 0 { stored.last().map(|key| key.topic().into()) } else { None };
         for key in stored {
             self.remove(&key);
             self.insert(key);
@@ -590,7 +592,7 @@ mod tests {
             Retained::new(RetainedLimits { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
         let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
         all.iter().for_each(|message| {
-            assert_eq!(retained.keep(message, &mut PublishRecord::off()), RetainResult::Done)
+            assert_eq!(retained.keep(message, &mut PublishRecord::disabled()), RetainResult::Kept)
         });
         assert_eq!(retained.len().0, 20);
         let mut replay = RetainedCursor::default();
@@ -632,8 +634,8 @@ mod tests {
         topics.retain(|topic| !topic.is_empty());
         topics.iter().for_each(|topic| {
             assert_eq!(
-                retained.keep(&message(topic, "x", None), &mut PublishRecord::off()),
-                RetainResult::Done
+                retained.keep(&message(topic, "x", None), &mut PublishRecord::disabled()),
+                RetainResult::Kept
             )
         });
         let filters = [
@@ -664,11 +666,23 @@ mod tests {
     fn an_empty_payload_removes_and_is_not_kept() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 1, bytes_max: 1_000, cache_bytes_max: u64::MAX });
-        assert_eq!(retained.keep(&message("t", "1", None), &mut PublishRecord::off()), RetainResult::Done);
-        assert_eq!(retained.keep(&message("u", "1", None), &mut PublishRecord::off()), RetainResult::Full);
-        assert_eq!(retained.keep(&message("t", "22", None), &mut PublishRecord::off()), RetainResult::Done);
+        assert_eq!(
+            retained.keep(&message("t", "1", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
+        assert_eq!(
+            retained.keep(&message("u", "1", None), &mut PublishRecord::disabled()),
+            RetainResult::Full
+        );
+        assert_eq!(
+            retained.keep(&message("t", "22", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
         assert_eq!(get(&retained, "t", 0).map(|m| m.payload().to_vec()), Some(b"22".to_vec()));
-        assert_eq!(retained.keep(&message("t", "", None), &mut PublishRecord::off()), RetainResult::Done);
+        assert_eq!(
+            retained.keep(&message("t", "", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
         assert_eq!((get(&retained, "t", 0), retained.len()), (None, (0, 0)));
     }
 
@@ -676,8 +690,8 @@ mod tests {
     fn expired_messages_are_neither_delivered_nor_kept_for_long() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
-        retained.keep(&message("t", "1", Some(10)), &mut PublishRecord::off());
-        retained.keep(&message("u", "1", None), &mut PublishRecord::off());
+        retained.keep(&message("t", "1", Some(10)), &mut PublishRecord::disabled());
+        retained.keep(&message("u", "1", None), &mut PublishRecord::disabled());
         assert!(get(&retained, "t", 9).is_some() && get(&retained, "t", 10).is_none());
         assert_eq!(retained.sweep(None, 10, |_| {}), None);
         assert_eq!(retained.len().0, 1);

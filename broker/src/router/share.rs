@@ -149,7 +149,7 @@ mod tests {
             for _ in 0..jobs {
                 self.router.gather(job(QoS::AtMostOnce, now), &mut cache, &mut batch).unwrap();
             }
-            self.router.pass_on(&mut batch, &mut wakers, &mut PublishRecord::off());
+            self.router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled());
         }
 
         /// Another thread serves the later half of them.
@@ -162,7 +162,7 @@ mod tests {
 
         /// How many wait for each.
         fn wait(&self) -> Vec<usize> {
-            self.outboxes.iter().map(|outbox| outbox.news()).collect()
+            self.outboxes.iter().map(|outbox| outbox.len()).collect()
         }
 
         /// How many wait for each, who takes them now.
@@ -170,7 +170,7 @@ mod tests {
             let take = |outbox: &Arc<Outbox>| {
                 let mut taken = VecDeque::new();
                 outbox.take(&mut taken, &mut 0, Waker::noop());
-                outbox.holds(0, 0);
+                outbox.set_held(0, 0);
                 taken.len()
             };
             self.outboxes.iter().map(take).collect()
@@ -315,13 +315,13 @@ mod tests {
         };
         let Workers { router, outboxes: members } = Workers::new(2, bounds);
         let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
-        let (message, ends) = (job(QoS::AtLeastOnce, 0), router.ends.clone());
+        let (message, outcomes) = (job(QoS::AtLeastOnce, 0), router.outcomes.clone());
         let routed: Vec<_> = (0..3)
-            .map(|_| router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::off()))
-            .map(|routed| (routed.queued, ends.drops.get(Reason::NoMember)))
+            .map(|_| router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled()))
+            .map(|routed| (routed.queued, outcomes.drops.get(Reason::NoMember)))
             .collect();
         assert_eq!(routed, [(1, 0), (1, 0), (0, 1)]);
-        assert_eq!(ends.drops.sum(), 1);
+        assert_eq!(outcomes.drops.sum(), 1);
         assert!(members.iter().all(|outbox| outbox.recipient().drops().is_none()), "it was for none of them");
     }
 }

@@ -57,12 +57,12 @@ impl Node {
         &self,
         session: Option<SessionNumber>,
     ) -> impl Iterator<Item = &Subscriber> {
-        self.subscribers.behind(session.as_ref()).map(|(_, subscriber)| subscriber)
+        self.subscribers.after(session.as_ref()).map(|(_, subscriber)| subscriber)
     }
 
     /// The shared groups here, in the order of their names.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Arc<Group>)> {
-        let groups = self.shares.iter().flat_map(|shares| shares.behind::<str>(None));
+        let groups = self.shares.iter().flat_map(|shares| shares.after::<str>(None));
         groups.map(|(name, group)| (&**name, group))
     }
 
@@ -103,7 +103,7 @@ impl Node {
             Some(_) => 3,
         };
         let wildcards = [("#", self.multi), ("+", self.single)].into_iter().skip(rank);
-        let names = self.names.behind(after.filter(|_| rank == 3));
+        let names = self.names.after(after.filter(|_| rank == 3));
         wildcards.filter(|(_, child)| *child != ROOT).chain(names.map(|(name, child)| (&**name, *child)))
     }
 }

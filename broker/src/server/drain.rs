@@ -35,9 +35,9 @@ impl TaskCounter {
 pub(crate) struct TaskGuard(Arc<TaskCounter>);
 
 impl TaskGuard {
-    pub(crate) fn new(tally: &Arc<TaskCounter>) -> TaskGuard {
-        tally.count.fetch_add(1, Ordering::AcqRel);
-        TaskGuard(tally.clone())
+    pub(crate) fn new(counters: &Arc<TaskCounter>) -> TaskGuard {
+        counters.count.fetch_add(1, Ordering::AcqRel);
+        TaskGuard(counters.clone())
     }
 }
 

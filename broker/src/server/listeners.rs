@@ -25,7 +25,7 @@ pub(crate) struct Listeners {
     stopped: watch::Receiver<bool>,
     connections: Arc<TaskCounter>,
     acceptors: Arc<TaskCounter>,
-    crew: Arc<WorkerPool>,
+    workers: Arc<WorkerPool>,
 }
 
 /// An open listener.
@@ -62,7 +62,7 @@ impl Listeners {
         crew: Arc<WorkerPool>,
     ) -> Listeners {
         let names = watch::Sender::new(Vec::new());
-        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, crew }
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, workers: crew }
     }
 
     /// The names of those that are open.
@@ -164,9 +164,9 @@ impl Listeners {
             info!("listening on {}", socket.name());
             let counted = TaskGuard::new(&self.acceptors);
             let (core, stopped, closing) = (core.clone(), self.stopped.clone(), closing.clone());
-            let (connections, crew) = (self.connections.clone(), self.crew.clone());
+            let (connections, workers) = (self.connections.clone(), self.workers.clone());
             tasks.spawn(async move {
-                accept::run(core, crew, socket, stopped, closing, connections).await;
+                accept::run(core, workers, socket, stopped, closing, connections).await;
                 drop(counted);
             });
         }

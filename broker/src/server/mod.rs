@@ -42,7 +42,7 @@ pub struct Broker {
     acceptors: Arc<TaskCounter>,
     background: JoinSet<()>,
     connections: Arc<TaskCounter>,
-    crew: Arc<WorkerPool>,
+    workers: Arc<WorkerPool>,
     reloads: mpsc::Sender<control::ControlRequest>,
     admin: Option<SocketAddr>,
     control: Option<PathBuf>,
@@ -152,7 +152,7 @@ impl Builder {
         self.config.check().map_err(StartError::Config)?;
         self.config.check_machine().map_err(StartError::Config)?;
         let own = ReloadContext::new(&self.config, self.auth, self.source, self.level);
-        let crew = Arc::new(WorkerPool::hire(self.threads).map_err(StartError::Threads)?);
+        let crew = Arc::new(WorkerPool::start(self.threads).map_err(StartError::Threads)?);
         let (stopping, stopped) = watch::channel(false);
         let (acceptors, connections) = <(Arc<TaskCounter>, Arc<TaskCounter>)>::default();
         let mut listeners =
@@ -200,7 +200,7 @@ impl Builder {
             acceptors,
             background,
             connections,
-            crew,
+            workers: crew,
             reloads,
             admin,
             control: control_path,
@@ -314,8 +314,8 @@ impl Broker {
     }
 
     /// Waits until every thread that serves clients has had a turn for this: where one stands still, that is for ever.
-    pub async fn pulse(&self) {
-        self.crew.pulse().await;
+    pub async fn heartbeat(&self) {
+        self.workers.heartbeat().await;
     }
 
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within
@@ -323,7 +323,8 @@ impl Broker {
     pub async fn stop(mut self) {
         #[cfg(feature = "otlp")]
         let began = std::time::Instant::now();
-        let timeout = Duration::from_secs(u64::from(self.core.live.get().config.limits.shutdown_timeout_s));
+        let timeout =
+            Duration::from_secs(u64::from(self.core.settings.get().config.limits.shutdown_timeout_s));
         self.stopping.send_replace(true);
         self.acceptors.none().await;
         self.core.registry.close(ReasonCode::ServerShuttingDown);

@@ -24,11 +24,11 @@ use crate::outbox::QueueLimits;
 use crate::server::listeners::Listeners;
 
 /// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CHECK_FILES_EVERY: Duration = Duration::from_secs(2);
 /// How long they have to be still.
-const STILL: Duration = Duration::from_millis(300);
+const QUIET_PERIOD: Duration = Duration::from_millis(300);
 /// How often a file that never is still is looked at before it is read anyway.
-const STILL_LOOKS: usize = 20;
+const QUIET_LOOKS_MAX: usize = 20;
 /// Resting sessions that are looked through in one go.
 const SLICE: usize = 1_000;
 
@@ -56,21 +56,21 @@ pub(crate) fn load(
 ) -> Result<Snapshot, String> {
     // Before any is read: one that changes meanwhile is another then, and is read again.
     let files = stamps(&config);
-    let gate = |(listener, number): (&Listener, &EndpointId)| {
+    let endpoint = |(listener, number): (&Listener, &EndpointId)| {
         let tls = net::prepare(listener).map_err(|error| error.to_string())?;
-        let before = before.and_then(|before| before.gate(*number)).map(|gate| &**gate);
+        let before = before.and_then(|before| before.endpoint(*number)).map(|endpoint| &**endpoint);
         Ok(Arc::new(Endpoint::new(*number, &config, listener, tls, before)))
     };
-    let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(gate).collect();
+    let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(endpoint).collect();
     let auth = match &own.auth {
         Some(auth) => Ok(auth.clone()),
-        None => auth::load::load(&config, numbers, &own.lasting).map_err(|errors| errors.join("\n")),
+        None => auth::load::load(&config, numbers, &own.auth_state).map_err(|errors| errors.join("\n")),
     };
     let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
     let token = auth::load::admin_token(&config.admin);
     match (auth, gates, bans, token) {
         (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
-            Ok(Snapshot { config, files, auth, bans, admin_token, gates, since: 0, generation: 0 })
+            Ok(Snapshot { config, files, auth, bans, admin_token, endpoints: gates, since: 0, generation: 0 })
         }
         (auth, gates, bans, token) => {
             let errors = [auth.err(), gates.err(), bans.err(), token.err()];
@@ -83,7 +83,7 @@ pub(crate) fn load(
 pub(crate) struct ReloadContext {
     /// The policy of the program that embeds the broker, in place of the configuration's.
     auth: Option<Auth>,
-    lasting: Arc<AuthState>,
+    auth_state: Arc<AuthState>,
     source: Option<ConfigReader>,
     level: Option<SetLogLevel>,
 }
@@ -95,7 +95,7 @@ impl ReloadContext {
         source: Option<ConfigReader>,
         level: Option<SetLogLevel>,
     ) -> ReloadContext {
-        ReloadContext { auth, lasting: Arc::new(AuthState::new(&config.auth)), source, level }
+        ReloadContext { auth, auth_state: Arc::new(AuthState::new(&config.auth)), source, level }
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {
@@ -114,14 +114,14 @@ pub(crate) async fn run(
     mut requests: mpsc::Receiver<ControlRequest>,
 ) {
     let own = Arc::new(own);
-    let mut known = core.live.get().files.clone();
+    let mut known = core.settings.get().files.clone();
     let mut fetched = Instant::now();
     // What an operator has set, until `log.level` is another.
     let mut level: Option<String> = None;
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut look = tokio::time::interval(CHECK_FILES_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let snapshot = core.live.get();
+        let snapshot = core.settings.get();
         let auth = &snapshot.config.auth;
         let watches = !known.is_empty() || auth.jwks_url.is_some();
         tokio::select! {
@@ -146,16 +146,16 @@ pub(crate) async fn run(
                     }
                     ControlRequest::Level(wanted, reply) => {
                         let set = wanted.map_or(Ok(()), |wanted| own.set_level(&wanted).map(|()| level = Some(wanted)));
-                        let configured = &core.live.get().config.log.level;
+                        let configured = &core.settings.get().config.log.level;
                         let _ = reply.send(set.map(|()| level.as_ref().unwrap_or(configured).clone()));
                     }
                 }
             }
             // Where there is nothing to look at, an idle broker is not woken for it.
             _ = look.tick(), if watches => {
-                if let (true, Some(path)) = (own.lasting.has_rehashed(), auth.password_file.clone()) {
+                if let (true, Some(path)) = (own.auth_state.has_rehashed(), auth.password_file.clone()) {
                     let own = own.clone();
-                    let _ = tokio::task::spawn_blocking(move || own.lasting.write_rehashed(path.as_ref())).await;
+                    let _ = tokio::task::spawn_blocking(move || own.auth_state.write_rehashed(path.as_ref())).await;
                 }
                 let now = stamps(&snapshot.config);
                 let same = Some(snapshot.config.clone());
@@ -170,7 +170,7 @@ pub(crate) async fn run(
                 }
             }
         }
-        if core.live.get().config.log.level != snapshot.config.log.level {
+        if core.settings.get().config.log.level != snapshot.config.log.level {
             level = None;
         }
     }
@@ -178,24 +178,24 @@ pub(crate) async fn run(
 
 /// The files as they were when they were last looked at, for a reload that was refused as they were `before` it.
 fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: FileStamps) -> FileStamps {
-    if reloaded.is_ok() { core.live.get().files.clone() } else { before }
+    if reloaded.is_ok() { core.settings.get().files.clone() } else { before }
 }
 
 /// Puts another list of bans in force, in its file and here; whether that was another than before.
 async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban::NotChanged> {
-    let snapshot = core.live.get();
+    let snapshot = core.settings.get();
     let path = snapshot.config.auth.ban_file.as_ref().map(PathBuf::from).ok_or(ban::NotChanged::NoList)?;
     let changed = blocking(move || change.carry_out(&path)).await;
     let Some(bans) = changed.map_err(ban::NotChanged::List)? else { return Ok(false) };
-    core.live.replace(snapshot.with_bans(bans));
-    core.registry.nudge();
+    core.settings.replace(snapshot.with_bans(bans));
+    core.registry.wake_all();
     Ok(true)
 }
 
 /// The stamps once they do not change any more.
 async fn when_still(config: &Config, mut last: FileStamps) -> FileStamps {
-    for _ in 0..STILL_LOOKS {
-        tokio::time::sleep(STILL).await;
+    for _ in 0..QUIET_LOOKS_MAX {
+        tokio::time::sleep(QUIET_PERIOD).await;
         let now = stamps(config);
         if now == last {
             break;
@@ -215,12 +215,12 @@ async fn reload(
 ) -> Result<Reloaded, String> {
     let restart = replace(core, own, listeners, config).await;
     let restart = restart.inspect_err(|error| audit::not_reloaded(why, error))?;
-    audit::reloaded(why, core.live.get().generation);
+    audit::reloaded(why, core.settings.get().generation);
     if !restart.is_empty() {
         let keys = restart.join(", ");
         warn!("changed, but only a restart can change it, so it stays as it was: {keys}");
     }
-    core.registry.nudge();
+    core.registry.wake_all();
     revise_resting(core).await;
     Ok(Reloaded { restart })
 }
@@ -232,7 +232,7 @@ async fn replace(
     listeners: &mut Listeners,
     config: Option<Config>,
 ) -> Result<Vec<String>, String> {
-    let before = core.live.get();
+    let before = core.settings.get();
     let (source, running) = (own.source.clone(), before.clone());
     let read = move || {
         let mut config = match (config, source) {
@@ -252,8 +252,8 @@ async fn replace(
     let snapshot = blocking(load).await?;
     let fresh = listeners.bind(Some(core), &snapshot.config, &numbers).await;
     let fresh = fresh.map_err(|error| error.to_string())?;
-    core.bound(&snapshot.config);
-    let after = core.live.replace(Snapshot { since: core.now(), ..snapshot });
+    core.set_limits(&snapshot.config);
+    let after = core.settings.replace(Snapshot { since: core.now(), ..snapshot });
     listeners.replace(core, &numbers, fresh).await;
     net::permit(&after.config.listeners);
     let (level, set) = (&after.config.log.level, own.level.as_ref());
@@ -275,28 +275,28 @@ async fn blocking<T: Send + 'static>(
 
 /// What the new rules take from sessions that rest: they would go on to collect messages that nobody may have.
 async fn revise_resting(core: &Arc<Core>) {
-    let snapshot = core.live.get();
+    let snapshot = core.settings.get();
     let policy = &*snapshot.auth.policy;
     let bounds = QueueLimits::of(&snapshot.config);
-    for (n, (client_id, rest)) in core.registry.all_resting().into_iter().enumerate() {
+    for (n, (client_id, rest)) in core.registry.all_offline().into_iter().enumerate() {
         if n % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;
         }
-        let Some(identity) = core.registry.with_resting(&client_id, rest, |resident| {
-            resident.outbox.bound(bounds);
-            resident.identity.clone()
+        let Some(identity) = core.registry.with_offline(&client_id, rest, |owned| {
+            owned.outbox.set_limits(bounds);
+            owned.identity.clone()
         }) else {
             continue;
         };
         match policy.renew(&identity, &client_id, None) {
             Ok(now) => {
-                core.registry.with_resting(&client_id, rest, |resident| {
-                    resident.identity = Arc::new(now);
-                    core.revoke(policy, resident)
+                core.registry.with_offline(&client_id, rest, |owned| {
+                    owned.identity = Arc::new(now);
+                    core.revoke(policy, owned)
                 });
             }
             Err(refused) if snapshot.config.auth.removed_users_end_sessions => {
-                if core.end_resting(&client_id, rest) {
+                if core.end_offline(&client_id, rest) {
                     audit::expelled(&client_id, &identity, &format!("session ended: {}", refused.text));
                 }
             }

@@ -177,7 +177,7 @@ impl Session {
 
     /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end become due
     /// (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
-    pub fn rest(&mut self, now: Millis) -> Option<Millis> {
+    pub fn go_offline(&mut self, now: Millis) -> Option<Millis> {
         self.outgoing.rest();
         let after = |seconds: u32| now + u64::from(seconds) * 1000;
         self.ends_at = (self.expiry_s != SESSION_NEVER_EXPIRES_S).then(|| after(self.expiry_s));

@@ -80,7 +80,7 @@ impl RetainedCursor {
 pub struct Subscriptions {
     held: BTreeMap<Box<str>, Subscription>,
     /// One for each SUBSCRIBE whose retained messages are not all sent.
-    pub replays: VecDeque<RetainedCursor>,
+    pub cursors: VecDeque<RetainedCursor>,
 }
 
 impl Subscriptions {
@@ -91,10 +91,10 @@ impl Subscriptions {
 
     /// Removes; `true` when it was there. Its retained messages are not sent any more.
     pub fn remove(&mut self, filter: &str) -> bool {
-        for replay in &mut self.replays {
+        for replay in &mut self.cursors {
             replay.forget(filter);
         }
-        self.replays.retain(|replay| replay.filter().is_some());
+        self.cursors.retain(|replay| replay.filter().is_some());
         self.held.remove(filter).is_some()
     }
 
@@ -105,7 +105,7 @@ impl Subscriptions {
 
     /// Whether retained messages for this filter are still to be sent.
     pub fn is_replaying(&self, filter: &str) -> bool {
-        self.replays.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
+        self.cursors.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
     }
 
     /// Whether there is one with exactly this filter.

@@ -115,7 +115,7 @@ pub type ReadReply<T> = oneshot::Receiver<T>;
 /// A place for records.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Whether records are worth making: `false` when appending is free of any effect.
-    fn keeps(&self) -> bool;
+    fn is_durable(&self) -> bool;
 
     /// Reserves the next place in the log for a message. It must be filled soon: what comes behind it waits.
     ///
@@ -137,16 +137,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 
     /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when it may be.
-    fn poll(&self, ticket: Ticket, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
+    fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
 
     /// Ready when there is room for more records; messages are not read from clients until then.
-    fn poll_room(&self, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Messages of a queue.
     fn queued(&self, page: PageRequest) -> ReadReply<Paged>;
 
     /// Messages in these places, in any order; those that are not there are missing.
-    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
+    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
 
     /// The retained messages of these topics; those that have none are missing.
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>>;

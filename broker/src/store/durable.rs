@@ -166,7 +166,7 @@ impl DurableStore {
         let threads = threads.map_err(OpenError::io("starting a thread"))?;
         if left >= SEGMENTS_LEFT {
             // Runs that were too short for a checkpoint of their own.
-            lock(&shared.inbox).freeze = true;
+            lock(&shared.pending).freeze = true;
             shared.append(Record::Nothing, Durability::None);
         }
         Ok(DurableStore {
@@ -179,7 +179,7 @@ impl DurableStore {
 
     fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> ReadReply<T> {
         let (sender, receiver) = oneshot::channel();
-        let after = self.shared.hurry();
+        let after = self.shared.flush_soon();
         lock(&self.shared.requests).push(ReadRequest { after, wanted: wanted(sender) });
         self.shared.requests_changed.notify_all();
         receiver
@@ -275,7 +275,7 @@ fn replay(
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
     // Without the checkpoint nobody knows what became of messages in segments that were kept for a backlog: what they say is old, and
     // only the log behind the last of them goes together.
-    let begins = scan.goes_together_from;
+    let begins = scan.contiguous_from;
     if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
         for id in &kept {
@@ -320,7 +320,7 @@ fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
 }
 
 impl Store for DurableStore {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         true
     }
 
@@ -339,19 +339,19 @@ impl Store for DurableStore {
         self.shared.fill(entries);
     }
 
-    fn poll(&self, ticket: Ticket, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        self.shared.poll(ticket, seat, cx)
+    fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.shared.poll(ticket, slot, cx)
     }
 
-    fn poll_room(&self, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.poll_room(seat, cx)
+    fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_room(slot, cx)
     }
 
     fn queued(&self, page: PageRequest) -> ReadReply<Paged> {
         self.ask(|sender| Wanted::Queued(page, sender))
     }
 
-    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
         self.ask(|sender| Wanted::Placed(session, places, sender))
     }
 
@@ -397,7 +397,7 @@ impl Store for DurableStore {
         if let Some(writer) = threads.next() {
             let _ = writer.join();
         }
-        lock(&self.shared.supply).closed = true;
+        lock(&self.shared.segments).closed = true;
         self.shared.supply_changed.notify_all();
         self.shared.nudge_reader();
         threads.for_each(|thread| drop(thread.join()));

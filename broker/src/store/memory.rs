@@ -33,7 +33,7 @@ fn empty<T: Default>() -> ReadReply<T> {
 }
 
 impl Store for MemoryStore {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         false
     }
 
@@ -59,7 +59,7 @@ impl Store for MemoryStore {
         empty()
     }
 
-    fn placed(&self, _: SessionNumber, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+    fn read_at(&self, _: SessionNumber, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
         empty()
     }
 

@@ -34,18 +34,18 @@ pub struct PublishRecord<'s> {
 impl<'s> PublishRecord<'s> {
     /// Of a message that is to be as durable as this.
     pub fn new(store: &'s dyn Store, durability: Durability) -> PublishRecord<'s> {
-        let to = if store.keeps() { To::Store(store) } else { To::Nowhere };
+        let to = if store.is_durable() { To::Store(store) } else { To::Nowhere };
         PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
     /// Of a message that is to be as durable as this; what is written of it goes with others.
-    pub fn among(records: &'s mut RecordBatch, durability: Durability) -> PublishRecord<'s> {
+    pub fn in_batch(records: &'s mut RecordBatch, durability: Durability) -> PublishRecord<'s> {
         let to = if records.store().is_some() { To::Records(records) } else { To::Nowhere };
         PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
     /// Of a message that is never stored.
-    pub fn off() -> PublishRecord<'s> {
+    pub fn disabled() -> PublishRecord<'s> {
         PublishRecord {
             to: To::Nowhere,
             durability: Durability::None,
@@ -80,7 +80,7 @@ impl<'s> PublishRecord<'s> {
     }
 
     /// Another message, dropped for this one, is over.
-    pub fn done(&self, origin: PreviousSlot) {
+    pub fn acknowledged(&self, origin: PreviousSlot) {
         let store = match &self.to {
             To::Nowhere => None,
             To::Store(store) => Some(*store),
@@ -93,7 +93,7 @@ impl<'s> PublishRecord<'s> {
 
     /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing waited for, where nobody kept the
     /// message after all.
-    pub fn write(
+    pub fn commit(
         mut self,
         message: &Message,
         retained: bool,
@@ -104,7 +104,7 @@ impl<'s> PublishRecord<'s> {
         let kept = retained || received.is_some() || !queued.as_slice().is_empty();
         let (Some(lsn), true) = (self.reserved, kept) else {
             if let Some(origin) = origin {
-                self.done(origin);
+                self.acknowledged(origin);
             }
             return Ticket::default();
         };

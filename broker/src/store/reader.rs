@@ -33,7 +33,7 @@ pub(super) fn run(shared: &Shared) {
                 requests.drain(..).partition(|request| failed || request.after <= applied);
             *requests = later;
             if ready.is_empty() {
-                if lock(&shared.supply).closed {
+                if lock(&shared.segments).closed {
                     requests.clear();
                     return;
                 }
@@ -85,7 +85,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
 }
 
 /// The state of one moment, and what the active table says about a part of it.
-fn at_once<T>(
+fn snapshot<T>(
     shared: &Shared,
     look: impl FnOnce(&MemTable) -> T,
 ) -> std::io::Result<(T, Option<Arc<MemTable>>, CheckpointReader)> {
@@ -98,7 +98,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
     if from >= until {
         return Ok(Paged { deliveries: Vec::new(), next: until });
     }
-    let ((active, gone), frozen, read) = at_once(shared, |active| {
+    let ((active, gone), frozen, read) = snapshot(shared, |active| {
         // The page ends at the latest where what is behind was not looked at.
         let most = messages_max.saturating_mul(LOOKED_AT).max(1);
         let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
@@ -157,7 +157,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
 }
 
 fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Option<Message>> {
-    let (active, frozen, read) = at_once(shared, |active| active.retained.get(topic).cloned())?;
+    let (active, frozen, read) = snapshot(shared, |active| active.retained.get(topic).cloned())?;
     match active.or_else(|| frozen.and_then(|frozen| frozen.retained.get(topic).cloned())) {
         Some(known) => Ok(known),
         None => read.retained(topic, bad),

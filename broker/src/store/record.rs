@@ -276,11 +276,11 @@ pub struct Entry {
     /// The crc32c of its message.
     pub(super) sum: u32,
     /// An estimate of the memory that it takes, in bytes.
-    pub(in crate::store) weight: usize,
+    pub(in crate::store) estimated_bytes: usize,
 }
 
 /// An estimate of the memory that a record takes.
-pub(in crate::store) fn weight(record: &Record) -> usize {
+pub(in crate::store) fn estimated_bytes(record: &Record) -> usize {
     match record {
         Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
         Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),

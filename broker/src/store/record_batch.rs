@@ -29,7 +29,7 @@ pub struct RecordBatch {
 impl RecordBatch {
     /// For this store.
     pub fn of(store: &Arc<dyn Store>) -> RecordBatch {
-        RecordBatch { store: store.keeps().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
+        RecordBatch { store: store.is_durable().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
     }
 
     /// The store, if it keeps anything.
@@ -52,10 +52,10 @@ impl RecordBatch {
             self.entries = SPARE.take();
         }
         let entry = Entry::new(lsn, record, durability);
-        self.bytes += entry.weight;
+        self.bytes += entry.estimated_bytes;
         self.entries.push(entry);
         if self.entries.len() >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
-            self.put();
+            self.flush();
         }
     }
 
@@ -68,7 +68,7 @@ impl RecordBatch {
     }
 
     /// Tells what has become of messages of a session; what an answer to that waits for.
-    pub fn outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
+    pub fn append_outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
         let number = session.number;
         let origin = |seq, size, packet_id| PreviousSlot { session: number, seq, size, packet_id };
         let mut ticket = Ticket::default();
@@ -91,7 +91,7 @@ impl RecordBatch {
 
     /// Puts them into the log.
     #[inline]
-    pub fn put(&mut self) {
+    pub fn flush(&mut self) {
         if self.entries.is_empty() {
             return;
         }
@@ -106,6 +106,6 @@ impl RecordBatch {
 
 impl Drop for RecordBatch {
     fn drop(&mut self) {
-        self.put();
+        self.flush();
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct ReadView {
 /// Between the writer, which uses segments up, and the keeper, which makes new ones.
 #[derive(Debug, Default)]
 pub(super) struct SegmentPool {
-    pub(super) spares: VecDeque<Segment>,
+    pub(super) ready: VecDeque<Segment>,
     /// Segments that are full, with their last record.
     pub(super) full: Vec<(u64, Lsn)>,
     /// Segments that the checkpoint has messages in.
@@ -127,12 +127,12 @@ pub(super) struct Shared {
     /// The last place in the log that was given out.
     reserved: AtomicU64,
     closed: AtomicBool,
-    pub(super) inbox: Mutex<PendingLog>,
+    pub(super) pending: Mutex<PendingLog>,
     /// The inbox has no room: asked by every connection each time that it is woken, so without its lock.
-    pub(super) inbox_full: AtomicBool,
-    pub(super) inbox_filled: Condvar,
+    pub(super) pending_full: AtomicBool,
+    pub(super) pending_filled: Condvar,
     pub(super) view: Mutex<ReadView>,
-    pub(super) supply: Mutex<SegmentPool>,
+    pub(super) segments: Mutex<SegmentPool>,
     pub(super) supply_changed: Condvar,
     pub(super) requests: Mutex<Vec<ReadRequest>>,
     pub(super) requests_changed: Condvar,
@@ -157,11 +157,11 @@ impl Shared {
             salt,
             reserved: AtomicU64::new(last),
             closed: AtomicBool::new(false),
-            inbox: Mutex::new(PendingLog::behind(last)),
-            inbox_full: AtomicBool::new(false),
-            inbox_filled: Condvar::new(),
+            pending: Mutex::new(PendingLog::behind(last)),
+            pending_full: AtomicBool::new(false),
+            pending_filled: Condvar::new(),
             view: Mutex::new(view),
-            supply: Mutex::new(supply),
+            segments: Mutex::new(supply),
             supply_changed: Condvar::new(),
             requests: Mutex::default(),
             requests_changed: Condvar::new(),
@@ -189,7 +189,7 @@ impl Shared {
         }
         if before != health as u8 {
             self.wake();
-            self.inbox_filled.notify_all();
+            self.pending_filled.notify_all();
             self.supply_changed.notify_all();
             self.nudge_reader();
         }
@@ -215,7 +215,7 @@ impl Shared {
     }
 
     /// `look` until it finds something; registers the task before it looks for the last time.
-    fn wait<T>(&self, seat: &mut WakerSlot, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
+    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
@@ -223,8 +223,8 @@ impl Shared {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
-        if seat.epoch != waiters.epoch {
-            seat.epoch = waiters.epoch;
+        if slot.epoch != waiters.epoch {
+            slot.epoch = waiters.epoch;
             waiters.wakers.push(cx.waker().clone());
         }
         Poll::Pending
@@ -233,7 +233,7 @@ impl Shared {
     pub(super) fn poll(
         &self,
         ticket: Ticket,
-        seat: &mut WakerSlot,
+        slot: &mut WakerSlot,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         let mark = match ticket.durability {
@@ -241,7 +241,7 @@ impl Shared {
             Durability::Interval => &self.written,
             Durability::Always => &self.durable,
         };
-        self.wait(seat, cx, || {
+        self.wait(slot, cx, || {
             if ticket.lsn <= mark.load(Ordering::Acquire) {
                 Some(Ok(()))
             } else {
@@ -279,17 +279,17 @@ impl Shared {
 
     /// Fills reserved places.
     pub(super) fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
-        let mut inbox = lock(&self.inbox);
+        let mut inbox = lock(&self.pending);
         let mut wakes = false;
         for entry in entries {
             wakes |= entry.lsn != Lsn::MAX && inbox.fill(entry);
         }
-        if inbox.bytes() >= self.options.inbox_bytes_max {
-            self.inbox_full.store(true, Ordering::Release);
+        if inbox.bytes() >= self.options.pending_bytes_max {
+            self.pending_full.store(true, Ordering::Release);
         }
         drop(inbox);
         if wakes {
-            self.inbox_filled.notify_one();
+            self.pending_filled.notify_one();
         }
     }
 
@@ -302,37 +302,37 @@ impl Shared {
 
     /// Nobody will write what is in the log's inbox, or comes there.
     pub(super) fn abandon(&self) {
-        lock(&self.inbox).abandon(self.reserved());
+        lock(&self.pending).abandon(self.reserved());
     }
 
     /// Nothing new is taken; the writer ends once all is written.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // With its lock, so that it does not begin to wait between its look and this.
-        drop(lock(&self.inbox));
-        self.inbox_filled.notify_all();
+        drop(lock(&self.pending));
+        self.pending_filled.notify_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    pub(super) fn poll_room(&self, seat: &mut WakerSlot, cx: &Context<'_>) -> Poll<()> {
-        self.wait(seat, cx, || self.has_room().then_some(()))
+    pub(super) fn poll_room(&self, slot: &mut WakerSlot, cx: &Context<'_>) -> Poll<()> {
+        self.wait(slot, cx, || self.has_room().then_some(()))
     }
 
     fn has_room(&self) -> bool {
-        !self.inbox_full.load(Ordering::Acquire) || self.health() == Health::Failed
+        !self.pending_full.load(Ordering::Acquire) || self.health() == Health::Failed
     }
 
     /// The last place in the log that was reserved; what is there will be written without delay.
-    pub(super) fn hurry(&self) -> Lsn {
-        let mut inbox = lock(&self.inbox);
+    pub(super) fn flush_soon(&self) -> Lsn {
+        let mut inbox = lock(&self.pending);
         inbox.needed = self.reserved();
         let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
         drop(inbox);
         if sleeping {
-            self.inbox_filled.notify_one();
+            self.pending_filled.notify_one();
         }
         tail
     }
@@ -347,7 +347,7 @@ impl Shared {
             syncs: counters.syncs.get(),
             sync_time: counters.sync_time.get(),
             checkpoints: counters.checkpoints.get(),
-            segments_kept: lock(&self.supply).needed.len() as u64,
+            segments_kept: lock(&self.segments).needed.len() as u64,
             moved: counters.moved.get(),
             corrupt: counters.corrupt.get(),
         }

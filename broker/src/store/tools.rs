@@ -167,7 +167,7 @@ struct Exporter {
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += crate::store::record::weight(&record);
+        self.bytes += crate::store::record::estimated_bytes(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)
@@ -189,7 +189,7 @@ impl Exporter {
             first: self.next,
             count: self.records.len() as u32,
             len: self.frame.len() as u32,
-            ends: last,
+            outcomes: last,
             ..Head::default()
         };
         self.frame.seal(&head);
@@ -244,7 +244,7 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
     })?;
     for flight in &kept.flights {
         let (packet_id, seq, size) = (flight.packet_id, flight.seq, flight.size);
-        let placed = store.placed(session, vec![seq]).blocking_recv()?.pop();
+        let placed = store.read_at(session, vec![seq]).blocking_recv()?.pop();
         let body = placed.filter(|_| seq & REPLAYED != 0).map(Box::new);
         let qos = match flight.state {
             OutboundState::AwaitPubAck => QoS::AtLeastOnce,
@@ -320,7 +320,7 @@ fn each_frame(
         let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
         next = head.last() + 1;
         give(records.into_iter().map(|(record, _)| record).collect())?;
-        if head.ends {
+        if head.outcomes {
             return Ok(next - 1);
         }
     }
@@ -358,9 +358,9 @@ impl Wake for Unpark {
 /// Blocks until a ticket is good.
 pub(super) fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Problem> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut seat = WakerSlot::default();
+    let mut slot = WakerSlot::default();
     loop {
-        match store.poll(ticket, &mut seat, &mut Context::from_waker(&waker)) {
+        match store.poll(ticket, &mut slot, &mut Context::from_waker(&waker)) {
             Poll::Ready(kept) => return kept.map_err(|_| "the store has failed: the log says why".into()),
             Poll::Pending => std::thread::park(),
         }

@@ -138,7 +138,7 @@ macro_rules! traffic {
                     traffic.$name.add(std::mem::take(&mut self.$name));
                 })+
                 if self.no_subscriber + self.no_local > 0 {
-                    self.add_passed_over(drops);
+                    self.add_skipped(drops);
                 }
             }
         }
@@ -176,7 +176,7 @@ traffic! {
 
 impl LocalCounters {
     #[cold]
-    fn add_passed_over(&mut self, drops: &Drops) {
+    fn add_skipped(&mut self, drops: &Drops) {
         drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
         drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
     }
@@ -223,48 +223,48 @@ struct Past {
 }
 
 /// How long a stretch is.
-const STRETCH_MS: Millis = 10_000;
+const WINDOW_MS: Millis = 10_000;
 
 impl RateWindow {
     /// Of a connection that begins.
     pub fn new(now: Millis) -> RateWindow {
-        RateWindow { past: None, end: now + STRETCH_MS }
+        RateWindow { past: None, end: now + WINDOW_MS }
     }
 
     /// Something is done now, and not yet added.
     #[inline]
-    pub fn pass(&mut self, now: Millis, tally: &LocalCounters) {
+    pub fn pass(&mut self, now: Millis, counters: &LocalCounters) {
         if now >= self.end {
-            self.begin_anew(now, tally);
+            self.begin_anew(now, counters);
         }
     }
 
     #[cold]
-    fn begin_anew(&mut self, now: Millis, tally: &LocalCounters) {
-        if tally.publish_received
-            + tally.publish_sent
-            + tally.flow.messages_received
-            + tally.flow.messages_sent
+    fn begin_anew(&mut self, now: Millis, counters: &LocalCounters) {
+        if counters.publish_received
+            + counters.publish_sent
+            + counters.flow.messages_received
+            + counters.flow.messages_sent
             == 0
         {
             return;
         }
-        let (idle, begin) = (now >= self.end + STRETCH_MS, (now, tally.flow));
-        let before = if idle { (now - STRETCH_MS, tally.flow) } else { self.past().begin };
+        let (idle, begin) = (now >= self.end + WINDOW_MS, (now, counters.flow));
+        let before = if idle { (now - WINDOW_MS, counters.flow) } else { self.past().begin };
         self.past = Some(Box::new(Past { before, begin }));
-        self.end = now + STRETCH_MS;
+        self.end = now + WINDOW_MS;
     }
 
     /// The first stretch begins with the connection.
     fn past(&self) -> Past {
-        let first = (self.end.saturating_sub(STRETCH_MS), Throughput::default());
+        let first = (self.end.saturating_sub(WINDOW_MS), Throughput::default());
         self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
     }
 
     /// What went through it in all, and in a second of the last ten to twenty.
-    pub fn look(&self, now: Millis, tally: &LocalCounters) -> (Throughput, [f64; 4]) {
-        let (all, (since, before)) = (tally.flow, self.past().before);
-        if now >= self.end + STRETCH_MS {
+    pub fn rates(&self, now: Millis, counters: &LocalCounters) -> (Throughput, [f64; 4]) {
+        let (all, (since, before)) = (counters.flow, self.past().before);
+        if now >= self.end + WINDOW_MS {
             return (all, [0.0; 4]);
         }
         let seconds = now.saturating_sub(since).max(1_000) as f64 / 1_000.0;
@@ -285,21 +285,21 @@ mod tests {
 
     #[test]
     fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
-        let (traffic, mut tally, mut pace) =
+        let (traffic, mut counters, mut pace) =
             (Traffic::default(), LocalCounters::default(), RateWindow::new(1_000));
-        let turn = |tally: &mut LocalCounters, pace: &mut RateWindow, now| {
-            tally.publish_sent += 10;
-            pace.pass(now, tally);
-            tally.add_to(&traffic, &Drops::default());
+        let turn = |counters: &mut LocalCounters, pace: &mut RateWindow, now| {
+            counters.publish_sent += 10;
+            pace.pass(now, counters);
+            counters.add_to(&traffic, &Drops::default());
         };
         // Ten messages a second.
-        (1..=60).for_each(|s| turn(&mut tally, &mut pace, 1_000 + s * 1_000));
-        let (all, [_, rate, ..]) = pace.look(61_000, &tally);
+        (1..=60).for_each(|s| turn(&mut counters, &mut pace, 1_000 + s * 1_000));
+        let (all, [_, rate, ..]) = pace.rates(61_000, &counters);
         assert_eq!((all.messages_sent, traffic.publish_sent.get()), (600, 600));
         assert!((9.0..=11.0).contains(&rate), "{rate}");
         // Silence, then ten at once.
-        assert_eq!(pace.look(100_000, &tally).1[1], 0.0);
-        turn(&mut tally, &mut pace, 200_000);
-        assert_eq!(pace.look(200_000, &tally).1[1], 1.0);
+        assert_eq!(pace.rates(100_000, &counters).1[1], 0.0);
+        turn(&mut counters, &mut pace, 200_000);
+        assert_eq!(pace.rates(200_000, &counters).1[1], 1.0);
     }
 }

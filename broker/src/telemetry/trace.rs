@@ -106,7 +106,7 @@ pub enum Step {
         shared: bool,
     },
     /// It goes no further.
-    Ended(Reason),
+    Dropped(Reason),
     /// It was given to the network.
     Sent {
         /// How it was sent.
@@ -129,8 +129,8 @@ impl Step {
             Step::Retained => "retained",
             Step::Matched { .. } => "matched",
             Step::Queued { .. } => "queued",
-            Step::Ended(reason) => match reason.kind() {
-                ReasonKind::PassedOver => "passed over",
+            Step::Dropped(reason) => match reason.kind() {
+                ReasonKind::Skipped => "passed over",
                 ReasonKind::Refused | ReasonKind::Lost => "dropped",
             },
             Step::Sent { .. } => "sent",
@@ -141,7 +141,7 @@ impl Step {
     /// Why it ends here.
     pub const fn reason(&self) -> Option<Reason> {
         match self {
-            Step::Refused(reason, _) | Step::Ended(reason) => Some(*reason),
+            Step::Refused(reason, _) | Step::Dropped(reason) => Some(*reason),
             _ => None,
         }
     }
@@ -160,7 +160,7 @@ impl Step {
                 let state = if *connected { "connected" } else { "offline" };
                 format!("{state}{}", if *shared { ", as a member of a shared group" } else { "" })
             }
-            Step::Ended(reason) => reason.text().to_owned(),
+            Step::Dropped(reason) => reason.text().to_owned(),
             Step::Sent { qos, packet_id, again } => {
                 let id = packet_id.map(|id| format!(", packet identifier {id}")).unwrap_or_default();
                 format!("QoS {}{id}{}", *qos as u8, if *again { ", again" } else { "" })
@@ -209,7 +209,7 @@ pub(crate) trait TraceExporter: std::fmt::Debug + Send + Sync {
     /// It came, and was taken or refused.
     fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>);
     /// Something happened to it, perhaps on its way to a client.
-    fn tell(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step);
+    fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step);
     /// How many spans were sent, and how many were not, since there were too many.
     fn spans(&self) -> (u64, u64);
 }
@@ -258,7 +258,7 @@ impl Traces {
 
     /// Whether anybody may want to know what becomes of a message.
     #[inline]
-    pub fn hear_of(&self, message: &Message) -> bool {
+    pub fn wants(&self, message: &Message) -> bool {
         match self.on.load(Ordering::Relaxed) {
             0 => false,
             on => on & FOLLOWED != 0 || message.trace().is_some(),
@@ -343,9 +343,9 @@ impl Traces {
 
     /// Something happened to a message, perhaps on its way to a client.
     #[cold]
-    pub(crate) fn tell(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: Step) {
+    pub(crate) fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: Step) {
         if let Some(export) = self.export_of(subject) {
-            export.tell(subject, client, &step);
+            export.record(subject, client, &step);
         }
         if !self.is_followed() {
             return;
@@ -364,7 +364,7 @@ impl Traces {
             if !filter.wants_topic(subject.topic) || !filter.wants_client(from.as_deref(), about) {
                 continue;
             }
-            trace.tell(Event {
+            trace.record(Event {
                 at,
                 message: subject.id,
                 from: from.clone(),
@@ -402,7 +402,7 @@ impl Traces {
 }
 
 impl Trace {
-    fn tell(&mut self, event: Event) {
+    fn record(&mut self, event: Event) {
         if self.lost > 0 && self.events.try_send(TraceItem::Lost(self.lost)).is_ok() {
             self.lost = 0;
         }

@@ -395,7 +395,7 @@ fn every_drop_reason_is_documented_and_tested() {
             let kind = match reason.kind() {
                 ReasonKind::Refused => "not taken",
                 ReasonKind::Lost => "not delivered",
-                ReasonKind::PassedOver => "passed over",
+                ReasonKind::Skipped => "passed over",
             };
             (reason.name(), reason.text(), kind)
         })
@@ -413,8 +413,8 @@ fn inside(store: impl Store + 'static) -> Inside {
 struct Forgetful(DurableStore);
 
 impl Store for Forgetful {
-    fn keeps(&self) -> bool {
-        self.0.keeps()
+    fn is_durable(&self) -> bool {
+        self.0.is_durable()
     }
     fn reserve(&self) -> Result<Lsn, Unavailable> {
         self.0.reserve()
@@ -434,8 +434,8 @@ impl Store for Forgetful {
     fn queued(&self, page: PageRequest) -> ReadReply<Paged> {
         self.0.queued(page)
     }
-    fn placed(&self, session: u64, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
-        self.0.placed(session, Vec::new())
+    fn read_at(&self, session: u64, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.0.read_at(session, Vec::new())
     }
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
         self.0.retained(topics)

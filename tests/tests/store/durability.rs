@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Store for Slow {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         true
     }
 
@@ -69,8 +69,8 @@ impl Store for Slow {
         self.0.2.queued(page)
     }
 
-    fn placed(&self, session: u64, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
-        self.0.2.placed(session, places)
+    fn read_at(&self, session: u64, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.0.2.read_at(session, places)
     }
 
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {

@@ -91,7 +91,7 @@ impl Tokens {
         Ok(Identity {
             method: METHOD,
             client_id,
-            brought: groups.clone(),
+            from_credentials: groups.clone(),
             groups,
             grants,
             expires_at_s: claims["exp"].as_f64().map(|at| (at as u64).saturating_add(leeway_s)),

@@ -31,7 +31,7 @@ pub enum Checked {
     /// It is not, or there is no such user.
     Wrong,
     /// The address has failed too often to be listened to.
-    Shut,
+    LockedOut,
     /// Too many passwords wait to be hashed.
     Busy,
 }
@@ -83,7 +83,7 @@ impl AuthState {
             return Checked::Right;
         }
         if self.throttle.is_shut(address, config.failures_per_address_max, now) {
-            return Checked::Shut;
+            return Checked::LockedOut;
         }
         let Some(hash) = entry.map(|entry| entry.hash.clone()).or_else(|| passwords.decoy().cloned()) else {
             self.throttle.failed(address, now);
@@ -98,7 +98,7 @@ impl AuthState {
         let checked = self.hashing.run(move |memory| {
             // Others from there may have failed while this one waited.
             if throttle.is_shut(address, most, Instant::now()) {
-                return (Checked::Shut, None);
+                return (Checked::LockedOut, None);
             }
             let right = hash.verify(secret.reveal(), memory) && known;
             if !right {

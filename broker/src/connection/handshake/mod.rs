@@ -17,7 +17,7 @@ use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
-pub(crate) use welcome::welcome;
+pub(crate) use welcome::open_session;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Action, AuthError, Credentials, Identity, audit, ban};
@@ -47,7 +47,7 @@ pub(crate) struct AuthenticatedClient {
     input: Vec<u8>,
     identity: Identity,
     /// Where it came in, and what let it.
-    gate: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     snapshot: Arc<Snapshot>,
     request: ConnectRequest,
 }
@@ -60,7 +60,7 @@ struct ConnectRequest {
     terms: Terms,
     /// The client asked for more than it gets.
     expiry_capped: bool,
-    agreement: Negotiated,
+    negotiated: Negotiated,
     keep_alive_set: bool,
     response_information: bool,
     will: Option<Will>,
@@ -157,17 +157,17 @@ impl ConnectError {
 }
 
 /// Reads CONNECT, of which some may have been read already, and decides.
-pub(crate) async fn receive(
+pub(crate) async fn read_connect(
     core: &Core,
-    gate: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     (mut stream, mut input): (Stream, Vec<u8>),
     peer: Peer,
     mut place: ConnectionPermit,
 ) -> Result<AuthenticatedClient, Box<Rejection>> {
-    gate.traffic.bytes_received.add(input.len() as u64);
-    match admit(core, &gate, &mut stream, &peer, &mut place, &mut input).await {
-        Ok((identity, gate, snapshot, request)) => {
-            Ok(AuthenticatedClient { stream, peer, place, input, identity, gate, snapshot, request })
+    endpoint.traffic.bytes_received.add(input.len() as u64);
+    match authenticate(core, &endpoint, &mut stream, &peer, &mut place, &mut input).await {
+        Ok((identity, endpoint, snapshot, request)) => {
+            Ok(AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, request })
         }
         Err(refuse) => {
             let mut output = Output::default();
@@ -183,9 +183,9 @@ pub(crate) async fn receive(
     }
 }
 
-async fn admit(
+async fn authenticate(
     core: &Core,
-    gate: &Endpoint,
+    endpoint: &Endpoint,
     stream: &mut Stream,
     peer: &Peer,
     place: &mut ConnectionPermit,
@@ -196,8 +196,8 @@ async fn admit(
         first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
         first => Err(not_connect(first)),
     };
-    let most = gate.limits.packet_bytes_before_connect;
-    let len = read_packet(&gate.traffic, stream, input, (ANY, most), judge).await?;
+    let most = endpoint.limits.packet_bytes_before_connect;
+    let len = read_packet(&endpoint.traffic, stream, input, (ANY, most), judge).await?;
     // There may be a password in it: it is overwritten once it was judged.
     let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
     let left = input.len();
@@ -229,14 +229,14 @@ async fn admit(
             return Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) });
         }
     };
-    gate.traffic.packets_received.add(1);
-    place.introduced();
+    endpoint.traffic.packets_received.add(1);
+    place.handshake_done();
     // As of now: it may have changed, or gone, since the connection was accepted.
-    let snapshot = core.live.get();
-    let Some(gate) = snapshot.gate(peer.place).cloned() else {
+    let snapshot = core.settings.get();
+    let Some(endpoint) = snapshot.endpoint(peer.place).cloned() else {
         return Err(ConnectError::close("the listener was taken out of the configuration"));
     };
-    let mut request = terms::check(&gate, &connect)?;
+    let mut request = terms::check(&endpoint, &connect)?;
     let chosen = request.client_id.clone();
     let credentials = Credentials {
         peer,
@@ -251,17 +251,26 @@ async fn admit(
             .authenticate(&credentials)
             .await
             .map_err(|refused| ConnectError::refused(connect.version, refused)),
-        Some(method) => exchange::exchange(&gate.traffic, &snapshot, stream, input, &connect, &credentials)
-            .await
-            .map(|(identity, data)| {
-                request.auth_data = data;
-                request.agreement.auth_method = Some(method.into());
-                identity
-            }),
+        Some(method) => {
+            exchange::exchange(&endpoint.traffic, &snapshot, stream, input, &connect, &credentials).await.map(
+                |(identity, data)| {
+                    request.auth_data = data;
+                    request.negotiated.auth_method = Some(method.into());
+                    identity
+                },
+            )
+        }
     };
     let identity = identified.map_err(|refuse| {
         core.metrics.authentication_failures.add(1);
-        audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, &refuse.text);
+        audit::refused(
+            &core.refusal_log,
+            core.now(),
+            peer,
+            connect.client_id,
+            connect.user_name,
+            &refuse.text,
+        );
         ConnectError { audited: true, ..refuse }
     })?;
     if let Some(client_id) = &identity.client_id {
@@ -279,7 +288,7 @@ async fn admit(
             &format!("{} is banned ({})", ban.whom, ban.reason),
         ));
     }
-    if let Err(left) = core.arrivals.connects(client_id, &gate.limits, core.now()) {
+    if let Err(left) = core.flapping.connects(client_id, &endpoint.limits, core.now()) {
         let text = format!(
             "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
             left.as_secs()
@@ -302,12 +311,12 @@ async fn admit(
         });
     }
     audit::accepted(peer, client_id, &identity);
-    Ok((identity, gate, snapshot, request))
+    Ok((identity, endpoint, snapshot, request))
 }
 
 /// The refusal of a client that is banned; why is not for it to know.
 fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> ConnectError {
-    audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, text);
+    audit::refused(&core.refusal_log, core.now(), peer, connect.client_id, connect.user_name, text);
     let told = Some("this client is banned");
     ConnectError { told, audited: true, ..ConnectError::new(version, ReasonCode::Banned, text) }
 }

@@ -12,8 +12,8 @@ use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 
 /// The rules that need no identity.
-pub(super) fn check(gate: &Endpoint, connect: &Connect<'_>) -> Result<ConnectRequest, ConnectError> {
-    let (config, version) = (gate, connect.version);
+pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<ConnectRequest, ConnectError> {
+    let (config, version) = (endpoint, connect.version);
     let refuse = |reason, text: String| Err(ConnectError::new(version, reason, text));
     if let Some(server) = &config.mqtt.server_reference {
         let reason =
@@ -45,7 +45,7 @@ pub(super) fn check(gate: &Endpoint, connect: &Connect<'_>) -> Result<ConnectReq
         );
     }
     if let Some(will) = &connect.will {
-        check_will(gate, version, will)?;
+        check_will(endpoint, version, will)?;
     }
     let limits = &config.limits;
     let p = &connect.properties;
@@ -73,7 +73,7 @@ pub(super) fn check(gate: &Endpoint, connect: &Connect<'_>) -> Result<ConnectReq
             message_expiry_max_s: limits.message_expiry_max_s,
         },
         expiry_capped: asked_expiry_s > limits.session_expiry_max_s,
-        agreement: Negotiated {
+        negotiated: Negotiated {
             version,
             packet_bytes_max: p.maximum_packet_size().unwrap_or(limits::PACKET_BYTES_MAX),
             problem_information: p.request_problem_information() != Some(0),
@@ -90,7 +90,7 @@ pub(super) fn check(gate: &Endpoint, connect: &Connect<'_>) -> Result<ConnectReq
         keep_alive_set,
         response_information: p.request_response_information() == Some(1),
         will: connect.will.map(|will| {
-            let topic = mount::name(gate.listener.mount_point.as_ref(), will.topic);
+            let topic = mount::name(endpoint.listener.mount_point.as_ref(), will.topic);
             Will::new(&WillFields { topic: &topic, ..will }, limits.will_delay_max_s)
         }),
         auth_data: None,

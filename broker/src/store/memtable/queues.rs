@@ -13,21 +13,21 @@ use crate::store::memtable::row::Row;
 enum QueueCell {
     Row(Row),
     /// The row that was here is gone.
-    Gap(Seq),
+    Tombstone(Seq),
 }
 
 impl QueueCell {
     fn seq(&self) -> Seq {
         match self {
             QueueCell::Row(row) => row.seq(),
-            QueueCell::Gap(seq) => *seq,
+            QueueCell::Tombstone(seq) => *seq,
         }
     }
 
     fn row(&self) -> Option<&Row> {
         match self {
             QueueCell::Row(row) => Some(row),
-            QueueCell::Gap(_) => None,
+            QueueCell::Tombstone(_) => None,
         }
     }
 }
@@ -75,12 +75,12 @@ impl QueueRows {
             _ => lane.binary_search_by_key(&seq, QueueCell::seq),
         };
         let cell = at.ok().and_then(|at| lane.get_mut(at));
-        let taken = match cell.map(|cell| std::mem::replace(cell, QueueCell::Gap(seq))) {
+        let taken = match cell.map(|cell| std::mem::replace(cell, QueueCell::Tombstone(seq))) {
             Some(QueueCell::Row(row)) => {
                 self.bytes -= row.weight();
                 true
             }
-            Some(QueueCell::Gap(_)) | None => false,
+            Some(QueueCell::Tombstone(_)) | None => false,
         };
         while lane.front().is_some_and(|cell| cell.row().is_none()) {
             lane.pop_front();

@@ -39,7 +39,7 @@ pub(in crate::store) struct Head {
     /// The highest number that was given to a session or a connection.
     pub number: u64,
     /// Nothing of this run or export comes behind it.
-    pub ends: bool,
+    pub outcomes: bool,
     /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
     pub salt: u32,
 }
@@ -68,7 +68,7 @@ impl Head {
         put(&MAGIC);
         put(&[0; 4]);
         put(&FORMAT.to_le_bytes());
-        put(&(if self.ends { LAST } else { 0 }).to_le_bytes());
+        put(&(if self.outcomes { LAST } else { 0 }).to_le_bytes());
         put(&self.len.to_le_bytes());
         put(&self.segment.to_le_bytes());
         put(&self.first.to_le_bytes());
@@ -198,7 +198,7 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         number: take(8),
         count: take(4) as u32,
         salt: take(4) as u32,
-        ends: flags & u64::from(LAST) != 0,
+        outcomes: flags & u64::from(LAST) != 0,
     };
     let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);

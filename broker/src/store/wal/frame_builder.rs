@@ -5,7 +5,7 @@ use super::frame;
 use crate::message::Durability;
 use crate::store::location::MessageRef;
 use crate::store::memtable::AppliedRecord;
-use crate::store::record::{Record, weight};
+use crate::store::record::{Record, estimated_bytes};
 use crate::store::{Entry, Lsn, codec};
 
 /// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
@@ -21,8 +21,8 @@ impl Entry {
             Record::Published { message, .. } => crc32c::crc32c(message.as_bytes()),
             _ => 0,
         };
-        let weight = weight(&record);
-        Entry { lsn, record, durability, sum, weight }
+        let weight = estimated_bytes(&record);
+        Entry { lsn, record, durability, sum, estimated_bytes: weight }
     }
 }
 
@@ -74,7 +74,7 @@ impl FrameBuilder {
     }
 
     pub(in crate::store) fn add(&mut self, entry: Entry) {
-        let Entry { record, durability, weight, sum, .. } = entry;
+        let Entry { record, durability, estimated_bytes: weight, sum, .. } = entry;
         self.bytes += weight;
         self.durability = self.durability.max(durability);
         let row = if weight > PACKED_AT_ONCE_MAX {

@@ -72,7 +72,7 @@ impl PendingLog {
         let first = self.packs.is_empty() && at == 0;
         let wakes = self.sleeping && (first || entry.durability != Durability::None);
         self.sleeping &= !wakes;
-        self.bytes += entry.weight;
+        self.bytes += entry.estimated_bytes;
         if at > 0 {
             if self.entries.len() <= at {
                 self.entries.resize_with(at + 1, || None);
@@ -93,12 +93,12 @@ impl PendingLog {
     }
 
     fn pack(&mut self, entry: Entry) {
-        if self.packs.back().is_none_or(|pack| pack.is_full(entry.weight)) {
+        if self.packs.back().is_none_or(|pack| pack.is_full(entry.estimated_bytes)) {
             let mut pack = self.spare.take().unwrap_or_default();
             pack.begin(self.next);
             self.packs.push_back(pack);
         }
-        self.ready_bytes += entry.weight;
+        self.ready_bytes += entry.estimated_bytes;
         self.next += 1;
         if let Some(pack) = self.packs.back_mut() {
             pack.add(entry);

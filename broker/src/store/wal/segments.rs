@@ -122,7 +122,7 @@ pub(in crate::store) struct Scan {
     /// Each segment with its last record; 0 where it has none.
     pub(in crate::store) segments: Vec<(u64, Lsn)>,
     /// Records are missing before those of this segment; behind them the log goes together. 0: all of it does.
-    pub(in crate::store) goes_together_from: u64,
+    pub(in crate::store) contiguous_from: u64,
     /// How many bytes of each segment the records were in.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
 }
@@ -211,7 +211,7 @@ pub(in crate::store) fn scan(
                     continue;
                 }
                 scan.damage.extend(gap.take());
-                scan.goes_together_from = id;
+                scan.contiguous_from = id;
             }
             if head.last() > scan.last {
                 match frame::records(rest, &head) {
