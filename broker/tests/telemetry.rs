@@ -245,7 +245,7 @@ fn a_sampled_message_has_a_span_of_the_broker_and_one_of_each_subscriber() {
     assert_ne!(to_away["spanId"], to_reader["spanId"]);
     assert_eq!((client_of(to_reader).as_str(), &to_reader["status"]["code"]), ("reader", &Value::Null));
     assert_eq!((client_of(to_away).as_str(), &to_away["status"]["code"]), ("away", &2.into()));
-    assert_eq!(attribute(to_away, "error.type"), "queue_full");
+    assert_eq!(attribute(to_away, "error.type"), "session_queue_full");
 
     // What nobody samples, or is no traceparent, is not traced: the next spans are those of the one
     // behind it.

@@ -31,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
         Parameter::text("user", "Those of this user."),
         Parameter::text("address", "Those connected from this address or network, like 192.0.2.0/24."),
         Parameter::text("listener", "Those connected by this listener: its name, or its URL."),
-        Parameter::choice("state", &["connected", "resting"], "Only these."),
+        Parameter::choice("state", &["connected", "offline"], "Only these."),
         LIMIT,
         CURSOR
     ],
@@ -53,7 +53,7 @@ object! {
         client: Arc<str>,
         /// Its user.
         user: Option<Arc<str>>,
-        /// Whether it is connected; otherwise its session rests.
+        /// Whether it is connected; otherwise its session is offline.
         connected: bool,
         /// Where it is connected from, with the port; "unix" for a Unix socket.
         address: Option<Arc<str>>,
@@ -81,7 +81,7 @@ object! {
         keep_alive_s: Option<u64>,
         /// How long its session outlives its connection, in seconds; none: for ever.
         session_expiry_s: Option<u64>,
-        /// While its session rests: in how many milliseconds it ends; none: never.
+        /// While its session is offline: in how many milliseconds it ends; none: never.
         session_ends_in_ms: Option<u64>,
         /// How it was recognized, like "password"; none: it was not.
         authentication: Option<String>,
@@ -427,7 +427,7 @@ async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
         clients::ClientView::Offline(..) => None,
     });
     let handle = handle.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
-        let error = format!("client '{client_id}' is not connected; its session rests");
+        let error = format!("client '{client_id}' is not connected; its session is offline");
         ApiError::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
     })?;
     leave(&handle, false).await?;

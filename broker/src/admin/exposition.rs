@@ -62,8 +62,8 @@ fn clients(core: &Core, page: &mut Exposition) {
         usage.connections_max,
     );
     page.gauge("lapwing_clients_connected", "Clients that are connected.", counts.live);
-    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.live_max);
-    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.offline);
+    page.gauge("lapwing_clients_connected_max", "The most at once since the start.", counts.live_max);
+    page.gauge("lapwing_sessions_offline", "Sessions that wait for their client.", counts.offline);
     page.counter(
         "lapwing_sessions_expired",
         "Sessions that ended since their client stayed away.",
@@ -93,7 +93,7 @@ fn traffic(core: &Core, page: &mut Exposition) {
     page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
     let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
     let reasons = Reason::skipped().map(|r| (r.name(), drops.get(r)));
-    page.counters("lapwing_messages_passed_over", passed, reasons);
+    page.counters("lapwing_messages_skipped", passed, reasons);
     page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
 }
@@ -145,7 +145,7 @@ const SLICE: usize = 512;
 
 /// What waits for clients and what is on its way to them: looked up where it is, since counting it would cost each message.
 fn queues(core: &Core, page: &mut Exposition) {
-    let (mut connected, mut resting) = ([0; 3], [0; 3]);
+    let (mut connected, mut offline) = ([0; 3], [0; 3]);
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
     loop {
         after = core.registry.page(after.as_deref(), SLICE, |_, client| match client {
@@ -156,7 +156,7 @@ fn queues(core: &Core, page: &mut Exposition) {
         });
         for (live, outbox) in outboxes.drain(..) {
             let (messages, bytes) = outbox.waiting();
-            let sums = if live { &mut connected } else { &mut resting };
+            let sums = if live { &mut connected } else { &mut offline };
             let all = [messages, bytes, outbox.in_flight() as u64];
             sums.iter_mut().zip(all).for_each(|(sum, more)| *sum += more);
         }
@@ -165,15 +165,15 @@ fn queues(core: &Core, page: &mut Exposition) {
         }
     }
     for (at, (name, help)) in [
-        ("lapwing_queued_messages", "Messages that wait for clients, those on disk included."),
-        ("lapwing_queued_bytes", "Their bytes."),
+        ("lapwing_session_queue_messages", "Messages that wait for clients, those on disk included."),
+        ("lapwing_session_queue_bytes", "Their bytes."),
         ("lapwing_in_flight_messages", "Messages of QoS 1 and 2 sent to clients and not acknowledged."),
     ]
     .into_iter()
     .enumerate()
     {
         let of = |sums: &[u64; 3]| sums.get(at).copied().unwrap_or(0);
-        let samples = [("connected", of(&connected)), ("resting", of(&resting))];
+        let samples = [("connected", of(&connected)), ("offline", of(&offline))];
         page.labelled((name, false), help, "state", samples.into_iter());
     }
 }

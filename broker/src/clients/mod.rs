@@ -255,7 +255,7 @@ impl Registry {
         self.with_offline(client_id, rest, |owned| ask(&mut owned.session))
     }
 
-    /// As [`resting`](Self::resting), with its outbox.
+    /// As [`resting`](Self::offline), with its outbox.
     pub fn with_offline<T>(
         &self,
         client_id: &str,
@@ -315,11 +315,11 @@ impl Registry {
 
     /// The sessions that rest now.
     pub fn all_offline(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
-        let resting = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
+        let offline = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
             Registration::Offline { rest, .. } => Some((client_id.clone(), *rest)),
             Registration::Live { .. } => None,
         };
-        self.lock().entries.iter().filter_map(resting).collect()
+        self.lock().entries.iter().filter_map(offline).collect()
     }
 
     /// How many there are.

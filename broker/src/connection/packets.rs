@@ -420,7 +420,7 @@ impl Connection {
             state.counters.no_subscriber += messages as u64;
         }
         for message in refused.into_values() {
-            let reason = Reason::QueueRefused;
+            let reason = Reason::SessionQueueRefused;
             self.log_refusal("PUBLISH", message.topic_str(), &refusal(reason));
             let subject =
                 TraceSubject { from: Some(&self.owned.session.client_id), ..TraceSubject::of(&message) };
@@ -503,9 +503,10 @@ pub(super) const fn refusal(reason: Reason) -> Violation {
     let code = match reason {
         Reason::TopicLimit => ReasonCode::TopicNameInvalid,
         Reason::PayloadFormat => ReasonCode::PayloadFormatInvalid,
-        Reason::UserProperties | Reason::RetainedFull | Reason::StoreRefused | Reason::QueueRefused => {
-            ReasonCode::QuotaExceeded
-        }
+        Reason::UserProperties
+        | Reason::RetainedFull
+        | Reason::StoreRefused
+        | Reason::SessionQueueRefused => ReasonCode::QuotaExceeded,
         _ => ReasonCode::NotAuthorized,
     };
     Violation::new(code, reason.text())

@@ -160,7 +160,7 @@ impl Core {
 
     fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> Publisher {
         let Some((identity, _)) = self.registry.about(client_id) else {
-            let rule = "no such client is connected, and no session of it rests".to_owned();
+            let rule = "no such client is connected, and it has no offline session".to_owned();
             return Publisher { known: false, refused: None, rule };
         };
         let policy = &snapshot.auth.policy;

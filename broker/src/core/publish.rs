@@ -38,7 +38,7 @@ impl PublishResult {
         match (self.unavailable, self.retained) {
             (true, _) | (_, RetainResult::Unavailable) => Some(Reason::StoreRefused),
             (false, RetainResult::Full) => Some(Reason::RetainedFull),
-            (false, RetainResult::Kept) => self.routed.refused.then_some(Reason::QueueRefused),
+            (false, RetainResult::Kept) => self.routed.refused.then_some(Reason::SessionQueueRefused),
         }
     }
 

@@ -153,7 +153,7 @@ fn span(span: &Span) -> Value {
     let status = match &span.end {
         End::Well => json!({}),
         End::PassedOver(reason) => {
-            attributes.push(text("lapwing.passed_over", reason.name()));
+            attributes.push(text("lapwing.skipped", reason.name()));
             json!({})
         }
         End::Dropped(reason) => {

@@ -323,7 +323,7 @@ impl Outbox {
                             packet_id: None,
                         });
                     }
-                    outcomes.dropped(Reason::QueueFullOldest, &oldest.message, &self.recipient);
+                    outcomes.dropped(Reason::SessionQueueOldest, &oldest.message, &self.recipient);
                 }
             }
         }
@@ -342,14 +342,14 @@ impl Outbox {
     #[inline]
     fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
-            return (!inner.has_room(size)).then_some(Reason::QueueFull);
+            return (!inner.has_room(size)).then_some(Reason::SessionQueueFull);
         }
         let (stored, bounds, size) = (&inner.disk, &inner.limits, size as u64);
         if stored.count == 0 {
             return None;
         }
         if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
-            return Some(Reason::DiskQueueFull);
+            return Some(Reason::SessionQueueDiskFull);
         }
         let total = self.disk_total.as_ref()?;
         let full = !total.has_room(size);
@@ -519,7 +519,7 @@ impl Outbox {
         let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
         match (full, inner.limits.policy) {
             (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
-            (Some(_), QueuePolicy::Refuse) => Err(Reason::QueueRefused),
+            (Some(_), QueuePolicy::Refuse) => Err(Reason::SessionQueueRefused),
             (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
         }
     }
@@ -630,12 +630,12 @@ mod tests {
     fn a_full_outbox_drops_by_its_policy() {
         let all = |outbox: &Outbox| ["a", "b", "c"].map(|payload| push(outbox, payload));
         let newest = outbox(2, QueuePolicy::DropNewest);
-        assert!(matches!(all(&newest)[2], Pushed::Dropped(Reason::QueueFull)));
+        assert!(matches!(all(&newest)[2], Pushed::Dropped(Reason::SessionQueueFull)));
         assert_eq!(taken(&newest), ["a", "b"]);
         let oldest = outbox(2, QueuePolicy::DropOldest);
         all(&oldest);
         assert_eq!(taken(&oldest), ["b", "c"]);
-        assert_eq!(oldest.recipient().drops().map(|drops| drops.get(Reason::QueueFullOldest)), Some(1));
+        assert_eq!(oldest.recipient().drops().map(|drops| drops.get(Reason::SessionQueueOldest)), Some(1));
         let refuse = outbox(2, QueuePolicy::Refuse);
         assert!(matches!(all(&refuse)[2], Pushed::Refused));
         assert!(refuse.recipient().drops().is_none());
@@ -647,13 +647,13 @@ mod tests {
         push(&outbox, "a");
         push(&outbox, "b");
         assert_eq!(taken(&outbox).len(), 2);
-        assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::QueueFull)));
+        assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::SessionQueueFull)));
         outbox.set_held(1, 1);
         assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
     }
 
     #[test]
-    fn a_resting_session_keeps_no_qos_0() {
+    fn an_offline_session_keeps_no_qos_0() {
         let outbox = outbox(9, QueuePolicy::DropNewest);
         let outcomes = Outcomes::default();
         let push_qos0 = |payload| {

@@ -232,10 +232,10 @@ mod tests {
             assert_eq!(router.outcomes.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
             passed.iter().map(|passed| passed.refused.len()).sum::<usize>()
         };
-        assert_eq!(ended(QueuePolicy::DropNewest, "12", Reason::QueueFull), 0);
-        assert_eq!(ended(QueuePolicy::DropOldest, "23", Reason::QueueFullOldest), 0);
+        assert_eq!(ended(QueuePolicy::DropNewest, "12", Reason::SessionQueueFull), 0);
+        assert_eq!(ended(QueuePolicy::DropOldest, "23", Reason::SessionQueueOldest), 0);
         assert_eq!(
-            ended(QueuePolicy::Refuse, "12", Reason::QueueRefused),
+            ended(QueuePolicy::Refuse, "12", Reason::SessionQueueRefused),
             1,
             "its publisher is to hear of it"
         );

@@ -34,7 +34,7 @@ struct CachedTopics {
     topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
     /// Unknown topics since the last one that was remembered beyond that many.
-    passed_over: usize,
+    skipped: usize,
     loan: CacheQuota,
 }
 
@@ -93,8 +93,8 @@ impl CachedTopics {
     /// Starts afresh where there is no room for more.
     fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &CacheUsage) {
         if self.topics.len() >= TOPICS || self.targets >= TARGETS {
-            self.passed_over = (self.passed_over + 1) % ONE_IN;
-            if self.passed_over != 0 {
+            self.skipped = (self.skipped + 1) % ONE_IN;
+            if self.skipped != 0 {
                 return;
             }
             let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);

@@ -63,7 +63,7 @@ impl Balancer {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
         let members = self.parts.len().max(1);
         let slack = (AHEAD_MAX * members).cast_signed();
-        let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
+        let of = |skipped: usize| next.wrapping_add(skipped) % members;
         // Both go round.
         let ahead = |part: &MemberShare| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
         let find = |most: usize, suits: &dyn Fn(usize, &MemberShare) -> bool| {
@@ -74,13 +74,13 @@ impl Balancer {
             let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
             ahead <= 0 && (must || is_near(at))
         };
-        let passed_over = find(members.min(LOOK_MAX), &is_due)
+        let skipped = find(members.min(LOOK_MAX), &is_due)
             .or_else(|| find(members.min(LOOK_MAX), &|at, part| is_near(at) && ahead(part) <= slack))
             // There is one, but that others change this meanwhile.
             .or_else(|| find(members, &|_, part| ahead(part) <= 0))
             .unwrap_or(0);
-        self.next.fetch_add(passed_over + 1, Ordering::Relaxed);
-        of(passed_over)
+        self.next.fetch_add(skipped + 1, Ordering::Relaxed);
+        of(skipped)
     }
 
     /// This member got a run of so many.

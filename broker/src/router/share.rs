@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_or_resting_member_cannot_take_of_a_burst_the_others_get() {
+    fn what_a_full_or_offline_member_cannot_take_of_a_burst_the_others_get() {
         let workers = Workers::new(3, QueueLimits { messages_max: 5, ..unbounded() });
         workers.outboxes[1].disconnect(&Outcomes::default());
         // Of the second burst, there is no room for two.

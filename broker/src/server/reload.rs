@@ -221,7 +221,7 @@ async fn reload(
         warn!("changed, but only a restart can change it, so it stays as it was: {keys}");
     }
     core.registry.wake_all();
-    revise_resting(core).await;
+    revise_offline(core).await;
     Ok(Reloaded { restart })
 }
 
@@ -274,7 +274,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// What the new rules take from sessions that rest: they would go on to collect messages that nobody may have.
-async fn revise_resting(core: &Arc<Core>) {
+async fn revise_offline(core: &Arc<Core>) {
     let snapshot = core.settings.get();
     let policy = &*snapshot.auth.policy;
     let bounds = QueueLimits::of(&snapshot.config);

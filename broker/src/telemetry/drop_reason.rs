@@ -59,13 +59,13 @@ reasons! {
     /// the message cannot be stored: the disk is full, or the store has failed
     StoreRefused "store_refused" Refused,
     /// a subscriber's queue is full and limits.queue_policy is refuse
-    QueueRefused "queue_refused" Refused,
+    SessionQueueRefused "session_queue_refused" Refused,
     /// the queue of the subscriber was full: this message did not get in (limits.queued_messages_max, limits.queued_bytes_max)
-    QueueFull "queue_full" Lost,
+    SessionQueueFull "session_queue_full" Lost,
     /// the queue of the subscriber was full: it was the oldest there and made room (limits.queue_policy is drop_oldest)
-    QueueFullOldest "queue_full_oldest" Lost,
+    SessionQueueOldest "session_queue_oldest" Lost,
     /// the queue of the session on disk was full (store.queue_messages_max, store.queue_bytes_max)
-    DiskQueueFull "disk_queue_full" Lost,
+    SessionQueueDiskFull "session_queue_disk_full" Lost,
     /// the queues on disk were full, all together (store.queues_bytes_max)
     DiskQueuesFull "disk_queues_full" Lost,
     /// no member of the shared group could take it: their queues were full

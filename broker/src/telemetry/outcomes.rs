@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(id, Some(7));
         traces.record(&subject(id, "home/temp"), None, Step::Retained);
         traces.record(&subject(id, "home/temp"), Some(&phone), Step::Dropped(Reason::Offline));
-        traces.record(&subject(id, "home/temp"), Some(&tv), Step::Dropped(Reason::QueueFull));
+        traces.record(&subject(id, "home/temp"), Some(&tv), Step::Dropped(Reason::SessionQueueFull));
         traces.record(&subject(None, "other"), Some(&phone), Step::Dropped(Reason::Expired));
         assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
         assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);

@@ -358,7 +358,7 @@ fn a_malformed_request_is_refused_with_cause_and_remedy() {
     refused("GET", "/nothing", None, 404, "openapi.json");
     refused("GET", "/clients/nobody", None, 404, "there is no client 'nobody'");
     refused("GET", "/clients?limit=0", None, 400, "from 1 to 1000");
-    refused("GET", "/clients?state=up", None, 400, "connected or resting");
+    refused("GET", "/clients?state=up", None, 400, "connected or offline");
     refused("GET", "/clients?address=here", None, 400, "192.0.2.0/24");
     refused("GET", "/clients?colour=red", None, 400, "client, user, address");
     refused("GET", "/retained?filter=a+b", None, 400, "%2B");
@@ -391,10 +391,10 @@ fn clients_are_listed_in_order_page_by_page_and_filtered() {
     let address = second.strip_prefix("mqtt://").unwrap();
     let named = [("id", "other"), ("user", "ann"), ("clean", "1")];
     let (_other, _) = Client::connect(address, "3.1.1", &named).unwrap();
-    let resting = operated.connect("resting");
-    drop(resting);
-    wait_until("the session rests", || operated.get("/clients/resting")["client"]["connected"] == false);
-    ids.extend(["other".to_owned(), "resting".to_owned()]);
+    let offline = operated.connect("offline");
+    drop(offline);
+    wait_until("the session rests", || operated.get("/clients/offline")["client"]["connected"] == false);
+    ids.extend(["other".to_owned(), "offline".to_owned()]);
     ids.sort();
     for limit in [1, 7, 29, 1_000] {
         assert_eq!(column(&operated.pages("/clients", limit), "client"), ids, "{limit}");
@@ -405,7 +405,7 @@ fn clients_are_listed_in_order_page_by_page_and_filtered() {
     assert_eq!(found("user=ann"), ["other"]);
     assert_eq!(found("listener=second"), ["other"]);
     assert_eq!(found(&format!("listener={}", encoded(&second))), ["other"]);
-    assert_eq!(found("state=resting"), ["resting"]);
+    assert_eq!(found("state=offline"), ["offline"]);
     assert_eq!(found("address=127.0.0.0%2F8").len(), 28);
     assert_eq!(found("address=192.0.2.1").len(), 0);
     // Any client identifier can be asked for.
@@ -476,9 +476,9 @@ fn a_client_is_shown_with_its_connection_session_and_subscriptions() {
     assert_eq!((&rests["in_flight_to_client"], &rests["client"]["queued_messages"]), (&json!(3), &json!(2)));
     assert!(rests["session_ends_in_ms"].as_u64().unwrap() <= 120_000 && rests["flow"].is_null());
     let figures = samples(&get(&operated.broker.address("http"), "/metrics").body);
-    assert_eq!(figures["lapwing_queued_messages{state=\"resting\"}"], 2.0);
-    assert_eq!(figures["lapwing_in_flight_messages{state=\"resting\"}"], 3.0);
-    assert_eq!(figures["lapwing_queued_messages{state=\"connected\"}"], 0.0);
+    assert_eq!(figures["lapwing_session_queue_messages{state=\"offline\"}"], 2.0);
+    assert_eq!(figures["lapwing_in_flight_messages{state=\"offline\"}"], 3.0);
+    assert_eq!(figures["lapwing_session_queue_messages{state=\"connected\"}"], 0.0);
     assert!(operated.ctl_fails(&["client", "nobody"]).contains("there is no client 'nobody'"));
 }
 
@@ -512,21 +512,21 @@ fn own_user_id() -> u32 {
 #[test]
 fn a_deleted_session_stays_deleted_after_kill_9() {
     let operated = Operated::start("");
-    let mut resting = operated.connect("resting");
-    resting.subscribe("a/#@1");
-    drop(resting);
-    wait_until("it rests", || operated.get("/clients/resting")["client"]["connected"] == false);
+    let mut offline = operated.connect("offline");
+    offline.subscribe("a/#@1");
+    drop(offline);
+    wait_until("it rests", || operated.get("/clients/offline")["client"]["connected"] == false);
     let mut live = operated.connect("live");
     live.subscribe("a/#@1");
     let mut publisher = operated.connect("publisher");
     publisher.publish("a/x", "x", &[]);
-    assert_eq!(operated.ctl(&["session", "delete", "resting"]), "the session of resting is deleted\n");
+    assert_eq!(operated.ctl(&["session", "delete", "offline"]), "the session of offline is deleted\n");
     assert!(operated.ctl(&["session", "delete", "live"]).contains("and it is disconnected"));
     assert_eq!(operated.pages("/subscriptions", 10).len(), 0);
     assert!(operated.ctl_fails(&["session", "delete", "live"]).contains("there is no client 'live'"));
     let operated = operated.kill_and_start();
     assert_eq!(column(&operated.pages("/clients", 10), "client"), ["publisher"]);
-    for id in ["resting", "live"] {
+    for id in ["offline", "live"] {
         assert!(!Client::resume(&operated.mqtt(), id, "5.0").unwrap().1, "{id}");
     }
     drop(live);

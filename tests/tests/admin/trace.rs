@@ -141,7 +141,7 @@ fn a_trace_by_receiver_finds_a_lost_message() {
     publisher.publish("t", "first", &[("p.expiry", "0")]);
     assert_eq!(trace.story(1), ["phone queued -"]);
     publisher.publish("t", "second", &[]);
-    assert_eq!(trace.story(1), ["phone dropped disk_queue_full"]);
+    assert_eq!(trace.story(1), ["phone dropped session_queue_disk_full"]);
     // What waited on disk has its number still.
     let _back = resume(&broker, "phone");
     let expired = trace.next();
@@ -226,7 +226,7 @@ fn explain_lists_who_gets_a_message_who_does_not_and_why() {
     };
     assert_eq!(verdict("root"), ("no_local".to_owned(), false));
     assert_eq!(verdict("ann"), ("denied_delivery".to_owned(), false));
-    assert_eq!(verdict("bob"), ("queue_full".to_owned(), false));
+    assert_eq!(verdict("bob"), ("session_queue_full".to_owned(), false));
     let mut pair = [verdict("one"), verdict("two")];
     pair.sort();
     assert_eq!(pair.map(|(verdict, _)| verdict).concat(), "keptnot_its_turn", "{answer}");
@@ -239,7 +239,7 @@ fn explain_lists_who_gets_a_message_who_does_not_and_why() {
     // For people, and a page at a time.
     let text = ask(&["explain", "home/other", "--from", "ann"]);
     assert!(text.contains("may not publish it (denied_publish)"), "{text}");
-    assert!(text.contains("would be sent to it") && text.contains("queue_full: "), "{text}");
+    assert!(text.contains("would be sent to it") && text.contains("session_queue_full: "), "{text}");
     assert!(text.contains("home/+, home/#") || text.contains("home/#, home/+"), "{text}");
     let first: Value =
         serde_json::from_str(&ask(&["--json", "explain", "home/secret", "--limit", "2"])).unwrap();

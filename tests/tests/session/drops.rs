@@ -31,7 +31,7 @@ fn ends(admin: &str) -> BTreeMap<String, u64> {
     let mut page = String::new();
     stream.read_to_string(&mut page).unwrap();
     let mut found = BTreeMap::new();
-    for family in ["dropped", "passed_over"] {
+    for family in ["dropped", "skipped"] {
         let prefix = format!("lapwing_messages_{family}_total{{reason=\"");
         for (reason, n) in page
             .lines()
@@ -89,7 +89,7 @@ impl Site {
     }
 
     /// A session with a subscription to `t`, whose client has gone.
-    fn resting(&self, filters: &str) {
+    fn offline(&self, filters: &str) {
         let mut client = self.resuming("away");
         client.subscribe(filters);
         client.send("disconnect", &[]).unwrap();
@@ -180,40 +180,40 @@ ends_by! {
         assert_eq!(ends(&inside.admin()).keys().collect::<Vec<_>>(), ["store_refused"]);
     }
 
-    QueueRefused as queue_refused {
+    SessionQueueRefused as session_queue_refused {
         let site = full("refuse");
         assert_eq!(site.publisher().publish("t", "more", &[])["reason"], "151");
-        site.only(Reason::QueueRefused, 1);
+        site.only(Reason::SessionQueueRefused, 1);
     }
 
-    QueueFull as queue_full {
+    SessionQueueFull as session_queue_full {
         let site = full("drop_newest");
         assert_eq!(site.publisher().publish("t", "more", &[])["reason"], "0");
-        site.only(Reason::QueueFull, 1);
+        site.only(Reason::SessionQueueFull, 1);
         let mut away = site.resuming("away");
         assert_eq!(away.expect("publish")["payload"], "first");
     }
 
-    QueueFullOldest as queue_full_oldest {
+    SessionQueueOldest as session_queue_oldest {
         let site = full("drop_oldest");
         assert_eq!(site.publisher().publish("t", "more", &[])["reason"], "0");
-        site.only(Reason::QueueFullOldest, 1);
+        site.only(Reason::SessionQueueOldest, 1);
         let mut away = site.resuming("away");
         assert_eq!(away.expect("publish")["payload"], "more");
     }
 
-    DiskQueueFull as disk_queue_full {
+    SessionQueueDiskFull as session_queue_disk_full {
         let site = Site::start("[store]\nqueue_messages_max = 1\n");
-        site.resting("t@1");
+        site.offline("t@1");
         for payload in ["first", "more"] {
             assert_eq!(site.publisher().publish("t", payload, &[])["reason"], "0");
         }
-        site.only(Reason::DiskQueueFull, 1);
+        site.only(Reason::SessionQueueDiskFull, 1);
     }
 
     DiskQueuesFull as disk_queues_full {
         let site = Site::start("[store]\nqueues_bytes_max = 1\n");
-        site.resting("t@1");
+        site.offline("t@1");
         for payload in ["first", "more"] {
             assert_eq!(site.publisher().publish("t", payload, &[])["reason"], "0");
         }
@@ -222,7 +222,7 @@ ends_by! {
 
     NoMember as no_member {
         let site = Site::start("[store]\nin_memory = true\n[limits]\nqueued_messages_max = 1\n");
-        site.resting("$share/g/t@1");
+        site.offline("$share/g/t@1");
         for payload in ["first", "more"] {
             assert_eq!(site.publisher().publish("t", payload, &[])["reason"], "0");
         }
@@ -276,7 +276,7 @@ ends_by! {
 
     Expired as expired {
         let site = Site::start("");
-        site.resting("t@1");
+        site.offline("t@1");
         site.publisher().publish("t", "x", &[("p.expiry", "0")]);
         let _back = site.resuming("away");
         site.only(Reason::Expired, 1);
@@ -284,7 +284,7 @@ ends_by! {
 
     WaitedTooLong as waited_too_long {
         let site = Site::start("[limits]\nmessage_expiry_max_s = 1\n");
-        site.resting("t@1");
+        site.offline("t@1");
         site.publisher().publish("t", "x", &[]);
         // The time itself is what is waited for.
         std::thread::sleep(Duration::from_millis(1_100));
@@ -310,7 +310,7 @@ ends_by! {
     SessionEnded as session_ended {
         for store in ["", "[store]\nin_memory = true\n"] {
             let site = Site::start(store);
-            site.resting("t@1");
+            site.offline("t@1");
             site.publisher().publish("t", "1", &[]);
             site.publisher().publish("t", "2", &[]);
             site.client(&[("id", "away"), ("clean", "1")]);
@@ -337,7 +337,7 @@ ends_by! {
 
     Offline as offline {
         let site = Site::start("");
-        site.resting("t@0");
+        site.offline("t@0");
         site.publisher().publish("t", "x", &[]);
         site.only(Reason::Offline, 1);
     }
@@ -347,7 +347,7 @@ ends_by! {
 fn full(policy: &str) -> Site {
     let limits = format!("[limits]\nqueued_messages_max = 1\nqueue_policy = '{policy}'\n");
     let site = Site::start(&format!("[store]\nin_memory = true\n{limits}"));
-    site.resting("t@1");
+    site.offline("t@1");
     assert_eq!(site.publisher().publish("t", "first", &[])["reason"], "0");
     site
 }

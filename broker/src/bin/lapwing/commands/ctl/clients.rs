@@ -30,14 +30,14 @@ pub struct Clients {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum State {
     Connected,
-    Resting,
+    Offline,
 }
 
 impl Clients {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let state = self.state.map(|state| match state {
             State::Connected => "connected".to_owned(),
-            State::Resting => "resting".to_owned(),
+            State::Offline => "offline".to_owned(),
         });
         let query = [
             ("client", self.pattern.clone()),
@@ -88,7 +88,7 @@ fn detail(answer: &serde_json::Value) -> String {
         sheet.line("MQTT", text(&answer["protocol_version"]));
         sheet.line("keep alive", table_seconds(&answer["keep_alive_s"]));
     } else {
-        sheet.say("state", "its session rests");
+        sheet.say("state", "its session is offline");
         let ends = &answer["session_ends_in_ms"];
         sheet.say("session ends in", &ends.as_u64().map_or_else(|| "never".to_owned(), duration));
     }

@@ -102,7 +102,7 @@ fn shown(answer: &Value, receivers: &[Value]) -> String {
     let columns: &[Column<'_>] = &[
         ("CLIENT", &|r| text(&r["client"])),
         ("USER", &|r| text(&r["user"])),
-        ("STATE", &|r| Cell::Text(if r["connected"] == true { "connected" } else { "resting" }.to_owned())),
+        ("STATE", &|r| Cell::Text(if r["connected"] == true { "connected" } else { "offline" }.to_owned())),
         ("QOS", &|r| number(&r["qos"])),
         ("QUEUED", &|r| number(&r["queued_messages"])),
         ("GETS IT", &|r| text(&r["gets"])),

@@ -135,8 +135,8 @@ mod tests {
             "12:03:04.123 #7   matched 2 sessions\n"
         );
         assert_eq!(
-            say(line(json!(7), json!("tv"), "dropped", json!("queue_full"), "its queue was full")),
-            "12:03:04.123 #7   tv: dropped (queue_full): its queue was full\n"
+            say(line(json!(7), json!("tv"), "dropped", json!("session_queue_full"), "its queue was full")),
+            "12:03:04.123 #7   tv: dropped (session_queue_full): its queue was full\n"
         );
         assert_eq!(
             say(line(json!(null), json!("tv"), "sent", json!(null), "QoS 1")),
