@@ -4,16 +4,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lapwing_protocol::alias::{Naming, TopicPlace};
+use lapwing_protocol::alias::{Naming, OutboundAliases, TopicPlace};
 use lapwing_protocol::packet::{Ack, Packet, PublishHeader};
 use lapwing_protocol::{EncodeError, PacketId, QoS, ReasonCode};
 use tracing::{debug, warn};
 
-use super::packets::refusal;
-use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish};
+use super::commit_queue::HeldPublish;
+use super::negotiated::AliasedTopic;
+use super::refusals::refusal;
+use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES};
 use crate::auth::Action;
 use crate::clients::owned::OwnedSession;
 use crate::config::mount;
+use crate::connection::output::Output;
 use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
@@ -38,23 +41,42 @@ pub(super) enum Fetch {
     Retained(Vec<Box<str>>, ReadReply<Vec<Message>>),
 }
 
+/// The sending half of a connection.
+#[derive(Default)]
+pub(crate) struct Outbound {
+    pub(crate) output: Output,
+    /// Topics that our aliases stand for, with their last use.
+    pub(super) aliases: Vec<(AliasedTopic, u64)>,
+    pub(super) alias_book: OutboundAliases,
+    /// A question to the store that is under way.
+    pub(super) fetch: Option<Fetch>,
+    /// Retained messages that were fetched.
+    pub(super) fetched: Fetched,
+    /// Set when the store could not be read: nothing more is fetched over this connection.
+    pub(super) unreadable: bool,
+    /// Number of pending messages that the outbox was told last.
+    pub(super) reported_pending: usize,
+    /// Number of messages in flight that the outbox was told last.
+    pub(super) reported_in_flight: usize,
+}
+
 impl Connection {
     /// Gathers what the session has to send; `true` when there may be more once this is written.
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
         let level = self.level();
-        self.records.append_outcomes(&mut self.owned.session, level);
+        self.commits.records.append_outcomes(&mut self.owned.session, level);
         if !self.owned.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }
         // The outbox counts what was taken until it hears otherwise.
         let outgoing = &self.owned.session.outgoing;
-        if self.state.last_reported_pending != outgoing.pending.len() {
-            self.state.last_reported_pending = outgoing.pending.len();
+        if self.outbound.reported_pending != outgoing.pending.len() {
+            self.outbound.reported_pending = outgoing.pending.len();
             self.owned.outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
         }
-        if self.state.reported_in_flight != outgoing.in_flight() {
-            self.state.reported_in_flight = outgoing.in_flight();
+        if self.outbound.reported_in_flight != outgoing.in_flight() {
+            self.outbound.reported_in_flight = outgoing.in_flight();
             self.owned.outbox.set_in_flight(outgoing.in_flight());
         }
         more
@@ -62,22 +84,22 @@ impl Connection {
 
     fn gather_until_idle(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         loop {
-            if self.state.held_publish_bytes >= GATHER_BYTES {
+            if self.commits.publish_bytes >= GATHER_BYTES {
                 // The store wakes this task when they may go.
                 return false;
             }
             // Payloads that stay where they are take no buffer: more of them go in one write.
-            let most = if self.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
-            if self.output.len() >= most || self.state.turn.is_over() {
+            let most = if self.outbound.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
+            if self.outbound.output.len() >= most || self.pacing.slice.is_over() {
                 return true;
             }
             let fetching = self.poll_fetch(cx);
             if let Some(transmit) = self.owned.session.poll(now) {
                 self.transmit(transmit, now);
-                self.state.turn.spend(1);
+                self.pacing.slice.spend(1);
                 continue;
             }
-            if fetching || self.state.unreadable {
+            if fetching || self.outbound.unreadable {
                 return false;
             }
             let OwnedSession { session, outbox, .. } = &mut self.owned;
@@ -85,7 +107,7 @@ impl Connection {
             let missing = outgoing.unloaded(PAGE_MESSAGES);
             if !missing.is_empty() {
                 let reply = self.core.store.read_at(number, missing.clone());
-                self.state.fetch = Some(Fetch::Flights(missing, reply));
+                self.outbound.fetch = Some(Fetch::Flights(missing, reply));
                 continue;
             }
             if !outgoing.is_hungry() {
@@ -93,22 +115,22 @@ impl Connection {
             }
             if let Some(replay) = session.subscriptions.cursors.front_mut() {
                 // It may walk over many topics and find none.
-                self.state.turn.spend(REPLAY_WORK);
-                let (retained, fetched) = (&self.core.router.retained, &self.state.fetched);
+                self.pacing.slice.spend(REPLAY_WORK);
+                let (retained, fetched) = (&self.core.router.retained, &self.outbound.fetched);
                 match retained.next(replay, REPLAY_MESSAGES, now, fetched, &mut outgoing.replay) {
                     Next::More => {}
                     Next::End => self.replayed(),
                     Next::Fetch(topics) => {
                         let reply = self.core.store.retained(topics.clone());
-                        self.state.fetch = Some(Fetch::Retained(topics, reply));
+                        self.outbound.fetch = Some(Fetch::Retained(topics, reply));
                     }
                 }
                 continue;
             }
             match outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, cx.waker()) {
-                Take::Some => self.state.last_reported_pending = outgoing.pending.len(),
+                Take::Some => self.outbound.reported_pending = outgoing.pending.len(),
                 Take::Nothing => {
-                    self.state.last_reported_pending = 0;
+                    self.outbound.reported_pending = 0;
                     return false;
                 }
                 Take::Stored(from, until) => {
@@ -119,7 +141,7 @@ impl Connection {
                         messages_max: PAGE_MESSAGES,
                         bytes_max: PAGE_BYTES,
                     };
-                    self.state.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
+                    self.outbound.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
                 }
             }
         }
@@ -135,7 +157,7 @@ impl Connection {
 
     /// Takes in what was fetched; `true`: it is still on its way.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(fetch) = &mut self.state.fetch else { return false };
+        let Some(fetch) = &mut self.outbound.fetch else { return false };
         let outgoing = &mut self.owned.session.outgoing;
         let known = match fetch {
             Fetch::Queue(reply) => match Pin::new(reply).poll(cx) {
@@ -167,22 +189,22 @@ impl Connection {
                 Poll::Pending => return true,
                 Poll::Ready(found) => found.map(|messages| {
                     let by_topic = |message: Message| (message.topic_str().into(), Some(message));
-                    self.state.fetched = topics.drain(..).map(|topic| (topic, None)).collect();
-                    self.state.fetched.extend(messages.into_iter().map(by_topic));
+                    self.outbound.fetched = topics.drain(..).map(|topic| (topic, None)).collect();
+                    self.outbound.fetched.extend(messages.into_iter().map(by_topic));
                 }),
             },
         };
-        self.state.fetch = None;
+        self.outbound.fetch = None;
         if known.is_err() {
             warn!(client = %self.owned.session.client_id, "the store cannot be read: its messages are not delivered now");
-            self.state.unreadable = true;
+            self.outbound.unreadable = true;
         }
         false
     }
 
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
-        self.state.fetched = Fetched::new();
+        self.outbound.fetched = Fetched::new();
         let OwnedSession { session, outbox, .. } = &mut self.owned;
         let Some(replay) = session.subscriptions.cursors.pop_front() else { return };
         if !outbox.is_stored() {
@@ -209,9 +231,9 @@ impl Connection {
                 let Ok(len) = packet.encoded_len(version, most) else { return };
                 let mut header = vec![0; len];
                 if packet.encode(version, most, &mut header).is_ok() {
-                    self.state.counters.packets_sent += 1;
-                    self.state.hold_publish(HeldPublish {
-                        ticket: self.state.resumed,
+                    self.stats.counters.packets_sent += 1;
+                    self.commits.hold_publish(HeldPublish {
+                        ticket: self.commits.resumed,
                         header,
                         message: None,
                     });
@@ -255,7 +277,7 @@ impl Connection {
                 let sent = self.send_publish(&header, message, ticket);
                 // An alias that was not sent is not known to the client.
                 if let Some(alias) = topic_alias.filter(|_| sent.is_err())
-                    && let Some((place, _)) = self.state.aliases_out.get_mut(usize::from(alias) - 1)
+                    && let Some((place, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
                 {
                     place.set(&[]);
                 }
@@ -299,7 +321,7 @@ impl Connection {
         }
         let exactly_once = delivery.terms.qos == QoS::ExactlyOnce;
         if dup {
-            return if exactly_once { self.state.resumed } else { Ticket::default() };
+            return if exactly_once { self.commits.resumed } else { Ticket::default() };
         }
         let step = FlightStep::Sent {
             session: self.owned.session.number,
@@ -310,7 +332,7 @@ impl Connection {
             body: (delivery.seq & REPLAYED != 0).then(|| Box::new(delivery.clone())),
         };
         let level = if exactly_once { self.level() } else { Durability::None };
-        let ticket = self.records.append(step.into(), level);
+        let ticket = self.commits.records.append(step.into(), level);
         if exactly_once { ticket } else { Ticket::default() }
     }
 
@@ -325,26 +347,26 @@ impl Connection {
             + header.topic.len()
             + header.forwarded.len()
             + 5 * header.subscription_identifiers.len();
-        let state = &mut self.state;
+        let commits = &mut self.commits;
         // Nothing overtakes a message that waits: order, and aliases that it introduces.
-        let held = !ticket.is_free() || !state.held_publishes.is_empty();
+        let held = !ticket.is_free() || !commits.publishes.is_empty();
         let encoded: Result<(), EncodeError> = if held {
             let mut bytes = vec![0; header_max];
             header.encode(version, packet_bytes_max, &mut bytes).map(|len| {
                 bytes.truncate(len);
-                state.hold_publish(HeldPublish { ticket, header: bytes, message: Some(message.clone()) });
+                commits.hold_publish(HeldPublish { ticket, header: bytes, message: Some(message.clone()) });
             })
         } else {
-            self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out))
+            self.outbound.output.append(header_max, |out| header.encode(version, packet_bytes_max, out))
         };
         if let Err(error) = encoded {
             debug!(client = %self.owned.session.client_id, topic = message.topic_str(), %error, "not delivered");
             return Err(Reason::TooLarge);
         }
         if !held {
-            self.output.payload(message);
+            self.outbound.output.payload(message);
         }
-        let counters = &mut self.state.counters;
+        let counters = &mut self.stats.counters;
         counters.packets_sent += 1;
         counters.publish_sent += 1;
         counters.publish_bytes_sent += header.payload_len as u64;
@@ -357,11 +379,11 @@ impl Connection {
         if most == 0 {
             return (true, None);
         }
-        let state = &mut self.state;
-        if state.aliases_out.is_empty() {
-            state.aliases_out.resize_with(most, Default::default);
+        let Outbound { aliases, alias_book, .. } = &mut self.outbound;
+        if aliases.is_empty() {
+            aliases.resize_with(most, Default::default);
         }
-        match state.alias_book.name(&mut state.aliases_out, topic) {
+        match alias_book.name(aliases, topic) {
             Naming::Name => (true, None),
             Naming::Introduce(alias) => (true, Some(alias)),
             Naming::Alias(alias) => (false, Some(alias)),

@@ -35,7 +35,7 @@ impl Connection {
             .into());
         }
         match auth.reason {
-            ReasonCode::ReAuthenticate if self.state.reauth.is_none() => {
+            ReasonCode::ReAuthenticate if self.reauth.is_none() => {
                 let Some(method) = self.snapshot.auth.method(&method) else {
                     return Err(violation("the authentication method is gone"));
                 };
@@ -46,12 +46,12 @@ impl Connection {
                     user_name: self.owned.identity.user.as_deref(),
                     password: None,
                 };
-                self.state.reauth = Some(Reauth { exchange: method.begin(&credentials), rounds: 0 });
+                self.reauth = Some(Reauth { exchange: method.begin(&credentials), rounds: 0 });
             }
-            ReasonCode::ContinueAuthentication if self.state.reauth.is_some() => {}
+            ReasonCode::ContinueAuthentication if self.reauth.is_some() => {}
             _ => return Err(violation("AUTH out of turn")),
         }
-        let Some(reauth) = &mut self.state.reauth else { return Ok(()) };
+        let Some(reauth) = &mut self.reauth else { return Ok(()) };
         reauth.rounds += 1;
         if reauth.rounds > AUTH_ROUNDS_MAX {
             return Err(violation("the re-authentication takes too many steps"));
@@ -62,7 +62,7 @@ impl Connection {
                 self.send_auth(ReasonCode::ContinueAuthentication, &method, Some(&data))
             }
             AuthStep::Accept { identity, data } => {
-                self.state.reauth = None;
+                self.reauth = None;
                 if identity.user != self.owned.identity.user {
                     let text = "re-authenticated as another user: a session belongs to its user";
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
@@ -91,7 +91,7 @@ impl Connection {
     fn send_auth(&mut self, reason: ReasonCode, method: &str, data: Option<&[u8]>) {
         let mut buffer = vec![0; AUTH_BYTES_MAX];
         match auth_packet(reason, method, data, &mut buffer) {
-            Ok(packet) => self.send(&packet, Ticket::default(), false),
+            Ok(packet) => self.send(&packet, Ticket::default()),
             Err(error) => info!(%error, "AUTH not sent"),
         }
     }

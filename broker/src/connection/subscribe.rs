@@ -7,7 +7,8 @@ use lapwing_protocol::property::Properties;
 use lapwing_protocol::{QoS, ReasonCode, topic};
 use tracing::debug;
 
-use super::packets::{DENIED_SUBSCRIBE, REASON_STRING_MAX};
+use super::refusals::DENIED_SUBSCRIBE;
+use super::reply::REASON_STRING_MAX;
 use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::config::mount;
@@ -54,7 +55,7 @@ impl Connection {
         let mut buffer = [0; REASON_STRING_MAX];
         let properties = self.words(text, &mut buffer);
         let answer = SubAck { packet_id, properties, reasons: ReasonCodes::new(&reasons) };
-        self.send(&Packet::SubAck(answer), ticket, false);
+        self.send(&Packet::SubAck(answer), ticket);
         Ok(())
     }
 
@@ -155,6 +156,6 @@ impl Connection {
         let packet_id = unsubscribe.packet_id;
         let answer =
             UnsubAck { packet_id, properties: Properties::NONE, reasons: ReasonCodes::new(&reasons) };
-        self.send(&Packet::UnsubAck(answer), ticket, false);
+        self.send(&Packet::UnsubAck(answer), ticket);
     }
 }

@@ -320,11 +320,11 @@ impl Retained {
                     is_own: key.is_own(),
                 });
             }
-            let outcomes = visits == 0 || left == 0;
-            if outcomes {
+            let is_end = visits == 0 || left == 0;
+            if is_end {
                 last = Some(key.topic().into());
             }
-            outcomes
+            is_end
         });
         last
     }

@@ -7,7 +7,8 @@ use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
 
 use super::{ConnectError, ConnectRequest};
 use crate::config::mount;
-use crate::connection::{AnnouncedLimits, Negotiated, user_properties_fit};
+use crate::connection::negotiated::{AnnouncedLimits, Negotiated};
+use crate::connection::user_properties_fit;
 use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
-use lapwing_protocol::{EncodeError, ReasonCode};
+use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 
@@ -15,8 +15,14 @@ use crate::auth::{Identity, audit};
 use crate::clients::handle::ClientHandle;
 use crate::clients::owned::OwnedSession;
 use crate::clients::{Claim, ClaimRequest};
+use crate::connection::Connection;
+use crate::connection::commit_queue::CommitQueue;
+use crate::connection::delivery::Outbound;
+use crate::connection::inbound::Inbound;
 use crate::connection::output::Output;
-use crate::connection::{Connection, State};
+use crate::connection::pacing::Pacing;
+use crate::connection::publisher::Publisher;
+use crate::connection::stats::Stats;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
 use crate::message::Durability;
@@ -86,13 +92,13 @@ pub(crate) async fn open_session(
     info!(client = %client_id, peer = %handle.peer.address, listener = %handle.peer.listener, user = ?owned.identity.user,
         version = %request.negotiated.version, session_present, "connected");
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
-    let mut output = Output::default();
+    let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
-    let mut state = State::new(!input.is_empty(), resumed, rates, core.now());
+    let mut commits = CommitQueue::new(RecordBatch::of(&core.store), resumed);
     match connack(&endpoint, &request, session_present) {
         // The client may rely on its old session being gone.
-        Ok(bytes) if !ended.is_free() => state.hold(&bytes, ended, false),
-        Ok(bytes) => output.extend(&bytes),
+        Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended, PacketType::ConnAck),
+        Ok(bytes) => outbound.output.extend(&bytes),
         Err(error) => {
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
         }
@@ -101,20 +107,22 @@ pub(crate) async fn open_session(
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
-        place,
+        permit: place,
         number,
         owned,
         negotiated: request.negotiated,
-        end,
+        close: end,
         handle,
         snapshot,
         endpoint,
         expires_at,
-        state,
-        input,
-        output,
-        records: RecordBatch::of(&core.store),
-        keep_alive,
+        reauth: None,
+        inbound: Inbound::new(input, rates),
+        publisher: Publisher::default(),
+        outbound,
+        commits,
+        pacing: Pacing::new(keep_alive),
+        stats: Stats::new(core.now()),
     }))
 }
 

@@ -39,12 +39,13 @@ impl Connection {
             mut owned,
             number,
             negotiated,
-            end,
-            mut output,
-            place,
-            mut state,
+            close: signal,
+            outbound,
+            permit,
+            mut pacing,
             ..
         } = *self;
+        let mut output = outbound.output;
         // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
         let finish = match &exit {
@@ -61,13 +62,13 @@ impl Connection {
         };
         let (told, leave) = match exit {
             Exit::Told(end) => (Some(end), None),
-            Exit::Expelled(leave) => (state.close_requested.take().flatten(), Some(leave)),
-            _ => (state.close_requested.take().flatten(), None),
+            Exit::Expelled(leave) => (pacing.close_requested.take(), Some(leave)),
+            _ => (pacing.close_requested.take(), None),
         };
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
             owned.session.expiry_s = 0;
         }
-        settle(&core, number, owned, end, told);
+        settle(&core, number, owned, signal, told);
         // Whoever has asked meanwhile finds the session where it is now.
         handle.close();
         if let Some(leave) = leave {
@@ -79,7 +80,7 @@ impl Connection {
         if !(over && output.len() == 0) {
             close(stream, output).await;
         }
-        drop(place);
+        drop(permit);
     }
 
     fn log(&self, exit: &Exit) {
@@ -119,7 +120,7 @@ pub(crate) fn settle(
     };
     let session = &mut owned.session;
     let client_id = session.client_id.clone();
-    let outcomes = session.expiry_s == 0;
+    let ends = session.expiry_s == 0;
     let due = session.go_offline(now);
     for (reason, message) in session.outgoing.lost.drain(..) {
         core.outcomes.dropped(reason, &message, owned.outbox.recipient());
@@ -129,7 +130,7 @@ pub(crate) fn settle(
     session.outgoing.recount();
     owned.outbox.set_held(session.outgoing.pending.len(), session.outgoing.pending_bytes);
     owned.outbox.set_in_flight(session.outgoing.in_flight());
-    if outcomes {
+    if ends {
         // The session and its will are over before anybody else has the client identifier.
         core.end_session(owned, Durability::None);
         if !core.registry.release(&client_id, number)

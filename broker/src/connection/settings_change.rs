@@ -46,7 +46,7 @@ impl Connection {
         }
         self.owned.outbox.set_limits(QueueLimits::of(&snapshot.config));
         let user = self.owned.identity.user.as_ref();
-        self.state.rates = self.core.user_rates.rate_limits(user, &self.endpoint.limits);
+        self.inbound.rates = self.core.user_rates.rate_limits(user, &self.endpoint.limits);
         match policy.renew(&self.owned.identity, &client_id, Some(&self.handle.peer)) {
             Ok(identity) => {
                 self.expires_at = identity.expires_at(self.core.now());
@@ -73,7 +73,7 @@ impl Connection {
             match question {
                 Command::Report(subscriptions_max, to) => {
                     let mut account = SessionReport::of(&self.owned, subscriptions_max);
-                    let (flow, rates) = self.state.pace.rates(self.core.now(), &self.state.counters);
+                    let (flow, rates) = self.stats.window.rates(self.core.now(), &self.stats.counters);
                     account.connection = Some(report::ConnectionReport {
                         flow,
                         rates,

@@ -1,0 +1,243 @@
+//! PUBLISH: the checks, the descent to the router, and the batch of messages that nobody waits for.
+
+use std::task::Waker;
+
+use lapwing_protocol::alias::{self, AliasError};
+use lapwing_protocol::packet::Publish;
+use lapwing_protocol::{QoS, ReasonCode, topic};
+
+use super::negotiated::AliasedTopic;
+use super::{Connection, Exit};
+use crate::auth::Action;
+use crate::config::{DeniedPublish, mount};
+use crate::connection::refusals::refusal;
+use crate::connection::user_properties_fit;
+use crate::core::publish::published_by;
+use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
+use crate::router::{Batch, BatchResult, RouteCache};
+use crate::session::Violation;
+use crate::store::Ticket;
+use crate::store::publish_record::PublishRecord;
+use crate::telemetry::drop_reason::Reason;
+use crate::telemetry::trace::{Step, TraceSubject};
+
+/// The publishing half of a connection.
+#[derive(Default)]
+pub(crate) struct Publisher {
+    pub(super) cache: RouteCache,
+    /// Messages of QoS 0 that leave together.
+    pub(super) batch: Batch,
+    /// Receivers to wake once this turn has published all it has.
+    pub(super) wakers: Vec<Waker>,
+    /// Buffer for properties that are left out, and for packets that wait.
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Connection {
+    /// Takes a message in: checks it, passes it on, acknowledges it.
+    pub(super) fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
+        self.stats.counters.publish_received += 1;
+        self.stats.counters.publish_bytes_received += publish.payload.len() as u64;
+        // Taken out, so that the topic name may borrow from it beside `self`.
+        let mut aliases = std::mem::take(&mut self.inbound.aliases);
+        let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
+        let outcome = topic.map(|topic| self.take_message(publish, topic, now));
+        self.inbound.aliases = aliases;
+        let outcome = outcome.inspect_err(|_| self.core.outcomes.drops.add(Reason::Violation, 1))?;
+        let (reason, ticket, text) = match outcome {
+            Ok((reason, ticket)) => (reason, ticket, None),
+            Err(reason) => {
+                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
+                let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
+                    || (reason == Reason::DeniedPublish
+                        && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
+                let refusal = refusal(reason);
+                if closes && !self.negotiated.version.has_properties() {
+                    return Err(refusal.into());
+                }
+                (refusal.reason, Ticket::default(), Some(refusal.text))
+            }
+        };
+        if let Some(reply) = self.owned.session.acknowledge(publish.qos, publish.packet_id, reason) {
+            self.reply(reply, text, ticket);
+        }
+        Ok(())
+    }
+
+    /// What the client was told in CONNACK.
+    fn as_agreed(&self, publish: &Publish<'_>) -> Result<(), Exit> {
+        if publish.qos as u8 > self.negotiated.told.qos_max {
+            return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
+        }
+        if publish.retain && !self.negotiated.told.retain_available {
+            return Err(
+                Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a message in, or says to all who want to know why not.
+    fn take_message(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+    ) -> Result<(ReasonCode, Ticket), Reason> {
+        if self.core.outcomes.traces.is_on() {
+            return self.take_followed(publish, topic, now);
+        }
+        let outcome = self.route(publish, topic, now, None);
+        if let Err(reason) = outcome {
+            self.not_taken(publish, topic, reason, (None, now));
+        }
+        outcome
+    }
+
+    /// The topic name that a PUBLISH means (`3.3.2.3.4`).
+    fn topic_name<'a>(
+        &self,
+        publish: &Publish<'a>,
+        aliases: &'a mut Vec<AliasedTopic>,
+    ) -> Result<&'a str, Exit> {
+        let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
+        if aliases.is_empty() {
+            aliases.resize_with(usize::from(self.negotiated.told.topic_aliases_max), AliasedTopic::default);
+        }
+        let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
+            Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
+            Err(AliasError::OutOfRange) => Violation::new(
+                ReasonCode::TopicAliasInvalid,
+                "a topic alias above limits.topic_aliases_in_max",
+            ),
+            Err(AliasError::Unknown | AliasError::TopicTooLong) => {
+                Violation::new(ReasonCode::ProtocolError, "a topic alias that was never introduced")
+            }
+        };
+        Err(violation.into())
+    }
+
+    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not taken.
+    pub(super) fn route(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+        trace: Option<TraceId>,
+    ) -> Result<(ReasonCode, Ticket), Reason> {
+        let (limits, config) = (&self.endpoint.limits, &self.snapshot.config);
+        if topic.len() > limits.topic_bytes_max as usize
+            || topic::level_count(topic) > limits.topic_levels_max as usize
+        {
+            return Err(Reason::TopicLimit);
+        }
+        if topic.starts_with('$') {
+            return Err(Reason::BrokerTopic);
+        }
+        if !user_properties_fit(&publish.properties, limits) {
+            return Err(Reason::UserProperties);
+        }
+        if config.mqtt.payload_format_checked
+            && publish.properties.payload_format_indicator() == Some(1)
+            && std::str::from_utf8(publish.payload).is_err()
+        {
+            return Err(Reason::PayloadFormat);
+        }
+        let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
+        let session = &self.owned.session;
+        if !self.snapshot.auth.policy.allows(&self.owned.identity, &session.client_id, Action::Publish, topic)
+        {
+            return Err(Reason::DeniedPublish);
+        }
+        if trace.is_some() {
+            self.tell_accepted(publish, topic, (trace, now));
+        }
+        let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
+        let source =
+            published_by(config, &self.owned.identity, &session.client_id).filter(|_| publish.retain);
+        let content = MessageParts {
+            topic,
+            properties: forwarded(&publish.properties, &mut self.publisher.scratch),
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            publisher: session.number,
+            published_at: now,
+            expires_at,
+        };
+        let mut message = Message::from_source(&content, source);
+        if let Some(id) = trace {
+            message = message.with_trace(id);
+        }
+        // Nobody is told what becomes of it.
+        if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
+            self.gather_message(message);
+            return Ok((ReasonCode::Success, Ticket::default()));
+        }
+        let durability = config.store.durability_of(topic, self.endpoint.listener.durability);
+        let received =
+            publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.owned.outbox.is_stored());
+        let received = received.map(|packet_id| (session.number, packet_id));
+        self.flush();
+        let core = &self.core;
+        let (cache, wakers) = (&mut self.publisher.cache, &mut self.publisher.wakers);
+        let record = PublishRecord::in_batch(&mut self.commits.records, durability);
+        let published = core.publish(&message, record, received, cache, wakers);
+        self.pacing.slice.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
+        self.stats.counters.no_local += published.routed.no_local as u64;
+        if let Some(reason) = published.refused() {
+            return Err(reason);
+        }
+        if published.routed.matched > 0 {
+            message.recycle();
+            return Ok((ReasonCode::Success, published.ticket));
+        }
+        if published.found_nobody(&message) {
+            self.stats.counters.no_subscriber += 1;
+            if trace.is_some() {
+                self.core.outcomes.traces.record(
+                    &TraceSubject::of(&message),
+                    None,
+                    Step::Dropped(Reason::NoSubscriber),
+                );
+            }
+        }
+        Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
+    }
+
+    fn gather_message(&mut self, message: Message) {
+        let Publisher { cache, batch, .. } = &mut self.publisher;
+        if let Err(message) = self.core.router.gather(message, cache, batch) {
+            self.flush();
+            let Publisher { cache, batch, .. } = &mut self.publisher;
+            // Whatever it is for: the batch is empty.
+            let _ = self.core.router.gather(message, cache, batch);
+        }
+    }
+
+    /// Passes on what was gathered.
+    pub(super) fn flush(&mut self) {
+        let Publisher { batch, wakers, .. } = &mut self.publisher;
+        if batch.is_empty() {
+            return;
+        }
+        let BatchResult { messages, routed, refused } = self.core.flush(batch, wakers);
+        self.pacing.slice.spend(u32::try_from(routed.matched).unwrap_or(u32::MAX));
+        self.stats.counters.no_local += routed.no_local as u64;
+        if routed.matched + routed.no_local == 0 {
+            self.stats.counters.no_subscriber += messages as u64;
+        }
+        for message in refused.into_values() {
+            let reason = Reason::SessionQueueRefused;
+            self.log_refusal("PUBLISH", message.topic_str(), &refusal(reason));
+            let subject =
+                TraceSubject { from: Some(&self.owned.session.client_id), ..TraceSubject::of(&message) };
+            self.core.outcomes.refused(reason, reason.text(), &subject, Some(self.owned.outbox.recipient()));
+        }
+    }
+
+    /// How safely the state of the session is kept.
+    pub(super) fn level(&self) -> Durability {
+        self.endpoint.listener.durability.unwrap_or(self.snapshot.config.store.durability)
+    }
+}

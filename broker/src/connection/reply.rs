@@ -1,0 +1,84 @@
+//! Answers to the client: acknowledgements and other packets, at once or once their ticket is good.
+
+use lapwing_protocol::PacketType;
+use lapwing_protocol::packet::{Ack, Packet};
+use lapwing_protocol::property::{Properties, Property, PropertyWriter};
+use tracing::debug;
+
+use super::Connection;
+use crate::session::Acknowledgement;
+use crate::store::Ticket;
+
+/// The longest reason string that the broker writes, in bytes.
+pub(super) const REASON_STRING_MAX: usize = 512;
+
+impl Connection {
+    /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
+    pub(super) fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
+        let mut properties = PropertyWriter::new(buffer);
+        if let Some(text) = text.filter(|_| self.negotiated.problem_information) {
+            // A text that does not fit is left out: it is for people only.
+            let _ = properties.push(Property::ReasonString(text));
+        }
+        properties.finish()
+    }
+
+    /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
+    pub(super) fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
+        let Acknowledgement { packet_type, packet_id, reason } = reply;
+        if text.is_none()
+            && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.negotiated.version)
+            && self.negotiated.packet_bytes_max as usize >= bytes.len()
+        {
+            return self.send_short(&bytes, packet_type, ticket);
+        }
+        let mut buffer = [0; REASON_STRING_MAX];
+        let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
+        let packet = match packet_type {
+            PacketType::PubAck => Packet::PubAck(ack),
+            PacketType::PubRec => Packet::PubRec(ack),
+            PacketType::PubRel => Packet::PubRel(ack),
+            _ => Packet::PubComp(ack),
+        };
+        self.send(&packet, ticket);
+    }
+
+    /// Sends an acknowledgement of four bytes, which most are, as [`send`](Self::send) does.
+    fn send_short(&mut self, bytes: &[u8], packet_type: PacketType, ticket: Ticket) {
+        self.stats.counters.packets_sent += 1;
+        if !ticket.is_free() || !self.commits.acks.is_empty() {
+            return self.commits.hold(bytes, ticket, packet_type);
+        }
+        if packet_type == PacketType::PubAck {
+            self.owned.session.puback_sent();
+        }
+        self.outbound.output.extend(bytes);
+    }
+
+    /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
+    pub(super) fn send(&mut self, packet: &Packet<'_>, ticket: Ticket) {
+        let (version, most) = (self.negotiated.version, self.negotiated.packet_bytes_max);
+        self.stats.counters.packets_sent += 1;
+        let written = packet.encoded_len(version, most).and_then(|len| {
+            if ticket.is_free() && self.commits.acks.is_empty() {
+                if packet.packet_type() == PacketType::PubAck {
+                    self.owned.session.puback_sent();
+                }
+                return self.outbound.output.append(len, |out| packet.encode(version, most, out));
+            }
+            let mut bytes = std::mem::take(&mut self.publisher.scratch);
+            bytes.clear();
+            bytes.resize(len, 0);
+            let encoded = packet.encode(version, most, &mut bytes);
+            if encoded.is_ok() {
+                self.commits.hold(&bytes, ticket, packet.packet_type());
+            }
+            self.publisher.scratch = bytes;
+            encoded.map(drop)
+        });
+        if let Err(error) = written {
+            // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
+            debug!(client = %self.owned.session.client_id, packet = %packet.packet_type(), %error, "not sent");
+        }
+    }
+}

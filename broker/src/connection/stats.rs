@@ -1,0 +1,24 @@
+//! Counters of one connection, and the rate of its lines in the log.
+
+use crate::message::Millis;
+use crate::telemetry::metrics::{LocalCounters, RateWindow};
+
+/// Counters of a connection.
+#[derive(Default)]
+pub(crate) struct Stats {
+    /// Counts since the last turn that told the listener's.
+    pub(super) counters: LocalCounters,
+    /// Rates of the last seconds.
+    pub(super) window: RateWindow,
+    /// Moment of the last line about a refusal.
+    pub(super) last_refusal_log: Option<Millis>,
+    /// Lines that were held back since then.
+    pub(super) suppressed: u64,
+}
+
+impl Stats {
+    /// At the beginning of a connection.
+    pub(crate) fn new(now: Millis) -> Stats {
+        Stats { window: RateWindow::new(now), ..Stats::default() }
+    }
+}
