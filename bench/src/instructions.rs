@@ -13,10 +13,10 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use lapwing::internals::config::QueuePolicy;
 use lapwing::internals::message::Delivery;
-use lapwing::internals::message::{Content, Message};
-use lapwing::internals::outbox::{Bounds, Outbox};
-use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
-use lapwing::internals::store::publish_record::Journal;
+use lapwing::internals::message::{Message, MessageParts};
+use lapwing::internals::outbox::{Outbox, QueueLimits};
+use lapwing::internals::router::{Retained, RetainedLimits, RouteCache, Router, Subscriber};
+use lapwing::internals::store::publish_record::PublishRecord;
 use lapwing::{QoS, Version};
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{Packet, PublishHeader};
@@ -167,9 +167,9 @@ fn codec(times: u64) -> Result<(), Error> {
 }
 
 fn route(times: u64) -> Result<(), Error> {
-    let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
+    let retained = Retained::new(RetainedLimits { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
     let router = Router::new(retained, Arc::default());
-    let bounds = Bounds {
+    let bounds = QueueLimits {
         messages_max: 1_000,
         bytes_max: 1 << 20,
         policy: QueuePolicy::DropNewest,
@@ -190,7 +190,7 @@ fn route(times: u64) -> Result<(), Error> {
     let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
     let (mut taken, mut held) = (VecDeque::new(), 0);
     for _ in 0..times {
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic: "bench/0",
             properties: &[],
             payload: &[b'x'; 64],
@@ -200,7 +200,7 @@ fn route(times: u64) -> Result<(), Error> {
             published_at: 0,
             expires_at: None,
         });
-        router.route(&message, &mut cache, &mut wakers, &mut Journal::off());
+        router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled());
         outbox.take(&mut taken, &mut held, std::task::Waker::noop());
         taken.drain(..).for_each(|delivery: Delivery| delivery.message.recycle());
         message.recycle();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lapwing::internals::auth::password::{Cost, Entry, Hash, cost, line};
+use lapwing::internals::auth::password::{Cost, Hash, PasswordEntry, cost, line};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -74,7 +74,8 @@ fn users(devices: usize, cost: Cost) -> Result<String, Error> {
                 let hash = |n: usize| Hash::make(password(n).as_bytes(), cost, &mut memory);
                 (worker..devices).step_by(workers).map(hash).collect::<Result<Vec<_>, _>>().map(|hashes| {
                     let lines = (worker..devices).step_by(workers).zip(hashes);
-                    let entry = |(n, hash)| line(&format!("device-{n}"), &Entry { hash, scram: None }) + "\n";
+                    let entry =
+                        |(n, hash)| line(&format!("device-{n}"), &PasswordEntry { hash, scram: None }) + "\n";
                     lines.map(entry).collect::<String>()
                 })
             }

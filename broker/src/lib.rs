@@ -38,7 +38,7 @@ mod workers;
 pub use lapwing_protocol::{QoS, ReasonCode, Version};
 
 pub use crate::auth::{
-    Action, AuthExchange, AuthMethod, AuthStep, Credentials, Identity, Policy, Refused, Verdict,
+    Action, AuthError, AuthExchange, AuthFuture, AuthMethod, AuthStep, Credentials, Identity, Policy,
 };
 pub use crate::config::{Config, ConfigErrors, Listener, Secret};
 pub use crate::core::control::Reloaded;

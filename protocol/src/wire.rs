@@ -266,6 +266,15 @@ impl<'o> Writer<'o> {
     #[cfg_attr(target_os = "none", inline(never))]
     #[cfg_attr(not(target_os = "none"), inline)]
     pub(crate) fn varint(&mut self, value: u32) {
+        // Most lengths take one byte. Without an OS one loop is smaller.
+        if !cfg!(target_os = "none") && value <= 0x7f {
+            return self.u8(value as u8);
+        }
+        self.long_varint(value);
+    }
+
+    #[cfg_attr(target_os = "none", inline)]
+    fn long_varint(&mut self, value: u32) {
         if value > varint::MAX {
             return self.fail(EncodeError::PacketTooLarge);
         }

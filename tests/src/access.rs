@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use lapwing::internals::auth::password::{Cost, Entry, Hash, line};
+use lapwing::internals::auth::password::{Cost, Hash, PasswordEntry, line};
 
 use crate::client::Client;
 use crate::program::{Folder, Program};
@@ -15,7 +15,7 @@ pub const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
 pub fn password_lines(users: &[(&str, &str)]) -> String {
     let line = |(user, password): &(&str, &str)| {
         let hash = Hash::make(password.as_bytes(), CHEAP, &mut Vec::new()).expect("a hash");
-        line(user, &Entry { hash, scram: None }) + "\n"
+        line(user, &PasswordEntry { hash, scram: None }) + "\n"
     };
     users.iter().map(line).collect()
 }

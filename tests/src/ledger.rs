@@ -7,13 +7,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use lapwing::QoS;
-use lapwing::internals::message::{Content, DeliveryTerms, Durability, Message, SubscriptionIds};
-use lapwing::internals::session::Held;
+use lapwing::internals::message::{DeliveryTerms, Durability, Message, MessageParts, SubscriptionIds};
+use lapwing::internals::session::Subscription;
 use lapwing::internals::store::{
-    Beside, DurableStore, Entry, Exchange, KeptSubscription, OpenError, Origin, Places, Queued, Record,
-    SessionTerms,
+    DurableStore, Entry, Extras, Failed, FlightStep, KeptSubscription, OpenError, PageRequest, PreviousSlot,
+    QueueSlot, QueueSlots, Record, SessionTerms, Store, Ticket, WakerSlot,
 };
-use lapwing::internals::store::{Failed, Page, Seat, Store, Ticket};
 use lapwing_protocol::PacketId;
 use lapwing_protocol::packet::SubscriptionOptions;
 
@@ -39,7 +38,7 @@ pub struct Model {
 }
 
 fn message(n: u64, topic: &str, payload: &[u8]) -> Message {
-    Message::new(&Content {
+    Message::new(&MessageParts {
         topic,
         properties: &[],
         payload,
@@ -84,7 +83,7 @@ impl Model {
         let topic = format!("t/{}", random.below(6));
         let message = message(1_000_000 + self.published, &topic, b"later");
         self.state.insert(format!("retained {topic}"), text(&message));
-        Record::Published { message, retained: true, queued: Places::None, beside: None }
+        Record::Published { message, retained: true, queued: QueueSlots::None, beside: None }
     }
 
     fn begin(&mut self) -> Record {
@@ -126,7 +125,7 @@ impl Model {
         self.filters.retain(|known| *known != (session, filter.clone()));
         self.filters.push((session, filter.clone()));
         self.state.insert(format!("filter {session} {filter}"), id.to_string());
-        let held = Held { options: SubscriptionOptions::default(), id: Some(id) };
+        let held = Subscription { options: SubscriptionOptions::default(), id: Some(id) };
         let subscription = KeptSubscription { held, group: None, replay: false };
         Record::Subscribed { session, filter: filter.into(), subscription }
     }
@@ -149,7 +148,7 @@ impl Model {
         } else if retained {
             self.state.insert(format!("retained {topic}"), text(&message));
         }
-        let mut queued = Places::None;
+        let mut queued = QueueSlots::None;
         for (session, last) in &mut self.sessions {
             if random.below(2) == 0 {
                 continue;
@@ -159,7 +158,7 @@ impl Model {
             self.queued.push((*session, *last, message.size() as u32));
             let ids = SubscriptionIds::One(7);
             let terms = DeliveryTerms { subscription_ids: ids, ..DeliveryTerms::plain(QoS::AtLeastOnce) };
-            queued.push(Queued { session: *session, seq: *last, terms });
+            queued.push(QueueSlot { session: *session, seq: *last, terms });
         }
         let (session, _) = self.any_session(random);
         self.last_id = self.last_id % 60_000 + 1;
@@ -169,7 +168,7 @@ impl Model {
             self.state.insert(format!("received {session} {id}"), String::new());
         }
         let received = received.and_then(|(session, id)| Some((session, PacketId::new(id)?)));
-        Record::Published { message, retained, queued, beside: Beside::of(received, None) }
+        Record::Published { message, retained, queued, beside: Extras::of(received, None) }
     }
 
     fn send(&mut self, random: &mut Random) -> Record {
@@ -181,7 +180,7 @@ impl Model {
         self.state.insert(format!("flight {session} {}", self.last_id), format!("{state} {seq}"));
         let qos = if exactly_once { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
         let packet_id = PacketId::new(self.last_id).unwrap();
-        Exchange::Sent { session, packet_id, seq, qos, size, body: None }.into()
+        FlightStep::Sent { session, packet_id, seq, qos, size, body: None }.into()
     }
 
     fn acknowledge(&mut self, random: &mut Random) -> Record {
@@ -189,26 +188,26 @@ impl Model {
             return Record::Nothing;
         };
         let (key, packet_id) = (format!("flight {session} {id}"), PacketId::new(id).unwrap());
-        let origin = Origin { session, seq, size, packet_id: Some(packet_id) };
+        let origin = PreviousSlot { session, seq, size, packet_id: Some(packet_id) };
         self.state.remove(&format!("queue {session} {seq:06}"));
         if exactly_once && size > 0 {
             // Half way: a size of 0 marks a flight whose message is handed over.
             self.flights.push((session, id, seq, 0, true));
             self.state.insert(key, format!("AwaitPubComp {seq}"));
-            return Exchange::HandedOver(origin).into();
+            return FlightStep::PubRecReceived(origin).into();
         }
         self.state.remove(&key);
         if exactly_once {
-            Exchange::Completed { session, packet_id }.into()
+            FlightStep::Completed { session, packet_id }.into()
         } else {
-            Exchange::Done(origin).into()
+            FlightStep::Acknowledged(origin).into()
         }
     }
 
     fn release(&mut self, random: &mut Random) -> Record {
         let Some((session, id)) = take(&mut self.received, random) else { return Record::Nothing };
         self.state.remove(&format!("received {session} {id}"));
-        Exchange::Released { session, packet_id: PacketId::new(id).unwrap() }.into()
+        FlightStep::Released { session, packet_id: PacketId::new(id).unwrap() }.into()
     }
 
     fn any_session(&self, random: &mut Random) -> (u64, u64) {
@@ -243,7 +242,7 @@ pub fn recovered(store: &DurableStore) -> Result<State, OpenError> {
         let (mut from, mut count, mut bytes) = (1, 0, 0);
         while from <= kept.waiting.last {
             let until = kept.waiting.last + 1;
-            let page = Page { session, from, until, messages_max: 3, bytes_max: 5_000 };
+            let page = PageRequest { session, from, until, messages_max: 3, bytes_max: 5_000 };
             let paged = store.queued(page).blocking_recv().expect("an answer");
             assert!(paged.next > from, "paging stands still at {from}");
             from = paged.next;
@@ -280,7 +279,7 @@ impl Wake for Unpark {
 /// That it never will be.
 pub fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Failed> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut seat = Seat::default();
+    let mut seat = WakerSlot::default();
     loop {
         match store.poll(ticket, &mut seat, &mut Context::from_waker(&waker)) {
             Poll::Ready(kept) => return kept,

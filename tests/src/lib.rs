@@ -21,6 +21,7 @@ pub mod random;
 pub mod scram;
 pub mod script;
 mod siege;
+pub mod sources;
 pub mod table;
 pub mod token;
 pub mod wire;

@@ -8,9 +8,8 @@
 
 use std::collections::VecDeque;
 
-use lapwing::internals::message::{Content, Delivery, DeliveryTerms, Message};
-use lapwing::internals::session::Terms;
-use lapwing::internals::session::{Effect, Session, Transmit};
+use lapwing::internals::message::{Delivery, DeliveryTerms, Message, MessageParts};
+use lapwing::internals::session::{Effect, Session, Terms, Transmit};
 use lapwing_protocol::packet::{Ack, Packet, PacketId, Publish};
 use lapwing_protocol::{PacketType, QoS, ReasonCode};
 
@@ -119,7 +118,7 @@ impl World {
 
     fn enqueue(&mut self, qos: QoS) {
         let n = self.enqueued.len() as u32;
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload: &n.to_be_bytes(),
@@ -262,7 +261,7 @@ impl World {
     fn cut(&mut self) {
         self.to_client.clear();
         self.to_server.clear();
-        self.session.rest(self.now);
+        self.session.go_offline(self.now);
         self.session.resume(&self.terms);
         self.unacknowledged = 0;
         // The client sends again what is open, in its order.

@@ -1,8 +1,6 @@
 //! Plays dialogues that are written as data. `tests/cases/conformance/README.md` tells the
 //! language.
 
-use crate::program::Folder;
-use crate::siege::Crowd;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +11,8 @@ use lapwing::Broker;
 use lapwing::internals::auth::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
 use lapwing::internals::config::Config;
 
+use crate::program::Folder;
+use crate::siege::Crowd;
 use crate::wire::{self, Fields};
 
 /// Longest time that anything that must come may take.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::internals::config::{self, QueuePolicy};
-use lapwing::internals::message::{Content, Message};
-use lapwing::internals::net::{Raw, bind};
-use lapwing::internals::outbox::{Bounds, Outbox};
-use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
-use lapwing::internals::store::publish_record::Journal;
+use lapwing::internals::message::{Message, MessageParts};
+use lapwing::internals::net::{RawStream, bind};
+use lapwing::internals::outbox::{Outbox, QueueLimits};
+use lapwing::internals::router::{Retained, RetainedLimits, RouteCache, Router, Subscriber};
+use lapwing::internals::store::publish_record::PublishRecord;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -117,7 +117,7 @@ fn accept() -> Result<Lock, Error> {
         let began = Instant::now();
         let mut accepted = Vec::with_capacity(COUNT);
         for _ in 0..COUNT {
-            let Raw::Tcp(stream, _) = listener.accept().await? else { continue };
+            let RawStream::Tcp(stream, _) = listener.accept().await? else { continue };
             stream.set_nodelay(true)?;
             accepted.push(tokio::spawn(async move {
                 black_box(&stream);
@@ -151,7 +151,7 @@ fn registry() -> Lock {
 }
 
 fn outbox(session: u64) -> Arc<Outbox> {
-    let bounds = Bounds {
+    let bounds = QueueLimits {
         messages_max: 1_000_000,
         bytes_max: 1 << 30,
         policy: QueuePolicy::DropNewest,
@@ -175,12 +175,12 @@ fn subscriber(outbox: &Arc<Outbox>) -> Subscriber {
 }
 
 fn router() -> Router {
-    let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
+    let retained = Retained::new(RetainedLimits { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
     Router::new(retained, Arc::default())
 }
 
 fn message(topic: &str) -> Message {
-    Message::new(&Content {
+    Message::new(&MessageParts {
         topic,
         properties: &[],
         payload: &[b'x'; 64],
@@ -232,7 +232,9 @@ fn queue() -> Lock {
     let message = message("fan/in");
     lock("queue of one subscriber", 1.0, |thread, n| {
         let mut wakers = Vec::new();
-        CACHE.with_borrow_mut(|cache| router.route(&message, cache, &mut wakers, &mut Journal::off()));
+        CACHE.with_borrow_mut(|cache| {
+            router.route(&message, cache, &mut wakers, &mut PublishRecord::disabled())
+        });
         if thread == 0 && n % 50 == 0 {
             let (mut taken, mut held) = (Default::default(), 0);
             outbox.take(&mut taken, &mut held, std::task::Waker::noop());

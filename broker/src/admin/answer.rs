@@ -16,7 +16,7 @@ pub(super) const JSON: &str = "application/json";
 pub(super) const LINES: &str = "application/x-ndjson";
 
 /// The bytes of an answer.
-pub(super) enum Content {
+pub(super) enum ResponseBody {
     Whole(Bytes),
     /// As they come; ends when the sender is dropped, and the sender hears when the client is gone.
     Stream {
@@ -25,7 +25,7 @@ pub(super) enum Content {
     },
 }
 
-impl Body for Content {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -34,51 +34,51 @@ impl Body for Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Stream { from, .. } => {
+            ResponseBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            ResponseBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            ResponseBody::Stream { from, .. } => {
                 from.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Content::Whole(bytes) if bytes.is_empty())
+        matches!(self, ResponseBody::Whole(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream { .. } => SizeHint::default(),
+            ResponseBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            ResponseBody::Stream { .. } => SizeHint::default(),
         }
     }
 }
 
 /// What a route answers.
-pub(super) enum Answer {
+pub(super) enum ApiResponse {
     Value(Value),
     /// A JSON value with a newline each, as they come.
     Lines(mpsc::Receiver<Bytes>, Option<OwnedSemaphorePermit>),
 }
 
-impl Answer {
+impl ApiResponse {
     /// With the permit that a stream keeps for as long as it goes on.
-    pub fn with(self, permit: Option<OwnedSemaphorePermit>) -> Answer {
+    pub fn with(self, permit: Option<OwnedSemaphorePermit>) -> ApiResponse {
         match self {
-            Answer::Lines(from, _) => Answer::Lines(from, permit),
+            ApiResponse::Lines(from, _) => ApiResponse::Lines(from, permit),
             answer => answer,
         }
     }
 
     pub fn is_stream(&self) -> bool {
-        matches!(self, Answer::Lines(..))
+        matches!(self, ApiResponse::Lines(..))
     }
 
-    pub fn response(self) -> Response<Content> {
+    pub fn response(self) -> Response<ResponseBody> {
         match self {
-            Answer::Value(value) => response(StatusCode::OK, JSON, format!("{value}\n")),
-            Answer::Lines(from, permit) => {
-                with_content(StatusCode::OK, LINES, Content::Stream { from, _permit: permit })
+            ApiResponse::Value(value) => response(StatusCode::OK, JSON, format!("{value}\n")),
+            ApiResponse::Lines(from, permit) => {
+                with_content(StatusCode::OK, LINES, ResponseBody::Stream { from, _permit: permit })
             }
         }
     }
@@ -86,60 +86,60 @@ impl Answer {
 
 /// Why something was not done, and what to do about it.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ApiError {
     pub status: StatusCode,
     pub error: String,
     pub remedy: String,
 }
 
-impl Failure {
-    fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure { status, error: error.into(), remedy: remedy.into() }
+impl ApiError {
+    fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError { status, error: error.into(), remedy: remedy.into() }
     }
 
     /// What was asked makes no sense.
-    pub fn bad(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::BAD_REQUEST, error, remedy)
+    pub fn bad(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, error, remedy)
     }
 
     /// There is no such thing.
-    pub fn missing(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::NOT_FOUND, error, remedy)
+    pub fn missing(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, error, remedy)
     }
 
     /// It cannot be done as the broker is now.
-    pub fn conflict(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::CONFLICT, error, remedy)
+    pub fn conflict(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, error, remedy)
     }
 
     /// It could not be done, through no fault of who asks.
-    pub fn unavailable(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
+    pub fn unavailable(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
     }
 
     /// The path is there, with these methods.
-    pub fn method(allow: &str) -> Failure {
-        Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method", format!("use {allow}"))
+    pub fn method(allow: &str) -> ApiError {
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method", format!("use {allow}"))
     }
 
     /// More than is taken.
-    pub fn too_large(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error, remedy)
+    pub fn too_large(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error, remedy)
     }
 
     /// Another kind of body was expected.
-    pub fn media_type(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy)
+    pub fn media_type(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy)
     }
 
     /// Nobody said who it is.
-    pub fn unauthorized(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::UNAUTHORIZED, error, remedy)
+    pub fn unauthorized(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, error, remedy)
     }
 
     /// It is not done here, whoever asks.
-    pub fn forbidden(error: impl Into<String>, remedy: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::FORBIDDEN, error, remedy)
+    pub fn forbidden(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, error, remedy)
     }
 
     /// As the document of the API describes it.
@@ -156,8 +156,8 @@ impl Failure {
         })
     }
 
-    pub fn response(self) -> Response<Content> {
-        let Failure { status, error, remedy } = self;
+    pub fn response(self) -> Response<ResponseBody> {
+        let ApiError { status, error, remedy } = self;
         let body = json!({ "error": error, "remedy": remedy });
         let mut response = response(status, JSON, format!("{body}\n"));
         let headers = response.headers_mut();
@@ -177,11 +177,15 @@ pub(super) fn response(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Content> {
-    with_content(status, content_type, Content::Whole(body.into()))
+) -> Response<ResponseBody> {
+    with_content(status, content_type, ResponseBody::Whole(body.into()))
 }
 
-fn with_content(status: StatusCode, content_type: &'static str, content: Content) -> Response<Content> {
+fn with_content(
+    status: StatusCode,
+    content_type: &'static str,
+    content: ResponseBody,
+) -> Response<ResponseBody> {
     let mut response = Response::new(content);
     *response.status_mut() = status;
     let headers = response.headers_mut();

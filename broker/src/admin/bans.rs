@@ -2,16 +2,16 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::answer::Failure;
-use super::call::{CURSOR, Call, LIMIT, Parameter};
-use super::shape::{Page, object};
+use super::answer::ApiError;
+use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::auth::ban::{self, Change, NotChanged, Whom};
 use crate::config::network;
 use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => Page<Ban>),
+    route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => ListPage<Ban>),
     route!(
         POST "/bans",
         "Bans a client identifier, a user, or an address or network: exactly one of them. Who is connected is disconnected (0x98). It is \
@@ -86,15 +86,15 @@ fn shown(ban: &ban::Ban) -> Ban {
 }
 
 /// Exactly one of them.
-fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Result<Whom, Failure> {
+fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Result<Whom, ApiError> {
     match (client, user, address) {
         (Some(id), None, None) => Ok(Whom::Client(id.into())),
         (None, Some(user), None) => Ok(Whom::User(user.into())),
         (None, None, Some(text)) => network(text).map(Whom::Address).ok_or_else(|| {
             let error = format!("'{text}' is no address");
-            Failure::bad(error, "give one like 192.0.2.7, or a network like 192.0.2.0/24")
+            ApiError::bad(error, "give one like 192.0.2.7, or a network like 192.0.2.0/24")
         }),
-        _ => Err(Failure::bad(
+        _ => Err(ApiError::bad(
             "who is meant is not said",
             "give one of client, user and address, and only one",
         )),
@@ -104,8 +104,8 @@ fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Resu
 /// The longest ban, in seconds: a thousand years.
 const FOR_S_MAX: u64 = 31_536_000_000;
 
-async fn list(call: Call) -> Result<Page<Ban>, Failure> {
-    let (snapshot, now) = (call.admin.core.live.get(), ban::now_s());
+async fn list(call: ApiRequest) -> Result<ListPage<Ban>, ApiError> {
+    let (snapshot, now) = (call.admin.core.settings.get(), ban::now_s());
     let after = call.cursor().unwrap_or_default();
     let mut all: Vec<(String, &ban::Ban)> =
         snapshot.bans.all().filter(|ban| ban.holds(now)).map(|ban| (ban.whom.to_string(), ban)).collect();
@@ -114,13 +114,13 @@ async fn list(call: Call) -> Result<Page<Ban>, Failure> {
     let more = all.len() > call.limit();
     all.truncate(call.limit());
     let next = all.last().filter(|_| more).map(|(whom, _)| whom.clone());
-    Ok(Page { items: all.into_iter().map(|(_, ban)| shown(ban)).collect(), next })
+    Ok(ListPage { items: all.into_iter().map(|(_, ban)| shown(ban)).collect(), next })
 }
 
-async fn add(call: Call, new: NewBan) -> Result<Ban, Failure> {
+async fn add(call: ApiRequest, new: NewBan) -> Result<Ban, ApiError> {
     let whom = whom(new.client.as_deref(), new.user.as_deref(), new.address.as_deref())?;
     if new.for_s.is_some_and(|s| s == 0 || s > FOR_S_MAX) {
-        return Err(Failure::bad(
+        return Err(ApiError::bad(
             "for_s is not allowed",
             format!("give a number from 1 to {FOR_S_MAX}, or none"),
         ));
@@ -133,25 +133,25 @@ async fn add(call: Call, new: NewBan) -> Result<Ban, Failure> {
     Ok(answer)
 }
 
-async fn remove(call: Call) -> Result<Lifted, Failure> {
+async fn remove(call: ApiRequest) -> Result<Lifted, ApiError> {
     let whom = whom(call.text("client"), call.text("user"), call.text("address"))?;
     call.audit(&format!("lift the ban of {whom}"));
     let text = whom.to_string();
     match control::change(&call.admin.reloads, Change::Remove(whom)).await.map_err(not_changed)? {
         true => Ok(Lifted { whom: text }),
-        false => Err(Failure::missing(
+        false => Err(ApiError::missing(
             format!("{text} is not banned"),
             "GET /api/v1/bans lists who is, as `lapwing ctl bans` does",
         )),
     }
 }
 
-fn not_changed(why: NotChanged) -> Failure {
+fn not_changed(why: NotChanged) -> ApiError {
     match why {
-        NotChanged::NoList => Failure::conflict(
+        NotChanged::NoList => ApiError::conflict(
             "there is no list of bans",
             "set auth.ban_file to a path where the broker can make it, like \"bans.toml\", then reload, and try again",
         ),
-        NotChanged::List(error) => Failure::conflict(error, "see to the file that auth.ban_file names"),
+        NotChanged::List(error) => ApiError::conflict(error, "see to the file that auth.ban_file names"),
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Failure;
-use super::call::{Call, LIMIT, Parameter};
+use super::answer::ApiError;
+use super::call::{ApiRequest, LIMIT, Parameter};
 use super::clients::Rates;
 use super::shape::object;
 use crate::admin::route::{Route, route};
-use crate::clients::handle::{Contact, Question};
+use crate::clients::handle::{ClientHandle, Command};
 use crate::clients::{self, report};
 
 pub(super) const ROUTES: &[Route] = &[route!(
@@ -61,18 +61,18 @@ const VISITS: usize = 1_000;
 /// How long all of them may take to answer: who is too busy for that is left out.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-async fn list(call: Call) -> Result<Busiest, Failure> {
+async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
     let (core, limit) = (&call.admin.core, call.limit());
     let by_bytes = call.text("by") == Some("bytes");
-    let mut contacts: Vec<(Arc<str>, Arc<Contact>)> = Vec::new();
+    let mut contacts: Vec<(Arc<str>, Arc<ClientHandle>)> = Vec::new();
     let mut connected = 0;
     let mut next: Option<Arc<str>> = None;
     loop {
         next = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
-            let clients::Client::Live(contact) = client else { return };
+            let clients::ClientView::Live(handle) = client else { return };
             connected += 1;
             if contacts.len() < ASKED_MAX {
-                contacts.push((client_id.clone(), contact.clone()));
+                contacts.push((client_id.clone(), handle.clone()));
             }
         });
         if next.is_none() {
@@ -82,24 +82,24 @@ async fn list(call: Call) -> Result<Busiest, Failure> {
     }
     let answers: Vec<_> = contacts
         .into_iter()
-        .map(|(client_id, contact)| {
+        .map(|(client_id, handle)| {
             let (to, answer) = oneshot::channel();
-            contact.ask(Question::Account(0, to));
-            (client_id, contact, answer)
+            handle.send(Command::Report(0, to));
+            (client_id, handle, answer)
         })
         .collect();
     let (asked, until) = (answers.len() as u64, Instant::now() + PATIENCE);
     let mut clients = Vec::new();
-    for (client, contact, answer) in answers {
+    for (client, handle, answer) in answers {
         let Ok(Ok(account)) = timeout_at(until, answer).await else { continue };
-        let Some(report::Connection { rates, .. }) = account.connection else { continue };
+        let Some(report::ConnectionReport { rates, .. }) = account.connection else { continue };
         let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
-        let outbox = contact.outbox.get();
+        let outbox = handle.outbox.get();
         clients.push(Busy {
             client,
-            user: contact.user.clone(),
-            address: contact.by.clone(),
-            listener: contact.peer.listener.clone(),
+            user: handle.user.clone(),
+            address: handle.label.clone(),
+            listener: handle.peer.listener.clone(),
             per_second: Rates { messages_received, messages_sent, bytes_received, bytes_sent },
             queued_messages: outbox.map_or(0, |outbox| outbox.waiting().0),
             dropped_messages: outbox.map_or(0, |outbox| outbox.recipient().dropped()),

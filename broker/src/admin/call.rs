@@ -5,27 +5,27 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::Admin;
-use super::answer::Failure;
-use super::shape::Shape;
+use super::answer::ApiError;
+use super::shape::Schema;
 use crate::auth::audit;
 
 /// Who asks, for the audit log.
 #[derive(Clone, Debug)]
-pub(super) enum Who {
+pub(super) enum Operator {
     /// A process at the Unix socket.
     Socket { user_id: u32, process_id: Option<i32> },
     /// Who has the token.
     Token(SocketAddr),
 }
 
-impl std::fmt::Display for Who {
+impl std::fmt::Display for Operator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Who::Socket { user_id, process_id: Some(process) } => {
+            Operator::Socket { user_id, process_id: Some(process) } => {
                 write!(f, "user id {user_id} (process {process})")
             }
-            Who::Socket { user_id, process_id: None } => write!(f, "user id {user_id}"),
-            Who::Token(from) => write!(f, "token from {from}"),
+            Operator::Socket { user_id, process_id: None } => write!(f, "user id {user_id}"),
+            Operator::Token(from) => write!(f, "token from {from}"),
         }
     }
 }
@@ -34,14 +34,14 @@ impl std::fmt::Display for Who {
 #[derive(Clone, Copy)]
 pub(super) struct Parameter {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ParameterKind,
     pub required: bool,
     pub doc: &'static str,
 }
 
 /// What a parameter may be.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ParameterKind {
     Text,
     /// From the first to the second.
     Number(u64, u64),
@@ -50,29 +50,32 @@ pub(super) enum Kind {
 
 impl Parameter {
     pub const fn text(name: &'static str, doc: &'static str) -> Parameter {
-        Parameter { name, kind: Kind::Text, required: false, doc }
+        Parameter { name, kind: ParameterKind::Text, required: false, doc }
     }
 
     pub const fn choice(name: &'static str, words: &'static [&'static str], doc: &'static str) -> Parameter {
-        Parameter { name, kind: Kind::Choice(words), required: false, doc }
+        Parameter { name, kind: ParameterKind::Choice(words), required: false, doc }
     }
 
     pub const fn required(self) -> Parameter {
         Parameter { required: true, ..self }
     }
 
-    fn check(&self, value: &str) -> Result<(), Failure> {
+    fn check(&self, value: &str) -> Result<(), ApiError> {
         let wrong = |expected: String| {
-            Err(Failure::bad(format!("{} = {value:?} is not allowed", self.name), format!("give {expected}")))
+            Err(ApiError::bad(
+                format!("{} = {value:?} is not allowed", self.name),
+                format!("give {expected}"),
+            ))
         };
         match self.kind {
-            Kind::Text => Ok(()),
-            Kind::Number(least, most) => match value.parse::<u64>() {
+            ParameterKind::Text => Ok(()),
+            ParameterKind::Number(least, most) => match value.parse::<u64>() {
                 Ok(number) if (least..=most).contains(&number) => Ok(()),
                 _ => wrong(format!("a number from {least} to {most}")),
             },
-            Kind::Choice(words) if words.contains(&value) => Ok(()),
-            Kind::Choice(words) => wrong(words.join(" or ")),
+            ParameterKind::Choice(words) if words.contains(&value) => Ok(()),
+            ParameterKind::Choice(words) => wrong(words.join(" or ")),
         }
     }
 }
@@ -84,7 +87,7 @@ pub(super) const LIMIT_MAX: u64 = 1_000;
 /// The parameters of every list.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
-    kind: Kind::Number(1, LIMIT_MAX),
+    kind: ParameterKind::Number(1, LIMIT_MAX),
     required: false,
     doc: "The most items of a page; 100 where it is not said.",
 };
@@ -94,24 +97,24 @@ pub(super) const CURSOR: Parameter = Parameter::text(
 );
 
 /// See the module.
-pub(super) struct Call {
+pub(super) struct ApiRequest {
     pub admin: Admin,
-    pub who: Who,
+    pub who: Operator,
     /// What stands in the path where the route has {…}, in order.
     pub path: Vec<String>,
     query: Vec<(&'static str, String)>,
     body: Vec<u8>,
 }
 
-impl Call {
+impl ApiRequest {
     pub fn new(
         admin: Admin,
-        who: Who,
+        who: Operator,
         path: Vec<String>,
         query: Vec<(&'static str, String)>,
         body: Vec<u8>,
-    ) -> Call {
-        Call { admin, who, path, query, body }
+    ) -> ApiRequest {
+        ApiRequest { admin, who, path, query, body }
     }
 
     /// A line in the audit log: what is done, to whom or what.
@@ -143,11 +146,11 @@ impl Call {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read<T: Shape>(&self) -> Result<T, Failure> {
+    pub fn read<T: Schema>(&self) -> Result<T, ApiError> {
         let remedy = "GET /api/v1/openapi.json describes it";
         let value: Value = serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::bad(format!("the body is not JSON: {error}"), remedy))?;
-        T::read(&value).map_err(|error| Failure::bad(format!("the body: {error}"), remedy))
+            .map_err(|error| ApiError::bad(format!("the body is not JSON: {error}"), remedy))?;
+        T::read(&value).map_err(|error| ApiError::bad(format!("the body: {error}"), remedy))
     }
 }
 
@@ -155,7 +158,10 @@ impl Call {
 ///
 /// # Errors
 /// What is wrong with one.
-pub(super) fn query(text: &str, known: &'static [Parameter]) -> Result<Vec<(&'static str, String)>, Failure> {
+pub(super) fn query(
+    text: &str,
+    known: &'static [Parameter],
+) -> Result<Vec<(&'static str, String)>, ApiError> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -166,17 +172,17 @@ pub(super) fn query(text: &str, known: &'static [Parameter]) -> Result<Vec<(&'st
                 true => "there is none here".to_owned(),
                 false => format!("there is {}", names.join(", ")),
             };
-            return Err(Failure::bad(format!("the parameter {name:?} is not known"), remedy));
+            return Err(ApiError::bad(format!("the parameter {name:?} is not known"), remedy));
         };
         if found.iter().any(|(known, _)| *known == parameter.name) {
-            return Err(Failure::bad(format!("{} is there twice", parameter.name), "give it once"));
+            return Err(ApiError::bad(format!("{} is there twice", parameter.name), "give it once"));
         }
         parameter.check(&value)?;
         found.push((parameter.name, value));
     }
     for parameter in known.iter().filter(|parameter| parameter.required) {
         if !found.iter().any(|(name, _)| *name == parameter.name) {
-            return Err(Failure::bad(
+            return Err(ApiError::bad(
                 format!("{} is missing", parameter.name),
                 format!("give it: {}", parameter.doc),
             ));
@@ -189,15 +195,15 @@ pub(super) fn query(text: &str, known: &'static [Parameter]) -> Result<Vec<(&'st
 ///
 /// # Errors
 /// What cannot be told.
-pub(super) fn decode(text: &str) -> Result<String, Failure> {
+pub(super) fn decode(text: &str) -> Result<String, ApiError> {
     if text.contains('+') {
-        return Err(Failure::bad(
+        return Err(ApiError::bad(
             "a '+' in a URL may mean a space or itself",
             "write %20 for a space, and %2B for a +",
         ));
     }
     let wrong =
-        || Failure::bad(format!("{text:?} is not encoded as a URL is"), "write %25 for a %, and UTF-8");
+        || ApiError::bad(format!("{text:?} is not encoded as a URL is"), "write %25 for a %, and UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

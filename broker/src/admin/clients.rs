@@ -7,19 +7,19 @@ use std::time::Duration;
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use tokio::sync::oneshot;
 
-use super::answer::Failure;
-use super::call::{CURSOR, Call, LIMIT, Parameter};
+use super::answer::ApiError;
+use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{Page, object};
+use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
-use crate::clients::handle::{Contact, Leave, Question};
-use crate::clients::report::{self, Account};
+use crate::clients::handle::{ClientHandle, Command, DisconnectCommand};
+use crate::clients::report::{self, SessionReport};
 use crate::clients::{self};
 use crate::config::network;
 use crate::core::Core;
-use crate::net::endpoint::GateNumber;
+use crate::net::endpoint::EndpointId;
 use crate::outbox::Outbox;
-use crate::session::Held;
+use crate::session;
 use crate::telemetry::drop_reason::Reason;
 
 pub(super) const ROUTES: &[Route] = &[
@@ -35,7 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
         LIMIT,
         CURSOR
     ],
-    list => Page<Client>
+    list => ListPage<Client>
     ),
     route!(GET "/clients/{client}", "One client in detail", [], one => Detail),
     route!(
@@ -98,7 +98,7 @@ object! {
         /// How fast it is.
         per_second: Option<Rates>,
         /// Messages to it or from it that went no further, by reason.
-        ends: Vec<Ended>,
+        outcomes: Vec<Ended>,
         /// How many subscriptions its session has.
         subscriptions_count: u64,
         /// The first thousand of them, in their order.
@@ -190,55 +190,54 @@ const VISITS: usize = 1_000;
 const LOOKS: usize = 100;
 
 /// What is asked for.
-struct Filter {
+struct ClientFilter {
     client: Option<String>,
     user: Option<String>,
     network: Option<ipnet::IpNet>,
     /// As a URL, or by the numbers of those that have this name.
-    listener: Option<(String, Vec<GateNumber>)>,
+    listener: Option<(String, Vec<EndpointId>)>,
     connected: Option<bool>,
 }
 
-impl Filter {
-    fn of(call: &Call) -> Result<Filter, Failure> {
+impl ClientFilter {
+    fn of(call: &ApiRequest) -> Result<ClientFilter, ApiError> {
         let text = |name: &str| call.text(name).map(str::to_owned);
         let net = |text: &str| {
             network(text).ok_or_else(|| {
-                Failure::bad(
+                ApiError::bad(
                     format!("'{text}' is no address"),
                     "give one like 192.0.2.7, or a network like 192.0.2.0/24",
                 )
             })
         };
-        Ok(Filter {
+        Ok(ClientFilter {
             client: text("client"),
             user: text("user"),
             network: call.text("address").map(net).transpose()?,
             listener: text("listener").map(|name| {
-                let snapshot = call.admin.core.live.get();
-                let named = snapshot.gates.iter().filter(|gate| gate.listener.label() == name);
-                let numbers = named.map(|gate| gate.number).collect();
+                let snapshot = call.admin.core.settings.get();
+                let named = snapshot.endpoints.iter().filter(|endpoint| endpoint.listener.label() == name);
+                let numbers = named.map(|endpoint| endpoint.number).collect();
                 (name, numbers)
             }),
             connected: call.text("state").map(|state| state == "connected"),
         })
     }
 
-    fn takes(&self, client_id: &str, client: &clients::Client<'_>) -> bool {
-        let (user, contact) = match client {
-            clients::Client::Live(contact) => (contact.user.as_deref(), Some(&**contact)),
-            clients::Client::Resting(resident, _) => (resident.session.user.as_deref(), None),
+    fn takes(&self, client_id: &str, client: &clients::ClientView<'_>) -> bool {
+        let (user, handle) = match client {
+            clients::ClientView::Live(handle) => (handle.user.as_deref(), Some(&**handle)),
+            clients::ClientView::Offline(owned, _) => (owned.session.user.as_deref(), None),
         };
         let within = |net: &ipnet::IpNet| {
-            let ip = contact.and_then(|contact| contact.peer.address.ip());
+            let ip = handle.and_then(|handle| handle.peer.address.ip());
             ip.is_some_and(|ip: IpAddr| net.contains(&ip.to_canonical()))
         };
-        let by = |(url, numbers): &(String, Vec<GateNumber>)| {
-            contact.is_some_and(|contact| {
-                *contact.peer.listener == **url || numbers.contains(&contact.peer.place)
-            })
+        let by = |(url, numbers): &(String, Vec<EndpointId>)| {
+            handle
+                .is_some_and(|handle| *handle.peer.listener == **url || numbers.contains(&handle.peer.place))
         };
-        self.connected.is_none_or(|connected| connected == contact.is_some())
+        self.connected.is_none_or(|connected| connected == handle.is_some())
             && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))
             && self.network.as_ref().is_none_or(within)
             && self.listener.as_ref().is_none_or(by)
@@ -247,9 +246,9 @@ impl Filter {
 }
 
 /// A client, before its queue was looked at: that is done without the registry's lock.
-type Found = (Client, Option<Arc<Outbox>>);
+type ListedClient = (Client, Option<Arc<Outbox>>);
 
-fn found(client_id: &Arc<str>, client: &clients::Client<'_>, now: u64) -> Found {
+fn found(client_id: &Arc<str>, client: &clients::ClientView<'_>, now: u64) -> ListedClient {
     let blank = Client {
         client: client_id.clone(),
         user: None,
@@ -262,25 +261,25 @@ fn found(client_id: &Arc<str>, client: &clients::Client<'_>, now: u64) -> Found 
         dropped_messages: 0,
     };
     match client {
-        clients::Client::Live(contact) => {
+        clients::ClientView::Live(handle) => {
             let client = Client {
-                user: contact.user.clone(),
+                user: handle.user.clone(),
                 connected: true,
-                address: Some(contact.by.clone()),
-                listener: Some(contact.peer.listener.clone()),
-                connected_for_ms: Some(now.saturating_sub(contact.since)),
+                address: Some(handle.label.clone()),
+                listener: Some(handle.peer.listener.clone()),
+                connected_for_ms: Some(now.saturating_sub(handle.since)),
                 ..blank
             };
-            (client, contact.outbox.get().cloned())
+            (client, handle.outbox.get().cloned())
         }
-        clients::Client::Resting(resident, _) => {
-            let client = Client { user: resident.session.user.clone(), ..blank };
-            (client, Some(resident.outbox.clone()))
+        clients::ClientView::Offline(owned, _) => {
+            let client = Client { user: owned.session.user.clone(), ..blank };
+            (client, Some(owned.outbox.clone()))
         }
     }
 }
 
-fn counted((mut client, outbox): Found) -> Client {
+fn counted((mut client, outbox): ListedClient) -> Client {
     if let Some(outbox) = outbox {
         (client.queued_messages, client.queued_bytes) = outbox.waiting();
         client.dropped_messages = outbox.recipient().dropped();
@@ -288,10 +287,10 @@ fn counted((mut client, outbox): Found) -> Client {
     client
 }
 
-async fn list(call: Call) -> Result<Page<Client>, Failure> {
-    let (filter, limit, core) = (Filter::of(&call)?, call.limit(), &call.admin.core);
+async fn list(call: ApiRequest) -> Result<ListPage<Client>, ApiError> {
+    let (filter, limit, core) = (ClientFilter::of(&call)?, call.limit(), &call.admin.core);
     let mut next: Option<Arc<str>> = call.cursor().map(Arc::from);
-    let mut clients: Vec<Found> = Vec::new();
+    let mut clients: Vec<ListedClient> = Vec::new();
     for _ in 0..LOOKS {
         let (mut last, now) = (None, core.now());
         let more = core.registry.page(next.as_deref(), VISITS, |client_id, client| {
@@ -306,7 +305,10 @@ async fn list(call: Call) -> Result<Page<Client>, Failure> {
         }
         tokio::task::yield_now().await;
     }
-    Ok(Page { items: clients.into_iter().map(counted).collect(), next: next.map(|next| next.to_string()) })
+    Ok(ListPage {
+        items: clients.into_iter().map(counted).collect(),
+        next: next.map(|next| next.to_string()),
+    })
 }
 
 /// What went no further, if anything.
@@ -324,34 +326,34 @@ const SUBSCRIPTIONS_MAX: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// That there is no such client.
-pub(super) fn unknown(client_id: &str) -> Failure {
+pub(super) fn unknown(client_id: &str) -> ApiError {
     let error = format!("there is no client '{client_id}', connected or with a session");
-    Failure::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
+    ApiError::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
 }
 
 /// How often a client that comes and goes is looked for.
 pub(super) const TRIES: usize = 5;
 
 /// How a session is, told by its connection, or looked up where it rests.
-async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failure> {
+async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionReport), ApiError> {
     for _ in 0..TRIES {
         let now = core.now();
         let (short, looked) = core
             .registry
             .with(client_id, |key, client| {
                 let account = match client {
-                    clients::Client::Live(contact) => Err(contact.clone()),
-                    clients::Client::Resting(resident, _) => Ok(Account::of(resident, SUBSCRIPTIONS_MAX)),
+                    clients::ClientView::Live(handle) => Err(handle.clone()),
+                    clients::ClientView::Offline(owned, _) => Ok(SessionReport::of(owned, SUBSCRIPTIONS_MAX)),
                 };
                 (found(key, &client, now), account)
             })
             .ok_or_else(|| unknown(client_id))?;
-        let contact = match looked {
+        let handle = match looked {
             Ok(account) => return Ok((short, account)),
-            Err(contact) => contact,
+            Err(handle) => handle,
         };
         let (to, answer) = oneshot::channel();
-        contact.ask(Question::Account(SUBSCRIPTIONS_MAX, to));
+        handle.send(Command::Report(SUBSCRIPTIONS_MAX, to));
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(account)) => return Ok((short, account)),
             // It has left, and its session is elsewhere now.
@@ -359,17 +361,20 @@ async fn account(core: &Core, client_id: &str) -> Result<(Found, Account), Failu
             Err(_) => break,
         }
     }
-    Err(Failure::unavailable(format!("client '{client_id}' does not answer, or comes and goes"), "try again"))
+    Err(ApiError::unavailable(
+        format!("client '{client_id}' does not answer, or comes and goes"),
+        "try again",
+    ))
 }
 
-async fn one(call: Call) -> Result<Detail, Failure> {
+async fn one(call: ApiRequest) -> Result<Detail, ApiError> {
     let core = &call.admin.core;
     let (found, account) = account(core, call.name()).await?;
-    let ends = found.1.as_deref().map(ended).unwrap_or_default();
+    let outcomes = found.1.as_deref().map(ended).unwrap_or_default();
     let connection = account.connection;
     Ok(Detail {
         client: counted(found),
-        ends,
+        outcomes,
         protocol_version: connection.as_ref().map(|connection| connection.version.clone()),
         keep_alive_s: connection.as_ref().map(|connection| connection.keep_alive_s.into()),
         session_expiry_s: (account.expiry_s != SESSION_NEVER_EXPIRES_S).then_some(account.expiry_s.into()),
@@ -385,13 +390,13 @@ async fn one(call: Call) -> Result<Detail, Failure> {
         }),
         in_flight_to_client: account.in_flight.0 as u64,
         in_flight_from_client: account.in_flight.1 as u64,
-        flow: connection.as_ref().map(|report::Connection { flow, .. }| Flow {
+        flow: connection.as_ref().map(|report::ConnectionReport { flow, .. }| Flow {
             messages_received: flow.messages_received,
             messages_sent: flow.messages_sent,
             bytes_received: flow.bytes_received,
             bytes_sent: flow.bytes_sent,
         }),
-        per_second: connection.map(|report::Connection { rates, .. }| {
+        per_second: connection.map(|report::ConnectionReport { rates, .. }| {
             let [messages_received, messages_sent, bytes_received, bytes_sent] = rates;
             Rates { messages_received, messages_sent, bytes_received, bytes_sent }
         }),
@@ -404,7 +409,7 @@ async fn one(call: Call) -> Result<Detail, Failure> {
     })
 }
 
-fn subscription(filter: Box<str>, held: &Held) -> Subscription {
+fn subscription(filter: Box<str>, held: &session::Subscription) -> Subscription {
     Subscription {
         filter: filter.into(),
         qos: held.options.qos as u64,
@@ -414,27 +419,27 @@ fn subscription(filter: Box<str>, held: &Held) -> Subscription {
     }
 }
 
-async fn disconnect(call: Call) -> Result<Disconnected, Failure> {
+async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
     let (core, client_id) = (&call.admin.core, call.name());
     call.audit(&format!("disconnect client {client_id}"));
-    let contact = core.registry.with(client_id, |_, client| match client {
-        clients::Client::Live(contact) => Some(contact.clone()),
-        clients::Client::Resting(..) => None,
+    let handle = core.registry.with(client_id, |_, client| match client {
+        clients::ClientView::Live(handle) => Some(handle.clone()),
+        clients::ClientView::Offline(..) => None,
     });
-    let contact = contact.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
+    let handle = handle.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
         let error = format!("client '{client_id}' is not connected; its session rests");
-        Failure::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
+        ApiError::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
     })?;
-    leave(&contact, false).await?;
+    leave(&handle, false).await?;
     Ok(Disconnected { client: client_id.to_owned() })
 }
 
 /// Ends a connection, and its session where that is wanted, and waits until that is done; `false`: it was leaving already.
-pub(super) async fn leave(contact: &Contact, with_session: bool) -> Result<bool, Failure> {
+pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
     let (done, gone) = oneshot::channel();
-    contact.ask(Question::Leave(Leave { with_session, done }));
+    handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));
     match tokio::time::timeout(PATIENCE, gone).await {
         Ok(done) => Ok(done.is_ok()),
-        Err(_) => Err(Failure::unavailable("the client was told, and is not gone yet", "look again")),
+        Err(_) => Err(ApiError::unavailable("the client was told, and is not gone yet", "look again")),
     }
 }

@@ -1,16 +1,16 @@
 //! The document of the API itself.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::routes;
-use super::shape::Shape;
+use super::shape::Schema;
 use crate::admin::route::{Route, route};
 
 pub(super) const ROUTES: &[Route] = &[route!(GET "/openapi.json", "This document", [], document => Document)];
 
 struct Document(serde_json::Value);
 
-impl Shape for Document {
+impl Schema for Document {
     fn schema() -> serde_json::Value {
         serde_json::json!({ "type": "object" })
     }
@@ -22,6 +22,6 @@ impl Shape for Document {
     }
 }
 
-async fn document(_: Call) -> Result<Document, Failure> {
+async fn document(_: ApiRequest) -> Result<Document, ApiError> {
     Ok(Document(routes::document()))
 }

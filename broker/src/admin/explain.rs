@@ -2,8 +2,8 @@
 
 use lapwing_protocol::{QoS, topic};
 
-use super::answer::Failure;
-use super::call::{CURSOR, Call, Kind, LIMIT, Parameter};
+use super::answer::ApiError;
+use super::call::{ApiRequest, CURSOR, LIMIT, Parameter, ParameterKind};
 use super::shape::object;
 use crate::admin::route::{Route, route};
 use crate::core::explain::{self, Question};
@@ -17,7 +17,7 @@ pub(super) const ROUTES: &[Route] = &[route!(
         Parameter::choice("qos", &["0", "1", "2"], "How it would be published; 1 where it is not said."),
         Parameter {
             name: "bytes",
-            kind: Kind::Number(0, 268_435_455),
+            kind: ParameterKind::Number(0, 268_435_455),
             required: false,
             doc: "How large it would be; 0 where it is not said.",
         },
@@ -91,10 +91,10 @@ object! {
     }
 }
 
-async fn explain(call: Call) -> Result<Explanation, Failure> {
+async fn explain(call: ApiRequest) -> Result<Explanation, ApiError> {
     let name = call.text("topic").unwrap_or_default().to_owned();
     if topic::check_name(&name).is_err() {
-        return Err(Failure::bad(
+        return Err(ApiError::bad(
             format!("{name:?} is not a topic name"),
             "give a name as a message has it: not empty, and without + and #",
         ));
@@ -102,7 +102,7 @@ async fn explain(call: Call) -> Result<Explanation, Failure> {
     let after = match call.cursor() {
         None => 0,
         Some(cursor) => cursor.parse().map_err(|_| {
-            Failure::bad(format!("{cursor:?} is no cursor"), "give `next` of the page before, or none")
+            ApiError::bad(format!("{cursor:?} is no cursor"), "give `next` of the page before, or none")
         })?,
     };
     let from = call.text("from").map(str::to_owned);
@@ -115,7 +115,7 @@ async fn explain(call: Call) -> Result<Explanation, Failure> {
         let found = core.explain(&Question { topic: &name, from, qos, bytes, after, most });
         shaped(&name, from, found)
     });
-    explained.await.map_err(|error| Failure::unavailable(error.to_string(), "try again"))
+    explained.await.map_err(|error| ApiError::unavailable(error.to_string(), "try again"))
 }
 
 fn shaped(topic: &str, from: Option<&str>, found: explain::Explanation) -> Explanation {

@@ -4,11 +4,11 @@ use std::fmt::{Display, Write};
 use std::time::Instant;
 
 use super::process::Process;
-use crate::clients::Client;
+use crate::clients::ClientView;
 use crate::core::Core;
 use crate::store::Health;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::metrics::{BOUNDS_MICROS, Spread, Sums};
+use crate::telemetry::metrics::{BOUNDS_MICROS, HistogramSnapshot, TrafficTotals};
 
 /// How the text is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Form {
 
 /// All figures of now.
 pub(super) fn write(core: &Core, form: Form) -> String {
-    let mut page = Page { text: String::with_capacity(8_192), form };
+    let mut page = Exposition { text: String::with_capacity(8_192), form };
     page.info("lapwing_build", "What runs.", "version", crate::VERSION);
     page.gauge("lapwing_uptime_seconds", "How long the broker has run.", core.uptime_ms() as f64 / 1000.0);
     clients(core, &mut page);
@@ -37,7 +37,7 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     listeners(core, &mut page);
     queues(core, &mut page);
     routes(core, &mut page);
-    if core.store.keeps() {
+    if core.store.is_durable() {
         store(core, &mut page);
     }
     telemetry(core, &mut page);
@@ -48,9 +48,9 @@ pub(super) fn write(core: &Core, form: Form) -> String {
     page.text
 }
 
-fn clients(core: &Core, page: &mut Page) {
+fn clients(core: &Core, page: &mut Exposition) {
     let (counts, usage, m) = (core.registry.counts(), core.budget.usage(), &core.metrics);
-    let traffic = core.live.traffic();
+    let traffic = core.settings.traffic();
     page.gauge(
         "lapwing_connections_open",
         "Network connections, those before CONNECT included.",
@@ -62,8 +62,8 @@ fn clients(core: &Core, page: &mut Page) {
         usage.connections_max,
     );
     page.gauge("lapwing_clients_connected", "Clients that are connected.", counts.live);
-    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.most_live);
-    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.resting);
+    page.gauge("lapwing_clients_connected_most", "The most at once since the start.", counts.live_max);
+    page.gauge("lapwing_sessions_resting", "Sessions that wait for their client.", counts.offline);
     page.counter(
         "lapwing_sessions_expired",
         "Sessions that ended since their client stayed away.",
@@ -80,28 +80,28 @@ fn clients(core: &Core, page: &mut Page) {
     page.counter("lapwing_denied", "Things that clients were not allowed to do.", m.denied.get());
 }
 
-fn traffic(core: &Core, page: &mut Page) {
-    let traffic = core.live.traffic();
+fn traffic(core: &Core, page: &mut Exposition) {
+    let traffic = core.settings.traffic();
     page.counter("lapwing_packets_received", "MQTT packets that came in.", traffic.packets_received);
     page.counter("lapwing_packets_sent", "MQTT packets that went out.", traffic.packets_sent);
     page.counter("lapwing_received_bytes", "Bytes that came in.", traffic.bytes_received);
     page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
     page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
     page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
-    let drops = &core.ends.drops;
+    let drops = &core.outcomes.drops;
     let dropped = "Messages that were not taken, or that a subscriber did not get, by reason.";
     page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
     let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
-    let reasons = Reason::passed_over().map(|r| (r.name(), drops.get(r)));
+    let reasons = Reason::skipped().map(|r| (r.name(), drops.get(r)));
     page.counters("lapwing_messages_passed_over", passed, reasons);
     page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
 }
 
 /// What a figure of a listener is called, whether it is a counter, what it says, and where it is.
-type OfListener = (&'static str, bool, &'static str, fn(&Sums, u64) -> u64);
+type OfListener = (&'static str, bool, &'static str, fn(&TrafficTotals, u64) -> u64);
 
-fn listeners(core: &Core, page: &mut Page) {
+fn listeners(core: &Core, page: &mut Exposition) {
     const FIGURES: [OfListener; 7] = [
         (
             "lapwing_listener_connections",
@@ -127,11 +127,11 @@ fn listeners(core: &Core, page: &mut Page) {
         ("lapwing_listener_received_bytes", true, "Bytes that came in by it.", |sums, _| sums.bytes_received),
         ("lapwing_listener_sent_bytes", true, "Bytes that went out by it.", |sums, _| sums.bytes_sent),
     ];
-    let snapshot = core.live.get();
-    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, gate)| {
-        let mut sums = Sums::default();
-        sums.add(&gate.traffic);
-        (name, sums, gate.connections() as u64)
+    let snapshot = core.settings.get();
+    let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, endpoint)| {
+        let mut sums = TrafficTotals::default();
+        sums.add(&endpoint.traffic);
+        (name, sums, endpoint.connections() as u64)
     });
     let listeners: Vec<_> = listeners.collect();
     for (name, grows, help, figure) in FIGURES {
@@ -144,15 +144,15 @@ fn listeners(core: &Core, page: &mut Page) {
 const SLICE: usize = 512;
 
 /// What waits for clients and what is on its way to them: looked up where it is, since counting it would cost each message.
-fn queues(core: &Core, page: &mut Page) {
+fn queues(core: &Core, page: &mut Exposition) {
     let (mut connected, mut resting) = ([0; 3], [0; 3]);
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
     loop {
         after = core.registry.page(after.as_deref(), SLICE, |_, client| match client {
-            Client::Live(contact) => {
-                outboxes.extend(contact.outbox.get().map(|outbox| (true, outbox.clone())))
+            ClientView::Live(handle) => {
+                outboxes.extend(handle.outbox.get().map(|outbox| (true, outbox.clone())))
             }
-            Client::Resting(resident, _) => outboxes.push((false, resident.outbox.clone())),
+            ClientView::Offline(owned, _) => outboxes.push((false, owned.outbox.clone())),
         });
         for (live, outbox) in outboxes.drain(..) {
             let (messages, bytes) = outbox.waiting();
@@ -178,14 +178,14 @@ fn queues(core: &Core, page: &mut Page) {
     }
 }
 
-fn telemetry(core: &Core, page: &mut Page) {
-    let (sent, dropped) = core.ends.traces.export().map_or((0, 0), |export| export.spans());
+fn telemetry(core: &Core, page: &mut Exposition) {
+    let (sent, dropped) = core.outcomes.traces.export().map_or((0, 0), |export| export.spans());
     page.counter("lapwing_telemetry_spans_sent", "Spans that the collector took.", sent);
     let help = "Spans that did not fit into telemetry.spans_max, or that the collector did not take.";
     page.counter("lapwing_telemetry_spans_dropped", help, dropped);
 }
 
-fn routes(core: &Core, page: &mut Page) {
+fn routes(core: &Core, page: &mut Exposition) {
     let (subscriptions, shared) = core.router.counts();
     page.gauge("lapwing_subscriptions", "Subscriptions of all sessions.", subscriptions);
     page.gauge("lapwing_shared_subscriptions", "Shared subscriptions among them.", shared);
@@ -194,12 +194,16 @@ fn routes(core: &Core, page: &mut Page) {
     page.gauge("lapwing_retained_bytes", "Their bytes.", bytes);
 }
 
-fn store(core: &Core, page: &mut Page) {
+fn store(core: &Core, page: &mut Exposition) {
     let figures = core.store.figures();
     let states = [Health::Good, Health::Full, Health::Failed];
     let states = states.map(|state| (state.text(), u8::from(state == figures.health)));
     page.states("lapwing_store_health", "How the store is: 1 for the state that it is in.", &states);
-    page.gauge("lapwing_store_queued_bytes", "Messages that wait on disk for sessions.", core.stored.bytes());
+    page.gauge(
+        "lapwing_store_queued_bytes",
+        "Messages that wait on disk for sessions.",
+        core.disk_total.bytes(),
+    );
     page.gauge(
         "lapwing_store_segments_kept",
         "Segments of the log that are kept for queues.",
@@ -225,7 +229,7 @@ fn store(core: &Core, page: &mut Page) {
 }
 
 /// Under the names that Prometheus's own libraries use.
-fn process(core: &Core, page: &mut Page) {
+fn process(core: &Core, page: &mut Exposition) {
     let budget = core.budget.usage().memory_bytes_max;
     page.gauge("lapwing_memory_budget_bytes", "The memory at which no new client is let in.", budget);
     let pressure = core.budget.pressure() as u8;
@@ -256,12 +260,12 @@ fn process(core: &Core, page: &mut Page) {
     }
 }
 
-struct Page {
+struct Exposition {
     text: String,
     form: Form,
 }
 
-impl Page {
+impl Exposition {
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to a text does not fail.
         let _ = writeln!(self.text, "{line}");
@@ -295,7 +299,7 @@ impl Page {
         self.line(format_args!("{name}_total {value}"));
     }
 
-    fn histogram(&mut self, name: &str, help: &str, spread: &Spread) {
+    fn histogram(&mut self, name: &str, help: &str, spread: &HistogramSnapshot) {
         self.head(name, "histogram", help);
         let mut count = 0;
         let bounds = BOUNDS_MICROS.iter().map(|bound| (*bound as f64 / 1e6).to_string());

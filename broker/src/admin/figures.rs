@@ -4,14 +4,14 @@ use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
-use super::answer::{Content, JSON, TEXT, response};
+use super::answer::{JSON, ResponseBody, TEXT, response};
 use super::exposition::{self, Form};
 use crate::store::Health;
 
 const PATHS: &str = "There are /metrics, /healthz, /readyz and /version; and /api/v1/openapi.json, which describes the API.\n";
 
 impl Admin {
-    pub(super) async fn figures<T>(&self, request: &Request<T>) -> Response<Content> {
+    pub(super) async fn figures<T>(&self, request: &Request<T>) -> Response<ResponseBody> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let text = "Everything here is read with GET.\n";
             let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
@@ -31,7 +31,7 @@ impl Admin {
     }
 
     /// The kernel is asked for some figures, and takes its time where there are many open files: on a thread of its own.
-    async fn metrics(&self, form: Form) -> Response<Content> {
+    async fn metrics(&self, form: Form) -> Response<ResponseBody> {
         let core = self.core.clone();
         match tokio::task::spawn_blocking(move || exposition::write(&core, form)).await {
             Ok(text) => response(StatusCode::OK, form.content_type(), text),
@@ -64,7 +64,7 @@ impl Admin {
     }
 }
 
-fn judged(problem: Option<&'static str>) -> Response<Content> {
+fn judged(problem: Option<&'static str>) -> Response<ResponseBody> {
     match problem {
         None => response(StatusCode::OK, TEXT, "good\n"),
         Some(problem) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),

@@ -1,12 +1,12 @@
 //! Listeners, with what went through each.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::shape::object;
 use crate::admin::route::{Route, route};
 use crate::core::settings::Snapshot;
-use crate::net::endpoint::Gate;
-use crate::telemetry::metrics::Sums;
+use crate::net::endpoint::Endpoint;
+use crate::telemetry::metrics::TrafficTotals;
 
 pub(super) const ROUTES: &[Route] = &[
     route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),
@@ -47,28 +47,28 @@ object! {
 }
 
 /// The listeners with a name for each that no other has: those of one address, of which there can be two with port 0, are counted.
-pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Gate)> {
-    let mut named: Vec<(String, &Gate)> = Vec::new();
-    for gate in &snapshot.gates {
-        let label = gate.listener.label();
+pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Endpoint)> {
+    let mut named: Vec<(String, &Endpoint)> = Vec::new();
+    for endpoint in &snapshot.endpoints {
+        let label = endpoint.listener.label();
         let same = named.iter().filter(|(_, other)| other.listener.label() == label).count();
-        named.push((if same == 0 { label } else { format!("{label}#{}", same + 1) }, gate));
+        named.push((if same == 0 { label } else { format!("{label}#{}", same + 1) }, endpoint));
     }
     named
 }
 
-async fn list(call: Call) -> Result<Listeners, Failure> {
-    let snapshot = call.admin.core.live.get();
+async fn list(call: ApiRequest) -> Result<Listeners, ApiError> {
+    let snapshot = call.admin.core.settings.get();
     let open = call.admin.listeners.borrow().clone();
-    let items = named(&snapshot).into_iter().map(|(name, gate)| {
-        let mut sums = Sums::default();
-        sums.add(&gate.traffic);
-        let urls = open.iter().filter(|(number, _)| *number == gate.number);
+    let items = named(&snapshot).into_iter().map(|(name, endpoint)| {
+        let mut sums = TrafficTotals::default();
+        sums.add(&endpoint.traffic);
+        let urls = open.iter().filter(|(number, _)| *number == endpoint.number);
         Listener {
             name,
             urls: urls.map(|(_, url)| url.to_string()).collect(),
-            connections: gate.connections() as u64,
-            connections_max: gate.listener.connections_max.map(u64::from),
+            connections: endpoint.connections() as u64,
+            connections_max: endpoint.listener.connections_max.map(u64::from),
             accepted: sums.connections,
             refused: sums.refused,
             messages_received: sums.publish_received,

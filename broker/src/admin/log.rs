@@ -1,7 +1,7 @@
 //! What is logged.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::shape::object;
 use crate::admin::route::{Route, route};
 use crate::core::control;
@@ -37,24 +37,24 @@ object! {
 const LEVELS: &str =
     "give off, error, warn, info, debug, trace, or a filter like \"info,audit=warn,lapwing::net=debug\"";
 
-async fn level(call: &Call, set: Option<String>) -> Result<Level, Failure> {
+async fn level(call: &ApiRequest, set: Option<String>) -> Result<Level, ApiError> {
     let level = control::level(&call.admin.reloads, set).await;
-    let level = level.map_err(|error| Failure::bad(format!("log.level: {error}"), LEVELS))?;
-    Ok(Level { level, configured: call.admin.core.live.get().config.log.level.clone() })
+    let level = level.map_err(|error| ApiError::bad(format!("log.level: {error}"), LEVELS))?;
+    Ok(Level { level, configured: call.admin.core.settings.get().config.log.level.clone() })
 }
 
-async fn get(call: Call) -> Result<Level, Failure> {
+async fn get(call: ApiRequest) -> Result<Level, ApiError> {
     level(&call, None).await
 }
 
-async fn set(call: Call, new: NewLevel) -> Result<Level, Failure> {
+async fn set(call: ApiRequest, new: NewLevel) -> Result<Level, ApiError> {
     // Alone it would be taken for the only part of the program to log.
     let is_level = |word: &str| {
         ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str())
     };
     let odd = new.level.split(',').map(str::trim).find(|part| !part.contains('=') && !is_level(part));
     if let Some(odd) = odd {
-        return Err(Failure::bad(format!("'{odd}' is no level"), LEVELS));
+        return Err(ApiError::bad(format!("'{odd}' is no level"), LEVELS));
     }
     call.audit(&format!("log level {}", new.level));
     level(&call, Some(new.level)).await

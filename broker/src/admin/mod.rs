@@ -48,11 +48,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::answer::{Answer, Content, Failure, JSON, LINES};
-use self::call::{Call, Who};
+use self::answer::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
+use self::call::{ApiRequest, Operator};
 use crate::auth::audit;
 use crate::core::Core;
-use crate::core::control::{Named, Request as Reload};
+use crate::core::control::{ControlRequest as Reload, ListenerName};
 use crate::net::ControlSocket;
 
 /// How many connections there are at once on each of the two; more wait in the kernel's queue.
@@ -78,14 +78,14 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Admin {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Named>>,
+    listeners: watch::Receiver<Vec<ListenerName>>,
     stopped: watch::Receiver<bool>,
     reloads: mpsc::Sender<Reload>,
     streams: Arc<Semaphore>,
 }
 
 /// Where it is asked.
-pub(crate) enum Door {
+pub(crate) enum AdminListener {
     /// `admin.address`.
     Address(TcpListener),
     /// `admin.socket`.
@@ -94,7 +94,7 @@ pub(crate) enum Door {
 
 /// Who has come in by which door.
 #[derive(Clone, Debug)]
-enum Visitor {
+enum AdminPeer {
     Network(SocketAddr),
     Process { user_id: u32, process_id: Option<i32> },
 }
@@ -103,7 +103,7 @@ impl Admin {
     /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes what is to be changed.
     pub(crate) fn new(
         core: Arc<Core>,
-        listeners: watch::Receiver<Vec<Named>>,
+        listeners: watch::Receiver<Vec<ListenerName>>,
         stopped: watch::Receiver<bool>,
         reloads: mpsc::Sender<Reload>,
     ) -> Admin {
@@ -111,20 +111,20 @@ impl Admin {
     }
 
     /// Serves until it is dropped: what becomes of a broker that stops can be seen, too.
-    pub(crate) async fn run(self, door: Door) {
+    pub(crate) async fn run(self, door: AdminListener) {
         let mut connections = JoinSet::new();
         loop {
             let accept = async {
                 Ok(match &door {
-                    Door::Address(listener) => {
+                    AdminListener::Address(listener) => {
                         let (stream, peer) = listener.accept().await?;
-                        (Box::new(stream) as Box<dyn Wire>, Visitor::Network(peer))
+                        (Box::new(stream) as Box<dyn AdminStream>, AdminPeer::Network(peer))
                     }
-                    Door::Socket(socket) => {
+                    AdminListener::Socket(socket) => {
                         let stream = socket.accept().await?;
                         let peer = stream.peer_cred()?;
-                        let visitor = Visitor::Process { user_id: peer.uid(), process_id: peer.pid() };
-                        (Box::new(stream) as Box<dyn Wire>, visitor)
+                        let visitor = AdminPeer::Process { user_id: peer.uid(), process_id: peer.pid() };
+                        (Box::new(stream) as Box<dyn AdminStream>, visitor)
                     }
                 })
             };
@@ -144,7 +144,7 @@ impl Admin {
         }
     }
 
-    async fn serve(self, stream: Box<dyn Wire>, visitor: Visitor) {
+    async fn serve(self, stream: Box<dyn AdminStream>, visitor: AdminPeer) {
         let streams = AtomicBool::new(false);
         let service = service_fn(|request| self.answer(request, &visitor, &streams));
         let mut connection = pin!(
@@ -170,9 +170,9 @@ impl Admin {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        visitor: &Visitor,
+        visitor: &AdminPeer,
         streams: &AtomicBool,
-    ) -> Result<Response<Content>, Infallible> {
+    ) -> Result<Response<ResponseBody>, Infallible> {
         let path = request.uri().path();
         if path != "/api" && !path.starts_with("/api/") {
             return Ok(match self.may_read(request.headers(), visitor, path) {
@@ -183,7 +183,7 @@ impl Admin {
         let answer = match self.who(request.headers(), visitor) {
             Ok(who) => match tokio::time::timeout(ANSWER_TIME, self.call(request, who)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Failure::unavailable(
+                Err(_) => Err(ApiError::unavailable(
                     format!(
                         "this took longer than {} s, and perhaps not all of it was done",
                         ANSWER_TIME.as_secs()
@@ -202,13 +202,13 @@ impl Admin {
         })
     }
 
-    async fn call(&self, request: Request<Incoming>, who: Who) -> Result<Answer, Failure> {
+    async fn call(&self, request: Request<Incoming>, who: Operator) -> Result<ApiResponse, ApiError> {
         let (route, names) = routes::find(request.method(), request.uri().path())?;
         let query = call::query(request.uri().query().unwrap_or(""), route.query)?;
         if route.body.is_some() {
             let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
             if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case(JSON)) {
-                return Err(Failure::media_type(
+                return Err(ApiError::media_type(
                     "the body is to be JSON",
                     format!("send it with Content-Type: {JSON}"),
                 ));
@@ -218,46 +218,48 @@ impl Admin {
         let permit = match route.answer.1 {
             LINES => Some(self.streams.clone().try_acquire_owned().map_err(|_| {
                 let error = format!("there are {STREAMS_MAX} streams already");
-                Failure::unavailable(error, "end one of them")
+                ApiError::unavailable(error, "end one of them")
             })?),
             _ => None,
         };
-        let answer = (route.run)(Call::new(self.clone(), who, names, query, body)).await?;
+        let answer = (route.run)(ApiRequest::new(self.clone(), who, names, query, body)).await?;
         Ok(answer.with(permit))
     }
 
     /// Who asks the API for something, if it may.
-    fn who(&self, headers: &HeaderMap, visitor: &Visitor) -> Result<Who, Failure> {
+    fn who(&self, headers: &HeaderMap, visitor: &AdminPeer) -> Result<Operator, ApiError> {
         let peer = match *visitor {
-            Visitor::Process { user_id, process_id } => return Ok(Who::Socket { user_id, process_id }),
-            Visitor::Network(peer) => peer,
+            AdminPeer::Process { user_id, process_id } => {
+                return Ok(Operator::Socket { user_id, process_id });
+            }
+            AdminPeer::Network(peer) => peer,
         };
-        let snapshot = self.core.live.get();
+        let snapshot = self.core.settings.get();
         let Some(token) = &snapshot.admin_token else {
             let socket = match snapshot.config.control_socket() {
                 Some(path) => format!("; `lapwing ctl --socket {}` needs none", path.display()),
                 None => String::new(),
             };
-            return Err(Failure::forbidden(
+            return Err(ApiError::forbidden(
                 "the API is served with a token only, and there is none",
                 format!("set admin.token_file, then reload{socket}"),
             ));
         };
         let remedy = "send Authorization: Bearer TOKEN, as admin.token or admin.token_file has it";
         let Some(given) = bearer(headers) else {
-            return Err(Failure::unauthorized("the API needs a token", remedy));
+            return Err(ApiError::unauthorized("the API needs a token", remedy));
         };
         if !same(given, token.reveal()) {
             self.core.metrics.authentication_failures.add(1);
-            audit::operator_refused(&self.core.refusals, self.core.now(), &peer);
-            return Err(Failure::unauthorized("the token is wrong", remedy));
+            audit::operator_refused(&self.core.refusal_log, self.core.now(), &peer);
+            return Err(ApiError::unauthorized("the token is wrong", remedy));
         }
-        Ok(Who::Token(peer))
+        Ok(Operator::Token(peer))
     }
 
     /// Whether figures may be read: by everybody on this machine, by others with the token or where that is said. Health always.
-    fn may_read(&self, headers: &HeaderMap, visitor: &Visitor, path: &str) -> Result<(), Failure> {
-        let admin = &self.core.live.get().config.admin;
+    fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
+        let admin = &self.core.settings.get().config.admin;
         match path {
             "/healthz" | "/readyz" => Ok(()),
             _ if admin.open || admin.is_local() => Ok(()),
@@ -267,9 +269,9 @@ impl Admin {
 }
 
 /// Bytes of either door.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+trait AdminStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AdminStream for T {}
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
@@ -284,15 +286,15 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 }
 
 /// A body that is not too large.
-async fn whole(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+async fn whole(mut body: Incoming) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| {
-            Failure::bad(format!("the body did not come whole: {error}"), "send it again")
+            ApiError::bad(format!("the body did not come whole: {error}"), "send it again")
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > BODY_BYTES_MAX {
-            return Err(Failure::too_large(
+            return Err(ApiError::too_large(
                 "the body is too large",
                 format!("send at most {BODY_BYTES_MAX} bytes"),
             ));

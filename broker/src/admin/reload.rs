@@ -1,7 +1,7 @@
 //! Reading the configuration and its files anew.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::shape::object;
 use crate::admin::route::{Route, route};
 use crate::core::control;
@@ -21,11 +21,11 @@ object! {
     }
 }
 
-async fn reload(call: Call) -> Result<Reloaded, Failure> {
+async fn reload(call: ApiRequest) -> Result<Reloaded, ApiError> {
     call.audit("reload");
     let reloaded = control::ask(&call.admin.reloads, None).await;
     let reloaded = reloaded.map_err(|error| {
-        Failure::conflict(error, "all stays as it was: correct the configuration, and try again")
+        ApiError::conflict(error, "all stays as it was: correct the configuration, and try again")
     })?;
     Ok(Reloaded { restart: reloaded.restart })
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use lapwing_protocol::topic;
 
-use super::answer::Failure;
-use super::call::{CURSOR, Call, LIMIT, Parameter};
+use super::answer::ApiError;
+use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::sessions::not_kept;
-use super::shape::{Page, object};
+use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::message::Message;
 
@@ -17,7 +17,7 @@ const FILTER: Parameter = Parameter::text(
 );
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/retained", "Lists retained messages in the order of their topic levels", [FILTER, LIMIT, CURSOR], list => Page<Retained>),
+    route!(GET "/retained", "Lists retained messages in the order of their topic levels", [FILTER, LIMIT, CURSOR], list => ListPage<Retained>),
     route!(GET "/retained/count", "Counts retained messages", [FILTER], count => Count),
     route!(
         DELETE "/retained",
@@ -71,18 +71,18 @@ const PAYLOAD_SHOWN: usize = 1_024;
 /// How many messages are deleted before others have a turn.
 const DELETED_AT_ONCE: usize = 64;
 
-fn filter(call: &Call) -> Result<&str, Failure> {
+fn filter(call: &ApiRequest) -> Result<&str, ApiError> {
     let filter = call.text("filter").unwrap_or("#");
     match topic::check_filter(filter).is_ok() && topic::shared(filter).is_none() {
         true => Ok(filter),
-        false => Err(Failure::bad(
+        false => Err(ApiError::bad(
             format!("'{filter}' is not a topic filter"),
             "give one like sensors/%2B/state or sensors/%23",
         )),
     }
 }
 
-async fn list(call: Call) -> Result<Page<Retained>, Failure> {
+async fn list(call: ApiRequest) -> Result<ListPage<Retained>, ApiError> {
     let (filter, limit, core) = (filter(&call)?, call.limit(), &call.admin.core);
     let now = core.now();
     let mut next: Option<Box<str>> = call.cursor().map(Box::from);
@@ -103,13 +103,13 @@ async fn list(call: Call) -> Result<Page<Retained>, Failure> {
     if !missing.is_empty() {
         let messages = core.store.retained(missing).await;
         let messages = messages
-            .map_err(|_| Failure::unavailable("the store cannot be read", "see what the log says of it"))?;
+            .map_err(|_| ApiError::unavailable("the store cannot be read", "see what the log says of it"))?;
         fetched.extend(messages.into_iter().map(|message| (message.topic_str().into(), message)));
     }
     let message =
         |(topic, message): (Box<str>, Option<Message>)| message.or_else(|| fetched.get(&topic).cloned());
     let items = found.into_iter().filter_map(message).map(|message| shown(&message, now)).collect();
-    Ok(Page { items, next: next.map(String::from) })
+    Ok(ListPage { items, next: next.map(String::from) })
 }
 
 fn shown(message: &Message, now: u64) -> Retained {
@@ -126,7 +126,7 @@ fn shown(message: &Message, now: u64) -> Retained {
     }
 }
 
-async fn count(call: Call) -> Result<Count, Failure> {
+async fn count(call: ApiRequest) -> Result<Count, ApiError> {
     let (filter, core) = (filter(&call)?, &call.admin.core);
     let (mut count, mut next) = (Count { messages: 0, bytes: 0 }, None);
     loop {
@@ -141,7 +141,7 @@ async fn count(call: Call) -> Result<Count, Failure> {
     }
 }
 
-async fn delete(call: Call) -> Result<Deleted, Failure> {
+async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
     let (filter, core) = (filter(&call)?, &call.admin.core);
     call.audit(&format!("delete retained messages of {filter}"));
     let (mut messages, mut next) = (0, None);
@@ -154,7 +154,7 @@ async fn delete(call: Call) -> Result<Deleted, Failure> {
         });
         for topic in topics {
             if !core.clear_retained(&topic) {
-                return Err(Failure::unavailable(
+                return Err(ApiError::unavailable(
                     format!("{messages} were deleted, then the store took no more"),
                     "make room on its disk, or see what the log says of it",
                 ));

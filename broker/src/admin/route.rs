@@ -6,10 +6,10 @@ use std::pin::Pin;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::admin::answer::{Answer, Failure, JSON, LINES};
-use crate::admin::call::{Call, Parameter};
+use crate::admin::answer::{ApiError, ApiResponse, JSON, LINES};
+use crate::admin::call::{ApiRequest, Parameter};
 
-pub(super) type Running = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<ApiResponse, ApiError>> + Send>>;
 
 /// See the module.
 pub(super) struct Route {
@@ -22,7 +22,7 @@ pub(super) struct Route {
     pub body: Option<fn() -> Value>,
     /// The schema of the answer, and whether that is one value or a line for each.
     pub answer: (fn() -> Value, &'static str),
-    pub run: fn(Call) -> Running,
+    pub run: fn(ApiRequest) -> Running,
 }
 
 /// Declares a route: `route!(GET "/path/{name}", "What it does", [PARAMETERS], function => Answer)`. The function takes the
@@ -43,12 +43,12 @@ macro_rules! route {
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident <- $Body:ty => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
-            Some(<$Body as $crate::admin::shape::Shape>::schema),
-            (<$Answer as $crate::admin::shape::Shape>::schema, $crate::admin::answer::JSON),
+            Some(<$Body as $crate::admin::shape::Schema>::schema),
+            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
             |call| Box::pin(async move {
                 let body: $Body = call.read()?;
                 let answer: $Answer = $run(call, body).await?;
-                Ok($crate::admin::answer::Answer::Value($crate::admin::shape::Shape::json(answer)))
+                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
             })
         )
     };
@@ -56,18 +56,18 @@ macro_rules! route {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Shape>::schema, $crate::admin::answer::LINES),
-            |call| Box::pin(async move { Ok($crate::admin::answer::Answer::Lines($run(call).await?, None)) })
+            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::LINES),
+            |call| Box::pin(async move { Ok($crate::admin::answer::ApiResponse::Lines($run(call).await?, None)) })
         )
     };
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Shape>::schema, $crate::admin::answer::JSON),
+            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
             |call| Box::pin(async move {
                 let answer: $Answer = $run(call).await?;
-                Ok($crate::admin::answer::Answer::Value($crate::admin::shape::Shape::json(answer)))
+                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
             })
         )
     };

@@ -5,8 +5,8 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::answer::Failure;
-use super::call::{Kind, Parameter, decode};
+use super::answer::ApiError;
+use super::call::{Parameter, ParameterKind, decode};
 use super::{
     bans, busiest, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions,
     trace,
@@ -39,23 +39,23 @@ fn all() -> impl Iterator<Item = &'static Route> {
 ///
 /// # Errors
 /// That there is none.
-pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Failure> {
+pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), ApiError> {
     let below = path.strip_prefix(ROOT).unwrap_or("");
     let mut others = Vec::new();
     for route in all() {
         let Some(names) = names(route.path, below) else { continue };
         if route.method == *method || (route.method == Method::GET && *method == Method::HEAD) {
-            let names: Result<Vec<String>, Failure> = names.into_iter().map(decode).collect();
+            let names: Result<Vec<String>, ApiError> = names.into_iter().map(decode).collect();
             return Ok((route, names?));
         }
         others.push(route.method.as_str());
     }
     match others.is_empty() {
-        true => Err(Failure::missing(
+        true => Err(ApiError::missing(
             format!("there is nothing at {path}"),
             format!("GET {ROOT}/openapi.json lists all that there is"),
         )),
-        false => Err(Failure::method(&others.join(", "))),
+        false => Err(ApiError::method(&others.join(", "))),
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) fn document() -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-            "schemas": { "Failure": Failure::schema() },
+            "schemas": { "Failure": ApiError::schema() },
         },
     })
 }
@@ -97,9 +97,11 @@ pub(super) fn document() -> Value {
 impl Parameter {
     pub(super) fn document(&self) -> Value {
         let schema = match self.kind {
-            Kind::Text => json!({ "type": "string" }),
-            Kind::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
-            Kind::Choice(words) => json!({ "type": "string", "enum": words }),
+            ParameterKind::Text => json!({ "type": "string" }),
+            ParameterKind::Number(least, most) => {
+                json!({ "type": "integer", "minimum": least, "maximum": most })
+            }
+            ParameterKind::Choice(words) => json!({ "type": "string", "enum": words }),
         };
         json!({ "name": self.name, "in": "query", "required": self.required, "description": self.doc, "schema": schema })
     }

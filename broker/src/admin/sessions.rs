@@ -1,11 +1,11 @@
 //! Sessions: ended by an operator.
 
-use super::answer::Failure;
-use super::call::Call;
+use super::answer::ApiError;
+use super::call::ApiRequest;
 use super::clients;
 use super::shape::object;
 use crate::admin::route::{Route, route};
-use crate::clients::Client;
+use crate::clients::ClientView;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     DELETE "/sessions/{client}",
@@ -24,23 +24,23 @@ object! {
     }
 }
 
-async fn delete(call: Call) -> Result<Deleted, Failure> {
+async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
     let (core, client_id) = (&call.admin.core, call.name());
     call.audit(&format!("delete the session of client {client_id}"));
     for _ in 0..clients::TRIES {
         let found = core.registry.with(client_id, |key, client| match client {
-            Client::Live(contact) => Ok(contact.clone()),
-            Client::Resting(_, rest) => Err((key.clone(), rest)),
+            ClientView::Live(handle) => Ok(handle.clone()),
+            ClientView::Offline(_, rest) => Err((key.clone(), rest)),
         });
         let connected = match found.ok_or_else(|| clients::unknown(client_id))? {
-            Ok(contact) => {
-                if !clients::leave(&contact, true).await? {
+            Ok(handle) => {
+                if !clients::leave(&handle, true).await? {
                     continue;
                 }
                 true
             }
             Err((key, rest)) => {
-                if !core.end_resting(&key, rest) {
+                if !core.end_offline(&key, rest) {
                     continue;
                 }
                 false
@@ -49,15 +49,15 @@ async fn delete(call: Call) -> Result<Deleted, Failure> {
         core.durable().await.map_err(|_| not_kept())?;
         return Ok(Deleted { client: client_id.to_owned(), connected });
     }
-    Err(Failure::unavailable(
+    Err(ApiError::unavailable(
         format!("client '{client_id}' comes and goes all the time"),
         "try again, or ban it",
     ))
 }
 
 /// The store has failed.
-pub(super) fn not_kept() -> Failure {
-    Failure::unavailable(
+pub(super) fn not_kept() -> ApiError {
+    ApiError::unavailable(
         "it was done, but the store has failed: after a restart it may not have been",
         "see what the log says of the store",
     )

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 /// See the module.
-pub(super) trait Shape: Sized {
+pub(super) trait Schema: Sized {
     /// As the document of the API describes it (JSON Schema).
     fn schema() -> Value;
 
@@ -24,7 +24,7 @@ pub(super) trait Shape: Sized {
 }
 
 macro_rules! plain {
-    ($($t:ty: $schema:expr, $expected:literal, $read:expr;)+) => { $(impl Shape for $t {
+    ($($t:ty: $schema:expr, $expected:literal, $read:expr;)+) => { $(impl Schema for $t {
         fn schema() -> Value {
             $schema
         }
@@ -45,7 +45,7 @@ plain! {
     String: json!({ "type": "string" }), "a text", |value| value.as_str().map(str::to_owned);
 }
 
-impl Shape for Arc<str> {
+impl Schema for Arc<str> {
     fn schema() -> Value {
         String::schema()
     }
@@ -57,7 +57,7 @@ impl Shape for Arc<str> {
     }
 }
 
-impl<T: Shape> Shape for Option<T> {
+impl<T: Schema> Schema for Option<T> {
     fn schema() -> Value {
         let mut schema = T::schema();
         if let Some(kind) = schema.get_mut("type") {
@@ -76,7 +76,7 @@ impl<T: Shape> Shape for Option<T> {
     }
 }
 
-impl<T: Shape> Shape for Vec<T> {
+impl<T: Schema> Schema for Vec<T> {
     fn schema() -> Value {
         json!({ "type": "array", "items": T::schema() })
     }
@@ -89,14 +89,14 @@ impl<T: Shape> Shape for Vec<T> {
 }
 
 /// One page of a list.
-pub(super) struct Page<T> {
+pub(super) struct ListPage<T> {
     /// What is on it.
     pub items: Vec<T>,
     /// What `cursor` of the next page is; none: this is the last.
     pub next: Option<String>,
 }
 
-impl<T: Shape> Shape for Page<T> {
+impl<T: Schema> Schema for ListPage<T> {
     fn schema() -> Value {
         let next = "What `cursor` of the next page is; null: this is the last page.";
         json!({
@@ -123,7 +123,7 @@ pub(super) fn described(mut schema: Value, doc: &str) -> Value {
 }
 
 /// Takes a field out of what came.
-pub(super) fn field<T: Shape>(from: &mut Map<String, Value>, name: &str) -> Result<T, String> {
+pub(super) fn field<T: Schema>(from: &mut Map<String, Value>, name: &str) -> Result<T, String> {
     match from.remove(name) {
         Some(value) => T::read(&value).map_err(|expected| format!("{name}: expected {expected}")),
         None => T::missing().ok_or_else(|| format!("{name} is missing")),
@@ -143,15 +143,15 @@ macro_rules! object {
         $(#[doc = $object_doc])+
         pub(super) struct $Name { $($(#[doc = $doc])+ pub $name: $t,)+ }
 
-        impl $crate::admin::shape::Shape for $Name {
+        impl $crate::admin::shape::Schema for $Name {
             fn schema() -> serde_json::Value {
                 let mut properties = serde_json::Map::new();
                 let mut required: Vec<&str> = Vec::new();
                 $(
-                    let schema = <$t as $crate::admin::shape::Shape>::schema();
+                    let schema = <$t as $crate::admin::shape::Schema>::schema();
                     let doc = concat!($($doc),+);
                     properties.insert(stringify!($name).to_owned(), $crate::admin::shape::described(schema, doc));
-                    if <$t as $crate::admin::shape::Shape>::missing().is_none() {
+                    if <$t as $crate::admin::shape::Schema>::missing().is_none() {
                         required.push(stringify!($name));
                     }
                 )+
@@ -168,7 +168,7 @@ macro_rules! object {
                 let mut object = serde_json::Map::new();
                 $(object.insert(
                     stringify!($name).to_owned(),
-                    <$t as $crate::admin::shape::Shape>::json(self.$name),
+                    <$t as $crate::admin::shape::Schema>::json(self.$name),
                 );)+
                 object.into()
             }

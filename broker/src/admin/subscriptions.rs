@@ -2,12 +2,12 @@
 
 use lapwing_protocol::topic;
 
-use super::answer::Failure;
-use super::call::{CURSOR, Call, LIMIT, Parameter};
+use super::answer::ApiError;
+use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{Page, object};
+use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
-use crate::router::{self, Place};
+use crate::router::{self, SubscriptionKey};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/subscriptions",
@@ -19,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[route!(
         LIMIT,
         CURSOR
     ],
-    list => Page<Subscription>
+    list => ListPage<Subscription>
 )];
 
 object! {
@@ -47,8 +47,8 @@ object! {
 /// How many pages of the router one call takes.
 const LOOKS: usize = 200;
 
-fn shown(subscription: router::Subscription) -> Subscription {
-    let router::Subscription { place, client_id, qos, no_local, retain_as_published, id, connected } =
+fn shown(subscription: router::ListedSubscription) -> Subscription {
+    let router::ListedSubscription { place, client_id, qos, no_local, retain_as_published, id, connected } =
         subscription;
     Subscription {
         filter: place.filter,
@@ -62,21 +62,21 @@ fn shown(subscription: router::Subscription) -> Subscription {
     }
 }
 
-async fn list(call: Call) -> Result<Page<Subscription>, Failure> {
+async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
     let (topic, filter, client) = (call.text("topic"), call.text("filter"), call.text("client"));
     if let Some(name) = topic.filter(|name| topic::check_name(name).is_err()) {
-        return Err(Failure::bad(
+        return Err(ApiError::bad(
             format!("'{name}' is not a topic name"),
             "give one without wildcards, as in PUBLISH",
         ));
     }
     let mut next = match call.cursor() {
-        Some(text) => Some(Place::from_text(text).ok_or_else(|| {
-            Failure::bad(format!("'{text}' is no cursor"), "give what `next` of the page before says")
+        Some(text) => Some(SubscriptionKey::from_text(text).ok_or_else(|| {
+            ApiError::bad(format!("'{text}' is no cursor"), "give what `next` of the page before says")
         })?),
         None => None,
     };
-    let takes = |found: &router::Subscription| {
+    let takes = |found: &router::ListedSubscription| {
         filter.is_none_or(|wanted| pattern::matches(wanted, &found.place.filter))
             && client.is_none_or(|wanted| pattern::matches(wanted, &found.client_id))
     };
@@ -96,5 +96,5 @@ async fn list(call: Call) -> Result<Page<Subscription>, Failure> {
         }
         tokio::task::yield_now().await;
     }
-    Ok(Page { items, next: next.map(|place| place.to_text()) })
+    Ok(ListPage { items, next: next.map(|place| place.to_text()) })
 }

@@ -7,13 +7,13 @@ use lapwing_protocol::topic;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Failure;
-use super::call::{Call, Kind, Parameter};
-use super::shape::{Shape, object};
+use super::answer::ApiError;
+use super::call::{ApiRequest, Parameter, ParameterKind};
+use super::shape::{Schema, object};
 use crate::admin::route::{Route, route};
 use crate::message::Millis;
-use crate::telemetry::outcomes::Following;
-use crate::telemetry::trace::{Event, Filter, TRACES_MAX, Told};
+use crate::telemetry::outcomes::TraceStream;
+use crate::telemetry::trace::{Event, TRACES_MAX, TraceFilter, TraceItem};
 
 /// How long a trace goes on where the query does not say.
 const SECONDS_DEFAULT: u64 = 600;
@@ -29,7 +29,7 @@ pub(super) const ROUTES: &[Route] = &[route!(
         Parameter::text("topic", "Only topics that this filter matches, mount point included."),
         Parameter {
             name: "seconds",
-            kind: Kind::Number(1, SECONDS_MAX),
+            kind: ParameterKind::Number(1, SECONDS_MAX),
             required: false,
             doc: "How long; 600 where it is not said.",
         }
@@ -66,19 +66,19 @@ object! {
     }
 }
 
-async fn trace(call: Call) -> Result<mpsc::Receiver<Bytes>, Failure> {
+async fn trace(call: ApiRequest) -> Result<mpsc::Receiver<Bytes>, ApiError> {
     let filter =
-        Filter { client: call.text("client").map(Box::from), topic: call.text("topic").map(Box::from) };
+        TraceFilter { client: call.text("client").map(Box::from), topic: call.text("topic").map(Box::from) };
     let wrong = |filter: &&str| topic::check_filter(filter).is_err() || topic::shared(filter).is_some();
     if let Some(wrong) = filter.topic.as_deref().filter(wrong) {
-        return Err(Failure::bad(
+        return Err(ApiError::bad(
             format!("{wrong:?} is not a topic filter"),
             "give one as in SUBSCRIBE, like home/+/temp or home/#; of a shared subscription, what stands behind the share name",
         ));
     }
     let seconds = call.text("seconds").and_then(|value| value.parse().ok()).unwrap_or(SECONDS_DEFAULT);
-    let following = call.admin.core.ends.follow(filter.clone()).ok_or_else(|| {
-        Failure::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
+    let following = call.admin.core.outcomes.follow(filter.clone()).ok_or_else(|| {
+        ApiError::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
     })?;
     let part = |name: &str, value: &Option<Box<str>>| {
         value.as_ref().map(|value| format!(" {name} {value}")).unwrap_or_default()
@@ -101,7 +101,7 @@ async fn trace(call: Call) -> Result<mpsc::Receiver<Bytes>, Failure> {
 
 /// Hands on what comes; `true` when the time is over, `false` when nobody listens any more.
 async fn follow(
-    mut following: Following,
+    mut following: TraceStream,
     lines: &mpsc::Sender<Bytes>,
     until: Instant,
     now: impl Fn() -> Millis,
@@ -145,12 +145,12 @@ impl Line {
         }
     }
 
-    fn of(told: Told, now: impl Fn() -> Millis) -> Line {
+    fn of(told: TraceItem, now: impl Fn() -> Millis) -> Line {
         match told {
-            Told::Lost(lost) => {
+            TraceItem::Lost(lost) => {
                 Line { lost: Some(lost), ..Line::own(now(), "lost", "they came faster than they were read") }
             }
-            Told::Event(event) => {
+            TraceItem::Event(event) => {
                 let Event { at, message, from, client, topic, qos, bytes, step } = event;
                 Line {
                     message,

@@ -12,9 +12,9 @@ use crate::message::Millis;
 use crate::net::Peer;
 
 /// A text with its control characters escaped.
-struct Plain<'a>(&'a str);
+struct Escaped<'a>(&'a str);
 
-impl std::fmt::Display for Plain<'_> {
+impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write;
         self.0.chars().try_for_each(|c| match c.is_control() {
@@ -25,28 +25,28 @@ impl std::fmt::Display for Plain<'_> {
 }
 
 fn user(identity: &Identity) -> String {
-    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Plain(user).to_string())
+    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Escaped(user).to_string())
 }
 
 /// A client was let in.
 pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
     let method = if identity.method.is_empty() { "none" } else { identity.method };
-    info!(target: "audit", client = %Plain(client_id), user = %user(identity), peer = %peer.address,
+    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), peer = %peer.address,
         listener = %peer.listener, method, "accepted");
 }
 
 /// How often refusals are worth a line: whoever guesses does not get to fill the disk.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct LogLimiter {
     second: AtomicU64,
     lines: AtomicU64,
-    hushed: AtomicU64,
+    suppressed: AtomicU64,
 }
 
 /// Refusals that get a line within a second.
 const LINES_PER_S: u64 = 20;
 
-impl Pace {
+impl LogLimiter {
     /// How many lines were held back, if there may be one now.
     pub fn may(&self, now: Millis) -> Option<u64> {
         let second = now / 1000;
@@ -54,60 +54,67 @@ impl Pace {
             self.lines.store(0, Ordering::Relaxed);
         }
         if self.lines.fetch_add(1, Ordering::Relaxed) < LINES_PER_S {
-            return Some(self.hushed.swap(0, Ordering::Relaxed));
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
-        self.hushed.fetch_add(1, Ordering::Relaxed);
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
 
 /// A client was not let in.
-pub fn refused(pace: &Pace, now: Millis, peer: &Peer, client_id: &str, user_name: Option<&str>, why: &str) {
+pub fn refused(
+    pace: &LogLimiter,
+    now: Millis,
+    peer: &Peer,
+    client_id: &str,
+    user_name: Option<&str>,
+    why: &str,
+) {
     let Some(more_before) = pace.may(now) else { return };
-    warn!(target: "audit", client = %Plain(client_id), user = %Plain(user_name.unwrap_or("(none)")), peer = %peer.address,
-        listener = %peer.listener, more_before, "refused: {}", Plain(why));
+    warn!(target: "audit", client = %Escaped(client_id), user = %Escaped(user_name.unwrap_or("(none)")), peer = %peer.address,
+        listener = %peer.listener, more_before, "refused: {}", Escaped(why));
 }
 
 /// A client proved anew who it is.
 pub fn reauthenticated(client_id: &str, identity: &Identity) {
-    info!(target: "audit", client = %Plain(client_id), user = %user(identity), "re-authenticated");
+    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), "re-authenticated");
 }
 
 /// A client takes over the session of a connection.
 pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
-    info!(target: "audit", client = %Plain(client_id), user = %user(identity), by, "session taken over");
+    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), by, "session taken over");
 }
 
 /// Two clients throw each other out.
-pub fn quarrel(client_id: &str, one: &str, other: &str) {
-    warn!(target: "audit", client = %Plain(client_id), one, other,
+pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
+    warn!(target: "audit", client = %Escaped(client_id), one, other,
         "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
 }
 
 /// A client may not do something. The caller sees to the rate.
 pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
-    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), topic = %Plain(topic), rule = %Plain(rule),
+    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), topic = %Escaped(topic), rule = %Escaped(rule),
         more_before, "{what} denied");
 }
 
 /// A subscription was removed, its right revoked.
 pub fn revoked(client_id: &str, identity: &Identity, filter: &str, rule: &str) {
-    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), filter = %Plain(filter), rule = %Plain(rule),
+    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), filter = %Escaped(filter), rule = %Escaped(rule),
         "subscription removed: not allowed any more");
 }
 
 /// A client that was let in may not stay.
 pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
-    warn!(target: "audit", client = %Plain(client_id), user = %user(identity), "disconnected: {}", Plain(why));
+    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), "disconnected: {}", Escaped(why));
 }
 
 /// An operator does something.
 pub fn operator(who: &dyn std::fmt::Display, action: &str) {
-    info!(target: "audit", %who, "operator: {}", Plain(action));
+    info!(target: "audit", %who, "operator: {}", Escaped(action));
 }
 
 /// Somebody wanted to be one.
-pub fn operator_refused(pace: &Pace, now: Millis, peer: &std::net::SocketAddr) {
+pub fn operator_refused(pace: &LogLimiter, now: Millis, peer: &std::net::SocketAddr) {
     let Some(more_before) = pace.may(now) else { return };
     warn!(target: "audit", %peer, more_before, "refused at admin.address: the token is wrong");
 }
@@ -128,7 +135,7 @@ mod tests {
 
     #[test]
     fn so_many_refusals_a_second_have_a_line_and_the_next_says_how_many_had_none() {
-        let pace = Pace::default();
+        let pace = LogLimiter::default();
         let lines = (0..1_000).filter(|_| pace.may(5_000).is_some()).count();
         assert_eq!(lines as u64, LINES_PER_S);
         assert_eq!(pace.may(6_000), Some(1_000 - LINES_PER_S));

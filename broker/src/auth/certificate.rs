@@ -13,8 +13,8 @@ use x509_cert::der::{Decode, Tag, Tagged};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::Refused;
-use crate::config::template::Names;
+use super::AuthError;
+use crate::config::template::CertificateNames;
 
 /// The longest name that is taken from a certificate, in bytes.
 const NAME_BYTES_MAX: usize = 512;
@@ -23,10 +23,10 @@ const NAME_BYTES_MAX: usize = 512;
 pub const DEFAULT: [&str; 4] = ["{uri}", "{dns}", "{email}", "{cn}"];
 
 /// The names in a certificate.
-fn names_of(der: &[u8]) -> Result<Names, String> {
+fn names_of(der: &[u8]) -> Result<CertificateNames, String> {
     let certificate =
         Certificate::from_der(der).map_err(|error| format!("the certificate cannot be read: {error}"))?;
-    let Names([mut uri, mut dns, mut email, mut cn, mut subject]) = Names::default();
+    let CertificateNames([mut uri, mut dns, mut email, mut cn, mut subject]) = CertificateNames::default();
     let certificate = certificate.tbs_certificate;
     for extension in certificate.extensions.iter().flatten() {
         if extension.extn_id != <SubjectAltName as x509_cert::der::oid::AssociatedOid>::OID {
@@ -59,17 +59,17 @@ fn names_of(der: &[u8]) -> Result<Names, String> {
     if !certificate.subject.0.is_empty() {
         subject.push(certificate.subject.to_string());
     }
-    Ok(Names([uri, dns, email, cn, subject]))
+    Ok(CertificateNames([uri, dns, email, cn, subject]))
 }
 
 /// The user that a certificate names.
 ///
 /// # Errors
 /// Why it names none.
-pub fn user(certificate: &CertificateDer<'_>, templates: &[String]) -> Result<String, Refused> {
-    let refuse = |text: String| Refused {
+pub fn user(certificate: &CertificateDer<'_>, templates: &[String]) -> Result<String, AuthError> {
+    let refuse = |text: String| AuthError {
         told: Some("the client certificate names no user"),
-        ..Refused::new(ReasonCode::NotAuthorized, format!("the client certificate: {text}"))
+        ..AuthError::new(ReasonCode::NotAuthorized, format!("the client certificate: {text}"))
     };
     let names = names_of(certificate).map_err(refuse)?;
     for template in templates {

@@ -10,19 +10,19 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
 use super::jwt::Tokens;
-use super::methods::{Found, WRONG};
-use super::password::{Lasting, Passwords};
+use super::methods::{MethodResult, WRONG};
+use super::password::{AuthState, Passwords};
 use super::scram::{Scram, Verifier};
-use super::{Action, Auth, AuthMethod, Credentials, Identity, Policy, Refused, Verdict, template};
+use super::{Action, Auth, AuthError, AuthFuture, AuthMethod, Credentials, Identity, Policy, template};
 use crate::config::{self, Method};
 use crate::net::Peer;
-use crate::net::endpoint::GateNumber;
+use crate::net::endpoint::EndpointId;
 
 /// One listener's way in.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct EndpointAuth {
     /// What tells the listener from all others.
-    pub number: GateNumber,
+    pub number: EndpointId,
     /// As errors and rules call it.
     pub name: Arc<str>,
     /// What is tried, in this order.
@@ -45,19 +45,19 @@ pub struct Entrance {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Configured {
+pub struct ConfiguredPolicy {
     pub(super) config: config::Auth,
-    pub(super) lasting: Arc<Lasting>,
+    pub(super) lasting: Arc<AuthState>,
     /// Whether any listener has rules.
     pub(super) any_rules: bool,
     /// In the order of the listeners of the configuration.
-    pub(super) entrances: Vec<Entrance>,
+    pub(super) entrances: Vec<EndpointAuth>,
     pub(super) tokens: Option<Tokens>,
     #[cfg(feature = "http")]
     pub(super) service: Option<super::http::Service>,
 }
 
-impl Configured {
+impl ConfiguredPolicy {
     /// With the methods of enhanced authentication that go with it.
     pub fn into_auth(self) -> Auth {
         let policy = Arc::new(self);
@@ -74,12 +74,12 @@ impl Configured {
     }
 
     /// Where a client came in.
-    pub(super) fn entrance(&self, peer: &Peer) -> Option<&Entrance> {
+    pub(super) fn entrance(&self, peer: &Peer) -> Option<&EndpointAuth> {
         self.entrances.iter().find(|entrance| entrance.number == peer.place)
     }
 
     /// The entrance of somebody who may have gone: by name, else the first one with rules.
-    fn entrance_of(&self, identity: &Identity) -> Option<&Entrance> {
+    fn entrance_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
         let by_name = self.entrances.iter().find(|entrance| entrance.name == identity.listener);
         by_name.or_else(|| self.entrances.iter().find(|entrance| entrance.acl.is_some()))
     }
@@ -106,21 +106,21 @@ impl Configured {
         self.lasting.throttle.failed(peer.address.ip(), Instant::now());
     }
 
-    async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
+    async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         let peer = credentials.peer;
         let Some(entrance) = self.entrance(peer) else {
-            return Err(Refused::new(ReasonCode::NotAuthorized, "the listener is not known"));
+            return Err(AuthError::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
         // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
         self.still_certified(peer)
-            .map_err(|refused| Refused { reason: ReasonCode::NotAuthorized, ..refused })?;
+            .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
         for method in &entrance.methods {
             match self.try_method(*method, credentials).await {
-                Found::Identity(identity) => return self.welcome(*identity, credentials),
-                Found::Nothing => {}
-                Found::Wrong(refused) => wrong = Some(refused),
-                Found::Stop(refused) => return Err(refused),
+                MethodResult::Identity(identity) => return self.welcome(*identity, credentials),
+                MethodResult::Nothing => {}
+                MethodResult::Wrong(refused) => wrong = Some(refused),
+                MethodResult::Stop(refused) => return Err(refused),
             }
         }
         let brought = credentials.user_name.is_some() || credentials.password.is_some();
@@ -135,20 +135,20 @@ impl Configured {
     }
 
     /// Whether the certificate of a connection is still good: its authority may have gone, or it may have been revoked.
-    fn still_certified(&self, peer: &Peer) -> Result<(), Refused> {
+    fn still_certified(&self, peer: &Peer) -> Result<(), AuthError> {
         let verifier = self.entrance(peer).and_then(|entrance| entrance.verifier.as_ref());
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
-        verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| Refused {
+        verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| AuthError {
             told: Some("the client certificate is not good any more"),
-            ..Refused::new(
+            ..AuthError::new(
                 ReasonCode::AdministrativeAction,
                 format!("the client certificate is not good any more: {error}"),
             )
         })
     }
 
-    fn nothing_fits(&self, entrance: &Entrance, brought: bool) -> Refused {
+    fn nothing_fits(&self, entrance: &EndpointAuth, brought: bool) -> AuthError {
         let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
         let takes = if methods.is_empty() {
             "there are no users".to_owned()
@@ -158,10 +158,10 @@ impl Configured {
         if brought {
             let text =
                 format!("listener {}: the credentials are of no kind that it takes ({takes})", entrance.name);
-            return Refused {
+            return AuthError {
                 told: Some(WRONG),
                 slow: true,
-                ..Refused::new(ReasonCode::BadUserNameOrPassword, text)
+                ..AuthError::new(ReasonCode::BadUserNameOrPassword, text)
             };
         }
         let text = format!(
@@ -171,10 +171,10 @@ impl Configured {
             entrance.name
         );
         let told = Some("no user name and password were sent, and this listener lets nobody in without");
-        Refused { told, ..Refused::new(ReasonCode::NotAuthorized, text) }
+        AuthError { told, ..AuthError::new(ReasonCode::NotAuthorized, text) }
     }
 
-    fn welcome(&self, identity: Identity, credentials: &Credentials<'_>) -> Result<Identity, Refused> {
+    fn welcome(&self, identity: Identity, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         self.complete(identity, credentials.client_id, credentials.assigned_client_id, credentials.peer)
     }
 
@@ -185,7 +185,7 @@ impl Configured {
         client_id: &str,
         assigned_client_id: &str,
         peer: &Peer,
-    ) -> Result<Identity, Refused> {
+    ) -> Result<Identity, AuthError> {
         let listener = self.entrance(peer).map(|entrance| entrance.name.clone()).unwrap_or_default();
         let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
         let identity = self.renamed(identity, peer)?;
@@ -194,12 +194,12 @@ impl Configured {
         Ok(self.with_rights(identity, &client_id))
     }
 
-    fn with_client_id(&self, mut identity: Identity, client_id: &str) -> Result<Identity, Refused> {
+    fn with_client_id(&self, mut identity: Identity, client_id: &str) -> Result<Identity, AuthError> {
         let user = identity.user.as_deref();
         if let Some(fixed) = &identity.client_id {
             if !client_id.is_empty() && *client_id != **fixed {
                 let text = format!("the credentials are for the client identifier '{fixed}'");
-                return Err(Refused::new(ReasonCode::ClientIdentifierNotValid, text));
+                return Err(AuthError::new(ReasonCode::ClientIdentifierNotValid, text));
             }
             return Ok(identity);
         }
@@ -210,20 +210,20 @@ impl Configured {
         } else if !template::allows_client_id(wanted, user, client_id) {
             let text =
                 format!("auth.client_id_template does not allow this client identifier: it wants '{wanted}'");
-            return Err(Refused {
+            return Err(AuthError {
                 told: Some("this user may not have this client identifier"),
-                ..Refused::new(ReasonCode::ClientIdentifierNotValid, text)
+                ..AuthError::new(ReasonCode::ClientIdentifierNotValid, text)
             });
         }
         Ok(identity)
     }
 
     /// The user in place of the client identifier.
-    fn renamed(&self, mut identity: Identity, peer: &Peer) -> Result<Identity, Refused> {
+    fn renamed(&self, mut identity: Identity, peer: &Peer) -> Result<Identity, AuthError> {
         if self.entrance(peer).is_some_and(|entrance| entrance.client_id_is_user) {
             let text = "the user is the client identifier on this listener (client_id_is_user), and there is no user";
             let user = identity.user.clone();
-            identity.client_id = Some(user.ok_or_else(|| Refused::new(ReasonCode::NotAuthorized, text))?);
+            identity.client_id = Some(user.ok_or_else(|| AuthError::new(ReasonCode::NotAuthorized, text))?);
         }
         Ok(identity)
     }
@@ -232,7 +232,7 @@ impl Configured {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
         identity.rights = match self.entrance_of(&identity).and_then(|entrance| entrance.acl.as_ref()) {
             Some(acl) => {
-                identity.groups = acl.groups_of(identity.user.as_deref(), &identity.brought);
+                identity.groups = acl.groups_of(identity.user.as_deref(), &identity.from_credentials);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
             }
             None if identity.grants.is_some() => Some(Arc::new(Rights::granted(&identity, client_id, wide))),
@@ -262,7 +262,10 @@ impl Configured {
         let brought: Arc<[Box<str>]> = groups.iter().map(|group| Box::from(group.as_str())).collect();
         let (user, listener) = (user.map(Arc::from), entrance.name.clone());
         let groups = brought.clone();
-        Ok(self.with_rights(Identity { user, listener, brought, groups, ..Identity::default() }, client_id))
+        Ok(self.with_rights(
+            Identity { user, listener, from_credentials: brought, groups, ..Identity::default() },
+            client_id,
+        ))
     }
 
     /// The rules that keep a part of a subscription from being delivered.
@@ -275,7 +278,7 @@ impl Configured {
     /// Whether a user is in the file of its listener, or in that of any if it is not known which.
     fn knows(&self, user: &str, identity: &Identity, peer: Option<&Peer>) -> bool {
         let by_name = || self.entrances.iter().find(|entrance| entrance.name == identity.listener);
-        let knows = |entrance: &Entrance| {
+        let knows = |entrance: &EndpointAuth| {
             entrance.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
         };
         match peer.and_then(|peer| self.entrance(peer)).or_else(by_name) {
@@ -290,8 +293,8 @@ impl Configured {
     }
 }
 
-impl Policy for Configured {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+impl Policy for ConfiguredPolicy {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a> {
         Box::pin(self.identify(credentials))
     }
 
@@ -320,7 +323,12 @@ impl Policy for Configured {
         }
     }
 
-    fn renew(&self, identity: &Identity, client_id: &str, peer: Option<&Peer>) -> Result<Identity, Refused> {
+    fn renew(
+        &self,
+        identity: &Identity,
+        client_id: &str,
+        peer: Option<&Peer>,
+    ) -> Result<Identity, AuthError> {
         peer.map_or(Ok(()), |peer| self.still_certified(peer))?;
         let by_password =
             identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
@@ -331,9 +339,9 @@ impl Policy for Configured {
             && !self.knows(user, identity, peer)
         {
             let text = format!("the user '{user}' was removed");
-            return Err(Refused {
+            return Err(AuthError {
                 told: Some("this user was removed"),
-                ..Refused::new(ReasonCode::AdministrativeAction, text)
+                ..AuthError::new(ReasonCode::AdministrativeAction, text)
             });
         }
         let mut identity = identity.clone();

@@ -52,7 +52,11 @@ fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
 ///
 /// # Errors
 /// It is not there, or is none, and there never was one.
-pub fn keys(config: &config::Auth, url: &str, last: &Mutex<Option<String>>) -> Result<Vec<jwt::Key>, String> {
+pub fn keys(
+    config: &config::Auth,
+    url: &str,
+    last: &Mutex<Option<String>>,
+) -> Result<Vec<jwt::TokenKey>, String> {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     match fetch(config, url).and_then(|text| jwt::jwks(&text).map(|keys| (text, keys))) {
         Ok((text, keys)) => {
@@ -80,7 +84,7 @@ fn fetch(config: &config::Auth, url: &str) -> Result<String, String> {
 }
 
 /// What the service says.
-pub enum Answer {
+pub enum ServiceVerdict {
     /// Let it in, as this.
     Allow(Box<Identity>),
     /// Do not.
@@ -125,7 +129,7 @@ impl Service {
     }
 
     /// Asks about a client; `tag` makes a keyed hash of what was asked.
-    pub async fn ask(&self, credentials: &Credentials<'_>, tag: impl Fn(&str) -> [u8; 32]) -> Answer {
+    pub async fn ask(&self, credentials: &Credentials<'_>, tag: impl Fn(&str) -> [u8; 32]) -> ServiceVerdict {
         let password = credentials.password.map(|bytes| String::from_utf8_lossy(bytes));
         let question = json!({
             "user": credentials.user_name,
@@ -140,9 +144,9 @@ impl Service {
         let now = Instant::now();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tag).cloned();
         if let Some((_, identity)) = known.filter(|(since, _)| now.duration_since(*since) < self.remember) {
-            return Answer::Allow(Box::new(identity));
+            return ServiceVerdict::Allow(Box::new(identity));
         }
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return Answer::Busy };
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return ServiceVerdict::Busy };
         let (agent, url, body) =
             (self.agent.clone(), self.url.clone(), Secret::new(question.to_string().as_bytes()));
         let asked = tokio::task::spawn_blocking(move || {
@@ -171,10 +175,10 @@ impl Service {
                     }
                     known.insert(tag, (now, identity.clone()));
                 }
-                Answer::Allow(Box::new(identity))
+                ServiceVerdict::Allow(Box::new(identity))
             }
-            Ok(None) => Answer::Deny,
-            Err(error) => Answer::Failed(error),
+            Ok(None) => ServiceVerdict::Deny,
+            Err(error) => ServiceVerdict::Failed(error),
         }
     }
 }
@@ -208,7 +212,7 @@ fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
         user,
         client_id,
         groups: groups.clone(),
-        brought: groups,
+        from_credentials: groups,
         grants,
         expires_at_s,
         method: METHOD,

@@ -9,22 +9,22 @@ use zeroize::Zeroizing;
 
 use super::acl::Acl;
 use super::ban::Bans;
-use super::configured::{Configured, Entrance};
+use super::configured::{ConfiguredPolicy, EndpointAuth};
 use super::jwt::{self, Tokens};
-use super::password::{Lasting, Passwords};
-use super::{Auth, Open, certificate};
+use super::password::{AuthState, Passwords};
+use super::{AllowAll, Auth, certificate};
 use crate::config::{self, Config, Listener, Secret, text_of, why_not_secret};
-use crate::net::endpoint::GateNumber;
+use crate::net::endpoint::EndpointId;
 use crate::net::tls;
 
 /// Reads everything that `[auth]` and the listeners name.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn load(config: &Config, numbers: &[GateNumber], lasting: &Arc<Lasting>) -> Result<Auth, Vec<String>> {
+pub fn load(config: &Config, numbers: &[EndpointId], lasting: &Arc<AuthState>) -> Result<Auth, Vec<String>> {
     match configured(config, numbers, lasting)? {
         Some(policy) => Ok(policy.into_auth()),
-        None => Ok(Auth { policy: Arc::new(Open), methods: Vec::new() }),
+        None => Ok(Auth { policy: Arc::new(AllowAll), methods: Vec::new() }),
     }
 }
 
@@ -35,9 +35,9 @@ pub fn load(config: &Config, numbers: &[GateNumber], lasting: &Arc<Lasting>) -> 
 /// `numbers` are those of the listeners.
 pub fn configured(
     config: &Config,
-    numbers: &[GateNumber],
-    lasting: &Arc<Lasting>,
-) -> Result<Option<Configured>, Vec<String>> {
+    numbers: &[EndpointId],
+    lasting: &Arc<AuthState>,
+) -> Result<Option<ConfiguredPolicy>, Vec<String>> {
     let mut errors = Vec::new();
     let auth = &config.auth;
     let mut passwords = Files::default();
@@ -47,7 +47,7 @@ pub fn configured(
         rules.read(config.acl_file(listener), "acl_file", &mut errors, Acl::parse);
     }
     let mut keys = Vec::new();
-    let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::Key>, String>| {
+    let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::TokenKey>, String>| {
         keys.extend(
             read(path.as_deref(), key, &mut errors, |text, name| {
                 parse(text).map_err(|error| vec![format!("{key} {name}: {error}")])
@@ -87,8 +87,8 @@ pub fn configured(
         let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
         let verifier =
             tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
-        Ok(Entrance {
-            number: numbers.get(place).copied().unwrap_or(place as GateNumber),
+        Ok(EndpointAuth {
+            number: numbers.get(place).copied().unwrap_or(place as EndpointId),
             name: listener.label().into(),
             methods: config.methods(listener),
             anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
@@ -102,12 +102,13 @@ pub fn configured(
             acl: rules.get(config.acl_file(listener)),
         })
     };
-    let entrances: Result<Vec<Entrance>, String> =
+    let entrances: Result<Vec<EndpointAuth>, String> =
         config.listeners.iter().enumerate().map(entrance).collect();
     let entrances = entrances.map_err(|error| vec![error])?;
     let any_rules = entrances.iter().any(|entrance| entrance.acl.is_some());
-    let open =
-        |entrance: &Entrance| entrance.methods.is_empty() && !entrance.closed && !entrance.client_id_is_user;
+    let open = |entrance: &EndpointAuth| {
+        entrance.methods.is_empty() && !entrance.closed && !entrance.client_id_is_user
+    };
     if !any_rules && entrances.iter().all(open) {
         return Ok(None);
     }
@@ -117,7 +118,7 @@ pub fn configured(
                for clients without a user apply"
         );
     }
-    Ok(Some(Configured {
+    Ok(Some(ConfiguredPolicy {
         config: auth.clone(),
         lasting: lasting.clone(),
         any_rules,

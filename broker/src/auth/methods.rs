@@ -4,30 +4,30 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapwing_protocol::ReasonCode;
 
-use super::configured::Configured;
+use super::configured::ConfiguredPolicy;
 use super::password::Checked;
-use super::{Credentials, Identity, Refused, certificate, jwt};
+use super::{AuthError, Credentials, Identity, certificate, jwt};
 use crate::config::Method;
 use crate::net::Peer;
 
 /// What a method says about credentials.
-pub(super) enum Found {
+pub(super) enum MethodResult {
     /// That is who it is.
     Identity(Box<Identity>),
     /// They are not of its kind.
     Nothing,
     /// They are, and they are wrong.
-    Wrong(Refused),
+    Wrong(AuthError),
     /// There is no use in asking others.
-    Stop(Refused),
+    Stop(AuthError),
 }
 
 /// What a client is told that gave wrong credentials: nothing that helps it guess.
 pub(super) const WRONG: &str = "the user name or the password is wrong";
 
-impl Configured {
+impl ConfiguredPolicy {
     /// Asks one method.
-    pub(super) async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> Found {
+    pub(super) async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> MethodResult {
         match method {
             Method::Certificate => self.by_certificate(credentials.peer),
             Method::Jwt => self.by_token(credentials),
@@ -36,44 +36,45 @@ impl Configured {
         }
     }
 
-    fn by_certificate(&self, peer: &Peer) -> Found {
+    fn by_certificate(&self, peer: &Peer) -> MethodResult {
         let own = peer.certificates.as_ref().and_then(|chain| chain.first());
         let (Some(own), Some(entrance)) = (own, self.entrance(peer)) else {
-            return Found::Nothing;
+            return MethodResult::Nothing;
         };
         match certificate::user(own, &entrance.certificate_user) {
-            Ok(user) => Found::Identity(Box::new(Identity {
+            Ok(user) => MethodResult::Identity(Box::new(Identity {
                 method: Method::Certificate.name(),
                 ..Identity::of(&user)
             })),
-            Err(refused) => Found::Wrong(refused),
+            Err(refused) => MethodResult::Wrong(refused),
         }
     }
 
     #[cfg(not(feature = "http"))]
-    async fn by_service(&self, _: &Credentials<'_>) -> Found {
-        Found::Stop(Refused::new(ReasonCode::NotAuthorized, "this program was built without HTTP"))
+    async fn by_service(&self, _: &Credentials<'_>) -> MethodResult {
+        MethodResult::Stop(AuthError::new(ReasonCode::NotAuthorized, "this program was built without HTTP"))
     }
 
     #[cfg(feature = "http")]
-    async fn by_service(&self, credentials: &Credentials<'_>) -> Found {
-        use super::http::Answer;
+    async fn by_service(&self, credentials: &Credentials<'_>) -> MethodResult {
+        use super::http::ServiceVerdict;
         let brought = credentials.user_name.is_some() || credentials.password.is_some();
-        let Some(service) = self.service.as_ref().filter(|_| brought) else { return Found::Nothing };
+        let Some(service) = self.service.as_ref().filter(|_| brought) else { return MethodResult::Nothing };
         match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
-            Answer::Allow(identity) => Found::Identity(identity),
-            Answer::Deny => Found::Wrong(Refused {
+            ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
+            ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
                 text: "the service at auth.http_url says no".to_owned(),
                 told: Some(WRONG),
                 slow: true,
             }),
-            Answer::Busy => {
-                Found::Stop(Refused::new(ReasonCode::ServerBusy, "too many ask the service at auth.http_url"))
-            }
-            Answer::Failed(error) => Found::Stop(Refused {
+            ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
+                ReasonCode::ServerBusy,
+                "too many ask the service at auth.http_url",
+            )),
+            ServiceVerdict::Failed(error) => MethodResult::Stop(AuthError {
                 told: Some("who this is cannot be found out now: come again later"),
-                ..Refused::new(
+                ..AuthError::new(
                     ReasonCode::ServerUnavailable,
                     format!(
                         "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
@@ -83,17 +84,17 @@ impl Configured {
         }
     }
 
-    fn by_token(&self, credentials: &Credentials<'_>) -> Found {
+    fn by_token(&self, credentials: &Credentials<'_>) -> MethodResult {
         let (Some(tokens), Some(token)) =
             (&self.tokens, credentials.password.filter(|token| jwt::looks_like(token)))
         else {
-            return Found::Nothing;
+            return MethodResult::Nothing;
         };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
-            Ok(identity) => Found::Identity(Box::new(identity)),
+            Ok(identity) => MethodResult::Identity(Box::new(identity)),
             // It is nobody's password: there is no use in hashing it.
-            Err(error) => Found::Stop(Refused {
+            Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
                 text: format!("the token is not believed: {error}"),
                 told: Some("the token is not good, or not any more"),
@@ -102,17 +103,18 @@ impl Configured {
         }
     }
 
-    async fn by_password(&self, credentials: &Credentials<'_>) -> Found {
+    async fn by_password(&self, credentials: &Credentials<'_>) -> MethodResult {
         let passwords = self.entrance(credentials.peer).and_then(|entrance| entrance.passwords.as_ref());
         let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
-            return Found::Nothing;
+            return MethodResult::Nothing;
         };
         let address = credentials.peer.address.ip();
         let password = credentials.password.unwrap_or_default();
         match self.lasting.check(&self.config, passwords, user, password, address).await {
-            Checked::Right => {
-                Found::Identity(Box::new(Identity { method: Method::Password.name(), ..Identity::of(user) }))
-            }
+            Checked::Right => MethodResult::Identity(Box::new(Identity {
+                method: Method::Password.name(),
+                ..Identity::of(user)
+            })),
             Checked::Wrong => {
                 let known = passwords.get(user).is_some();
                 let text = match (known, credentials.password) {
@@ -120,16 +122,16 @@ impl Configured {
                     (true, None) => "no password was sent".to_owned(),
                     (true, Some(_)) => "the password is wrong".to_owned(),
                 };
-                Found::Wrong(Refused {
+                MethodResult::Wrong(AuthError {
                     reason: ReasonCode::BadUserNameOrPassword,
                     text,
                     told: Some(WRONG),
                     slow: true,
                 })
             }
-            Checked::Shut => Found::Stop(Refused {
+            Checked::LockedOut => MethodResult::Stop(AuthError {
                 slow: true,
-                ..Refused::new(
+                ..AuthError::new(
                     ReasonCode::ConnectionRateExceeded,
                     format!(
                         "more than auth.failures_per_address_max ({}) wrong passwords within a minute from this address",
@@ -137,7 +139,7 @@ impl Configured {
                     ),
                 )
             }),
-            Checked::Busy => Found::Stop(Refused::new(
+            Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
                 "more passwords wait to be checked than auth.password_queue_max: come again soon",
             )),

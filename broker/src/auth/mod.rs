@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[cfg(feature = "internals")]
-pub use configured::Configured;
+pub use configured::ConfiguredPolicy;
 use lapwing_protocol::ReasonCode;
 #[cfg(feature = "internals")]
 pub use load::configured;
@@ -48,7 +48,7 @@ pub struct Identity {
     /// The client identifier that goes with the credentials, in place of none or another.
     pub client_id: Option<Arc<str>>,
     /// The groups among them that came with the credentials; the others are as the rules say.
-    pub(crate) brought: Arc<[Box<str>]>,
+    pub(crate) from_credentials: Arc<[Box<str>]>,
     /// Rules that came with the credentials.
     pub(crate) grants: Option<Arc<[acl::Rule]>>,
     /// What the rules come to for this client.
@@ -72,7 +72,7 @@ impl Identity {
 
 /// Why a client is not let in, or not any longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct AuthError {
     /// For CONNACK or DISCONNECT.
     pub reason: ReasonCode,
     /// For the log: cause and remedy.
@@ -83,10 +83,10 @@ pub struct Refused {
     pub slow: bool,
 }
 
-impl Refused {
+impl AuthError {
     /// With the same words for the log and for the client.
-    pub fn new(reason: ReasonCode, text: impl Into<String>) -> Refused {
-        Refused { reason, text: text.into(), told: None, slow: false }
+    pub fn new(reason: ReasonCode, text: impl Into<String>) -> AuthError {
+        AuthError { reason, text: text.into(), told: None, slow: false }
     }
 }
 
@@ -127,12 +127,12 @@ pub enum Action {
 }
 
 /// An answer that may take a while: hashing a password, asking somebody.
-pub type Verdict<'a> = Pin<Box<dyn Future<Output = Result<Identity, Refused>> + Send + 'a>>;
+pub type AuthFuture<'a> = Pin<Box<dyn Future<Output = Result<Identity, AuthError>> + Send + 'a>>;
 
 /// The one place that decides.
 pub trait Policy: Send + Sync {
     /// Lets a client in, or says why not. The caller bounds the time.
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a>;
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a>;
 
     /// Whether a client may do this.
     fn allows(&self, identity: &Identity, client_id: &str, action: Action, topic: &str) -> bool;
@@ -157,17 +157,17 @@ pub trait Policy: Send + Sync {
         identity: &Identity,
         _client_id: &str,
         _peer: Option<&Peer>,
-    ) -> Result<Identity, Refused> {
+    ) -> Result<Identity, AuthError> {
         Ok(identity.clone())
     }
 }
 
 /// Everybody may do everything.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Open;
+pub struct AllowAll;
 
-impl Policy for Open {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+impl Policy for AllowAll {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a> {
         let (user, listener) = (credentials.user_name.map(Arc::from), credentials.peer.listener.clone());
         Box::pin(std::future::ready(Ok(Identity { user, listener, ..Identity::default() })))
     }
@@ -227,7 +227,7 @@ pub struct Auth {
 
 impl Default for Auth {
     fn default() -> Self {
-        Auth { policy: Arc::new(Open), methods: Vec::new() }
+        Auth { policy: Arc::new(AllowAll), methods: Vec::new() }
     }
 }
 

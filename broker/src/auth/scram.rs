@@ -11,7 +11,7 @@ use ring::pbkdf2;
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
 
-use super::configured::Configured;
+use super::configured::ConfiguredPolicy;
 use super::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
 use crate::net::Peer;
 
@@ -103,11 +103,11 @@ impl std::fmt::Display for Verifier {
 
 /// The method, for the users of the password file that have a verifier.
 #[derive(Debug)]
-pub struct Scram(Arc<Configured>);
+pub struct Scram(Arc<ConfiguredPolicy>);
 
 impl Scram {
     /// With the policy that knows the users.
-    pub fn new(policy: Arc<Configured>) -> Scram {
+    pub fn new(policy: Arc<ConfiguredPolicy>) -> Scram {
         Scram(policy)
     }
 }
@@ -130,7 +130,7 @@ impl AuthMethod for Scram {
 
 /// One exchange.
 struct Exchange {
-    policy: Arc<Configured>,
+    policy: Arc<ConfiguredPolicy>,
     peer: Peer,
     client_id: Box<str>,
     assigned_client_id: Box<str>,

@@ -10,65 +10,65 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::clients::report::Account;
+use crate::clients::report::SessionReport;
 use crate::message::Millis;
 use crate::net::Peer;
 use crate::outbox::Outbox;
 
 /// How many questions wait for one connection.
-const QUESTIONS_MAX: usize = 16;
+const COMMANDS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Contact {
+pub struct ClientHandle {
     /// Whose session it is.
     pub user: Option<Arc<str>>,
     /// Where it comes from.
     pub peer: Peer,
     /// What the connection is called in the log.
-    pub by: Arc<str>,
+    pub label: Arc<str>,
     /// When it was let in.
     pub since: Millis,
     /// Wakes it when there is news for it.
     pub waker: Arc<AtomicWaker>,
     /// The queue of its session, from the moment that it has it.
     pub outbox: OnceLock<Arc<Outbox>>,
-    asked: AtomicBool,
+    has_commands: AtomicBool,
     /// None once the connection ends.
-    questions: Mutex<Option<Vec<Question>>>,
+    commands: Mutex<Option<Vec<Command>>>,
     identity: Mutex<Arc<Identity>>,
 }
 
 /// What a connection is asked.
 #[derive(Debug)]
-pub enum Question {
+pub enum Command {
     /// How its session is, with so many of its subscriptions.
-    Account(usize, oneshot::Sender<Account>),
+    Report(usize, oneshot::Sender<SessionReport>),
     /// To end. Answered once its session has gone to where it belongs.
-    Leave(Leave),
+    Disconnect(DisconnectCommand),
 }
 
 /// An operator ends a connection.
 #[derive(Debug)]
-pub struct Leave {
+pub struct DisconnectCommand {
     /// Its session ends, too.
     pub with_session: bool,
     /// Answered, or dropped, when that is done.
     pub done: oneshot::Sender<()>,
 }
 
-impl Contact {
+impl ClientHandle {
     /// Of a connection that is let in.
-    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> Contact {
-        Contact {
-            by: peer.address.to_string().into(),
+    pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> ClientHandle {
+        ClientHandle {
+            label: peer.address.to_string().into(),
             user: identity.user.clone(),
             peer,
             since,
             waker: Arc::default(),
             outbox: OnceLock::new(),
-            asked: AtomicBool::new(false),
-            questions: Mutex::new(Some(Vec::new())),
+            has_commands: AtomicBool::new(false),
+            commands: Mutex::new(Some(Vec::new())),
             identity: Mutex::new(identity),
         }
     }
@@ -79,16 +79,16 @@ impl Contact {
     }
 
     /// Its rights have changed.
-    pub fn recognize(&self, identity: Arc<Identity>) {
+    pub fn set_identity(&self, identity: Arc<Identity>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
-    pub fn ask(&self, question: Question) {
-        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < QUESTIONS_MAX) {
+    pub fn send(&self, question: Command) {
+        let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < COMMANDS_MAX) {
             waiting.push(question);
-            self.asked.store(true, Ordering::Release);
+            self.has_commands.store(true, Ordering::Release);
         }
         drop(questions);
         self.waker.wake();
@@ -96,19 +96,19 @@ impl Contact {
 
     /// Whether there are questions: cheap enough for every turn.
     #[inline]
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
+    pub fn has_commands(&self) -> bool {
+        self.has_commands.load(Ordering::Acquire)
     }
 
     /// Takes them.
-    pub fn questions(&self) -> Vec<Question> {
-        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        self.asked.store(false, Ordering::Release);
+    pub fn questions(&self) -> Vec<Command> {
+        let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_commands.store(false, Ordering::Release);
         questions.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The connection ends: nothing is answered any more.
     pub fn close(&self) {
-        *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

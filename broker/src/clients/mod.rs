@@ -19,18 +19,18 @@ use lapwing_protocol::ReasonCode;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::clients::handle::Contact;
-use crate::clients::owned::{ConnectionNumber, Resident, RestNumber};
-use crate::net::endpoint::GateNumber;
+use crate::clients::handle::ClientHandle;
+use crate::clients::owned::{ConnectionNumber, OfflineGeneration, OwnedSession};
+use crate::net::endpoint::EndpointId;
 use crate::session::Session;
 
 /// Why a connection is told to end.
 #[derive(Debug)]
-pub enum End {
+pub enum CloseSignal {
     /// Another connection has claimed the session: send it there.
     TakenOver {
         /// Where the session goes; `None` is sent when there is none.
-        to: oneshot::Sender<Option<Resident>>,
+        to: oneshot::Sender<Option<OwnedSession>>,
         /// Who has claimed it, for the log.
         by: Arc<str>,
     },
@@ -40,15 +40,15 @@ pub enum End {
 
 /// What a connection brings to its claim.
 #[derive(Debug)]
-pub struct Claimant {
+pub struct ClaimRequest {
     /// Itself.
     pub connection: ConnectionNumber,
     /// Another user may have the session, too.
     pub any_user: bool,
     /// Tells it when to end.
-    pub end: oneshot::Sender<End>,
+    pub close: oneshot::Sender<CloseSignal>,
     /// How it is reached; a session belongs to its user.
-    pub contact: Arc<Contact>,
+    pub handle: Arc<ClientHandle>,
 }
 
 /// What a claim found.
@@ -57,9 +57,9 @@ pub enum Claim {
     /// Nobody has this client identifier.
     Fresh,
     /// A session that rested.
-    Resting(Resident, RestNumber),
+    Offline(OwnedSession, OfflineGeneration),
     /// A live connection: it will send its session.
-    Live(oneshot::Receiver<Option<Resident>>),
+    Live(oneshot::Receiver<Option<OwnedSession>>),
     /// It belongs to another user.
     ForeignUser,
     /// Too many sessions.
@@ -67,24 +67,31 @@ pub enum Claim {
 }
 
 #[derive(Debug)]
-enum Entry {
-    Live { connection: ConnectionNumber, end: Option<oneshot::Sender<End>>, contact: Arc<Contact> },
-    Resting { resident: Resident, rest: RestNumber },
+enum Registration {
+    Live {
+        connection: ConnectionNumber,
+        end: Option<oneshot::Sender<CloseSignal>>,
+        handle: Arc<ClientHandle>,
+    },
+    Offline {
+        owned: OwnedSession,
+        rest: OfflineGeneration,
+    },
 }
 
 /// A client as others see it.
-pub enum Client<'a> {
+pub enum ClientView<'a> {
     /// It is connected.
-    Live(&'a Arc<Contact>),
+    Live(&'a Arc<ClientHandle>),
     /// Its session rests.
-    Resting(&'a Resident, RestNumber),
+    Offline(&'a OwnedSession, OfflineGeneration),
 }
 
-impl Entry {
-    fn client(&self) -> Client<'_> {
+impl Registration {
+    fn client(&self) -> ClientView<'_> {
         match self {
-            Entry::Live { contact, .. } => Client::Live(contact),
-            Entry::Resting { resident, rest } => Client::Resting(resident, *rest),
+            Registration::Live { handle, .. } => ClientView::Live(handle),
+            Registration::Offline { owned, rest } => ClientView::Offline(owned, *rest),
         }
     }
 }
@@ -92,16 +99,16 @@ impl Entry {
 /// All clients.
 #[derive(Debug)]
 pub struct Registry {
-    inner: Mutex<Inner>,
+    inner: Mutex<RegistryState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    entries: BTreeMap<Arc<str>, Entry>,
+struct RegistryState {
+    entries: BTreeMap<Arc<str>, Registration>,
     sessions_max: usize,
     live: usize,
-    most_live: usize,
-    last_rest: RestNumber,
+    live_max: usize,
+    last_offline: OfflineGeneration,
     /// No claim succeeds any more.
     closed: bool,
 }
@@ -112,81 +119,81 @@ pub struct Counts {
     /// Connected now.
     pub live: usize,
     /// The most at once.
-    pub most_live: usize,
+    pub live_max: usize,
     /// Sessions without a connection.
-    pub resting: usize,
+    pub offline: usize,
 }
 
 impl Registry {
     /// Empty.
     pub fn new(sessions_max: usize) -> Registry {
-        Registry { inner: Mutex::new(Inner { sessions_max, ..Inner::default() }) }
+        Registry { inner: Mutex::new(RegistryState { sessions_max, ..RegistryState::default() }) }
     }
 
     /// Another bound.
-    pub fn bound(&self, sessions_max: usize) {
+    pub fn set_limits(&self, sessions_max: usize) {
         self.lock().sessions_max = sessions_max;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
-    pub fn claim(&self, client_id: &Arc<str>, claimant: Claimant) -> Claim {
-        let Claimant { connection, any_user, end, contact } = claimant;
+    pub fn claim(&self, client_id: &Arc<str>, request: ClaimRequest) -> Claim {
+        let ClaimRequest { connection, any_user, close: end, handle } = request;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
         }
         let owner = match inner.entries.get(client_id) {
-            Some(Entry::Live { contact, .. }) => Some(contact.user.as_ref()),
-            Some(Entry::Resting { resident, .. }) => Some(resident.session.user.as_ref()),
+            Some(Registration::Live { handle, .. }) => Some(handle.user.as_ref()),
+            Some(Registration::Offline { owned, .. }) => Some(owned.session.user.as_ref()),
             None => None,
         };
         match owner {
-            Some(owner) if owner != contact.user.as_ref() && !any_user => return Claim::ForeignUser,
+            Some(owner) if owner != handle.user.as_ref() && !any_user => return Claim::ForeignUser,
             None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
             _ => {}
         }
-        let by = contact.by.clone();
-        let entry = Entry::Live { connection, end: Some(end), contact };
+        let by = handle.label.clone();
+        let entry = Registration::Live { connection, end: Some(end), handle };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
-            Some(Entry::Resting { resident, rest }) => Claim::Resting(resident, rest),
-            Some(Entry::Live { end, .. }) => {
+            Some(Registration::Offline { owned, rest }) => Claim::Offline(owned, rest),
+            Some(Registration::Live { end, .. }) => {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();
                 if let Some(end) = end {
                     // A connection that is gone drops `to` with its own receiver, and `from` says so.
-                    let _ = end.send(End::TakenOver { to, by });
+                    let _ = end.send(CloseSignal::TakenOver { to, by });
                 }
                 Claim::Live(from)
             }
         };
         inner.live += 1;
-        inner.most_live = inner.most_live.max(inner.live);
+        inner.live_max = inner.live_max.max(inner.live);
         claim
     }
 
     /// Who has this client identifier, and the listener that it is connected to, if it is.
-    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<GateNumber>)> {
+    pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
-            Client::Live(contact) => (contact.identity(), Some(contact.peer.place)),
-            Client::Resting(resident, _) => (resident.identity.clone(), None),
+            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.place)),
+            ClientView::Offline(owned, _) => (owned.identity.clone(), None),
         })
     }
 
     /// The connection that has this client identifier, as the log calls it.
     pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
         match self.lock().entries.get(client_id) {
-            Some(Entry::Live { contact, .. }) => Some(contact.by.clone()),
+            Some(Registration::Live { handle, .. }) => Some(handle.label.clone()),
             _ => None,
         }
     }
 
     /// A client, as it is now.
-    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, Client<'_>) -> T) -> Option<T> {
+    pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, ClientView<'_>) -> T) -> Option<T> {
         self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
     }
 
@@ -195,7 +202,7 @@ impl Registry {
         &self,
         after: Option<&str>,
         visits: usize,
-        mut show: impl FnMut(&Arc<str>, Client<'_>),
+        mut show: impl FnMut(&Arc<str>, ClientView<'_>),
     ) -> Option<Arc<str>> {
         let inner = self.lock();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -210,16 +217,20 @@ impl Registry {
 
     /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
     /// [`End::TakenOver`] that this connection was sent says where it goes.
-    pub fn rest(&self, connection: ConnectionNumber, resident: Resident) -> Result<RestNumber, Resident> {
+    pub fn go_offline(
+        &self,
+        connection: ConnectionNumber,
+        owned: OwnedSession,
+    ) -> Result<OfflineGeneration, OwnedSession> {
         let mut inner = self.lock();
-        let client_id = resident.session.client_id.clone();
+        let client_id = owned.session.client_id.clone();
         if !inner.is_of(&client_id, connection) {
-            return Err(resident);
+            return Err(owned);
         }
         inner.live -= 1;
-        inner.last_rest += 1;
-        let rest = inner.last_rest;
-        inner.entries.insert(client_id, Entry::Resting { resident, rest });
+        inner.last_offline += 1;
+        let rest = inner.last_offline;
+        inner.entries.insert(client_id, Registration::Offline { owned, rest });
         Ok(rest)
     }
 
@@ -235,46 +246,46 @@ impl Registry {
     }
 
     /// Asks something of a session that still rests as `rest` says; `remove` takes it out.
-    pub fn resting<T>(
+    pub fn with_offline_session<T>(
         &self,
         client_id: &str,
-        rest: RestNumber,
+        rest: OfflineGeneration,
         ask: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
-        self.with_resting(client_id, rest, |resident| ask(&mut resident.session))
+        self.with_offline(client_id, rest, |owned| ask(&mut owned.session))
     }
 
     /// As [`resting`](Self::resting), with its outbox.
-    pub fn with_resting<T>(
+    pub fn with_offline<T>(
         &self,
         client_id: &str,
-        rest: RestNumber,
-        ask: impl FnOnce(&mut Resident) -> T,
+        rest: OfflineGeneration,
+        ask: impl FnOnce(&mut OwnedSession) -> T,
     ) -> Option<T> {
         match self.lock().entries.get_mut(client_id) {
-            Some(Entry::Resting { resident, rest: current }) if *current == rest => Some(ask(resident)),
+            Some(Registration::Offline { owned, rest: current }) if *current == rest => Some(ask(owned)),
             _ => None,
         }
     }
 
     /// Takes over a session that an earlier run left at rest.
-    pub fn restore(&self, resident: Resident) -> RestNumber {
+    pub fn restore(&self, owned: OwnedSession) -> OfflineGeneration {
         let mut inner = self.lock();
-        inner.last_rest += 1;
-        let rest = inner.last_rest;
-        inner.entries.insert(resident.session.client_id.clone(), Entry::Resting { resident, rest });
+        inner.last_offline += 1;
+        let rest = inner.last_offline;
+        inner.entries.insert(owned.session.client_id.clone(), Registration::Offline { owned, rest });
         rest
     }
 
     /// Takes out a session that still rests as `rest` says.
-    pub fn remove_resting(&self, client_id: &str, rest: RestNumber) -> Option<Resident> {
+    pub fn remove_offline(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
         let mut inner = self.lock();
         match inner.entries.get(client_id) {
-            Some(Entry::Resting { rest: current, .. }) if *current == rest => {}
+            Some(Registration::Offline { rest: current, .. }) if *current == rest => {}
             _ => return None,
         }
         match inner.entries.remove(client_id) {
-            Some(Entry::Resting { resident, .. }) => Some(resident),
+            Some(Registration::Offline { owned, .. }) => Some(owned),
             _ => None,
         }
     }
@@ -284,29 +295,29 @@ impl Registry {
         let mut inner = self.lock();
         inner.closed = true;
         for entry in inner.entries.values_mut() {
-            if let Entry::Live { end, .. } = entry
+            if let Registration::Live { end, .. } = entry
                 && let Some(end) = end.take()
             {
-                let _ = end.send(End::Closed(reason));
+                let _ = end.send(CloseSignal::Closed(reason));
             }
         }
     }
 
     /// Wakes every connection: there is news for all of them.
-    pub fn nudge(&self) {
-        let live = |entry: &Entry| match entry {
-            Entry::Live { contact, .. } => Some(contact.waker.clone()),
-            Entry::Resting { .. } => None,
+    pub fn wake_all(&self) {
+        let live = |entry: &Registration| match entry {
+            Registration::Live { handle, .. } => Some(handle.waker.clone()),
+            Registration::Offline { .. } => None,
         };
         let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
         nudges.iter().for_each(|nudge| nudge.wake());
     }
 
     /// The sessions that rest now.
-    pub fn all_resting(&self) -> Vec<(Arc<str>, RestNumber)> {
-        let resting = |(client_id, entry): (&Arc<str>, &Entry)| match entry {
-            Entry::Resting { rest, .. } => Some((client_id.clone(), *rest)),
-            Entry::Live { .. } => None,
+    pub fn all_offline(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
+        let resting = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
+            Registration::Offline { rest, .. } => Some((client_id.clone(), *rest)),
+            Registration::Live { .. } => None,
         };
         self.lock().entries.iter().filter_map(resting).collect()
     }
@@ -314,12 +325,12 @@ impl Registry {
     /// How many there are.
     pub fn counts(&self) -> Counts {
         let inner = self.lock();
-        Counts { live: inner.live, most_live: inner.most_live, resting: inner.entries.len() - inner.live }
+        Counts { live: inner.live, live_max: inner.live_max, offline: inner.entries.len() - inner.live }
     }
 }
 
-impl Inner {
+impl RegistryState {
     fn is_of(&self, client_id: &str, connection: ConnectionNumber) -> bool {
-        matches!(self.entries.get(client_id), Some(Entry::Live { connection: c, .. }) if *c == connection)
+        matches!(self.entries.get(client_id), Some(Registration::Live { connection: c, .. }) if *c == connection)
     }
 }

@@ -11,7 +11,7 @@ pub type ConnectionNumber = u64;
 
 /// A session with its outbox, on its way from one owner to the next.
 #[derive(Debug)]
-pub struct Resident {
+pub struct OwnedSession {
     /// The session.
     pub session: Box<Session>,
     /// Its queue.
@@ -21,4 +21,4 @@ pub struct Resident {
 }
 
 /// Names one rest of one session, so that a timer of an earlier rest does nothing.
-pub type RestNumber = u64;
+pub type OfflineGeneration = u64;

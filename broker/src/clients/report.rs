@@ -2,14 +2,14 @@
 
 use lapwing_protocol::QoS;
 
-use crate::clients::owned::Resident;
+use crate::clients::owned::OwnedSession;
 use crate::message::Millis;
-use crate::session::Held;
-use crate::telemetry::metrics::Flow;
+use crate::session::Subscription;
+use crate::telemetry::metrics::Throughput;
 
 /// See the module. Copied by who owns the session, and bounded.
 #[derive(Debug)]
-pub struct Account {
+pub struct SessionReport {
     /// The groups of its user.
     pub groups: Vec<Box<str>>,
     /// How it was recognized; empty: it was not.
@@ -19,20 +19,20 @@ pub struct Account {
     /// While it rests: when it ends.
     pub ends_at: Option<Millis>,
     /// What is published for a bad end.
-    pub will: Option<Will>,
+    pub will: Option<WillReport>,
     /// Messages on their way to the client, and from it.
     pub in_flight: (usize, usize),
     /// How many subscriptions it has.
     pub subscriptions_count: usize,
     /// The first of them.
-    pub subscriptions: Vec<(Box<str>, Held)>,
+    pub subscriptions: Vec<(Box<str>, Subscription)>,
     /// What its connection adds.
-    pub connection: Option<Connection>,
+    pub connection: Option<ConnectionReport>,
 }
 
 /// A will, without its payload.
 #[derive(Debug)]
-pub struct Will {
+pub struct WillReport {
     /// The topic name.
     pub topic: Box<str>,
     /// Its QoS.
@@ -47,28 +47,28 @@ pub struct Will {
 
 /// What only a live connection knows.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ConnectionReport {
     /// The protocol version.
     pub version: String,
     /// Seconds; 0 is none.
     pub keep_alive_s: u16,
     /// What went through it.
-    pub flow: Flow,
+    pub flow: Throughput,
     /// The same in a second, of the last ten to twenty.
     pub rates: [f64; 4],
 }
 
-impl Account {
+impl SessionReport {
     /// Of a session, with so many of its subscriptions.
-    pub fn of(resident: &Resident, subscriptions_max: usize) -> Account {
-        let Resident { session, identity, .. } = resident;
+    pub fn of(owned: &OwnedSession, subscriptions_max: usize) -> SessionReport {
+        let OwnedSession { session, identity, .. } = owned;
         let subscriptions = session.subscriptions.iter().take(subscriptions_max);
-        Account {
+        SessionReport {
             groups: identity.groups.to_vec(),
             method: identity.method,
             expiry_s: session.expiry_s,
             ends_at: session.ends_at,
-            will: session.will.as_ref().map(|will| Will {
+            will: session.will.as_ref().map(|will| WillReport {
                 topic: will.topic.clone(),
                 qos: will.qos,
                 retain: will.retain,

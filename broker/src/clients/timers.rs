@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::clients::owned::RestNumber;
+use crate::clients::owned::OfflineGeneration;
 use crate::message::Millis;
 
 /// What is due when.
 #[derive(Debug, Default)]
-pub struct Agenda {
-    due: Mutex<BTreeSet<(Millis, Arc<str>, RestNumber)>>,
+pub struct SessionTimers {
+    due: Mutex<BTreeSet<(Millis, Arc<str>, OfflineGeneration)>>,
     /// Told when something is due earlier than all before.
     pub changed: Notify,
 }
 
-impl Agenda {
+impl SessionTimers {
     /// Looks after the resting session of this client at this time.
-    pub fn add(&self, at: Millis, client_id: Arc<str>, rest: RestNumber) {
+    pub fn add(&self, at: Millis, client_id: Arc<str>, rest: OfflineGeneration) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let first = due.first().is_none_or(|(first, ..)| at < *first);
         due.insert((at, client_id, rest));
@@ -28,13 +28,13 @@ impl Agenda {
     }
 
     /// The session does not rest any more.
-    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: RestNumber) {
+    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: OfflineGeneration) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         due.remove(&(at, client_id.clone(), rest));
     }
 
     /// Removes and returns what is due, and tells when the next is.
-    pub fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, RestNumber)>, Option<Millis>) {
+    pub fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, OfflineGeneration)>, Option<Millis>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         while let Some((at, client_id, rest)) = due.pop_first() {

@@ -7,7 +7,7 @@ use super::value::{self, Given, Unit};
 use crate::config::Secret;
 
 /// A key with all that is known about it; `T` is what it is set in.
-pub struct Key<T> {
+pub struct ConfigKey<T> {
     /// Its section.
     pub section: &'static str,
     /// Its name.
@@ -191,7 +191,7 @@ pub(super) use reload;
 /// One key, in `$target.$($field).+`.
 macro_rules! key {
     ($Target:ty, $section:expr, [$($field:ident).+], $name:ident: $t:ty = $default:expr, $range:expr, [$($reload:ident)?], $doc:expr) => {
-        $crate::config::declare::Key::<$Target> {
+        $crate::config::declare::ConfigKey::<$Target> {
             section: $section,
             name: stringify!($name),
             doc: $doc,

@@ -3,7 +3,7 @@
 use lapwing_protocol::topic;
 
 use super::Config;
-use super::declare::{ANY, Key, Parse, choices, key, words};
+use super::declare::{ANY, ConfigKey, Parse, choices, key, words};
 use super::value::Given;
 use crate::config::Secret;
 use crate::message::Durability;
@@ -83,7 +83,7 @@ macro_rules! sections {
         })+
 
         /// Every key, section by section.
-        pub(super) const KEYS: &[Key<Config>] = &[$($(
+        pub(super) const KEYS: &[ConfigKey<Config>] = &[$($(
             key!(Config, stringify!($section), [$section.$name], $name: $t = $default, $range, [$($reload)?], concat!($($doc),+)),
         )+)+];
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use lapwing_protocol::topic;
 
-use super::declare::{ANY, Key, Parse, key, listed, quoted, words};
+use super::declare::{ANY, ConfigKey, Parse, key, listed, quoted, words};
 use super::value::{self, Given};
 use crate::config::template::check_template;
 use crate::config::why_not_readable;
@@ -205,8 +205,8 @@ macro_rules! listener {
         }
 
         /// Every key of a listener.
-        pub(super) const KEYS: &[Key<Listener>] = &[$(
-            Key {
+        pub(super) const KEYS: &[ConfigKey<Listener>] = &[$(
+            ConfigKey {
                 $(default: || $shown.to_owned(),)?
                 ..key!(Listener, "listener", [$name], $name: $t = $default, $range, [$($reload)?], concat!($($doc),+))
             },

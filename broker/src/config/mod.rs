@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use check::why_no_token;
 #[cfg(feature = "internals")]
-pub use declare::{Key, Reload};
+pub use declare::{ConfigKey, Reload};
 pub(crate) use files::{text_of, why_not_readable, why_not_secret};
 #[cfg(feature = "internals")]
 pub use keys::LogFormat;

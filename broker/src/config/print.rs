@@ -1,9 +1,9 @@
 //! The configuration as text: what is in force and why, as TOML, and the reference of all keys.
 
-use super::declare::{Key, NONE, Reload};
+use super::declare::{ConfigKey, NONE, Reload};
 use super::keys::{KEYS, SECTIONS};
 #[cfg(feature = "internals")]
-use super::reading::Place;
+use super::reading::KeyScope;
 use super::reading::Reading;
 use super::{Config, listener};
 
@@ -32,12 +32,12 @@ impl Reading {
         for section in SECTIONS {
             out.push_str(&format!("[{section}]\n"));
             let keys = KEYS.iter().filter(|key| key.section == *section);
-            keys.for_each(|key| self.line(&mut out, key, &self.config, Place::Section(section)));
+            keys.for_each(|key| self.line(&mut out, key, &self.config, KeyScope::Section(section)));
             out.push('\n');
         }
         for (number, of) in self.config.listeners.iter().enumerate() {
             out.push_str("[[listener]]\n");
-            listener::KEYS.iter().for_each(|key| self.line(&mut out, key, of, Place::Listener(number)));
+            listener::KEYS.iter().for_each(|key| self.line(&mut out, key, of, KeyScope::Listener(number)));
             out.push('\n');
         }
         out.truncate(out.trim_end().len());
@@ -46,7 +46,7 @@ impl Reading {
     }
 
     #[cfg(feature = "internals")]
-    fn line<T>(&self, out: &mut String, key: &Key<T>, target: &T, place: Place) {
+    fn line<T>(&self, out: &mut String, key: &ConfigKey<T>, target: &T, place: KeyScope) {
         let value = shown(key.name, (key.show)(target));
         let why = self.origin(place, key.name).map_or_else(|| "default".to_owned(), ToString::to_string);
         let line = match value.as_str() {
@@ -129,13 +129,13 @@ impl Config {
     }
 }
 
-fn differing<T>(keys: &[&Key<T>], target: &T, default: &T) -> String {
+fn differing<T>(keys: &[&ConfigKey<T>], target: &T, default: &T) -> String {
     let all = keys.iter().map(|key| (key.name, (key.show)(target), (key.show)(default)));
     let lines = all.filter(|(_, value, default)| value != default && value != NONE);
     lines.map(|(name, value, _)| format!("{name} = {value}\n")).collect()
 }
 
-fn row<T>(key: &Key<T>) -> String {
+fn row<T>(key: &ConfigKey<T>) -> String {
     let range = match key.range {
         "ANY" => String::new(),
         range => range.replace("..=", " to ").replace('_', ""),

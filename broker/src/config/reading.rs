@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::declare::Key;
+use super::declare::ConfigKey;
 use super::keys::{KEYS, SECTIONS};
 use super::value::Given;
 use super::{Config, ConfigErrors, Listener, listener};
@@ -38,7 +38,7 @@ pub struct Reading {
     pub warnings: Vec<String>,
     pub(super) errors: Vec<String>,
     /// By section (or number of listener) and name.
-    origins: BTreeMap<(Place, &'static str), Origin>,
+    origins: BTreeMap<(KeyScope, &'static str), Origin>,
     /// The listeners are no longer the default.
     listeners_said: bool,
     /// Other files that it names, to be read behind it.
@@ -47,7 +47,7 @@ pub struct Reading {
 
 /// What a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum KeyScope {
     Section(&'static str),
     Listener(usize),
 }
@@ -55,7 +55,7 @@ pub(super) enum Place {
 impl Reading {
     /// Where a value came from; `None`: it is the default.
     #[cfg(feature = "internals")]
-    pub(super) fn origin(&self, place: Place, name: &'static str) -> Option<&Origin> {
+    pub(super) fn origin(&self, place: KeyScope, name: &'static str) -> Option<&Origin> {
         self.origins.get(&(place, name))
     }
 
@@ -78,7 +78,7 @@ impl Reading {
         };
         match (key.set)(&mut self.config, given) {
             Ok(()) => {
-                self.origins.insert((Place::Section(key.section), key.name), origin);
+                self.origins.insert((KeyScope::Section(key.section), key.name), origin);
             }
             Err(expected) => self.wrong(&origin, not_allowed(key, given, &expected)),
         }
@@ -101,7 +101,7 @@ impl Reading {
         let Some(listener) = self.config.listeners.get_mut(number) else { return };
         match (key.set)(listener, given) {
             Ok(()) => {
-                self.origins.insert((Place::Listener(number), key.name), origin);
+                self.origins.insert((KeyScope::Listener(number), key.name), origin);
             }
             Err(expected) => self.wrong(&origin, not_allowed(key, given, &expected)),
         }
@@ -186,7 +186,7 @@ impl Reading {
     }
 }
 
-fn not_allowed<T>(key: &Key<T>, given: &Given, expected: &str) -> String {
+fn not_allowed<T>(key: &ConfigKey<T>, given: &Given, expected: &str) -> String {
     format!(
         "{}.{} = {given} is not allowed: expected {expected} (default {})",
         key.section,

@@ -4,9 +4,9 @@ const KINDS: [&str; 5] = ["{uri}", "{dns}", "{email}", "{cn}", "{subject}"];
 
 /// The names in a certificate, by kind, in the order of `KINDS`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Names(pub(crate) [Vec<String>; 5]);
+pub(crate) struct CertificateNames(pub(crate) [Vec<String>; 5]);
 
-impl Names {
+impl CertificateNames {
     /// The template with the names in it; `None`: the certificate has no name of a kind.
     pub(crate) fn fill(&self, template: &str) -> Result<Option<String>, String> {
         let mut out = String::new();
@@ -42,7 +42,7 @@ impl Names {
 /// What it may be.
 pub fn check_template(template: &str) -> Result<(), String> {
     let one = || vec!["x".to_owned()];
-    let names = Names([one(), one(), one(), one(), one()]);
+    let names = CertificateNames([one(), one(), one(), one(), one()]);
     match names.fill(template) {
         Ok(Some(filled)) if filled != template => Ok(()),
         _ => Err(format!(
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_first_template_that_can_be_filled_counts_and_what_is_ambiguous_does_not() {
         let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let names = Names([
+        let names = CertificateNames([
             text(&[]),
             text(&["a.b", "c.d"]),
             text(&["x@y"]),

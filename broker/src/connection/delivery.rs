@@ -12,14 +12,14 @@ use tracing::{debug, warn};
 use super::packets::refusal;
 use super::{Connection, GATHER_BYTES, GATHER_SHARED_BYTES, HeldPublish};
 use crate::auth::Action;
-use crate::clients::owned::Resident;
+use crate::clients::owned::OwnedSession;
 use crate::config::mount;
 use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
 use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{Exchange, KeptSubscription, Page, Paged, Record, Reply, Ticket};
+use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
 /// How many retained messages are looked up at once for a new subscription.
@@ -31,11 +31,11 @@ const REPLAY_WORK: u32 = 32;
 #[derive(Debug)]
 pub(super) enum Fetch {
     /// The next messages of the queue.
-    Queue(Reply<Paged>),
+    Queue(ReadReply<Paged>),
     /// Messages that are to be sent again.
-    Flights(Vec<Seq>, Reply<Vec<Delivery>>),
+    Flights(Vec<Seq>, ReadReply<Vec<Delivery>>),
     /// Retained messages.
-    Retained(Vec<Box<str>>, Reply<Vec<Message>>),
+    Retained(Vec<Box<str>>, ReadReply<Vec<Message>>),
 }
 
 impl Connection {
@@ -43,19 +43,19 @@ impl Connection {
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
         let level = self.level();
-        self.records.outcomes(&mut self.resident.session, level);
-        if !self.resident.session.outgoing.lost.is_empty() {
+        self.records.append_outcomes(&mut self.owned.session, level);
+        if !self.owned.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }
         // The outbox counts what was taken until it hears otherwise.
-        let outgoing = &self.resident.session.outgoing;
-        if self.state.reported != outgoing.pending.len() {
-            self.state.reported = outgoing.pending.len();
-            self.resident.outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        let outgoing = &self.owned.session.outgoing;
+        if self.state.last_reported_pending != outgoing.pending.len() {
+            self.state.last_reported_pending = outgoing.pending.len();
+            self.owned.outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
         }
         if self.state.reported_in_flight != outgoing.in_flight() {
             self.state.reported_in_flight = outgoing.in_flight();
-            self.resident.outbox.flies(outgoing.in_flight());
+            self.owned.outbox.set_in_flight(outgoing.in_flight());
         }
         more
     }
@@ -72,7 +72,7 @@ impl Connection {
                 return true;
             }
             let fetching = self.poll_fetch(cx);
-            if let Some(transmit) = self.resident.session.poll(now) {
+            if let Some(transmit) = self.owned.session.poll(now) {
                 self.transmit(transmit, now);
                 self.state.turn.spend(1);
                 continue;
@@ -80,18 +80,18 @@ impl Connection {
             if fetching || self.state.unreadable {
                 return false;
             }
-            let Resident { session, outbox, .. } = &mut self.resident;
+            let OwnedSession { session, outbox, .. } = &mut self.owned;
             let (number, outgoing) = (session.number, &mut session.outgoing);
-            let missing = outgoing.missing(PAGE_MESSAGES);
+            let missing = outgoing.unloaded(PAGE_MESSAGES);
             if !missing.is_empty() {
-                let reply = self.core.store.placed(number, missing.clone());
+                let reply = self.core.store.read_at(number, missing.clone());
                 self.state.fetch = Some(Fetch::Flights(missing, reply));
                 continue;
             }
             if !outgoing.is_hungry() {
                 return false;
             }
-            if let Some(replay) = session.subscriptions.replays.front_mut() {
+            if let Some(replay) = session.subscriptions.cursors.front_mut() {
                 // It may walk over many topics and find none.
                 self.state.turn.spend(REPLAY_WORK);
                 let (retained, fetched) = (&self.core.router.retained, &self.state.fetched);
@@ -106,13 +106,13 @@ impl Connection {
                 continue;
             }
             match outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, cx.waker()) {
-                Take::Some => self.state.reported = outgoing.pending.len(),
+                Take::Some => self.state.last_reported_pending = outgoing.pending.len(),
                 Take::Nothing => {
-                    self.state.reported = 0;
+                    self.state.last_reported_pending = 0;
                     return false;
                 }
                 Take::Stored(from, until) => {
-                    let page = Page {
+                    let page = PageRequest {
                         session: number,
                         from,
                         until,
@@ -128,20 +128,20 @@ impl Connection {
     /// Messages became void while they waited.
     #[cold]
     fn tell_lost(&mut self) {
-        for (reason, message) in self.resident.session.outgoing.lost.drain(..) {
-            self.core.ends.ended(reason, &message, self.resident.outbox.recipient());
+        for (reason, message) in self.owned.session.outgoing.lost.drain(..) {
+            self.core.outcomes.dropped(reason, &message, self.owned.outbox.recipient());
         }
     }
 
     /// Takes in what was fetched; `true`: it is still on its way.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(fetch) = &mut self.state.fetch else { return false };
-        let outgoing = &mut self.resident.session.outgoing;
+        let outgoing = &mut self.owned.session.outgoing;
         let known = match fetch {
             Fetch::Queue(reply) => match Pin::new(reply).poll(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(paged) => paged.map(|Paged { mut deliveries, next }| {
-                    self.resident.outbox.paged(&mut deliveries, next);
+                    self.owned.outbox.on_page(&mut deliveries, next);
                     outgoing.pending.extend(deliveries);
                     outgoing.recount();
                 }),
@@ -150,15 +150,15 @@ impl Connection {
                 Poll::Pending => return true,
                 Poll::Ready(found) => found.map(|deliveries| {
                     let (asked_for, found) = (asked.len(), deliveries.len());
-                    outgoing.supply(asked, deliveries);
+                    outgoing.load(asked, deliveries);
                     if found < asked_for {
                         let lost = (asked_for - found) as u64;
-                        self.core.ends.ended_unseen(
+                        self.core.outcomes.dropped_on_disk(
                             Reason::StoreLost,
                             lost,
-                            self.resident.outbox.recipient(),
+                            self.owned.outbox.recipient(),
                         );
-                        warn!(client = %self.resident.session.client_id, lost,
+                        warn!(client = %self.owned.session.client_id, lost,
                             "messages on their way to the client are not in the store any more");
                     }
                 }),
@@ -174,7 +174,7 @@ impl Connection {
         };
         self.state.fetch = None;
         if known.is_err() {
-            warn!(client = %self.resident.session.client_id, "the store cannot be read: its messages are not delivered now");
+            warn!(client = %self.owned.session.client_id, "the store cannot be read: its messages are not delivered now");
             self.state.unreadable = true;
         }
         false
@@ -183,8 +183,8 @@ impl Connection {
     /// The retained messages for a SUBSCRIBE were all given out.
     fn replayed(&mut self) {
         self.state.fetched = Fetched::new();
-        let Resident { session, outbox, .. } = &mut self.resident;
-        let Some(replay) = session.subscriptions.replays.pop_front() else { return };
+        let OwnedSession { session, outbox, .. } = &mut self.owned;
+        let Some(replay) = session.subscriptions.cursors.pop_front() else { return };
         if !outbox.is_stored() {
             return;
         }
@@ -205,11 +205,11 @@ impl Connection {
             Transmit::PubRel(packet_id) => {
                 // In one order with the messages that are sent again.
                 let packet = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
-                let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
+                let (version, most) = (self.negotiated.version, self.negotiated.packet_bytes_max);
                 let Ok(len) = packet.encoded_len(version, most) else { return };
                 let mut header = vec![0; len];
                 if packet.encode(version, most, &mut header).is_ok() {
-                    self.state.tally.packets_sent += 1;
+                    self.state.counters.packets_sent += 1;
                     self.state.hold_publish(HeldPublish {
                         ticket: self.state.resumed,
                         header,
@@ -221,7 +221,7 @@ impl Connection {
         };
         let ticket = packet_id.map_or(Ticket::default(), |id| self.record_sent(&delivery, id, dup));
         let message = &delivery.message;
-        let seen = mount::seen(self.gate.listener.mount_point.as_ref(), message.topic());
+        let seen = mount::seen(self.endpoint.listener.mount_point.as_ref(), message.topic());
         let allowed = seen.ok_or(Reason::MountPoint).and_then(|name| {
             match self.denies(message, delivery.terms.retain) {
                 Some(denied) => Err(denied),
@@ -230,7 +230,7 @@ impl Connection {
         });
         let sent = match allowed {
             Err(reason) => {
-                self.complain("delivery", message.topic_str(), &refusal(reason));
+                self.log_refusal("delivery", message.topic_str(), &refusal(reason));
                 Err(reason)
             }
             Ok(name) => {
@@ -262,16 +262,16 @@ impl Connection {
                 sent
             }
         };
-        let (ends, outbox) = (&self.core.ends, &self.resident.outbox);
+        let (outcomes, outbox) = (&self.core.outcomes, &self.owned.outbox);
         match sent {
             Err(reason) => {
-                ends.ended(reason, message, outbox.recipient());
+                outcomes.dropped(reason, message, outbox.recipient());
                 if let Some(id) = packet_id {
-                    self.resident.session.outgoing.undeliverable(id);
+                    self.owned.session.outgoing.undeliverable(id);
                 }
             }
-            Ok(()) if ends.traces.hear_of(message) => {
-                ends.sent(&delivery, outbox.recipient(), packet_id, dup)
+            Ok(()) if outcomes.traces.wants(message) => {
+                outcomes.sent(&delivery, outbox.recipient(), packet_id, dup)
             }
             Ok(()) => {}
         }
@@ -280,15 +280,15 @@ impl Connection {
 
     /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Reason> {
-        let (policy, identity) = (&self.snapshot.auth.policy, &self.resident.identity);
+        let (policy, identity) = (&self.snapshot.auth.policy, &self.owned.identity);
         let own_topic = message.topic().first() == Some(&b'$');
-        let client_id = &self.resident.session.client_id;
+        let client_id = &self.owned.session.client_id;
         if (own_topic || policy.restricts_delivery(identity))
             && !policy.allows(identity, client_id, Action::Receive, message.topic_str())
         {
             return Some(Reason::DeniedDelivery);
         }
-        (retain && !self.core.source_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
+        (retain && !self.core.publisher_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
     }
 
     /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a
@@ -301,8 +301,8 @@ impl Connection {
         if dup {
             return if exactly_once { self.state.resumed } else { Ticket::default() };
         }
-        let step = Exchange::Sent {
-            session: self.resident.session.number,
+        let step = FlightStep::Sent {
+            session: self.owned.session.number,
             packet_id,
             seq: delivery.seq,
             qos: delivery.terms.qos,
@@ -320,7 +320,7 @@ impl Connection {
         message: &Message,
         ticket: Ticket,
     ) -> Result<(), Reason> {
-        let (version, packet_bytes_max) = (self.agreement.version, self.agreement.packet_bytes_max);
+        let (version, packet_bytes_max) = (self.negotiated.version, self.negotiated.packet_bytes_max);
         let header_max = PublishHeader::OVERHEAD_MAX
             + header.topic.len()
             + header.forwarded.len()
@@ -338,22 +338,22 @@ impl Connection {
             self.output.append(header_max, |out| header.encode(version, packet_bytes_max, out))
         };
         if let Err(error) = encoded {
-            debug!(client = %self.resident.session.client_id, topic = message.topic_str(), %error, "not delivered");
+            debug!(client = %self.owned.session.client_id, topic = message.topic_str(), %error, "not delivered");
             return Err(Reason::TooLarge);
         }
         if !held {
             self.output.payload(message);
         }
-        let tally = &mut self.state.tally;
-        tally.packets_sent += 1;
-        tally.publish_sent += 1;
-        tally.publish_bytes_sent += header.payload_len as u64;
+        let counters = &mut self.state.counters;
+        counters.packets_sent += 1;
+        counters.publish_sent += 1;
+        counters.publish_bytes_sent += header.payload_len as u64;
         Ok(())
     }
 
     /// Whether to write the topic name, and the alias to write.
     fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
-        let most = usize::from(self.agreement.topic_alias_max);
+        let most = usize::from(self.negotiated.topic_alias_max);
         if most == 0 {
             return (true, None);
         }

@@ -14,12 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::{Agreement, Connection, Exit};
-use crate::clients::End;
-use crate::clients::owned::{ConnectionNumber, Resident};
+use super::{Connection, Exit, Negotiated};
+use crate::clients::CloseSignal;
+use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::Durability;
 use crate::net::Stream;
 
@@ -30,15 +30,15 @@ const LINGER_BYTES: u64 = 256 * 1024;
 
 impl Connection {
     /// Sees to the session, then to the client.
-    pub(super) async fn leave(self: Box<Self>, exit: Exit) {
+    pub(super) async fn hand_over_session(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
             core,
             stream,
-            contact,
-            mut resident,
+            handle,
+            mut owned,
             number,
-            agreement,
+            negotiated,
             end,
             mut output,
             place,
@@ -47,34 +47,34 @@ impl Connection {
         } = *self;
         // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
-        let farewell = match &exit {
+        let finish = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
             Exit::Violation(reason, text) => Some((*reason, text.clone())),
-            Exit::Told(End::TakenOver { by, .. }) => Some((
+            Exit::Told(CloseSignal::TakenOver { by, .. }) => Some((
                 ReasonCode::SessionTakenOver,
                 format!("another connection uses this client identifier: {by}"),
             )),
-            Exit::Told(End::Closed(reason)) => Some((*reason, reason.text().to_owned())),
+            Exit::Told(CloseSignal::Closed(reason)) => Some((*reason, reason.text().to_owned())),
             Exit::Expelled(_) => {
                 Some((ReasonCode::AdministrativeAction, "disconnected by an operator".to_owned()))
             }
         };
         let (told, leave) = match exit {
             Exit::Told(end) => (Some(end), None),
-            Exit::Expelled(leave) => (state.told.take().flatten(), Some(leave)),
-            _ => (state.told.take().flatten(), None),
+            Exit::Expelled(leave) => (state.close_requested.take().flatten(), Some(leave)),
+            _ => (state.close_requested.take().flatten(), None),
         };
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
-            resident.session.expiry_s = 0;
+            owned.session.expiry_s = 0;
         }
-        settle(&core, number, resident, end, told);
+        settle(&core, number, owned, end, told);
         // Whoever has asked meanwhile finds the session where it is now.
-        contact.close();
+        handle.close();
         if let Some(leave) = leave {
             let _ = leave.done.send(());
         }
-        if let Some((reason, text)) = farewell.filter(|_| agreement.version.has_properties()) {
-            disconnect(&mut output, reason, &text, &agreement);
+        if let Some((reason, text)) = finish.filter(|_| negotiated.version.has_properties()) {
+            disconnect(&mut output, reason, &text, &negotiated);
         }
         if !(over && output.len() == 0) {
             close(stream, output).await;
@@ -83,19 +83,19 @@ impl Connection {
     }
 
     fn log(&self, exit: &Exit) {
-        let (client, peer) = (&self.resident.session.client_id, &self.contact.peer.address);
+        let (client, peer) = (&self.owned.session.client_id, &self.handle.peer.address);
         match exit {
             Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
             Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
             Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
             Exit::Violation(reason, text) => {
-                self.gate.traffic.refused.add(1);
-                warn!(%client, %peer, user = ?self.resident.identity.user, %reason, "connection closed: {text}");
+                self.endpoint.traffic.refused.add(1);
+                warn!(%client, %peer, user = ?self.owned.identity.user, %reason, "connection closed: {text}");
             }
-            Exit::Told(End::TakenOver { by, .. }) => {
+            Exit::Told(CloseSignal::TakenOver { by, .. }) => {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
             }
-            Exit::Told(End::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
+            Exit::Told(CloseSignal::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
             Exit::Expelled(_) => info!(%client, %peer, "connection closed by an operator"),
         }
     }
@@ -105,33 +105,33 @@ impl Connection {
 pub(crate) fn settle(
     core: &Arc<Core>,
     number: ConnectionNumber,
-    mut resident: Resident,
-    mut end: oneshot::Receiver<End>,
-    told: Option<End>,
+    mut owned: OwnedSession,
+    mut end: oneshot::Receiver<CloseSignal>,
+    told: Option<CloseSignal>,
 ) {
     let now = core.now();
     // What waits for this client by a shared subscription is better served by another member.
-    resident.outbox.disconnect(&core.ends);
-    core.give_shared(&mut resident, None, true);
-    let mut claimed = |told: Option<End>| match told.or_else(|| end.try_recv().ok()) {
-        Some(End::TakenOver { to, .. }) => Some(to),
+    owned.outbox.disconnect(&core.outcomes);
+    core.reassign_shared(&mut owned, None, true);
+    let mut claimed = |told: Option<CloseSignal>| match told.or_else(|| end.try_recv().ok()) {
+        Some(CloseSignal::TakenOver { to, .. }) => Some(to),
         _ => None,
     };
-    let session = &mut resident.session;
+    let session = &mut owned.session;
     let client_id = session.client_id.clone();
-    let ends = session.expiry_s == 0;
-    let due = session.rest(now);
+    let outcomes = session.expiry_s == 0;
+    let due = session.go_offline(now);
     for (reason, message) in session.outgoing.lost.drain(..) {
-        core.ends.ended(reason, &message, resident.outbox.recipient());
+        core.outcomes.dropped(reason, &message, owned.outbox.recipient());
     }
     // What the store has need not be in memory until the client is back.
-    resident.outbox.settle(&mut session.outgoing.pending);
+    owned.outbox.spill(&mut session.outgoing.pending);
     session.outgoing.recount();
-    resident.outbox.holds(session.outgoing.pending.len(), session.outgoing.pending_bytes);
-    resident.outbox.flies(session.outgoing.in_flight());
-    if ends {
+    owned.outbox.set_held(session.outgoing.pending.len(), session.outgoing.pending_bytes);
+    owned.outbox.set_in_flight(session.outgoing.in_flight());
+    if outcomes {
         // The session and its will are over before anybody else has the client identifier.
-        core.end_session(resident, Durability::None);
+        core.end_session(owned, Durability::None);
         if !core.registry.release(&client_id, number)
             && let Some(to) = claimed(told)
         {
@@ -140,7 +140,7 @@ pub(crate) fn settle(
         return;
     }
     // A will without delay is published now; one with a delay waits with the session.
-    let word = if session.will_at == Some(now) { LastWord::take(session, &resident.identity) } else { None };
+    let word = if session.will_at == Some(now) { PendingWill::take(session, &owned.identity) } else { None };
     if word.is_some() {
         session.will_at = None;
     }
@@ -149,27 +149,27 @@ pub(crate) fn settle(
     if let Some(word) = word {
         core.publish_will(&word);
     }
-    core.record_session(&mut resident, false);
-    match core.registry.rest(number, resident) {
+    core.record_session(&mut owned, false);
+    match core.registry.go_offline(number, owned) {
         Ok(rest) => {
             if let Some(due) = due {
-                core.agenda.add(due, client_id, rest);
+                core.timers.add(due, client_id, rest);
             }
         }
-        Err(resident) => {
+        Err(owned) => {
             if let Some(to) = claimed(told)
-                && let Err(Some(resident)) = to.send(Some(resident))
+                && let Err(Some(owned)) = to.send(Some(owned))
             {
                 warn!(client = %client_id, "nobody took the session over; it ends here");
-                core.end_session(resident, Durability::None);
+                core.end_session(owned, Durability::None);
             }
         }
     }
 }
 
 /// Writes DISCONNECT, with words if they fit.
-fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, agreement: &Agreement) {
-    let Agreement { version, packet_bytes_max, .. } = *agreement;
+fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &Negotiated) {
+    let Negotiated { version, packet_bytes_max, .. } = *negotiated;
     let mut buffer = [0; 512];
     let mut properties = PropertyWriter::new(&mut buffer);
     let _ = properties.push(Property::ReasonString(text));

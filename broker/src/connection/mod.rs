@@ -38,22 +38,22 @@ pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
-use turn::Turn;
+use turn::TimeSlice;
 
-use crate::clients::End;
-use crate::clients::handle::{Contact, Leave};
-use crate::clients::owned::{ConnectionNumber, Resident};
+use crate::clients::CloseSignal;
+use crate::clients::handle::{ClientHandle, DisconnectCommand};
+use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
-use crate::limits::budget::{Place, Pressure};
-use crate::limits::rate::Allowances;
+use crate::limits::budget::{ConnectionPermit, Pressure};
+use crate::limits::rate::RateLimits;
 use crate::message::{Message, Millis};
 use crate::net::Stream;
-use crate::net::endpoint::Gate;
+use crate::net::endpoint::Endpoint;
 use crate::router::{Batch, Fetched, RouteCache};
-use crate::store::{Failed, Records, Seat, Ticket};
-use crate::telemetry::metrics::{Pace, Tally};
+use crate::store::{Failed, RecordBatch, Ticket, WakerSlot};
+use crate::telemetry::metrics::{LocalCounters, RateWindow};
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
@@ -94,7 +94,7 @@ impl TopicPlace for AliasedTopic {
 
 /// What was agreed with the client at CONNECT.
 #[derive(Debug)]
-pub struct Agreement {
+pub struct Negotiated {
     /// Its protocol version.
     pub version: Version,
     /// The largest packet it takes, in bytes.
@@ -108,12 +108,12 @@ pub struct Agreement {
     /// The enhanced authentication method.
     pub auth_method: Option<Box<str>>,
     /// What the client was told.
-    pub told: Told,
+    pub told: AnnouncedLimits,
 }
 
 /// What CONNACK says of the broker: it stands for the connection, whatever a reload brings.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct AnnouncedLimits {
     /// The largest packet that the broker takes, in bytes.
     pub packet_bytes_max: u32,
     /// The topic aliases that the client may use.
@@ -148,7 +148,7 @@ impl HeldPublish {
 }
 
 /// What a look at the stream brought.
-enum Read {
+enum ReadOutcome {
     /// So many bytes.
     Some(usize),
     None,
@@ -166,33 +166,33 @@ enum Exit {
     /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the version has it.
     Violation(ReasonCode, String),
     /// The registry said so.
-    Told(End),
+    Told(CloseSignal),
     /// An operator said so.
-    Expelled(Leave),
+    Expelled(DisconnectCommand),
 }
 
 /// A connection that was let in.
 pub struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) stream: Stream,
-    pub(crate) place: Place,
+    pub(crate) place: ConnectionPermit,
     pub(crate) number: ConnectionNumber,
-    pub(crate) resident: Resident,
-    pub(crate) agreement: Agreement,
-    pub(crate) end: oneshot::Receiver<End>,
+    pub(crate) owned: OwnedSession,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) end: oneshot::Receiver<CloseSignal>,
     /// How others reach it.
-    pub(crate) contact: Arc<Contact>,
+    pub(crate) handle: Arc<ClientHandle>,
     /// What says who may do what, and what is configured, as this connection last saw it.
     pub(crate) snapshot: Arc<Snapshot>,
     /// Its listener in that.
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) endpoint: Arc<Endpoint>,
     /// When the client's credentials end.
     pub(crate) expires_at: Option<Millis>,
     /// Bytes of a packet that is not whole, or that wait because reading has stopped.
     pub(crate) input: Vec<u8>,
     pub(crate) output: Output,
     /// What this turn puts into the log.
-    pub(crate) records: Records,
+    pub(crate) records: RecordBatch,
     pub(crate) keep_alive: ServerKeepAlive,
     pub(crate) state: State,
 }
@@ -201,36 +201,36 @@ pub struct Connection {
 #[derive(Default)]
 pub(crate) struct State {
     /// `input` may hold whole packets.
-    stopped: bool,
+    has_buffered_packets: bool,
     paused_until: Option<Millis>,
     /// What the client and its user may publish.
-    allowances: Allowances,
+    rates: RateLimits,
     aliases_in: Vec<AliasedTopic>,
     aliases_out: Vec<(AliasedTopic, u64)>,
     alias_book: OutboundAliases,
     cache: RouteCache,
     batch: Batch,
     wakers: Vec<Waker>,
-    turn: Turn,
-    tally: Tally,
-    pace: Pace,
+    turn: TimeSlice,
+    counters: LocalCounters,
+    pace: RateWindow,
     /// More than one message left in the last turn.
-    busy: bool,
+    sent_many: bool,
     /// This task let the others go first, once since it was woken.
-    deferred: bool,
+    yielded: bool,
     scratch: Vec<u8>,
     held_acks: VecDeque<HeldAck>,
     held_bytes: VecDeque<u8>,
     held_publishes: VecDeque<HeldPublish>,
     held_publish_bytes: usize,
-    seat: Seat,
+    slot: WakerSlot,
     /// The store has no room: no PUBLISH is taken in.
     store_full: bool,
     /// What an earlier connection has sent is on record from here on.
     resumed: Ticket,
     fetch: Option<delivery::Fetch>,
     /// It was told to end, and looks a last time whether something has come.
-    told: Option<Option<End>>,
+    close_requested: Option<Option<CloseSignal>>,
     /// Retained messages that were fetched.
     fetched: Fetched,
     /// The store could not be read: nothing more is fetched over this connection.
@@ -239,18 +239,24 @@ pub(crate) struct State {
     timer_at: Millis,
     blocked_since: Option<Millis>,
     reauth: Option<reauth::Reauth>,
-    complained_at: Option<Millis>,
-    hushed: u64,
+    last_refusal_log: Option<Millis>,
+    suppressed: u64,
     /// What the outbox was last told that the session holds.
-    reported: usize,
+    last_reported_pending: usize,
     /// What it was last told to be on its way.
     reported_in_flight: usize,
 }
 
 impl State {
     /// With bytes that came behind CONNECT, perhaps, and with what a session brings from earlier connections.
-    pub(crate) fn new(any_input: bool, resumed: Ticket, allowances: Allowances, now: Millis) -> State {
-        State { stopped: any_input, resumed, allowances, pace: Pace::new(now), ..State::default() }
+    pub(crate) fn new(any_input: bool, resumed: Ticket, rates: RateLimits, now: Millis) -> State {
+        State {
+            has_buffered_packets: any_input,
+            resumed,
+            rates,
+            pace: RateWindow::new(now),
+            ..State::default()
+        }
     }
 
     /// A message that has to wait for the store, or for one that has to.
@@ -271,44 +277,44 @@ impl Connection {
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
         // In a box of its own: what the goodbye needs is not kept ready for as long as the connection lives.
-        Box::pin(self.leave(exit)).await;
+        Box::pin(self.hand_over_session(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         // Where much comes, the publishers that are ready now go first, once: what they have for this client then leaves in one write.
-        if self.state.busy && !self.state.deferred && self.resident.outbox.has_news() {
-            self.state.deferred = true;
+        if self.state.sent_many && !self.state.yielded && self.owned.outbox.has_news() {
+            self.state.yielded = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.state.deferred = false;
+        self.state.yielded = false;
         let result = self.turn(cx);
         // However it ended: others wait for their places behind these.
-        self.records.put();
-        if self.state.tally.has_news() {
-            self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+        self.records.flush();
+        if self.state.counters.has_news() {
+            self.state.counters.add_to(&self.endpoint.traffic, &self.core.outcomes.drops);
         }
         result
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        self.contact.waker.register(cx.waker());
-        if self.contact.is_asked()
+        self.handle.waker.register(cx.waker());
+        if self.handle.has_commands()
             && let Err(exit) = self.answer()
         {
             return Poll::Ready(exit);
         }
-        self.state.turn = Turn::default();
+        self.state.turn = TimeSlice::default();
         let (mut taken_in, mut packets) = (0, 0);
         for _ in 0..ROUNDS_MAX {
-            if let Err(exit) = self.heed_news() {
+            if let Err(exit) = self.apply_settings() {
                 return Poll::Ready(exit);
             }
             let now = self.core.now();
-            let seat = &mut self.state.seat;
-            self.state.store_full = self.core.store.poll_room(seat, cx).is_pending();
+            let slot = &mut self.state.slot;
+            self.state.store_full = self.core.store.poll_room(slot, cx).is_pending();
             let read = self.poll_read(now, cx);
-            packets += self.state.tally.packets_received as usize;
+            packets += self.state.counters.packets_received as usize;
             // Also after the last packet of a connection: others wait for what came before it.
             self.pass_on_batch();
             self.state.wakers.drain(..).for_each(Waker::wake);
@@ -318,41 +324,41 @@ impl Connection {
             };
             // Behind what has come: a client that says DISCONNECT and is back at once leaves no will, and what it has acknowledged is not
             // sent to it again.
-            if let Some(end) = &mut self.state.told
-                && !(self.state.stopped && self.state.turn.is_over())
+            if let Some(end) = &mut self.state.close_requested
+                && !(self.state.has_buffered_packets && self.state.turn.is_over())
             {
-                let closed = End::Closed(ReasonCode::ServerShuttingDown);
+                let closed = CloseSignal::Closed(ReasonCode::ServerShuttingDown);
                 return Poll::Ready(Exit::Told(end.take().unwrap_or(closed)));
             }
             // Who says so may be another thread, which may know of the client's next connection before this one has heard that there is
             // something to read: so the runtime looks at its sockets once more.
-            if self.state.told.is_none()
+            if self.state.close_requested.is_none()
                 && let Poll::Ready(end) = Pin::new(&mut self.end).poll(cx)
             {
-                self.state.told = Some(end.ok());
+                self.state.close_requested = Some(end.ok());
                 break;
             }
             let others_first = self.state.turn.is_over();
             if others_first {
-                self.state.turn = Turn::default();
+                self.state.turn = TimeSlice::default();
             }
             let more = self.gather(now, cx);
-            if self.resident.outbox.has_overrun() {
+            if self.owned.outbox.has_overrun() {
                 let text =
                     "the client does not keep up: its queue is full, and limits.queue_policy is disconnect";
                 return Poll::Ready(Exit::Violation(ReasonCode::QuotaExceeded, text.to_owned()));
             }
-            self.records.put();
+            self.records.flush();
             // Behind both that make things wait, so that this task is woken for all of them.
             if self.release(cx).is_err() {
                 let text = "the store has failed: what was sent is not acknowledged".to_owned();
                 return Poll::Ready(Exit::Violation(ReasonCode::ServerUnavailable, text));
             }
-            self.state.busy = self.state.tally.publish_sent > 1;
-            if self.state.tally.has_news() {
-                self.state.pace.pass(now, &self.state.tally);
+            self.state.sent_many = self.state.counters.publish_sent > 1;
+            if self.state.counters.has_news() {
+                self.state.pace.pass(now, &self.state.counters);
                 // Who reads an answer finds it counted.
-                self.state.tally.add_to(&self.gate.traffic, &self.core.ends.drops);
+                self.state.counters.add_to(&self.endpoint.traffic, &self.core.outcomes.drops);
             }
             let before = self.output.len();
             let written = match self.output.poll_write(&mut self.stream, cx) {
@@ -361,7 +367,7 @@ impl Connection {
                 Poll::Pending => false,
             };
             if self.output.len() < before {
-                self.state.tally.wrote((before - self.output.len()) as u64, &self.gate.traffic);
+                self.state.counters.wrote((before - self.output.len()) as u64, &self.endpoint.traffic);
             }
             if written || self.output.len() < before {
                 self.state.blocked_since = None;
@@ -370,12 +376,12 @@ impl Connection {
                 self.state.blocked_since.get_or_insert(now);
             }
             let again = match read {
-                Read::Some(bytes) => {
+                ReadOutcome::Some(bytes) => {
                     taken_in += bytes;
                     true
                 }
-                Read::None => more && written,
-                Read::Barred => (more && written) || self.may_read(now),
+                ReadOutcome::None => more && written,
+                ReadOutcome::Barred => (more && written) || self.may_read(now),
             };
             if !again {
                 return match self.poll_timer(now, cx) {
@@ -397,37 +403,37 @@ impl Connection {
 
     /// Whether packets are taken in now. A client whose answers pile up is not read from.
     fn may_read(&self, now: Millis) -> bool {
-        self.output.len() < self.gate.limits.write_buffer_bytes_max as usize
+        self.output.len() < self.endpoint.limits.write_buffer_bytes_max as usize
             && self.state.held_acks.len() < HELD_ACKS_MAX
             && self.state.paused_until.is_none_or(|until| until <= now)
-            && !(self.state.store_full && self.state.stopped)
+            && !(self.state.store_full && self.state.has_buffered_packets)
     }
 
     /// Reads once and handles what came.
-    fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<Read, Exit> {
+    fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         // What has come of a large packet counts as memory, too.
         if !self.may_read(now) || (self.input.len() > READ_BYTES && self.pauses(now)) {
             // A client that is not listened to cannot be blamed for its silence; one that does not read is found by the stall.
             self.keep_alive.heard(now as u32);
-            return Ok(Read::Barred);
+            return Ok(ReadOutcome::Barred);
         }
         self.state.paused_until = None;
-        if std::mem::take(&mut self.state.stopped) {
+        if std::mem::take(&mut self.state.has_buffered_packets) {
             let input = std::mem::take(&mut self.input);
-            return self.consume(input, now).map(|()| Read::Some(0));
+            return self.consume(input, now).map(|()| ReadOutcome::Some(0));
         }
         let mut scratch = SCRATCH.take();
         scratch.resize(READ_BYTES, 0);
         let mut buffer = ReadBuf::new(&mut scratch);
         let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => Ok(Read::None),
+            Poll::Pending => Ok(ReadOutcome::None),
             Poll::Ready(Err(error)) => Err(Exit::Gone(Some(error))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Exit::Gone(None)),
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().len();
-                self.state.tally.bytes_received += bytes as u64;
+                self.state.counters.bytes_received += bytes as u64;
                 self.core.budget.took_in(bytes);
-                self.take_in(buffer.filled(), now).map(|()| Read::Some(bytes))
+                self.take_in(buffer.filled(), now).map(|()| ReadOutcome::Some(bytes))
             }
         };
         SCRATCH.set(scratch);
@@ -438,8 +444,8 @@ impl Connection {
     /// handled where they are.
     fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
         while !self.input.is_empty() && !fresh.is_empty() {
-            let packet_bytes_max = self.agreement.told.packet_bytes_max;
-            let need = match frame::split(&self.input, self.agreement.version, packet_bytes_max) {
+            let packet_bytes_max = self.negotiated.told.packet_bytes_max;
+            let need = match frame::split(&self.input, self.negotiated.version, packet_bytes_max) {
                 Ok(Split::Incomplete { need }) => need.saturating_sub(self.input.len()).max(1),
                 // What is wrong with it is found out below.
                 _ => fresh.len(),
@@ -449,7 +455,7 @@ impl Connection {
             fresh = rest;
             let input = std::mem::take(&mut self.input);
             self.consume(input, now)?;
-            if self.state.stopped {
+            if self.state.has_buffered_packets {
                 self.input.extend_from_slice(fresh);
                 return Ok(());
             }
@@ -475,12 +481,12 @@ impl Connection {
         let state = &mut self.state;
         let mut ready = 0;
         while let Some(ack) = state.held_acks.front() {
-            match store.poll(ack.ticket, &mut state.seat, cx) {
+            match store.poll(ack.ticket, &mut state.slot, cx) {
                 Poll::Pending => break,
                 Poll::Ready(kept) => kept?,
             }
             if ack.is_puback {
-                self.resident.session.puback_sent();
+                self.owned.session.puback_sent();
             }
             ready += ack.len;
             state.held_acks.pop_front();
@@ -496,7 +502,7 @@ impl Connection {
             }
         }
         while let Some(publish) = state.held_publishes.front() {
-            match store.poll(publish.ticket, &mut state.seat, cx) {
+            match store.poll(publish.ticket, &mut state.slot, cx) {
                 Poll::Pending => break,
                 Poll::Ready(kept) => kept?,
             }
@@ -517,7 +523,7 @@ impl Connection {
             let text = "nothing came for one and a half times the keep-alive".to_owned();
             return Some(Exit::Violation(ReasonCode::KeepAliveTimeout, text));
         }
-        let stall_ms = u64::from(self.gate.limits.write_stall_timeout_s) * 1000;
+        let stall_ms = u64::from(self.endpoint.limits.write_stall_timeout_s) * 1000;
         let stalled = self.state.blocked_since.map(|since| since + stall_ms);
         if stalled.is_some_and(|at| at <= now) {
             let text = "the client did not read for limits.write_stall_timeout_s".to_owned();

@@ -10,14 +10,14 @@ use tracing::{debug, warn};
 use super::{AliasedTopic, Connection, Exit, State};
 use crate::auth::{Action, audit};
 use crate::config::{DeniedPublish, mount};
-use crate::core::publish::source;
-use crate::message::{Content, Durability, Message, Millis, TraceId, forwarded};
-use crate::router::Passed;
-use crate::session::{Effect, Reply, Violation};
-use crate::store::publish_record::Journal;
-use crate::store::{Exchange, Record, Ticket};
+use crate::core::publish::published_by;
+use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
+use crate::router::BatchResult;
+use crate::session::{Acknowledgement, Effect, Violation};
+use crate::store::publish_record::PublishRecord;
+use crate::store::{FlightStep, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::trace::{Step, Subject};
+use crate::telemetry::trace::{Step, TraceSubject};
 
 /// What the rules say no to.
 const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());
@@ -39,9 +39,9 @@ impl From<Violation> for Exit {
 impl Connection {
     /// Handles the whole packets at the front of `bytes` and returns how many bytes they took.
     pub(super) fn packets(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Exit> {
-        let packet_bytes_max = self.agreement.told.packet_bytes_max;
-        let output_max = self.gate.limits.write_buffer_bytes_max as usize;
-        let version = self.agreement.version;
+        let packet_bytes_max = self.negotiated.told.packet_bytes_max;
+        let output_max = self.endpoint.limits.write_buffer_bytes_max as usize;
+        let version = self.negotiated.version;
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
             let (frame, len) = match frame::split(rest, version, packet_bytes_max) {
@@ -52,7 +52,7 @@ impl Connection {
             let publish = frame.packet_type == PacketType::Publish;
             let barred = self.state.turn.is_over() || self.output.len() >= output_max;
             if barred || publish && (self.state.store_full || self.pauses(now) || self.over_rate(len, now)) {
-                self.state.stopped = true;
+                self.state.has_buffered_packets = true;
                 break;
             }
             // MQTT 5 can refuse one topic filter of many; before it, a bad one ends the connection.
@@ -61,7 +61,7 @@ impl Connection {
                 _ => Packet::decode(frame, version),
             };
             let packet = packet.map_err(|error| self.malformed(error, rest))?;
-            self.state.tally.packets_received += 1;
+            self.state.counters.packets_received += 1;
             self.state.turn.spend(1);
             self.keep_alive.heard(now as u32);
             used += len;
@@ -70,16 +70,16 @@ impl Connection {
                     "more user properties than limits.user_properties_max or limits.user_property_bytes_max";
                 return Err(Violation::new(ReasonCode::QuotaExceeded, text).into());
             }
-            if !publish && self.core.ends.traces.is_on() {
+            if !publish && self.core.outcomes.traces.is_on() {
                 self.tell_acknowledged(&packet);
             }
-            let effect = self.resident.session.handle(packet).inspect_err(|_| {
+            let effect = self.owned.session.handle(packet).inspect_err(|_| {
                 if publish {
-                    self.core.ends.drops.add(Reason::Violation, 1);
+                    self.core.outcomes.drops.add(Reason::Violation, 1);
                 }
             })?;
             let level = self.level();
-            let recorded = self.records.outcomes(&mut self.resident.session, level);
+            let recorded = self.records.append_outcomes(&mut self.owned.session, level);
             self.carry_out(effect, recorded, now)?;
         }
         Ok(used)
@@ -87,7 +87,7 @@ impl Connection {
 
     /// The client, or its user, has published more than it may for now: this PUBLISH waits.
     fn over_rate(&mut self, len: usize, now: Millis) -> bool {
-        let free_at = self.state.allowances.take(len, now).err();
+        let free_at = self.state.rates.take(len, now).err();
         if free_at.is_some() {
             self.state.paused_until = free_at;
         }
@@ -106,20 +106,20 @@ impl Connection {
             Packet::Auth(auth) => &auth.properties,
             _ => return true,
         };
-        user_properties_fit(properties, &self.gate.limits)
+        user_properties_fit(properties, &self.endpoint.limits)
     }
 
     /// What `bytes` break, with the figures where a limit is the cause.
     #[cold]
     fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
         if bytes.first().is_some_and(|first| first >> 4 == PacketType::Publish as u8) {
-            self.core.ends.drops.add(Reason::Violation, 1);
+            self.core.outcomes.drops.add(Reason::Violation, 1);
         }
-        let text = match (error, frame::header(bytes, self.agreement.version)) {
+        let text = match (error, frame::header(bytes, self.negotiated.version)) {
             (DecodeError::PacketTooLarge, Ok(Some(header))) => format!(
                 "a packet of {} bytes, limits.packet_bytes_max is {}",
                 header.header_len + header.remaining_len,
-                self.agreement.told.packet_bytes_max
+                self.negotiated.told.packet_bytes_max
             ),
             _ => error.text().to_owned(),
         };
@@ -128,16 +128,16 @@ impl Connection {
 
     /// How safely the state of the session is kept.
     pub(super) fn level(&self) -> Durability {
-        self.gate.listener.durability.unwrap_or(self.snapshot.config.store.durability)
+        self.endpoint.listener.durability.unwrap_or(self.snapshot.config.store.durability)
     }
 
     /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
-    fn step(&mut self, reply: &Reply, recorded: Ticket) -> Ticket {
-        let session = self.resident.session.number;
+    fn step(&mut self, reply: &Acknowledgement, recorded: Ticket) -> Ticket {
+        let session = self.owned.session.number;
         let record = match (reply.packet_type, reply.reason) {
-            _ if !self.resident.outbox.is_stored() => return Ticket::default(),
+            _ if !self.owned.outbox.is_stored() => return Ticket::default(),
             (PacketType::PubComp, ReasonCode::Success) => {
-                Exchange::Released { session, packet_id: reply.packet_id }.into()
+                FlightStep::Released { session, packet_id: reply.packet_id }.into()
             }
             // The record of the message itself may still be on its way.
             (PacketType::PubRec, _) => Record::Nothing,
@@ -158,8 +158,8 @@ impl Connection {
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default(), false),
             Effect::Disconnect(_) => {
-                let expiry_max_s = self.gate.limits.session_expiry_max_s;
-                let session = &mut self.resident.session;
+                let expiry_max_s = self.endpoint.limits.session_expiry_max_s;
+                let session = &mut self.owned.session;
                 session.expiry_s = session.expiry_s.min(expiry_max_s);
                 return Err(Exit::Disconnected);
             }
@@ -170,14 +170,14 @@ impl Connection {
 
     /// Takes a message in: checks it, passes it on, acknowledges it.
     fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
-        self.state.tally.publish_received += 1;
-        self.state.tally.publish_bytes_received += publish.payload.len() as u64;
+        self.state.counters.publish_received += 1;
+        self.state.counters.publish_bytes_received += publish.payload.len() as u64;
         // Taken out, so that the topic name may borrow from it beside `self`.
         let mut aliases = std::mem::take(&mut self.state.aliases_in);
         let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
         let outcome = topic.map(|topic| self.take_message(publish, topic, now));
         self.state.aliases_in = aliases;
-        let outcome = outcome.inspect_err(|_| self.core.ends.drops.add(Reason::Violation, 1))?;
+        let outcome = outcome.inspect_err(|_| self.core.outcomes.drops.add(Reason::Violation, 1))?;
         let (reason, ticket, text) = match outcome {
             Ok((reason, ticket)) => (reason, ticket, None),
             Err(reason) => {
@@ -186,13 +186,13 @@ impl Connection {
                     || (reason == Reason::DeniedPublish
                         && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
                 let refusal = refusal(reason);
-                if closes && !self.agreement.version.has_properties() {
+                if closes && !self.negotiated.version.has_properties() {
                     return Err(refusal.into());
                 }
                 (refusal.reason, Ticket::default(), Some(refusal.text))
             }
         };
-        if let Some(reply) = self.resident.session.acknowledge(publish.qos, publish.packet_id, reason) {
+        if let Some(reply) = self.owned.session.acknowledge(publish.qos, publish.packet_id, reason) {
             self.reply(reply, text, ticket);
         }
         Ok(())
@@ -200,10 +200,10 @@ impl Connection {
 
     /// What the client was told in CONNACK.
     fn as_agreed(&self, publish: &Publish<'_>) -> Result<(), Exit> {
-        if publish.qos as u8 > self.agreement.told.qos_max {
+        if publish.qos as u8 > self.negotiated.told.qos_max {
             return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
         }
-        if publish.retain && !self.agreement.told.retain_available {
+        if publish.retain && !self.negotiated.told.retain_available {
             return Err(
                 Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
             );
@@ -218,10 +218,10 @@ impl Connection {
         topic: &str,
         now: Millis,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        if self.core.ends.traces.is_on() {
+        if self.core.outcomes.traces.is_on() {
             return self.take_followed(publish, topic, now);
         }
-        let outcome = self.pass_on(publish, topic, now, None);
+        let outcome = self.route(publish, topic, now, None);
         if let Err(reason) = outcome {
             self.not_taken(publish, topic, reason, (None, now));
         }
@@ -236,17 +236,17 @@ impl Connection {
         reason: Reason,
         followed: (Option<TraceId>, Millis),
     ) {
-        self.complain("PUBLISH", topic, &refusal(reason));
-        let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
-        let rule = (reason == Reason::DeniedPublish && self.core.ends.traces.is_followed())
+        self.log_refusal("PUBLISH", topic, &refusal(reason));
+        let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
+        let rule = (reason == Reason::DeniedPublish && self.core.outcomes.traces.is_followed())
             .then(|| self.rule(Action::Publish, topic));
         let text = rule.as_deref().unwrap_or(reason.text());
         let subject = self.subject(publish, topic, followed);
-        self.core.ends.refused(reason, text, &subject, Some(self.resident.outbox.recipient()));
+        self.core.outcomes.refused(reason, text, &subject, Some(self.owned.outbox.recipient()));
     }
 
     /// One line a second for each client says what was refused; how many lines were held back stands on the next.
-    pub(super) fn complain(&mut self, packet: &str, topic: &str, refusal: &Violation) {
+    pub(super) fn log_refusal(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let asked = match *refusal {
             DENIED_PUBLISH => Some(Action::Publish),
             DENIED_SUBSCRIBE => Some(Action::Subscribe),
@@ -256,11 +256,11 @@ impl Connection {
         };
         self.core.metrics.denied.add(1);
         let Some(more_before) = self.may_complain() else { return };
-        let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
+        let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
         let rule = asked.map_or_else(
             || refusal.text.to_owned(),
             |action| {
-                let mount = self.gate.listener.mount_point.as_ref().filter(|_| action != Action::Receive);
+                let mount = self.endpoint.listener.mount_point.as_ref().filter(|_| action != Action::Receive);
                 let topic = topic::shared(topic).map_or(topic, |(_, inner)| inner);
                 self.rule(action, &mount::name(mount, topic))
             },
@@ -272,17 +272,17 @@ impl Connection {
     fn may_complain(&mut self) -> Option<u64> {
         let now = self.core.now();
         let state = &mut self.state;
-        if state.complained_at.is_some_and(|at| now < at + COMPLAIN_EVERY_MS) {
-            state.hushed += 1;
+        if state.last_refusal_log.is_some_and(|at| now < at + COMPLAIN_EVERY_MS) {
+            state.suppressed += 1;
             return None;
         }
-        state.complained_at = Some(now);
-        Some(std::mem::take(&mut state.hushed))
+        state.last_refusal_log = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
     }
 
     fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let Some(hushed) = self.may_complain() else { return };
-        warn!(client = %self.resident.session.client_id, peer = %self.contact.peer.address, user = ?self.resident.identity.user, topic,
+        warn!(client = %self.owned.session.client_id, peer = %self.handle.peer.address, user = ?self.owned.identity.user, topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 
@@ -294,7 +294,7 @@ impl Connection {
     ) -> Result<&'a str, Exit> {
         let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
         if aliases.is_empty() {
-            aliases.resize_with(usize::from(self.agreement.told.topic_aliases_max), AliasedTopic::default);
+            aliases.resize_with(usize::from(self.negotiated.told.topic_aliases_max), AliasedTopic::default);
         }
         let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
             Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
@@ -310,14 +310,14 @@ impl Connection {
     }
 
     /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not taken.
-    pub(super) fn pass_on(
+    pub(super) fn route(
         &mut self,
         publish: &Publish<'_>,
         topic: &str,
         now: Millis,
         trace: Option<TraceId>,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        let (limits, config) = (&self.gate.limits, &self.snapshot.config);
+        let (limits, config) = (&self.endpoint.limits, &self.snapshot.config);
         if topic.len() > limits.topic_bytes_max as usize
             || topic::level_count(topic) > limits.topic_levels_max as usize
         {
@@ -335,22 +335,19 @@ impl Connection {
         {
             return Err(Reason::PayloadFormat);
         }
-        let topic = &*mount::name(self.gate.listener.mount_point.as_ref(), topic);
-        let session = &self.resident.session;
-        if !self.snapshot.auth.policy.allows(
-            &self.resident.identity,
-            &session.client_id,
-            Action::Publish,
-            topic,
-        ) {
+        let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
+        let session = &self.owned.session;
+        if !self.snapshot.auth.policy.allows(&self.owned.identity, &session.client_id, Action::Publish, topic)
+        {
             return Err(Reason::DeniedPublish);
         }
         if trace.is_some() {
             self.tell_accepted(publish, topic, (trace, now));
         }
         let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
-        let source = source(config, &self.resident.identity, &session.client_id).filter(|_| publish.retain);
-        let content = Content {
+        let source =
+            published_by(config, &self.owned.identity, &session.client_id).filter(|_| publish.retain);
+        let content = MessageParts {
             topic,
             properties: forwarded(&publish.properties, &mut self.state.scratch),
             payload: publish.payload,
@@ -362,24 +359,24 @@ impl Connection {
         };
         let mut message = Message::from_source(&content, source);
         if let Some(id) = trace {
-            message = message.traced(id);
+            message = message.with_trace(id);
         }
         // Nobody is told what becomes of it.
         if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
             self.gather_message(message);
             return Ok((ReasonCode::Success, Ticket::default()));
         }
-        let durability = config.store.durability_of(topic, self.gate.listener.durability);
+        let durability = config.store.durability_of(topic, self.endpoint.listener.durability);
         let received =
-            publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.resident.outbox.is_stored());
+            publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.owned.outbox.is_stored());
         let received = received.map(|packet_id| (session.number, packet_id));
         self.pass_on_batch();
         let core = &self.core;
         let (cache, wakers) = (&mut self.state.cache, &mut self.state.wakers);
-        let journal = Journal::among(&mut self.records, durability);
-        let published = core.publish(&message, journal, received, cache, wakers);
+        let record = PublishRecord::in_batch(&mut self.records, durability);
+        let published = core.publish(&message, record, received, cache, wakers);
         self.state.turn.spend(u32::try_from(published.routed.matched).unwrap_or(u32::MAX));
-        self.state.tally.no_local += published.routed.no_local as u64;
+        self.state.counters.no_local += published.routed.no_local as u64;
         if let Some(reason) = published.refused() {
             return Err(reason);
         }
@@ -388,9 +385,13 @@ impl Connection {
             return Ok((ReasonCode::Success, published.ticket));
         }
         if published.found_nobody(&message) {
-            self.state.tally.no_subscriber += 1;
+            self.state.counters.no_subscriber += 1;
             if trace.is_some() {
-                self.core.ends.traces.tell(&Subject::of(&message), None, Step::Ended(Reason::NoSubscriber));
+                self.core.outcomes.traces.record(
+                    &TraceSubject::of(&message),
+                    None,
+                    Step::Dropped(Reason::NoSubscriber),
+                );
             }
         }
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
@@ -412,25 +413,25 @@ impl Connection {
         if state.batch.is_empty() {
             return;
         }
-        let Passed { messages, routed, refused } =
-            self.core.pass_on_batch(&mut state.batch, &mut state.wakers);
+        let BatchResult { messages, routed, refused } = self.core.flush(&mut state.batch, &mut state.wakers);
         state.turn.spend(u32::try_from(routed.matched).unwrap_or(u32::MAX));
-        state.tally.no_local += routed.no_local as u64;
+        state.counters.no_local += routed.no_local as u64;
         if routed.matched + routed.no_local == 0 {
-            state.tally.no_subscriber += messages as u64;
+            state.counters.no_subscriber += messages as u64;
         }
         for message in refused.into_values() {
             let reason = Reason::QueueRefused;
-            self.complain("PUBLISH", message.topic_str(), &refusal(reason));
-            let subject = Subject { from: Some(&self.resident.session.client_id), ..Subject::of(&message) };
-            self.core.ends.refused(reason, reason.text(), &subject, Some(self.resident.outbox.recipient()));
+            self.log_refusal("PUBLISH", message.topic_str(), &refusal(reason));
+            let subject =
+                TraceSubject { from: Some(&self.owned.session.client_id), ..TraceSubject::of(&message) };
+            self.core.outcomes.refused(reason, reason.text(), &subject, Some(self.owned.outbox.recipient()));
         }
     }
 
     /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
     pub(super) fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
         let mut properties = PropertyWriter::new(buffer);
-        if let Some(text) = text.filter(|_| self.agreement.problem_information) {
+        if let Some(text) = text.filter(|_| self.negotiated.problem_information) {
             // A text that does not fit is left out: it is for people only.
             let _ = properties.push(Property::ReasonString(text));
         }
@@ -438,11 +439,11 @@ impl Connection {
     }
 
     /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
-    fn reply(&mut self, reply: Reply, text: Option<&str>, ticket: Ticket) {
-        let Reply { packet_type, packet_id, reason } = reply;
+    fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
+        let Acknowledgement { packet_type, packet_id, reason } = reply;
         if text.is_none()
-            && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.agreement.version)
-            && self.agreement.packet_bytes_max as usize >= bytes.len()
+            && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.negotiated.version)
+            && self.negotiated.packet_bytes_max as usize >= bytes.len()
         {
             return self.send_short(&bytes, ticket, packet_type == PacketType::PubAck);
         }
@@ -459,24 +460,24 @@ impl Connection {
 
     /// Sends an acknowledgement of four bytes, which most are, as [`send`](Self::send) does.
     fn send_short(&mut self, bytes: &[u8], ticket: Ticket, is_puback: bool) {
-        self.state.tally.packets_sent += 1;
+        self.state.counters.packets_sent += 1;
         if !ticket.is_free() || !self.state.held_acks.is_empty() {
             return self.state.hold(bytes, ticket, is_puback);
         }
         if is_puback {
-            self.resident.session.puback_sent();
+            self.owned.session.puback_sent();
         }
         self.output.extend(bytes);
     }
 
     /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
     pub(super) fn send(&mut self, packet: &Packet<'_>, ticket: Ticket, is_puback: bool) {
-        let (version, most) = (self.agreement.version, self.agreement.packet_bytes_max);
-        self.state.tally.packets_sent += 1;
+        let (version, most) = (self.negotiated.version, self.negotiated.packet_bytes_max);
+        self.state.counters.packets_sent += 1;
         let written = packet.encoded_len(version, most).and_then(|len| {
             if ticket.is_free() && self.state.held_acks.is_empty() {
                 if is_puback {
-                    self.resident.session.puback_sent();
+                    self.owned.session.puback_sent();
                 }
                 return self.output.append(len, |out| packet.encode(version, most, out));
             }
@@ -492,7 +493,7 @@ impl Connection {
         });
         if let Err(error) = written {
             // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
-            debug!(client = %self.resident.session.client_id, packet = %packet.packet_type(), %error, "not sent");
+            debug!(client = %self.owned.session.client_id, packet = %packet.packet_type(), %error, "not sent");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Reauth {
 impl Connection {
     pub(super) fn reauthenticate(&mut self, auth: &Auth<'_>) -> Result<(), Exit> {
         let violation = |text| Exit::from(Violation::new(ReasonCode::ProtocolError, text));
-        let Some(method) = self.agreement.auth_method.clone() else {
+        let Some(method) = self.negotiated.auth_method.clone() else {
             return Err(violation("AUTH, but CONNECT named no authentication method"));
         };
         if auth.properties.authentication_method() != Some(&*method) {
@@ -40,10 +40,10 @@ impl Connection {
                     return Err(violation("the authentication method is gone"));
                 };
                 let credentials = Credentials {
-                    peer: &self.contact.peer,
-                    client_id: &self.resident.session.client_id,
-                    assigned_client_id: &self.resident.session.client_id,
-                    user_name: self.resident.identity.user.as_deref(),
+                    peer: &self.handle.peer,
+                    client_id: &self.owned.session.client_id,
+                    assigned_client_id: &self.owned.session.client_id,
+                    user_name: self.owned.identity.user.as_deref(),
                     password: None,
                 };
                 self.state.reauth = Some(Reauth { exchange: method.begin(&credentials), rounds: 0 });
@@ -63,18 +63,18 @@ impl Connection {
             }
             AuthStep::Accept { identity, data } => {
                 self.state.reauth = None;
-                if identity.user != self.resident.identity.user {
+                if identity.user != self.owned.identity.user {
                     let text = "re-authenticated as another user: a session belongs to its user";
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
                 self.expires_at = identity.expires_at(self.core.now());
-                self.recognized_as(identity);
-                let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
+                self.set_identity(identity);
+                let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
                 info!(client = %client_id, user = ?identity.user, "re-authenticated");
                 audit::reauthenticated(client_id, identity);
                 // The new credentials may be worth less.
                 let snapshot = self.snapshot.clone();
-                self.core.revoke(&*snapshot.auth.policy, &mut self.resident);
+                self.core.revoke(&*snapshot.auth.policy, &mut self.owned);
                 self.send_auth(ReasonCode::Success, &method, data.as_deref());
             }
             AuthStep::Reject(reason) => {

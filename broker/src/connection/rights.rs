@@ -6,59 +6,59 @@ use lapwing_protocol::ReasonCode;
 
 use super::{Connection, Exit};
 use crate::auth::{Identity, audit, ban};
-use crate::clients::handle::Question;
-use crate::clients::report::{self, Account};
-use crate::outbox::Bounds;
+use crate::clients::handle::Command;
+use crate::clients::report::{self, SessionReport};
+use crate::outbox::QueueLimits;
 
 impl Connection {
     /// Who the client is from now on.
-    pub(super) fn recognized_as(&mut self, identity: Identity) {
-        self.resident.identity = Arc::new(identity);
-        self.contact.recognize(self.resident.identity.clone());
+    pub(super) fn set_identity(&mut self, identity: Identity) {
+        self.owned.identity = Arc::new(identity);
+        self.handle.set_identity(self.owned.identity.clone());
     }
 
     /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
     /// What waits for it is judged when it is sent.
-    pub(super) fn heed_news(&mut self) -> Result<(), Exit> {
-        if self.core.live.is_current(&self.snapshot) {
+    pub(super) fn apply_settings(&mut self) -> Result<(), Exit> {
+        if self.core.settings.is_current(&self.snapshot) {
             return Ok(());
         }
-        let snapshot = self.core.live.get();
+        let snapshot = self.core.settings.get();
         self.snapshot = snapshot.clone();
         let policy = &*snapshot.auth.policy;
-        let client_id = self.resident.session.client_id.clone();
-        let (user, address) = (self.resident.identity.user.as_deref(), self.contact.peer.address.ip());
+        let client_id = self.owned.session.client_id.clone();
+        let (user, address) = (self.owned.identity.user.as_deref(), self.handle.peer.address.ip());
         if let Some(ban) = snapshot.bans.of(&client_id, user, address, ban::now_s()) {
             let text = format!("{} is banned ({})", ban.whom, ban.reason);
-            audit::expelled(&client_id, &self.resident.identity, &text);
+            audit::expelled(&client_id, &self.owned.identity, &text);
             return Err(Exit::Violation(
                 ReasonCode::AdministrativeAction,
                 "this client is banned".to_owned(),
             ));
         }
-        match snapshot.gate(self.contact.peer.place) {
-            Some(gate) => self.gate = gate.clone(),
+        match snapshot.endpoint(self.handle.peer.place) {
+            Some(endpoint) => self.endpoint = endpoint.clone(),
             None => {
                 let text =
-                    format!("the listener {} was taken out of the configuration", self.contact.peer.listener);
+                    format!("the listener {} was taken out of the configuration", self.handle.peer.listener);
                 return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
-        self.resident.outbox.bound(Bounds::of(&snapshot.config));
-        let user = self.resident.identity.user.as_ref();
-        self.state.allowances = self.core.users.allowances(user, &self.gate.limits);
-        match policy.renew(&self.resident.identity, &client_id, Some(&self.contact.peer)) {
+        self.owned.outbox.set_limits(QueueLimits::of(&snapshot.config));
+        let user = self.owned.identity.user.as_ref();
+        self.state.rates = self.core.user_rates.rate_limits(user, &self.endpoint.limits);
+        match policy.renew(&self.owned.identity, &client_id, Some(&self.handle.peer)) {
             Ok(identity) => {
                 self.expires_at = identity.expires_at(self.core.now());
-                self.recognized_as(identity);
+                self.set_identity(identity);
             }
             Err(refused) => {
-                audit::expelled(&client_id, &self.resident.identity, &refused.text);
+                audit::expelled(&client_id, &self.owned.identity, &refused.text);
                 let told = refused.told.map_or(refused.text, str::to_owned);
                 return Err(Exit::Violation(ReasonCode::AdministrativeAction, told));
             }
         }
-        let revoked = self.core.revoke(policy, &mut self.resident);
+        let revoked = self.core.revoke(policy, &mut self.owned);
         if revoked > 0 && snapshot.config.auth.revoked_disconnects {
             let text = "a subscription is not allowed any more".to_owned();
             return Err(Exit::Violation(ReasonCode::NotAuthorized, text));
@@ -69,20 +69,20 @@ impl Connection {
     /// Answers those who have asked.
     #[cold]
     pub(super) fn answer(&mut self) -> Result<(), Exit> {
-        for question in self.contact.questions() {
+        for question in self.handle.questions() {
             match question {
-                Question::Account(subscriptions_max, to) => {
-                    let mut account = Account::of(&self.resident, subscriptions_max);
-                    let (flow, rates) = self.state.pace.look(self.core.now(), &self.state.tally);
-                    account.connection = Some(report::Connection {
+                Command::Report(subscriptions_max, to) => {
+                    let mut account = SessionReport::of(&self.owned, subscriptions_max);
+                    let (flow, rates) = self.state.pace.rates(self.core.now(), &self.state.counters);
+                    account.connection = Some(report::ConnectionReport {
                         flow,
                         rates,
-                        version: self.agreement.version.to_string(),
-                        keep_alive_s: self.agreement.keep_alive_s,
+                        version: self.negotiated.version.to_string(),
+                        keep_alive_s: self.negotiated.keep_alive_s,
                     });
                     let _ = to.send(account);
                 }
-                Question::Leave(leave) => return Err(Exit::Expelled(leave)),
+                Command::Disconnect(leave) => return Err(Exit::Expelled(leave)),
             }
         }
         Ok(())

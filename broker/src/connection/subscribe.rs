@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session learn of it.
 
 use lapwing_protocol::packet::{
-    Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    self, Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, UnsubAck, Unsubscribe,
 };
 use lapwing_protocol::property::Properties;
 use lapwing_protocol::{QoS, ReasonCode, topic};
@@ -12,7 +12,7 @@ use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::config::mount;
 use crate::router::Subscriber;
-use crate::session::{Held, Replay, Violation};
+use crate::session::{RetainedCursor, Subscription, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};
 
 /// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
@@ -22,7 +22,7 @@ impl Connection {
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Exit> {
         let id = subscribe.properties.subscription_identifier();
         let mut reasons = Vec::new();
-        let mut replay = Replay::default();
+        let mut replay = RetainedCursor::default();
         let mut ticket = Ticket::default();
         let mut text = None;
         for subscription in subscribe.subscriptions.iter() {
@@ -36,18 +36,19 @@ impl Connection {
                         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
                     });
                     if wanted {
-                        replay.push(&mount::filter(self.gate.listener.mount_point.as_ref(), filter), held);
+                        replay
+                            .push(&mount::filter(self.endpoint.listener.mount_point.as_ref(), filter), held);
                     }
                 }
                 Err(refusal) => {
-                    self.complain("SUBSCRIBE", filter, &refusal);
+                    self.log_refusal("SUBSCRIBE", filter, &refusal);
                     text.get_or_insert(refusal.text);
                     reasons.push(refusal.reason);
                 }
             }
         }
         if !replay.is_empty() {
-            self.resident.session.subscriptions.replays.push_back(replay);
+            self.owned.session.subscriptions.cursors.push_back(replay);
         }
         let packet_id = subscribe.packet_id;
         let mut buffer = [0; REASON_STRING_MAX];
@@ -60,11 +61,11 @@ impl Connection {
     /// The subscription, whether its retained messages are to be sent, and when it may be acknowledged.
     fn subscribe_one(
         &mut self,
-        subscription: &Subscription<'_>,
+        subscription: &packet::Subscription<'_>,
         id: Option<u32>,
-    ) -> Result<(Held, bool, Ticket), Violation> {
+    ) -> Result<(Subscription, bool, Ticket), Violation> {
         let core = &self.core;
-        let limits = &self.gate.limits;
+        let limits = &self.endpoint.limits;
         let refuse = |reason, text| Err(Violation::new(reason, text));
         let filter = subscription.filter;
         if topic::check_filter(filter).is_err() {
@@ -79,21 +80,21 @@ impl Connection {
                 "longer than limits.topic_bytes_max or limits.topic_levels_max",
             );
         }
-        let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
+        let filter = &*mount::filter(self.endpoint.listener.mount_point.as_ref(), filter);
         let inner = topic::shared(filter).map_or(filter, |(_, inner)| inner);
-        let session = &mut self.resident.session;
+        let session = &mut self.owned.session;
         let known = session.subscriptions.contains(filter);
         if !known && session.subscriptions.len() >= limits.subscriptions_max as usize {
             return refuse(ReasonCode::QuotaExceeded, "limits.subscriptions_max is reached");
         }
-        if session.subscriptions.replays.len() >= REPLAYS_MAX {
+        if session.subscriptions.cursors.len() >= REPLAYS_MAX {
             return refuse(
                 ReasonCode::QuotaExceeded,
                 "the retained messages of too many SUBSCRIBEs are still to be read",
             );
         }
         if !self.snapshot.auth.policy.allows(
-            &self.resident.identity,
+            &self.owned.identity,
             &session.client_id,
             Action::Subscribe,
             inner,
@@ -101,10 +102,10 @@ impl Connection {
             return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
-        options.qos = options.qos.min(QoS::from_u8(self.agreement.told.qos_max).unwrap_or_default());
-        let held = Held { options, id };
+        options.qos = options.qos.min(QoS::from_u8(self.negotiated.told.qos_max).unwrap_or_default());
+        let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
-        core.router.subscribe(filter, Subscriber::new(&self.resident.outbox, &held));
+        core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));
         // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
         let wanted = match options.retain_handling {
             RetainHandling::Send => true,
@@ -112,8 +113,8 @@ impl Connection {
             RetainHandling::DoNotSend => false,
         };
         let wanted = wanted && topic::shared(filter).is_none();
-        let session = &self.resident.session;
-        let ticket = if self.resident.outbox.is_stored() {
+        let session = &self.owned.session;
+        let ticket = if self.owned.outbox.is_stored() {
             let subscription = KeptSubscription { held, group: core.router.group(filter), replay: wanted };
             let filter = filter.into();
             core.store
@@ -134,18 +135,18 @@ impl Connection {
                 reasons.push(ReasonCode::TopicFilterInvalid);
                 continue;
             }
-            let filter = &*mount::filter(self.gate.listener.mount_point.as_ref(), filter);
+            let filter = &*mount::filter(self.endpoint.listener.mount_point.as_ref(), filter);
             let group = core.router.group(filter);
-            let number = self.resident.session.number;
-            if !self.resident.session.subscriptions.remove(filter) {
+            let number = self.owned.session.number;
+            if !self.owned.session.subscriptions.remove(filter) {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
             }
             core.router.unsubscribe(filter, number);
             if let Some(group) = group {
-                core.give_shared(&mut self.resident, Some(group), false);
+                core.reassign_shared(&mut self.owned, Some(group), false);
             }
-            if self.resident.outbox.is_stored() {
+            if self.owned.outbox.is_stored() {
                 let record = Record::Unsubscribed { session: number, filter: filter.into() };
                 ticket = ticket.and(core.store.append(record, self.level()));
             }

@@ -11,12 +11,12 @@ use crate::config::mount;
 use crate::message::{Millis, TraceId};
 use crate::store::Ticket;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::trace::{Step, Subject};
+use crate::telemetry::trace::{Step, TraceSubject};
 
 impl Connection {
     /// The rule that decides what this client may do with a topic of the broker.
     pub(super) fn rule(&self, action: Action, topic: &str) -> String {
-        let (client_id, identity) = (&self.resident.session.client_id, &self.resident.identity);
+        let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
         self.snapshot.auth.policy.rule(identity, client_id, action, topic)
     }
 
@@ -25,10 +25,10 @@ impl Connection {
         publish: &Publish<'a>,
         topic: &'a str,
         (id, at): (Option<TraceId>, Millis),
-    ) -> Subject<'a> {
-        let from = Some(&self.resident.session.client_id);
+    ) -> TraceSubject<'a> {
+        let from = Some(&self.owned.session.client_id);
         let properties = publish.properties.as_bytes();
-        Subject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
+        TraceSubject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
     }
 
     /// Takes a message in that somebody may want to know of.
@@ -41,23 +41,23 @@ impl Connection {
     ) -> Result<(ReasonCode, Ticket), Reason> {
         let id = self.follow(publish, topic);
         let since = id.map(|_| SystemTime::now());
-        let outcome = self.pass_on(publish, topic, now, id);
+        let outcome = self.route(publish, topic, now, id);
         if let Err(reason) = outcome {
             self.not_taken(publish, topic, reason, (id, now));
         }
         if let Some(since) = since {
-            let topic = mount::name(self.gate.listener.mount_point.as_ref(), topic);
+            let topic = mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
             let subject = self.subject(publish, &topic, (id, now));
-            self.core.ends.traces.routed(&subject, since, outcome.err());
+            self.core.outcomes.traces.routed(&subject, since, outcome.err());
         }
         outcome
     }
 
     /// A number for a message to this topic, if it may be wanted.
     fn follow(&self, publish: &Publish<'_>, topic: &str) -> Option<TraceId> {
-        let topic = mount::name(self.gate.listener.mount_point.as_ref(), topic);
-        let (client_id, properties) = (&self.resident.session.client_id, publish.properties.as_bytes());
-        self.core.ends.traces.number((client_id, &topic), properties, || self.core.next_number())
+        let topic = mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
+        let (client_id, properties) = (&self.owned.session.client_id, publish.properties.as_bytes());
+        self.core.outcomes.traces.number((client_id, &topic), properties, || self.core.next_number())
     }
 
     #[cold]
@@ -67,9 +67,9 @@ impl Connection {
         topic: &str,
         followed: (Option<TraceId>, Millis),
     ) {
-        if self.core.ends.traces.is_followed() {
+        if self.core.outcomes.traces.is_followed() {
             let (subject, rule) = (self.subject(publish, topic, followed), self.rule(Action::Publish, topic));
-            self.core.ends.traces.tell(&subject, None, Step::Accepted(rule.into()));
+            self.core.outcomes.traces.record(&subject, None, Step::Accepted(rule.into()));
         }
     }
 
@@ -81,11 +81,11 @@ impl Connection {
             Packet::PubRec(ack) => (PacketType::PubRec, ack),
             _ => return,
         };
-        let session = &self.resident.session;
+        let session = &self.owned.session;
         let message = session.outgoing.message(ack.packet_id);
-        if let Some(message) = message.filter(|message| self.core.ends.traces.hear_of(message)) {
+        if let Some(message) = message.filter(|message| self.core.outcomes.traces.wants(message)) {
             let step = Step::Acknowledged(packet_type, ack.reason);
-            self.core.ends.traces.tell(&Subject::of(message), Some(&session.client_id), step);
+            self.core.outcomes.traces.record(&TraceSubject::of(message), Some(&session.client_id), step);
         }
     }
 }

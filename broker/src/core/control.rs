@@ -6,10 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::auth::ban;
 use crate::config::Config;
-use crate::net::endpoint::GateNumber;
+use crate::net::endpoint::EndpointId;
 
 /// Somebody wants something changed, and to know how it went. One after the other.
-pub(crate) enum Request {
+pub(crate) enum ControlRequest {
     /// This configuration is to be in force; `None`: what its source says now.
     Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
     /// The list of bans is to be another.
@@ -28,36 +28,39 @@ pub struct Reloaded {
 }
 
 /// Sets what is logged.
-pub(crate) type Level = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+pub(crate) type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// Sends a request and waits for its answer.
 pub(crate) async fn ask(
-    requests: &mpsc::Sender<Request>,
+    requests: &mpsc::Sender<ControlRequest>,
     config: Option<Config>,
 ) -> Result<Reloaded, String> {
     let (reply, answer) = oneshot::channel();
-    let request = Request::Reload(config.map(Box::new), reply);
+    let request = ControlRequest::Reload(config.map(Box::new), reply);
     requests.send(request).await.map_err(|_| STOPS.to_owned())?;
     answer.await.map_err(|_| STOPS.to_owned())?
 }
 
 /// Sets what is logged, or asks only; what is logged.
-pub(crate) async fn level(requests: &mpsc::Sender<Request>, level: Option<String>) -> Result<String, String> {
+pub(crate) async fn level(
+    requests: &mpsc::Sender<ControlRequest>,
+    level: Option<String>,
+) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
-    requests.send(Request::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
+    requests.send(ControlRequest::Level(level, reply)).await.map_err(|_| STOPS.to_owned())?;
     answer.await.map_err(|_| STOPS.to_owned())?
 }
 
 /// Changes the list of bans; whether it is another now.
 pub(crate) async fn change(
-    requests: &mpsc::Sender<Request>,
+    requests: &mpsc::Sender<ControlRequest>,
     change: ban::Change,
 ) -> Result<bool, ban::NotChanged> {
     let stops = || ban::NotChanged::List(STOPS.to_owned());
     let (reply, answer) = oneshot::channel();
-    requests.send(Request::Ban(change, reply)).await.map_err(|_| stops())?;
+    requests.send(ControlRequest::Ban(change, reply)).await.map_err(|_| stops())?;
     answer.await.map_err(|_| stops())?
 }
 
 /// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
-pub(crate) type Named = (GateNumber, Arc<str>);
+pub(crate) type ListenerName = (EndpointId, Arc<str>);

@@ -9,8 +9,8 @@ use crate::config::mount;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
 use crate::message::SessionNumber;
-use crate::net::endpoint::GateNumber;
-use crate::router::{Listener, Membership};
+use crate::net::endpoint::EndpointId;
+use crate::router::{Match, ShareMatch};
 use crate::telemetry::drop_reason::Reason;
 
 /// A message that is imagined.
@@ -76,7 +76,7 @@ pub struct Receiver {
     /// How many there are.
     pub filter_count: usize,
     /// The shared group that it is in.
-    pub share: Option<Membership>,
+    pub share: Option<ShareMatch>,
     /// What waits for it: messages and bytes.
     pub waiting: (u64, u64),
     /// What would become of the message.
@@ -127,7 +127,7 @@ impl Core {
     /// See the module.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let Question { topic, from, qos, bytes, after, most } = *question;
-        let snapshot = self.live.get();
+        let snapshot = self.settings.get();
         let audience = self.router.audience(topic, (qos, bytes), after, most);
         let receivers: Vec<Receiver> = audience
             .listeners
@@ -176,11 +176,11 @@ impl Core {
         Publisher { known: true, refused, rule }
     }
 
-    fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Listener) -> Receiver {
+    fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {
         let outbox = listener.subscriber.outbox.clone();
         let about = self.registry.about(outbox.client_id());
         let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
-        let outlook = outbox.outlook(question.qos.min(listener.subscriber.qos), question.bytes);
+        let outlook = outbox.would_accept(question.qos.min(listener.subscriber.qos), question.bytes);
         Receiver {
             session: listener.session(),
             client_id: outbox.client_id().clone(),
@@ -206,9 +206,9 @@ impl Core {
         &self,
         snapshot: &Snapshot,
         question: &Question<'_>,
-        listener: &Listener,
+        listener: &Match,
         identity: Option<&Identity>,
-        place: Option<GateNumber>,
+        place: Option<EndpointId>,
     ) -> Option<Verdict> {
         let (topic, client_id) = (question.topic, listener.subscriber.outbox.client_id());
         let not = |reason: Reason| Some(Verdict::Not(reason, reason.text().to_owned()));
@@ -218,8 +218,9 @@ impl Core {
         if listener.share.as_ref().is_some_and(|share| !share.is_next) {
             return Some(Verdict::NotItsTurn);
         }
-        let mount =
-            place.and_then(|place| snapshot.gate(place)).and_then(|gate| gate.listener.mount_point.as_ref());
+        let mount = place
+            .and_then(|place| snapshot.endpoint(place))
+            .and_then(|endpoint| endpoint.listener.mount_point.as_ref());
         if mount::seen(mount, topic.as_bytes()).is_none() {
             return not(Reason::MountPoint);
         }

@@ -12,25 +12,25 @@ use std::sync::Arc;
 
 use crate::auth::audit;
 use crate::clients::Registry;
-use crate::clients::timers::Agenda;
+use crate::clients::timers::SessionTimers;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::settings::Live;
+use crate::core::settings::Settings;
 use crate::limits::budget::Budget;
-use crate::limits::flapping::Arrivals;
-use crate::limits::rate::Users;
+use crate::limits::flapping::FlapDetector;
+use crate::limits::rate::UserRates;
 use crate::message::{Millis, Seq, SessionNumber};
-use crate::outbox::{Bounds, Outbox, StoredTotal};
-use crate::router::{Retained, Router, Space};
+use crate::outbox::{DiskTotal, Outbox, QueueLimits};
+use crate::router::{Retained, RetainedLimits, Router};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::outcomes::Ends;
+use crate::telemetry::outcomes::Outcomes;
 
 /// The broker's inside.
 #[derive(Debug)]
 pub struct Core {
     /// The configuration, who may do what, and the listeners.
-    pub live: Live,
+    pub settings: Settings,
     /// Subscriptions and retained messages.
     pub router: Router,
     /// Sessions.
@@ -38,46 +38,46 @@ pub struct Core {
     /// What keeps them.
     pub store: Arc<dyn Store>,
     /// How often refusals have a line in the log.
-    pub refusals: audit::Pace,
+    pub refusal_log: audit::LogLimiter,
     /// Counters.
     pub metrics: Metrics,
     /// Why messages went no further.
-    pub ends: Arc<Ends>,
+    pub outcomes: Arc<Outcomes>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
     /// Who comes too often.
-    pub arrivals: Arrivals,
+    pub flapping: FlapDetector,
     /// How fast users may publish.
-    pub users: Users,
+    pub user_rates: UserRates,
     /// Timers of resting sessions.
-    pub agenda: Agenda,
+    pub timers: SessionTimers,
     /// Messages that are on disk only.
-    pub stored: Arc<StoredTotal>,
+    pub disk_total: Arc<DiskTotal>,
     clock: Clock,
 }
 
 impl Core {
     /// An empty broker.
-    pub fn new(live: Live, store: Arc<dyn Store>) -> Core {
+    pub fn new(live: Settings, store: Arc<dyn Store>) -> Core {
         let snapshot = live.get();
         let config = &snapshot.config;
         let limits = &config.limits;
         let clock = store.clock();
-        let ends = Arc::new(Ends::new(clock));
+        let ends = Arc::new(Outcomes::new(clock));
         Core {
-            live,
-            router: Router::new(Retained::new(Space::of(config, &*store)), ends.clone()),
-            ends,
+            settings: live,
+            router: Router::new(Retained::new(RetainedLimits::of(config, &*store)), ends.clone()),
+            outcomes: ends,
             registry: Registry::new(limits.sessions_max as usize),
             clock,
             store,
-            refusals: audit::Pace::default(),
+            refusal_log: audit::LogLimiter::default(),
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
-            arrivals: Arrivals::default(),
-            users: Users::default(),
-            agenda: Agenda::default(),
-            stored: Arc::new(StoredTotal::new(config.store.queues_bytes_max)),
+            flapping: FlapDetector::default(),
+            user_rates: UserRates::default(),
+            timers: SessionTimers::default(),
+            disk_total: Arc::new(DiskTotal::new(config.store.queues_bytes_max)),
         }
     }
 
@@ -97,24 +97,24 @@ impl Core {
     }
 
     /// Takes over the bounds that count across connections.
-    pub fn bound(&self, config: &Config) {
+    pub fn set_limits(&self, config: &Config) {
         let limits = &config.limits;
-        self.router.retained.bound(Space::of(config, &*self.store));
-        self.registry.bound(limits.sessions_max as usize);
-        self.budget.bound(limits);
-        self.stored.bound(config.store.queues_bytes_max);
+        self.router.retained.set_limits(RetainedLimits::of(config, &*self.store));
+        self.registry.set_limits(limits.sessions_max as usize);
+        self.budget.set_limits(limits);
+        self.disk_total.set_max(config.store.queues_bytes_max);
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds::of(&self.live.get().config)
+    fn queue_limits(&self) -> QueueLimits {
+        QueueLimits::of(&self.settings.get().config)
     }
 
     /// A queue for a new session; `stored`: the store keeps it.
     pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
         let outbox = if stored {
-            Outbox::stored(session, self.bounds(), self.stored.clone(), 0, (1, 0, 0))
+            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), 0, (1, 0, 0))
         } else {
-            Outbox::new(session, self.bounds())
+            Outbox::new(session, self.queue_limits())
         };
         Arc::new(outbox.of(client_id))
     }
@@ -127,6 +127,9 @@ impl Core {
         last: Seq,
         waiting: (Seq, u64, u64),
     ) -> Arc<Outbox> {
-        Arc::new(Outbox::stored(session, self.bounds(), self.stored.clone(), last, waiting).of(client_id))
+        Arc::new(
+            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), last, waiting)
+                .of(client_id),
+        )
     }
 }

@@ -11,34 +11,34 @@ use crate::auth::{Action, Identity, audit};
 use crate::config::Config;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
-use crate::core::will::LastWord;
-use crate::message::{Content, Durability, Message, SessionNumber, Source};
-use crate::router::{Batch, Kept, Passed, RouteCache, Routed};
+use crate::core::will::PendingWill;
+use crate::message::{Durability, Message, MessageParts, PublishedBy, SessionNumber};
+use crate::router::{Batch, BatchResult, RetainResult, RouteCache, Routed};
 use crate::store::Ticket;
-use crate::store::publish_record::Journal;
+use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::trace::{Step, Subject};
+use crate::telemetry::trace::{Step, TraceSubject};
 
 /// What became of a published message.
 #[derive(Clone, Copy, Debug)]
-pub struct Published {
+pub struct PublishResult {
     /// Its subscribers.
     pub routed: Routed,
     /// Whether it could be retained, if it was to be.
-    pub kept: Kept,
+    pub retained: RetainResult,
     /// When its acknowledgement may go.
     pub ticket: Ticket,
     /// The store takes nothing now.
     pub unavailable: bool,
 }
 
-impl Published {
+impl PublishResult {
     /// Why it was not taken, if it was not.
     pub fn refused(&self) -> Option<Reason> {
-        match (self.unavailable, self.kept) {
-            (true, _) | (_, Kept::Unavailable) => Some(Reason::StoreRefused),
-            (false, Kept::Full) => Some(Reason::RetainedFull),
-            (false, Kept::Done) => self.routed.refused.then_some(Reason::QueueRefused),
+        match (self.unavailable, self.retained) {
+            (true, _) | (_, RetainResult::Unavailable) => Some(Reason::StoreRefused),
+            (false, RetainResult::Full) => Some(Reason::RetainedFull),
+            (false, RetainResult::Kept) => self.routed.refused.then_some(Reason::QueueRefused),
         }
     }
 
@@ -54,42 +54,48 @@ impl Core {
     pub fn publish(
         &self,
         message: &Message,
-        mut journal: Journal<'_>,
+        mut record: PublishRecord<'_>,
         received: Option<(SessionNumber, PacketId)>,
         cache: &mut RouteCache,
         wakers: &mut Vec<Waker>,
-    ) -> Published {
+    ) -> PublishResult {
         let retained = message.retain();
-        let kept = if retained { self.router.retained.keep(message, &mut journal) } else { Kept::Done };
-        if kept != Kept::Done {
-            let unavailable = kept == Kept::Unavailable;
-            return Published { routed: Routed::default(), kept, ticket: Ticket::default(), unavailable };
+        let kept =
+            if retained { self.router.retained.keep(message, &mut record) } else { RetainResult::Kept };
+        if kept != RetainResult::Kept {
+            let unavailable = kept == RetainResult::Unavailable;
+            return PublishResult {
+                routed: Routed::default(),
+                retained: kept,
+                ticket: Ticket::default(),
+                unavailable,
+            };
         }
         if message.trace().is_some() {
-            self.tell_audience(message);
+            self.record_matches(message);
         }
-        let routed = self.router.route(message, cache, wakers, &mut journal);
+        let routed = self.router.route(message, cache, wakers, &mut record);
         // A message that is refused may come again with the same identifier.
         let received = received.filter(|_| !routed.refused && !routed.unavailable);
-        let unavailable = routed.unavailable || (received.is_some() && journal.reserve().is_err());
-        let ticket = journal.write(message, retained, received, None);
-        Published { routed, kept, ticket, unavailable }
+        let unavailable = routed.unavailable || (received.is_some() && record.reserve().is_err());
+        let ticket = record.commit(message, retained, received, None);
+        PublishResult { routed, retained: kept, ticket, unavailable }
     }
 
     /// Passes on what a publisher has gathered.
-    pub fn pass_on_batch(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> Passed {
+    pub fn flush(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> BatchResult {
         // Nothing of it is stored; what makes room for it may be.
-        self.router.pass_on(batch, wakers, &mut Journal::new(&*self.store, Durability::None))
+        self.router.flush(batch, wakers, &mut PublishRecord::new(&*self.store, Durability::None))
     }
 
     /// Publishes what the broker says about itself: that is never stored.
     pub fn publish_own(&self, message: &Message) {
-        self.publish_for_nobody(message, Journal::off());
+        self.publish_for_nobody(message, PublishRecord::disabled());
     }
 
-    fn publish_for_nobody(&self, message: &Message, journal: Journal<'_>) -> Published {
+    fn publish_for_nobody(&self, message: &Message, record: PublishRecord<'_>) -> PublishResult {
         let mut wakers = Vec::new();
-        let published = self.publish(message, journal, None, &mut RouteCache::default(), &mut wakers);
+        let published = self.publish(message, record, None, &mut RouteCache::default(), &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
         published
     }
@@ -97,7 +103,7 @@ impl Core {
     /// Removes the retained message of a topic, as an empty one that is published would: its subscribers get that. `false`: the store
     /// takes nothing now.
     pub fn clear_retained(&self, topic: &str) -> bool {
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic,
             properties: &[],
             payload: &[],
@@ -107,70 +113,70 @@ impl Core {
             published_at: self.now(),
             expires_at: None,
         });
-        let journal = Journal::new(&*self.store, Durability::Always);
-        self.publish_for_nobody(&message, journal).kept == Kept::Done
+        let record = PublishRecord::new(&*self.store, Durability::Always);
+        self.publish_for_nobody(&message, record).retained == RetainResult::Kept
     }
 
     /// Tells traces what is about to become of a message.
     #[cold]
-    fn tell_audience(&self, message: &Message) {
-        if !self.ends.traces.is_followed() {
+    fn record_matches(&self, message: &Message) {
+        if !self.outcomes.traces.is_followed() {
             return;
         }
-        let subject = Subject::of(message);
+        let subject = TraceSubject::of(message);
         if message.retain() {
-            self.ends.traces.tell(&subject, None, Step::Retained);
+            self.outcomes.traces.record(&subject, None, Step::Retained);
         }
         let (sessions, groups) = self.router.count(message.topic_str());
         if sessions + groups > 0 {
-            self.ends.traces.tell(&subject, None, Step::Matched { sessions, groups });
+            self.outcomes.traces.record(&subject, None, Step::Matched { sessions, groups });
         }
     }
 
     /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).
-    pub fn publish_will(&self, will: &LastWord) {
-        let LastWord { will, session, client_id, identity } = will;
-        let snapshot = self.live.get();
+    pub fn publish_will(&self, will: &PendingWill) {
+        let PendingWill { will, session, client_id, identity } = will;
+        let snapshot = self.settings.get();
         let policy = &snapshot.auth.policy;
         let may = policy.renew(identity, client_id, None).map_err(|refused| refused.text).and_then(|now| {
             let may = policy.allows(&now, client_id, Action::Publish, &will.topic);
             may.then_some(()).ok_or_else(|| policy.rule(&now, client_id, Action::Publish, &will.topic))
         });
-        let (traces, since, at) = (&self.ends.traces, SystemTime::now(), self.now());
+        let (traces, since, at) = (&self.outcomes.traces, SystemTime::now(), self.now());
         let (topic, qos, bytes, properties) = (&*will.topic, will.qos, will.payload.len(), &*will.properties);
         let id = || traces.number((client_id, topic), properties, || self.next_number());
         let id = if traces.is_on() { id() } else { None };
-        let subject = Subject { id, from: Some(client_id), topic, qos, bytes, properties, at };
+        let subject = TraceSubject { id, from: Some(client_id), topic, qos, bytes, properties, at };
         if let Err(rule) = may {
             self.metrics.denied.add(1);
             audit::denied("will", client_id, identity, &will.topic, &rule, 0);
-            self.ends.refused(Reason::DeniedPublish, &rule, &subject, None);
+            self.outcomes.refused(Reason::DeniedPublish, &rule, &subject, None);
             traces.routed(&subject, since, Some(Reason::DeniedPublish));
             return;
         }
         debug!(client = %client_id, topic = %will.topic, "publishing the will");
         if traces.is_on() {
-            traces.tell(&subject, None, Step::Accepted("the will of a client that is gone".into()));
+            traces.record(&subject, None, Step::Accepted("the will of a client that is gone".into()));
         }
-        let journal = Journal::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
-        let source = source(&snapshot.config, identity, client_id).filter(|_| will.retain);
+        let record = PublishRecord::new(&*self.store, snapshot.config.store.durability_of(&will.topic, None));
+        let source = published_by(&snapshot.config, identity, client_id).filter(|_| will.retain);
         let message = will.message(*session, at, source);
         let message = match id {
-            Some(id) => message.traced(id),
+            Some(id) => message.with_trace(id),
             None => message,
         };
-        let published = self.publish_for_nobody(&message, journal);
+        let published = self.publish_for_nobody(&message, record);
         traces.routed(&subject, since, published.refused());
         if let Some(reason) = published.refused() {
             warn!(client = %client_id, topic = %will.topic, "the will is lost: {}", reason.text());
-            self.ends.refused(reason, reason.text(), &subject, None);
+            self.outcomes.refused(reason, reason.text(), &subject, None);
         } else if published.found_nobody(&message) {
-            self.ends.ended_for_all(Reason::NoSubscriber, &message);
+            self.outcomes.dropped_for_all(Reason::NoSubscriber, &message);
         }
     }
 
     /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
-    pub fn source_may(&self, snapshot: &Snapshot, message: &Message) -> bool {
+    pub fn publisher_may(&self, snapshot: &Snapshot, message: &Message) -> bool {
         let Some(source) = message.source().filter(|_| message.published_at() < snapshot.since) else {
             return true;
         };
@@ -183,7 +189,11 @@ impl Core {
 }
 
 /// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
-pub fn source<'a>(config: &Config, identity: &'a Identity, client_id: &'a str) -> Option<Source<'a>> {
+pub fn published_by<'a>(
+    config: &Config,
+    identity: &'a Identity,
+    client_id: &'a str,
+) -> Option<PublishedBy<'a>> {
     let asks = config.auth.retained_source_checked && identity.rights.is_some() && identity.grants.is_none();
-    asks.then_some(Source { client_id, user: identity.user.as_deref() })
+    asks.then_some(PublishedBy { client_id, user: identity.user.as_deref() })
 }

@@ -7,13 +7,13 @@ use lapwing_protocol::flight::OutboundState;
 use tracing::{debug, info};
 
 use crate::auth::Identity;
-use crate::clients::owned::Resident;
+use crate::clients::owned::OwnedSession;
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis, REPLAYED};
 use crate::router::Subscriber;
-use crate::session::{KeptFlight, Replay, Session};
-use crate::store::{KeptSession, OpenError, Page, Record, Recovered};
+use crate::session::{KeptFlight, RetainedCursor, Session};
+use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
 use crate::telemetry::drop_reason::Reason;
 
 /// How much of a queue is read at once.
@@ -49,8 +49,8 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
             Session::restored(kept.terms.number, kept.terms.client_id, kept.terms.user, &[], 0, &[]);
         session.will = kept.terms.will;
         let identity = Identity { user: session.user.clone(), ..Identity::default() };
-        wills.extend(LastWord::take(&mut session, &identity));
-        core.ends.drops.add(Reason::SessionEnded, kept.waiting.count);
+        wills.extend(PendingWill::take(&mut session, &identity));
+        core.outcomes.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
     // Their connections ended with the earlier run.
@@ -78,8 +78,8 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let mut session =
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;
-    outbox.flies(flights.len());
-    let mut replay = Replay::default();
+    outbox.set_in_flight(flights.len());
+    let mut replay = RetainedCursor::default();
     for (filter, kept) in subscriptions {
         session.subscriptions.insert(&filter, kept.held);
         core.router.restore(&filter, Subscriber::new(&outbox, &kept.held), kept.group);
@@ -88,47 +88,55 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
         }
     }
     if !replay.is_empty() {
-        session.subscriptions.replays.push_back(replay);
+        session.subscriptions.cursors.push_back(replay);
     }
     session.will = terms.will;
     if terms.connected {
         // It ended with the earlier run, without a word.
-        session.rest(last_clock);
+        session.go_offline(last_clock);
     } else {
         (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
     }
     let (due, client_id) = (session.due_at(), session.client_id.clone());
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest =
-        core.registry.restore(Resident { identity: Arc::new(identity), session: Box::new(session), outbox });
+    let rest = core.registry.restore(OwnedSession {
+        identity: Arc::new(identity),
+        session: Box::new(session),
+        outbox,
+    });
     if let Some(due) = due {
-        core.agenda.add(due, client_id, rest);
+        core.timers.add(due, client_id, rest);
     }
 }
 
 /// A session is over, and shared groups gave it what only the store has: reads that and gives it to other members, then
 /// lets the session go.
-pub(crate) async fn give_stored(core: &Arc<Core>, mut resident: Resident) {
-    let number = resident.session.number;
+pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
+    let number = owned.session.number;
     loop {
-        let Resident { session, outbox, .. } = &mut resident;
-        let missing = session.outgoing.all_missing(PAGE_MESSAGES);
+        let OwnedSession { session, outbox, .. } = &mut owned;
+        let missing = session.outgoing.all_unloaded(PAGE_MESSAGES);
         if !missing.is_empty() {
-            let Ok(deliveries) = core.store.placed(number, missing.clone()).await else { break };
-            session.outgoing.supply(&missing, deliveries);
+            let Ok(deliveries) = core.store.read_at(number, missing.clone()).await else { break };
+            session.outgoing.load(&missing, deliveries);
         } else if let Some((from, until)) = outbox.on_disk() {
-            let page =
-                Page { session: number, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES };
+            let page = PageRequest {
+                session: number,
+                from,
+                until,
+                messages_max: PAGE_MESSAGES,
+                bytes_max: PAGE_BYTES,
+            };
             let Ok(mut paged) = core.store.queued(page).await else { break };
-            outbox.paged(&mut paged.deliveries, paged.next);
+            outbox.on_page(&mut paged.deliveries, paged.next);
             session.outgoing.pending.extend(paged.deliveries);
         } else {
             break;
         }
-        core.give_shared(&mut resident, None, true);
+        core.reassign_shared(&mut owned, None, true);
         // Nobody else is there for the rest.
-        core.end_pending(&mut resident);
+        core.end_pending(&mut owned);
     }
-    core.forget_session(&mut resident, Durability::None);
+    core.forget_session(&mut owned, Durability::None);
 }

@@ -9,21 +9,21 @@ use lapwing_protocol::topic;
 use tracing::debug;
 
 use crate::auth::{Action, Policy, audit};
-use crate::clients::owned::{Resident, RestNumber};
+use crate::clients::owned::{OfflineGeneration, OwnedSession};
 use crate::core::Core;
-use crate::core::will::LastWord;
+use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis};
 use crate::session::Session;
-use crate::store::publish_record::Journal;
-use crate::store::{Failed, Origin, Record, Seat, SessionTerms, Ticket};
+use crate::store::publish_record::PublishRecord;
+use crate::store::{Failed, PreviousSlot, Record, SessionTerms, Ticket, WakerSlot};
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
     /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
-    pub fn record_session(&self, resident: &mut Resident, connected: bool) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
+        let OwnedSession { session, outbox, .. } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
-        if !self.store.keeps() || !(worth || session.recorded) {
+        if !self.store.is_durable() || !(worth || session.recorded) {
             return;
         }
         session.recorded = true;
@@ -42,30 +42,30 @@ impl Core {
 
     /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
     /// `sent`, also what is on its way.
-    pub fn give_shared(&self, resident: &mut Resident, group: Option<NonZeroU32>, sent: bool) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
+        let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
         let mut wakers = Vec::new();
-        outgoing.give_shared(group, sent, |delivery, packet_id| {
-            let mut journal = Journal::new(&*self.store, Durability::None);
+        outgoing.reassign_shared(group, sent, |delivery, packet_id| {
+            let mut journal = PublishRecord::new(&*self.store, Durability::None);
             let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
             if given {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
                 let (session, seq) = (session.number, delivery.seq);
-                let origin = (seq != 0).then_some(Origin { session, seq, size, packet_id });
+                let origin = (seq != 0).then_some(PreviousSlot { session, seq, size, packet_id });
                 // One record: the message is never with both of them, nor with none.
-                journal.write(&delivery.message, false, None, origin);
+                journal.commit(&delivery.message, false, None, origin);
             }
             given
         });
-        outbox.holds(outgoing.pending.len(), outgoing.pending_bytes);
+        outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Removes the subscriptions of a session that its user has no right to any more; how many they were.
-    pub fn revoke(&self, policy: &dyn Policy, resident: &mut Resident) -> usize {
-        let Resident { session, identity, .. } = resident;
+    pub fn revoke(&self, policy: &dyn Policy, owned: &mut OwnedSession) -> usize {
+        let OwnedSession { session, identity, .. } = owned;
         let denied = |filter: &&str| {
             let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
             !policy.allows(identity, &session.client_id, Action::Subscribe, inner)
@@ -74,7 +74,7 @@ impl Core {
             session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
         let count = revoked.len();
         for filter in revoked {
-            let Resident { session, outbox, identity } = &mut *resident;
+            let OwnedSession { session, outbox, identity } = &mut *owned;
             let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
             let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
             audit::revoked(&session.client_id, identity, &filter, &rule);
@@ -84,7 +84,7 @@ impl Core {
             self.router.unsubscribe(&filter, number);
             let stored = outbox.is_stored();
             if let Some(group) = group {
-                self.give_shared(resident, Some(group), false);
+                self.reassign_shared(owned, Some(group), false);
             }
             if stored {
                 self.store.append(Record::Unsubscribed { session: number, filter }, Durability::None);
@@ -95,61 +95,61 @@ impl Core {
 
     /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
     /// when it will not come back, if `durability` is asked for.
-    pub fn end_session(self: &Arc<Self>, mut resident: Resident, durability: Durability) -> Ticket {
-        resident.outbox.disconnect(&self.ends);
-        self.give_shared(&mut resident, None, true);
-        let Resident { session, outbox, identity } = &mut resident;
+    pub fn end_session(self: &Arc<Self>, mut owned: OwnedSession, durability: Durability) -> Ticket {
+        owned.outbox.disconnect(&self.outcomes);
+        self.reassign_shared(&mut owned, None, true);
+        let OwnedSession { session, outbox, identity } = &mut owned;
         let mut shared = false;
         for (filter, _) in session.subscriptions.iter() {
             shared |= topic::shared(filter).is_some();
             self.router.unsubscribe(filter, session.number);
         }
-        if let Some(will) = LastWord::take(session, identity) {
+        if let Some(will) = PendingWill::take(session, identity) {
             self.publish_will(&will);
         }
         if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
             // What a group has given to it goes to other members first, however long reading it takes.
             let core = self.clone();
-            tokio::spawn(async move { super::recovery::give_stored(&core, resident).await });
+            tokio::spawn(async move { super::recovery::reassign_stored(&core, owned).await });
             return Ticket::default();
         }
-        self.forget_session(&mut resident, durability)
+        self.forget_session(&mut owned, durability)
     }
 
     /// Ends a session that still rests as `rest` says; `false`: it does not.
-    pub fn end_resting(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber) -> bool {
-        let Some(resident) = self.registry.remove_resting(client_id, rest) else { return false };
-        if let Some(due) = resident.session.due_at() {
-            self.agenda.remove(due, client_id, rest);
+    pub fn end_offline(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration) -> bool {
+        let Some(owned) = self.registry.remove_offline(client_id, rest) else { return false };
+        if let Some(due) = owned.session.due_at() {
+            self.timers.remove(due, client_id, rest);
         }
-        self.end_session(resident, Durability::None);
+        self.end_session(owned, Durability::None);
         true
     }
 
     /// Waits until all that was recorded until now is on disk.
     pub async fn durable(&self) -> Result<(), Failed> {
         let ticket = self.store.append(Record::Nothing, Durability::Always);
-        let mut seat = Seat::default();
-        poll_fn(|cx| self.store.poll(ticket, &mut seat, cx)).await
+        let mut slot = WakerSlot::default();
+        poll_fn(|cx| self.store.poll(ticket, &mut slot, cx)).await
     }
 
     /// What waits for a session in memory is for nobody any more.
-    pub fn end_pending(&self, resident: &mut Resident) {
-        let Resident { session, outbox, .. } = resident;
+    pub fn end_pending(&self, owned: &mut OwnedSession) {
+        let OwnedSession { session, outbox, .. } = owned;
         for delivery in session.outgoing.pending.drain(..) {
-            self.ends.ended(Reason::SessionEnded, &delivery.message, outbox.recipient());
+            self.outcomes.dropped(Reason::SessionEnded, &delivery.message, outbox.recipient());
         }
         session.outgoing.recount();
-        outbox.holds(0, 0);
+        outbox.set_held(0, 0);
     }
 
     /// The end of all that still waits for a session, and its last record.
-    pub fn forget_session(&self, resident: &mut Resident, durability: Durability) -> Ticket {
-        self.end_pending(resident);
-        let Resident { session, outbox, .. } = resident;
+    pub fn forget_session(&self, owned: &mut OwnedSession, durability: Durability) -> Ticket {
+        self.end_pending(owned);
+        let OwnedSession { session, outbox, .. } = owned;
         let (on_disk, _) = outbox.waiting();
         if on_disk > 0 {
-            self.ends.ended_unseen(Reason::SessionEnded, on_disk, outbox.recipient());
+            self.outcomes.dropped_on_disk(Reason::SessionEnded, on_disk, outbox.recipient());
         }
         outbox.close();
         match session.recorded {
@@ -159,27 +159,28 @@ impl Core {
     }
 
     /// A timer of a resting session is due.
-    pub fn look_after(self: &Arc<Self>, client_id: &Arc<str>, rest: RestNumber, now: Millis) {
+    pub fn on_session_timer(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration, now: Millis) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
-        if self.registry.resting(client_id, rest, |session| ended(session)) == Some(true) {
-            if let Some(resident) = self.registry.remove_resting(client_id, rest) {
+        if self.registry.with_offline_session(client_id, rest, |session| ended(session)) == Some(true) {
+            if let Some(owned) = self.registry.remove_offline(client_id, rest) {
                 debug!(client = %client_id, "the session has expired");
                 self.metrics.sessions_expired.add(1);
-                self.end_session(resident, Durability::None);
+                self.end_session(owned, Durability::None);
             }
             return;
         }
-        let due = self.registry.with_resting(client_id, rest, |Resident { session, identity, .. }| {
-            let due = session.will_at.take_if(|at| *at <= now);
-            (due.and_then(|_| LastWord::take(session, identity)), session.due_at())
-        });
+        let due =
+            self.registry.with_offline(client_id, rest, |OwnedSession { session, identity, .. }| {
+                let due = session.will_at.take_if(|at| *at <= now);
+                (due.and_then(|_| PendingWill::take(session, identity)), session.due_at())
+            });
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
             self.publish_will(&will);
-            self.registry.with_resting(client_id, rest, |resident| self.record_session(resident, false));
+            self.registry.with_offline(client_id, rest, |owned| self.record_session(owned, false));
         }
         if let Some(next) = next {
-            self.agenda.add(next, client_id.clone(), rest);
+            self.timers.add(next, client_id.clone(), rest);
         }
     }
 }

@@ -14,15 +14,15 @@ use crate::auth::Auth;
 use crate::auth::ban::Bans;
 use crate::config::{Config, Secret};
 use crate::message::Millis;
-use crate::net::endpoint::{Gate, GateNumber};
-use crate::telemetry::metrics::{Sums, Traffic};
+use crate::net::endpoint::{Endpoint, EndpointId};
+use crate::telemetry::metrics::{Traffic, TrafficTotals};
 
 /// The snapshot.
 pub struct Snapshot {
     /// All that is configured, as far as it is in force.
     pub config: Config,
     /// Its files as they were just before they were read.
-    pub(crate) files: Stamps,
+    pub(crate) files: FileStamps,
     /// Who may do what.
     pub auth: Auth,
     /// Who is not let in.
@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// What opens the API of operators.
     pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
-    pub gates: Vec<Arc<Gate>>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// When it was put in place.
     pub since: Millis,
     /// Counts the snapshots.
@@ -39,8 +39,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A listener, if it is still there.
-    pub fn gate(&self, number: GateNumber) -> Option<&Arc<Gate>> {
-        self.gates.iter().find(|gate| gate.number == number)
+    pub fn endpoint(&self, number: EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|endpoint| endpoint.number == number)
     }
 
     /// The same with other bans.
@@ -51,7 +51,7 @@ impl Snapshot {
             auth: self.auth.clone(),
             bans,
             admin_token: self.admin_token.clone(),
-            gates: self.gates.clone(),
+            endpoints: self.endpoints.clone(),
             ..*self
         }
     }
@@ -65,24 +65,24 @@ impl std::fmt::Debug for Snapshot {
 
 /// Where the current one is.
 #[derive(Debug)]
-pub struct Live {
+pub struct Settings {
     current: RwLock<Arc<Snapshot>>,
     generation: AtomicU64,
-    gone: Mutex<Gone>,
+    gone: Mutex<RemovedTraffic>,
 }
 
 /// What went through listeners that are no more; their last connections may still be there.
 #[derive(Debug, Default)]
-struct Gone {
-    sums: Sums,
-    lingering: Vec<Arc<Traffic>>,
+struct RemovedTraffic {
+    closed: TrafficTotals,
+    open: Vec<Arc<Traffic>>,
 }
 
-impl Live {
+impl Settings {
     /// Begins with this.
-    pub fn new(snapshot: Snapshot) -> Live {
+    pub fn new(snapshot: Snapshot) -> Settings {
         let generation = AtomicU64::new(snapshot.generation);
-        Live { current: RwLock::new(Arc::new(snapshot)), generation, gone: Mutex::default() }
+        Settings { current: RwLock::new(Arc::new(snapshot)), generation, gone: Mutex::default() }
     }
 
     /// The current snapshot.
@@ -100,19 +100,19 @@ impl Live {
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
-        let gone = current.gates.iter().filter(|gate| snapshot.gate(gate.number).is_none());
-        let gone = gone.map(|gate| gate.traffic.clone());
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).lingering.extend(gone);
+        let gone = current.endpoints.iter().filter(|endpoint| snapshot.endpoint(endpoint.number).is_none());
+        let gone = gone.map(|endpoint| endpoint.traffic.clone());
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).open.extend(gone);
         *current = Arc::new(Snapshot { generation, ..snapshot });
         self.generation.store(generation, Ordering::Release);
         current.clone()
     }
 
     /// What went through all listeners since the start.
-    pub fn traffic(&self) -> Sums {
+    pub fn traffic(&self) -> TrafficTotals {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        let Gone { sums, lingering } = &mut *gone;
+        let RemovedTraffic { closed: sums, open: lingering } = &mut *gone;
         lingering.retain(|traffic| {
             // Nobody else has it, so it grows no more.
             let lingers = Arc::strong_count(traffic) > 1;
@@ -123,13 +123,13 @@ impl Live {
         });
         let mut all = *sums;
         lingering.iter().for_each(|traffic| all.add(traffic));
-        current.gates.iter().for_each(|gate| all.add(&gate.traffic));
+        current.endpoints.iter().for_each(|endpoint| all.add(&endpoint.traffic));
         all
     }
 }
 
 /// What tells one content of a file from another: modification and change time, length, inode.
-pub(crate) type Stamp = Option<(i64, i64, i64, i64, u64, u64)>;
+pub(crate) type FileStamp = Option<(i64, i64, i64, i64, u64, u64)>;
 
 /// The files of a configuration as they were at some moment.
-pub(crate) type Stamps = BTreeMap<PathBuf, Stamp>;
+pub(crate) type FileStamps = BTreeMap<PathBuf, FileStamp>;

@@ -8,17 +8,17 @@ use crate::session::{Session, Will};
 
 /// A will with what is needed to publish it away from its session.
 #[derive(Debug)]
-pub struct LastWord {
+pub struct PendingWill {
     pub(super) will: Will,
     pub(super) session: SessionNumber,
     pub(super) client_id: Arc<str>,
     pub(super) identity: Identity,
 }
 
-impl LastWord {
+impl PendingWill {
     /// Takes the will out of a session, so that it is published once.
-    pub fn take(session: &mut Session, identity: &Identity) -> Option<LastWord> {
-        session.will.take().map(|will| LastWord {
+    pub fn take(session: &mut Session, identity: &Identity) -> Option<PendingWill> {
+        session.will.take().map(|will| PendingWill {
             will,
             session: session.number,
             client_id: session.client_id.clone(),

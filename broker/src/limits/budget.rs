@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Limits;
-use crate::limits::memory::{self, Heap, Reserve};
+use crate::limits::memory::{self, AllocatorStats, Reserve};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// This part of the memory budget may come in before memory is measured again.
@@ -20,7 +20,7 @@ const ADDRESSES_KEPT: usize = 1_024;
 /// The bounds and what is used of them.
 #[derive(Debug)]
 pub struct Budget {
-    bounds: Bounds,
+    limits: BudgetLimits,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, Address>>,
     /// Connections that have not been let in yet; the others wait in the kernel's queue.
@@ -37,7 +37,7 @@ pub struct Budget {
 
 /// What a reload may change.
 #[derive(Debug, Default)]
-struct Bounds {
+struct BudgetLimits {
     connections_max: AtomicUsize,
     per_address_max: AtomicUsize,
     handshakes_max: AtomicUsize,
@@ -69,7 +69,7 @@ pub enum Pressure {
 
 /// Why a connection is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum ConnectionLimit {
     /// `limits.connections_max`.
     Connections,
     /// `limits.connections_per_address_max`.
@@ -82,15 +82,15 @@ pub enum Full {
     Memory,
 }
 
-impl Full {
+impl ConnectionLimit {
     /// The key that sets the bound.
     pub const fn key(self) -> &'static str {
         match self {
-            Full::Connections => "limits.connections_max",
-            Full::PerAddress => "limits.connections_per_address_max",
-            Full::Handshakes => "limits.handshakes_per_address_max",
-            Full::ConnectRate => "limits.connects_per_address_per_s",
-            Full::Memory => "limits.memory_budget_bytes",
+            ConnectionLimit::Connections => "limits.connections_max",
+            ConnectionLimit::PerAddress => "limits.connections_per_address_max",
+            ConnectionLimit::Handshakes => "limits.handshakes_per_address_max",
+            ConnectionLimit::ConnectRate => "limits.connects_per_address_per_s",
+            ConnectionLimit::Memory => "limits.memory_budget_bytes",
         }
     }
 }
@@ -108,7 +108,7 @@ pub struct Usage {
 
 /// A counted connection; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     budget: Arc<Budget>,
     address: Option<IpAddr>,
     /// It has not sent CONNECT.
@@ -119,7 +119,7 @@ impl Budget {
     /// With the bounds of the configuration, those that depend on the machine included.
     pub fn new(limits: &Limits) -> Budget {
         let budget = Budget {
-            bounds: Bounds::default(),
+            limits: BudgetLimits::default(),
             connections: AtomicUsize::new(0),
             addresses: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(0)),
@@ -129,12 +129,12 @@ impl Budget {
             unmeasured: AtomicU64::new(0),
             reserve: Reserve::default(),
         };
-        budget.bound(limits);
+        budget.set_limits(limits);
         budget
     }
 
     /// Other bounds. Who is there already stays.
-    pub fn bound(&self, limits: &Limits) {
+    pub fn set_limits(&self, limits: &Limits) {
         let connections_max = match limits.connections_max {
             0 => file_descriptors_max().map_or(1_000, |most| most / 10 * 9),
             most => most as usize,
@@ -143,7 +143,7 @@ impl Budget {
             0 => memory::machine_bytes().map_or(u64::MAX, |all| all / 10 * 8),
             most => most,
         };
-        let bounds = &self.bounds;
+        let bounds = &self.limits;
         bounds.connections_max.store(connections_max, Ordering::Relaxed);
         bounds.per_address_max.store(limits.connections_per_address_max as usize, Ordering::Relaxed);
         bounds
@@ -165,33 +165,37 @@ impl Budget {
     }
 
     /// Counts a connection in. `address` is `None` for those that are free of bounds per address (loopback, Unix sockets).
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Place, Full> {
+    pub fn enter(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<ConnectionPermit, ConnectionLimit> {
         if self.pressure() >= Pressure::Refuse {
-            return Err(Full::Memory);
+            return Err(ConnectionLimit::Memory);
         }
         if self.connections.fetch_add(1, Ordering::Relaxed)
-            >= self.bounds.connections_max.load(Ordering::Relaxed)
+            >= self.limits.connections_max.load(Ordering::Relaxed)
         {
             self.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full::Connections);
+            return Err(ConnectionLimit::Connections);
         }
         // From here on the drop of the place counts it out again.
-        let mut place = Place { budget: self.clone(), address: None, handshake: false };
-        place.locate(address, now)?;
+        let mut place = ConnectionPermit { budget: self.clone(), address: None, handshake: false };
+        place.set_address(address, now)?;
         Ok(place)
     }
 
     /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
     fn handshakes_are_scarce(&self) -> bool {
-        self.handshakes.available_permits() * 10 <= self.bounds.handshakes_max.load(Ordering::Relaxed)
+        self.handshakes.available_permits() * 10 <= self.limits.handshakes_max.load(Ordering::Relaxed)
     }
 
     /// How much of it is used, and the bounds.
     pub fn usage(&self) -> Usage {
         Usage {
             connections: self.connections.load(Ordering::Relaxed),
-            connections_max: self.bounds.connections_max.load(Ordering::Relaxed),
-            memory_bytes_max: self.bounds.memory_bytes_max.load(Ordering::Relaxed),
+            connections_max: self.limits.connections_max.load(Ordering::Relaxed),
+            memory_bytes_max: self.limits.memory_bytes_max.load(Ordering::Relaxed),
         }
     }
 
@@ -208,8 +212,8 @@ impl Budget {
     #[inline]
     pub fn took_in(&self, bytes: usize) {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
-        if before + bytes as u64 >= self.bounds.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
-            let pressure = self.look(Instant::now());
+        if before + bytes as u64 >= self.limits.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
+            let pressure = self.sample(Instant::now());
             if self.told.load(Ordering::Relaxed) != pressure as u8 {
                 self.changed.notify_one();
             }
@@ -218,10 +222,10 @@ impl Budget {
 
     /// Resident memory counts without what the allocator holds for the next who asks: it may keep that for good, and a broker that
     /// waited for it would wait for nothing.
-    fn look(&self, now: Instant) -> Pressure {
+    fn sample(&self, now: Instant) -> Pressure {
         let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
-        let most = self.bounds.memory_bytes_max.load(Ordering::Relaxed);
-        let pause = most / 100 * self.bounds.memory_pause_percent.load(Ordering::Relaxed);
+        let most = self.limits.memory_bytes_max.load(Ordering::Relaxed);
+        let pause = most / 100 * self.limits.memory_pause_percent.load(Ordering::Relaxed);
         let mut used = memory::resident_bytes().unwrap_or(0);
         if used >= pause {
             let free = self.reserve.needed(now, taken_in).map_or(0, |heap| heap.free_bytes);
@@ -238,7 +242,7 @@ impl Budget {
 
     /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
     pub fn measure(&self, now: Instant) -> Option<Pressure> {
-        let pressure = self.look(now);
+        let pressure = self.sample(now);
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 
@@ -248,14 +252,14 @@ impl Budget {
     }
 
     /// What the allocator holds, where it says so.
-    pub fn heap(&self, now: Instant) -> Option<Heap> {
+    pub fn heap(&self, now: Instant) -> Option<AllocatorStats> {
         self.reserve.shown(now)
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Says where it is from, once: at the accept, or when a proxy has said it. As of [`Budget::enter`].
-    pub fn locate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Full> {
+    pub fn set_address(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), ConnectionLimit> {
         let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
         let budget = &self.budget;
         let mut addresses = budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,17 +268,17 @@ impl Place {
         if now.duration_since(entry.second) >= SECOND {
             (entry.second, entry.connects) = (now, 0);
         }
-        if entry.connections >= budget.bounds.per_address_max.load(Ordering::Relaxed) {
-            return Err(Full::PerAddress);
+        if entry.connections >= budget.limits.per_address_max.load(Ordering::Relaxed) {
+            return Err(ConnectionLimit::PerAddress);
         }
         // Many devices behind one router are welcome as long as they keep nobody out.
-        if entry.handshakes >= budget.bounds.handshakes_per_address_max.load(Ordering::Relaxed)
+        if entry.handshakes >= budget.limits.handshakes_per_address_max.load(Ordering::Relaxed)
             && budget.handshakes_are_scarce()
         {
-            return Err(Full::Handshakes);
+            return Err(ConnectionLimit::Handshakes);
         }
-        if entry.connects >= budget.bounds.connects_per_s.load(Ordering::Relaxed) {
-            return Err(Full::ConnectRate);
+        if entry.connects >= budget.limits.connects_per_s.load(Ordering::Relaxed) {
+            return Err(ConnectionLimit::ConnectRate);
         }
         entry.connects += 1;
         entry.connections += 1;
@@ -284,7 +288,7 @@ impl Place {
     }
 
     /// CONNECT has come.
-    pub fn introduced(&mut self) {
+    pub fn handshake_done(&mut self) {
         let Some(address) = self.address.filter(|_| std::mem::take(&mut self.handshake)) else { return };
         let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = addresses.get_mut(&address) {
@@ -293,9 +297,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.introduced();
+        self.handshake_done();
         self.budget.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(address) = self.address else { return };
         let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -332,9 +336,9 @@ mod tests {
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         let one = budget.enter(far, now).unwrap();
         let _two = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::PerAddress);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::PerAddress);
         let _local = budget.enter(None, now).unwrap();
-        assert_eq!(budget.enter(None, now).unwrap_err(), Full::Connections);
+        assert_eq!(budget.enter(None, now).unwrap_err(), ConnectionLimit::Connections);
         drop(one);
         assert!(budget.enter(far, now).is_ok());
     }
@@ -345,7 +349,7 @@ mod tests {
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         let _held = [budget.enter(far, now).unwrap(), budget.enter(far, now).unwrap()];
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::ConnectRate);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::ConnectRate);
         assert!(budget.enter(far, now + Duration::from_secs(1)).is_ok());
     }
 
@@ -355,18 +359,19 @@ mod tests {
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         // As long as there are places for others, one address may have several.
-        let _several = [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.introduced());
+        let _several =
+            [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.handshake_done());
         let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
         let mut first = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
-        first.introduced();
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);
+        first.handshake_done();
         let second = budget.enter(far, now).unwrap();
-        assert_eq!(budget.enter(far, now).unwrap_err(), Full::Handshakes);
+        assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);
         drop(second);
         // A proxy says later whose it is.
         let mut proxied = budget.enter(None, now).unwrap();
-        assert_eq!(proxied.locate(far, now), Ok(()));
-        assert_eq!(budget.enter(None, now).unwrap().locate(far, now), Err(Full::Handshakes));
+        assert_eq!(proxied.set_address(far, now), Ok(()));
+        assert_eq!(budget.enter(None, now).unwrap().set_address(far, now), Err(ConnectionLimit::Handshakes));
     }
 
     #[test]
@@ -374,6 +379,6 @@ mod tests {
         let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
         assert_eq!(budget.measure(Instant::now()), Some(Pressure::Refuse));
         assert_eq!(budget.measure(Instant::now()), None);
-        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), Full::Memory);
+        assert_eq!(budget.enter(None, Instant::now()).unwrap_err(), ConnectionLimit::Memory);
     }
 }

@@ -9,9 +9,9 @@ use crate::config::Limits;
 use crate::message::Millis;
 
 /// A takeover within this time of the last belongs to the same quarrel, in milliseconds.
-const QUARREL_MS: Millis = 10_000;
+const FIGHT_MS: Millis = 10_000;
 /// So many takeovers in a row are nobody's quarrel: a network that breaks, a restart that is tried again.
-const PEACEFUL: u32 = 3;
+const FREE_TAKEOVERS: u32 = 3;
 /// The first wait, doubled each time.
 const WAIT_MS: u64 = 250;
 const WAIT_MS_MAX: u64 = 5_000;
@@ -20,7 +20,7 @@ const KEPT: usize = 4_096;
 const KEPT_MAX: usize = 65_536;
 
 #[derive(Debug, Default)]
-struct Client {
+struct ConnectHistory {
     /// When its connects were counted from, and how many there were.
     since: Millis,
     connects: u32,
@@ -33,31 +33,31 @@ struct Client {
 
 /// What there is to be done about a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quarrel {
+pub struct TakeoverFight {
     /// The claim waits so long.
     pub wait: Duration,
     /// It is worth a line in the log: one for each client identifier in ten seconds.
-    pub tell: bool,
+    pub log: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Arrivals(Mutex<HashMap<Arc<str>, Client>>);
+pub struct FlapDetector(Mutex<HashMap<Arc<str>, ConnectHistory>>);
 
-impl Arrivals {
+impl FlapDetector {
     fn with<T>(
         &self,
         client_id: &Arc<str>,
         now: Millis,
         window: Millis,
-        f: impl FnOnce(&mut Client) -> T,
+        f: impl FnOnce(&mut ConnectHistory) -> T,
     ) -> T {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= KEPT && !clients.contains_key(client_id) {
-            let busy = |client: &Client| {
+            let busy = |client: &ConnectHistory| {
                 now < client.banned_until
                     || now < client.since + window
-                    || now < client.last_takeover + QUARREL_MS
+                    || now < client.last_takeover + FIGHT_MS
             };
             clients.retain(|_, client| busy(client));
             if clients.len() >= KEPT_MAX {
@@ -94,27 +94,27 @@ impl Arrivals {
     }
 
     /// A client is about to throw out another connection with its client identifier.
-    pub fn takes_over(&self, client_id: &Arc<str>, now: Millis) -> Quarrel {
+    pub fn takes_over(&self, client_id: &Arc<str>, now: Millis) -> TakeoverFight {
         self.with(client_id, now, 0, |client| {
-            client.takeovers = if now < client.last_takeover + QUARREL_MS { client.takeovers + 1 } else { 1 };
+            client.takeovers = if now < client.last_takeover + FIGHT_MS { client.takeovers + 1 } else { 1 };
             client.last_takeover = now;
-            if client.takeovers <= PEACEFUL {
-                return Quarrel { wait: Duration::ZERO, tell: false };
+            if client.takeovers <= FREE_TAKEOVERS {
+                return TakeoverFight { wait: Duration::ZERO, log: false };
             }
-            let doubled = WAIT_MS << (client.takeovers - PEACEFUL - 1).min(8);
-            let tell = client.told_at.is_none_or(|at| now >= at + QUARREL_MS);
+            let doubled = WAIT_MS << (client.takeovers - FREE_TAKEOVERS - 1).min(8);
+            let tell = client.told_at.is_none_or(|at| now >= at + FIGHT_MS);
             if tell {
                 client.told_at = Some(now);
             }
-            Quarrel { wait: Duration::from_millis(doubled.min(WAIT_MS_MAX)), tell }
+            TakeoverFight { wait: Duration::from_millis(doubled.min(WAIT_MS_MAX)), log: tell }
         })
     }
 
     /// The other connection had ended already: it was no takeover.
-    pub fn makes_up(&self, client_id: &Arc<str>, now: Millis, quarrel: Quarrel) {
+    pub fn undo(&self, client_id: &Arc<str>, now: Millis, fight: TakeoverFight) {
         self.with(client_id, now, 0, |client| {
             client.takeovers = client.takeovers.saturating_sub(1);
-            if quarrel.tell {
+            if fight.log {
                 client.told_at = None;
             }
         });
@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn a_client_that_flaps_is_banned_for_a_while_where_that_is_asked_for() {
         let limits = Limits { flapping_connects_max: 3, ..Limits::default() };
-        let (arrivals, id, other): (_, Arc<str>, Arc<str>) = (Arrivals::default(), "a".into(), "b".into());
+        let (arrivals, id, other): (_, Arc<str>, Arc<str>) =
+            (FlapDetector::default(), "a".into(), "b".into());
         let now = 1_000_000;
         for n in 0..3 {
             assert_eq!(arrivals.connects(&id, &limits, now + n), Ok(()));
@@ -147,16 +148,16 @@ mod tests {
 
     #[test]
     fn a_quarrel_is_slowed_down_and_told_and_a_reconnect_is_not() {
-        let (arrivals, id): (_, Arc<str>) = (Arrivals::default(), "a".into());
+        let (flapping, id): (_, Arc<str>) = (FlapDetector::default(), "a".into());
         let now = 1_000_000;
         let waits: Vec<u64> =
-            (0..9).map(|n| arrivals.takes_over(&id, now + n * 100).wait.as_millis() as u64).collect();
+            (0..9).map(|n| flapping.takes_over(&id, now + n * 100).wait.as_millis() as u64).collect();
         assert_eq!(waits, [0, 0, 0, 250, 500, 1_000, 2_000, 4_000, 5_000]);
-        assert!(arrivals.takes_over(&id, now + 12_000).wait.is_zero(), "ten seconds of peace");
-        let told = |from: Millis| (0..50).filter(|n| arrivals.takes_over(&id, from + n * 100).tell).count();
+        assert!(flapping.takes_over(&id, now + 12_000).wait.is_zero(), "ten seconds of peace");
+        let told = |from: Millis| (0..50).filter(|n| flapping.takes_over(&id, from + n * 100).log).count();
         assert_eq!(told(now + 100_000), 1);
         for n in 0..100 {
-            assert!(arrivals.takes_over(&id, now + 1_000_000 + n * 11_000).wait.is_zero());
+            assert!(flapping.takes_over(&id, now + 1_000_000 + n * 11_000).wait.is_zero());
         }
     }
 }

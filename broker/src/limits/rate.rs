@@ -17,9 +17,9 @@ const USERS_KEPT: usize = 1_024;
 
 /// One meter, of messages or of bytes.
 #[derive(Debug, Default)]
-struct Meter(AtomicU64);
+struct TokenBucket(AtomicU64);
 
-impl Meter {
+impl TokenBucket {
     /// The moment from which more can be taken, in nanoseconds.
     fn free_at(&self) -> u64 {
         self.0.load(Ordering::Relaxed).saturating_sub(SECOND_NS)
@@ -36,29 +36,29 @@ impl Meter {
 
 /// What one publisher, or all of a user, may take in a second; 0: any number.
 #[derive(Debug)]
-struct Allowance {
+struct RateLimit {
     messages_per_s: u64,
     bytes_per_s: u64,
-    messages: Meter,
-    bytes: Meter,
+    messages: TokenBucket,
+    bytes: TokenBucket,
 }
 
-impl Allowance {
-    fn new(messages_per_s: u32, bytes_per_s: u64) -> Option<Allowance> {
-        (messages_per_s > 0 || bytes_per_s > 0).then(|| Allowance {
+impl RateLimit {
+    fn new(messages_per_s: u32, bytes_per_s: u64) -> Option<RateLimit> {
+        (messages_per_s > 0 || bytes_per_s > 0).then(|| RateLimit {
             messages_per_s: messages_per_s.into(),
             bytes_per_s,
-            messages: Meter::default(),
-            bytes: Meter::default(),
+            messages: TokenBucket::default(),
+            bytes: TokenBucket::default(),
         })
     }
 
-    fn is_like(&self, other: &Allowance) -> bool {
+    fn is_like(&self, other: &RateLimit) -> bool {
         (self.messages_per_s, self.bytes_per_s) == (other.messages_per_s, other.bytes_per_s)
     }
 
     fn free_at(&self) -> u64 {
-        let of = |meter: &Meter, per_s| if per_s > 0 { meter.free_at() } else { 0 };
+        let of = |meter: &TokenBucket, per_s| if per_s > 0 { meter.free_at() } else { 0 };
         of(&self.messages, self.messages_per_s).max(of(&self.bytes, self.bytes_per_s))
     }
 
@@ -74,16 +74,16 @@ impl Allowance {
 
 /// What a connection publishes is charged here; without bounds there is nothing to charge.
 #[derive(Debug, Default)]
-pub struct Allowances {
-    own: Option<Allowance>,
-    user: Option<Arc<UserAllowance>>,
+pub struct RateLimits {
+    own: Option<RateLimit>,
+    user: Option<Arc<UserRate>>,
 }
 
 /// That of all clients of a user.
 #[derive(Debug)]
-pub struct UserAllowance(Allowance);
+pub struct UserRate(RateLimit);
 
-impl Allowances {
+impl RateLimits {
     /// Takes a PUBLISH of so many bytes, or says when it can be taken.
     pub fn take(&self, bytes: usize, now: Millis) -> Result<(), Millis> {
         if self.own.is_none() && self.user.is_none() {
@@ -91,7 +91,7 @@ impl Allowances {
         }
         let now_ns = now.saturating_mul(1_000_000);
         let all = || self.own.iter().chain(self.user.iter().map(|user| &user.0));
-        let free_at = all().map(Allowance::free_at).max().unwrap_or(0);
+        let free_at = all().map(RateLimit::free_at).max().unwrap_or(0);
         if free_at > now_ns {
             return Err(free_at.div_ceil(1_000_000));
         }
@@ -102,29 +102,29 @@ impl Allowances {
 
 /// The allowances of all users that are there.
 #[derive(Debug, Default)]
-pub struct Users(Mutex<HashMap<Arc<str>, Weak<UserAllowance>>>);
+pub struct UserRates(Mutex<HashMap<Arc<str>, Weak<UserRate>>>);
 
-impl Users {
+impl UserRates {
     /// What a new connection of this user may publish.
-    pub fn allowances(&self, user: Option<&Arc<str>>, limits: &Limits) -> Allowances {
-        let own = Allowance::new(limits.publishes_per_client_per_s, limits.publish_bytes_per_client_per_s);
-        let of_user = || Allowance::new(limits.publishes_per_user_per_s, limits.publish_bytes_per_user_per_s);
+    pub fn rate_limits(&self, user: Option<&Arc<str>>, limits: &Limits) -> RateLimits {
+        let own = RateLimit::new(limits.publishes_per_client_per_s, limits.publish_bytes_per_client_per_s);
+        let of_user = || RateLimit::new(limits.publishes_per_user_per_s, limits.publish_bytes_per_user_per_s);
         let user = user.and_then(|user| {
             let fresh = of_user()?;
             let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // A reload may have changed how much it is.
-            let same = |known: &Arc<UserAllowance>| known.0.is_like(&fresh);
+            let same = |known: &Arc<UserRate>| known.0.is_like(&fresh);
             if let Some(known) = users.get(user).and_then(Weak::upgrade).filter(same) {
                 return Some(known);
             }
             if users.len() >= USERS_KEPT {
                 users.retain(|_, allowance| allowance.strong_count() > 0);
             }
-            let allowance = Arc::new(UserAllowance(fresh));
+            let allowance = Arc::new(UserRate(fresh));
             users.insert(user.clone(), Arc::downgrade(&allowance));
             Some(allowance)
         });
-        Allowances { own, user }
+        RateLimits { own, user }
     }
 }
 
@@ -133,11 +133,11 @@ mod tests {
     use super::*;
 
     /// How many messages pass when a client sends all the time from `from` to `to`.
-    fn passed(allowances: &[&Allowances], bytes: usize, from: Millis, to: Millis) -> u64 {
+    fn passed(rates: &[&RateLimits], bytes: usize, from: Millis, to: Millis) -> u64 {
         let mut count = 0;
         for now in from..to {
-            for allowances in allowances {
-                while allowances.take(bytes, now).is_ok() {
+            for rates in rates {
+                while rates.take(bytes, now).is_ok() {
                     count += 1;
                     assert!(count < 1_000_000, "no bound");
                 }
@@ -149,35 +149,35 @@ mod tests {
     #[test]
     fn a_client_gets_its_rate_and_one_second_ahead_at_most() {
         let limits = Limits { publishes_per_client_per_s: 100, ..Limits::default() };
-        let allowances = Users::default().allowances(None, &limits);
+        let rates = UserRates::default().rate_limits(None, &limits);
         let now = 1_000_000;
-        assert!((1_099..=1_102).contains(&passed(&[&allowances], 10, now, now + 10_000)));
+        assert!((1_099..=1_102).contains(&passed(&[&rates], 10, now, now + 10_000)));
         // A minute of silence is not saved up.
         let now = now + 70_000;
-        assert!((199..=202).contains(&passed(&[&allowances], 10, now, now + 1_000)));
+        assert!((199..=202).contains(&passed(&[&rates], 10, now, now + 1_000)));
     }
 
     #[test]
     fn it_is_said_when_the_next_message_can_be_taken() {
         let limits = Limits { publish_bytes_per_client_per_s: 1_000, ..Limits::default() };
-        let allowances = Users::default().allowances(None, &limits);
+        let rates = UserRates::default().rate_limits(None, &limits);
         // A message larger than a second's worth passes, and is paid for by waiting.
-        assert_eq!(allowances.take(5_000, 1_000_000), Ok(()));
-        assert_eq!(allowances.take(1, 1_000_000), Err(1_004_000));
-        assert_eq!(allowances.take(1, 1_003_999), Err(1_004_000));
-        assert_eq!(allowances.take(1, 1_004_000), Ok(()));
+        assert_eq!(rates.take(5_000, 1_000_000), Ok(()));
+        assert_eq!(rates.take(1, 1_000_000), Err(1_004_000));
+        assert_eq!(rates.take(1, 1_003_999), Err(1_004_000));
+        assert_eq!(rates.take(1, 1_004_000), Ok(()));
     }
 
     #[test]
     fn the_clients_of_a_user_share_what_the_user_has() {
         let limits = Limits { publishes_per_user_per_s: 100, ..Limits::default() };
-        let users = Users::default();
+        let users = UserRates::default();
         let (u, v): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
-        let [one, two, other] = [&u, &u, &v].map(|user| users.allowances(Some(user), &limits));
+        let [one, two, other] = [&u, &u, &v].map(|user| users.rate_limits(Some(user), &limits));
         let now = 1_000_000;
         assert!((1_099..=1_102).contains(&passed(&[&one, &two], 10, now, now + 10_000)));
         assert!((1_099..=1_102).contains(&passed(&[&other], 10, now, now + 10_000)));
-        let anonymous = users.allowances(None, &limits);
+        let anonymous = users.rate_limits(None, &limits);
         assert_eq!(anonymous.take(10, now), Ok(()), "without a user there is no bound per user");
     }
 }

@@ -48,14 +48,14 @@ const SOURCE_MAX: usize = 4_096;
 
 /// Who published a message, kept with it where it is worth asking again whether they still may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source<'a> {
+pub struct PublishedBy<'a> {
     /// The client identifier.
     pub client_id: &'a str,
     /// The user.
     pub user: Option<&'a str>,
 }
 
-impl Source<'_> {
+impl PublishedBy<'_> {
     /// Neither part holds U+0000: MQTT forbids it.
     fn to_bytes(self) -> Vec<u8> {
         let user = self.user.map(|user| [b"\0", user.as_bytes()].concat());
@@ -65,7 +65,7 @@ impl Source<'_> {
 
 /// What a message is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Content<'a> {
+pub struct MessageParts<'a> {
     /// The topic name, after topic aliases.
     pub topic: &'a str,
     /// The properties that go with the message from hop to hop, as a block; see [`forwarded`].
@@ -86,12 +86,12 @@ pub struct Content<'a> {
 
 /// An application message.
 #[derive(Clone)]
-pub struct Message(Bytes);
+pub struct Message(MessageBytes);
 
 /// Small ones are one allocation. Filling that with zeros first, where none is left over from another message, would be a copy more
 /// of a large one: it is two.
 #[derive(Clone)]
-enum Bytes {
+enum MessageBytes {
     Small(Arc<[u8]>),
     Large(Arc<Vec<u8>>),
 }
@@ -117,14 +117,14 @@ pub enum Expiry {
 
 impl Message {
     /// Copies the content into one allocation.
-    pub fn new(content: &Content<'_>) -> Message {
+    pub fn new(content: &MessageParts<'_>) -> Message {
         Message::from_source(content, None)
     }
 
     /// As [`new`](Self::new), with who published it.
-    pub fn from_source(content: &Content<'_>, source: Option<Source<'_>>) -> Message {
-        let Content { topic, properties, payload, .. } = content;
-        let source = source.map(Source::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
+    pub fn from_source(content: &MessageParts<'_>, source: Option<PublishedBy<'_>>) -> Message {
+        let MessageParts { topic, properties, payload, .. } = content;
+        let source = source.map(PublishedBy::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
         let sourced = if source.is_some() { SOURCED } else { 0 };
         let head = Message::head(content, sourced);
         match source {
@@ -145,7 +145,7 @@ impl Message {
             let out = Arc::make_mut(&mut bytes);
             parts.iter().for_each(|part| out.extend_from_slice(part));
             out[PADDING] = 0;
-            return Message(Bytes::Large(bytes));
+            return Message(MessageBytes::Large(bytes));
         }
         let padding = pool::padding(len);
         let mut bytes = pool::take(len + padding);
@@ -156,20 +156,20 @@ impl Message {
             at += part.len();
         }
         out[PADDING] = padding as u8;
-        Message(Bytes::Small(bytes))
+        Message(MessageBytes::Small(bytes))
     }
 
     /// The caller is done with it. Whoever is the last leaves its memory to the next message.
     #[inline]
     pub fn recycle(self) {
         match self.0 {
-            Bytes::Small(bytes) if Arc::strong_count(&bytes) == 1 => pool::put(bytes),
-            Bytes::Large(bytes) if Arc::strong_count(&bytes) == 1 => pool::put_large(bytes),
+            MessageBytes::Small(bytes) if Arc::strong_count(&bytes) == 1 => pool::put(bytes),
+            MessageBytes::Large(bytes) if Arc::strong_count(&bytes) == 1 => pool::put_large(bytes),
             _ => {}
         }
     }
 
-    fn head(content: &Content<'_>, sourced: u8) -> [u8; HEAD] {
+    fn head(content: &MessageParts<'_>, sourced: u8) -> [u8; HEAD] {
         let mut head = [0; HEAD];
         head[EXPIRES].copy_from_slice(&content.expires_at.unwrap_or(NEVER).to_le_bytes());
         head[PUBLISHED].copy_from_slice(&content.published_at.to_le_bytes());
@@ -184,7 +184,7 @@ impl Message {
     /// The same with the number by which it is followed; for once, a copy is not what matters.
     #[must_use]
     #[cold]
-    pub fn traced(self, id: TraceId) -> Message {
+    pub fn with_trace(self, id: TraceId) -> Message {
         let mut bytes = [self.as_bytes(), &id.to_le_bytes()].concat();
         if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags |= TRACED;
@@ -202,8 +202,8 @@ impl Message {
     #[inline]
     fn memory(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Small(bytes) => bytes,
-            Bytes::Large(bytes) => bytes,
+            MessageBytes::Small(bytes) => bytes,
+            MessageBytes::Large(bytes) => bytes,
         }
     }
 
@@ -263,12 +263,12 @@ impl Message {
     }
 
     /// Who published it, where that was kept.
-    pub fn source(&self) -> Option<Source<'_>> {
+    pub fn source(&self) -> Option<PublishedBy<'_>> {
         let bytes = self.memory().get(self.payload_end()..self.source_end())?;
         let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
         Some(match text.split_once('\0') {
-            Some((client_id, user)) => Source { client_id, user: Some(user) },
-            None => Source { client_id: text, user: None },
+            Some((client_id, user)) => PublishedBy { client_id, user: Some(user) },
+            None => PublishedBy { client_id: text, user: None },
         })
     }
 
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_message_gives_back_its_parts_and_counts_its_expiry_down() {
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic: "a/ä",
             properties: &[1, 1],
             payload: b"xyz",
@@ -423,8 +423,8 @@ mod tests {
 
     #[test]
     fn a_message_in_the_memory_of_another_shows_nothing_of_it() {
-        fn content(payload: &[u8]) -> Content<'_> {
-            Content {
+        fn content(payload: &[u8]) -> MessageParts<'_> {
+            MessageParts {
                 topic: "a",
                 properties: &[],
                 payload,
@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_message_keeps_who_published_it_through_the_store() {
-        let content = Content {
+        let content = MessageParts {
             topic: "a",
             properties: &[1, 1],
             payload: b"xyz",
@@ -471,7 +471,9 @@ mod tests {
             published_at: 0,
             expires_at: None,
         };
-        for source in [Source { client_id: "c", user: Some("ann") }, Source { client_id: "", user: None }] {
+        for source in
+            [PublishedBy { client_id: "c", user: Some("ann") }, PublishedBy { client_id: "", user: None }]
+        {
             let message = Message::from_source(&content, Some(source));
             let read = Message::from_bytes(message.as_bytes()).unwrap();
             assert_eq!(
@@ -481,13 +483,14 @@ mod tests {
             assert_eq!(read.trace(), None);
             // Followed, it is the same message with a number.
             for (source, id) in [(Some(source), 7), (None, u64::MAX)] {
-                let message = Message::from_source(&content, source).traced(id);
+                let message = Message::from_source(&content, source).with_trace(id);
                 let read = Message::from_bytes(message.as_bytes()).unwrap();
                 assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
             }
         }
-        let mut cut =
-            Message::from_source(&content, Some(Source { client_id: "c", user: None })).as_bytes().to_vec();
+        let mut cut = Message::from_source(&content, Some(PublishedBy { client_id: "c", user: None }))
+            .as_bytes()
+            .to_vec();
         let len = cut.len();
         cut[len - 2..].copy_from_slice(&u16::MAX.to_le_bytes());
         assert_eq!(Message::from_bytes(&cut), None);

@@ -27,8 +27,8 @@ const LARGE_KEPT_BYTES_MAX: usize = 512 * 1024;
 const LARGE_PIECE_BYTES_MAX: usize = 128 * 1024;
 
 thread_local! {
-    static SPARE: RefCell<Spare> = const { RefCell::new(Spare::new()) };
-    static LARGE: RefCell<Large> = const { RefCell::new(Large { pieces: VecDeque::new(), bytes: 0 }) };
+    static SPARE: RefCell<LocalPool> = const { RefCell::new(LocalPool::new()) };
+    static LARGE: RefCell<LargeBuffers> = const { RefCell::new(LargeBuffers { pieces: VecDeque::new(), bytes: 0 }) };
 }
 
 /// How many bytes stand behind so many, in the piece that has room for them.
@@ -64,12 +64,12 @@ pub(super) fn put_large(piece: Arc<Vec<u8>>) {
 /// Memory of large messages, which are of any length: the one put away last goes first, if it is not much too long. The allocator would give
 /// that much memory back to the kernel, and ask for it again, for every few of them.
 #[derive(Debug)]
-struct Large {
+struct LargeBuffers {
     pieces: VecDeque<Arc<Vec<u8>>>,
     bytes: usize,
 }
 
-impl Large {
+impl LargeBuffers {
     fn take(&mut self, len: usize) -> Option<Arc<Vec<u8>>> {
         let fits = |piece: &Arc<Vec<u8>>| (len..=2 * len).contains(&piece.capacity());
         let at = self.pieces.iter().rposition(fits)?;
@@ -94,14 +94,14 @@ impl Large {
 }
 
 #[derive(Debug)]
-struct Spare {
+struct LocalPool {
     shelves: [Vec<Arc<[u8]>>; SHELVES],
     bytes: usize,
 }
 
-impl Spare {
-    const fn new() -> Spare {
-        Spare { shelves: [const { Vec::new() }; SHELVES], bytes: 0 }
+impl LocalPool {
+    const fn new() -> LocalPool {
+        LocalPool { shelves: [const { Vec::new() }; SHELVES], bytes: 0 }
     }
 
     #[inline]
@@ -140,7 +140,7 @@ impl Spare {
         if own > KEPT_BYTES_MAX / 2 {
             let pieces: Vec<_> = shelf.drain(..shelf.len() / 2).collect();
             self.bytes -= bytes_of(wanted, pieces.len());
-            return DEPOT.leave(Lot { shelf: wanted, pieces });
+            return DEPOT.leave(Bundle { shelf: wanted, pieces });
         }
         self.clear_but(wanted);
     }
@@ -174,29 +174,29 @@ fn bytes_of(shelf: usize, pieces: usize) -> usize {
 /// Where threads that have too many pieces leave them for those that have none: half a shelf at once, so that a lock is for hundreds of
 /// messages. Nobody waits for it.
 #[derive(Debug)]
-struct Depot {
-    lots: Mutex<Vec<Lot>>,
+struct SharedPool {
+    lots: Mutex<Vec<Bundle>>,
     /// A bit for each shelf that there is something for.
     known: AtomicU64,
 }
 
 /// Half of a shelf.
 #[derive(Debug)]
-struct Lot {
+struct Bundle {
     shelf: usize,
     pieces: Vec<Arc<[u8]>>,
 }
 
-static DEPOT: Depot = Depot { lots: Mutex::new(Vec::new()), known: AtomicU64::new(0) };
+static DEPOT: SharedPool = SharedPool { lots: Mutex::new(Vec::new()), known: AtomicU64::new(0) };
 
-impl Depot {
+impl SharedPool {
     #[inline]
     fn may_have(&self, shelf: usize) -> bool {
         self.known.load(Ordering::Relaxed) >> shelf & 1 != 0
     }
 
     /// In place of what was left first, if there is no room.
-    fn leave(&self, lot: Lot) {
+    fn leave(&self, lot: Bundle) {
         let Ok(mut lots) = self.lots.try_lock() else { return };
         let oldest = (lots.len() >= LOTS_MAX).then(|| lots.remove(0));
         lots.push(lot);
@@ -213,7 +213,7 @@ impl Depot {
         Some(lot.pieces)
     }
 
-    fn tell(&self, lots: &[Lot]) {
+    fn tell(&self, lots: &[Bundle]) {
         self.known.store(lots.iter().fold(0, |known, lot| known | 1 << lot.shelf), Ordering::Relaxed);
     }
 }
@@ -226,13 +226,13 @@ mod tests {
         std::iter::repeat_n(7, len).collect()
     }
 
-    fn kept(spare: &Spare) -> usize {
+    fn kept(spare: &LocalPool) -> usize {
         spare.shelves.iter().flatten().map(|piece| piece.len() + PIECE_BYTES).sum()
     }
 
     #[test]
     fn a_piece_is_given_to_who_asks_for_its_length_only() {
-        let mut spare = Spare::new();
+        let mut spare = LocalPool::new();
         for len in 0..2_000 {
             let len = len + padding(len);
             assert!(len % STEP == BEYOND, "{len}");
@@ -250,12 +250,12 @@ mod tests {
     fn what_one_thread_has_too_much_of_another_one_gets() {
         // Of a length that no other test here asks for.
         const LEN: usize = 808;
-        let mut sends = Spare::new();
+        let mut sends = LocalPool::new();
         for _ in 0..10_000 {
             sends.put(piece(LEN));
             assert!(kept(&sends) <= KEPT_BYTES_MAX && kept(&sends) == sends.bytes);
         }
-        let mut makes = Spare::new();
+        let mut makes = LocalPool::new();
         makes.put(piece(408));
         let taken =
             std::iter::from_fn(|| makes.take(LEN)).inspect(|piece| assert_eq!(piece.len(), LEN)).count();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_the_bound_is_not_used_up_by_sizes_of_the_past() {
-        let mut spare = Spare::new();
+        let mut spare = LocalPool::new();
         for _ in 0..10_000 {
             spare.put(piece(104));
             assert!(kept(&spare) <= KEPT_BYTES_MAX && kept(&spare) == spare.bytes);
@@ -280,7 +280,7 @@ mod tests {
     }
     #[test]
     fn the_memory_of_large_messages_is_given_to_those_that_fill_it_by_half_and_is_bounded() {
-        let mut large = Large { pieces: VecDeque::new(), bytes: 0 };
+        let mut large = LargeBuffers { pieces: VecDeque::new(), bytes: 0 };
         let piece = |len| Arc::new(Vec::with_capacity(len));
         large.put(piece(20_000));
         assert!(large.take(20_001).is_none() && large.take(9_999).is_none());

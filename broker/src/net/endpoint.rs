@@ -9,12 +9,12 @@ use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::telemetry::metrics::Traffic;
 
 /// What tells a listener from all others, as long as the broker runs.
-pub type GateNumber = u64;
+pub type EndpointId = u64;
 
 /// A listener as the configuration has it now, with what holds for its clients.
-pub struct Gate {
+pub struct Endpoint {
     /// Stays with the listener, however often it changes.
-    pub number: GateNumber,
+    pub number: EndpointId,
     /// Its own keys.
     pub listener: Listener,
     /// What the broker offers there.
@@ -30,25 +30,25 @@ pub struct Gate {
 
 /// A connection that a listener counts; dropping it counts it out.
 #[derive(Debug)]
-pub struct Entered(Arc<AtomicUsize>);
+pub struct ConnectionGuard(Arc<AtomicUsize>);
 
-impl Drop for Entered {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Gate {
+impl Endpoint {
     /// The keys of the listener in place of the common ones; `before` is what it was until now.
     pub fn new(
-        number: GateNumber,
+        number: EndpointId,
         config: &Config,
         listener: &Listener,
         tls: Option<TlsAcceptor>,
-        before: Option<&Gate>,
-    ) -> Gate {
+        before: Option<&Endpoint>,
+    ) -> Endpoint {
         let (mqtt, limits) = (&config.mqtt, &config.limits);
-        Gate {
+        Endpoint {
             number,
             mqtt: Mqtt { qos_max: listener.qos_max.unwrap_or(mqtt.qos_max), ..mqtt.clone() },
             limits: Limits {
@@ -70,9 +70,9 @@ impl Gate {
     }
 
     /// Counts a connection in; `None`: the listener has all that it may have.
-    pub fn enter(&self) -> Option<Entered> {
+    pub fn admit(&self) -> Option<ConnectionGuard> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let entered = Entered(self.connections.clone());
+        let entered = ConnectionGuard(self.connections.clone());
         let most = self.listener.connections_max.map_or(usize::MAX, |most| most as usize);
         (before < most).then_some(entered)
     }

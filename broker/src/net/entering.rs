@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, websocket};
-use crate::net::endpoint::Gate;
+use crate::net::endpoint::Endpoint;
 
 /// How much of what a client has said is read when it is accepted.
 const FIRST_BYTES: usize = 256;
@@ -29,84 +29,84 @@ impl std::error::Error for EstablishError {}
 /// A connection as the system hands it over. No runtime knows of it yet.
 #[derive(Debug)]
 #[allow(missing_docs)] // Named as their transports.
-pub enum Raw {
+pub enum RawStream {
     Tcp(std::net::TcpStream, SocketAddr),
     Unix(std::os::unix::net::UnixStream),
 }
 
 /// What a connection is served by, and where it comes from.
-pub struct Origin {
+pub struct AcceptedFrom {
     address: PeerAddress,
     /// The name of the listener, with the port.
     listener: Arc<str>,
-    gate: Arc<Gate>,
+    endpoint: Arc<Endpoint>,
 }
 
 /// A connection that was accepted.
 pub struct Accepted {
-    raw: Raw,
-    origin: Origin,
+    raw: RawStream,
+    origin: AcceptedFrom,
 }
 
-enum Carrier {
+enum SocketStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// A connection that belongs to the runtime that will serve it.
-pub struct Entering {
-    carrier: Carrier,
+pub struct Incoming {
+    stream: SocketStream,
     /// What had come already by then.
-    begun: Zeroizing<Vec<u8>>,
-    origin: Origin,
+    prefix: Zeroizing<Vec<u8>>,
+    origin: AcceptedFrom,
 }
 
 /// Whose connection it is, before a byte of theirs was judged.
-pub enum Sender {
+pub enum ProxyVerdict {
     /// This client's.
-    Client(Entering),
+    Client(Incoming),
     /// A proxy's own, like a health check: there is nothing to serve.
     Proxy,
 }
 
-impl Origin {
+impl AcceptedFrom {
     /// Where it comes from.
     pub fn address(&self) -> &PeerAddress {
         &self.address
     }
 
     /// What it is served by.
-    pub fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
     pub fn is_proxy(&self) -> bool {
         let ip = self.address.ip().map(|ip| ip.to_canonical());
         ip.is_some_and(|ip: IpAddr| {
-            self.gate.listener.proxy_protocol_from.iter().any(|net| net.contains(&ip))
+            self.endpoint.listener.proxy_protocol_from.iter().any(|net| net.contains(&ip))
         })
     }
 }
 
 impl Accepted {
     /// By the listener of this name, to be served as this says.
-    pub fn new(raw: Raw, listener: Arc<str>, gate: Arc<Gate>) -> Accepted {
+    pub fn new(raw: RawStream, listener: Arc<str>, gate: Arc<Endpoint>) -> Accepted {
         let address = match &raw {
-            Raw::Tcp(_, address) => PeerAddress::Ip(*address),
-            Raw::Unix(_) => PeerAddress::Unix,
+            RawStream::Tcp(_, address) => PeerAddress::Ip(*address),
+            RawStream::Unix(_) => PeerAddress::Unix,
         };
-        Accepted { raw, origin: Origin { address, listener, gate } }
+        Accepted { raw, origin: AcceptedFrom { address, listener, endpoint: gate } }
     }
 
     /// As the system handed it over.
     #[cfg(feature = "internals")]
-    pub fn raw(&self) -> &Raw {
+    pub fn raw(&self) -> &RawStream {
         &self.raw
     }
 
     /// Where it comes from, and what it is served by.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &AcceptedFrom {
         &self.origin
     }
 
@@ -115,17 +115,19 @@ impl Accepted {
     ///
     /// # Errors
     /// Those of the system.
-    pub fn enter(self) -> io::Result<Entering> {
+    pub fn enter(self) -> io::Result<Incoming> {
         let Accepted { raw, origin } = self;
-        let plain = origin.gate.listener.transport == Transport::Tcp && !origin.is_proxy();
+        let plain = origin.endpoint.listener.transport == Transport::Tcp && !origin.is_proxy();
         let (carrier, begun) = match raw {
-            Raw::Tcp(stream, _) => {
+            RawStream::Tcp(stream, _) => {
                 let begun = if plain { first_bytes(&stream) } else { Zeroizing::default() };
-                (Carrier::Tcp(TcpStream::from_std(stream)?), begun)
+                (SocketStream::Tcp(TcpStream::from_std(stream)?), begun)
             }
-            Raw::Unix(stream) => (Carrier::Unix(UnixStream::from_std(stream)?), Zeroizing::default()),
+            RawStream::Unix(stream) => {
+                (SocketStream::Unix(UnixStream::from_std(stream)?), Zeroizing::default())
+            }
         };
-        Ok(Entering { carrier, begun, origin })
+        Ok(Incoming { stream: carrier, prefix: begun, origin })
     }
 }
 
@@ -140,21 +142,21 @@ fn first_bytes(mut stream: &std::net::TcpStream) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-impl Entering {
+impl Incoming {
     /// Where it comes from, and what it is served by.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &AcceptedFrom {
         &self.origin
     }
 
     /// Waits until there is something to read, or the connection has ended.
     pub async fn first_byte(&self) {
-        if !self.begun.is_empty() {
+        if !self.prefix.is_empty() {
             return;
         }
         // An error shows itself when it is read.
-        let _ = match &self.carrier {
-            Carrier::Tcp(stream) => stream.readable().await,
-            Carrier::Unix(stream) => stream.readable().await,
+        let _ = match &self.stream {
+            SocketStream::Tcp(stream) => stream.readable().await,
+            SocketStream::Unix(stream) => stream.readable().await,
         };
     }
 
@@ -162,18 +164,18 @@ impl Entering {
     ///
     /// # Errors
     /// That it does not say it as it should.
-    pub async fn sender(mut self) -> Result<Sender, EstablishError> {
+    pub async fn read_proxy_header(mut self) -> Result<ProxyVerdict, EstablishError> {
         if !self.origin.is_proxy() {
-            return Ok(Sender::Client(self));
+            return Ok(ProxyVerdict::Client(self));
         }
         let fail = |text: String| EstablishError(format!("on listener {}: {text}", self.origin.listener));
-        let Carrier::Tcp(stream) = &mut self.carrier else { return Ok(Sender::Client(self)) };
+        let SocketStream::Tcp(stream) = &mut self.stream else { return Ok(ProxyVerdict::Client(self)) };
         match proxy::receive(stream).await.map_err(fail)? {
             Some(Header::Client(address)) => {
                 self.origin.address = PeerAddress::Ip(address);
-                Ok(Sender::Client(self))
+                Ok(ProxyVerdict::Client(self))
             }
-            Some(Header::Proxy) | None => Ok(Sender::Proxy),
+            Some(Header::Proxy) | None => Ok(ProxyVerdict::Proxy),
         }
     }
 
@@ -182,13 +184,17 @@ impl Entering {
     /// # Errors
     /// What went wrong, with what it looks like.
     pub async fn establish(mut self) -> Result<(Stream, Vec<u8>, Peer), EstablishError> {
-        let begun = std::mem::take(&mut *self.begun);
+        let begun = std::mem::take(&mut *self.prefix);
         let (stream, peer) = self.open().await?;
         Ok((stream, begun, peer))
     }
 
     async fn open(self) -> Result<(Stream, Peer), EstablishError> {
-        let Entering { carrier, origin: Origin { address, listener: name, gate }, .. } = self;
+        let Incoming {
+            stream: carrier,
+            origin: AcceptedFrom { address, listener: name, endpoint: gate },
+            ..
+        } = self;
         let config = &gate.listener;
         let peer = |certificates| Peer {
             address,
@@ -198,8 +204,8 @@ impl Entering {
             certificates,
         };
         let tcp = match carrier {
-            Carrier::Unix(stream) => return Ok((Stream::Unix(stream), peer(None))),
-            Carrier::Tcp(stream) => stream,
+            SocketStream::Unix(stream) => return Ok((Stream::Unix(stream), peer(None))),
+            SocketStream::Tcp(stream) => stream,
         };
         let fail = |text: String| EstablishError(format!("on listener {name}: {text}"));
         let Some(acceptor) = &gate.tls else {

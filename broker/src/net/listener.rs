@@ -16,10 +16,10 @@ use tokio::io::unix::AsyncFd;
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
-use super::entering::{Accepted, Raw};
+use super::entering::{Accepted, RawStream};
 use super::{Transport, tls};
 use crate::config;
-use crate::net::endpoint::{Gate, GateNumber};
+use crate::net::endpoint::{Endpoint, EndpointId};
 
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -36,16 +36,16 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-enum Open {
+enum OpenSocket {
     Tcp(AsyncFd<TcpListener>),
     Unix(AsyncFd<UnixListener>, PathBuf),
 }
 
 /// An open listener.
-pub struct Listener {
-    socket: Open,
+pub struct ListeningSocket {
+    socket: OpenSocket,
     name: Arc<str>,
-    number: GateNumber,
+    number: EndpointId,
     /// What its connections have from the start.
     inherited: Option<Tuning>,
 }
@@ -71,14 +71,14 @@ pub fn prepare(listener: &config::Listener) -> Result<Option<TlsAcceptor>, BindE
 ///
 /// # Errors
 /// Why it cannot be opened; nothing stays open then.
-pub fn bind(listener: &config::Listener, number: GateNumber) -> Result<Vec<Listener>, BindError> {
+pub fn bind(listener: &config::Listener, number: EndpointId) -> Result<Vec<ListeningSocket>, BindError> {
     match listener.transport {
         Transport::Unix => bind_unix(listener, number).map(|listener| vec![listener]),
         _ => bind_tcp(listener, number),
     }
 }
 
-fn bind_tcp(config: &config::Listener, number: GateNumber) -> Result<Vec<Listener>, BindError> {
+fn bind_tcp(config: &config::Listener, number: EndpointId) -> Result<Vec<ListeningSocket>, BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {}", config.title(), explain(&error)));
     let addresses = config.addresses().map_err(fail)?;
     let several = addresses.len() > 1;
@@ -96,8 +96,8 @@ fn bind_tcp(config: &config::Listener, number: GateNumber) -> Result<Vec<Listene
                 port = Some(local.port());
                 let name = format!("{}://{local}", config.transport.scheme()).into();
                 let inherited = Tuning::of(config).bequeath(SockRef::from(&socket));
-                let socket = Open::Tcp(watch(socket).map_err(fail)?);
-                listeners.push(Listener { socket, name, number, inherited });
+                let socket = OpenSocket::Tcp(watch(socket).map_err(fail)?);
+                listeners.push(ListeningSocket { socket, name, number, inherited });
             }
             // A machine without IPv6, or without IPv4, has one of the two.
             Err(error) if several && error.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -214,7 +214,7 @@ impl Drop for ControlSocket {
     }
 }
 
-fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, BindError> {
+fn bind_unix(config: &config::Listener, number: EndpointId) -> Result<ListeningSocket, BindError> {
     let fail = |error: io::Error| BindError(format!("listener {}: {error}", config.title()));
     let path = config.path.clone().unwrap_or_default();
     remove_stale(&path).map_err(fail)?;
@@ -223,7 +223,7 @@ fn bind_unix(config: &config::Listener, number: GateNumber) -> Result<Listener, 
     permit_one(config).map_err(fail)?;
     let socket = watch(socket).map_err(fail)?;
     let name = format!("unix://{}", path.display()).into();
-    Ok(Listener { socket: Open::Unix(socket, path), name, number, inherited: None })
+    Ok(ListeningSocket { socket: OpenSocket::Unix(socket, path), name, number, inherited: None })
 }
 
 /// Gives the Unix sockets among listeners the permissions that they are to have now.
@@ -250,14 +250,14 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-impl Listener {
+impl ListeningSocket {
     /// Like `mqtt://127.0.0.1:1883`, with the real port.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
     /// What its connections are served by.
-    pub fn number(&self) -> GateNumber {
+    pub fn number(&self) -> EndpointId {
         self.number
     }
 
@@ -265,28 +265,28 @@ impl Listener {
     ///
     /// # Errors
     /// Those of the system, such as no file descriptor left.
-    pub async fn accept(&self) -> io::Result<Raw> {
+    pub async fn accept(&self) -> io::Result<RawStream> {
         match &self.socket {
-            Open::Tcp(listener) => {
+            OpenSocket::Tcp(listener) => {
                 let (stream, address) = next(listener, TcpListener::accept).await?;
-                stream.set_nonblocking(true).map(|()| Raw::Tcp(stream, address))
+                stream.set_nonblocking(true).map(|()| RawStream::Tcp(stream, address))
             }
-            Open::Unix(listener, _) => {
+            OpenSocket::Unix(listener, _) => {
                 let (stream, _) = next(listener, UnixListener::accept).await?;
-                stream.set_nonblocking(true).map(|()| Raw::Unix(stream))
+                stream.set_nonblocking(true).map(|()| RawStream::Unix(stream))
             }
         }
     }
 
     /// The connection, served as the listener is now.
-    pub fn admit(&self, raw: Raw, gate: Arc<Gate>) -> Accepted {
-        if let Raw::Tcp(stream, _) = &raw {
-            let tuning = Tuning::of(&gate.listener);
+    pub fn admit(&self, raw: RawStream, endpoint: Arc<Endpoint>) -> Accepted {
+        if let RawStream::Tcp(stream, _) = &raw {
+            let tuning = Tuning::of(&endpoint.listener);
             if self.inherited != Some(tuning) {
                 tuning.apply(SockRef::from(stream));
             }
         }
-        Accepted::new(raw, self.name.clone(), gate)
+        Accepted::new(raw, self.name.clone(), endpoint)
     }
 }
 
@@ -358,9 +358,9 @@ impl Tuning {
     }
 }
 
-impl Drop for Listener {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
-        if let Open::Unix(_, path) = &self.socket {
+        if let OpenSocket::Unix(_, path) = &self.socket {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -384,9 +384,9 @@ mod tests {
         let address = listener.name().strip_prefix("mqtt://").unwrap().to_owned();
         for config in [config, later] {
             let _client = std::net::TcpStream::connect(&address).unwrap();
-            let gate = Gate::new(1, &config::Config::default(), &config, None, None);
-            let accepted = listener.admit(listener.accept().await.unwrap(), Arc::new(gate));
-            let Raw::Tcp(stream, _) = accepted.raw() else { panic!("not TCP") };
+            let endpoint = Endpoint::new(1, &config::Config::default(), &config, None, None);
+            let accepted = listener.admit(listener.accept().await.unwrap(), Arc::new(endpoint));
+            let RawStream::Tcp(stream, _) = accepted.raw() else { panic!("not TCP") };
             let socket = SockRef::from(stream);
             assert_eq!(socket.tcp_nodelay().unwrap(), config.nodelay);
             assert_eq!(socket.keepalive().unwrap(), config.tcp_keep_alive_s > 0);

@@ -16,10 +16,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub use entering::{Accepted, Entering, Origin, Sender};
+pub use entering::{Accepted, AcceptedFrom, Incoming, ProxyVerdict};
 #[cfg(feature = "internals")]
-pub use entering::{EstablishError, Raw};
-pub use listener::{BindError, ControlSocket, Listener, bind, bind_admin, bind_control, permit, prepare};
+pub use entering::{EstablishError, RawStream};
+pub use listener::{
+    BindError, ControlSocket, ListeningSocket, bind, bind_admin, bind_control, permit, prepare,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::rustls::pki_types::CertificateDer;

@@ -27,7 +27,7 @@ pub enum Header {
 
 /// What stands at the front of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum HeaderScan {
     /// A header of so many bytes.
     Header(Header, usize),
     /// The beginning of one: at least so many bytes more belong to it.
@@ -38,9 +38,9 @@ pub enum Found {
 ///
 /// # Errors
 /// Why it is none.
-pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
+pub fn find(bytes: &[u8]) -> Result<HeaderScan, &'static str> {
     if bytes.is_empty() {
-        return Ok(Found::Incomplete(SIGNATURE.len()));
+        return Ok(HeaderScan::Incomplete(SIGNATURE.len()));
     }
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     // Nothing begins like both.
@@ -51,10 +51,10 @@ pub fn find(bytes: &[u8]) -> Result<Found, &'static str> {
         return Err("no PROXY header: the proxy has to be told to send one (HAProxy: send-proxy-v2)");
     }
     match bytes.iter().take(V1_MAX).position(|byte| *byte == b'\n') {
-        Some(end) => v1(bytes.get(..end).unwrap_or(&[])).map(|header| Found::Header(header, end + 1)),
+        Some(end) => v1(bytes.get(..end).unwrap_or(&[])).map(|header| HeaderScan::Header(header, end + 1)),
         None if bytes.len() >= V1_MAX => Err("a PROXY header without an end"),
         // The line end is all that is certain to be missing.
-        None => Ok(Found::Incomplete(1)),
+        None => Ok(HeaderScan::Incomplete(1)),
     }
 }
 
@@ -77,9 +77,9 @@ fn v1(line: &[u8]) -> Result<Header, &'static str> {
     Ok(Header::Client(SocketAddr::new(ip.map_err(|_| WRONG)?, port)))
 }
 
-fn v2(bytes: &[u8]) -> Result<Found, &'static str> {
-    let Some(head) = bytes.get(..V2_HEAD) else { return Ok(Found::Incomplete(V2_HEAD - bytes.len())) };
-    let [.., command, family, high, low] = head else { return Ok(Found::Incomplete(1)) };
+fn v2(bytes: &[u8]) -> Result<HeaderScan, &'static str> {
+    let Some(head) = bytes.get(..V2_HEAD) else { return Ok(HeaderScan::Incomplete(V2_HEAD - bytes.len())) };
+    let [.., command, family, high, low] = head else { return Ok(HeaderScan::Incomplete(1)) };
     let len = V2_HEAD + usize::from(u16::from_be_bytes([*high, *low]));
     if command >> 4 != 2 {
         return Err("a PROXY header of a version that is not known");
@@ -87,7 +87,7 @@ fn v2(bytes: &[u8]) -> Result<Found, &'static str> {
     if len > V2_MAX {
         return Err("a PROXY header longer than 4096 bytes");
     }
-    let Some(body) = bytes.get(V2_HEAD..len) else { return Ok(Found::Incomplete(len - bytes.len())) };
+    let Some(body) = bytes.get(V2_HEAD..len) else { return Ok(HeaderScan::Incomplete(len - bytes.len())) };
     let port = |at: usize| match body.get(at..at + 2) {
         Some([high, low]) => Ok(u16::from_be_bytes([*high, *low])),
         _ => Err("a PROXY header without the port that it announces"),
@@ -106,7 +106,7 @@ fn v2(bytes: &[u8]) -> Result<Found, &'static str> {
         (1, _) => Header::Proxy,
         _ => return Err("a PROXY header with a command that is not known"),
     };
-    Ok(Found::Header(header, len))
+    Ok(HeaderScan::Header(header, len))
 }
 
 /// Reads the header of a connection; `None`: it was closed before a byte came, as health checks do.
@@ -126,8 +126,8 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opt
             _ => {}
         }
         match find(&bytes)? {
-            Found::Header(header, _) => return Ok(Some(header)),
-            Found::Incomplete(n) => more = n.max(SIGNATURE.len().saturating_sub(bytes.len())),
+            HeaderScan::Header(header, _) => return Ok(Some(header)),
+            HeaderScan::Incomplete(n) => more = n.max(SIGNATURE.len().saturating_sub(bytes.len())),
         }
     }
 }
@@ -172,10 +172,10 @@ mod tests {
         for (bytes, header) in headers() {
             let mut more = bytes.clone();
             more.extend(b"\x10\x0c\x00\x04MQTT");
-            assert_eq!(find(&more), Ok(Found::Header(header, bytes.len())));
+            assert_eq!(find(&more), Ok(HeaderScan::Header(header, bytes.len())));
             for cut in 0..bytes.len() {
                 match find(&bytes[..cut]) {
-                    Ok(Found::Incomplete(n)) => assert!(n > 0 && cut + n <= bytes.len(), "{cut}: {n}"),
+                    Ok(HeaderScan::Incomplete(n)) => assert!(n > 0 && cut + n <= bytes.len(), "{cut}: {n}"),
                     other => panic!("{cut} bytes of {bytes:?}: {other:?}"),
                 }
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use ureq::http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::recorder::{End, Span, What};
+use super::recorder::{End, Span, SpanKind};
 use crate::config::{self, Secret, text_of, why_not_secret};
 
 /// Where traces go.
@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: u64 = 65_536;
 
 /// Why a batch was not taken.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum ExportError {
     /// It may be taken later.
     ForNow(String),
     /// It never will be.
@@ -79,12 +79,12 @@ impl Collector {
     }
 
     /// Sends it; how many of its spans the collector did not want.
-    pub(super) fn send(&self, body: &str) -> Result<u64, Failure> {
+    pub(super) fn send(&self, body: &str) -> Result<u64, ExportError> {
         let mut request = self.agent.post(&self.url).header("content-type", "application/json");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let mut response = request.send(body).map_err(|error| Failure::ForNow(error.to_string()))?;
+        let mut response = request.send(body).map_err(|error| ExportError::ForNow(error.to_string()))?;
         let status = response.status().as_u16();
         match status {
             200..=299 => {
@@ -96,8 +96,8 @@ impl Collector {
                 Ok(rejected.as_u64().or(as_text).unwrap_or(0))
             }
             // Those that the standard wants to be sent again.
-            429 | 502..=504 => Err(Failure::ForNow(format!("status {status}"))),
-            _ => Err(Failure::Final(format!("status {status}"))),
+            429 | 502..=504 => Err(ExportError::ForNow(format!("status {status}"))),
+            _ => Err(ExportError::Final(format!("status {status}"))),
         }
     }
 }
@@ -137,8 +137,8 @@ fn span(span: &Span) -> Value {
     const CONSUMER: u8 = 5;
     const ERROR: u8 = 2;
     let (name, kind, operation) = match span.what {
-        What::Route => ("route", CONSUMER, "process"),
-        What::Deliver => ("deliver", PRODUCER, "send"),
+        SpanKind::Route => ("route", CONSUMER, "process"),
+        SpanKind::Deliver => ("deliver", PRODUCER, "send"),
     };
     let mut attributes = vec![
         text("messaging.system", "mqtt"),

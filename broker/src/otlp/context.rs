@@ -5,7 +5,7 @@ use lapwing_protocol::property::{Place, Properties, PropertyId};
 use ring::digest::{Context as Hash, SHA256};
 
 use crate::message::TraceId;
-use crate::telemetry::trace::Subject;
+use crate::telemetry::trace::TraceSubject;
 
 /// The name of the user property.
 const TRACEPARENT: &str = "traceparent";
@@ -80,7 +80,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub fn of(id: TraceId, subject: &Subject<'_>) -> Own {
+    pub fn of(id: TraceId, subject: &TraceSubject<'_>) -> Own {
         let parent = Parent::of(subject.properties);
         let (trace, span) = parent.map_or(Default::default(), |parent| (parent.trace, parent.span));
         let number = [id.to_le_bytes(), subject.at.to_le_bytes()].concat();

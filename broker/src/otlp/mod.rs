@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 pub(crate) use self::collector::Collector;
-use self::collector::Failure;
+use self::collector::ExportError;
 use self::recorder::Recorder;
 use crate::core::Core;
 
@@ -38,7 +38,7 @@ impl Telemetry {
     /// # Errors
     /// There is no thread for it.
     pub fn start(collector: Collector, core: &Core) -> Result<Telemetry, String> {
-        let config = &core.live.get().config.telemetry;
+        let config = &core.settings.get().config.telemetry;
         let recorder = Arc::new(Recorder::new(config));
         let (end, ended) = oneshot::channel();
         let sender = Sender {
@@ -52,7 +52,7 @@ impl Telemetry {
             let _ = end.send(());
         });
         thread.map_err(|error| format!("telemetry.otlp_endpoint: no thread for it: {error}"))?;
-        core.ends.traces.set_export(recorder.clone());
+        core.outcomes.traces.set_export(recorder.clone());
         Ok(Telemetry { recorder, ended })
     }
 
@@ -103,12 +103,12 @@ impl Sender {
                         pause = shortest;
                         break;
                     }
-                    Err(Failure::Final(why)) => {
+                    Err(ExportError::Final(why)) => {
                         self.warn(&why);
                         self.recorder.dropped.add(count);
                         break;
                     }
-                    Err(Failure::ForNow(why)) => {
+                    Err(ExportError::ForNow(why)) => {
                         self.warn(&why);
                         // The last try is one that began when the broker stopped already.
                         if stopping {

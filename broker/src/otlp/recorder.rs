@@ -1,4 +1,4 @@
-//! What happens to messages, made into spans that wait to be sent.
+//! SpanKind happens to messages, made into spans that wait to be sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,9 @@ use lapwing_protocol::{PacketType, QoS};
 use super::context::{Own, Parent, chosen};
 use crate::config;
 use crate::message::TraceId;
-use crate::telemetry::drop_reason::{Kind, Reason};
+use crate::telemetry::drop_reason::{Reason, ReasonKind};
 use crate::telemetry::metrics::Counter;
-use crate::telemetry::trace::{Export, Step, Subject, cut};
+use crate::telemetry::trace::{Step, TraceExporter, TraceSubject, cut};
 
 /// How many spans are sent at once.
 const BATCH: usize = 512;
@@ -24,9 +24,9 @@ fn nanos(at: SystemTime) -> Nanos {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What a span is about.
+/// SpanKind a span is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum SpanKind {
     /// The broker takes a message and finds out whom it is for.
     Route,
     /// One subscriber gets it.
@@ -48,7 +48,7 @@ pub(super) enum End {
 /// A span.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
-    pub what: What,
+    pub what: SpanKind,
     pub trace: [u8; 16],
     pub id: [u8; 8],
     pub parent: Option<[u8; 8]>,
@@ -68,7 +68,7 @@ pub(super) struct Recorder {
     sampled_only: bool,
     untraced_per_million: u32,
     spans_max: usize,
-    state: Mutex<State>,
+    state: Mutex<RecorderState>,
     changed: Condvar,
     /// Spans that a collector took.
     pub sent: Counter,
@@ -77,7 +77,7 @@ pub(super) struct Recorder {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RecorderState {
     /// When deliveries began that have not ended, those of the oldest messages first.
     under_way: BTreeMap<(TraceId, Arc<str>), Nanos>,
     ended: VecDeque<Span>,
@@ -97,15 +97,15 @@ impl Recorder {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RecorderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be sent next: waits for a span, and then for more for `interval`. Nothing: that was all.
+    /// SpanKind is to be sent next: waits for a span, and then for more for `interval`. Nothing: that was all.
     pub fn next_batch(&self, interval: Duration) -> Vec<Span> {
-        let idle = |state: &mut State| state.ended.is_empty() && !state.stopping;
+        let idle = |state: &mut RecorderState| state.ended.is_empty() && !state.stopping;
         let state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        let few = |state: &mut State| state.ended.len() < BATCH && !state.stopping;
+        let few = |state: &mut RecorderState| state.ended.len() < BATCH && !state.stopping;
         let waited = self.changed.wait_timeout_while(state, interval, few);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let count = state.ended.len().min(BATCH);
@@ -114,7 +114,7 @@ impl Recorder {
 
     /// Waits; `true`: no longer, since the broker stops.
     pub fn pause(&self, time: Duration) -> bool {
-        let goes_on = |state: &mut State| !state.stopping;
+        let goes_on = |state: &mut RecorderState| !state.stopping;
         let waited = self.changed.wait_timeout_while(self.lock(), time, goes_on);
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
@@ -157,12 +157,12 @@ impl Recorder {
         }
     }
 
-    fn deliver(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, since: Option<Nanos>, end: End) {
+    fn deliver(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, since: Option<Nanos>, end: End) {
         let Some(id) = subject.id else { return };
         let until = nanos(SystemTime::now());
         let (own, since) = (Own::of(id, subject), since.unwrap_or(until));
         self.push(Span {
-            what: What::Deliver,
+            what: SpanKind::Deliver,
             trace: own.trace,
             id: own.below(client.map_or("", |client| client), since),
             parent: Some(own.span),
@@ -180,12 +180,12 @@ impl Recorder {
 
 fn end_of(reason: Reason) -> End {
     match reason.kind() {
-        Kind::PassedOver => End::PassedOver(reason),
-        Kind::Refused | Kind::Lost => End::Dropped(reason),
+        ReasonKind::Skipped => End::PassedOver(reason),
+        ReasonKind::Refused | ReasonKind::Lost => End::Dropped(reason),
     }
 }
 
-impl Export for Recorder {
+impl TraceExporter for Recorder {
     fn may_want(&self, properties: &[u8]) -> bool {
         match Parent::of(properties) {
             Some(parent) => parent.is_sampled() || !self.sampled_only,
@@ -200,11 +200,11 @@ impl Export for Recorder {
         }
     }
 
-    fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>) {
+    fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>) {
         let Some(id) = subject.id else { return };
         let (own, since) = (Own::of(id, subject), nanos(since));
         self.push(Span {
-            what: What::Route,
+            what: SpanKind::Route,
             trace: own.trace,
             id: own.span,
             parent: own.parent,
@@ -219,18 +219,18 @@ impl Export for Recorder {
         });
     }
 
-    fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: &Step) {
+    fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step) {
         let Some(id) = subject.id else { return };
         match (step, client) {
             // The span of the broker says that nobody was to have it: it has none below it.
-            (Step::Ended(Reason::NoSubscriber), None) => {}
-            (Step::Ended(reason), _) => {
+            (Step::Dropped(Reason::NoSubscriber), None) => {}
+            (Step::Dropped(reason), _) => {
                 let since = client.and_then(|client| self.began((id, client)));
                 self.deliver(subject, client, since, end_of(*reason));
             }
             (Step::Sent { qos: QoS::AtMostOnce, .. }, Some(client)) => {
                 let since = self.began((id, client));
-                let subject = Subject { qos: QoS::AtMostOnce, ..*subject };
+                let subject = TraceSubject { qos: QoS::AtMostOnce, ..*subject };
                 self.deliver(&subject, Some(client), since, End::Well);
             }
             (Step::Queued { .. } | Step::Sent { .. }, Some(client)) => self.begin((id, client.clone())),
@@ -238,7 +238,7 @@ impl Export for Recorder {
                 let Some(since) = self.began((id, client)) else { return };
                 let qos = if *packet == PacketType::PubAck { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
                 let end = if (*reason as u8) >= 0x80 { End::Declined(*reason as u8) } else { End::Well };
-                self.deliver(&Subject { qos, ..*subject }, Some(client), Some(since), end);
+                self.deliver(&TraceSubject { qos, ..*subject }, Some(client), Some(since), end);
             }
             _ => {}
         }

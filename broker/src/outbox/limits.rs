@@ -6,7 +6,7 @@ use crate::config::{Config, QueuePolicy};
 
 /// The bounds of an outbox.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Bounds {
+pub struct QueueLimits {
     /// Messages.
     pub messages_max: usize,
     /// Bytes of messages.
@@ -21,11 +21,11 @@ pub struct Bounds {
     pub stored_messages_max: u64,
 }
 
-impl Bounds {
+impl QueueLimits {
     /// As they are configured.
-    pub fn of(config: &Config) -> Bounds {
+    pub fn of(config: &Config) -> QueueLimits {
         let limits = &config.limits;
-        Bounds {
+        QueueLimits {
             messages_max: limits.queued_messages_max as usize,
             bytes_max: usize::try_from(limits.queued_bytes_max).unwrap_or(usize::MAX),
             policy: limits.queue_policy,
@@ -38,19 +38,19 @@ impl Bounds {
 
 /// The bytes of messages on disk only, of all sessions, and their bound.
 #[derive(Debug)]
-pub struct StoredTotal {
+pub struct DiskTotal {
     bytes: AtomicU64,
     max: AtomicU64,
 }
 
-impl StoredTotal {
+impl DiskTotal {
     /// Empty.
-    pub fn new(max: u64) -> StoredTotal {
-        StoredTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
+    pub fn new(max: u64) -> DiskTotal {
+        DiskTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
     }
 
     /// Another bound.
-    pub fn bound(&self, max: u64) {
+    pub fn set_max(&self, max: u64) {
         self.max.store(max, Ordering::Relaxed);
     }
 

@@ -17,14 +17,14 @@ use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
-pub use limits::{Bounds, StoredTotal};
+pub use limits::{DiskTotal, QueueLimits};
 
 use crate::config::QueuePolicy;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::Origin;
-use crate::store::publish_record::Journal;
+use crate::store::PreviousSlot;
+use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::outcomes::{Ends, Recipient};
+use crate::telemetry::outcomes::{Outcomes, Recipient};
 use crate::workers;
 
 /// What became of a pushed message.
@@ -84,15 +84,15 @@ pub enum Take {
 
 /// Messages that are on disk only.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stored {
+struct DiskPart {
     from: Seq,
     count: u64,
     bytes: u64,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    bounds: Bounds,
+struct OutboxState {
+    limits: QueueLimits,
     queue: VecDeque<Delivery>,
     bytes: usize,
     /// What the session took and still holds.
@@ -105,7 +105,7 @@ struct Inner {
     waker: Option<Waker>,
     /// The place that was given out last.
     last: Seq,
-    stored: Stored,
+    disk: DiskPart,
 }
 
 /// The queue of one session.
@@ -119,21 +119,21 @@ pub struct Outbox {
     /// That of its connection, or of the last one; 0 before the first.
     thread: AtomicU64,
     /// For a session that is stored.
-    total: Option<Arc<StoredTotal>>,
-    inner: Mutex<Inner>,
+    disk_total: Option<Arc<DiskTotal>>,
+    inner: Mutex<OutboxState>,
 }
 
 impl Outbox {
     /// An empty one in memory.
-    pub fn new(session: SessionNumber, bounds: Bounds) -> Outbox {
+    pub fn new(session: SessionNumber, bounds: QueueLimits) -> Outbox {
         Outbox {
             session,
             recipient: Recipient::default(),
             in_flight: AtomicUsize::new(0),
             overran: AtomicBool::new(false),
             thread: AtomicU64::new(0),
-            total: None,
-            inner: Mutex::new(Inner { bounds, ..Inner::default() }),
+            disk_total: None,
+            inner: Mutex::new(OutboxState { limits: bounds, ..OutboxState::default() }),
         }
     }
 
@@ -141,14 +141,19 @@ impl Outbox {
     /// wait on disk from `from` on.
     pub fn stored(
         session: SessionNumber,
-        bounds: Bounds,
-        total: Arc<StoredTotal>,
+        bounds: QueueLimits,
+        total: Arc<DiskTotal>,
         last: Seq,
         (from, count, bytes): (Seq, u64, u64),
     ) -> Outbox {
         total.add(bytes);
-        let inner = Inner { bounds, last, stored: Stored { from, count, bytes }, ..Inner::default() };
-        Outbox { total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
+        let inner = OutboxState {
+            limits: bounds,
+            last,
+            disk: DiskPart { from, count, bytes },
+            ..OutboxState::default()
+        };
+        Outbox { disk_total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
     /// Of this client.
@@ -163,13 +168,13 @@ impl Outbox {
     }
 
     /// Other bounds. What waits already goes on waiting.
-    pub fn bound(&self, bounds: Bounds) {
-        self.lock().bounds = bounds;
+    pub fn set_limits(&self, bounds: QueueLimits) {
+        self.lock().limits = bounds;
     }
 
     /// Whether its session is stored.
     pub fn is_stored(&self) -> bool {
-        self.total.is_some()
+        self.disk_total.is_some()
     }
 
     /// Whose it is.
@@ -183,21 +188,26 @@ impl Outbox {
     }
 
     // A panic while the lock is held leaves a queue that is still a queue.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
     /// room for it.
-    pub fn push(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
-        self.push_into(&mut self.lock(), delivery, journal, ends)
+    pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
+        self.push_into(&mut self.lock(), delivery, record, outcomes)
     }
 
     /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
-    pub fn offer(&self, delivery: Delivery, journal: &mut Journal<'_>, ends: &Ends) -> Option<Pushed> {
+    pub fn offer(
+        &self,
+        delivery: Delivery,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
+    ) -> Option<Pushed> {
         let mut inner = self.lock();
         let ready = inner.readiness(delivery.message.size()) == Readiness::Ready;
-        ready.then(|| self.push_into(&mut inner, delivery, journal, ends))
+        ready.then(|| self.push_into(&mut inner, delivery, record, outcomes))
     }
 
     /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not [ready](Readiness::Ready) for one of them.
@@ -205,7 +215,7 @@ impl Outbox {
         &self,
         messages: &mut impl Iterator<Item = Message>,
         deliver: impl Fn(Message) -> Delivery,
-        ends: &Ends,
+        outcomes: &Outcomes,
     ) -> Offered {
         let mut offered = Offered::default();
         let mut inner = self.lock();
@@ -214,7 +224,7 @@ impl Outbox {
                 offered.rest = Some(message);
                 break;
             }
-            self.add(&mut inner, deliver(message), ends);
+            self.add(&mut inner, deliver(message), outcomes);
             offered.queued += 1;
         }
         if offered.queued > 0 {
@@ -225,10 +235,10 @@ impl Outbox {
 
     /// To what is in memory.
     #[inline]
-    fn add(&self, inner: &mut Inner, delivery: Delivery, ends: &Ends) {
+    fn add(&self, inner: &mut OutboxState, delivery: Delivery, outcomes: &Outcomes) {
         // Before anybody can take it: what is told of it next comes behind.
-        if ends.traces.hear_of(&delivery.message) {
-            ends.queued(&delivery, &self.recipient, inner.connected);
+        if outcomes.traces.wants(&delivery.message) {
+            outcomes.queued(&delivery, &self.recipient, inner.connected);
         }
         inner.bytes += delivery.message.size();
         inner.queue.push_back(delivery);
@@ -237,41 +247,41 @@ impl Outbox {
     #[inline]
     fn push_into(
         &self,
-        inner: &mut Inner,
+        inner: &mut OutboxState,
         mut delivery: Delivery,
-        journal: &mut Journal<'_>,
-        ends: &Ends,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
     ) -> Pushed {
         if let Some(reason) = inner.absence(delivery.terms.qos) {
             return Pushed::NotKept(reason);
         }
         let stored = delivery.terms.qos != QoS::AtMostOnce && self.is_stored();
-        if stored && journal.is_off() && !inner.connected {
+        if stored && record.is_off() && !inner.connected {
             return Pushed::NotKept(Reason::Offline);
         }
-        let stored = stored && !journal.is_off();
-        if stored && journal.reserve().is_err() {
+        let stored = stored && !record.is_off();
+        if stored && record.reserve().is_err() {
             return Pushed::Unavailable;
         }
         let size = delivery.message.size();
         let on_disk = stored && inner.is_for_the_disk(size);
         if (on_disk || !inner.has_room(size))
-            && let Some(refused) = self.make_room(inner, (size, on_disk), journal, ends)
+            && let Some(refused) = self.make_room(inner, (size, on_disk), record, outcomes)
         {
             return refused;
         }
         if stored {
             inner.last += 1;
             delivery.seq = inner.last;
-            journal.queued(self.session, &delivery);
+            record.queued(self.session, &delivery);
         }
         if on_disk {
-            if ends.traces.hear_of(&delivery.message) {
-                ends.queued(&delivery, &self.recipient, inner.connected);
+            if outcomes.traces.wants(&delivery.message) {
+                outcomes.queued(&delivery, &self.recipient, inner.connected);
             }
             self.add_stored(inner, delivery.seq, 1, size as u64);
         } else {
-            self.add(inner, delivery, ends);
+            self.add(inner, delivery, outcomes);
         }
         Pushed::Queued(inner.waker.take())
     }
@@ -280,13 +290,13 @@ impl Outbox {
     #[cold]
     fn make_room(
         &self,
-        inner: &mut Inner,
+        inner: &mut OutboxState,
         (size, on_disk): (usize, bool),
-        journal: &Journal<'_>,
-        ends: &Ends,
+        record: &PublishRecord<'_>,
+        outcomes: &Outcomes,
     ) -> Option<Pushed> {
         while let Some(full) = self.shortage(inner, size, on_disk) {
-            match inner.bounds.policy {
+            match inner.limits.policy {
                 QueuePolicy::Refuse => return Some(Pushed::Refused),
                 QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
                 QueuePolicy::Disconnect => {
@@ -298,67 +308,67 @@ impl Outbox {
                     return Some(Pushed::Dropped(full));
                 }
                 QueuePolicy::DropOldest if on_disk => {
-                    journal.done(self.drop_oldest_on_disk(inner));
-                    ends.ended_unseen(full, 1, &self.recipient);
+                    record.acknowledged(self.drop_oldest_on_disk(inner));
+                    outcomes.dropped_on_disk(full, 1, &self.recipient);
                 }
                 QueuePolicy::DropOldest => {
                     let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
                     inner.bytes -= oldest.message.size();
                     if oldest.seq != 0 {
                         let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
-                        journal.done(Origin {
+                        record.acknowledged(PreviousSlot {
                             session: self.session,
                             seq: oldest.seq,
                             size,
                             packet_id: None,
                         });
                     }
-                    ends.ended(Reason::QueueFullOldest, &oldest.message, &self.recipient);
+                    outcomes.dropped(Reason::QueueFullOldest, &oldest.message, &self.recipient);
                 }
             }
         }
         None
     }
 
-    fn drop_oldest_on_disk(&self, inner: &mut Inner) -> Origin {
-        let Stored { from, count, bytes } = inner.stored;
+    fn drop_oldest_on_disk(&self, inner: &mut OutboxState) -> PreviousSlot {
+        let DiskPart { from, count, bytes } = inner.disk;
         // What it was exactly is known on disk only.
         let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
         self.take_stored(inner, from + 1, 1, u64::from(size));
-        Origin { session: self.session, seq: from, size, packet_id: None }
+        PreviousSlot { session: self.session, seq: from, size, packet_id: None }
     }
 
     /// What keeps a message of this size from being taken, in memory or on disk.
     #[inline]
-    fn shortage(&self, inner: &Inner, size: usize, on_disk: bool) -> Option<Reason> {
+    fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
             return (!inner.has_room(size)).then_some(Reason::QueueFull);
         }
-        let (stored, bounds, size) = (&inner.stored, &inner.bounds, size as u64);
+        let (stored, bounds, size) = (&inner.disk, &inner.limits, size as u64);
         if stored.count == 0 {
             return None;
         }
         if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
             return Some(Reason::DiskQueueFull);
         }
-        let total = self.total.as_ref()?;
+        let total = self.disk_total.as_ref()?;
         let full = !total.has_room(size);
         full.then_some(Reason::DiskQueuesFull)
     }
 
-    fn add_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.stored;
+    fn add_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.disk;
         stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
         stored.count += count;
         stored.bytes += bytes;
-        if let Some(total) = &self.total {
+        if let Some(total) = &self.disk_total {
             total.add(bytes);
         }
     }
 
     /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
-    fn take_stored(&self, inner: &mut Inner, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.stored;
+    fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
+        let stored = &mut inner.disk;
         let before = stored.bytes;
         stored.from = from;
         if from > inner.last {
@@ -367,7 +377,7 @@ impl Outbox {
             stored.count = stored.count.saturating_sub(count).max(1);
             stored.bytes = stored.bytes.saturating_sub(bytes);
         }
-        if let Some(total) = &self.total {
+        if let Some(total) = &self.disk_total {
             total.take(before - stored.bytes);
         }
     }
@@ -389,9 +399,9 @@ impl Outbox {
             if inner.queue.capacity() > 64 {
                 inner.queue = VecDeque::new();
             }
-            match inner.stored {
-                Stored { count: 0, .. } => Take::Nothing,
-                Stored { from, .. } => Take::Stored(from, inner.last + 1),
+            match inner.disk {
+                DiskPart { count: 0, .. } => Take::Nothing,
+                DiskPart { from, .. } => Take::Stored(from, inner.last + 1),
             }
         };
         inner.held_messages = into.len();
@@ -401,19 +411,19 @@ impl Outbox {
 
     /// Whether there is something in memory to take.
     pub fn has_news(&self) -> bool {
-        self.news() > 0
+        self.len() > 0
     }
 
     /// How many messages there are to take in memory.
-    pub fn news(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.lock().queue.len()
     }
 
     /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the
     /// others do not count as on disk only any more.
-    pub fn paged(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
+    pub fn on_page(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
         let mut inner = self.lock();
-        let from = inner.stored.from;
+        let from = inner.disk.from;
         deliveries.retain(|delivery| delivery.seq >= from);
         let bytes: usize = deliveries.iter().map(|delivery| delivery.message.size()).sum();
         let next = next.max(from);
@@ -421,7 +431,7 @@ impl Outbox {
     }
 
     /// Lets go of what is stored, here and in `pending`, which the session took and has not sent: it is on disk only now.
-    pub fn settle(&self, pending: &mut VecDeque<Delivery>) {
+    pub fn spill(&self, pending: &mut VecDeque<Delivery>) {
         let mut inner = self.lock();
         let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
         let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
@@ -439,18 +449,18 @@ impl Outbox {
     /// Where what is on disk only begins, and behind where it ends; `None` when there is nothing.
     pub fn on_disk(&self) -> Option<(Seq, Seq)> {
         let inner = self.lock();
-        (inner.stored.count > 0).then_some((inner.stored.from, inner.last + 1))
+        (inner.disk.count > 0).then_some((inner.disk.from, inner.last + 1))
     }
 
     /// Says how much of what was taken the session still holds.
-    pub fn holds(&self, messages: usize, bytes: usize) {
+    pub fn set_held(&self, messages: usize, bytes: usize) {
         let mut inner = self.lock();
         inner.held_messages = messages;
         inner.held_bytes = bytes;
     }
 
     /// Says how many messages of the session are on their way to the client.
-    pub fn flies(&self, messages: usize) {
+    pub fn set_in_flight(&self, messages: usize) {
         self.in_flight.store(messages, Ordering::Relaxed);
     }
 
@@ -481,16 +491,16 @@ impl Outbox {
     }
 
     /// The session rests from now on: QoS 0 messages are not kept.
-    pub fn disconnect(&self, ends: &Ends) {
+    pub fn disconnect(&self, outcomes: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
         inner.connection = None;
         inner.waker = None;
-        if !inner.bounds.keeps_qos0 {
+        if !inner.limits.keeps_qos0 {
             inner.queue.retain(|delivery| {
                 let kept = delivery.terms.qos != QoS::AtMostOnce;
                 if !kept {
-                    ends.ended(Reason::Offline, &delivery.message, &self.recipient);
+                    outcomes.dropped(Reason::Offline, &delivery.message, &self.recipient);
                 }
                 kept
             });
@@ -500,14 +510,14 @@ impl Outbox {
 
     /// What would become of a message of this size now: whether a client is there for it, or why it would not get it. Another
     /// may have to make room for it.
-    pub fn outlook(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
+    pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
         let inner = self.lock();
         if let Some(reason) = inner.absence(qos) {
             return Err(reason);
         }
         let stored = qos != QoS::AtMostOnce && self.is_stored();
         let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
-        match (full, inner.bounds.policy) {
+        match (full, inner.limits.policy) {
             (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
             (Some(_), QueuePolicy::Refuse) => Err(Reason::QueueRefused),
             (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
@@ -524,27 +534,27 @@ impl Outbox {
         let mut inner = self.lock();
         let last = inner.last;
         self.take_stored(&mut inner, last + 1, 0, 0);
-        *inner = Inner { closed: true, ..Inner::default() };
+        *inner = OutboxState { closed: true, ..OutboxState::default() };
     }
 
     /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
     pub fn waiting(&self) -> (u64, u64) {
         let inner = self.lock();
         (
-            (inner.queue.len() + inner.held_messages) as u64 + inner.stored.count,
-            (inner.bytes + inner.held_bytes) as u64 + inner.stored.bytes,
+            (inner.queue.len() + inner.held_messages) as u64 + inner.disk.count,
+            (inner.bytes + inner.held_bytes) as u64 + inner.disk.bytes,
         )
     }
 }
 
-impl Inner {
+impl OutboxState {
     /// Why a message is not for this session, if it is not.
     #[inline]
     fn absence(&self, qos: QoS) -> Option<Reason> {
         if self.closed {
             return Some(Reason::SessionEnded);
         }
-        let offline = !self.connected && qos == QoS::AtMostOnce && !self.bounds.keeps_qos0;
+        let offline = !self.connected && qos == QoS::AtMostOnce && !self.limits.keeps_qos0;
         offline.then_some(Reason::Offline)
     }
 
@@ -558,12 +568,12 @@ impl Inner {
 
     /// Behind what is on disk only there is no way past it.
     fn is_for_the_disk(&self, size: usize) -> bool {
-        !self.connected || self.stored.count > 0 || !self.has_room(size)
+        !self.connected || self.disk.count > 0 || !self.has_room(size)
     }
 
     /// One message always fits into an empty outbox, however large it is: the bound of a single message is the packet size.
     fn has_room(&self, size: usize) -> bool {
-        let bounds = &self.bounds;
+        let bounds = &self.limits;
         let messages = self.queue.len() + self.held_messages;
         let bytes = self.bytes + self.held_bytes;
         messages == 0 || (messages < bounds.messages_max && bytes + size <= bounds.bytes_max)
@@ -573,18 +583,18 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Content, DeliveryTerms};
+    use crate::message::{DeliveryTerms, MessageParts};
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
         let outbox = Outbox::new(
             1,
-            Bounds {
+            QueueLimits {
                 messages_max,
                 bytes_max: 1 << 20,
                 policy,
                 keeps_qos0: false,
                 stored_bytes_max: 0,
-                ..Bounds::default()
+                ..QueueLimits::default()
             },
         );
         outbox.connect(&Arc::default());
@@ -592,7 +602,7 @@ mod tests {
     }
 
     fn delivery(payload: &str, qos: QoS) -> Delivery {
-        let content = Content {
+        let content = MessageParts {
             topic: "t",
             properties: &[],
             payload: payload.as_bytes(),
@@ -607,7 +617,7 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, payload: &str) -> Pushed {
-        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut Journal::off(), &Ends::default())
+        outbox.push(delivery(payload, QoS::AtLeastOnce), &mut PublishRecord::disabled(), &Outcomes::default())
     }
 
     fn taken(outbox: &Outbox) -> Vec<String> {
@@ -638,20 +648,22 @@ mod tests {
         push(&outbox, "b");
         assert_eq!(taken(&outbox).len(), 2);
         assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::QueueFull)));
-        outbox.holds(1, 1);
+        outbox.set_held(1, 1);
         assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
     }
 
     #[test]
     fn a_resting_session_keeps_no_qos_0() {
         let outbox = outbox(9, QueuePolicy::DropNewest);
-        let ends = Ends::default();
-        let push_qos0 = |payload| outbox.push(delivery(payload, QoS::AtMostOnce), &mut Journal::off(), &ends);
+        let outcomes = Outcomes::default();
+        let push_qos0 = |payload| {
+            outbox.push(delivery(payload, QoS::AtMostOnce), &mut PublishRecord::disabled(), &outcomes)
+        };
         push_qos0("a");
         push(&outbox, "b");
-        outbox.disconnect(&ends);
+        outbox.disconnect(&outcomes);
         assert!(matches!(push_qos0("c"), Pushed::NotKept(Reason::Offline)));
         assert_eq!(taken(&outbox), ["b"]);
-        assert_eq!(ends.drops.get(Reason::Offline), 1, "the caller counts what it was told of");
+        assert_eq!(outcomes.drops.get(Reason::Offline), 1, "the caller counts what it was told of");
     }
 }

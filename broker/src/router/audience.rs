@@ -15,7 +15,7 @@ const FILTERS_MAX: usize = 16;
 
 /// A session with the subscriptions by which it is to have a topic.
 #[derive(Clone, Debug)]
-pub struct Listener {
+pub struct Match {
     /// Its subscriptions that match, in one.
     pub subscriber: Subscriber,
     /// Their filters, a few at most.
@@ -23,12 +23,12 @@ pub struct Listener {
     /// How many there are.
     pub filter_count: usize,
     /// The shared group by which it is.
-    pub share: Option<Membership>,
+    pub share: Option<ShareMatch>,
 }
 
 /// The place of a session in a shared group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Membership {
+pub struct ShareMatch {
     /// The share name.
     pub name: Box<str>,
     /// How many members there are.
@@ -39,13 +39,13 @@ pub struct Membership {
 
 /// Who is to have a topic.
 #[derive(Clone, Debug, Default)]
-pub struct Audience {
+pub struct Matches {
     /// How many sessions, each member of a group included.
     pub sessions: usize,
     /// How many shared groups.
     pub groups: usize,
     /// Those behind the one that was asked for, in the order of their numbers.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<Match>,
 }
 
 impl Router {
@@ -56,7 +56,7 @@ impl Router {
         (qos, size): (QoS, usize),
         after: SessionNumber,
         most: usize,
-    ) -> Audience {
+    ) -> Matches {
         let mut direct: BTreeMap<SessionNumber, (Vec<Subscriber>, Vec<Box<str>>)> = BTreeMap::new();
         let mut groups: Vec<(Box<str>, Box<str>, Arc<Group>)> = Vec::new();
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
@@ -73,14 +73,14 @@ impl Router {
             groups.extend(named);
         }
         drop(table);
-        let mut audience = Audience { groups: groups.len(), ..Audience::default() };
+        let mut audience = Matches { groups: groups.len(), ..Matches::default() };
         for (subscribers, filters) in direct.into_values() {
             let filter_count = subscribers.len();
             let merged = merge(subscribers).filter_map(|target| match target {
                 Target::Session(subscriber, _) => Some(subscriber),
                 Target::Share(_) => None,
             });
-            audience.listeners.extend(merged.map(|subscriber| Listener {
+            audience.listeners.extend(merged.map(|subscriber| Match {
                 subscriber,
                 filters: filters.clone(),
                 filter_count,
@@ -89,11 +89,11 @@ impl Router {
         }
         for (name, filter, group) in &groups {
             let next = group.next(qos, size).map(|member| member.outbox.session());
-            audience.listeners.extend(group.members().iter().map(|member| Listener {
+            audience.listeners.extend(group.members().iter().map(|member| Match {
                 subscriber: member.clone(),
                 filters: vec![filter.clone()],
                 filter_count: 1,
-                share: Some(Membership {
+                share: Some(ShareMatch {
                     name: name.clone(),
                     members: group.members().len(),
                     is_next: next == Some(member.outbox.session()),
@@ -101,16 +101,16 @@ impl Router {
             }));
         }
         audience.sessions = audience.listeners.len();
-        audience.listeners.sort_by_key(Listener::session);
+        audience.listeners.sort_by_key(Match::session);
         audience.listeners.retain(|listener| listener.session() > after);
         // A session that is in several groups, too, is not torn apart.
-        let last = audience.listeners.get(most.saturating_sub(1)).map(Listener::session);
+        let last = audience.listeners.get(most.saturating_sub(1)).map(Match::session);
         audience.listeners.retain(|listener| last.is_none_or(|last| listener.session() <= last));
         audience
     }
 }
 
-impl Listener {
+impl Match {
     /// The number of its session.
     pub fn session(&self) -> SessionNumber {
         self.subscriber.outbox.session()

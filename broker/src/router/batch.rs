@@ -13,7 +13,7 @@ use super::{RouteCache, Routed, Router};
 use crate::message::{Message, Millis};
 use crate::outbox::Offered;
 use crate::router::Target;
-use crate::store::publish_record::Journal;
+use crate::store::publish_record::PublishRecord;
 
 /// So many pushes are one piece of work: others wait meanwhile.
 const PUSHES_MAX: usize = 1_024;
@@ -31,7 +31,7 @@ pub struct Batch {
 
 /// What became of a batch.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct BatchResult {
     /// Messages that were passed on.
     pub messages: usize,
     /// Of all of them.
@@ -70,16 +70,21 @@ impl Router {
     }
 
     /// Passes on what is in a batch, as [`route`](Self::route) does one after the other.
-    pub fn pass_on(&self, batch: &mut Batch, wakers: &mut Vec<Waker>, journal: &mut Journal<'_>) -> Passed {
+    pub fn flush(
+        &self,
+        batch: &mut Batch,
+        wakers: &mut Vec<Waker>,
+        record: &mut PublishRecord<'_>,
+    ) -> BatchResult {
         let Batch { targets, mut messages } = std::mem::take(batch);
-        let mut passed = Passed { messages: messages.len(), ..Passed::default() };
+        let mut passed = BatchResult { messages: messages.len(), ..BatchResult::default() };
         if let Some((last, others)) = targets.split_last() {
             let now = messages.first().map_or(0, Message::published_at);
             for target in others {
-                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, journal));
+                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, record));
             }
             // Whoever gets them last gets ours: who sends them on another thread is then the only one to count their owners.
-            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, journal));
+            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, record));
         }
         messages.drain(..).for_each(Message::recycle);
         SPARE.set(messages);
@@ -91,9 +96,9 @@ impl Router {
         &self,
         target: &Target,
         mut messages: impl ExactSizeIterator<Item = Message>,
-        passed: &mut Passed,
+        passed: &mut BatchResult,
         now: Millis,
-        (wakers, journal): (&mut Vec<Waker>, &mut Journal<'_>),
+        (wakers, record): (&mut Vec<Waker>, &mut PublishRecord<'_>),
     ) {
         let mut given = 0;
         let routed = &mut passed.routed;
@@ -104,16 +109,18 @@ impl Router {
                 Target::Session(subscriber, _) if subscriber.no_local => Offered::none(messages.next()),
                 Target::Session(subscriber, ids) => {
                     let deliver = |message| subscriber.delivery(message, ids.clone(), None);
-                    subscriber.outbox.offer_all(&mut messages, deliver, &self.ends)
+                    subscriber.outbox.offer_all(&mut messages, deliver, &self.outcomes)
                 }
-                Target::Share(group) => group.offer_run(&mut messages, (passed.messages, now), &self.ends),
+                Target::Share(group) => {
+                    group.offer_run(&mut messages, (passed.messages, now), &self.outcomes)
+                }
             };
             routed.matched += offered.queued;
             routed.queued += offered.queued;
             given += offered.queued;
             wakers.extend(offered.waker);
             if let Some(message) = offered.rest {
-                let one = self.give(target, &message, wakers, journal);
+                let one = self.deliver(target, &message, wakers, record);
                 routed.add(one);
                 if one.refused {
                     passed.refused.insert(given, message);
@@ -132,17 +139,17 @@ mod tests {
 
     use lapwing_protocol::QoS;
 
-    use super::super::{Retained, Space, Subscriber, subscriber};
+    use super::super::{Retained, RetainedLimits, Subscriber, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
-    use crate::message::Content;
-    use crate::outbox::{Bounds, Outbox};
+    use crate::message::MessageParts;
+    use crate::outbox::{Outbox, QueueLimits};
     use crate::telemetry::drop_reason::Reason;
 
     const PUBLISHER: u64 = 9;
 
     fn message(topic: &str, payload: &str) -> Message {
-        Message::new(&Content {
+        Message::new(&MessageParts {
             topic,
             properties: &[],
             payload: payload.as_bytes(),
@@ -156,27 +163,27 @@ mod tests {
 
     /// The outbox of a client that is there.
     fn outbox(session: u64, messages_max: usize, policy: QueuePolicy) -> Arc<Outbox> {
-        let bounds = Bounds { messages_max, bytes_max: 1 << 20, policy, ..Bounds::default() };
+        let bounds = QueueLimits { messages_max, bytes_max: 1 << 20, policy, ..QueueLimits::default() };
         let outbox = Arc::new(Outbox::new(session, bounds));
         outbox.connect(&Arc::default());
         outbox
     }
 
     fn router() -> Router {
-        Router::new(Retained::new(Space::default()), Arc::default())
+        Router::new(Retained::new(RetainedLimits::default()), Arc::default())
     }
 
     /// Publishes as a connection does: what is to go first is passed on when it has to.
-    fn publish(router: &Router, messages: &[(&str, &str)]) -> Vec<Passed> {
+    fn publish(router: &Router, messages: &[(&str, &str)]) -> Vec<BatchResult> {
         let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
         let mut all = Vec::new();
         for (topic, payload) in messages {
             if let Err(message) = router.gather(message(topic, payload), &mut cache, &mut batch) {
-                all.push(router.pass_on(&mut batch, &mut wakers, &mut Journal::off()));
+                all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));
                 router.gather(message, &mut cache, &mut batch).unwrap();
             }
         }
-        all.push(router.pass_on(&mut batch, &mut wakers, &mut Journal::off()));
+        all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));
         all
     }
 
@@ -222,7 +229,7 @@ mod tests {
             router.subscribe("t", subscriber(&other, QoS::AtMostOnce));
             let passed = publish(&router, &[("t", "1"), ("t", "2"), ("t", "3")]);
             assert_eq!((taken(&full), taken(&other)), (expected.to_owned(), "123".to_owned()));
-            assert_eq!(router.ends.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
+            assert_eq!(router.outcomes.drops.get(reason), u64::from(policy != QueuePolicy::Refuse));
             passed.iter().map(|passed| passed.refused.len()).sum::<usize>()
         };
         assert_eq!(ended(QueuePolicy::DropNewest, "12", Reason::QueueFull), 0);

@@ -10,13 +10,13 @@ use super::trie::Node;
 use crate::message::SessionNumber;
 use crate::outbox::Readiness;
 use crate::router::Subscriber;
-use crate::router::table::Table;
+use crate::router::table::SubscriptionTable;
 
 /// A subscription, as somebody looks through them.
 #[derive(Clone, Debug)]
-pub struct Subscription {
+pub struct ListedSubscription {
     /// Where it stands.
-    pub place: Place,
+    pub place: SubscriptionKey,
     /// The client.
     pub client_id: std::sync::Arc<str>,
     /// The QoS granted.
@@ -34,7 +34,7 @@ pub struct Subscription {
 /// Where a subscription stands among all: they are in the order of filters (below each level `#`, `+`, then names), those of a filter in the order of share names (those
 /// without first) and of sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SubscriptionKey {
     /// The topic filter, without what makes it shared.
     pub filter: String,
     /// The share name; empty: it is not shared.
@@ -48,10 +48,10 @@ const NODES_MAX: usize = 4_096;
 /// Behind all share names.
 const LAST: char = char::MAX;
 
-impl Place {
+impl SubscriptionKey {
     /// Behind all that stands at this filter.
-    fn behind(filter: String) -> Place {
-        Place { filter, share: LAST.to_string(), session: SessionNumber::MAX }
+    fn behind(filter: String) -> SubscriptionKey {
+        SubscriptionKey { filter, share: LAST.to_string(), session: SessionNumber::MAX }
     }
 
     /// As a text to go on from.
@@ -60,23 +60,23 @@ impl Place {
     }
 
     /// Reads [`to_text`](Self::to_text) back. No share name holds a `/`.
-    pub fn from_text(text: &str) -> Option<Place> {
+    pub fn from_text(text: &str) -> Option<SubscriptionKey> {
         let mut parts = text.splitn(3, '/');
         let session = parts.next()?.parse().ok()?;
         let share = parts.next()?.to_owned();
-        Some(Place { session, share, filter: parts.next()?.to_owned() })
+        Some(SubscriptionKey { session, share, filter: parts.next()?.to_owned() })
     }
 }
 
 /// One page, as it fills.
-struct Page {
+struct BrowsePage {
     most: usize,
-    found: Vec<Subscription>,
+    found: Vec<ListedSubscription>,
 }
 
-impl Page {
+impl BrowsePage {
     /// Adds what stands at a node behind a place; whether there was no room for all of it.
-    fn fill(&mut self, filter: &str, node: &Node, after: Option<&Place>) -> bool {
+    fn fill(&mut self, filter: &str, node: &Node, after: Option<&SubscriptionKey>) -> bool {
         let own = after.filter(|after| after.filter == filter);
         let passed_own = own.is_some_and(|after| !after.share.is_empty());
         if !passed_own {
@@ -108,8 +108,12 @@ impl Page {
             return false;
         }
         let Subscriber { outbox, qos, no_local, retain_as_published, id } = subscriber;
-        self.found.push(Subscription {
-            place: Place { filter: filter.to_owned(), share: share.to_owned(), session: outbox.session() },
+        self.found.push(ListedSubscription {
+            place: SubscriptionKey {
+                filter: filter.to_owned(),
+                share: share.to_owned(),
+                session: outbox.session(),
+            },
             client_id: outbox.client_id().clone(),
             qos: *qos,
             no_local: *no_local,
@@ -120,17 +124,21 @@ impl Page {
         true
     }
 
-    fn last(&self) -> Option<Place> {
+    fn last(&self) -> Option<SubscriptionKey> {
         self.found.last().map(|subscription| subscription.place.clone())
     }
 }
 
 impl Router {
     /// So many subscriptions from behind a place on, and where to go on if there are more: there may be more though none is here.
-    pub fn browse(&self, after: Option<&Place>, most: usize) -> (Vec<Subscription>, Option<Place>) {
+    pub fn browse(
+        &self,
+        after: Option<&SubscriptionKey>,
+        most: usize,
+    ) -> (Vec<ListedSubscription>, Option<SubscriptionKey>) {
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
-        let Table { trie, .. } = &*table;
-        let mut page = Page { most, found: Vec::new() };
+        let SubscriptionTable { trie, .. } = &*table;
+        let mut page = BrowsePage { most, found: Vec::new() };
         let own = after.and_then(|after| Some((after, trie.node(&after.filter)?)));
         if let Some((after, node)) = own
             && page.fill(&after.filter, node, Some(after))
@@ -143,7 +151,7 @@ impl Router {
             nodes += 1;
             if !node.has_subscriptions() {
                 if nodes >= NODES_MAX {
-                    next = Some(Place::behind(filter()));
+                    next = Some(SubscriptionKey::behind(filter()));
                 }
                 return nodes >= NODES_MAX;
             }
@@ -151,7 +159,7 @@ impl Router {
             if page.fill(&filter, node, None) {
                 next = page.last();
             } else if nodes >= NODES_MAX {
-                next = Some(Place::behind(filter));
+                next = Some(SubscriptionKey::behind(filter));
             }
             next.is_some()
         });
@@ -162,13 +170,13 @@ impl Router {
     pub fn matching(
         &self,
         topic: &str,
-        after: Option<&Place>,
+        after: Option<&SubscriptionKey>,
         most: usize,
-    ) -> (Vec<Subscription>, Option<Place>) {
+    ) -> (Vec<ListedSubscription>, Option<SubscriptionKey>) {
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         let mut nodes = table.trie.matching(topic);
         nodes.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let mut page = Page { most, found: Vec::new() };
+        let mut page = BrowsePage { most, found: Vec::new() };
         for (filter, node) in
             nodes.iter().filter(|(filter, _)| after.is_none_or(|after| *filter >= after.filter))
         {
@@ -186,15 +194,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::outbox::{Bounds, Outbox};
-    use crate::router::{Retained, Space, subscriber};
+    use crate::outbox::{Outbox, QueueLimits};
+    use crate::router::{Retained, RetainedLimits, subscriber};
 
     /// Everything, in pages of so many.
     fn all(
         most: usize,
-        look: impl Fn(Option<&Place>, usize) -> (Vec<Subscription>, Option<Place>),
+        look: impl Fn(Option<&SubscriptionKey>, usize) -> (Vec<ListedSubscription>, Option<SubscriptionKey>),
     ) -> Vec<String> {
-        let (mut found, mut after) = (Vec::new(), None::<Place>);
+        let (mut found, mut after) = (Vec::new(), None::<SubscriptionKey>);
         loop {
             let (page, next) = look(after.as_ref(), most);
             assert!(page.len() <= most);
@@ -203,7 +211,7 @@ mod tests {
             );
             // Through the text, as it comes back.
             match next {
-                Some(next) => after = Place::from_text(&next.to_text()),
+                Some(next) => after = SubscriptionKey::from_text(&next.to_text()),
                 None => return found,
             }
         }
@@ -211,7 +219,7 @@ mod tests {
 
     #[test]
     fn pages_of_any_size_hold_every_subscription_once_and_in_order() {
-        let router = Router::new(Retained::new(Space::default()), std::sync::Arc::default());
+        let router = Router::new(Retained::new(RetainedLimits::default()), std::sync::Arc::default());
         let filters = [
             "#",
             "+/b",
@@ -227,7 +235,7 @@ mod tests {
             "b",
         ];
         for session in 1..=20 {
-            let outbox = Arc::new(Outbox::new(session, Bounds::default()));
+            let outbox = Arc::new(Outbox::new(session, QueueLimits::default()));
             for filter in filters.iter().take(session as usize) {
                 router.subscribe(filter, subscriber(&outbox, QoS::AtMostOnce));
             }

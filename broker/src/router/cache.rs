@@ -26,25 +26,25 @@ pub struct RouteCache {
     /// The one before: most publishers have one topic, or stay with it for a while.
     last: (Vec<u8>, Arc<[Target]>),
     /// Of those that have more than one.
-    known: Option<Box<Known>>,
+    known: Option<Box<CachedTopics>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CachedTopics {
     topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
     /// Unknown topics since the last one that was remembered beyond that many.
     passed_over: usize,
-    loan: Loan,
+    loan: CacheQuota,
 }
 
 /// What all publishers remember beyond what each of them may, in bytes.
 #[derive(Debug, Default)]
-pub(super) struct Remembered(Arc<AtomicUsize>);
+pub(super) struct CacheUsage(Arc<AtomicUsize>);
 
 /// One publisher's part of that; dropped, it is given back.
 #[derive(Debug, Default)]
-struct Loan {
+struct CacheQuota {
     of: Option<Arc<AtomicUsize>>,
     bytes: usize,
 }
@@ -74,11 +74,11 @@ impl RouteCache {
         let (last, last_targets) = &self.last;
         if !last.is_empty() {
             let known = self.known.get_or_insert_with(|| {
-                let mut known = Box::<Known>::default();
-                known.remember(last, last_targets, &router.remembered);
+                let mut known = Box::<CachedTopics>::default();
+                known.remember(last, last_targets, &router.cache_usage);
                 known
             });
-            known.remember(message.topic(), &targets, &router.remembered);
+            known.remember(message.topic(), &targets, &router.cache_usage);
         }
         targets
     }
@@ -89,9 +89,9 @@ impl RouteCache {
     }
 }
 
-impl Known {
+impl CachedTopics {
     /// Starts afresh where there is no room for more.
-    fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &Remembered) {
+    fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &CacheUsage) {
         if self.topics.len() >= TOPICS || self.targets >= TARGETS {
             self.passed_over = (self.passed_over + 1) % ONE_IN;
             if self.passed_over != 0 {
@@ -99,7 +99,7 @@ impl Known {
             }
             let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);
             if !self.loan.grow(bytes, all) {
-                *self = Known::default();
+                *self = CachedTopics::default();
             }
         }
         self.targets += targets.len();
@@ -107,8 +107,8 @@ impl Known {
     }
 }
 
-impl Loan {
-    fn grow(&mut self, bytes: usize, all: &Remembered) -> bool {
+impl CacheQuota {
+    fn grow(&mut self, bytes: usize, all: &CacheUsage) -> bool {
         if self.bytes + bytes > PUBLISHER_BYTES_MAX {
             return false;
         }
@@ -122,7 +122,7 @@ impl Loan {
     }
 }
 
-impl Drop for Loan {
+impl Drop for CacheQuota {
     fn drop(&mut self) {
         if let Some(of) = &self.of {
             of.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -134,21 +134,21 @@ impl Drop for Loan {
 mod tests {
     use lapwing_protocol::QoS;
 
-    use super::super::{Retained, Space, subscriber};
+    use super::super::{Retained, RetainedLimits, subscriber};
     use super::*;
-    use crate::message::Content;
-    use crate::outbox::{Bounds, Outbox};
+    use crate::message::MessageParts;
+    use crate::outbox::{Outbox, QueueLimits};
 
     fn router() -> Router {
-        let space = Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX };
+        let space = RetainedLimits { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX };
         let router = Router::new(Retained::new(space), Arc::default());
-        let outbox = Arc::new(Outbox::new(1, Bounds::default()));
+        let outbox = Arc::new(Outbox::new(1, QueueLimits::default()));
         router.subscribe("t/#", subscriber(&outbox, QoS::AtMostOnce));
         router
     }
 
     fn message(topic: &str) -> Message {
-        Message::new(&Content {
+        Message::new(&MessageParts {
             topic,
             properties: &[],
             payload: &[],
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn lent(router: &Router) -> usize {
-        router.remembered.0.load(Ordering::Relaxed)
+        router.cache_usage.0.load(Ordering::Relaxed)
     }
 
     #[test]

@@ -9,16 +9,16 @@ const FEW_MAX: usize = 16;
 
 /// One entry without an allocation, a sorted list up to 16, a tree beyond.
 #[derive(Debug)]
-pub(super) enum Compact<K, V> {
+pub(super) enum SmallMap<K, V> {
     One((K, V)),
     Few(Box<[(K, V)]>),
     #[expect(clippy::box_collection, reason = "every node would be larger for the few that have many")]
     Many(Box<BTreeMap<K, V>>),
 }
 
-impl<K, V> Default for Compact<K, V> {
+impl<K, V> Default for SmallMap<K, V> {
     fn default() -> Self {
-        Compact::Few(Box::default())
+        SmallMap::Few(Box::default())
     }
 }
 
@@ -28,31 +28,31 @@ enum View<'a, K, V> {
     Tree(&'a BTreeMap<K, V>),
 }
 
-impl<K: Ord, V> Compact<K, V> {
+impl<K: Ord, V> SmallMap<K, V> {
     #[inline]
     fn view(&self) -> View<'_, K, V> {
         match self {
-            Compact::One(entry) => View::List(slice::from_ref(entry)),
-            Compact::Few(list) => View::List(list),
-            Compact::Many(map) => View::Tree(map),
+            SmallMap::One(entry) => View::List(slice::from_ref(entry)),
+            SmallMap::Few(list) => View::List(list),
+            SmallMap::Many(map) => View::Tree(map),
         }
     }
 
     /// Takes out all entries, which are few.
     fn take(&mut self) -> Vec<(K, V)> {
         match std::mem::take(self) {
-            Compact::One(entry) => vec![entry],
-            Compact::Few(list) => list.into_vec(),
-            Compact::Many(map) => map.into_iter().collect(),
+            SmallMap::One(entry) => vec![entry],
+            SmallMap::Few(list) => list.into_vec(),
+            SmallMap::Many(map) => map.into_iter().collect(),
         }
     }
 
     /// Holds these, which are in order.
     fn put(&mut self, mut list: Vec<(K, V)>) {
         *self = match list.len() {
-            1 => list.pop().map(Compact::One).unwrap_or_default(),
-            0..=FEW_MAX => Compact::Few(list.into()),
-            _ => Compact::Many(Box::new(list.into_iter().collect())),
+            1 => list.pop().map(SmallMap::One).unwrap_or_default(),
+            0..=FEW_MAX => SmallMap::Few(list.into()),
+            _ => SmallMap::Many(Box::new(list.into_iter().collect())),
         };
     }
 
@@ -70,7 +70,7 @@ impl<K: Ord, V> Compact<K, V> {
     }
 
     /// All from behind a key on, in order; `None`: from the first.
-    pub(super) fn behind<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
+    pub(super) fn after<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
     where
         K: Borrow<Q>,
     {
@@ -88,7 +88,7 @@ impl<K: Ord, V> Compact<K, V> {
 
     /// The value that was there before.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        if let Compact::Many(map) = self {
+        if let SmallMap::Many(map) = self {
             return map.insert(key, value);
         }
         let mut list = self.take();
@@ -108,7 +108,7 @@ impl<K: Ord, V> Compact<K, V> {
     where
         K: Borrow<Q>,
     {
-        if let Compact::Many(map) = self {
+        if let SmallMap::Many(map) = self {
             let value = map.remove(key);
             // Well below the limit, so that a map at the border does not change its kind each time.
             if map.len() <= FEW_MAX / 2 {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn it_holds_what_a_tree_holds_whatever_its_size() {
-        let (mut compact, mut tree) = (Compact::default(), BTreeMap::new());
+        let (mut compact, mut tree) = (SmallMap::default(), BTreeMap::new());
         // Up to 25 entries and down to none again, each in an order of its own; some are set twice.
         let grow = (0..50_u32).map(|n| (n * 7 % 25, Some(n)));
         let shrink = (0..50_u32).map(|n| (n * 11 % 25, None));
@@ -163,8 +163,8 @@ mod tests {
             assert_eq!((compact.len(), compact.is_empty()), (tree.len(), tree.is_empty()));
             assert!((0..26).all(|key| compact.get(&key) == tree.get(&key)));
             assert!(compact.values().eq(tree.values()));
-            assert!(compact.behind::<u32>(None).eq(&tree));
-            assert!(compact.behind(Some(&key)).eq(tree.range(key + 1..)));
+            assert!(compact.after::<u32>(None).eq(&tree));
+            assert!(compact.after(Some(&key)).eq(tree.range(key + 1..)));
         }
     }
 }

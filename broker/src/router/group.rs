@@ -10,9 +10,9 @@ use crate::message::{Delivery, Message, Millis, SessionNumber, SubscriptionIds};
 use crate::outbox::{Offered, Pushed, Readiness};
 use crate::router::Subscriber;
 use crate::router::share::{AHEAD_MAX, LOOK_MAX, RUN_MAX, SERVED_MS};
-use crate::store::publish_record::Journal;
+use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
-use crate::telemetry::outcomes::Ends;
+use crate::telemetry::outcomes::Outcomes;
 use crate::workers;
 
 /// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
@@ -21,31 +21,31 @@ pub struct Group {
     /// Names the group for as long as it has members.
     pub id: NonZeroU32,
     pub(super) members: Vec<Subscriber>,
-    pub(super) turns: Turns,
+    pub(super) turns: Balancer,
 }
 
 /// Whose turn it is.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Balancer {
     next: AtomicUsize,
     /// Messages that were dealt out in runs, to all members.
     dealt: AtomicUsize,
-    parts: Vec<Part>,
+    parts: Vec<MemberShare>,
 }
 
 /// What a member got in runs.
 #[derive(Debug, Default)]
-struct Part {
+struct MemberShare {
     /// Messages; each counts as many times as there are members.
     given: AtomicUsize,
     /// Until then it may be passed over.
     served_until: AtomicU64,
 }
 
-impl Turns {
-    pub(super) fn new(members: usize, next: usize) -> Turns {
-        let parts = (0..members).map(|_| Part::default()).collect();
-        Turns { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
+impl Balancer {
+    pub(super) fn new(members: usize, next: usize) -> Balancer {
+        let parts = (0..members).map(|_| MemberShare::default()).collect();
+        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
     }
 
     pub(super) fn next(&self) -> usize {
@@ -59,17 +59,17 @@ impl Turns {
 
     /// For a run: the next that has not had more than its part. One that is not near is passed over while it was served just now and is
     /// not far behind, if there is one near that is not far ahead.
-    fn for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
+    fn pick_for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
         let members = self.parts.len().max(1);
         let slack = (AHEAD_MAX * members).cast_signed();
         let of = |passed_over: usize| next.wrapping_add(passed_over) % members;
         // Both go round.
-        let ahead = |part: &Part| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
-        let find = |most: usize, suits: &dyn Fn(usize, &Part) -> bool| {
+        let ahead = |part: &MemberShare| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, suits: &dyn Fn(usize, &MemberShare) -> bool| {
             (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
         };
-        let is_due = |at: usize, part: &Part| {
+        let is_due = |at: usize, part: &MemberShare| {
             let ahead = ahead(part);
             let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
             ahead <= 0 && (must || is_near(at))
@@ -84,7 +84,7 @@ impl Turns {
     }
 
     /// This member got a run of so many.
-    fn gave(&self, member: usize, run: usize, now: Millis) {
+    fn record(&self, member: usize, run: usize, now: Millis) {
         self.dealt.fetch_add(run, Ordering::Relaxed);
         if let Some(part) = self.parts.get(member) {
             part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
@@ -108,12 +108,17 @@ impl Group {
 
     /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
     /// `ends` hears of it when none does.
-    pub(super) fn push(&self, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
+    pub(super) fn push(
+        &self,
+        message: &Message,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
+    ) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
         // Mostly it is the one whose turn it is.
         if let Some(member) = members.clone().next()
             && let Some(taken @ Pushed::Queued(_)) =
-                member.outbox.offer(self.delivery(member, message.clone()), journal, ends)
+                member.outbox.offer(self.delivery(member, message.clone()), record, outcomes)
         {
             return taken;
         }
@@ -122,7 +127,7 @@ impl Group {
         for wanted in [Readiness::Ready, Readiness::Full, Readiness::Away] {
             for member in members.clone().filter(|member| member.outbox.readiness(size) == wanted) {
                 tried += 1;
-                last = self.give(member, message, journal, ends);
+                last = self.give(member, message, record, outcomes);
                 full |= matches!(last, Pushed::Dropped(_));
                 if matches!(last, Pushed::Queued(_)) {
                     return last;
@@ -131,15 +136,17 @@ impl Group {
         }
         // One that was becoming ready meanwhile was in none of the three.
         for member in members.filter(|_| tried < self.members.len()) {
-            last = self.give(member, message, journal, ends);
+            last = self.give(member, message, record, outcomes);
             full |= matches!(last, Pushed::Dropped(_));
             if matches!(last, Pushed::Queued(_)) {
                 return last;
             }
         }
         match last {
-            Pushed::Dropped(_) | Pushed::NotKept(_) if full => ends.ended_for_all(Reason::NoMember, message),
-            Pushed::NotKept(reason) => ends.ended_for_all(reason, message),
+            Pushed::Dropped(_) | Pushed::NotKept(_) if full => {
+                outcomes.dropped_for_all(Reason::NoMember, message)
+            }
+            Pushed::NotKept(reason) => outcomes.dropped_for_all(reason, message),
             _ => {}
         }
         last
@@ -151,21 +158,21 @@ impl Group {
         &self,
         messages: &mut impl Iterator<Item = Message>,
         (of, now): (usize, Millis),
-        ends: &Ends,
+        outcomes: &Outcomes,
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
         let part = of.div_ceil(self.members.len().max(1));
         let mut rest = None;
         for _ in 0..self.members.len().min(LOOK_MAX) {
-            let turn = self.turns.for_run(now, is_near);
+            let turn = self.turns.pick_for_run(now, is_near);
             let Some(member) = self.members.get(turn) else { break };
-            let run = part.max(member.outbox.news()).min(RUN_MAX);
+            let run = part.max(member.outbox.len()).min(RUN_MAX);
             let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
             let deliver = |message| self.delivery(member, message);
-            let offered = member.outbox.offer_all(&mut run_of, deliver, ends);
+            let offered = member.outbox.offer_all(&mut run_of, deliver, outcomes);
             // One that is away or full has had its turn, too: else it would be asked each time, and the one behind it would get all.
-            self.turns.gave(turn, if offered.queued == 0 { run } else { offered.queued }, now);
+            self.turns.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
             if offered.queued > 0 {
                 return offered;
             }
@@ -174,8 +181,14 @@ impl Group {
         Offered::none(rest.or_else(|| messages.next()))
     }
 
-    fn give(&self, member: &Subscriber, message: &Message, journal: &mut Journal<'_>, ends: &Ends) -> Pushed {
-        member.outbox.push(self.delivery(member, message.clone()), journal, ends)
+    fn give(
+        &self,
+        member: &Subscriber,
+        message: &Message,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
+    ) -> Pushed {
+        member.outbox.push(self.delivery(member, message.clone()), record, outcomes)
     }
 
     fn delivery(&self, member: &Subscriber, message: Message) -> Delivery {
@@ -191,7 +204,7 @@ impl Group {
         let mut asked =
             ready.flat_map(|wanted| in_turn().filter(move |m| m.outbox.readiness(size) == wanted));
         let first = asked.next()?;
-        let takes = |member: &&Subscriber| member.outbox.outlook(qos.min(member.qos), size).is_ok();
+        let takes = |member: &&Subscriber| member.outbox.would_accept(qos.min(member.qos), size).is_ok();
         std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
@@ -201,13 +214,13 @@ impl Group {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
-        ends: &Ends,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
     ) -> bool {
         let message = &delivery.message;
         let others = self.in_turn().filter(|member| member.outbox.session() != leaving);
         for member in others.filter(|member| member.outbox.readiness(message.size()) == Readiness::Ready) {
-            if let Pushed::Queued(waker) = self.give(member, message, journal, ends) {
+            if let Pushed::Queued(waker) = self.give(member, message, record, outcomes) {
                 wakers.extend(waker);
                 return true;
             }

@@ -23,25 +23,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
 
 #[cfg(feature = "internals")]
-pub use audience::Audience;
-pub use audience::{Listener, Membership};
-pub use batch::{Batch, Passed};
-pub use browse::{Place, Subscription};
-use cache::Remembered;
+pub use audience::Matches;
+pub use audience::{Match, ShareMatch};
+pub use batch::{Batch, BatchResult};
+pub use browse::{ListedSubscription, SubscriptionKey};
+use cache::CacheUsage;
 pub use cache::RouteCache;
 pub use group::Group;
 use lapwing_protocol::topic;
 #[cfg(feature = "internals")]
-pub use retained::Shown;
-pub use retained::{Fetched, Kept, Next, Retained, Space};
+pub use retained::RetainedEntry;
+pub use retained::{Fetched, Next, RetainResult, Retained, RetainedLimits};
 pub use subscriber::Subscriber;
 pub use target::Target;
 
 use crate::message::{Delivery, Message, SessionNumber};
 use crate::outbox::Pushed;
-use crate::router::table::Table;
-use crate::store::publish_record::Journal;
-use crate::telemetry::outcomes::Ends;
+use crate::router::table::SubscriptionTable;
+use crate::store::publish_record::PublishRecord;
+use crate::telemetry::outcomes::Outcomes;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,22 +61,22 @@ pub struct Routed {
 /// All subscriptions and retained messages.
 #[derive(Debug)]
 pub struct Router {
-    subscriptions: RwLock<Table>,
+    subscriptions: RwLock<SubscriptionTable>,
     generation: AtomicU64,
-    ends: Arc<Ends>,
-    remembered: Remembered,
+    outcomes: Arc<Outcomes>,
+    cache_usage: CacheUsage,
     /// The retained messages.
     pub retained: Retained,
 }
 
 impl Router {
     /// Without subscriptions. `ends` hears of what goes no further.
-    pub fn new(retained: Retained, ends: Arc<Ends>) -> Router {
+    pub fn new(retained: Retained, ends: Arc<Outcomes>) -> Router {
         Router {
             subscriptions: RwLock::default(),
             generation: AtomicU64::new(1),
-            ends,
-            remembered: Remembered::default(),
+            outcomes: ends,
+            cache_usage: CacheUsage::default(),
             retained,
         }
     }
@@ -89,7 +89,7 @@ impl Router {
     /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier run.
     pub fn restore(&self, filter: &str, subscriber: Subscriber, group: Option<NonZeroU32>) {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        let Table { trie, shares, count, shared_count } = &mut *table;
+        let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
         match topic::shared(filter) {
             None => *count += usize::from(trie.node_mut(filter).subscribe(subscriber)),
             Some((name, inner)) => {
@@ -102,7 +102,7 @@ impl Router {
     /// Removes it; `false` when there was none.
     pub fn unsubscribe(&self, filter: &str, session: SessionNumber) -> bool {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        let Table { trie, shares, count, shared_count } = &mut *table;
+        let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
         let removed = match topic::shared(filter) {
             None => {
                 let removed = trie.edit(filter, |node| node.unsubscribe(session));
@@ -155,36 +155,36 @@ impl Router {
         message: &Message,
         cache: &mut RouteCache,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> Routed {
         let mut routed = Routed::default();
         for target in &**cache.targets(self, message) {
-            routed.add(self.give(target, message, wakers, journal));
+            routed.add(self.deliver(target, message, wakers, record));
         }
         routed
     }
 
-    fn give(
+    fn deliver(
         &self,
         target: &Target,
         message: &Message,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> Routed {
         let pushed = match target {
             Target::Session(subscriber, ids) => {
                 if subscriber.no_local && subscriber.outbox.session() == message.publisher() {
-                    self.ends.spared(message, subscriber.outbox.recipient());
+                    self.outcomes.skipped_no_local(message, subscriber.outbox.recipient());
                     return Routed { no_local: 1, ..Routed::default() };
                 }
                 let delivery = subscriber.delivery(message.clone(), ids.clone(), None);
-                let pushed = subscriber.outbox.push(delivery, journal, &self.ends);
+                let pushed = subscriber.outbox.push(delivery, record, &self.outcomes);
                 if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
-                    self.ends.ended(reason, message, subscriber.outbox.recipient());
+                    self.outcomes.dropped(reason, message, subscriber.outbox.recipient());
                 }
                 pushed
             }
-            Target::Share(group) => group.push(message, journal, &self.ends),
+            Target::Share(group) => group.push(message, record, &self.outcomes),
         };
         let routed = Routed { matched: 1, ..Routed::default() };
         match pushed {
@@ -205,13 +205,13 @@ impl Router {
         delivery: &Delivery,
         leaving: SessionNumber,
         wakers: &mut Vec<Waker>,
-        journal: &mut Journal<'_>,
+        record: &mut PublishRecord<'_>,
     ) -> bool {
         let group = delivery
             .terms
             .share
             .and_then(|id| self.subscriptions.read().unwrap_or_else(PoisonError::into_inner).shares.get(id));
-        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, journal, &self.ends))
+        group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, record, &self.outcomes))
     }
 
     /// The group of a shared subscription.

@@ -15,15 +15,15 @@ use lapwing_protocol::topic;
 
 use crate::config::Config;
 use crate::message::{Delivery, DeliveryTerms, Expiry, Message, Millis, SubscriptionIds};
-use crate::session::Replay;
+use crate::session::RetainedCursor;
 use crate::store::Store;
-use crate::store::publish_record::Journal;
+use crate::store::publish_record::PublishRecord;
 
 /// What became of a message to be retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum RetainResult {
     /// It is the retained message of its topic now, or its empty payload removed that.
-    Done,
+    Kept,
     /// There are too many: 0x97.
     Full,
     /// The store takes nothing now: 0x97.
@@ -47,12 +47,12 @@ pub type Fetched = HashMap<Box<str>, Option<Message>>;
 /// The store.
 #[derive(Debug)]
 pub struct Retained {
-    inner: RwLock<Inner>,
+    inner: RwLock<RetainedState>,
 }
 
 /// How much room there is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Space {
+pub struct RetainedLimits {
     /// Messages.
     pub messages_max: usize,
     /// Bytes of them.
@@ -61,59 +61,59 @@ pub struct Space {
     pub cache_bytes_max: u64,
 }
 
-impl Space {
+impl RetainedLimits {
     /// As it is configured.
-    pub fn of(config: &Config, store: &dyn Store) -> Space {
-        Space {
+    pub fn of(config: &Config, store: &dyn Store) -> RetainedLimits {
+        RetainedLimits {
             messages_max: config.limits.retained_messages_max as usize,
             bytes_max: config.limits.retained_bytes_max,
-            cache_bytes_max: if store.keeps() { config.store.retained_cache_bytes } else { u64::MAX },
+            cache_bytes_max: if store.is_durable() { config.store.retained_cache_bytes } else { u64::MAX },
         }
     }
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    space: Space,
-    messages: BTreeMap<Key, ()>,
+struct RetainedState {
+    space: RetainedLimits,
+    messages: BTreeMap<RetainedKey, ()>,
     bytes: u64,
     /// The part of it that is in memory.
     cached: u64,
     /// Where making room in memory goes on.
-    hand: Option<Box<str>>,
+    eviction_cursor: Option<Box<str>>,
     /// The broker's own messages among them: no client can make them more, so they do not count against the bounds.
     own: usize,
 }
 
 /// A topic in the order of levels: `a/b` comes before `a-b`, so that all topics below one prefix stand together.
 #[derive(Debug)]
-enum Key {
+enum RetainedKey {
     Message(Message),
     /// The store has it.
-    Stored(Box<Stored>),
+    Stored(Box<StoredRetained>),
     /// To ask with.
     Topic(Box<str>),
 }
 
 /// What is known of a message that only the store has.
 #[derive(Debug)]
-struct Stored {
+struct StoredRetained {
     topic: Box<str>,
     size: u64,
     expires_at: Option<Millis>,
 }
 
-impl Key {
+impl RetainedKey {
     fn topic(&self) -> &str {
         match self {
-            Key::Message(message) => message.topic_str(),
-            Key::Stored(stored) => &stored.topic,
-            Key::Topic(topic) => topic,
+            RetainedKey::Message(message) => message.topic_str(),
+            RetainedKey::Stored(stored) => &stored.topic,
+            RetainedKey::Topic(topic) => topic,
         }
     }
 }
 
-impl Ord for Key {
+impl Ord for RetainedKey {
     fn cmp(&self, other: &Self) -> Ordering {
         // `/` sorts below every other byte; U+0000 does not occur.
         let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
@@ -121,19 +121,19 @@ impl Ord for Key {
     }
 }
 
-impl PartialOrd for Key {
+impl PartialOrd for RetainedKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Key {
+impl PartialEq for RetainedKey {
     fn eq(&self, other: &Self) -> bool {
         self.topic() == other.topic()
     }
 }
 
-impl Eq for Key {}
+impl Eq for RetainedKey {}
 
 /// How many topics one call walks over, so that no walk keeps others waiting.
 const VISITS_MAX: usize = 1_024;
@@ -156,9 +156,9 @@ impl Slice {
         self.messages == 0 || self.visits == 0
     }
 
-    fn deliver(&mut self, replay: &Replay, key: &Key, fetched: &Fetched) -> Option<Delivery> {
+    fn deliver(&mut self, replay: &RetainedCursor, key: &RetainedKey, fetched: &Fetched) -> Option<Delivery> {
         let message = match key {
-            Key::Message(message) => Some(message),
+            RetainedKey::Message(message) => Some(message),
             _ => match fetched.get(key.topic()) {
                 Some(message) => message.as_ref(),
                 None => {
@@ -173,12 +173,12 @@ impl Slice {
 
 impl Retained {
     /// An empty store.
-    pub fn new(space: Space) -> Retained {
-        Retained { inner: RwLock::new(Inner { space, ..Inner::default() }) }
+    pub fn new(space: RetainedLimits) -> Retained {
+        Retained { inner: RwLock::new(RetainedState { space, ..RetainedState::default() }) }
     }
 
     /// Another bound. What is there already stays.
-    pub fn bound(&self, space: Space) {
+    pub fn set_limits(&self, space: RetainedLimits) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).space = space;
     }
 
@@ -187,9 +187,9 @@ impl Retained {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let size = message.size() as u64;
         let key = if inner.cached + size > inner.space.cache_bytes_max {
-            Key::stored(&message)
+            RetainedKey::stored(&message)
         } else {
-            Key::Message(message)
+            RetainedKey::Message(message)
         };
         inner.remove(&key);
         inner.insert(key);
@@ -197,8 +197,8 @@ impl Retained {
 
     /// Keeps a message in place of the one that its topic had; an empty payload only removes (`[MQTT-3.3.1-6]`).
     /// Its place in the log is reserved here, so that log and memory agree on which of two messages is the last.
-    pub fn keep(&self, message: &Message, journal: &mut Journal<'_>) -> Kept {
-        let key = Key::Message(message.clone());
+    pub fn keep(&self, message: &Message, record: &mut PublishRecord<'_>) -> RetainResult {
+        let key = RetainedKey::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let before = inner.messages.get_key_value(&key).map(|(key, ())| key.size());
         if !message.payload().is_empty() && !key.is_own() {
@@ -206,11 +206,11 @@ impl Retained {
             if (before.is_none() && inner.messages.len() - inner.own >= inner.space.messages_max)
                 || bytes > inner.space.bytes_max
             {
-                return Kept::Full;
+                return RetainResult::Full;
             }
         }
-        if journal.reserve().is_err() {
-            return Kept::Unavailable;
+        if record.reserve().is_err() {
+            return RetainResult::Unavailable;
         }
         // Insertion would keep the old key.
         inner.remove(&key);
@@ -221,14 +221,14 @@ impl Retained {
                 inner.make_room(bytes);
             }
         }
-        Kept::Done
+        RetainResult::Kept
     }
 
     /// The size of the retained message of a topic, in bytes, if it has one.
     pub fn size_of(&self, topic: &str, now: Millis) -> Option<u64> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let key = inner.messages.get_key_value(&Key::Topic(topic.into())).map(|(key, ())| key);
-        key.filter(|key| !key.has_expired(now)).map(Key::size)
+        let key = inner.messages.get_key_value(&RetainedKey::Topic(topic.into())).map(|(key, ())| key);
+        key.filter(|key| !key.has_expired(now)).map(RetainedKey::size)
     }
 
     /// Number and bytes.
@@ -240,7 +240,7 @@ impl Retained {
     /// The next few messages for a new subscription. `fetched` has what the store was asked for.
     pub fn next(
         &self,
-        replay: &mut Replay,
+        replay: &mut RetainedCursor,
         most: usize,
         now: Millis,
         fetched: &Fetched,
@@ -254,7 +254,8 @@ impl Retained {
             // A filter without wildcards, the most usual kind, is one look-up.
             if !topic::has_wildcard(filter) {
                 let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-                let key = inner.messages.get_key_value(&Key::Topic(filter.into())).map(|(key, ())| key);
+                let key =
+                    inner.messages.get_key_value(&RetainedKey::Topic(filter.into())).map(|(key, ())| key);
                 let wanted = key.filter(|key| !key.has_expired(now) && !replay.has_come(key.topic()));
                 slice.visit(wanted.is_some());
                 into.extend(wanted.and_then(|key| slice.deliver(replay, key, fetched)));
@@ -272,7 +273,7 @@ impl Retained {
     /// Walks on over the topics of one filter; `true` when it stopped before their end.
     fn walk(
         &self,
-        replay: &mut Replay,
+        replay: &mut RetainedCursor,
         slice: &mut Slice,
         now: Millis,
         fetched: &Fetched,
@@ -304,7 +305,7 @@ impl Retained {
         after: Option<Box<str>>,
         most: usize,
         now: Millis,
-        mut show: impl FnMut(Shown<'_>),
+        mut show: impl FnMut(RetainedEntry<'_>),
     ) -> Option<Box<str>> {
         let (mut visits, mut left, mut last) = (VISITS_MAX, most, None);
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -312,18 +313,18 @@ impl Retained {
             visits -= 1;
             if matches && !key.has_expired(now) {
                 left -= 1;
-                show(Shown {
+                show(RetainedEntry {
                     topic: key.topic(),
                     bytes: key.size(),
                     message: key.message(),
                     is_own: key.is_own(),
                 });
             }
-            let ends = visits == 0 || left == 0;
-            if ends {
+            let outcomes = visits == 0 || left == 0;
+            if outcomes {
                 last = Some(key.topic().into());
             }
-            ends
+            outcomes
         });
         last
     }
@@ -336,7 +337,7 @@ impl Retained {
         now: Millis,
         mut forget: impl FnMut(&str),
     ) -> Option<Box<str>> {
-        let start = after.map_or(Bound::Unbounded, |topic| Bound::Excluded(Key::Topic(topic)));
+        let start = after.map_or(Bound::Unbounded, |topic| Bound::Excluded(RetainedKey::Topic(topic)));
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let mut void: Vec<Box<str>> = Vec::new();
         let mut last = None;
@@ -351,14 +352,14 @@ impl Retained {
         }
         for topic in void {
             forget(&topic);
-            inner.remove(&Key::Topic(topic));
+            inner.remove(&RetainedKey::Topic(topic));
         }
         last
     }
 }
 
 /// A retained message, as somebody looks through them.
-pub struct Shown<'a> {
+pub struct RetainedEntry<'a> {
     /// Its topic.
     pub topic: &'a str,
     /// What it takes.
@@ -369,46 +370,51 @@ pub struct Shown<'a> {
     pub is_own: bool,
 }
 
-impl Inner {
+impl RetainedState {
     /// Visits topics in order from behind `after` on, those that match the filter and those that had to be looked at on the way,
     /// until `visit` says that it is enough: `true` then.
-    fn walk(&self, filter: &str, after: Option<Box<str>>, mut visit: impl FnMut(&Key, bool) -> bool) -> bool {
+    fn walk(
+        &self,
+        filter: &str,
+        after: Option<Box<str>>,
+        mut visit: impl FnMut(&RetainedKey, bool) -> bool,
+    ) -> bool {
         let prefix = literal_prefix(filter);
         let mut start = match after {
-            Some(after) => Bound::Excluded(Key::Topic(after)),
-            None => Bound::Included(Key::Topic(prefix.into())),
+            Some(after) => Bound::Excluded(RetainedKey::Topic(after)),
+            None => Bound::Included(RetainedKey::Topic(prefix.into())),
         };
         loop {
-            let mut step = Step::End;
+            let mut step = SeekStep::End;
             for (key, ()) in self.messages.range((start, Bound::Unbounded)) {
                 let topic = key.topic();
                 if !topic.starts_with(prefix) {
                     return false;
                 }
                 let matches = topic::matches(filter, topic);
-                step = if matches { Step::Next } else { after_mismatch(filter, topic) };
+                step = if matches { SeekStep::Next } else { after_mismatch(filter, topic) };
                 if visit(key, matches) {
                     return true;
                 }
-                if !matches!(step, Step::Next) {
+                if !matches!(step, SeekStep::Next) {
                     break;
                 }
             }
             match step {
-                Step::Seek(topic) => start = Bound::Included(Key::Topic(topic)),
-                Step::Next | Step::End => return false,
+                SeekStep::Seek(topic) => start = Bound::Included(RetainedKey::Topic(topic)),
+                SeekStep::Next | SeekStep::End => return false,
             }
         }
     }
 
-    fn insert(&mut self, key: Key) {
+    fn insert(&mut self, key: RetainedKey) {
         self.bytes += key.size();
         self.cached += key.cached();
         self.own += usize::from(key.is_own());
         self.messages.insert(key, ());
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &RetainedKey) {
         if let Some((old, ())) = self.messages.remove_entry(key) {
             self.bytes -= old.size();
             self.cached -= old.cached();
@@ -418,21 +424,24 @@ impl Inner {
 
     /// Lets go of messages that the store has, round and round, until there are no more than `bytes` in memory.
     fn make_room(&mut self, bytes: u64) {
-        let start = self.hand.take().map_or(Bound::Unbounded, |topic| Bound::Excluded(Key::Topic(topic)));
+        let start = self
+            .eviction_cursor
+            .take()
+            .map_or(Bound::Unbounded, |topic| Bound::Excluded(RetainedKey::Topic(topic)));
         let mut left = self.cached.saturating_sub(bytes);
         let mut stored = Vec::new();
         for (key, ()) in self.messages.range((start, Bound::Unbounded)) {
             if left == 0 {
                 break;
             }
-            if let Key::Message(message) = key
+            if let RetainedKey::Message(message) = key
                 && !key.is_own()
             {
                 left = left.saturating_sub(key.cached());
-                stored.push(Key::stored(message));
+                stored.push(RetainedKey::stored(message));
             }
         }
-        self.hand = if left == 0 { stored.last().map(|key| key.topic().into()) } else { None };
+        self.eviction_cursor = if left == 0 { stored.last().map(|key| key.topic().into()) } else { None };
         for key in stored {
             self.remove(&key);
             self.insert(key);
@@ -440,9 +449,9 @@ impl Inner {
     }
 }
 
-impl Key {
-    fn stored(message: &Message) -> Key {
-        Key::Stored(Box::new(Stored {
+impl RetainedKey {
+    fn stored(message: &Message) -> RetainedKey {
+        RetainedKey::Stored(Box::new(StoredRetained {
             topic: message.topic_str().into(),
             size: message.size() as u64,
             expires_at: message.expires_at(),
@@ -451,41 +460,41 @@ impl Key {
 
     fn message(&self) -> Option<&Message> {
         match self {
-            Key::Message(message) => Some(message),
+            RetainedKey::Message(message) => Some(message),
             _ => None,
         }
     }
 
     fn is_own(&self) -> bool {
-        matches!(self, Key::Message(message) if message.publisher() == 0)
+        matches!(self, RetainedKey::Message(message) if message.publisher() == 0)
     }
 
     fn size(&self) -> u64 {
         match self {
-            Key::Message(message) => message.size() as u64,
-            Key::Stored(stored) => stored.size,
-            Key::Topic(_) => 0,
+            RetainedKey::Message(message) => message.size() as u64,
+            RetainedKey::Stored(stored) => stored.size,
+            RetainedKey::Topic(_) => 0,
         }
     }
 
     /// Its part of the cache.
     fn cached(&self) -> u64 {
         match self {
-            Key::Message(message) => message.size() as u64,
+            RetainedKey::Message(message) => message.size() as u64,
             _ => 0,
         }
     }
 
     fn has_expired(&self, now: Millis) -> bool {
         match self {
-            Key::Message(message) => message.expiry(now) == Expiry::Expired,
-            Key::Stored(stored) => stored.expires_at.is_some_and(|at| at <= now),
-            Key::Topic(_) => false,
+            RetainedKey::Message(message) => message.expiry(now) == Expiry::Expired,
+            RetainedKey::Stored(stored) => stored.expires_at.is_some_and(|at| at <= now),
+            RetainedKey::Topic(_) => false,
         }
     }
 }
 
-fn delivery(replay: &Replay, message: &Message) -> Option<Delivery> {
+fn delivery(replay: &RetainedCursor, message: &Message) -> Option<Delivery> {
     let (qos, ids) = replay.matching(message.topic_str())?;
     let terms = DeliveryTerms {
         // `[MQTT-3.3.1-8]`: a retained message for a new subscription says so.
@@ -505,7 +514,7 @@ fn literal_prefix(filter: &str) -> &str {
 }
 
 /// Where to look after a topic that does not match.
-enum Step {
+enum SeekStep {
     Next,
     Seek(Box<str>),
     End,
@@ -513,29 +522,29 @@ enum Step {
 
 /// The level that differs says where the next topic that could match stands: a literal that is still ahead is jumped to, a
 /// branch that is behind it or too deep is left as a whole.
-fn after_mismatch(filter: &str, topic: &str) -> Step {
+fn after_mismatch(filter: &str, topic: &str) -> SeekStep {
     let mut passed = 0;
     let mut levels = filter.split('/');
     for level in topic.split('/') {
         let before = topic.get(..passed).unwrap_or("");
         let wanted = levels.next();
         if wanted == Some("#") {
-            return Step::Next;
+            return SeekStep::Next;
         }
         match wanted {
             Some(wanted) if wanted == "+" || wanted == level => passed += level.len() + 1,
-            Some(wanted) if Key::Topic(level.into()) < Key::Topic(wanted.into()) => {
-                return Step::Seek(format!("{before}{wanted}").into());
+            Some(wanted) if RetainedKey::Topic(level.into()) < RetainedKey::Topic(wanted.into()) => {
+                return SeekStep::Seek(format!("{before}{wanted}").into());
             }
             // U+0001 sorts just behind `/`, so behind everything below the parent.
             _ => {
                 return before
                     .strip_suffix('/')
-                    .map_or(Step::End, |parent| Step::Seek(format!("{parent}\u{1}").into()));
+                    .map_or(SeekStep::End, |parent| SeekStep::Seek(format!("{parent}\u{1}").into()));
             }
         }
     }
-    Step::Next
+    SeekStep::Next
 }
 
 #[cfg(test)]
@@ -544,11 +553,11 @@ mod tests {
     use lapwing_protocol::{QoS, topic};
 
     use super::*;
-    use crate::message::Content;
-    use crate::session::Held;
+    use crate::message::MessageParts;
+    use crate::session::Subscription;
 
     fn message(topic: &str, payload: &str, expires_at: Option<Millis>) -> Message {
-        Message::new(&Content {
+        Message::new(&MessageParts {
             topic,
             properties: &[],
             payload: payload.as_bytes(),
@@ -561,8 +570,8 @@ mod tests {
     }
 
     fn replayed(retained: &Retained, filters: &[&str], most: usize) -> Vec<String> {
-        let held = Held { options: SubscriptionOptions::default(), id: None };
-        let mut replay = Replay::default();
+        let held = Subscription { options: SubscriptionOptions::default(), id: None };
+        let mut replay = RetainedCursor::default();
         filters.iter().for_each(|filter| replay.push(filter, held));
         let mut all: Vec<Delivery> = Vec::new();
         while retained.next(&mut replay, most, 0, &HashMap::new(), &mut all) == Next::More {}
@@ -570,8 +579,8 @@ mod tests {
     }
 
     fn get(retained: &Retained, topic: &str, now: Millis) -> Option<Message> {
-        let mut replay = Replay::default();
-        replay.push(topic, Held { options: SubscriptionOptions::default(), id: None });
+        let mut replay = RetainedCursor::default();
+        replay.push(topic, Subscription { options: SubscriptionOptions::default(), id: None });
         let mut all: Vec<Delivery> = Vec::new();
         retained.next(&mut replay, 1, now, &HashMap::new(), &mut all);
         all.pop().map(|delivery| delivery.message)
@@ -579,12 +588,15 @@ mod tests {
 
     #[test]
     fn what_is_not_in_memory_is_fetched_and_comes_in_its_place() {
-        let retained = Retained::new(Space { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
+        let retained =
+            Retained::new(RetainedLimits { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
         let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
-        all.iter().for_each(|message| assert_eq!(retained.keep(message, &mut Journal::off()), Kept::Done));
+        all.iter().for_each(|message| {
+            assert_eq!(retained.keep(message, &mut PublishRecord::disabled()), RetainResult::Kept)
+        });
         assert_eq!(retained.len().0, 20);
-        let mut replay = Replay::default();
-        replay.push("t/#", Held { options: SubscriptionOptions::default(), id: None });
+        let mut replay = RetainedCursor::default();
+        replay.push("t/#", Subscription { options: SubscriptionOptions::default(), id: None });
         let (mut got, mut fetched, mut fetches): (Vec<Delivery>, _, _) = (Vec::new(), HashMap::new(), 0);
         loop {
             match retained.next(&mut replay, 3, 0, &fetched, &mut got) {
@@ -606,8 +618,11 @@ mod tests {
     #[test]
     fn a_replay_in_small_steps_brings_what_the_plain_matcher_would_and_each_topic_once() {
         let levels = ["a", "b", "a-b", "", "c", "ab", "$x", "a\u{1}"];
-        let retained =
-            Retained::new(Space { messages_max: 10_000, bytes_max: 1 << 30, cache_bytes_max: u64::MAX });
+        let retained = Retained::new(RetainedLimits {
+            messages_max: 10_000,
+            bytes_max: 1 << 30,
+            cache_bytes_max: u64::MAX,
+        });
         let mut topics = Vec::new();
         for one in levels {
             topics.push(one.to_owned());
@@ -618,7 +633,10 @@ mod tests {
         }
         topics.retain(|topic| !topic.is_empty());
         topics.iter().for_each(|topic| {
-            assert_eq!(retained.keep(&message(topic, "x", None), &mut Journal::off()), Kept::Done)
+            assert_eq!(
+                retained.keep(&message(topic, "x", None), &mut PublishRecord::disabled()),
+                RetainResult::Kept
+            )
         });
         let filters = [
             "#", "+", "a", "a/#", "a/+", "+/b", "+/b/#", "+/+/c", "a/+/c", "a-b/#", "/#", "/+", "b/c/ab",
@@ -646,20 +664,34 @@ mod tests {
     // 3.1.1: [MQTT-3.3.1-10] [MQTT-3.3.1-11]  5.0: [MQTT-3.3.1-6] [MQTT-3.3.1-7]
     #[test]
     fn an_empty_payload_removes_and_is_not_kept() {
-        let retained = Retained::new(Space { messages_max: 1, bytes_max: 1_000, cache_bytes_max: u64::MAX });
-        assert_eq!(retained.keep(&message("t", "1", None), &mut Journal::off()), Kept::Done);
-        assert_eq!(retained.keep(&message("u", "1", None), &mut Journal::off()), Kept::Full);
-        assert_eq!(retained.keep(&message("t", "22", None), &mut Journal::off()), Kept::Done);
+        let retained =
+            Retained::new(RetainedLimits { messages_max: 1, bytes_max: 1_000, cache_bytes_max: u64::MAX });
+        assert_eq!(
+            retained.keep(&message("t", "1", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
+        assert_eq!(
+            retained.keep(&message("u", "1", None), &mut PublishRecord::disabled()),
+            RetainResult::Full
+        );
+        assert_eq!(
+            retained.keep(&message("t", "22", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
         assert_eq!(get(&retained, "t", 0).map(|m| m.payload().to_vec()), Some(b"22".to_vec()));
-        assert_eq!(retained.keep(&message("t", "", None), &mut Journal::off()), Kept::Done);
+        assert_eq!(
+            retained.keep(&message("t", "", None), &mut PublishRecord::disabled()),
+            RetainResult::Kept
+        );
         assert_eq!((get(&retained, "t", 0), retained.len()), (None, (0, 0)));
     }
 
     #[test]
     fn expired_messages_are_neither_delivered_nor_kept_for_long() {
-        let retained = Retained::new(Space { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
-        retained.keep(&message("t", "1", Some(10)), &mut Journal::off());
-        retained.keep(&message("u", "1", None), &mut Journal::off());
+        let retained =
+            Retained::new(RetainedLimits { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
+        retained.keep(&message("t", "1", Some(10)), &mut PublishRecord::disabled());
+        retained.keep(&message("u", "1", None), &mut PublishRecord::disabled());
         assert!(get(&retained, "t", 9).is_some() && get(&retained, "t", 10).is_none());
         assert_eq!(retained.sweep(None, 10, |_| {}), None);
         assert_eq!(retained.len().0, 1);

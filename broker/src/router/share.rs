@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::trie::Node;
 use crate::message::{Millis, SessionNumber};
-use crate::router::group::Turns;
+use crate::router::group::Balancer;
 use crate::router::{Group, Subscriber};
 
 /// The most messages in a row that a member gets of one publisher.
@@ -77,7 +77,7 @@ impl Shares {
                 true
             }
         };
-        let turns = Turns::new(members.len(), next);
+        let turns = Balancer::new(members.len(), next);
         self.set(node, name, Group { id, members, turns });
         new
     }
@@ -92,7 +92,7 @@ impl Shares {
             self.groups.remove(&group.id);
             node.set_share(name, None);
         } else {
-            let turns = Turns::new(members.len(), group.turns.next());
+            let turns = Balancer::new(members.len(), group.turns.next());
             self.set(node, name, Group { id: group.id, members, turns });
         }
         left
@@ -113,14 +113,14 @@ mod tests {
 
     use lapwing_protocol::QoS;
 
-    use super::super::{Batch, Retained, RouteCache, Router, Space, subscriber};
+    use super::super::{Batch, Retained, RetainedLimits, RouteCache, Router, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
-    use crate::message::{Content, Message};
-    use crate::outbox::{Bounds, Outbox};
-    use crate::store::publish_record::Journal;
+    use crate::message::{Message, MessageParts};
+    use crate::outbox::{Outbox, QueueLimits};
+    use crate::store::publish_record::PublishRecord;
     use crate::telemetry::drop_reason::Reason;
-    use crate::telemetry::outcomes::Ends;
+    use crate::telemetry::outcomes::Outcomes;
 
     /// A group whose clients are there, and what a publisher has.
     struct Workers {
@@ -129,8 +129,8 @@ mod tests {
     }
 
     impl Workers {
-        fn new(members: u64, bounds: Bounds) -> Workers {
-            let router = Router::new(Retained::new(Space::default()), Arc::default());
+        fn new(members: u64, bounds: QueueLimits) -> Workers {
+            let router = Router::new(Retained::new(RetainedLimits::default()), Arc::default());
             let outboxes: Vec<_> = (1..=members).map(|n| Arc::new(Outbox::new(n, bounds))).collect();
             for outbox in &outboxes {
                 outbox.connect(&Arc::default());
@@ -149,7 +149,7 @@ mod tests {
             for _ in 0..jobs {
                 self.router.gather(job(QoS::AtMostOnce, now), &mut cache, &mut batch).unwrap();
             }
-            self.router.pass_on(&mut batch, &mut wakers, &mut Journal::off());
+            self.router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled());
         }
 
         /// Another thread serves the later half of them.
@@ -162,7 +162,7 @@ mod tests {
 
         /// How many wait for each.
         fn wait(&self) -> Vec<usize> {
-            self.outboxes.iter().map(|outbox| outbox.news()).collect()
+            self.outboxes.iter().map(|outbox| outbox.len()).collect()
         }
 
         /// How many wait for each, who takes them now.
@@ -170,7 +170,7 @@ mod tests {
             let take = |outbox: &Arc<Outbox>| {
                 let mut taken = VecDeque::new();
                 outbox.take(&mut taken, &mut 0, Waker::noop());
-                outbox.holds(0, 0);
+                outbox.set_held(0, 0);
                 taken.len()
             };
             self.outboxes.iter().map(take).collect()
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn job(qos: QoS, now: Millis) -> Message {
-        Message::new(&Content {
+        Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload: b"x",
@@ -190,8 +190,8 @@ mod tests {
         })
     }
 
-    fn unbounded() -> Bounds {
-        Bounds { messages_max: usize::MAX, bytes_max: usize::MAX, ..Bounds::default() }
+    fn unbounded() -> QueueLimits {
+        QueueLimits { messages_max: usize::MAX, bytes_max: usize::MAX, ..QueueLimits::default() }
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn while_a_member_rests_the_others_get_equal_parts_and_it_is_owed_nothing() {
         let workers = Workers::new(3, unbounded());
-        workers.outboxes[1].disconnect(&Ends::default());
+        workers.outboxes[1].disconnect(&Outcomes::default());
         for _ in 0..100 {
             workers.burst(9);
             let wait = workers.wait();
@@ -295,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_a_full_or_resting_member_cannot_take_of_a_burst_the_others_get() {
-        let workers = Workers::new(3, Bounds { messages_max: 5, ..unbounded() });
-        workers.outboxes[1].disconnect(&Ends::default());
+        let workers = Workers::new(3, QueueLimits { messages_max: 5, ..unbounded() });
+        workers.outboxes[1].disconnect(&Outcomes::default());
         // Of the second burst, there is no room for two.
         for (jobs, taken) in [(9, 9), (12, 10)] {
             workers.burst(jobs);
@@ -307,21 +307,21 @@ mod tests {
 
     #[test]
     fn a_message_that_no_member_can_take_is_one_drop() {
-        let bounds = Bounds {
+        let bounds = QueueLimits {
             messages_max: 1,
             bytes_max: 1 << 20,
             policy: QueuePolicy::DropNewest,
-            ..Bounds::default()
+            ..QueueLimits::default()
         };
         let Workers { router, outboxes: members } = Workers::new(2, bounds);
         let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
-        let (message, ends) = (job(QoS::AtLeastOnce, 0), router.ends.clone());
+        let (message, outcomes) = (job(QoS::AtLeastOnce, 0), router.outcomes.clone());
         let routed: Vec<_> = (0..3)
-            .map(|_| router.route(&message, &mut cache, &mut wakers, &mut Journal::off()))
-            .map(|routed| (routed.queued, ends.drops.get(Reason::NoMember)))
+            .map(|_| router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled()))
+            .map(|routed| (routed.queued, outcomes.drops.get(Reason::NoMember)))
             .collect();
         assert_eq!(routed, [(1, 0), (1, 0), (0, 1)]);
-        assert_eq!(ends.drops.sum(), 1);
+        assert_eq!(outcomes.drops.sum(), 1);
         assert!(members.iter().all(|outbox| outbox.recipient().drops().is_none()), "it was for none of them");
     }
 }

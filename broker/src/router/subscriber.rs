@@ -7,7 +7,7 @@ use lapwing_protocol::QoS;
 
 use crate::message::{Delivery, DeliveryTerms, Message, SubscriptionIds};
 use crate::outbox::Outbox;
-use crate::session::Held;
+use crate::session::Subscription;
 
 /// A session's interest in a topic filter.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Subscriber {
 
 impl Subscriber {
     /// A session's subscription as the router has it.
-    pub fn new(outbox: &Arc<Outbox>, held: &Held) -> Subscriber {
+    pub fn new(outbox: &Arc<Outbox>, held: &Subscription) -> Subscriber {
         Subscriber {
             outbox: outbox.clone(),
             qos: held.options.qos,

@@ -4,7 +4,7 @@ use crate::router::share::Shares;
 use crate::router::trie::Trie;
 
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct SubscriptionTable {
     pub(super) trie: Trie,
     pub(super) shares: Shares,
     pub(super) count: usize,

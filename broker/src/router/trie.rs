@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::compact::Compact;
+use super::compact::SmallMap;
 use crate::message::{SessionNumber, SubscriptionIds};
 use crate::router::target::merge;
 use crate::router::{Group, Subscriber, Target};
@@ -22,10 +22,10 @@ pub(super) struct Node {
     multi: Index,
     single: Index,
     /// Below levels that are names.
-    names: Compact<SmolStr, Index>,
-    subscribers: Compact<SessionNumber, Subscriber>,
+    names: SmallMap<SmolStr, Index>,
+    subscribers: SmallMap<SessionNumber, Subscriber>,
     /// Shared groups by name; few topics have any.
-    shares: Option<Box<Compact<Box<str>, Arc<Group>>>>,
+    shares: Option<Box<SmallMap<Box<str>, Arc<Group>>>>,
 }
 
 impl Node {
@@ -57,12 +57,12 @@ impl Node {
         &self,
         session: Option<SessionNumber>,
     ) -> impl Iterator<Item = &Subscriber> {
-        self.subscribers.behind(session.as_ref()).map(|(_, subscriber)| subscriber)
+        self.subscribers.after(session.as_ref()).map(|(_, subscriber)| subscriber)
     }
 
     /// The shared groups here, in the order of their names.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Arc<Group>)> {
-        let groups = self.shares.iter().flat_map(|shares| shares.behind::<str>(None));
+        let groups = self.shares.iter().flat_map(|shares| shares.after::<str>(None));
         groups.map(|(name, group)| (&**name, group))
     }
 
@@ -103,7 +103,7 @@ impl Node {
             Some(_) => 3,
         };
         let wildcards = [("#", self.multi), ("+", self.single)].into_iter().skip(rank);
-        let names = self.names.behind(after.filter(|_| rank == 3));
+        let names = self.names.after(after.filter(|_| rank == 3));
         wildcards.filter(|(_, child)| *child != ROOT).chain(names.map(|(name, child)| (&**name, *child)))
     }
 }
@@ -312,13 +312,13 @@ mod tests {
     use lapwing_protocol::{QoS, topic};
 
     use super::*;
-    use crate::outbox::{Bounds, Outbox};
+    use crate::outbox::{Outbox, QueueLimits};
 
     fn outbox(session: SessionNumber) -> Arc<Outbox> {
         let policy = crate::config::QueuePolicy::DropNewest;
         Arc::new(Outbox::new(
             session,
-            Bounds {
+            QueueLimits {
                 messages_max: 9,
                 bytes_max: 999,
                 policy,

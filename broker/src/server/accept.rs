@@ -12,33 +12,33 @@ use tracing::{debug, warn};
 use crate::auth::ban::{self, Ban};
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
-use crate::limits::budget::Place;
-use crate::net::endpoint::Gate;
-use crate::net::{Accepted, Entering, Listener, Origin, Peer, Sender, Stream};
-use crate::server::drain::{Counted, Tally};
-use crate::workers::Crew;
+use crate::limits::budget::ConnectionPermit;
+use crate::net::endpoint::Endpoint;
+use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, Peer, ProxyVerdict, Stream};
+use crate::server::drain::{TaskCounter, TaskGuard};
+use crate::workers::WorkerPool;
 
 /// How long accepting rests when the process has no file descriptor left.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// After so many connections the others that this thread serves have theirs: each is a task more in the queue that they wait in.
-const AT_ONCE: u32 = 8;
+const ACCEPT_BURST: u32 = 8;
 /// Those who say nothing are sent away at so many different moments.
-const CROWD: u32 = 64;
+const TIMEOUT_JITTER_STEPS: u32 = 64;
 
 /// Serves a listener until the broker stops, or `closed` says that the listener is no more.
 pub(crate) async fn run(
     core: Arc<Core>,
-    crew: Arc<Crew>,
-    listener: Listener,
+    workers: Arc<WorkerPool>,
+    listener: ListeningSocket,
     mut stopped: watch::Receiver<bool>,
     mut closed: watch::Receiver<bool>,
-    connections: Arc<Tally>,
+    connections: Arc<TaskCounter>,
 ) {
     let mut warned: Option<Instant> = None;
     let mut in_a_row = 0;
     loop {
         in_a_row += 1;
-        if in_a_row > AT_ONCE {
+        if in_a_row > ACCEPT_BURST {
             in_a_row = 0;
             tokio::task::yield_now().await;
         }
@@ -66,26 +66,26 @@ pub(crate) async fn run(
                 complain(format!(
                     "a connection could not be accepted: {error}; raise the limit of open files (ulimit -n)"
                 ));
-                tokio::time::sleep(EXHAUSTED).await;
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
-        let snapshot = core.live.get();
-        let Some(gate) = snapshot.gate(listener.number()) else { continue };
-        let accepted = listener.admit(accepted, gate.clone());
+        let snapshot = core.settings.get();
+        let Some(endpoint) = snapshot.endpoint(listener.number()) else { continue };
+        let accepted = listener.admit(accepted, endpoint.clone());
         let origin = accepted.origin();
         // Whose connection a proxy passes on is only known when it has said so.
         let address = if origin.is_proxy() { None } else { counted(origin) };
         let banned = |ban: &Ban| {
             format!("connection from {} closed: {} is banned ({})", origin.address(), ban.whom, ban.reason)
         };
-        let traffic = &gate.traffic;
+        let traffic = &endpoint.traffic;
         if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
             traffic.refused.add(1);
             complain(text);
             continue;
         }
-        let Some(entered) = gate.enter() else {
+        let Some(entered) = endpoint.admit() else {
             traffic.refused.add(1);
             complain(format!(
                 "connection from {} closed: connections_max of this listener is reached",
@@ -96,12 +96,12 @@ pub(crate) async fn run(
         match core.budget.enter(address, now) {
             Ok(place) => {
                 traffic.connections.add(1);
-                let timeout = patience(gate.limits.connect_timeout_s, connections.count());
+                let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
                 // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
                 let admitted =
                     Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
-                let counted = (Counted::new(&connections), entered);
-                crew.serve(async move {
+                let counted = (TaskGuard::new(&connections), entered);
+                workers.spawn(async move {
                     if let Some(connection) = admitted.await {
                         connection.run().await;
                     }
@@ -118,29 +118,29 @@ pub(crate) async fn run(
 
 /// How long a client has until its CONNECT, as one of so many: up to a tenth more than `limits.connect_timeout_s`, so that a crowd that came
 /// at once is not sent away at once, which would hold up the others.
-fn patience(connect_timeout_s: u32, nth: usize) -> Duration {
+fn connect_timeout(connect_timeout_s: u32, nth: usize) -> Duration {
     let timeout = Duration::from_secs(u64::from(connect_timeout_s));
-    timeout + timeout / (10 * CROWD) * (nth as u32 % CROWD)
+    timeout + timeout / (10 * TIMEOUT_JITTER_STEPS) * (nth as u32 % TIMEOUT_JITTER_STEPS)
 }
 
 /// The address that counts for bounds per address; loopback is free of them.
-fn counted(origin: &Origin) -> Option<IpAddr> {
+fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
     origin.address().ip().filter(|ip| !ip.is_loopback())
 }
 
 /// The bytes of a client, with those that were read already, who it is, and what it is served by.
-type Established = (Stream, Vec<u8>, Peer, Arc<Gate>);
+type Established = (Stream, Vec<u8>, Peer, Arc<Endpoint>);
 
 /// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
-async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option<Established> {
-    let (address, traffic) = (*entering.origin().address(), entering.origin().gate().traffic.clone());
+async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit) -> Option<Established> {
+    let (address, traffic) = (*entering.origin().address(), entering.origin().endpoint().traffic.clone());
     let refuse = |error: String| {
         traffic.refused.add(1);
         warn!(peer = %address, "{error}");
     };
-    let entering = match entering.sender().await {
-        Ok(Sender::Client(entering)) => entering,
-        Ok(Sender::Proxy) => {
+    let entering = match entering.read_proxy_header().await {
+        Ok(ProxyVerdict::Client(entering)) => entering,
+        Ok(ProxyVerdict::Proxy) => {
             debug!(peer = %address, "the proxy looked whether the broker is there");
             return None;
         }
@@ -149,33 +149,33 @@ async fn establish(core: &Core, entering: Entering, place: &mut Place) -> Option
             return None;
         }
     };
-    let snapshot = core.live.get();
+    let snapshot = core.settings.get();
     let origin = entering.origin();
     let of = origin.address();
     if let Some(ban) = snapshot.bans.of_address(counted(origin), ban::now_s()) {
         refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
         return None;
     }
-    if let Err(full) = place.locate(counted(origin), Instant::now()) {
+    if let Err(full) = place.set_address(counted(origin), Instant::now()) {
         refuse(format!("connection of {of} closed: {} is reached", full.key()));
         return None;
     }
-    let gate = origin.gate().clone();
+    let endpoint = origin.endpoint().clone();
     let (stream, begun, peer) = entering.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
-    Some((stream, begun, peer, gate))
+    Some((stream, begun, peer, endpoint))
 }
 
 /// Lets a client in, or says why not.
 async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
-    (mut place, permit): (Place, Option<OwnedSemaphorePermit>),
+    (mut place, permit): (ConnectionPermit, Option<OwnedSemaphorePermit>),
     timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Box<Connection>> {
-    let (address, gate) = (*accepted.origin().address(), accepted.origin().gate());
-    let connect_timeout_s = gate.limits.connect_timeout_s;
-    let traffic = gate.traffic.clone();
+    let (address, endpoint) = (*accepted.origin().address(), accepted.origin().endpoint());
+    let connect_timeout_s = endpoint.limits.connect_timeout_s;
+    let traffic = endpoint.traffic.clone();
     let introduction = pin!(async {
         let entering = match accepted.enter() {
             Ok(entering) => entering,
@@ -187,8 +187,8 @@ async fn admit(
         entering.first_byte().await;
         // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
         Box::pin(async {
-            let (stream, begun, peer, gate) = establish(&core, entering, &mut place).await?;
-            Some(handshake::receive(&core, gate, (stream, begun), peer, place).await)
+            let (stream, begun, peer, endpoint) = establish(&core, entering, &mut place).await?;
+            Some(handshake::read_connect(&core, endpoint, (stream, begun), peer, place).await)
         })
         .await
     });
@@ -196,7 +196,7 @@ async fn admit(
     drop(permit);
     let refusal = match introduced {
         Ok(None) => return None,
-        Ok(Some(Ok(guest))) => match Box::pin(handshake::welcome(&core, guest)).await {
+        Ok(Some(Ok(guest))) => match Box::pin(handshake::open_session(&core, guest)).await {
             Ok(connection) => return Some(connection),
             Err(refusal) => refusal,
         },
@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn a_crowd_that_came_at_once_is_sent_away_one_by_one_within_a_tenth_more_than_the_timeout() {
         for timeout_s in [1, 10, u32::MAX] {
-            let (timeout, crowd) = (Duration::from_secs(timeout_s.into()), CROWD as usize);
-            let all: Vec<Duration> = (0..crowd).map(|nth| patience(timeout_s, nth)).collect();
+            let (timeout, crowd) = (Duration::from_secs(timeout_s.into()), TIMEOUT_JITTER_STEPS as usize);
+            let all: Vec<Duration> = (0..crowd).map(|nth| connect_timeout(timeout_s, nth)).collect();
             assert_eq!(all[0], timeout, "nobody is sent away before it");
             let steps: Vec<Duration> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(steps.iter().all(|step| *step == steps[0] && *step > Duration::ZERO), "{all:?}");
@@ -244,7 +244,10 @@ mod tests {
             let most = timeout + timeout / 10;
             assert!(all[crowd - 1] < most && all[crowd - 1] + 2 * steps[0] > most, "{all:?}");
             // The next ones begin anew.
-            assert_eq!((patience(timeout_s, crowd), patience(timeout_s, 3 * crowd + 1)), (all[0], all[1]));
+            assert_eq!(
+                (connect_timeout(timeout_s, crowd), connect_timeout(timeout_s, 3 * crowd + 1)),
+                (all[0], all[1])
+            );
         }
     }
 }

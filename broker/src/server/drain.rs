@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 
 /// Counts connections or listeners, so that a stop can wait for the last.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct TaskCounter {
     count: AtomicUsize,
     ended: Notify,
 }
 
-impl Tally {
+impl TaskCounter {
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -32,16 +32,16 @@ impl Tally {
 }
 
 /// One of the counted.
-pub(crate) struct Counted(Arc<Tally>);
+pub(crate) struct TaskGuard(Arc<TaskCounter>);
 
-impl Counted {
-    pub(crate) fn new(tally: &Arc<Tally>) -> Counted {
-        tally.count.fetch_add(1, Ordering::AcqRel);
-        Counted(tally.clone())
+impl TaskGuard {
+    pub(crate) fn new(counters: &Arc<TaskCounter>) -> TaskGuard {
+        counters.count.fetch_add(1, Ordering::AcqRel);
+        TaskGuard(counters.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::AcqRel);
         self.0.ended.notify_waiters();

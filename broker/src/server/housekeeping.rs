@@ -16,13 +16,13 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     loop {
         let now = core.now();
-        let (due, next) = core.agenda.take_due(now);
+        let (due, next) = core.timers.take_due(now);
         for (client_id, rest) in due {
-            core.look_after(&client_id, rest, now);
+            core.on_session_timer(&client_id, rest, now);
         }
         let wait = next.map(|at| Duration::from_millis(at.saturating_sub(now)));
         tokio::select! {
-            () = core.agenda.changed.notified() => {}
+            () = core.timers.changed.notified() => {}
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             _ = sweep.tick() => swept = sweep_retained(&core, swept.take()),
         }
@@ -32,6 +32,6 @@ pub(crate) async fn run(core: Arc<Core>) {
 /// Looks through a slice of the retained messages.
 fn sweep_retained(core: &Core, after: Option<Box<str>>) -> Option<Box<str>> {
     core.router.retained.sweep(after, core.now(), |topic| {
-        core.store.append(Record::Forgotten { topic: topic.into() }, Durability::None);
+        core.store.append(Record::RetainedExpired { topic: topic.into() }, Durability::None);
     })
 }

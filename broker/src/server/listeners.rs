@@ -9,28 +9,28 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::core::Core;
-use crate::core::control::Named;
-use crate::net::endpoint::GateNumber;
+use crate::core::control::ListenerName;
+use crate::net::endpoint::EndpointId;
 use crate::net::{self, BindError};
 use crate::server::accept;
-use crate::server::drain::{Counted, Tally};
-use crate::workers::Crew;
+use crate::server::drain::{TaskCounter, TaskGuard};
+use crate::workers::WorkerPool;
 
 /// See the module.
 pub(crate) struct Listeners {
     /// In the order of the configuration.
-    open: Vec<Served>,
-    last: GateNumber,
-    names: watch::Sender<Vec<Named>>,
+    open: Vec<OpenListener>,
+    last: EndpointId,
+    names: watch::Sender<Vec<ListenerName>>,
     stopped: watch::Receiver<bool>,
-    connections: Arc<Tally>,
-    acceptors: Arc<Tally>,
-    crew: Arc<Crew>,
+    connections: Arc<TaskCounter>,
+    acceptors: Arc<TaskCounter>,
+    workers: Arc<WorkerPool>,
 }
 
 /// An open listener.
-struct Served {
-    number: GateNumber,
+struct OpenListener {
+    number: EndpointId,
     /// As it was when it was opened.
     config: config::Listener,
     names: Vec<Arc<str>>,
@@ -38,7 +38,7 @@ struct Served {
     tasks: JoinSet<()>,
 }
 
-impl Served {
+impl OpenListener {
     async fn close(mut self) {
         self.closed.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
@@ -47,32 +47,32 @@ impl Served {
 }
 
 /// A listener whose sockets are open, and nobody serves them yet.
-pub(crate) struct Fresh {
+pub(crate) struct BoundListener {
     config: config::Listener,
-    number: GateNumber,
-    sockets: Vec<net::Listener>,
+    number: EndpointId,
+    sockets: Vec<net::ListeningSocket>,
 }
 
 impl Listeners {
     /// None is open. The tallies count acceptors and connections, the receiver says when all of them end; the crew serves the connections.
     pub(crate) fn new(
         stopped: watch::Receiver<bool>,
-        acceptors: Arc<Tally>,
-        connections: Arc<Tally>,
-        crew: Arc<Crew>,
+        acceptors: Arc<TaskCounter>,
+        connections: Arc<TaskCounter>,
+        crew: Arc<WorkerPool>,
     ) -> Listeners {
         let names = watch::Sender::new(Vec::new());
-        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, crew }
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, workers: crew }
     }
 
     /// The names of those that are open.
-    pub(crate) fn names(&self) -> watch::Receiver<Vec<Named>> {
+    pub(crate) fn names(&self) -> watch::Receiver<Vec<ListenerName>> {
         self.names.subscribe()
     }
 
     /// The numbers of the listeners of a configuration: the old ones for those that are open already.
-    pub(crate) fn numbers(&mut self, config: &Config) -> Vec<GateNumber> {
-        let mut free: Vec<(String, GateNumber)> =
+    pub(crate) fn numbers(&mut self, config: &Config) -> Vec<EndpointId> {
+        let mut free: Vec<(String, EndpointId)> =
             self.open.iter().map(|served| (served.config.site(), served.number)).collect();
         let mut last = self.last;
         let numbers = config.listeners.iter().map(|listener| {
@@ -98,9 +98,9 @@ impl Listeners {
         &mut self,
         core: Option<&Arc<Core>>,
         config: &Config,
-        numbers: &[GateNumber],
-    ) -> Result<Vec<Fresh>, BindError> {
-        let is_open = |number: &GateNumber| self.open.iter().any(|served| served.number == *number);
+        numbers: &[EndpointId],
+    ) -> Result<Vec<BoundListener>, BindError> {
+        let is_open = |number: &EndpointId| self.open.iter().any(|served| served.number == *number);
         let pairs = config.listeners.iter().zip(numbers.iter().copied());
         let new: Vec<_> = pairs.filter(|(_, number)| !is_open(number)).collect();
         let error = match bind_all(&new) {
@@ -133,7 +133,12 @@ impl Listeners {
     }
 
     /// Serves the new ones and closes those that are gone. The snapshot with all of them is in place.
-    pub(crate) async fn replace(&mut self, core: &Arc<Core>, numbers: &[GateNumber], fresh: Vec<Fresh>) {
+    pub(crate) async fn replace(
+        &mut self,
+        core: &Arc<Core>,
+        numbers: &[EndpointId],
+        fresh: Vec<BoundListener>,
+    ) {
         let (stay, gone) =
             std::mem::take(&mut self.open).into_iter().partition(|s| numbers.contains(&s.number));
         self.open = stay;
@@ -141,38 +146,38 @@ impl Listeners {
             served.close().await;
         }
         fresh.into_iter().for_each(|fresh| self.serve(core, fresh));
-        let place = |served: &Served| numbers.iter().position(|number| *number == served.number);
+        let place = |served: &OpenListener| numbers.iter().position(|number| *number == served.number);
         self.open.sort_by_key(place);
-        let named = |served: &Served| {
+        let named = |served: &OpenListener| {
             let number = served.number;
             served.names.iter().map(move |name| (number, name.clone())).collect::<Vec<_>>()
         };
         self.names.send_replace(self.open.iter().flat_map(named).collect());
     }
 
-    fn serve(&mut self, core: &Arc<Core>, fresh: Fresh) {
-        let Fresh { config, number, sockets } = fresh;
+    fn serve(&mut self, core: &Arc<Core>, fresh: BoundListener) {
+        let BoundListener { config, number, sockets } = fresh;
         let (closed, closing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let names = sockets.iter().map(|socket| socket.name().clone()).collect();
         for socket in sockets {
             info!("listening on {}", socket.name());
-            let counted = Counted::new(&self.acceptors);
+            let counted = TaskGuard::new(&self.acceptors);
             let (core, stopped, closing) = (core.clone(), self.stopped.clone(), closing.clone());
-            let (connections, crew) = (self.connections.clone(), self.crew.clone());
+            let (connections, workers) = (self.connections.clone(), self.workers.clone());
             tasks.spawn(async move {
-                accept::run(core, crew, socket, stopped, closing, connections).await;
+                accept::run(core, workers, socket, stopped, closing, connections).await;
                 drop(counted);
             });
         }
-        self.open.push(Served { number, config, names, closed, tasks });
+        self.open.push(OpenListener { number, config, names, closed, tasks });
     }
 }
 
-fn bind_all(new: &[(&config::Listener, GateNumber)]) -> Result<Vec<Fresh>, BindError> {
-    let bind = |(config, number): &(&config::Listener, GateNumber)| {
+fn bind_all(new: &[(&config::Listener, EndpointId)]) -> Result<Vec<BoundListener>, BindError> {
+    let bind = |(config, number): &(&config::Listener, EndpointId)| {
         let sockets = net::bind(config, *number)?;
-        Ok(Fresh { config: (*config).clone(), number: *number, sockets })
+        Ok(BoundListener { config: (*config).clone(), number: *number, sockets })
     };
     new.iter().map(bind).collect()
 }

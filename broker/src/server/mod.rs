@@ -17,33 +17,33 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, Door};
+use crate::admin::{Admin, AdminListener};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::{self, Config};
-use crate::core::control::{self, Named, Reloaded};
-use crate::core::settings::{Live, Snapshot};
+use crate::core::control::{self, ListenerName, Reloaded};
+use crate::core::settings::{Settings, Snapshot};
 use crate::core::{Core, recovery};
 use crate::net::{self, BindError, ControlSocket};
 #[cfg(feature = "otlp")]
 use crate::otlp;
-use crate::server::drain::Tally;
+use crate::server::drain::TaskCounter;
 use crate::server::listeners::Listeners;
-use crate::server::reload::Own;
+use crate::server::reload::ReloadContext;
 use crate::store::{self, DurableStore, MemoryStore, Options, Store};
-use crate::workers::Crew;
+use crate::workers::WorkerPool;
 
 /// A running broker. Dropping it ends it at once; [`stop`](Broker::stop) ends it well.
 #[derive(Debug)]
 pub struct Broker {
     core: Arc<Core>,
-    listeners: watch::Receiver<Vec<Named>>,
+    listeners: watch::Receiver<Vec<ListenerName>>,
     /// Closed when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
-    acceptors: Arc<Tally>,
+    acceptors: Arc<TaskCounter>,
     background: JoinSet<()>,
-    connections: Arc<Tally>,
-    crew: Arc<Crew>,
-    reloads: mpsc::Sender<control::Request>,
+    connections: Arc<TaskCounter>,
+    workers: Arc<WorkerPool>,
+    reloads: mpsc::Sender<control::ControlRequest>,
     admin: Option<SocketAddr>,
     control: Option<PathBuf>,
     #[cfg(feature = "otlp")]
@@ -84,8 +84,8 @@ pub struct Builder {
     config: Config,
     auth: Option<Auth>,
     store: Option<Arc<dyn Store>>,
-    source: Option<reload::Source>,
-    level: Option<control::Level>,
+    source: Option<reload::ConfigReader>,
+    level: Option<control::SetLogLevel>,
     threads: usize,
 }
 
@@ -151,10 +151,10 @@ impl Builder {
     pub async fn start(self) -> Result<Broker, StartError> {
         self.config.check().map_err(StartError::Config)?;
         self.config.check_machine().map_err(StartError::Config)?;
-        let own = Own::new(&self.config, self.auth, self.source, self.level);
-        let crew = Arc::new(Crew::hire(self.threads).map_err(StartError::Threads)?);
+        let own = ReloadContext::new(&self.config, self.auth, self.source, self.level);
+        let crew = Arc::new(WorkerPool::start(self.threads).map_err(StartError::Threads)?);
         let (stopping, stopped) = watch::channel(false);
-        let (acceptors, connections) = <(Arc<Tally>, Arc<Tally>)>::default();
+        let (acceptors, connections) = <(Arc<TaskCounter>, Arc<TaskCounter>)>::default();
         let mut listeners =
             Listeners::new(stopped.clone(), acceptors.clone(), connections.clone(), crew.clone());
         let numbers = listeners.numbers(&self.config);
@@ -169,7 +169,7 @@ impl Builder {
             None => open_store(&snapshot.config.store).map_err(StartError::Store)?,
         };
         let control = bind_control(&snapshot.config, own_store).map_err(StartError::Bind)?;
-        let live = Live::new(Snapshot { since: store.clock().now(), ..snapshot });
+        let live = Settings::new(Snapshot { since: store.clock().now(), ..snapshot });
         let core = Arc::new(Core::new(live, store));
         #[cfg(feature = "otlp")]
         let telemetry = collector.map(|collector| otlp::Telemetry::start(collector, &core)).transpose();
@@ -183,7 +183,7 @@ impl Builder {
         }
         let (reloads, requests) = mpsc::channel(4);
         let control_path = control.as_ref().map(|socket| socket.path().to_owned());
-        let doors = [admin_socket.map(Door::Address), control.map(Door::Socket)];
+        let doors = [admin_socket.map(AdminListener::Address), control.map(AdminListener::Socket)];
         let operators = Admin::new(core.clone(), names.clone(), stopped, reloads.clone());
         // It tells from here on that the broker is not ready yet.
         doors.into_iter().flatten().for_each(|door| drop(background.spawn(operators.clone().run(door))));
@@ -200,7 +200,7 @@ impl Builder {
             acceptors,
             background,
             connections,
-            crew,
+            workers: crew,
             reloads,
             admin,
             control: control_path,
@@ -219,7 +219,7 @@ pub fn check_files(config: &Config) -> Result<(), String> {
     let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
     #[cfg(feature = "otlp")]
     otlp::Collector::new(&config.telemetry)?;
-    reload::load(config.clone(), &numbers, &Own::new(config, None, None, None), None).map(drop)
+    reload::load(config.clone(), &numbers, &ReloadContext::new(config, None, None, None), None).map(drop)
 }
 
 /// The socket of `lapwing ctl`. Where it is only the default, a broker that cannot have it starts without.
@@ -314,8 +314,8 @@ impl Broker {
     }
 
     /// Waits until every thread that serves clients has had a turn for this: where one stands still, that is for ever.
-    pub async fn pulse(&self) {
-        self.crew.pulse().await;
+    pub async fn heartbeat(&self) {
+        self.workers.heartbeat().await;
     }
 
     /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within
@@ -323,7 +323,8 @@ impl Broker {
     pub async fn stop(mut self) {
         #[cfg(feature = "otlp")]
         let began = std::time::Instant::now();
-        let timeout = Duration::from_secs(u64::from(self.core.live.get().config.limits.shutdown_timeout_s));
+        let timeout =
+            Duration::from_secs(u64::from(self.core.settings.get().config.limits.shutdown_timeout_s));
         self.stopping.send_replace(true);
         self.acceptors.none().await;
         self.core.registry.close(ReasonCode::ServerShuttingDown);

@@ -9,8 +9,8 @@ use tracing::warn;
 
 use crate::core::Core;
 use crate::limits::budget::Pressure;
-use crate::message::{Content, Message};
-use crate::telemetry::metrics::Sums;
+use crate::message::{Message, MessageParts};
+use crate::telemetry::metrics::TrafficTotals;
 
 /// Memory is measured every second, but only every so many while nothing comes in: an idle broker is hardly woken.
 const CALM_S: u64 = 5;
@@ -21,21 +21,21 @@ const LOADS: [Load; 8] = [
     ("messages/sent", |_, t| t.packets_sent),
     ("publish/received", |_, t| t.publish_received),
     ("publish/sent", |_, t| t.publish_sent),
-    ("publish/dropped", |core, _| core.ends.drops.sum()),
+    ("publish/dropped", |core, _| core.outcomes.drops.sum()),
     ("bytes/received", |_, t| t.bytes_received),
     ("bytes/sent", |_, t| t.bytes_sent),
     ("connections", |_, t| t.connections),
 ];
 
 /// The name of a load and its counter.
-type Load = (&'static str, fn(&Core, &Sums) -> u64);
+type Load = (&'static str, fn(&Core, &TrafficTotals) -> u64);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
 
 /// Measures memory every second, or every five where nothing comes in, and publishes the figures as often as the configuration says, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
-    let configured = || u64::from(core.live.get().config.mqtt.sys_interval_s);
+    let configured = || u64::from(core.settings.get().config.mqtt.sys_interval_s);
     let mut every_s = configured();
     let mut next = tokio::time::Instant::now();
     let mut samples: VecDeque<Sample> = VecDeque::new();
@@ -66,7 +66,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             continue;
         }
         if every_s > 0 && seconds.is_multiple_of(every_s) {
-            let traffic = core.live.traffic();
+            let traffic = core.settings.traffic();
             samples.push_front(LOADS.map(|(_, count)| count(&core, &traffic)));
             samples.truncate(usize::try_from(900 / every_s + 1).unwrap_or(1));
             publish(&core, &samples, every_s);
@@ -80,7 +80,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 fn set(core: &Core, topic: &str, value: &str) {
     let topic = format!("$SYS/broker/{topic}");
-    core.publish_own(&Message::new(&Content {
+    core.publish_own(&Message::new(&MessageParts {
         topic: &topic,
         properties: &[],
         payload: value.as_bytes(),
@@ -94,27 +94,27 @@ fn set(core: &Core, topic: &str, value: &str) {
 
 /// Publishes what does not change: before the first client is there, so that it finds it retained.
 pub(crate) fn announce(core: &Core) {
-    if core.live.get().config.mqtt.sys_interval_s > 0 {
+    if core.settings.get().config.mqtt.sys_interval_s > 0 {
         set(core, "version", &format!("lapwing version {}", crate::VERSION));
     }
 }
 
 fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     let put = |topic: &str, value: u64| set(core, topic, &value.to_string());
-    let (clients, metrics, traffic) = (core.registry.counts(), &core.metrics, core.live.traffic());
+    let (clients, metrics, traffic) = (core.registry.counts(), &core.metrics, core.settings.traffic());
     set(core, "uptime", &format!("{} seconds", core.uptime_ms() / 1000));
     put("clients/connected", clients.live as u64);
     put("clients/active", clients.live as u64);
-    put("clients/disconnected", clients.resting as u64);
-    put("clients/inactive", clients.resting as u64);
-    put("clients/total", (clients.live + clients.resting) as u64);
-    put("clients/maximum", clients.most_live as u64);
+    put("clients/disconnected", clients.offline as u64);
+    put("clients/inactive", clients.offline as u64);
+    put("clients/total", (clients.live + clients.offline) as u64);
+    put("clients/maximum", clients.live_max as u64);
     put("clients/expired", metrics.sessions_expired.get());
     put("messages/received", traffic.packets_received);
     put("messages/sent", traffic.packets_sent);
     put("publish/messages/received", traffic.publish_received);
     put("publish/messages/sent", traffic.publish_sent);
-    put("publish/messages/dropped", core.ends.drops.sum());
+    put("publish/messages/dropped", core.outcomes.drops.sum());
     put("publish/bytes/received", traffic.publish_bytes_received);
     put("publish/bytes/sent", traffic.publish_bytes_sent);
     put("bytes/received", traffic.bytes_received);
@@ -130,7 +130,7 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     put("messages/stored", retained as u64);
     put("store/messages/count", retained as u64);
     put("store/messages/bytes", bytes);
-    if core.store.keeps() {
+    if core.store.is_durable() {
         store(core);
     }
     let Some(now) = samples.front() else { return };
@@ -150,7 +150,7 @@ fn store(core: &Core) {
     let put = |topic: &str, value: u64| set(core, &format!("store/{topic}"), &value.to_string());
     let figures = core.store.figures();
     set(core, "store/health", figures.health.text());
-    put("queues/bytes", core.stored.bytes());
+    put("queues/bytes", core.disk_total.bytes());
     put("bytes/records", figures.record_bytes);
     put("bytes/log", figures.log_bytes);
     put("bytes/checkpoint", figures.checkpoint_bytes);

@@ -23,7 +23,7 @@ use lapwing_protocol::property::PropertyId;
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
 pub use outbound::{Outgoing, Transmit};
 pub use outcome::{KeptFlight, Outcome};
-pub use subscriptions::{Held, Replay, Subscriptions};
+pub use subscriptions::{RetainedCursor, Subscription, Subscriptions};
 pub use terms::Terms;
 pub use will::Will;
 
@@ -58,7 +58,7 @@ pub struct Session {
 
 /// An acknowledgement to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct Acknowledgement {
     /// PUBACK, PUBREC, PUBREL or PUBCOMP.
     pub packet_type: PacketType,
     /// The packet identifier.
@@ -67,9 +67,9 @@ pub struct Reply {
     pub reason: ReasonCode,
 }
 
-impl Reply {
-    const fn new(packet_type: PacketType, packet_id: PacketId, reason: ReasonCode) -> Reply {
-        Reply { packet_type, packet_id, reason }
+impl Acknowledgement {
+    const fn new(packet_type: PacketType, packet_id: PacketId, reason: ReasonCode) -> Acknowledgement {
+        Acknowledgement { packet_type, packet_id, reason }
     }
 }
 
@@ -79,7 +79,7 @@ pub enum Effect<'p> {
     /// Nothing.
     Nothing,
     /// Send it.
-    Reply(Reply),
+    Reply(Acknowledgement),
     /// Pass the message on, then [`Session::acknowledge`] it.
     Publish(Publish<'p>),
     /// Subscribe, then answer SUBACK.
@@ -177,7 +177,7 @@ impl Session {
 
     /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end become due
     /// (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
-    pub fn rest(&mut self, now: Millis) -> Option<Millis> {
+    pub fn go_offline(&mut self, now: Millis) -> Option<Millis> {
         self.outgoing.rest();
         let after = |seconds: u32| now + u64::from(seconds) * 1000;
         self.ends_at = (self.expiry_s != SESSION_NEVER_EXPIRES_S).then(|| after(self.expiry_s));
@@ -211,7 +211,7 @@ impl Session {
             }
             Packet::PubRel(Ack { packet_id, .. }) => {
                 let reason = self.inbound.pubrel(packet_id, &mut self.received);
-                Ok(Effect::Reply(Reply::new(PacketType::PubComp, packet_id, reason)))
+                Ok(Effect::Reply(Acknowledgement::new(PacketType::PubComp, packet_id, reason)))
             }
             Packet::Subscribe(subscribe) => Ok(Effect::Subscribe(subscribe)),
             Packet::Unsubscribe(unsubscribe) => Ok(Effect::Unsubscribe(unsubscribe)),
@@ -238,7 +238,7 @@ impl Session {
         match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
             Ok(Arrival::New) => Ok(Effect::Publish(publish)),
             Ok(Arrival::Repeated) => Ok(publish.packet_id.map_or(Effect::Nothing, |id| {
-                Effect::Reply(Reply::new(PacketType::PubRec, id, ReasonCode::Success))
+                Effect::Reply(Acknowledgement::new(PacketType::PubRec, id, ReasonCode::Success))
             })),
             Err(_) => Err(Violation::new(
                 ReasonCode::ReceiveMaximumExceeded,
@@ -254,16 +254,16 @@ impl Session {
         qos: QoS,
         packet_id: Option<PacketId>,
         reason: ReasonCode,
-    ) -> Option<Reply> {
+    ) -> Option<Acknowledgement> {
         let id = packet_id?;
         match qos {
             QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(Reply::new(PacketType::PubAck, id, reason)),
+            QoS::AtLeastOnce => Some(Acknowledgement::new(PacketType::PubAck, id, reason)),
             QoS::ExactlyOnce => {
                 if reason.is_failure() {
                     self.inbound.refused(id, &mut self.received);
                 }
-                Some(Reply::new(PacketType::PubRec, id, reason))
+                Some(Acknowledgement::new(PacketType::PubRec, id, reason))
             }
         }
     }
@@ -307,7 +307,7 @@ impl Session {
 fn answered(answer: Answer, id: PacketId) -> Result<Effect<'static>, Violation> {
     match answer {
         Answer::Nothing => Ok(Effect::Nothing),
-        Answer::PubRel(reason) => Ok(Effect::Reply(Reply::new(PacketType::PubRel, id, reason))),
+        Answer::PubRel(reason) => Ok(Effect::Reply(Acknowledgement::new(PacketType::PubRel, id, reason))),
         Answer::Violation => Err(Violation::new(
             ReasonCode::ProtocolError,
             "an acknowledgement that does not fit the message's QoS",

@@ -123,7 +123,7 @@ impl Outgoing {
     }
 
     /// The places of messages that have to be fetched before more can be sent again, `most` at a time.
-    pub fn missing(&self, most: usize) -> Vec<Seq> {
+    pub fn unloaded(&self, most: usize) -> Vec<Seq> {
         let mut unsent = self.flights.iter().filter(|flight| !flight.sent).peekable();
         // Only if the next one waits: what is there goes first.
         match unsent.peek() {
@@ -135,7 +135,7 @@ impl Outgoing {
     }
 
     /// The places of all messages that only the store has, `most` at a time.
-    pub fn all_missing(&self, most: usize) -> Vec<Seq> {
+    pub fn all_unloaded(&self, most: usize) -> Vec<Seq> {
         self.flights.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
     }
 
@@ -145,7 +145,7 @@ impl Outgoing {
     }
 
     /// Messages came back from the store. What was asked for and did not come is lost: it is not sent again.
-    pub fn supply(&mut self, asked: &[Seq], deliveries: Vec<Delivery>) {
+    pub fn load(&mut self, asked: &[Seq], deliveries: Vec<Delivery>) {
         let mut found: HashMap<Seq, Delivery> =
             deliveries.into_iter().map(|delivery| (delivery.seq, delivery)).collect();
         let (unsent, outcomes) = (&mut self.unsent, &mut self.outcomes);
@@ -302,7 +302,7 @@ impl Outgoing {
     /// and with `sent` the QoS 1 messages on their way. What `give` takes is gone from here; the rest stays as it is, packet
     /// identifiers included. QoS 2 stays with the client that has begun it (`[MQTT-4.8.2-4]`). `give` also hears what a message
     /// was sent with.
-    pub fn give_shared(
+    pub fn reassign_shared(
         &mut self,
         group: Option<NonZeroU32>,
         sent: bool,

@@ -7,7 +7,7 @@ use lapwing_protocol::{QoS, topic};
 
 /// A subscription as the session holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct Subscription {
     /// The options, with the QoS that was granted.
     pub options: SubscriptionOptions,
     /// The Subscription Identifier.
@@ -17,17 +17,17 @@ pub struct Held {
 /// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands. Walked filter by filter and
 /// a few topics at a time, as fast as the client reads, so that it needs no queue however many messages match.
 #[derive(Debug, Default)]
-pub struct Replay {
-    filters: Vec<(Box<str>, Held)>,
+pub struct RetainedCursor {
+    filters: Vec<(Box<str>, Subscription)>,
     /// The filter whose topics are walked now.
     at: usize,
     /// The topic that was looked at last.
     pub after: Option<Box<str>>,
 }
 
-impl Replay {
+impl RetainedCursor {
     /// One more filter that asked.
-    pub fn push(&mut self, filter: &str, held: Held) {
+    pub fn push(&mut self, filter: &str, held: Subscription) {
         self.filters.push((filter.into(), held));
     }
 
@@ -78,34 +78,34 @@ impl Replay {
 /// The subscriptions of a session.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    held: BTreeMap<Box<str>, Held>,
+    held: BTreeMap<Box<str>, Subscription>,
     /// One for each SUBSCRIBE whose retained messages are not all sent.
-    pub replays: VecDeque<Replay>,
+    pub cursors: VecDeque<RetainedCursor>,
 }
 
 impl Subscriptions {
     /// Adds or replaces (`[MQTT-3.8.4-3]`); `true` when it is new.
-    pub fn insert(&mut self, filter: &str, held: Held) -> bool {
+    pub fn insert(&mut self, filter: &str, held: Subscription) -> bool {
         self.held.insert(filter.into(), held).is_none()
     }
 
     /// Removes; `true` when it was there. Its retained messages are not sent any more.
     pub fn remove(&mut self, filter: &str) -> bool {
-        for replay in &mut self.replays {
+        for replay in &mut self.cursors {
             replay.forget(filter);
         }
-        self.replays.retain(|replay| replay.filter().is_some());
+        self.cursors.retain(|replay| replay.filter().is_some());
         self.held.remove(filter).is_some()
     }
 
     /// The one with exactly this filter.
-    pub fn get(&self, filter: &str) -> Option<&Held> {
+    pub fn get(&self, filter: &str) -> Option<&Subscription> {
         self.held.get(filter)
     }
 
     /// Whether retained messages for this filter are still to be sent.
     pub fn is_replaying(&self, filter: &str) -> bool {
-        self.replays.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
+        self.cursors.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
     }
 
     /// Whether there is one with exactly this filter.
@@ -125,7 +125,7 @@ impl Subscriptions {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Held)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Subscription)> {
         self.held.iter().map(|(filter, held)| (&**filter, held))
     }
 }

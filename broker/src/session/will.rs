@@ -2,7 +2,7 @@
 
 use lapwing_protocol::{QoS, packet};
 
-use crate::message::{Content, Message, Millis, Source, forwarded};
+use crate::message::{Message, MessageParts, Millis, PublishedBy, forwarded};
 
 /// A will as the session keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,8 +39,8 @@ impl Will {
     }
 
     /// The message, published at `now` by `publisher`; `source` where it is kept with it.
-    pub fn message(&self, publisher: u64, now: Millis, source: Option<Source<'_>>) -> Message {
-        let content = Content {
+    pub fn message(&self, publisher: u64, now: Millis, source: Option<PublishedBy<'_>>) -> Message {
+        let content = MessageParts {
             topic: &self.topic,
             properties: &self.properties,
             payload: &self.payload,

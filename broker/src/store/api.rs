@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::message::{Delivery, Durability, Message, Millis, Seq, SessionNumber};
 use crate::store::{Entry, KeptSession, OpenError, Record};
-use crate::telemetry::metrics::Spread;
+use crate::telemetry::metrics::HistogramSnapshot;
 
 /// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
 pub type Lsn = u64;
@@ -32,7 +32,7 @@ pub struct Failed;
 
 /// Where a task is registered to be woken: at most once, however often it asks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seat {
+pub struct WakerSlot {
     pub(crate) epoch: u64,
 }
 
@@ -74,7 +74,7 @@ pub struct Figures {
     /// Times that the disk was asked to keep what was written.
     pub syncs: u64,
     /// How long those of the log took.
-    pub sync_time: Spread,
+    pub sync_time: HistogramSnapshot,
     /// Checkpoints made.
     pub checkpoints: u64,
     /// Segments of the log that are kept since messages of queues stand in them.
@@ -87,7 +87,7 @@ pub struct Figures {
 
 /// What to read of a session's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct PageRequest {
     /// Whose.
     pub session: SessionNumber,
     /// From here on.
@@ -110,12 +110,12 @@ pub struct Paged {
 }
 
 /// An answer that comes later; none comes where the store has failed.
-pub type Reply<T> = oneshot::Receiver<T>;
+pub type ReadReply<T> = oneshot::Receiver<T>;
 
 /// A place for records.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Whether records are worth making: `false` when appending is free of any effect.
-    fn keeps(&self) -> bool;
+    fn is_durable(&self) -> bool;
 
     /// Reserves the next place in the log for a message. It must be filled soon: what comes behind it waits.
     ///
@@ -137,19 +137,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 
     /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when it may be.
-    fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
+    fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
 
     /// Ready when there is room for more records; messages are not read from clients until then.
-    fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Messages of a queue.
-    fn queued(&self, page: Page) -> Reply<Paged>;
+    fn queued(&self, page: PageRequest) -> ReadReply<Paged>;
 
     /// Messages in these places, in any order; those that are not there are missing.
-    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> Reply<Vec<Delivery>>;
+    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
 
     /// The retained messages of these topics; those that have none are missing.
-    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>>;
+    fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>>;
 
     /// A number for a session or a connection, never given before.
     fn next_number(&self) -> u64;

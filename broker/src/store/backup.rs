@@ -91,14 +91,14 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(problem)?;
     let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
     loop {
-        if lock(&shared.supply).kept() >= wanted {
+        if lock(&shared.segments).kept() >= wanted {
             break;
         }
-        if shared.health() != Health::Good || lock(&shared.supply).closed {
+        if shared.health() != Health::Good || lock(&shared.segments).closed {
             return Err("the store is not well: no backup can be made of it".into());
         }
         if lock(&shared.view).frozen.is_none() {
-            lock(&shared.inbox).freeze = true;
+            lock(&shared.pending).freeze = true;
             shared.append(Record::Nothing, Durability::Always);
         }
         std::thread::sleep(LOOK_EVERY);

@@ -10,10 +10,11 @@ use lapwing_protocol::packet::{RetainHandling, SubscriptionOptions};
 use lapwing_protocol::{PacketId, QoS};
 
 use super::record::{
-    Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Extras, FlightStep, KeptFlight, KeptSubscription, PreviousSlot, QueueSlot, QueueSlots, Record,
+    SessionTerms, Waiting,
 };
 use crate::message::{Delivery, DeliveryTerms, Message, SubscriptionIds};
-use crate::session::{Held, Will};
+use crate::session::{Subscription, Will};
 
 /// The kind of [`Record::Published`].
 const PUBLISHED: u8 = 5;
@@ -171,15 +172,15 @@ fn terms(reader: &mut Reader<'_>) -> Option<DeliveryTerms> {
     Some(DeliveryTerms { qos, retain, subscription_ids: ids(reader)?, share: share(reader)? })
 }
 
-fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+fn put_origin(out: &mut Vec<u8>, origin: &PreviousSlot) {
     put_number(out, origin.session);
     put_number(out, origin.seq);
     put_number(out, u64::from(origin.size));
     put_number(out, origin.packet_id.map_or(0, |id| u64::from(id.get())));
 }
 
-fn origin(reader: &mut Reader<'_>) -> Option<Origin> {
-    Some(Origin {
+fn origin(reader: &mut Reader<'_>) -> Option<PreviousSlot> {
+    Some(PreviousSlot {
         session: reader.number()?,
         seq: reader.number()?,
         size: reader.u32()?,
@@ -267,7 +268,11 @@ pub(super) fn subscription(reader: &mut Reader<'_>) -> Option<KeptSubscription> 
         },
     };
     let id = Some(reader.u32()?).filter(|id| *id != 0);
-    Some(KeptSubscription { held: Held { options, id }, group: share(reader)?, replay: flags & 0x40 != 0 })
+    Some(KeptSubscription {
+        held: Subscription { options, id },
+        group: share(reader)?,
+        replay: flags & 0x40 != 0,
+    })
 }
 
 /// Reads a delivery: its terms, with the message that `message` finds behind them.
@@ -372,7 +377,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_option(out, beside.and_then(|beside| beside.received), put_packet);
             put_option(out, beside.and_then(|beside| beside.origin.as_ref()), put_origin);
         }
-        Record::Forgotten { topic } => {
+        Record::RetainedExpired { topic } => {
             out.push(6);
             put_bytes(out, topic.as_bytes());
         }
@@ -380,9 +385,9 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
     }
 }
 
-fn put_step(out: &mut Vec<u8>, step: &Exchange) {
+fn put_step(out: &mut Vec<u8>, step: &FlightStep) {
     match step {
-        Exchange::Sent { session, packet_id, seq, qos, size, body } => {
+        FlightStep::Sent { session, packet_id, seq, qos, size, body } => {
             out.push(7);
             put_packet(out, (*session, *packet_id));
             put_number(out, *seq);
@@ -393,23 +398,23 @@ fn put_step(out: &mut Vec<u8>, step: &Exchange) {
                 put_message(out, &body.message);
             });
         }
-        Exchange::Done(origin) => {
+        FlightStep::Acknowledged(origin) => {
             out.push(8);
             put_origin(out, origin);
         }
-        Exchange::HandedOver(origin) => {
+        FlightStep::PubRecReceived(origin) => {
             out.push(9);
             put_origin(out, origin);
         }
-        Exchange::Completed { session, packet_id } => {
+        FlightStep::Completed { session, packet_id } => {
             out.push(10);
             put_packet(out, (*session, *packet_id));
         }
-        Exchange::Released { session, packet_id } => {
+        FlightStep::Released { session, packet_id } => {
             out.push(11);
             put_packet(out, (*session, *packet_id));
         }
-        Exchange::Received { session, packet_id } => {
+        FlightStep::Received { session, packet_id } => {
             out.push(12);
             put_packet(out, (*session, *packet_id));
         }
@@ -439,19 +444,19 @@ pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
             let queued = (0..count)
                 .map(|_| {
                     let (session, seq) = (reader.number()?, reader.number()?);
-                    Some(Queued { session, seq, terms: terms(reader)? })
+                    Some(QueueSlot { session, seq, terms: terms(reader)? })
                 })
-                .collect::<Option<Places>>()?;
+                .collect::<Option<QueueSlots>>()?;
             let received = reader.option(packet)?;
-            let beside = Beside::of(received, reader.option(origin)?);
+            let beside = Extras::of(received, reader.option(origin)?);
             Record::Published { message, retained, queued, beside }
         }
-        6 => Record::Forgotten { topic: reader.text()?.into() },
+        6 => Record::RetainedExpired { topic: reader.text()?.into() },
         kind => Record::Exchange(step(kind, reader)?),
     })
 }
 
-fn step(kind: u8, reader: &mut Reader<'_>) -> Option<Exchange> {
+fn step(kind: u8, reader: &mut Reader<'_>) -> Option<FlightStep> {
     Some(match kind {
         7 => {
             let (session, packet_id) = packet(reader)?;
@@ -459,21 +464,21 @@ fn step(kind: u8, reader: &mut Reader<'_>) -> Option<Exchange> {
             let qos = reader.qos().filter(|qos| *qos != QoS::AtMostOnce)?;
             let size = reader.u32()?;
             let body = reader.option(|reader| delivery(reader, seq, message).map(Box::new))?;
-            Exchange::Sent { session, packet_id, seq, qos, size, body }
+            FlightStep::Sent { session, packet_id, seq, qos, size, body }
         }
-        8 => Exchange::Done(origin(reader)?),
-        9 => Exchange::HandedOver(origin(reader)?),
+        8 => FlightStep::Acknowledged(origin(reader)?),
+        9 => FlightStep::PubRecReceived(origin(reader)?),
         10 => {
             let (session, packet_id) = packet(reader)?;
-            Exchange::Completed { session, packet_id }
+            FlightStep::Completed { session, packet_id }
         }
         11 => {
             let (session, packet_id) = packet(reader)?;
-            Exchange::Released { session, packet_id }
+            FlightStep::Released { session, packet_id }
         }
         12 => {
             let (session, packet_id) = packet(reader)?;
-            Exchange::Received { session, packet_id }
+            FlightStep::Received { session, packet_id }
         }
         _ => return None,
     })

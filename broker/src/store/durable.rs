@@ -15,7 +15,7 @@ use super::Entry;
 use super::checkpoint::{self, Checkpoint};
 use super::error::OpenError;
 use super::record::{KeptSession, Record};
-use super::shared::{Ground, Shared, Supply, View};
+use super::shared::{Parts, ReadView, SegmentPool, Shared};
 use crate::clock::Clock;
 use crate::config::OnCorruption;
 use crate::message::{Delivery, Durability, Message, Seq, SessionNumber};
@@ -24,15 +24,15 @@ use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;
 use crate::store::checkpoint::meta::Meta;
 use crate::store::counters::Counters;
-use crate::store::memtable::{Logged, Queues, Table};
-use crate::store::read_request::{Request, Wanted};
+use crate::store::memtable::{AppliedRecord, MemTable, Queues};
+use crate::store::read_request::{ReadRequest, Wanted};
 use crate::store::sync::lock;
 use crate::store::wal::disk::{Disk, Folder};
-use crate::store::wal::segments::{self, Beyond, Damage, Room, Scan, Since};
+use crate::store::wal::segments::{self, Damage, OnDamage, Preallocation, Scan, ScanFrom};
 use crate::store::wal::writer::Writer;
 use crate::store::{
-    Failed, Figures, Health, Lsn, Options, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
-    reader,
+    Failed, Figures, Health, Lsn, Options, PageRequest, Paged, ReadReply, Recovered, Store, Ticket,
+    Unavailable, WakerSlot, reader,
 };
 
 /// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of its own.
@@ -46,11 +46,11 @@ pub struct DurableStore {
     /// Where a backup is asked for.
     control: Mutex<Option<Control>>,
     /// What was found at the start, until it is asked for.
-    found: Mutex<Option<Found>>,
+    found: Mutex<Option<RecoveredState>>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct RecoveredState {
     sessions: Vec<KeptSession>,
     scan: Scan,
     meta: Meta,
@@ -104,7 +104,7 @@ impl DurableStore {
         let applied = scan.last;
         let mut next_id = scan.segments.last().map_or(0, |(id, _)| *id);
         let mut view =
-            View { active: table, frozen: None, frozen_meta: Meta::default(), checkpoint, applied };
+            ReadView { active: table, frozen: None, frozen_meta: Meta::default(), checkpoint, applied };
         counters.corrupt.add(bad + scan.damage.len() as u64);
         let number = scan.number.max(meta.number);
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
@@ -135,15 +135,16 @@ impl DurableStore {
             disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let mut supply = Supply { full, needed, kept: VecDeque::from([(0, kept)]), ..Supply::default() };
+        let mut supply =
+            SegmentPool { full, needed, kept: VecDeque::from([(0, kept)]), ..SegmentPool::default() };
         let old = supply.reusable(0);
-        let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Room::Written)
+        let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Preallocation::Zeroed)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
         let left = supply.full.iter().filter(|(_, last)| *last > kept).count();
         supply.next_id = next_id;
         let shared = Arc::new(Shared::new(
-            Ground { disk, options, counters, clock, number, salt: meta.salt },
+            Parts { disk, options, counters, clock, number, salt: meta.salt },
             view,
             supply,
         ));
@@ -165,21 +166,21 @@ impl DurableStore {
         let threads = threads.map_err(OpenError::io("starting a thread"))?;
         if left >= SEGMENTS_LEFT {
             // Runs that were too short for a checkpoint of their own.
-            lock(&shared.inbox).freeze = true;
+            lock(&shared.pending).freeze = true;
             shared.append(Record::Nothing, Durability::None);
         }
         Ok(DurableStore {
             shared,
             threads: Mutex::new(threads),
             control: Mutex::new(None),
-            found: Mutex::new(Some(Found { sessions, scan, meta })),
+            found: Mutex::new(Some(RecoveredState { sessions, scan, meta })),
         })
     }
 
-    fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Reply<T> {
+    fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> ReadReply<T> {
         let (sender, receiver) = oneshot::channel();
-        let after = self.shared.hurry();
-        lock(&self.shared.requests).push(Request { after, wanted: wanted(sender) });
+        let after = self.shared.flush_soon();
+        lock(&self.shared.requests).push(ReadRequest { after, wanted: wanted(sender) });
         self.shared.requests_changed.notify_all();
         receiver
     }
@@ -236,18 +237,22 @@ fn replay(
     kept: &HashMap<SessionNumber, KeptSession>,
     meta: &Meta,
     options: &Options,
-) -> Result<(Table, Queues, Scan), OpenError> {
+) -> Result<(MemTable, Queues, Scan), OpenError> {
     let read = |beyond| {
         let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
-        let mut table = Table::default();
-        let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
+        let mut table = MemTable::default();
+        let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
         let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
             // A damaged log is set aside: its messages are not left in it.
-            table.apply(lsn, Logged::of(record, place.filter(|_| beyond == Beyond::Stop)), &mut queues);
+            table.apply(
+                lsn,
+                AppliedRecord::of(record, place.filter(|_| beyond == OnDamage::Stop)),
+                &mut queues,
+            );
         })?;
         Ok((table, queues, scan))
     };
-    let (table, queues, scan) = read(Beyond::Stop)?;
+    let (table, queues, scan) = read(OnDamage::Stop)?;
     let place = |damage: &Damage| disk.path(&segments::name(damage.segment));
     if let Some(torn) = &scan.torn {
         info!(
@@ -265,12 +270,12 @@ fn replay(
             what: damage.what.clone(),
         });
     }
-    let (mut table, mut queues, mut scan) = read(Beyond::GoOn)?;
+    let (mut table, mut queues, mut scan) = read(OnDamage::GoOn)?;
     let doing = || OpenError::io("setting the damaged log aside");
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
     // Without the checkpoint nobody knows what became of messages in segments that were kept for a backlog: what they say is old, and
     // only the log behind the last of them goes together.
-    let begins = scan.goes_together_from;
+    let begins = scan.contiguous_from;
     if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
         for id in &kept {
@@ -280,7 +285,7 @@ fn replay(
         for id in &kept {
             disk.remove(&segments::name(*id)).map_err(doing())?;
         }
-        (table, queues, scan) = read(Beyond::GoOn)?;
+        (table, queues, scan) = read(OnDamage::GoOn)?;
     }
     for damage in &scan.damage {
         warn!(
@@ -315,7 +320,7 @@ fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
 }
 
 impl Store for DurableStore {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         true
     }
 
@@ -334,23 +339,23 @@ impl Store for DurableStore {
         self.shared.fill(entries);
     }
 
-    fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        self.shared.poll(ticket, seat, cx)
+    fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.shared.poll(ticket, slot, cx)
     }
 
-    fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.poll_room(seat, cx)
+    fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_room(slot, cx)
     }
 
-    fn queued(&self, page: Page) -> Reply<Paged> {
+    fn queued(&self, page: PageRequest) -> ReadReply<Paged> {
         self.ask(|sender| Wanted::Queued(page, sender))
     }
 
-    fn placed(&self, session: SessionNumber, places: Vec<Seq>) -> Reply<Vec<Delivery>> {
+    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
         self.ask(|sender| Wanted::Placed(session, places, sender))
     }
 
-    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>> {
+    fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
         self.ask(|sender| Wanted::Retained(topics, sender))
     }
 
@@ -392,7 +397,7 @@ impl Store for DurableStore {
         if let Some(writer) = threads.next() {
             let _ = writer.join();
         }
-        lock(&self.shared.supply).closed = true;
+        lock(&self.shared.segments).closed = true;
         self.shared.supply_changed.notify_all();
         self.shared.nudge_reader();
         threads.for_each(|thread| drop(thread.join()));

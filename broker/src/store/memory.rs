@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use super::{Entry, OpenError};
 use crate::clock::Clock;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::{Failed, Figures, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable};
+use crate::store::{
+    Failed, Figures, Lsn, PageRequest, Paged, ReadReply, Recovered, Store, Ticket, Unavailable, WakerSlot,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -24,14 +26,14 @@ impl Default for MemoryStore {
 }
 
 /// Nothing is there, and that is known at once.
-fn empty<T: Default>() -> Reply<T> {
+fn empty<T: Default>() -> ReadReply<T> {
     let (sender, receiver) = oneshot::channel();
     let _ = sender.send(T::default());
     receiver
 }
 
 impl Store for MemoryStore {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         false
     }
 
@@ -45,23 +47,23 @@ impl Store for MemoryStore {
 
     fn fill(&self, _: &mut dyn Iterator<Item = Entry>) {}
 
-    fn poll(&self, _: Ticket, _: &mut Seat, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll(&self, _: Ticket, _: &mut WakerSlot, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_room(&self, _: &mut Seat, _: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, _: &mut WakerSlot, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    fn queued(&self, _: Page) -> Reply<Paged> {
+    fn queued(&self, _: PageRequest) -> ReadReply<Paged> {
         empty()
     }
 
-    fn placed(&self, _: SessionNumber, _: Vec<Seq>) -> Reply<Vec<Delivery>> {
+    fn read_at(&self, _: SessionNumber, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
         empty()
     }
 
-    fn retained(&self, _: Vec<Box<str>>) -> Reply<Vec<Message>> {
+    fn retained(&self, _: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
         empty()
     }
 

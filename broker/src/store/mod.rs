@@ -30,7 +30,8 @@ pub mod tools;
 mod wal;
 
 pub use api::{
-    Failed, Figures, Health, Lsn, Page, Paged, Recovered, Reply, Seat, Store, Ticket, Unavailable,
+    Failed, Figures, Health, Lsn, PageRequest, Paged, ReadReply, Recovered, Store, Ticket, Unavailable,
+    WakerSlot,
 };
 pub use durable::DurableStore;
 pub use error::OpenError;
@@ -39,11 +40,12 @@ pub use error::Problem;
 pub use memory::MemoryStore;
 pub use options::Options;
 pub use record::{
-    Beside, Entry, Exchange, KeptSession, KeptSubscription, Origin, Places, Queued, Record, SessionTerms,
+    Entry, Extras, FlightStep, KeptSession, KeptSubscription, PreviousSlot, QueueSlot, QueueSlots, Record,
+    SessionTerms,
 };
 #[cfg(feature = "internals")]
 pub use record::{KeptFlight, Waiting};
-pub use record_batch::Records;
+pub use record_batch::RecordBatch;
 #[cfg(feature = "internals")]
 pub use wal::disk::{Disk, DiskFile, Folder};
 

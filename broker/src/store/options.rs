@@ -19,7 +19,7 @@ pub struct Options {
     /// The memory of the checkpoint's cache, in bytes.
     pub cache_bytes: usize,
     /// The memory of records that wait to be written, in bytes.
-    pub inbox_bytes_max: usize,
+    pub pending_bytes_max: usize,
     /// What to do about a damaged file.
     pub on_corruption: OnCorruption,
 }
@@ -32,7 +32,7 @@ impl Default for Options {
             window_bytes: 32 << 20,
             segment_bytes: 4 << 20,
             cache_bytes: 8 << 20,
-            inbox_bytes_max: 16 << 20,
+            pending_bytes_max: 16 << 20,
             on_corruption: OnCorruption::default(),
         }
     }

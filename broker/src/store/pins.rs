@@ -7,18 +7,18 @@ use crate::store::sync::lock;
 
 /// Who looks at which checkpoint: what was freed by a later one is not used again while somebody may still read it.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct ReaderPins {
     /// The number of the newest checkpoint, and how many look at each.
     state: Mutex<(u64, BTreeMap<u64, usize>)>,
 }
 
-impl Looks {
+impl ReaderPins {
     /// Begins a look, before the checkpoint is read: it is one at the newest, or at a still newer one.
-    pub(super) fn begin(self: &Arc<Looks>) -> Look {
+    pub(super) fn begin(self: &Arc<ReaderPins>) -> ReaderPin {
         let mut state = lock(&self.state);
         let at = state.0;
         *state.1.entry(at).or_default() += 1;
-        Look { looks: self.clone(), at }
+        ReaderPin { looks: self.clone(), at }
     }
 
     /// A checkpoint was made; its number.
@@ -37,12 +37,12 @@ impl Looks {
 
 /// While it lives, what its checkpoint refers to stays.
 #[derive(Debug)]
-pub(super) struct Look {
-    looks: Arc<Looks>,
+pub(super) struct ReaderPin {
+    looks: Arc<ReaderPins>,
     at: u64,
 }
 
-impl Drop for Look {
+impl Drop for ReaderPin {
     fn drop(&mut self) {
         let mut state = lock(&self.looks.state);
         if let Some(count) = state.1.get_mut(&self.at) {

@@ -7,7 +7,8 @@ use lapwing_protocol::PacketId;
 
 use crate::message::{Delivery, Durability, Message, SessionNumber};
 use crate::store::{
-    Beside, Entry, Exchange, Lsn, Origin, Places, Queued, Record, Records, Store, Ticket, Unavailable,
+    Entry, Extras, FlightStep, Lsn, PreviousSlot, QueueSlot, QueueSlots, Record, RecordBatch, Store, Ticket,
+    Unavailable,
 };
 
 /// Where records go.
@@ -18,34 +19,39 @@ enum To<'s> {
     /// Into the log, at once.
     Store(&'s dyn Store),
     /// To those of the same turn of a connection.
-    Records(&'s mut Records),
+    Records(&'s mut RecordBatch),
 }
 
 /// See the module. Dropped without [`write`](Journal::write), it leaves nothing.
 #[derive(Debug)]
-pub struct Journal<'s> {
+pub struct PublishRecord<'s> {
     to: To<'s>,
     durability: Durability,
     reserved: Option<Lsn>,
-    queued: Places,
+    queued: QueueSlots,
 }
 
-impl<'s> Journal<'s> {
+impl<'s> PublishRecord<'s> {
     /// Of a message that is to be as durable as this.
-    pub fn new(store: &'s dyn Store, durability: Durability) -> Journal<'s> {
-        let to = if store.keeps() { To::Store(store) } else { To::Nowhere };
-        Journal { to, durability, reserved: None, queued: Places::None }
+    pub fn new(store: &'s dyn Store, durability: Durability) -> PublishRecord<'s> {
+        let to = if store.is_durable() { To::Store(store) } else { To::Nowhere };
+        PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
     /// Of a message that is to be as durable as this; what is written of it goes with others.
-    pub fn among(records: &'s mut Records, durability: Durability) -> Journal<'s> {
+    pub fn in_batch(records: &'s mut RecordBatch, durability: Durability) -> PublishRecord<'s> {
         let to = if records.store().is_some() { To::Records(records) } else { To::Nowhere };
-        Journal { to, durability, reserved: None, queued: Places::None }
+        PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
     /// Of a message that is never stored.
-    pub fn off() -> Journal<'s> {
-        Journal { to: To::Nowhere, durability: Durability::None, reserved: None, queued: Places::None }
+    pub fn disabled() -> PublishRecord<'s> {
+        PublishRecord {
+            to: To::Nowhere,
+            durability: Durability::None,
+            reserved: None,
+            queued: QueueSlots::None,
+        }
     }
 
     /// Whether nothing is stored.
@@ -70,40 +76,40 @@ impl<'s> Journal<'s> {
 
     /// A stored queue has it now, at the delivery's place.
     pub fn queued(&mut self, session: SessionNumber, delivery: &Delivery) {
-        self.queued.push(Queued::of(session, delivery));
+        self.queued.push(QueueSlot::of(session, delivery));
     }
 
     /// Another message, dropped for this one, is over.
-    pub fn done(&self, origin: Origin) {
+    pub fn acknowledged(&self, origin: PreviousSlot) {
         let store = match &self.to {
             To::Nowhere => None,
             To::Store(store) => Some(*store),
             To::Records(records) => records.store(),
         };
         if let Some(store) = store {
-            store.append(Exchange::Done(origin).into(), Durability::None);
+            store.append(FlightStep::Acknowledged(origin).into(), Durability::None);
         }
     }
 
     /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing waited for, where nobody kept the
     /// message after all.
-    pub fn write(
+    pub fn commit(
         mut self,
         message: &Message,
         retained: bool,
         received: Option<(SessionNumber, PacketId)>,
-        origin: Option<Origin>,
+        origin: Option<PreviousSlot>,
     ) -> Ticket {
         let queued = std::mem::take(&mut self.queued);
         let kept = retained || received.is_some() || !queued.as_slice().is_empty();
         let (Some(lsn), true) = (self.reserved, kept) else {
             if let Some(origin) = origin {
-                self.done(origin);
+                self.acknowledged(origin);
             }
             return Ticket::default();
         };
         self.reserved = None;
-        let beside = Beside::of(received, origin);
+        let beside = Extras::of(received, origin);
         let durability = self.durability;
         self.fill(lsn, Record::Published { message: message.clone(), retained, queued, beside }, durability);
         Ticket { lsn, durability }
@@ -118,7 +124,7 @@ impl<'s> Journal<'s> {
     }
 }
 
-impl Drop for Journal<'_> {
+impl Drop for PublishRecord<'_> {
     fn drop(&mut self) {
         if let Some(lsn) = self.reserved {
             self.fill(lsn, Record::Nothing, Durability::None);

@@ -3,18 +3,18 @@
 use tokio::sync::oneshot::Sender;
 
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::{Lsn, Page, Paged};
+use crate::store::{Lsn, PageRequest, Paged};
 
 /// A question to the reader: it is answered once everything up to `after` can be read.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct ReadRequest {
     pub(super) after: Lsn,
     pub(super) wanted: Wanted,
 }
 
 #[derive(Debug)]
 pub(super) enum Wanted {
-    Queued(Page, Sender<Paged>),
+    Queued(PageRequest, Sender<Paged>),
     Placed(SessionNumber, Vec<Seq>, Sender<Vec<Delivery>>),
     Retained(Vec<Box<str>>, Sender<Vec<Message>>),
 }

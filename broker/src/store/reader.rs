@@ -8,14 +8,14 @@ use std::time::Duration;
 use tracing::error;
 
 use super::OpenError;
-use super::checkpoint::{self, Read};
+use super::checkpoint::{self, CheckpointReader};
 use super::record::KeptSession;
-use super::shared::{Shared, View};
+use super::shared::{ReadView, Shared};
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::memtable::{Queues, Table};
+use crate::store::memtable::{MemTable, Queues};
 use crate::store::read_request::Wanted;
 use crate::store::sync::lock;
-use crate::store::{Health, Page, Paged};
+use crate::store::{Health, PageRequest, Paged};
 
 /// How many rows of a table are looked at under its lock for one page, at most, for each message that is wanted.
 const LOOKED_AT: usize = 4;
@@ -33,7 +33,7 @@ pub(super) fn run(shared: &Shared) {
                 requests.drain(..).partition(|request| failed || request.after <= applied);
             *requests = later;
             if ready.is_empty() {
-                if lock(&shared.supply).closed {
+                if lock(&shared.segments).closed {
                     requests.clear();
                     return;
                 }
@@ -60,7 +60,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
     let result = match wanted {
         Wanted::Queued(page, to) => page_of(shared, page, &mut bad).map(|rows| drop(to.send(rows))),
         Wanted::Placed(session, places, to) => {
-            let one = |seq: &Seq| Page {
+            let one = |seq: &Seq| PageRequest {
                 session,
                 from: *seq,
                 until: seq + 1,
@@ -85,20 +85,20 @@ fn answer(shared: &Shared, wanted: Wanted) {
 }
 
 /// The state of one moment, and what the active table says about a part of it.
-fn at_once<T>(
+fn snapshot<T>(
     shared: &Shared,
-    look: impl FnOnce(&Table) -> T,
-) -> std::io::Result<(T, Option<Arc<Table>>, Read)> {
+    look: impl FnOnce(&MemTable) -> T,
+) -> std::io::Result<(T, Option<Arc<MemTable>>, CheckpointReader)> {
     let view = lock(&shared.view);
     Ok((look(&view.active), view.frozen.clone(), view.checkpoint.read()?))
 }
 
-fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged> {
-    let Page { session, from, mut until, messages_max, bytes_max } = page;
+fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result<Paged> {
+    let PageRequest { session, from, mut until, messages_max, bytes_max } = page;
     if from >= until {
         return Ok(Paged { deliveries: Vec::new(), next: until });
     }
-    let ((active, gone), frozen, read) = at_once(shared, |active| {
+    let ((active, gone), frozen, read) = snapshot(shared, |active| {
         // The page ends at the latest where what is behind was not looked at.
         let most = messages_max.saturating_mul(LOOKED_AT).max(1);
         let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
@@ -118,7 +118,7 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
         }
         (rows, gone)
     })?;
-    let empty = Table::default();
+    let empty = MemTable::default();
     let frozen = frozen.as_deref().unwrap_or(&empty);
     let mut found = Vec::new();
     let mut bytes = 0;
@@ -157,7 +157,7 @@ fn page_of(shared: &Shared, page: Page, bad: &mut u64) -> std::io::Result<Paged>
 }
 
 fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Option<Message>> {
-    let (active, frozen, read) = at_once(shared, |active| active.retained.get(topic).cloned())?;
+    let (active, frozen, read) = snapshot(shared, |active| active.retained.get(topic).cloned())?;
     match active.or_else(|| frozen.and_then(|frozen| frozen.retained.get(topic).cloned())) {
         Some(known) => Ok(known),
         None => read.retained(topic, bad),
@@ -167,7 +167,7 @@ fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Opti
 /// Everything that is known of the sessions: what the log adds to those of the checkpoint.
 pub(super) fn sessions(
     mut all: HashMap<SessionNumber, KeptSession>,
-    table: &Table,
+    table: &MemTable,
     queues: &Queues,
 ) -> Vec<KeptSession> {
     for session in &table.ended {
@@ -206,7 +206,7 @@ pub(super) fn sessions(
 
 /// Every retained message: the log's over the checkpoint's.
 pub(super) fn each_retained(
-    view: &View,
+    view: &ReadView,
     bad: &mut u64,
     give: &mut dyn FnMut(Message),
 ) -> Result<(), OpenError> {

@@ -7,7 +7,7 @@ use lapwing_protocol::{PacketId, QoS};
 
 use crate::message::{Delivery, DeliveryTerms, Durability, Message, Millis, Seq, SessionNumber};
 pub use crate::session::KeptFlight;
-use crate::session::{Held, Will};
+use crate::session::{Subscription, Will};
 use crate::store::Lsn;
 
 /// What is known of a session itself.
@@ -33,7 +33,7 @@ pub struct SessionTerms {
 
 /// A message's place in the queue of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queued {
+pub struct QueueSlot {
     /// Whose queue.
     pub session: SessionNumber,
     /// Where in it.
@@ -42,51 +42,51 @@ pub struct Queued {
     pub terms: DeliveryTerms,
 }
 
-impl Queued {
+impl QueueSlot {
     /// The place of a delivery.
-    pub fn of(session: SessionNumber, delivery: &Delivery) -> Queued {
-        Queued { session, seq: delivery.seq, terms: delivery.terms.clone() }
+    pub fn of(session: SessionNumber, delivery: &Delivery) -> QueueSlot {
+        QueueSlot { session, seq: delivery.seq, terms: delivery.terms.clone() }
     }
 }
 
 /// The queues that took a message: mostly one, which costs no allocation.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Places {
+pub enum QueueSlots {
     /// None.
     #[default]
     None,
     /// One.
-    One(Queued),
+    One(QueueSlot),
     /// Several.
-    Many(Vec<Queued>),
+    Many(Vec<QueueSlot>),
 }
 
-impl Places {
+impl QueueSlots {
     /// One more.
-    pub fn push(&mut self, queued: Queued) {
+    pub fn push(&mut self, queued: QueueSlot) {
         *self = match std::mem::take(self) {
-            Places::None => Places::One(queued),
-            Places::One(first) => Places::Many(vec![first, queued]),
-            Places::Many(mut all) => {
+            QueueSlots::None => QueueSlots::One(queued),
+            QueueSlots::One(first) => QueueSlots::Many(vec![first, queued]),
+            QueueSlots::Many(mut all) => {
                 all.push(queued);
-                Places::Many(all)
+                QueueSlots::Many(all)
             }
         };
     }
 
     /// All of them.
-    pub fn as_slice(&self) -> &[Queued] {
+    pub fn as_slice(&self) -> &[QueueSlot] {
         match self {
-            Places::None => &[],
-            Places::One(queued) => std::slice::from_ref(queued),
-            Places::Many(all) => all,
+            QueueSlots::None => &[],
+            QueueSlots::One(queued) => std::slice::from_ref(queued),
+            QueueSlots::Many(all) => all,
         }
     }
 }
 
-impl FromIterator<Queued> for Places {
-    fn from_iter<I: IntoIterator<Item = Queued>>(all: I) -> Places {
-        all.into_iter().fold(Places::None, |mut places, queued| {
+impl FromIterator<QueueSlot> for QueueSlots {
+    fn from_iter<I: IntoIterator<Item = QueueSlot>>(all: I) -> QueueSlots {
+        all.into_iter().fold(QueueSlots::None, |mut places, queued| {
             places.push(queued);
             places
         })
@@ -95,7 +95,7 @@ impl FromIterator<Queued> for Places {
 
 /// Where a message comes from when it changes hands within the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct PreviousSlot {
     /// The session that had it.
     pub session: SessionNumber,
     /// Its place there.
@@ -109,17 +109,20 @@ pub struct Origin {
 /// What a message that was routed changes beside queues and topics. Few do, so that it stands in a box: every record goes from thread to
 /// thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beside {
+pub struct Extras {
     /// The QoS 2 packet that brought it: not to be taken again until it is released.
     pub received: Option<(SessionNumber, PacketId)>,
     /// It was another session's before.
-    pub origin: Option<Origin>,
+    pub origin: Option<PreviousSlot>,
 }
 
-impl Beside {
+impl Extras {
     /// In a box, if there is something.
-    pub fn of(received: Option<(SessionNumber, PacketId)>, origin: Option<Origin>) -> Option<Box<Beside>> {
-        (received.is_some() || origin.is_some()).then(|| Box::new(Beside { received, origin }))
+    pub fn of(
+        received: Option<(SessionNumber, PacketId)>,
+        origin: Option<PreviousSlot>,
+    ) -> Option<Box<Extras>> {
+        (received.is_some() || origin.is_some()).then(|| Box::new(Extras { received, origin }))
     }
 }
 
@@ -158,22 +161,22 @@ pub enum Record {
         /// It is the retained message of its topic now, or removes that.
         retained: bool,
         /// The queues that took it.
-        queued: Places,
+        queued: QueueSlots,
         /// What else it changes, if anything.
-        beside: Option<Box<Beside>>,
+        beside: Option<Box<Extras>>,
     },
     /// A retained message has expired.
-    Forgotten {
+    RetainedExpired {
         /// Its topic.
         topic: Box<str>,
     },
     /// A step of the exchange of one message with a client.
-    Exchange(Exchange),
+    Exchange(FlightStep),
 }
 
 /// What a step of an exchange changes. Most records of clients that acknowledge are such, so that they are small.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Exchange {
+pub enum FlightStep {
     /// A message was sent to the client of a session.
     Sent {
         /// Whose.
@@ -190,9 +193,9 @@ pub enum Exchange {
         body: Option<Box<Delivery>>,
     },
     /// A message is over for a session: acknowledged, expired, dropped.
-    Done(Origin),
+    Acknowledged(PreviousSlot),
     /// The client has a QoS 2 message (PUBREC): the identifier stays until PUBCOMP.
-    HandedOver(Origin),
+    PubRecReceived(PreviousSlot),
     /// A QoS 2 message is over (PUBCOMP).
     Completed {
         /// Whose.
@@ -216,8 +219,8 @@ pub enum Exchange {
     },
 }
 
-impl From<Exchange> for Record {
-    fn from(step: Exchange) -> Record {
+impl From<FlightStep> for Record {
+    fn from(step: FlightStep) -> Record {
         Record::Exchange(step)
     }
 }
@@ -226,7 +229,7 @@ impl From<Exchange> for Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptSubscription {
     /// Options and identifier.
-    pub held: Held,
+    pub held: Subscription,
     /// The number of the shared group.
     pub group: Option<NonZeroU32>,
     /// Its retained messages are still to be sent.
@@ -273,15 +276,15 @@ pub struct Entry {
     /// The crc32c of its message.
     pub(super) sum: u32,
     /// An estimate of the memory that it takes, in bytes.
-    pub(in crate::store) weight: usize,
+    pub(in crate::store) estimated_bytes: usize,
 }
 
 /// An estimate of the memory that a record takes.
-pub(in crate::store) fn weight(record: &Record) -> usize {
+pub(in crate::store) fn estimated_bytes(record: &Record) -> usize {
     match record {
         Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),
         Record::Session(terms) => 160 + terms.will.as_ref().map_or(0, |will| will.payload.len()),
-        Record::Exchange(Exchange::Sent { body: Some(body), .. }) => 96 + body.message.size(),
+        Record::Exchange(FlightStep::Sent { body: Some(body), .. }) => 96 + body.message.size(),
         _ => 64,
     }
 }

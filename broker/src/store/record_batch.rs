@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{Entry, Exchange, Origin, Record};
+use super::{Entry, FlightStep, PreviousSlot, Record};
 use crate::message::Durability;
 use crate::session::{Outcome, Session};
 use crate::store::{Lsn, Store, Ticket, Unavailable};
@@ -19,17 +19,17 @@ thread_local! {
 /// See the module. An empty one holds no memory: the list goes round in the thread. Dropped, it puts what is left, so that nobody waits for
 /// a place for ever.
 #[derive(Debug)]
-pub struct Records {
+pub struct RecordBatch {
     /// `None`: nothing is kept.
     store: Option<Arc<dyn Store>>,
     entries: Vec<Entry>,
     bytes: usize,
 }
 
-impl Records {
+impl RecordBatch {
     /// For this store.
-    pub fn of(store: &Arc<dyn Store>) -> Records {
-        Records { store: store.keeps().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
+    pub fn of(store: &Arc<dyn Store>) -> RecordBatch {
+        RecordBatch { store: store.is_durable().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
     }
 
     /// The store, if it keeps anything.
@@ -52,10 +52,10 @@ impl Records {
             self.entries = SPARE.take();
         }
         let entry = Entry::new(lsn, record, durability);
-        self.bytes += entry.weight;
+        self.bytes += entry.estimated_bytes;
         self.entries.push(entry);
         if self.entries.len() >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
-            self.put();
+            self.flush();
         }
     }
 
@@ -68,29 +68,30 @@ impl Records {
     }
 
     /// Tells what has become of messages of a session; what an answer to that waits for.
-    pub fn outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
+    pub fn append_outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
         let number = session.number;
-        let origin = |seq, size, packet_id| Origin { session: number, seq, size, packet_id };
+        let origin = |seq, size, packet_id| PreviousSlot { session: number, seq, size, packet_id };
         let mut ticket = Ticket::default();
         for outcome in session.outgoing.outcomes.drain(..) {
-            ticket =
-                ticket.and(match outcome {
-                    // A message that comes twice is what QoS 1 allows: no sync for that.
-                    Outcome::Done { seq, size, packet_id } => {
-                        self.append(Exchange::Done(origin(seq, size, packet_id)).into(), Durability::None)
-                    }
-                    Outcome::HandedOver { seq, size, packet_id } => self
-                        .append(Exchange::HandedOver(origin(seq, size, Some(packet_id))).into(), durability),
-                    Outcome::Completed { packet_id } => self
-                        .append(Exchange::Completed { session: number, packet_id }.into(), Durability::None),
-                });
+            ticket = ticket.and(match outcome {
+                // A message that comes twice is what QoS 1 allows: no sync for that.
+                Outcome::Done { seq, size, packet_id } => self
+                    .append(FlightStep::Acknowledged(origin(seq, size, packet_id)).into(), Durability::None),
+                Outcome::HandedOver { seq, size, packet_id } => self.append(
+                    FlightStep::PubRecReceived(origin(seq, size, Some(packet_id))).into(),
+                    durability,
+                ),
+                Outcome::Completed { packet_id } => {
+                    self.append(FlightStep::Completed { session: number, packet_id }.into(), Durability::None)
+                }
+            });
         }
         ticket
     }
 
     /// Puts them into the log.
     #[inline]
-    pub fn put(&mut self) {
+    pub fn flush(&mut self) {
         if self.entries.is_empty() {
             return;
         }
@@ -103,8 +104,8 @@ impl Records {
     }
 }
 
-impl Drop for Records {
+impl Drop for RecordBatch {
     fn drop(&mut self) {
-        self.put();
+        self.flush();
     }
 }

@@ -10,24 +10,24 @@ use super::checkpoint::Checkpoint;
 use super::record::Record;
 use crate::clock::Clock;
 use crate::message::Durability;
-use crate::store::checkpoint::bodies::Settled;
+use crate::store::checkpoint::bodies::CheckpointResult;
 use crate::store::checkpoint::meta::Meta;
 use crate::store::counters::Counters;
-use crate::store::memtable::Table;
+use crate::store::memtable::MemTable;
 use crate::store::options::Options;
-use crate::store::read_request::Request;
+use crate::store::read_request::ReadRequest;
 use crate::store::record::Entry;
 use crate::store::sync::lock;
 use crate::store::wal::disk::Disk;
-use crate::store::wal::pending::Inbox;
+use crate::store::wal::pending::PendingLog;
 use crate::store::wal::segments::Segment;
-use crate::store::{Failed, Figures, Health, Lsn, Seat, Ticket};
+use crate::store::{Failed, Figures, Health, Lsn, Ticket, WakerSlot};
 
 /// The newest state that can be read: two tables over the checkpoint.
 #[derive(Debug)]
-pub(super) struct View {
-    pub(super) active: Table,
-    pub(super) frozen: Option<Arc<Table>>,
+pub(super) struct ReadView {
+    pub(super) active: MemTable,
+    pub(super) frozen: Option<Arc<MemTable>>,
     pub(super) frozen_meta: Meta,
     pub(super) checkpoint: Checkpoint,
     /// The last record that is in the tables.
@@ -36,8 +36,8 @@ pub(super) struct View {
 
 /// Between the writer, which uses segments up, and the keeper, which makes new ones.
 #[derive(Debug, Default)]
-pub(super) struct Supply {
-    pub(super) spares: VecDeque<Segment>,
+pub(super) struct SegmentPool {
+    pub(super) ready: VecDeque<Segment>,
     /// Segments that are full, with their last record.
     pub(super) full: Vec<(u64, Lsn)>,
     /// Segments that the checkpoint has messages in.
@@ -57,16 +57,16 @@ pub(super) struct Supply {
     pub(super) closed: bool,
 }
 
-impl Supply {
+impl SegmentPool {
     /// The log up to here is in the newest checkpoint.
     pub(super) fn kept(&self) -> Lsn {
         self.kept.back().map_or(0, |(_, kept)| *kept)
     }
 
     /// A checkpoint with this number was made, of the log up to this record.
-    pub(super) fn settle(&mut self, settled: Settled, made: u64, kept_to: Lsn) {
+    pub(super) fn settle(&mut self, settled: CheckpointResult, made: u64, kept_to: Lsn) {
         self.kept.push_back((made, kept_to));
-        let Settled { kept, freed, .. } = settled;
+        let CheckpointResult { kept, freed, .. } = settled;
         self.freed.retain(|(_, segment)| !kept.contains(segment));
         self.needed.extend(kept);
         self.freed.extend(freed.into_iter().map(|segment| (made, segment)));
@@ -101,7 +101,7 @@ struct Waiters {
 
 /// What the store stands on.
 #[derive(Debug)]
-pub(super) struct Ground {
+pub(super) struct Parts {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: Options,
     pub(super) counters: Arc<Counters>,
@@ -127,14 +127,14 @@ pub(super) struct Shared {
     /// The last place in the log that was given out.
     reserved: AtomicU64,
     closed: AtomicBool,
-    pub(super) inbox: Mutex<Inbox>,
+    pub(super) pending: Mutex<PendingLog>,
     /// The inbox has no room: asked by every connection each time that it is woken, so without its lock.
-    pub(super) inbox_full: AtomicBool,
-    pub(super) inbox_filled: Condvar,
-    pub(super) view: Mutex<View>,
-    pub(super) supply: Mutex<Supply>,
+    pub(super) pending_full: AtomicBool,
+    pub(super) pending_filled: Condvar,
+    pub(super) view: Mutex<ReadView>,
+    pub(super) segments: Mutex<SegmentPool>,
     pub(super) supply_changed: Condvar,
-    pub(super) requests: Mutex<Vec<Request>>,
+    pub(super) requests: Mutex<Vec<ReadRequest>>,
     pub(super) requests_changed: Condvar,
     /// Read while somebody reads the checkpoint.
     pub(super) reading: RwLock<()>,
@@ -145,8 +145,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(ground: Ground, view: View, supply: Supply) -> Shared {
-        let Ground { disk, options, counters, clock, number, salt } = ground;
+    pub(super) fn new(ground: Parts, view: ReadView, supply: SegmentPool) -> Shared {
+        let Parts { disk, options, counters, clock, number, salt } = ground;
         let last = view.applied;
         Shared {
             disk,
@@ -157,11 +157,11 @@ impl Shared {
             salt,
             reserved: AtomicU64::new(last),
             closed: AtomicBool::new(false),
-            inbox: Mutex::new(Inbox::behind(last)),
-            inbox_full: AtomicBool::new(false),
-            inbox_filled: Condvar::new(),
+            pending: Mutex::new(PendingLog::behind(last)),
+            pending_full: AtomicBool::new(false),
+            pending_filled: Condvar::new(),
             view: Mutex::new(view),
-            supply: Mutex::new(supply),
+            segments: Mutex::new(supply),
             supply_changed: Condvar::new(),
             requests: Mutex::default(),
             requests_changed: Condvar::new(),
@@ -189,7 +189,7 @@ impl Shared {
         }
         if before != health as u8 {
             self.wake();
-            self.inbox_filled.notify_all();
+            self.pending_filled.notify_all();
             self.supply_changed.notify_all();
             self.nudge_reader();
         }
@@ -215,7 +215,7 @@ impl Shared {
     }
 
     /// `look` until it finds something; registers the task before it looks for the last time.
-    fn wait<T>(&self, seat: &mut Seat, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
+    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
@@ -223,20 +223,25 @@ impl Shared {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
-        if seat.epoch != waiters.epoch {
-            seat.epoch = waiters.epoch;
+        if slot.epoch != waiters.epoch {
+            slot.epoch = waiters.epoch;
             waiters.wakers.push(cx.waker().clone());
         }
         Poll::Pending
     }
 
-    pub(super) fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &Context<'_>) -> Poll<Result<(), Failed>> {
+    pub(super) fn poll(
+        &self,
+        ticket: Ticket,
+        slot: &mut WakerSlot,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
         let mark = match ticket.durability {
             Durability::None => return Poll::Ready(Ok(())),
             Durability::Interval => &self.written,
             Durability::Always => &self.durable,
         };
-        self.wait(seat, cx, || {
+        self.wait(slot, cx, || {
             if ticket.lsn <= mark.load(Ordering::Acquire) {
                 Some(Ok(()))
             } else {
@@ -274,17 +279,17 @@ impl Shared {
 
     /// Fills reserved places.
     pub(super) fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
-        let mut inbox = lock(&self.inbox);
+        let mut inbox = lock(&self.pending);
         let mut wakes = false;
         for entry in entries {
             wakes |= entry.lsn != Lsn::MAX && inbox.fill(entry);
         }
-        if inbox.bytes() >= self.options.inbox_bytes_max {
-            self.inbox_full.store(true, Ordering::Release);
+        if inbox.bytes() >= self.options.pending_bytes_max {
+            self.pending_full.store(true, Ordering::Release);
         }
         drop(inbox);
         if wakes {
-            self.inbox_filled.notify_one();
+            self.pending_filled.notify_one();
         }
     }
 
@@ -297,37 +302,37 @@ impl Shared {
 
     /// Nobody will write what is in the log's inbox, or comes there.
     pub(super) fn abandon(&self) {
-        lock(&self.inbox).abandon(self.reserved());
+        lock(&self.pending).abandon(self.reserved());
     }
 
     /// Nothing new is taken; the writer ends once all is written.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // With its lock, so that it does not begin to wait between its look and this.
-        drop(lock(&self.inbox));
-        self.inbox_filled.notify_all();
+        drop(lock(&self.pending));
+        self.pending_filled.notify_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    pub(super) fn poll_room(&self, seat: &mut Seat, cx: &Context<'_>) -> Poll<()> {
-        self.wait(seat, cx, || self.has_room().then_some(()))
+    pub(super) fn poll_room(&self, slot: &mut WakerSlot, cx: &Context<'_>) -> Poll<()> {
+        self.wait(slot, cx, || self.has_room().then_some(()))
     }
 
     fn has_room(&self) -> bool {
-        !self.inbox_full.load(Ordering::Acquire) || self.health() == Health::Failed
+        !self.pending_full.load(Ordering::Acquire) || self.health() == Health::Failed
     }
 
     /// The last place in the log that was reserved; what is there will be written without delay.
-    pub(super) fn hurry(&self) -> Lsn {
-        let mut inbox = lock(&self.inbox);
+    pub(super) fn flush_soon(&self) -> Lsn {
+        let mut inbox = lock(&self.pending);
         inbox.needed = self.reserved();
         let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
         drop(inbox);
         if sleeping {
-            self.inbox_filled.notify_one();
+            self.pending_filled.notify_one();
         }
         tail
     }
@@ -342,7 +347,7 @@ impl Shared {
             syncs: counters.syncs.get(),
             sync_time: counters.sync_time.get(),
             checkpoints: counters.checkpoints.get(),
-            segments_kept: lock(&self.supply).needed.len() as u64,
+            segments_kept: lock(&self.segments).needed.len() as u64,
             moved: counters.moved.get(),
             corrupt: counters.corrupt.get(),
         }
@@ -352,18 +357,21 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::pins::Looks;
+    use crate::store::pins::ReaderPins;
 
     #[test]
     fn a_segment_is_not_used_again_while_somebody_looks_at_a_checkpoint_that_does_not_have_it_yet() {
-        let looks = Arc::new(Looks::default());
-        let mut supply =
-            Supply { full: vec![(1, 10), (2, 20)], kept: VecDeque::from([(0, 0)]), ..Supply::default() };
+        let looks = Arc::new(ReaderPins::default());
+        let mut supply = SegmentPool {
+            full: vec![(1, 10), (2, 20)],
+            kept: VecDeque::from([(0, 0)]),
+            ..SegmentPool::default()
+        };
         // Tables say that messages are in both.
         let early = looks.begin();
-        supply.settle(Settled::default(), looks.made(), 10);
+        supply.settle(CheckpointResult::default(), looks.made(), 10);
         let later = looks.begin();
-        supply.settle(Settled::default(), looks.made(), 20);
+        supply.settle(CheckpointResult::default(), looks.made(), 20);
         assert_eq!((supply.kept(), supply.reusable(looks.oldest())), (20, None));
         drop(early);
         assert_eq!(supply.reusable(looks.oldest()), Some(1));
@@ -374,10 +382,11 @@ mod tests {
 
     #[test]
     fn a_segment_that_a_checkpoint_has_messages_in_is_used_again_once_a_later_one_has_none() {
-        let mut supply = Supply { full: vec![(1, 10)], kept: VecDeque::from([(0, 0)]), ..Supply::default() };
-        supply.settle(Settled { kept: vec![1], ..Settled::default() }, 1, 10);
+        let mut supply =
+            SegmentPool { full: vec![(1, 10)], kept: VecDeque::from([(0, 0)]), ..SegmentPool::default() };
+        supply.settle(CheckpointResult { kept: vec![1], ..CheckpointResult::default() }, 1, 10);
         assert_eq!(supply.reusable(1), None);
-        supply.settle(Settled { freed: vec![1], ..Settled::default() }, 2, 10);
+        supply.settle(CheckpointResult { freed: vec![1], ..CheckpointResult::default() }, 2, 10);
         assert_eq!(supply.reusable(1), None, "somebody looks at the one before");
         assert_eq!(supply.reusable(2), Some(1));
     }

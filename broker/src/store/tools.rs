@@ -14,15 +14,15 @@ use lapwing_protocol::flight::OutboundState;
 use super::checkpoint::{self, Checkpoint};
 use super::durable::DurableStore;
 use super::error::OpenError;
-use super::record::{Exchange, KeptSession, Origin, Places, Queued, Record};
+use super::record::{FlightStep, KeptSession, PreviousSlot, QueueSlot, QueueSlots, Record};
 use crate::message::{Durability, REPLAYED};
 use crate::store::counters::Counters;
 use crate::store::error::Problem;
 use crate::store::options::Options;
 use crate::store::wal::disk::{Disk, Folder};
-use crate::store::wal::frame::{self, Found, Head};
-use crate::store::wal::segments::{self, Beyond, Since};
-use crate::store::{Page, Seat, Store, Ticket};
+use crate::store::wal::frame::{self, FrameScan, Head};
+use crate::store::wal::segments::{self, OnDamage, ScanFrom};
+use crate::store::{PageRequest, Store, Ticket, WakerSlot};
 
 /// Stands in the frames of an export in place of a segment.
 const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
@@ -96,8 +96,8 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     };
     let meta = checkpoint.read()?.meta()?;
     let mut records = 0;
-    let since = Since { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-    let scan = segments::scan(&*disk, since, Beyond::Stop, &mut |_, _, _| records += 1)?;
+    let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
+    let scan = segments::scan(&*disk, since, OnDamage::Stop, &mut |_, _, _| records += 1)?;
     report.log_records = records;
     for damage in scan.damage {
         let file = disk.path(&segments::name(damage.segment));
@@ -131,10 +131,10 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
 /// # Errors
 /// That it cannot be read, or was written by a newer version.
 pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, OpenError> {
-    let beyond = if beyond_damage { Beyond::GoOn } else { Beyond::Stop };
+    let beyond = if beyond_damage { OnDamage::GoOn } else { OnDamage::Stop };
     let mut records = Vec::new();
     let salt = segments::salt(disk).map_err(OpenError::io("reading the log"))?;
-    let since = Since { salt, ..Since::default() };
+    let since = ScanFrom { salt, ..ScanFrom::default() };
     segments::scan(disk, since, beyond, &mut |_, record, _| records.push(record))?;
     Ok(records)
 }
@@ -148,7 +148,7 @@ fn each_queued(
     let (session, until) = (kept.terms.number, kept.waiting.last + 1);
     let mut from = 1;
     while from < until {
-        let page = Page { session, from, until, messages_max: PAGE_ROWS, bytes_max: EXPORT_BYTES };
+        let page = PageRequest { session, from, until, messages_max: PAGE_ROWS, bytes_max: EXPORT_BYTES };
         let paged = store.queued(page).blocking_recv().map_err(|_| "the queue cannot be read")?;
         from = paged.next;
         paged.deliveries.into_iter().try_for_each(&mut *give)?;
@@ -167,7 +167,7 @@ struct Exporter {
 
 impl Exporter {
     fn put(&mut self, record: Record) -> Result<(), Problem> {
-        self.bytes += crate::store::record::weight(&record);
+        self.bytes += crate::store::record::estimated_bytes(&record);
         self.records.push(record);
         if self.records.len() >= EXPORT_RECORDS || self.bytes >= EXPORT_BYTES {
             self.flush(false)
@@ -189,7 +189,7 @@ impl Exporter {
             first: self.next,
             count: self.records.len() as u32,
             len: self.frame.len() as u32,
-            ends: last,
+            outcomes: last,
             ..Head::default()
         };
         self.frame.seal(&head);
@@ -222,7 +222,7 @@ pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
     let mut problem = Ok(());
     store.each_retained(&mut |message| {
         if problem.is_ok() {
-            let queued = Places::None;
+            let queued = QueueSlots::None;
             problem = out.put(Record::Published { message, retained: true, queued, beside: None });
         }
     })?;
@@ -239,26 +239,26 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
         out.put(Record::Subscribed { session, filter: filter.clone(), subscription: *subscription })?;
     }
     each_queued(store, kept, &mut |delivery| {
-        let queued = Places::One(Queued::of(session, &delivery));
+        let queued = QueueSlots::One(QueueSlot::of(session, &delivery));
         out.put(Record::Published { message: delivery.message, retained: false, queued, beside: None })
     })?;
     for flight in &kept.flights {
         let (packet_id, seq, size) = (flight.packet_id, flight.seq, flight.size);
-        let placed = store.placed(session, vec![seq]).blocking_recv()?.pop();
+        let placed = store.read_at(session, vec![seq]).blocking_recv()?.pop();
         let body = placed.filter(|_| seq & REPLAYED != 0).map(Box::new);
         let qos = match flight.state {
             OutboundState::AwaitPubAck => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         };
-        out.put(Exchange::Sent { session, packet_id, seq, qos, size, body }.into())?;
+        out.put(FlightStep::Sent { session, packet_id, seq, qos, size, body }.into())?;
         if flight.state == OutboundState::AwaitPubComp {
             // Its message is the client's already: only the identifier is left.
-            let origin = Origin { session, seq: 0, size: 0, packet_id: Some(packet_id) };
-            out.put(Exchange::HandedOver(origin).into())?;
+            let origin = PreviousSlot { session, seq: 0, size: 0, packet_id: Some(packet_id) };
+            out.put(FlightStep::PubRecReceived(origin).into())?;
         }
     }
     for packet_id in &kept.received {
-        out.put(Exchange::Received { session, packet_id: *packet_id }.into())?;
+        out.put(FlightStep::Received { session, packet_id: *packet_id }.into())?;
     }
     Ok(())
 }
@@ -309,8 +309,8 @@ fn each_frame(
         let more = (frame::HEAD + len).next_multiple_of(frame::PAGE) - frame::PAGE;
         input.by_ref().take(more as u64).read_to_end(&mut bytes)?;
         let head = match frame::find(&bytes, EXPORT, Some(0)) {
-            Found::Frame(head) if head.first == next => head,
-            Found::Newer(format) => {
+            FrameScan::Frame(head) if head.first == next => head,
+            FrameScan::Newer(format) => {
                 return Err(
                     format!("the export has format {format}, this version reads {}", frame::FORMAT).into()
                 );
@@ -320,7 +320,7 @@ fn each_frame(
         let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
         next = head.last() + 1;
         give(records.into_iter().map(|(record, _)| record).collect())?;
-        if head.ends {
+        if head.outcomes {
             return Ok(next - 1);
         }
     }
@@ -358,9 +358,9 @@ impl Wake for Unpark {
 /// Blocks until a ticket is good.
 pub(super) fn wait(store: &DurableStore, ticket: Ticket) -> Result<(), Problem> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut seat = Seat::default();
+    let mut slot = WakerSlot::default();
     loop {
-        match store.poll(ticket, &mut seat, &mut Context::from_waker(&waker)) {
+        match store.poll(ticket, &mut slot, &mut Context::from_waker(&waker)) {
             Poll::Ready(kept) => return kept.map_err(|_| "the store has failed: the log says why".into()),
             Poll::Pending => std::thread::park(),
         }

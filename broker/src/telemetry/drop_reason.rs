@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What kind of end a reason is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ReasonKind {
     /// The broker did not take it from its publisher.
     Refused,
     /// It was taken, and a subscriber that was to have it does not get it.
     Lost,
     /// Nobody was to have it, or nobody who is there: as MQTT has it, and no drop.
-    PassedOver,
+    Skipped,
 }
 
 macro_rules! reasons {
@@ -29,8 +29,8 @@ macro_rules! reasons {
             }
 
             /// What kind of end it is.
-            pub const fn kind(self) -> Kind {
-                match self { $(Reason::$name => Kind::$kind,)+ }
+            pub const fn kind(self) -> ReasonKind {
+                match self { $(Reason::$name => ReasonKind::$kind,)+ }
             }
 
             /// In words.
@@ -87,22 +87,22 @@ reasons! {
     /// it waited for a session that ended
     SessionEnded "session_ended" Lost,
     /// no subscription matched, and it was not retained
-    NoSubscriber "no_subscriber" PassedOver,
+    NoSubscriber "no_subscriber" Skipped,
     /// the subscriber published it itself and subscribed with No Local
-    NoLocal "no_local" PassedOver,
+    NoLocal "no_local" Skipped,
     /// the subscriber is away, and QoS 0 is not kept for it (limits.queue_qos0)
-    Offline "offline" PassedOver,
+    Offline "offline" Skipped,
 }
 
 impl Reason {
     /// Those that count as dropped.
     pub fn drops() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() != Kind::PassedOver)
+        Reason::ALL.into_iter().filter(|reason| reason.kind() != ReasonKind::Skipped)
     }
 
     /// Those that do not.
-    pub fn passed_over() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().filter(|reason| reason.kind() == Kind::PassedOver)
+    pub fn skipped() -> impl Iterator<Item = Reason> {
+        Reason::ALL.into_iter().filter(|reason| reason.kind() == ReasonKind::Skipped)
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
             let counted: Vec<Reason> =
                 Reason::ALL.into_iter().filter(|other| drops.get(*other) > 0).collect();
             assert_eq!(counted, [reason]);
-            assert_eq!(drops.sum(), if reason.kind() == Kind::PassedOver { 0 } else { 2 });
+            assert_eq!(drops.sum(), if reason.kind() == ReasonKind::Skipped { 0 } else { 2 });
             assert!(reason.text().len() > 10 && !reason.text().contains("  "), "{}", reason.text());
         }
     }

@@ -42,7 +42,7 @@ pub struct Histogram {
 
 /// What a [`Histogram`] says at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spread {
+pub struct HistogramSnapshot {
     /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the last: longer than all.
     pub counts: [u64; CLASSES],
     /// All of it, in microseconds.
@@ -66,8 +66,8 @@ impl Histogram {
     }
 
     /// What was observed until now.
-    pub fn get(&self) -> Spread {
-        Spread {
+    pub fn get(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, Counter::get)),
             micros: self.micros.get(),
         }
@@ -99,13 +99,13 @@ macro_rules! traffic {
 
         /// The counters of one listener, or of several, at one moment.
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct Sums {
+        pub struct TrafficTotals {
             $($(#[$own_doc])* pub $own: u64,)+
             $($(#[$doc])* pub $name: u64,)+
             $(#[$written_doc])* pub $written: u64,
         }
 
-        impl Sums {
+        impl TrafficTotals {
             /// Adds those of a listener.
             pub fn add(&mut self, traffic: &Traffic) {
                 $(self.$own += traffic.$own.get();)+
@@ -117,17 +117,17 @@ macro_rules! traffic {
         /// What one connection counts for itself and adds to its listener's counters once in a while: a counter that all cores write
         /// to costs as much as everything else about a small message.
         #[derive(Debug, Default)]
-        pub struct Tally {
+        pub struct LocalCounters {
             $($(#[$doc])* pub $name: u64,)+
             /// Messages that no subscription matched, since this was added.
             pub no_subscriber: u64,
             /// Messages that were not for who published them, since this was added.
             pub no_local: u64,
             /// What was added already, and what was written.
-            flow: Flow,
+            flow: Throughput,
         }
 
-        impl Tally {
+        impl LocalCounters {
             /// Adds what was counted, and begins again.
             #[inline]
             pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
@@ -138,7 +138,7 @@ macro_rules! traffic {
                     traffic.$name.add(std::mem::take(&mut self.$name));
                 })+
                 if self.no_subscriber + self.no_local > 0 {
-                    self.add_passed_over(drops);
+                    self.add_skipped(drops);
                 }
             }
         }
@@ -174,9 +174,9 @@ traffic! {
     }
 }
 
-impl Tally {
+impl LocalCounters {
     #[cold]
-    fn add_passed_over(&mut self, drops: &Drops) {
+    fn add_skipped(&mut self, drops: &Drops) {
         drops.add(Reason::NoSubscriber, std::mem::take(&mut self.no_subscriber));
         drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
     }
@@ -197,7 +197,7 @@ impl Tally {
 
 /// What went through one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Flow {
+pub struct Throughput {
     /// PUBLISH packets that came in.
     pub messages_received: u64,
     /// PUBLISH packets that went out.
@@ -211,60 +211,60 @@ pub struct Flow {
 /// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
 /// done by a clock: a connection that does nothing is not woken for it, and one without messages needs no memory for it.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateWindow {
     past: Option<Box<Past>>,
     end: Millis,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Past {
-    before: (Millis, Flow),
-    begin: (Millis, Flow),
+    before: (Millis, Throughput),
+    begin: (Millis, Throughput),
 }
 
 /// How long a stretch is.
-const STRETCH_MS: Millis = 10_000;
+const WINDOW_MS: Millis = 10_000;
 
-impl Pace {
+impl RateWindow {
     /// Of a connection that begins.
-    pub fn new(now: Millis) -> Pace {
-        Pace { past: None, end: now + STRETCH_MS }
+    pub fn new(now: Millis) -> RateWindow {
+        RateWindow { past: None, end: now + WINDOW_MS }
     }
 
     /// Something is done now, and not yet added.
     #[inline]
-    pub fn pass(&mut self, now: Millis, tally: &Tally) {
+    pub fn pass(&mut self, now: Millis, counters: &LocalCounters) {
         if now >= self.end {
-            self.begin_anew(now, tally);
+            self.begin_anew(now, counters);
         }
     }
 
     #[cold]
-    fn begin_anew(&mut self, now: Millis, tally: &Tally) {
-        if tally.publish_received
-            + tally.publish_sent
-            + tally.flow.messages_received
-            + tally.flow.messages_sent
+    fn begin_anew(&mut self, now: Millis, counters: &LocalCounters) {
+        if counters.publish_received
+            + counters.publish_sent
+            + counters.flow.messages_received
+            + counters.flow.messages_sent
             == 0
         {
             return;
         }
-        let (idle, begin) = (now >= self.end + STRETCH_MS, (now, tally.flow));
-        let before = if idle { (now - STRETCH_MS, tally.flow) } else { self.past().begin };
+        let (idle, begin) = (now >= self.end + WINDOW_MS, (now, counters.flow));
+        let before = if idle { (now - WINDOW_MS, counters.flow) } else { self.past().begin };
         self.past = Some(Box::new(Past { before, begin }));
-        self.end = now + STRETCH_MS;
+        self.end = now + WINDOW_MS;
     }
 
     /// The first stretch begins with the connection.
     fn past(&self) -> Past {
-        let first = (self.end.saturating_sub(STRETCH_MS), Flow::default());
+        let first = (self.end.saturating_sub(WINDOW_MS), Throughput::default());
         self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
     }
 
     /// What went through it in all, and in a second of the last ten to twenty.
-    pub fn look(&self, now: Millis, tally: &Tally) -> (Flow, [f64; 4]) {
-        let (all, (since, before)) = (tally.flow, self.past().before);
-        if now >= self.end + STRETCH_MS {
+    pub fn rates(&self, now: Millis, counters: &LocalCounters) -> (Throughput, [f64; 4]) {
+        let (all, (since, before)) = (counters.flow, self.past().before);
+        if now >= self.end + WINDOW_MS {
             return (all, [0.0; 4]);
         }
         let seconds = now.saturating_sub(since).max(1_000) as f64 / 1_000.0;
@@ -285,20 +285,21 @@ mod tests {
 
     #[test]
     fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
-        let (traffic, mut tally, mut pace) = (Traffic::default(), Tally::default(), Pace::new(1_000));
-        let turn = |tally: &mut Tally, pace: &mut Pace, now| {
-            tally.publish_sent += 10;
-            pace.pass(now, tally);
-            tally.add_to(&traffic, &Drops::default());
+        let (traffic, mut counters, mut pace) =
+            (Traffic::default(), LocalCounters::default(), RateWindow::new(1_000));
+        let turn = |counters: &mut LocalCounters, pace: &mut RateWindow, now| {
+            counters.publish_sent += 10;
+            pace.pass(now, counters);
+            counters.add_to(&traffic, &Drops::default());
         };
         // Ten messages a second.
-        (1..=60).for_each(|s| turn(&mut tally, &mut pace, 1_000 + s * 1_000));
-        let (all, [_, rate, ..]) = pace.look(61_000, &tally);
+        (1..=60).for_each(|s| turn(&mut counters, &mut pace, 1_000 + s * 1_000));
+        let (all, [_, rate, ..]) = pace.rates(61_000, &counters);
         assert_eq!((all.messages_sent, traffic.publish_sent.get()), (600, 600));
         assert!((9.0..=11.0).contains(&rate), "{rate}");
         // Silence, then ten at once.
-        assert_eq!(pace.look(100_000, &tally).1[1], 0.0);
-        turn(&mut tally, &mut pace, 200_000);
-        assert_eq!(pace.look(200_000, &tally).1[1], 1.0);
+        assert_eq!(pace.rates(100_000, &counters).1[1], 0.0);
+        turn(&mut counters, &mut pace, 200_000);
+        assert_eq!(pace.rates(200_000, &counters).1[1], 1.0);
     }
 }

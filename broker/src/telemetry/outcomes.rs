@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::message::{Delivery, Message};
 use crate::telemetry::drop_reason::{Drops, Reason};
-use crate::telemetry::trace::{Filter, Step, Subject, Told, Traces};
+use crate::telemetry::trace::{Step, TraceFilter, TraceItem, TraceSubject, Traces};
 
 /// A session as outcomes name it: its client identifier, and counts of the messages that went no further.
 #[derive(Debug, Default)]
@@ -50,32 +50,36 @@ impl Recipient {
 
 /// Who hears of the ends: the figures, and those who trace.
 #[derive(Debug)]
-pub struct Ends {
+pub struct Outcomes {
     /// The figures.
     pub drops: Drops,
     /// Who follows messages.
     pub traces: Traces,
 }
 
-impl Ends {
+impl Outcomes {
     /// Nothing has ended yet.
-    pub fn new(clock: Clock) -> Ends {
-        Ends { drops: Drops::default(), traces: Traces::new(clock) }
+    pub fn new(clock: Clock) -> Outcomes {
+        Outcomes { drops: Drops::default(), traces: Traces::new(clock) }
     }
 
     /// A message goes no further on its way to a session.
     #[cold]
-    pub fn ended(&self, reason: Reason, message: &Message, recipient: &Recipient) {
+    pub fn dropped(&self, reason: Reason, message: &Message, recipient: &Recipient) {
         self.drops.add(reason, 1);
         recipient.count(reason, 1);
-        if self.traces.hear_of(message) {
-            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), Step::Ended(reason));
+        if self.traces.wants(message) {
+            self.traces.record(
+                &TraceSubject::of(message),
+                Some(recipient.client_id()),
+                Step::Dropped(reason),
+            );
         }
     }
 
     /// As [`ended`](Self::ended), for messages that are on disk only.
     #[cold]
-    pub fn ended_unseen(&self, reason: Reason, n: u64, recipient: &Recipient) {
+    pub fn dropped_on_disk(&self, reason: Reason, n: u64, recipient: &Recipient) {
         self.drops.add(reason, n);
         recipient.count(reason, n);
     }
@@ -84,7 +88,7 @@ impl Ends {
     #[cold]
     pub(crate) fn queued(&self, delivery: &Delivery, recipient: &Recipient, connected: bool) {
         let step = Step::Queued { connected, shared: delivery.terms.share.is_some() };
-        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
+        self.traces.record(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
     /// It was given to the network; for traces.
@@ -97,66 +101,72 @@ impl Ends {
         again: bool,
     ) {
         let step = Step::Sent { qos: delivery.terms.qos, packet_id, again };
-        self.traces.tell(&Subject::of(&delivery.message), Some(recipient.client_id()), step);
+        self.traces.record(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
-    /// A session wants nothing of its own; counted by who publishes ([`Tally`](crate::telemetry::metrics::Tally)).
+    /// A session wants nothing of its own; counted by who publishes ([`LocalCounters`](crate::telemetry::metrics::LocalCounters)).
     #[inline]
-    pub(crate) fn spared(&self, message: &Message, recipient: &Recipient) {
-        if self.traces.hear_of(message) {
-            let step = Step::Ended(Reason::NoLocal);
-            self.traces.tell(&Subject::of(message), Some(recipient.client_id()), step);
+    pub(crate) fn skipped_no_local(&self, message: &Message, recipient: &Recipient) {
+        if self.traces.wants(message) {
+            let step = Step::Dropped(Reason::NoLocal);
+            self.traces.record(&TraceSubject::of(message), Some(recipient.client_id()), step);
         }
     }
 
     /// No session was to have it, or none of a group could.
     #[cold]
-    pub fn ended_for_all(&self, reason: Reason, message: &Message) {
+    pub fn dropped_for_all(&self, reason: Reason, message: &Message) {
         self.drops.add(reason, 1);
-        if self.traces.hear_of(message) {
-            self.traces.tell(&Subject::of(message), None, Step::Ended(reason));
+        if self.traces.wants(message) {
+            self.traces.record(&TraceSubject::of(message), None, Step::Dropped(reason));
         }
     }
 
     /// A message was not taken from its publisher, whose outbox counts that.
     #[cold]
-    pub fn refused(&self, reason: Reason, text: &str, subject: &Subject<'_>, publisher: Option<&Recipient>) {
+    pub fn refused(
+        &self,
+        reason: Reason,
+        text: &str,
+        subject: &TraceSubject<'_>,
+        publisher: Option<&Recipient>,
+    ) {
         self.drops.add(reason, 1);
         if let Some(publisher) = publisher {
             publisher.count(reason, 1);
         }
         if self.traces.is_on() {
-            self.traces.tell(subject, None, Step::Refused(reason, text.into()));
+            self.traces.record(subject, None, Step::Refused(reason, text.into()));
         }
     }
 }
 
-impl Ends {
+impl Outcomes {
     /// Begins a trace; `None`: there are as many as there may be.
-    pub fn follow(self: &Arc<Self>, filter: Filter) -> Option<Following> {
+    pub fn follow(self: &Arc<Self>, filter: TraceFilter) -> Option<TraceStream> {
         let (number, told) = self.traces.begin(filter)?;
-        Some(Following { ends: self.clone(), number, told })
+        Some(TraceStream { outcomes: self.clone(), number, items: told })
     }
 }
 
-impl Default for Ends {
+impl Default for Outcomes {
     fn default() -> Self {
-        Ends::new(Clock::after(0))
+        Outcomes::new(Clock::after(0))
     }
 }
 
 /// A trace that somebody reads; dropping it ends it.
 #[derive(Debug)]
-pub struct Following {
-    ends: Arc<Ends>,
+pub struct TraceStream {
+    outcomes: Arc<Outcomes>,
     number: u64,
-    told: mpsc::Receiver<Told>,
+    items: mpsc::Receiver<TraceItem>,
 }
 
-impl Following {
+impl TraceStream {
     /// What comes next. May be dropped at any time.
-    pub async fn next(&mut self) -> Told {
-        match self.told.recv().await {
+    pub async fn next(&mut self) -> TraceItem {
+        match self.items.recv().await {
             Some(told) => told,
             // It is told until it is dropped.
             None => std::future::pending().await,
@@ -164,16 +174,16 @@ impl Following {
     }
 
     /// What has come, if anything has; behind it, how much was lost that was not told yet.
-    pub fn rest(&mut self) -> impl Iterator<Item = Told> + '_ {
-        let lost = self.ends.traces.take_lost(self.number);
-        let told = &mut self.told;
-        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(Told::Lost(lost)))
+    pub fn rest(&mut self) -> impl Iterator<Item = TraceItem> + '_ {
+        let lost = self.outcomes.traces.take_lost(self.number);
+        let told = &mut self.items;
+        std::iter::from_fn(move || told.try_recv().ok()).chain((lost > 0).then_some(TraceItem::Lost(lost)))
     }
 }
 
-impl Drop for Following {
+impl Drop for TraceStream {
     fn drop(&mut self) {
-        self.ends.traces.end(self.number);
+        self.outcomes.traces.end(self.number);
     }
 }
 
@@ -185,44 +195,44 @@ mod tests {
     use crate::message::TraceId;
     use crate::telemetry::trace::{EVENTS_MAX, TEXT_MAX, TRACES_MAX};
 
-    fn follow(ends: &Arc<Ends>, filter: Filter) -> Following {
-        ends.follow(filter).unwrap()
+    fn follow(outcomes: &Arc<Outcomes>, filter: TraceFilter) -> TraceStream {
+        outcomes.follow(filter).unwrap()
     }
 
-    fn filter(client: &str, topic: &str) -> Filter {
+    fn filter(client: &str, topic: &str) -> TraceFilter {
         let some = |text: &str| (!text.is_empty()).then(|| text.into());
-        Filter { client: some(client), topic: some(topic) }
+        TraceFilter { client: some(client), topic: some(topic) }
     }
 
-    fn subject(id: Option<TraceId>, topic: &str) -> Subject<'_> {
-        Subject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
+    fn subject(id: Option<TraceId>, topic: &str) -> TraceSubject<'_> {
+        TraceSubject { id, from: None, topic, qos: QoS::AtLeastOnce, bytes: 3, properties: &[], at: 0 }
     }
 
-    fn steps(following: &mut Following) -> Vec<String> {
-        let word = |told: Told| match told {
-            Told::Event(event) => {
+    fn steps(following: &mut TraceStream) -> Vec<String> {
+        let word = |told: TraceItem| match told {
+            TraceItem::Event(event) => {
                 format!("{}:{}", event.client.as_deref().unwrap_or("-"), event.step.name())
             }
-            Told::Lost(n) => format!("lost {n}"),
+            TraceItem::Lost(n) => format!("lost {n}"),
         };
         following.rest().map(word).collect()
     }
 
     #[test]
     fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut of_topic = follow(&ends, filter("", "home/+"));
-        let mut of_phone = follow(&ends, filter("phone", ""));
-        let mut of_kitchen = follow(&ends, filter("kitchen", "home/#"));
+        let outcomes: Arc<Outcomes> = Arc::default();
+        let traces = &outcomes.traces;
+        let mut of_topic = follow(&outcomes, filter("", "home/+"));
+        let mut of_phone = follow(&outcomes, filter("phone", ""));
+        let mut of_kitchen = follow(&outcomes, filter("kitchen", "home/#"));
         let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
             ("kitchen".into(), "phone".into(), "tv".into());
         let id = traces.number((&kitchen, "home/temp"), &[], || 7);
         assert_eq!(id, Some(7));
-        traces.tell(&subject(id, "home/temp"), None, Step::Retained);
-        traces.tell(&subject(id, "home/temp"), Some(&phone), Step::Ended(Reason::Offline));
-        traces.tell(&subject(id, "home/temp"), Some(&tv), Step::Ended(Reason::QueueFull));
-        traces.tell(&subject(None, "other"), Some(&phone), Step::Ended(Reason::Expired));
+        traces.record(&subject(id, "home/temp"), None, Step::Retained);
+        traces.record(&subject(id, "home/temp"), Some(&phone), Step::Dropped(Reason::Offline));
+        traces.record(&subject(id, "home/temp"), Some(&tv), Step::Dropped(Reason::QueueFull));
+        traces.record(&subject(None, "other"), Some(&phone), Step::Dropped(Reason::Expired));
         assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
         assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);
         assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:passed over", "tv:dropped"]);
@@ -230,32 +240,33 @@ mod tests {
 
     #[test]
     fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
+        let outcomes: Arc<Outcomes> = Arc::default();
+        let traces = &outcomes.traces;
+        let mut following = follow(&outcomes, TraceFilter::default());
         for _ in 0..EVENTS_MAX + 5 {
-            traces.tell(&subject(None, "t"), None, Step::Retained);
+            traces.record(&subject(None, "t"), None, Step::Retained);
         }
         let told = steps(&mut following);
         assert_eq!((told.len(), told.last().unwrap().as_str()), (EVENTS_MAX + 1, "lost 5"));
         for _ in 0..EVENTS_MAX + 1 {
-            traces.tell(&subject(None, "t"), None, Step::Retained);
+            traces.record(&subject(None, "t"), None, Step::Retained);
         }
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
-        assert!(matches!(following.told.try_recv(), Ok(Told::Event(_))));
-        traces.tell(&subject(None, "t"), None, Step::Retained);
+        assert!(matches!(following.items.try_recv(), Ok(TraceItem::Event(_))));
+        assert!(matches!(following.items.try_recv(), Ok(TraceItem::Event(_))));
+        traces.record(&subject(None, "t"), None, Step::Retained);
         let told = steps(&mut following);
         assert_eq!(told[told.len() - 2..], ["lost 1", "-:retained"]);
     }
 
     #[test]
     fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut all: Vec<Following> = (0..TRACES_MAX).map(|_| follow(&ends, Filter::default())).collect();
-        assert!(ends.follow(Filter::default()).is_none());
+        let outcomes: Arc<Outcomes> = Arc::default();
+        let traces = &outcomes.traces;
+        let mut all: Vec<TraceStream> =
+            (0..TRACES_MAX).map(|_| follow(&outcomes, TraceFilter::default())).collect();
+        assert!(outcomes.follow(TraceFilter::default()).is_none());
         all.pop();
-        assert!(traces.is_on() && ends.follow(Filter::default()).is_some());
+        assert!(traces.is_on() && outcomes.follow(TraceFilter::default()).is_some());
         all.clear();
         assert!(!traces.is_on());
         assert_eq!(traces.publishers(), 0);
@@ -263,12 +274,12 @@ mod tests {
 
     #[test]
     fn nothing_in_an_event_is_long() {
-        let ends: Arc<Ends> = Arc::default();
-        let traces = &ends.traces;
-        let mut following = follow(&ends, Filter::default());
+        let outcomes: Arc<Outcomes> = Arc::default();
+        let traces = &outcomes.traces;
+        let mut following = follow(&outcomes, TraceFilter::default());
         let topic = "ä".repeat(30_000);
-        traces.tell(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
-        let Some(Told::Event(event)) = following.rest().next() else { panic!("nothing was told") };
+        traces.record(&subject(None, &topic), None, Step::Accepted(topic.as_str().into()));
+        let Some(TraceItem::Event(event)) = following.rest().next() else { panic!("nothing was told") };
         assert!(event.topic.len() <= TEXT_MAX + 3 && event.step.detail().len() <= TEXT_MAX + 3);
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::message::{Message, Millis, TraceId};
-use crate::telemetry::drop_reason::{Kind, Reason};
+use crate::telemetry::drop_reason::{Reason, ReasonKind};
 
 /// How many traces there are at once.
 pub const TRACES_MAX: usize = 4;
@@ -30,14 +30,14 @@ pub(super) const TEXT_MAX: usize = 512;
 
 /// What a trace wants; all of it has to fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct TraceFilter {
     /// The client that published the message, or that the event is about.
     pub client: Option<Box<str>>,
     /// A valid topic filter.
     pub topic: Option<Box<str>>,
 }
 
-impl Filter {
+impl TraceFilter {
     fn wants_topic(&self, name: &str) -> bool {
         match &self.topic {
             Some(filter) => topic::matches(filter, name),
@@ -54,7 +54,7 @@ impl Filter {
 
 /// The message that an event is about.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct TraceSubject<'a> {
     /// Its number, if it is followed since it came.
     pub id: Option<TraceId>,
     /// Who published it, if the caller knows.
@@ -73,12 +73,12 @@ pub struct Subject<'a> {
     pub at: Millis,
 }
 
-impl Subject<'_> {
+impl TraceSubject<'_> {
     /// A message on its way.
-    pub fn of(message: &Message) -> Subject<'_> {
+    pub fn of(message: &Message) -> TraceSubject<'_> {
         let (topic, qos, bytes) = (message.topic_str(), message.qos(), message.payload().len());
         let (properties, at) = (message.properties(), message.published_at());
-        Subject { id: message.trace(), from: None, topic, qos, bytes, properties, at }
+        TraceSubject { id: message.trace(), from: None, topic, qos, bytes, properties, at }
     }
 }
 
@@ -106,7 +106,7 @@ pub enum Step {
         shared: bool,
     },
     /// It goes no further.
-    Ended(Reason),
+    Dropped(Reason),
     /// It was given to the network.
     Sent {
         /// How it was sent.
@@ -129,9 +129,9 @@ impl Step {
             Step::Retained => "retained",
             Step::Matched { .. } => "matched",
             Step::Queued { .. } => "queued",
-            Step::Ended(reason) => match reason.kind() {
-                Kind::PassedOver => "passed over",
-                Kind::Refused | Kind::Lost => "dropped",
+            Step::Dropped(reason) => match reason.kind() {
+                ReasonKind::Skipped => "passed over",
+                ReasonKind::Refused | ReasonKind::Lost => "dropped",
             },
             Step::Sent { .. } => "sent",
             Step::Acknowledged(..) => "acknowledged",
@@ -141,7 +141,7 @@ impl Step {
     /// Why it ends here.
     pub const fn reason(&self) -> Option<Reason> {
         match self {
-            Step::Refused(reason, _) | Step::Ended(reason) => Some(*reason),
+            Step::Refused(reason, _) | Step::Dropped(reason) => Some(*reason),
             _ => None,
         }
     }
@@ -160,7 +160,7 @@ impl Step {
                 let state = if *connected { "connected" } else { "offline" };
                 format!("{state}{}", if *shared { ", as a member of a shared group" } else { "" })
             }
-            Step::Ended(reason) => reason.text().to_owned(),
+            Step::Dropped(reason) => reason.text().to_owned(),
             Step::Sent { qos, packet_id, again } => {
                 let id = packet_id.map(|id| format!(", packet identifier {id}")).unwrap_or_default();
                 format!("QoS {}{id}{}", *qos as u8, if *again { ", again" } else { "" })
@@ -193,7 +193,7 @@ pub struct Event {
 
 /// What comes out of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum TraceItem {
     /// An event.
     Event(Event),
     /// So many events would have stood here: they came faster than they were read.
@@ -201,15 +201,15 @@ pub enum Told {
 }
 
 /// Who takes the ways of single messages out of the broker: all that it is told is of a message that it wants.
-pub(crate) trait Export: std::fmt::Debug + Send + Sync {
+pub(crate) trait TraceExporter: std::fmt::Debug + Send + Sync {
     /// Whether it may want a message that comes with these properties.
     fn may_want(&self, properties: &[u8]) -> bool;
     /// Whether it wants the message of this number.
     fn wants(&self, id: TraceId, properties: &[u8]) -> bool;
     /// It came, and was taken or refused.
-    fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>);
+    fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>);
     /// Something happened to it, perhaps on its way to a client.
-    fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: &Step);
+    fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step);
     /// How many spans were sent, and how many were not, since there were too many.
     fn spans(&self) -> (u64, u64);
 }
@@ -224,12 +224,12 @@ const EXPORTED: u8 = 2;
 pub struct Traces {
     on: AtomicU8,
     clock: Clock,
-    inner: Mutex<Inner>,
-    export: OnceLock<Arc<dyn Export>>,
+    inner: Mutex<TracesState>,
+    export: OnceLock<Arc<dyn TraceExporter>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct TracesState {
     traces: Vec<Trace>,
     last: u64,
     /// Who published the messages that were numbered last, in the order of their numbers.
@@ -239,8 +239,8 @@ struct Inner {
 #[derive(Debug)]
 struct Trace {
     number: u64,
-    filter: Filter,
-    events: mpsc::Sender<Told>,
+    filter: TraceFilter,
+    events: mpsc::Sender<TraceItem>,
     lost: u64,
 }
 
@@ -258,7 +258,7 @@ impl Traces {
 
     /// Whether anybody may want to know what becomes of a message.
     #[inline]
-    pub fn hear_of(&self, message: &Message) -> bool {
+    pub fn wants(&self, message: &Message) -> bool {
         match self.on.load(Ordering::Relaxed) {
             0 => false,
             on => on & FOLLOWED != 0 || message.trace().is_some(),
@@ -272,19 +272,19 @@ impl Traces {
 
     /// Exports from here on. Once.
     #[cfg(feature = "otlp")]
-    pub(crate) fn set_export(&self, export: Arc<dyn Export>) {
+    pub(crate) fn set_export(&self, export: Arc<dyn TraceExporter>) {
         if self.export.set(export).is_ok() {
             self.on.fetch_or(EXPORTED, Ordering::Relaxed);
         }
     }
 
     /// Where the ways of messages are exported to.
-    pub(crate) fn export(&self) -> Option<&dyn Export> {
+    pub(crate) fn export(&self) -> Option<&dyn TraceExporter> {
         self.export.get().map(|export| &**export)
     }
 
     /// Where those of a message are, if they are.
-    fn export_of(&self, subject: &Subject<'_>) -> Option<&dyn Export> {
+    fn export_of(&self, subject: &TraceSubject<'_>) -> Option<&dyn TraceExporter> {
         if self.on.load(Ordering::Relaxed) & EXPORTED == 0 {
             return None;
         }
@@ -292,12 +292,12 @@ impl Traces {
         export.wants(id, subject.properties).then_some(export)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, TracesState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a trace: its number, and what is told of it. `None`: there are as many as there may be.
-    pub(super) fn begin(&self, filter: Filter) -> Option<(u64, mpsc::Receiver<Told>)> {
+    pub(super) fn begin(&self, filter: TraceFilter) -> Option<(u64, mpsc::Receiver<TraceItem>)> {
         let mut inner = self.lock();
         if inner.traces.len() >= TRACES_MAX {
             return None;
@@ -327,7 +327,7 @@ impl Traces {
     ) -> Option<TraceId> {
         let export = self.export().filter(|export| export.may_want(properties));
         // Whom it will go to is not known yet.
-        let follows = |inner: &Inner| inner.traces.iter().any(|trace| trace.filter.wants_topic(topic));
+        let follows = |inner: &TracesState| inner.traces.iter().any(|trace| trace.filter.wants_topic(topic));
         let inner = if self.is_followed() { Some(self.lock()).filter(|inner| follows(inner)) } else { None };
         let Some(mut inner) = inner else {
             let export = export?;
@@ -343,15 +343,15 @@ impl Traces {
 
     /// Something happened to a message, perhaps on its way to a client.
     #[cold]
-    pub(crate) fn tell(&self, subject: &Subject<'_>, client: Option<&Arc<str>>, step: Step) {
+    pub(crate) fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: Step) {
         if let Some(export) = self.export_of(subject) {
-            export.tell(subject, client, &step);
+            export.record(subject, client, &step);
         }
         if !self.is_followed() {
             return;
         }
         let mut inner = self.lock();
-        let Inner { traces, publishers, .. } = &mut *inner;
+        let TracesState { traces, publishers, .. } = &mut *inner;
         if !traces.iter().any(|trace| trace.filter.wants_topic(subject.topic)) {
             return;
         }
@@ -364,7 +364,7 @@ impl Traces {
             if !filter.wants_topic(subject.topic) || !filter.wants_client(from.as_deref(), about) {
                 continue;
             }
-            trace.tell(Event {
+            trace.record(Event {
                 at,
                 message: subject.id,
                 from: from.clone(),
@@ -379,7 +379,7 @@ impl Traces {
 
     /// A message that came was taken or refused.
     #[cold]
-    pub(crate) fn routed(&self, subject: &Subject<'_>, since: SystemTime, refused: Option<Reason>) {
+    pub(crate) fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>) {
         if let Some(export) = self.export_of(subject) {
             export.routed(subject, since, refused);
         }
@@ -402,11 +402,11 @@ impl Traces {
 }
 
 impl Trace {
-    fn tell(&mut self, event: Event) {
-        if self.lost > 0 && self.events.try_send(Told::Lost(self.lost)).is_ok() {
+    fn record(&mut self, event: Event) {
+        if self.lost > 0 && self.events.try_send(TraceItem::Lost(self.lost)).is_ok() {
             self.lost = 0;
         }
-        if self.lost > 0 || self.events.try_send(Told::Event(event)).is_err() {
+        if self.lost > 0 || self.events.try_send(TraceItem::Event(event)).is_err() {
             self.lost += 1;
         }
     }

@@ -14,101 +14,101 @@ use std::{io, thread};
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
-use wakeups::Mailbox;
+use wakeups::WakeQueue;
 pub use wakeups::this_thread;
 
 /// See the module. Its threads end once it is dropped, and what they serve then with them.
 #[derive(Debug)]
-pub struct Crew {
-    members: Vec<Member>,
+pub struct WorkerPool {
+    workers: Vec<Worker>,
     _over: watch::Sender<()>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
     /// Of its thread, if it is one.
-    mailbox: Option<Arc<Mailbox>>,
+    wakes: Option<Arc<WakeQueue>>,
 }
 
 /// A connection that a member serves.
-struct Served(Arc<AtomicUsize>);
+struct ConnectionCount(Arc<AtomicUsize>);
 
-impl Drop for Served {
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Crew {
+impl WorkerPool {
     /// So many threads: the runtime that this is called in, whose thread accepts connections and does all the rest, and others.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn hire(threads: usize) -> io::Result<Crew> {
+    pub fn start(threads: usize) -> io::Result<WorkerPool> {
         let (over, watched) = watch::channel(());
-        let mut members = vec![Member::here()];
+        let mut members = vec![Worker::here()];
         for n in 1..threads {
-            members.push(Member::hire(n, watched.clone())?);
+            members.push(Worker::start(n, watched.clone())?);
         }
-        Ok(Crew { members, _over: over })
+        Ok(WorkerPool { workers: members, _over: over })
     }
 
     /// Waits until every thread has had a turn for this.
-    pub async fn pulse(&self) {
-        for member in &self.members {
+    pub async fn heartbeat(&self) {
+        for member in &self.workers {
             let _ = member.runtime.spawn(async {}).await;
         }
     }
 
     /// Lets the member that has the fewest connections serve one.
-    pub fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let fewest = self.members.iter().min_by_key(|member| member.connections.load(Ordering::Relaxed));
-        let Some(Member { runtime, connections, mailbox }) = fewest else { return };
+    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let fewest = self.workers.iter().min_by_key(|member| member.connections.load(Ordering::Relaxed));
+        let Some(Worker { runtime, connections, wakes: mailbox }) = fewest else { return };
         connections.fetch_add(1, Ordering::Relaxed);
-        let served = Served(connections.clone());
+        let served = ConnectionCount(connections.clone());
         let connection = async move {
             connection.await;
             drop(served);
         };
         match mailbox {
-            Some(mailbox) => runtime.spawn(mailbox.clone().deliver_to(connection)),
+            Some(mailbox) => runtime.spawn(mailbox.clone().run(connection)),
             None => runtime.spawn(connection),
         };
     }
 }
 
-impl Member {
-    fn new(runtime: Handle, mailbox: Option<Arc<Mailbox>>) -> Member {
-        Member { runtime, connections: Arc::default(), mailbox }
+impl Worker {
+    fn new(runtime: Handle, mailbox: Option<Arc<WakeQueue>>) -> Worker {
+        Worker { runtime, connections: Arc::default(), wakes: mailbox }
     }
 
     /// The runtime of the caller.
-    fn here() -> Member {
+    fn here() -> Worker {
         let runtime = Handle::current();
         // Where it has several threads, none of them is that of its tasks.
         let mailbox = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(|| {
-            let (mailbox, postman) = Mailbox::here();
-            runtime.spawn(postman);
+            let (mailbox, drainer) = WakeQueue::here();
+            runtime.spawn(drainer);
             mailbox
         });
-        Member::new(runtime, mailbox)
+        Worker::new(runtime, mailbox)
     }
 
     /// A thread of its own, until the crew is over.
-    fn hire(n: usize, mut over: watch::Receiver<()>) -> io::Result<Member> {
+    fn start(n: usize, mut over: watch::Receiver<()>) -> io::Result<Worker> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let serve = move || {
-            let (mailbox, postman) = Mailbox::here();
-            runtime.spawn(postman);
+            let (mailbox, drainer) = WakeQueue::here();
+            runtime.spawn(drainer);
             let _ = ready.send(mailbox);
             let _ = runtime.block_on(over.changed());
         };
         thread::Builder::new().name(format!("connections-{n}")).spawn(serve)?;
-        Ok(Member::new(handle, is_ready.recv().ok()))
+        Ok(Worker::new(handle, is_ready.recv().ok()))
     }
 }
 
@@ -121,10 +121,10 @@ mod tests {
     use super::*;
 
     /// A connection: who serves it, and what ends it.
-    async fn connect(crew: &Crew) -> (ThreadId, oneshot::Sender<()>) {
+    async fn connect(workers: &WorkerPool) -> (ThreadId, oneshot::Sender<()>) {
         let (said, mut says) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
-        crew.serve(async move {
+        workers.spawn(async move {
             let _ = said.send(thread::current().id()).await;
             let _ = ended.await;
         });
@@ -133,20 +133,21 @@ mod tests {
 
     #[tokio::test]
     async fn each_thread_gets_as_many_connections_as_the_others() {
-        let crew = Crew::hire(3).unwrap();
+        let workers = WorkerPool::start(3).unwrap();
         let mut all = Vec::new();
         for _ in 0..6 {
-            all.push(connect(&crew).await);
+            all.push(connect(&workers).await);
         }
         let of = |thread| all.iter().filter(|(of, _)| *of == thread).count();
         assert!(all.iter().all(|(thread, _)| of(*thread) == 2));
         // The place of one that has ended is taken first.
         let (left, end) = all.remove(3);
         end.send(()).unwrap();
-        while crew.members.iter().map(|member| member.connections.load(Ordering::Relaxed)).sum::<usize>() > 5
+        while workers.workers.iter().map(|member| member.connections.load(Ordering::Relaxed)).sum::<usize>()
+            > 5
         {
-            crew.pulse().await;
+            workers.heartbeat().await;
         }
-        assert_eq!(connect(&crew).await.0, left);
+        assert_eq!(connect(&workers).await.0, left);
     }
 }

@@ -26,43 +26,43 @@ pub fn this_thread() -> u64 {
 
 /// The wakers that others have left, and who wakes them. There is one for each connection at most, and those of what it waits for.
 #[derive(Debug)]
-pub struct Mailbox {
+pub struct WakeQueue {
     thread: u64,
     wakers: Mutex<Vec<Waker>>,
-    postman: AtomicWaker,
+    drainer: AtomicWaker,
 }
 
 /// The waker of a task, as others see it.
-struct Addressed {
+struct RemoteWaker {
     task: Waker,
-    mailbox: Arc<Mailbox>,
+    queue: Arc<WakeQueue>,
 }
 
-impl Wake for Addressed {
+impl Wake for RemoteWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if this_thread() == self.mailbox.thread {
+        if this_thread() == self.queue.thread {
             self.task.wake_by_ref();
         } else {
-            self.mailbox.leave(self.task.clone());
+            self.queue.push(self.task.clone());
         }
     }
 }
 
-impl Drop for Mailbox {
+impl Drop for WakeQueue {
     fn drop(&mut self) {
-        self.postman.wake();
+        self.drainer.wake();
     }
 }
 
-impl Mailbox {
+impl WakeQueue {
     /// An empty one for this thread, and the task that is to run on it.
-    pub fn here() -> (Arc<Mailbox>, impl Future<Output = ()> + Send + 'static) {
+    pub fn here() -> (Arc<WakeQueue>, impl Future<Output = ()> + Send + 'static) {
         let thread = this_thread();
-        let mailbox = Arc::new(Mailbox { thread, wakers: Mutex::default(), postman: AtomicWaker::new() });
+        let mailbox = Arc::new(WakeQueue { thread, wakers: Mutex::default(), drainer: AtomicWaker::new() });
         let (weak, mut last, mut spare) = (Arc::downgrade(&mailbox), false, Vec::new());
         let postman = poll_fn(move |cx| {
             let Some(mailbox) = weak.upgrade() else { return Poll::Ready(()) };
@@ -72,7 +72,7 @@ impl Mailbox {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            mailbox.postman.register(cx.waker());
+            mailbox.drainer.register(cx.waker());
             std::mem::swap(&mut *mailbox.wakers.lock().unwrap_or_else(PoisonError::into_inner), &mut spare);
             spare.drain(..).for_each(Waker::wake);
             Poll::Pending
@@ -80,25 +80,25 @@ impl Mailbox {
         (mailbox, postman)
     }
 
-    fn leave(&self, waker: Waker) {
+    fn push(&self, waker: Waker) {
         let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         let first = wakers.is_empty();
         wakers.push(waker);
         drop(wakers);
         if first {
-            self.postman.wake();
+            self.drainer.wake();
         }
     }
 
     /// A task of this thread whom others wake through the mailbox.
-    pub async fn deliver_to<T>(self: Arc<Self>, task: impl Future<Output = T>) -> T {
+    pub async fn run<T>(self: Arc<Self>, task: impl Future<Output = T>) -> T {
         let mut task = pin!(task);
         let mut known: Option<(Waker, Waker)> = None;
         poll_fn(|cx| {
             let known = match &mut known {
                 Some(known) if known.0.will_wake(cx.waker()) => known,
                 known => {
-                    let addressed = Addressed { task: cx.waker().clone(), mailbox: self.clone() };
+                    let addressed = RemoteWaker { task: cx.waker().clone(), queue: self.clone() };
                     known.insert((cx.waker().clone(), Waker::from(Arc::new(addressed))))
                 }
             };

@@ -7,19 +7,19 @@
 //! The features of tokio that this needs: `rt-multi-thread` and `macros` for `main`, `signal` for
 //! Ctrl-C. The broker turns on those that it needs itself.
 
-use lapwing::{Action, Broker, Config, Credentials, Identity, Policy, ReasonCode, Refused, Verdict};
+use lapwing::{Action, AuthError, AuthFuture, Broker, Config, Credentials, Identity, Policy, ReasonCode};
 
 /// Everybody may come in; topics outside `public/` are for the user `admin`.
 struct HouseRules;
 
 impl Policy for HouseRules {
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Verdict<'a> {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a> {
         // This may wait for a database, say.
         Box::pin(async move {
             match (credentials.user_name, credentials.password) {
                 (Some("admin"), Some(b"only-an-example")) => Ok(Identity::of("admin")),
                 (Some("admin"), _) => {
-                    Err(Refused::new(ReasonCode::BadUserNameOrPassword, "not the password of admin"))
+                    Err(AuthError::new(ReasonCode::BadUserNameOrPassword, "not the password of admin"))
                 }
                 _ => Ok(Identity::default()),
             }

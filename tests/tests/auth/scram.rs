@@ -12,10 +12,10 @@ use lapwing_tests::wire::Fields;
 
 /// A broker with users by SCRAM, and one without.
 fn start(more: &str) -> (Program, Folder) {
-    use lapwing::internals::auth::password::{Entry, Hash, line};
+    use lapwing::internals::auth::password::{Hash, PasswordEntry, line};
     use lapwing::internals::auth::scram::Verifier;
     let folder = Folder::new("scram");
-    let entry = |pw: &str, scram: bool| Entry {
+    let entry = |pw: &str, scram: bool| PasswordEntry {
         hash: Hash::make(pw.as_bytes(), CHEAP, &mut Vec::new()).unwrap(),
         scram: scram.then(|| Verifier::make(pw.as_bytes()).unwrap()),
     };

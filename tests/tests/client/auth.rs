@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use lapwing::internals::auth::password::{Entry, Hash, line};
+use lapwing::internals::auth::password::{Hash, PasswordEntry, line};
 use lapwing::internals::auth::scram::Verifier;
 use lapwing_client::blocking::Dialer;
 use lapwing_client::dialers::std::TcpDialer;
@@ -51,7 +51,7 @@ impl Authenticator for Scram {
 fn log_in(scram: &Scram) -> Result<(), Error> {
     assert!(BARE.ends_with(NONCE));
     let folder = Folder::new("embedded-auth");
-    let entry = Entry {
+    let entry = PasswordEntry {
         hash: Hash::make(b"ann-pw", CHEAP, &mut Vec::new()).unwrap(),
         scram: Some(Verifier::make(b"ann-pw").unwrap()),
     };

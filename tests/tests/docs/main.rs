@@ -2,5 +2,6 @@
 
 mod conformance;
 mod operations;
+mod rooms;
 mod test_drive;
 mod tidy;

@@ -1,168 +1,157 @@
-//! The invariants of the house that can be read off its sources (`docs/ARCHITECTURE.md`).
+//! The rules of the house that can be read off its sources (`CONTRIBUTING.md`): words, sizes, prose.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 
-use lapwing_tests::program::root;
+use lapwing_tests::sources::{Source, sources};
 
-fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for entry in
-        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten()
-    {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            found.push((path, text));
-        }
-    }
-    assert!(!found.is_empty(), "{} has sources", folder.display());
-    found
+/// The sources of these folders.
+fn all(folders: &[&str]) -> Vec<Source> {
+    folders.iter().flat_map(|folder| sources(folder)).collect()
 }
 
-/// A file without its tests and its comments.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let tests = text.lines().position(|line| line.trim() == "#[cfg(test)]").unwrap_or(usize::MAX);
-    text.lines()
-        .enumerate()
-        .take(tests)
-        .filter(|(_, line)| !line.trim_start().starts_with("//"))
-        .map(|(n, line)| (n + 1, line))
-}
+/// Every package that others depend on, and the benchmark.
+const PACKAGES: [&str; 4] = ["protocol/src", "broker/src", "embedded-client/src", "bench/src"];
 
-fn found(files: &[(PathBuf, String)], words: &[&str]) -> Vec<String> {
-    let hits = files.iter().flat_map(|(path, text)| code(text).map(move |(n, line)| (path, n, line)));
-    hits.filter(|(_, _, line)| words.iter().any(|word| line.contains(word)))
-        .map(|(path, n, line)| format!("{}:{n}: {}", path.display(), line.trim()))
-        .collect()
+fn hits(files: &[Source], words: &[&str]) -> Vec<String> {
+    files.iter().flat_map(|source| source.hits(words)).collect()
 }
 
 #[test]
-fn the_session_knows_no_runtime_clock_lock_net_router_or_store() {
-    let files = sources(&root().join("broker/src/session"));
-    let hits = found(
-        &files,
-        &[
-            "tokio",
-            "Instant",
-            "SystemTime",
-            "Mutex",
-            "RwLock",
-            "crate::net",
-            "crate::router",
-            "crate::store",
-            "Version",
-        ],
-    );
-    assert!(hits.is_empty(), "{}", hits.join("\n"));
-}
-
-#[test]
-fn version_words_stay_in_protocol_handshake_and_connection() {
-    let files = sources(&root().join("broker/src"));
-    // The tools are clients: they say the version that their user asked for.
-    let files: Vec<_> = files
-        .into_iter()
-        .filter(|(path, _)| !path.display().to_string().contains("/bin/lapwing/commands/tools/"))
-        .collect();
-    let hits = found(&files, &["Version::V"]);
-    let elsewhere: Vec<_> =
-        hits.iter().filter(|hit| !hit.contains("/handshake/") && !hit.contains("/connection/")).collect();
+fn version_words_stay_in_protocol_and_connection() {
+    // The program's tools are clients: they say the version that their user asked for.
+    let library: Vec<Source> =
+        sources("broker/src").into_iter().filter(|source| !source.path.contains("/bin/")).collect();
+    let hits = hits(&library, &["Version::V"]);
+    let elsewhere: Vec<_> = hits.iter().filter(|hit| !hit.contains("/connection/")).collect();
     assert!(elsewhere.is_empty(), "{elsewhere:#?}");
     assert!(hits.len() <= 12, "{} version words: {hits:#?}", hits.len());
 }
 
 #[test]
 fn nothing_that_a_peer_sends_can_panic() {
-    let mut files = sources(&root().join("protocol/src"));
-    files.extend(sources(&root().join("embedded-client/src")));
-    for room in [
-        "handshake",
-        "connection",
-        "session",
-        "router",
-        "net",
-        "auth",
-        "store",
-        "bin/lapwing/commands/tools",
-        "admin",
-        "bin/lapwing/commands/ctl",
-    ] {
-        files.extend(sources(&root().join("broker/src").join(room)));
-    }
-    files.extend(
-        sources(&root().join("broker/src")).into_iter().filter(|(path, _)| path.ends_with("handshake.rs")),
-    );
-    let hits = found(
-        &files,
-        &[".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!(", "unimplemented!(", "unsafe "],
-    );
+    let files = all(&["protocol/src", "embedded-client/src", "broker/src"]);
+    let words = [".unwrap()", ".expect(", "panic!(", "unreachable!(", "todo!(", "unimplemented!(", "unsafe "];
+    let hits = hits(&files, &words);
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }
 
 #[test]
 fn the_machine_of_the_client_knows_no_link_clock_or_executor_and_formats_nothing() {
-    let client = root().join("embedded-client/src");
-    let mut files = sources(&client.join("machine"));
-    files.extend(sources(&client).into_iter().filter(|(path, _)| {
-        ["shelf.rs", "publication.rs", "flights.rs"].iter().any(|name| path.ends_with(name))
-    }));
-    let hits = found(
-        &files,
-        &["embedded_io", "async fn", ".await", "core::fmt", "format_args", "Instant", "const OUTBOX"],
-    );
+    let is_of_the_machine = |source: &Source| {
+        source.path.contains("/machine/")
+            || ["shelf.rs", "publication.rs", "flights.rs"].iter().any(|name| source.path.ends_with(name))
+    };
+    let files: Vec<Source> = sources("embedded-client/src").into_iter().filter(is_of_the_machine).collect();
+    let words = ["embedded_io", "async fn", ".await", "core::fmt", "format_args", "Instant", "const OUTBOX"];
+    let hits = hits(&files, &words);
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }
 
+/// Files of the broker's library that may have a lock, and who shares it.
+const LOCKS: &[(&str, &str)] = &[
+    ("auth/http.rs", "answers of the service, asked by all connections"),
+    ("auth/password/hashing.rs", "the queue of passwords that wait for a hash"),
+    ("auth/password/mod.rs", "counts of guesses"),
+    ("auth/password/successes.rs", "passwords that were verified lately"),
+    ("auth/throttle.rs", "addresses that wait for their answer"),
+    ("clients/handle.rs", "commands of operators to a connection"),
+    ("clients/mod.rs", "the registry"),
+    ("clients/timers.rs", "timers of offline sessions"),
+    ("core/settings.rs", "the settings in force"),
+    ("limits/budget.rs", "connections by address"),
+    ("limits/flapping.rs", "clients that connect too often"),
+    ("limits/memory.rs", "the last sample of the allocator"),
+    ("limits/rate.rs", "rates of users"),
+    ("message/pool.rs", "memory that one thread has too much of and another none"),
+    ("otlp/recorder.rs", "spans for the thread that sends them"),
+    ("outbox/", "the queue of one session"),
+    ("router/", "subscriptions and retained messages"),
+    ("store/", "the store's threads and the broker's tasks"),
+    ("telemetry/trace.rs", "followers of messages"),
+    ("workers/wakeups.rs", "tasks that other threads wake"),
+];
+
 #[test]
-fn only_the_outbox_and_the_tables_that_all_share_have_locks() {
-    let files = sources(&root().join("broker/src"));
-    let hits = found(&files, &["Mutex<", "RwLock<"]);
-    let known = [
-        "outbox.rs",
-        "registry.rs",
-        // Memory that one thread has too much of and another none.
-        "message/spare.rs",
-        // Who follows messages; nobody, mostly.
-        "trace.rs",
-        // Spans of those messages that are traced, for the thread that sends them.
-        "telemetry/recorder.rs",
-        "router/mod.rs",
-        "router/retained.rs",
-        "budget.rs",
-        // What the allocator was last found to hold.
-        "memory.rs",
-        "janitor.rs",
-        "live.rs",
-        "arrivals.rs",
-        // What the allocator was last found to hold.
-        "memory.rs",
-        // Whom other threads wake.
-        "crew/mailbox.rs",
-        // Questions of operators to a connection.
-        "contact.rs",
-        "rate.rs",
-        // Counts and queues of those who are not let in yet.
-        "auth/throttle.rs",
-        "auth/http.rs",
-        "auth/password/mod.rs",
-        "auth/password/hashing.rs",
-        "auth/password/successes.rs",
-        // The store's threads and the broker's tasks.
-        "store/shared.rs",
-        "store/durable.rs",
-    ];
-    let strangers: Vec<_> = hits.iter().filter(|hit| !known.iter().any(|file| hit.contains(file))).collect();
+fn only_what_connections_share_has_locks() {
+    let files = sources("broker/src");
+    let hits = hits(&files, &["Mutex<", "RwLock<"]);
+    let known = |hit: &&String| LOCKS.iter().any(|(file, _)| hit.starts_with(&format!("broker/src/{file}")));
+    let strangers: Vec<_> = hits.iter().filter(|hit| !known(hit)).collect();
     assert!(strangers.is_empty(), "{strangers:#?}");
+    for (file, _) in LOCKS {
+        assert!(
+            hits.iter().any(|hit| hit.starts_with(&format!("broker/src/{file}"))),
+            "{file} has no lock any more"
+        );
+    }
 }
 
 #[test]
-fn no_file_grows_into_a_god_file() {
-    for folder in ["protocol/src", "broker/src", "embedded-client/src", "bench/src"] {
-        for (path, text) in sources(&root().join(folder)) {
-            let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count();
-            assert!(lines <= 650, "{} has {lines} lines: split it", path.display());
+fn a_type_has_a_name_of_its_own() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources("broker/src").iter().filter(|source| !source.path.contains("/bin/")) {
+        for name in source.types() {
+            places.entry(name).or_default().push(source.path.clone());
         }
     }
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "one name for several types: {places:#?}");
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    let files = all(&PACKAGES);
+    let mut long_files = Vec::new();
+    let (mut functions, mut long_functions, mut too_long) = (0, Vec::new(), Vec::new());
+    for source in &files {
+        let lines = source.lines().count();
+        assert!(lines <= 600, "{} has {lines} lines: split it", source.path);
+        if lines > 450 {
+            long_files.push(format!("{} ({lines})", source.path));
+        }
+        for (name, line, length) in source.functions() {
+            functions += 1;
+            let text = format!("{}:{line}: {name} ({length})", source.path);
+            match length {
+                91.. => too_long.push(text),
+                71..=90 => long_functions.push(text),
+                _ => {}
+            }
+        }
+    }
+    assert!(functions > 2_000, "only {functions} functions were found: this test reads them wrongly");
+    assert!(too_long.is_empty(), "functions over 90 lines: {too_long:#?}");
+    assert!(
+        long_functions.len() * 200 <= functions,
+        "over 0.5 % of {functions} are longer than 70 lines: {long_functions:#?}"
+    );
+    assert!(long_files.len() <= 5, "files over 450 lines: {long_files:#?}");
+}
+
+/// Words that no line of a doc comment begins with: they make a clause without a subject (`CONTRIBUTING.md`).
+const FIRST_WORDS: [&str; 7] = ["What", "Who", "How", "Whether", "Where", "Of", "So many"];
+
+#[test]
+fn comments_are_sentences_and_fit_100_columns() {
+    let mut wrong = Vec::new();
+    for source in all(&PACKAGES) {
+        for (n, line) in source.text.lines().enumerate() {
+            let text = line.trim_start();
+            if !text.starts_with("//") {
+                continue;
+            }
+            if line.chars().count() > 100 {
+                wrong.push(format!("{}:{}: over 100 columns: {text}", source.path, n + 1));
+            }
+            let doc =
+                text.strip_prefix("///").or_else(|| text.strip_prefix("//!")).unwrap_or("").trim_start();
+            let begins = |word: &&&str| {
+                doc.strip_prefix(**word).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
+            };
+            if let Some(word) = FIRST_WORDS.iter().find(begins) {
+                wrong.push(format!("{}:{}: begins with {word}: {doc}", source.path, n + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} lines:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use lapwing::internals::clock::Clock;
 use lapwing::internals::message::{Delivery, Message, Seq};
 use lapwing::internals::store::{
-    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, Page, Paged, Recovered, Reply, Seat,
-    Store, Ticket, Unavailable,
+    DurableStore, Entry, Failed, Figures, Lsn, OpenError, Options, PageRequest, Paged, ReadReply, Recovered,
+    Store, Ticket, Unavailable, WakerSlot,
 };
-use lapwing::internals::telemetry::drop_reason::Kind;
-use lapwing::internals::telemetry::drop_reason::Reason;
+use lapwing::internals::telemetry::drop_reason::{Reason, ReasonKind};
 use lapwing_tests::client::Client;
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::inside::Inside;
@@ -394,9 +393,9 @@ fn every_drop_reason_is_documented_and_tested() {
         .iter()
         .map(|reason| {
             let kind = match reason.kind() {
-                Kind::Refused => "not taken",
-                Kind::Lost => "not delivered",
-                Kind::PassedOver => "passed over",
+                ReasonKind::Refused => "not taken",
+                ReasonKind::Lost => "not delivered",
+                ReasonKind::Skipped => "passed over",
             };
             (reason.name(), reason.text(), kind)
         })
@@ -414,8 +413,8 @@ fn inside(store: impl Store + 'static) -> Inside {
 struct Forgetful(DurableStore);
 
 impl Store for Forgetful {
-    fn keeps(&self) -> bool {
-        self.0.keeps()
+    fn is_durable(&self) -> bool {
+        self.0.is_durable()
     }
     fn reserve(&self) -> Result<Lsn, Unavailable> {
         self.0.reserve()
@@ -426,19 +425,19 @@ impl Store for Forgetful {
     fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
         self.0.fill(entries);
     }
-    fn poll(&self, ticket: Ticket, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll(&self, ticket: Ticket, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         self.0.poll(ticket, seat, cx)
     }
-    fn poll_room(&self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, seat: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()> {
         self.0.poll_room(seat, cx)
     }
-    fn queued(&self, page: Page) -> Reply<Paged> {
+    fn queued(&self, page: PageRequest) -> ReadReply<Paged> {
         self.0.queued(page)
     }
-    fn placed(&self, session: u64, _: Vec<Seq>) -> Reply<Vec<Delivery>> {
-        self.0.placed(session, Vec::new())
+    fn read_at(&self, session: u64, _: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.0.read_at(session, Vec::new())
     }
-    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>> {
+    fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
         self.0.retained(topics)
     }
     fn next_number(&self) -> u64 {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::internals::config::OnCorruption;
-use lapwing::internals::message::{Content, DeliveryTerms, Durability, Message};
+use lapwing::internals::message::{DeliveryTerms, Durability, Message, MessageParts};
 use lapwing::internals::store::{
-    DurableStore, Exchange, Options, Origin, Places, Queued, Record, SessionTerms,
+    DurableStore, FlightStep, Options, PageRequest, PreviousSlot, QueueSlot, QueueSlots, Record,
+    SessionTerms, Store,
 };
-use lapwing::internals::store::{Page, Store};
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::ledger;
 
@@ -40,7 +40,7 @@ fn session(number: u64) -> Record {
 
 fn message(n: u64) -> Message {
     let payload: Vec<u8> = n.to_le_bytes().into_iter().cycle().take(PAYLOAD).collect();
-    Message::new(&Content {
+    Message::new(&MessageParts {
         topic: "backlog",
         properties: &[],
         payload: &payload,
@@ -54,14 +54,18 @@ fn message(n: u64) -> Message {
 
 /// A message for these sessions, in place `n` of each.
 fn published(n: u64, sessions: &[u64]) -> Record {
-    let place =
-        |session: &u64| Queued { session: *session, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) };
-    let queued: Places = sessions.iter().map(place).collect();
+    let place = |session: &u64| QueueSlot {
+        session: *session,
+        seq: n,
+        terms: DeliveryTerms::plain(QoS::AtLeastOnce),
+    };
+    let queued: QueueSlots = sessions.iter().map(place).collect();
     Record::Published { message: message(n), retained: false, queued, beside: None }
 }
 
 fn done(session: u64, seq: u64) -> Record {
-    Exchange::Done(Origin { session, seq, size: message(seq).size() as u32, packet_id: None }).into()
+    FlightStep::Acknowledged(PreviousSlot { session, seq, size: message(seq).size() as u32, packet_id: None })
+        .into()
 }
 
 /// Writes records a few at a time, as they gather under load, and waits until all of them are on
@@ -82,7 +86,7 @@ fn write(store: &DurableStore, records: impl IntoIterator<Item = Record>) {
 fn queue(store: &DurableStore, session: u64, until: u64) -> Vec<u64> {
     let (mut from, mut all) = (1, Vec::new());
     while from < until {
-        let page = Page { session, from, until, messages_max: 50, bytes_max: 1 << 20 };
+        let page = PageRequest { session, from, until, messages_max: 50, bytes_max: 1 << 20 };
         let paged = store.queued(page).blocking_recv().expect("an answer");
         from = paged.next;
         all.extend(paged.deliveries.into_iter().map(|delivery| {
@@ -98,7 +102,7 @@ fn until(store: &DurableStore, what: &str, holds: impl Fn(&DurableStore) -> bool
     let patience = Instant::now() + Duration::from_secs(30);
     while !holds(store) {
         assert!(Instant::now() < patience, "{what}: {:?}", store.figures());
-        let filler = || Record::Forgotten { topic: "x".repeat(4_000).into() };
+        let filler = || Record::RetainedExpired { topic: "x".repeat(4_000).into() };
         write(store, (0..16).map(|_| filler()));
     }
 }
@@ -191,7 +195,7 @@ fn a_checkpoint_is_made_before_the_log_outgrows_the_window_in_memory() {
     // Small ones, each for a topic of its own: they take more memory than log.
     let retained = |n: u64| {
         let topic = format!("t/{n}");
-        let content = Content {
+        let content = MessageParts {
             topic: &topic,
             properties: &[],
             payload: b"1",
@@ -202,7 +206,7 @@ fn a_checkpoint_is_made_before_the_log_outgrows_the_window_in_memory() {
             expires_at: None,
         };
         let message = Message::new(&content);
-        Record::Published { message, retained: true, queued: Places::None, beside: None }
+        Record::Published { message, retained: true, queued: QueueSlots::None, beside: None }
     };
     for n in 0..5_000 {
         store.append(retained(n), Durability::None);
@@ -265,7 +269,7 @@ fn a_disk_that_cannot_be_read_for_a_moment_loses_no_message_of_a_backlog() {
     let (disk, count) = (MemoryDisk::forgetful(), 600);
     let store = with_backlog(&disk, count);
     disk.fail_one("read", disk.kinds()["read"] + 3, Fault::Io);
-    let page = Page { session: 1, from: 1, until: count + 1, messages_max: 600, bytes_max: 1 << 20 };
+    let page = PageRequest { session: 1, from: 1, until: count + 1, messages_max: 600, bytes_max: 1 << 20 };
     assert!(store.queued(page).blocking_recv().is_err(), "an answer, though the disk could not be read");
     assert_eq!(queue(&store, 1, count + 1), (1..=count).collect::<Vec<u64>>());
     assert_eq!(store.figures().corrupt, 0, "what could not be read for a moment is not damaged");

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::internals::clock::Clock;
-use lapwing::internals::message::{Content, Delivery, Durability, Message, Seq};
+use lapwing::internals::message::{Delivery, Durability, Message, MessageParts, Seq};
 use lapwing::internals::store::{
-    DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, Page, Paged, Places, Record,
-    Records, Recovered, Reply, Seat, Store, Ticket, Unavailable,
+    DurableStore, Entry, Failed, Figures, Lsn, MemoryStore, OpenError, Options, PageRequest, Paged,
+    QueueSlots, ReadReply, Record, RecordBatch, Recovered, Store, Ticket, Unavailable, WakerSlot,
 };
 use lapwing_tests::disk::{Fault, MemoryDisk};
 use lapwing_tests::inside::Inside;
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Store for Slow {
-    fn keeps(&self) -> bool {
+    fn is_durable(&self) -> bool {
         true
     }
 
@@ -52,7 +52,7 @@ impl Store for Slow {
         self.0.1.notify_all();
     }
 
-    fn poll(&self, ticket: Ticket, _: &mut Seat, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll(&self, ticket: Ticket, _: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         let mut state = self.0.0.lock().unwrap();
         if ticket.is_free() || ticket.lsn <= state.durable {
             return Poll::Ready(Ok(()));
@@ -61,19 +61,19 @@ impl Store for Slow {
         Poll::Pending
     }
 
-    fn poll_room(&self, _: &mut Seat, _: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, _: &mut WakerSlot, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    fn queued(&self, page: Page) -> Reply<Paged> {
+    fn queued(&self, page: PageRequest) -> ReadReply<Paged> {
         self.0.2.queued(page)
     }
 
-    fn placed(&self, session: u64, places: Vec<Seq>) -> Reply<Vec<Delivery>> {
-        self.0.2.placed(session, places)
+    fn read_at(&self, session: u64, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.0.2.read_at(session, places)
     }
 
-    fn retained(&self, topics: Vec<Box<str>>) -> Reply<Vec<Message>> {
+    fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
         self.0.2.retained(topics)
     }
 
@@ -356,9 +356,9 @@ fn a_waiting_task_is_woken_when_its_ticket_is_durable() {
     runtime.block_on(async {
         let store = Arc::new(DurableStore::on(Arc::new(MemoryDisk::default()), Options::default()).unwrap());
         let kept = |store: Arc<DurableStore>| async move {
-            let topic = || Record::Forgotten { topic: "t".into() };
+            let topic = || Record::RetainedExpired { topic: "t".into() };
             let ticket = store.append(topic(), Durability::Always);
-            let mut seat = Seat::default();
+            let mut seat = WakerSlot::default();
             let kept = std::future::poll_fn(|cx| store.poll(ticket, &mut seat, cx));
             tokio::time::timeout(Duration::from_secs(20), kept).await.expect("nobody was woken").unwrap();
         };
@@ -370,7 +370,7 @@ fn a_waiting_task_is_woken_when_its_ticket_is_durable() {
 
 /// A message that its topic keeps.
 fn kept(topic: &str) -> Record {
-    let message = Message::new(&Content {
+    let message = Message::new(&MessageParts {
         topic,
         properties: &[],
         payload: b"x",
@@ -380,7 +380,7 @@ fn kept(topic: &str) -> Record {
         published_at: 1,
         expires_at: None,
     });
-    Record::Published { message, retained: true, queued: Places::None, beside: None }
+    Record::Published { message, retained: true, queued: QueueSlots::None, beside: None }
 }
 
 /// The topics that keep a message, after a restart.
@@ -417,12 +417,12 @@ fn closing_a_store_waits_for_reserved_places() {
 fn records_of_a_dropped_connection_are_still_logged() {
     let disk = MemoryDisk::default();
     let store: Arc<dyn Store> = Arc::new(opened(&disk));
-    let mut records = Records::of(&store);
+    let mut records = RecordBatch::of(&store);
     let first = records.append(kept("first"), Durability::None);
     let behind = store.append(kept("behind"), Durability::Always);
     assert!(first.lsn < behind.lsn);
     let waker = Waker::noop();
-    let poll = || store.poll(behind, &mut Seat::default(), &mut Context::from_waker(waker));
+    let poll = || store.poll(behind, &mut WakerSlot::default(), &mut Context::from_waker(waker));
     assert_eq!(poll(), Poll::Pending, "the place before it is not filled");
     // As a panic would.
     drop(records);

@@ -3,8 +3,7 @@
 //!
 //! `LAPWING_CUTS=500` for more points; `LAPWING_SEED` repeats a run.
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -263,7 +262,7 @@ fn a_full_disk_does_not_keep_a_broker_from_ending() {
     // More than the segments that are ready can take.
     let mut last = Ticket::default();
     for _ in 0..400 {
-        last = store.append(Record::Forgotten { topic: "x".repeat(5_000).into() }, Durability::Always);
+        last = store.append(Record::RetainedExpired { topic: "x".repeat(5_000).into() }, Durability::Always);
     }
     store.close();
     assert!(ledger::wait(&store, last).is_err(), "it was acknowledged and is not on disk");

@@ -21,14 +21,14 @@ use super::{Action, Identity};
 
 /// Where a rule stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct RuleLocation {
     /// The file, or what it is called.
     pub file: Arc<str>,
     /// Its line, from 1 on; 0: it has none.
     pub line: usize,
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.line {
             0 => f.write_str(&self.file),
@@ -55,7 +55,7 @@ pub struct Rule {
     /// Only for these client identifiers; empty: all.
     pub clients: Arc<[Box<str>]>,
     /// Where it stands.
-    pub source: Source,
+    pub source: RuleLocation,
     /// Whom it is about, for people.
     pub subject: Arc<str>,
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Draft, Rule, Source, Subject};
+use super::{Draft, Rule, RuleLocation, Subject};
 use crate::auth::template;
 
 pub(super) fn parse(text: &str, name: &str) -> Draft {
@@ -46,7 +46,7 @@ pub(super) fn parse(text: &str, name: &str) -> Draft {
                     is_template: pattern && template::has_any(filter),
                     listeners: none.clone(),
                     clients: none.clone(),
-                    source: Source { file: draft.file.clone(), line },
+                    source: RuleLocation { file: draft.file.clone(), line },
                     subject: subject.to_string().into(),
                 };
                 draft.add(&subject, rule);

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Draft, Rule, Source, Subject};
+use super::{Draft, Rule, RuleLocation, Subject};
 use crate::auth::template;
 
 /// What a key of a rule does: whether it denies, and whether it is about publishing and subscribing.
@@ -172,7 +172,7 @@ fn rule_of(table: &DeTable<'_>, text: &str, at: usize, draft: &mut Draft) {
                 is_template: template::has_any(filter),
                 listeners: listeners.clone(),
                 clients: clients.clone(),
-                source: Source { file: draft.file.clone(), line: *line },
+                source: RuleLocation { file: draft.file.clone(), line: *line },
                 subject: words.clone(),
             };
             draft.add(&subject, rule);

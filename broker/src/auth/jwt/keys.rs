@@ -22,7 +22,7 @@ const SECRET_BYTES_MIN: usize = 32;
 /// Keys of one file.
 const KEYS_MAX: usize = 256;
 
-enum Kind {
+enum KeyAlgorithm {
     Hs256(hmac::Key),
     /// DER of an `RSAPublicKey`.
     Rs256(Vec<u8>),
@@ -34,12 +34,12 @@ enum Kind {
 }
 
 /// One key.
-pub struct Key {
+pub struct TokenKey {
     id: Option<String>,
-    kind: Kind,
+    kind: KeyAlgorithm,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Key({}, {:?})", self.algorithm(), self.id)
     }
@@ -49,14 +49,14 @@ fn bytes(text: &Value) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text.as_str()?.trim_end_matches('=')).ok()
 }
 
-impl Key {
+impl TokenKey {
     /// As a token names it.
     pub fn algorithm(&self) -> &'static str {
         match self.kind {
-            Kind::Hs256(_) => "HS256",
-            Kind::Rs256(_) | Kind::RsaParts(..) => "RS256",
-            Kind::Es256(_) => "ES256",
-            Kind::EdDsa(_) => "EdDSA",
+            KeyAlgorithm::Hs256(_) => "HS256",
+            KeyAlgorithm::Rs256(_) | KeyAlgorithm::RsaParts(..) => "RS256",
+            KeyAlgorithm::Es256(_) => "ES256",
+            KeyAlgorithm::EdDsa(_) => "EdDSA",
         }
     }
 
@@ -72,13 +72,13 @@ impl Key {
             signature::UnparsedPublicKey::new(algorithm, key).verify(signed, by).is_ok()
         };
         match &self.kind {
-            Kind::Hs256(key) => hmac::verify(key, signed, by).is_ok(),
-            Kind::Rs256(key) => public(&signature::RSA_PKCS1_2048_8192_SHA256, key),
-            Kind::RsaParts(n, e) => signature::RsaPublicKeyComponents { n, e }
+            KeyAlgorithm::Hs256(key) => hmac::verify(key, signed, by).is_ok(),
+            KeyAlgorithm::Rs256(key) => public(&signature::RSA_PKCS1_2048_8192_SHA256, key),
+            KeyAlgorithm::RsaParts(n, e) => signature::RsaPublicKeyComponents { n, e }
                 .verify(&signature::RSA_PKCS1_2048_8192_SHA256, signed, by)
                 .is_ok(),
-            Kind::Es256(key) => public(&signature::ECDSA_P256_SHA256_FIXED, key),
-            Kind::EdDsa(key) => public(&signature::ED25519, key),
+            KeyAlgorithm::Es256(key) => public(&signature::ECDSA_P256_SHA256_FIXED, key),
+            KeyAlgorithm::EdDsa(key) => public(&signature::ED25519, key),
         }
     }
 }
@@ -87,7 +87,7 @@ impl Key {
 ///
 /// # Errors
 /// It is too short.
-pub fn secret(file: &[u8]) -> Result<Key, String> {
+pub fn secret(file: &[u8]) -> Result<TokenKey, String> {
     let secret = file.strip_suffix(b"\n").unwrap_or(file);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
     if secret.len() < SECRET_BYTES_MIN {
@@ -96,16 +96,16 @@ pub fn secret(file: &[u8]) -> Result<Key, String> {
             secret.len()
         ));
     }
-    Ok(Key { id: None, kind: Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)) })
+    Ok(TokenKey { id: None, kind: KeyAlgorithm::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)) })
 }
 
-fn public(info: &SubjectPublicKeyInfoRef<'_>) -> Result<Kind, String> {
+fn public(info: &SubjectPublicKeyInfoRef<'_>) -> Result<KeyAlgorithm, String> {
     let key = info.subject_public_key.as_bytes().ok_or("the key is no whole bytes")?.to_vec();
     let curve = || info.algorithm.parameters.and_then(|curve| curve.decode_as::<ObjectIdentifier>().ok());
     match info.algorithm.oid {
-        RSA => Ok(Kind::Rs256(key)),
-        EC if curve() == Some(P256) => Ok(Kind::Es256(key)),
-        ED25519 => Ok(Kind::EdDsa(key)),
+        RSA => Ok(KeyAlgorithm::Rs256(key)),
+        EC if curve() == Some(P256) => Ok(KeyAlgorithm::Es256(key)),
+        ED25519 => Ok(KeyAlgorithm::EdDsa(key)),
         other => Err(format!("a key of another kind than RSA, EC P-256 and Ed25519 ({other})")),
     }
 }
@@ -114,7 +114,7 @@ fn public(info: &SubjectPublicKeyInfoRef<'_>) -> Result<Kind, String> {
 ///
 /// # Errors
 /// There is none, or one of another kind.
-pub fn pem(text: &str) -> Result<Vec<Key>, String> {
+pub fn pem(text: &str) -> Result<Vec<TokenKey>, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("no public key in PEM form: {error}");
     let mut kinds = Vec::new();
     for key in SubjectPublicKeyInfoDer::pem_slice_iter(text.as_bytes()) {
@@ -133,7 +133,7 @@ pub fn pem(text: &str) -> Result<Vec<Key>, String> {
             Err("there is no public key in PEM form in it (BEGIN PUBLIC KEY or BEGIN CERTIFICATE)".to_owned())
         }
         n if n > KEYS_MAX => Err(format!("more than {KEYS_MAX} keys")),
-        _ => Ok(kinds.into_iter().map(|kind| Key { id: None, kind }).collect()),
+        _ => Ok(kinds.into_iter().map(|kind| TokenKey { id: None, kind }).collect()),
     }
 }
 
@@ -141,7 +141,7 @@ pub fn pem(text: &str) -> Result<Vec<Key>, String> {
 ///
 /// # Errors
 /// It is none, or holds no key that can be used.
-pub fn jwks(text: &str) -> Result<Vec<Key>, String> {
+pub fn jwks(text: &str) -> Result<Vec<TokenKey>, String> {
     let set: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     let keys = set["keys"].as_array().ok_or("no JWK set: it has no list \"keys\"")?;
     let usable = |key: &Value| {
@@ -150,22 +150,22 @@ pub fn jwks(text: &str) -> Result<Vec<Key>, String> {
             return None;
         }
         let kind = match (text("kty")?, text("crv")) {
-            ("RSA", _) => Kind::RsaParts(bytes(&key["n"])?, bytes(&key["e"])?),
+            ("RSA", _) => KeyAlgorithm::RsaParts(bytes(&key["n"])?, bytes(&key["e"])?),
             ("EC", Some("P-256")) => {
                 let (x, y) = (bytes(&key["x"])?, bytes(&key["y"])?);
-                (x.len() == 32 && y.len() == 32).then(|| Kind::Es256([&[4][..], &x, &y].concat()))?
+                (x.len() == 32 && y.len() == 32).then(|| KeyAlgorithm::Es256([&[4][..], &x, &y].concat()))?
             }
-            ("OKP", Some("Ed25519")) => Kind::EdDsa(bytes(&key["x"]).filter(|x| x.len() == 32)?),
+            ("OKP", Some("Ed25519")) => KeyAlgorithm::EdDsa(bytes(&key["x"]).filter(|x| x.len() == 32)?),
             ("oct", _) => {
                 let secret = bytes(&key["k"]).filter(|secret| secret.len() >= SECRET_BYTES_MIN)?;
-                Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, &secret))
+                KeyAlgorithm::Hs256(hmac::Key::new(hmac::HMAC_SHA256, &secret))
             }
             _ => return None,
         };
-        let key = Key { id: text("kid").map(str::to_owned), kind };
+        let key = TokenKey { id: text("kid").map(str::to_owned), kind };
         text("alg").is_none_or(|algorithm| algorithm == key.algorithm()).then_some(key)
     };
-    let keys: Vec<Key> = keys.iter().take(KEYS_MAX).filter_map(usable).collect();
+    let keys: Vec<TokenKey> = keys.iter().take(KEYS_MAX).filter_map(usable).collect();
     if keys.is_empty() {
         return Err("no key in it is for RS256, ES256, EdDSA or HS256".to_owned());
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-pub use keys::{Key, jwks, pem, secret};
+pub use keys::{TokenKey, jwks, pem, secret};
 use lapwing_protocol::topic;
 use serde_json::Value;
 
-use super::acl::{Rule, Source};
+use super::acl::{Rule, RuleLocation};
 use super::{Identity, template};
 use crate::config;
 
@@ -27,7 +27,7 @@ pub const METHOD: &str = "jwt";
 #[derive(Debug)]
 pub struct Tokens {
     /// Of all files.
-    pub keys: Vec<Key>,
+    pub keys: Vec<TokenKey>,
 }
 
 /// Names of a grant in a token, and what they allow or deny: (denies, publish, subscribe). The short ones are EMQX's.
@@ -91,7 +91,7 @@ impl Tokens {
         Ok(Identity {
             method: METHOD,
             client_id,
-            brought: groups.clone(),
+            from_credentials: groups.clone(),
             groups,
             grants,
             expires_at_s: claims["exp"].as_f64().map(|at| (at as u64).saturating_add(leeway_s)),
@@ -111,7 +111,7 @@ impl Tokens {
         }
         let algorithm = header["alg"].as_str().unwrap_or_default();
         let id = header["kid"].as_str();
-        let fitting: Vec<&Key> = self.keys.iter().filter(|key| key.fits(algorithm, id)).collect();
+        let fitting: Vec<&TokenKey> = self.keys.iter().filter(|key| key.fits(algorithm, id)).collect();
         if fitting.is_empty() {
             return Err(format!(
                 "there is no key for it: algorithm '{}', key id {:?}",
@@ -163,7 +163,7 @@ pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc
     }
     let table = claim.as_object().ok_or_else(|| format!("its claim '{name}' is no object"))?;
     let (source, subject) =
-        (Source { file: "the token".into(), line: 0 }, Arc::<str>::from(format!("user '{user}'")));
+        (RuleLocation { file: "the token".into(), line: 0 }, Arc::<str>::from(format!("user '{user}'")));
     let none: Arc<[Box<str>]> = Arc::from([]);
     let mut rules = Vec::new();
     for (key, value) in table {

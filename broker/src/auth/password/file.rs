@@ -12,7 +12,7 @@ use crate::auth::scram::Verifier;
 
 /// What is known of a user's password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct PasswordEntry {
     /// Of the password.
     pub hash: Hash,
     /// For SCRAM.
@@ -24,7 +24,7 @@ pub struct Entry {
 pub struct Passwords {
     /// Where it was read from.
     pub path: PathBuf,
-    users: HashMap<Box<str>, Entry>,
+    users: HashMap<Box<str>, PasswordEntry>,
     /// For those who are not there: takes as long as a user of the file does.
     decoy: Option<Hash>,
     /// There are hashes of more than one kind, or of more than one cost.
@@ -80,7 +80,7 @@ impl Passwords {
     }
 
     /// The user's entry.
-    pub fn get(&self, user: &str) -> Option<&Entry> {
+    pub fn get(&self, user: &str) -> Option<&PasswordEntry> {
         self.users.get(user)
     }
 
@@ -102,7 +102,7 @@ impl Passwords {
 
     /// All users, in the order of their names.
     #[cfg(feature = "internals")]
-    pub fn names(&self) -> Vec<(&str, &Entry)> {
+    pub fn names(&self) -> Vec<(&str, &PasswordEntry)> {
         let mut names: Vec<_> = self.users.iter().map(|(name, entry)| (&**name, entry)).collect();
         names.sort_by_key(|(name, _)| *name);
         names
@@ -118,7 +118,7 @@ fn costs_alike(one: &Hash, other: &Hash) -> bool {
     }
 }
 
-fn entry(line: &str) -> Result<(&str, Entry), String> {
+fn entry(line: &str) -> Result<(&str, PasswordEntry), String> {
     if line.trim().is_empty() {
         return Err("an empty line; remove it".to_owned());
     }
@@ -126,11 +126,11 @@ fn entry(line: &str) -> Result<(&str, Entry), String> {
     check_name(user)?;
     let (hash, scram) = rest.split_once(':').map_or((rest, None), |(hash, scram)| (hash, Some(scram)));
     let scram = scram.filter(|scram| !scram.is_empty()).map(Verifier::parse).transpose()?;
-    Ok((user, Entry { hash: Hash::parse(hash)?, scram }))
+    Ok((user, PasswordEntry { hash: Hash::parse(hash)?, scram }))
 }
 
 /// A line of the file.
-pub fn line(user: &str, entry: &Entry) -> String {
+pub fn line(user: &str, entry: &PasswordEntry) -> String {
     match &entry.scram {
         Some(scram) => format!("{user}:{}:{scram}", entry.hash),
         None => format!("{user}:{}", entry.hash),

@@ -23,23 +23,23 @@ type Job = Box<dyn FnOnce(&mut Vec<Block>) + Send>;
 
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct HashQueueFull;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Hashing {
+pub struct HashPool {
     threads_max: usize,
     queue_max: usize,
     queue: OnceLock<SyncSender<Job>>,
     started: AtomicUsize,
 }
 
-impl Hashing {
+impl HashPool {
     /// `threads_max` 0: half of the cores, at least one.
-    pub fn new(threads_max: usize, queue_max: usize) -> Hashing {
+    pub fn new(threads_max: usize, queue_max: usize) -> HashPool {
         let half = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
         let threads_max = if threads_max == 0 { half } else { threads_max };
-        Hashing { threads_max, queue_max, queue: OnceLock::new(), started: AtomicUsize::new(0) }
+        HashPool { threads_max, queue_max, queue: OnceLock::new(), started: AtomicUsize::new(0) }
     }
 
     fn start(&self) -> SyncSender<Job> {
@@ -63,7 +63,7 @@ impl Hashing {
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Vec<Block>) -> T + Send + 'static,
-    ) -> Result<Option<T>, Full> {
+    ) -> Result<Option<T>, HashQueueFull> {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move |memory| {
             // Whoever asked may have gone meanwhile.
@@ -73,7 +73,7 @@ impl Hashing {
         });
         match self.queue.get_or_init(|| self.start()).try_send(job) {
             Ok(()) => Ok(result.await.ok()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Full),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(HashQueueFull),
         }
     }
 }

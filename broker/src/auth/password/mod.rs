@@ -13,10 +13,10 @@ use std::time::Instant;
 
 #[cfg(feature = "internals")]
 pub use file::check_name;
-pub use file::{Entry, Passwords, edit, line};
+pub use file::{PasswordEntry, Passwords, edit, line};
 pub use hash::{Cost, Hash};
-pub use hashing::{Full, Hashing};
-pub use successes::Successes;
+pub use hashing::{HashPool, HashQueueFull};
+pub use successes::VerifiedCache;
 use tracing::{info, warn};
 
 use super::throttle::Throttle;
@@ -31,34 +31,37 @@ pub enum Checked {
     /// It is not, or there is no such user.
     Wrong,
     /// The address has failed too often to be listened to.
-    Shut,
+    LockedOut,
     /// Too many passwords wait to be hashed.
     Busy,
 }
 
 /// What outlives a reload: threads, counts, and what was found right.
 #[derive(Debug)]
-pub struct Lasting {
+pub struct AuthState {
     /// Hashes.
-    pub hashing: Hashing,
+    pub hashing: HashPool,
     /// Counts failures.
     pub throttle: Arc<Throttle>,
     /// Remembers what was right.
-    pub successes: Successes,
+    pub successes: VerifiedCache,
     /// The key set that was fetched last.
     #[cfg(feature = "http")]
     pub published: Mutex<Option<String>>,
     /// Users whose line is to be written anew: what it was, and what it is to be.
-    rehashed: Mutex<HashMap<Box<str>, (Hash, Entry)>>,
+    rehashed: Mutex<HashMap<Box<str>, (Hash, PasswordEntry)>>,
 }
 
-impl Lasting {
+impl AuthState {
     /// With the bounds of the configuration.
-    pub fn new(config: &config::Auth) -> Lasting {
-        Lasting {
-            hashing: Hashing::new(config.password_hashers_max as usize, config.password_queue_max as usize),
+    pub fn new(config: &config::Auth) -> AuthState {
+        AuthState {
+            hashing: HashPool::new(config.password_hashers_max as usize, config.password_queue_max as usize),
             throttle: Arc::default(),
-            successes: Successes::new(config.password_cache_entries_max as usize, config.password_cache_s),
+            successes: VerifiedCache::new(
+                config.password_cache_entries_max as usize,
+                config.password_cache_s,
+            ),
             #[cfg(feature = "http")]
             published: Mutex::default(),
             rehashed: Mutex::default(),
@@ -80,7 +83,7 @@ impl Lasting {
             return Checked::Right;
         }
         if self.throttle.is_shut(address, config.failures_per_address_max, now) {
-            return Checked::Shut;
+            return Checked::LockedOut;
         }
         let Some(hash) = entry.map(|entry| entry.hash.clone()).or_else(|| passwords.decoy().cloned()) else {
             self.throttle.failed(address, now);
@@ -95,7 +98,7 @@ impl Lasting {
         let checked = self.hashing.run(move |memory| {
             // Others from there may have failed while this one waited.
             if throttle.is_shut(address, most, Instant::now()) {
-                return (Checked::Shut, None);
+                return (Checked::LockedOut, None);
             }
             let right = hash.verify(secret.reveal(), memory) && known;
             if !right {
@@ -106,12 +109,12 @@ impl Lasting {
             (Checked::Right, anew)
         });
         match checked.await {
-            Err(Full) => Checked::Busy,
+            Err(HashQueueFull) => Checked::Busy,
             Ok(Some((Checked::Right, anew))) => {
                 if let Some(entry) = entry {
                     self.successes.learn(user, &entry.hash, password, now);
                     if let Some(hash) = anew {
-                        let new = Entry { hash, scram: entry.scram.clone() };
+                        let new = PasswordEntry { hash, scram: entry.scram.clone() };
                         let mut rehashed = self.rehashed.lock().unwrap_or_else(PoisonError::into_inner);
                         rehashed.insert(user.into(), (entry.hash.clone(), new));
                     }
@@ -131,7 +134,9 @@ impl Lasting {
         }
         let mut count = 0;
         let mut judge = |user: &str, old: &str| match rehashed.get(user) {
-            Some((was, new)) if old == line(user, &Entry { hash: was.clone(), scram: new.scram.clone() }) => {
+            Some((was, new))
+                if old == line(user, &PasswordEntry { hash: was.clone(), scram: new.scram.clone() }) =>
+            {
                 count += 1;
                 Some(line(user, new))
             }

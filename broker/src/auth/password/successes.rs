@@ -14,7 +14,7 @@ use super::Hash;
 type Tag = [u8; 16];
 
 /// See the module.
-pub struct Successes {
+pub struct VerifiedCache {
     key: hmac::Key,
     /// 0: nothing is remembered, as where there is no randomness.
     entries_max: usize,
@@ -29,20 +29,20 @@ struct Known {
     old: HashMap<Tag, Instant>,
 }
 
-impl std::fmt::Debug for Successes {
+impl std::fmt::Debug for VerifiedCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Successes(…)")
     }
 }
 
-impl Successes {
+impl VerifiedCache {
     /// Remembers so many for so long; 0 of either: none.
-    pub fn new(entries_max: usize, age_max_s: u32) -> Successes {
+    pub fn new(entries_max: usize, age_max_s: u32) -> VerifiedCache {
         let mut key = [0; 32];
         let random = getrandom::fill(&mut key).is_ok();
         let entries_max = if random && age_max_s > 0 { entries_max } else { 0 };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Successes {
+        VerifiedCache {
             key,
             entries_max,
             age_max: Duration::from_secs(age_max_s.into()),
@@ -107,7 +107,7 @@ mod tests {
     fn a_success_is_known_for_its_time_for_its_hash_and_within_the_bound() {
         let hash = Hash::Sha512 { salt: [1; 8].into(), hash: [2; 64].into() };
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(11));
-        let successes = Successes::new(4, 10);
+        let successes = VerifiedCache::new(4, 10);
         successes.learn("u", &hash, b"p", now);
         assert!(successes.knows("u", &hash, b"p", now));
         assert!(!successes.knows("u", &hash, b"q", now) && !successes.knows("v", &hash, b"p", now));

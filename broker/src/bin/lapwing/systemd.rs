@@ -54,7 +54,7 @@ impl Watchdog {
         match &mut self.0 {
             Some(interval) => {
                 interval.tick().await;
-                broker.pulse().await;
+                broker.heartbeat().await;
                 say(&[NotifyState::Watchdog]);
             }
             None => std::future::pending().await,

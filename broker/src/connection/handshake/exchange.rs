@@ -6,7 +6,7 @@ use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{Connect, Packet};
 use lapwing_protocol::{EncodeError, ReasonCode, Remedy, Version, limits};
 
-use super::{Refuse, read_packet};
+use super::{ConnectError, read_packet};
 use crate::auth::{AuthStep, Credentials, Identity};
 use crate::connection::output::Output;
 use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
@@ -25,9 +25,9 @@ pub(super) async fn exchange(
     input: &mut Vec<u8>,
     connect: &Connect<'_>,
     credentials: &Credentials<'_>,
-) -> Result<(Identity, Option<Vec<u8>>), Refuse> {
+) -> Result<(Identity, Option<Vec<u8>>), ConnectError> {
     let name = connect.properties.authentication_method().unwrap_or_default();
-    let refuse = |reason, text: String| Refuse::new(VERSION, reason, text);
+    let refuse = |reason, text: String| ConnectError::new(VERSION, reason, text);
     let method = snapshot.auth.method(name).ok_or_else(|| {
         refuse(
             ReasonCode::BadAuthenticationMethod,
@@ -45,7 +45,7 @@ pub(super) async fn exchange(
                     "authentication by '{name}' failed: client '{}', user '{user}'",
                     connect.client_id
                 );
-                return Err(Refuse {
+                return Err(ConnectError {
                     slow: true,
                     told: Some("authentication failed"),
                     ..refuse(reason, text)
@@ -67,7 +67,7 @@ pub(super) async fn exchange(
         })?;
         poll_fn(|cx| output.poll_write(stream, cx))
             .await
-            .map_err(|error| Refuse::close(error.to_string()))?;
+            .map_err(|error| ConnectError::close(error.to_string()))?;
         // `[MQTT-3.1.2-30]`: nothing but AUTH and DISCONNECT until the exchange is over.
         let judge = |first: u8| match first >> 4 {
             14 | 15 => Ok(()),
@@ -75,12 +75,12 @@ pub(super) async fn exchange(
         };
         let most = snapshot.config.limits.packet_bytes_before_connect;
         let len = read_packet(traffic, stream, input, (VERSION, most), judge).await.map_err(|refuse| {
-            Refuse { version: VERSION, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse }
+            ConnectError { version: VERSION, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse }
         })?;
         let rest = input.split_off(len);
         let bytes = std::mem::replace(input, rest);
         let Ok(Split::Frame { frame, .. }) = frame::split(&bytes, VERSION, u32::MAX) else {
-            return Err(Refuse::close("AUTH is not whole"));
+            return Err(ConnectError::close("AUTH is not whole"));
         };
         step = match Packet::decode(frame, VERSION) {
             Ok(Packet::Auth(auth)) if auth.properties.authentication_method() != Some(name) => {
@@ -92,7 +92,7 @@ pub(super) async fn exchange(
             Ok(Packet::Auth(auth)) if auth.reason == ReasonCode::ContinueAuthentication => {
                 exchange.step(auth.properties.authentication_data())
             }
-            Ok(Packet::Disconnect(_)) => return Err(Refuse::close("the client gave up")),
+            Ok(Packet::Disconnect(_)) => return Err(ConnectError::close("the client gave up")),
             Ok(_) => {
                 return Err(refuse(
                     ReasonCode::ProtocolError,

@@ -17,16 +17,16 @@ use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
 use tokio::io::AsyncReadExt;
 use tracing::warn;
-pub(crate) use welcome::welcome;
+pub(crate) use welcome::open_session;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::auth::{Action, Credentials, Identity, Refused, audit, ban};
-use crate::connection::Agreement;
+use crate::auth::{Action, AuthError, Credentials, Identity, audit, ban};
+use crate::connection::Negotiated;
 use crate::connection::output::Output;
 use crate::core::Core;
 use crate::core::settings::Snapshot;
-use crate::limits::budget::Place;
-use crate::net::endpoint::Gate;
+use crate::limits::budget::ConnectionPermit;
+use crate::net::endpoint::Endpoint;
 use crate::net::{Peer, PeerAddress, Stream};
 use crate::session::{Terms, Will};
 use crate::telemetry::metrics::Traffic;
@@ -39,28 +39,28 @@ const OLDEST: Version = Version::V311;
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A client that may come in, its session not yet claimed.
-pub(crate) struct Guest {
+pub(crate) struct AuthenticatedClient {
     stream: Stream,
     peer: Peer,
-    place: Place,
+    place: ConnectionPermit,
     /// What came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
     /// Where it came in, and what let it.
-    gate: Arc<Gate>,
+    endpoint: Arc<Endpoint>,
     snapshot: Arc<Snapshot>,
-    request: Request,
+    request: ConnectRequest,
 }
 
 /// What is kept of CONNECT.
-struct Request {
+struct ConnectRequest {
     client_id: Arc<str>,
     assigned: bool,
     clean_start: bool,
     terms: Terms,
     /// The client asked for more than it gets.
     expiry_capped: bool,
-    agreement: Agreement,
+    negotiated: Negotiated,
     keep_alive_set: bool,
     response_information: bool,
     will: Option<Will>,
@@ -68,7 +68,7 @@ struct Request {
 }
 
 /// Why a client is not let in.
-pub(crate) struct Refusal {
+pub(crate) struct Rejection {
     stream: Stream,
     output: Output,
     /// For the log; `None`: the audit has it.
@@ -76,13 +76,13 @@ pub(crate) struct Refusal {
     /// It may be guessing: it waits for the answer.
     slow: bool,
     /// It counts as a connection until it is closed, since it waits.
-    _place: Place,
+    _place: ConnectionPermit,
 }
 
 /// How long a client that may be guessing waits for its answer.
 const SLOW: Duration = Duration::from_secs(1);
 
-impl Refusal {
+impl Rejection {
     /// Tells the client what there is to tell, and the log.
     pub(crate) async fn answer(self, peer: PeerAddress) {
         if let Some(text) = &self.text {
@@ -96,7 +96,7 @@ impl Refusal {
 }
 
 /// What to do about a CONNECT that is not accepted.
-struct Refuse {
+struct ConnectError {
     version: Version,
     remedy: Remedy,
     text: String,
@@ -107,9 +107,9 @@ struct Refuse {
     audited: bool,
 }
 
-impl Refuse {
-    fn new(version: Version, reason: ReasonCode, text: impl Into<String>) -> Refuse {
-        Refuse {
+impl ConnectError {
+    fn new(version: Version, reason: ReasonCode, text: impl Into<String>) -> ConnectError {
+        ConnectError {
             version,
             remedy: Remedy::Refuse(reason),
             text: text.into(),
@@ -120,8 +120,8 @@ impl Refuse {
         }
     }
 
-    fn close(text: impl Into<String>) -> Refuse {
-        Refuse {
+    fn close(text: impl Into<String>) -> ConnectError {
+        ConnectError {
             version: OLDEST,
             remedy: Remedy::Close,
             text: text.into(),
@@ -132,9 +132,9 @@ impl Refuse {
         }
     }
 
-    fn refused(version: Version, refused: Refused) -> Refuse {
-        let Refused { reason, text, told, slow } = refused;
-        Refuse { told, slow, ..Refuse::new(version, reason, text) }
+    fn refused(version: Version, refused: AuthError) -> ConnectError {
+        let AuthError { reason, text, told, slow } = refused;
+        ConnectError { told, slow, ..ConnectError::new(version, reason, text) }
     }
 
     fn write(&self, output: &mut Output) {
@@ -157,22 +157,22 @@ impl Refuse {
 }
 
 /// Reads CONNECT, of which some may have been read already, and decides.
-pub(crate) async fn receive(
+pub(crate) async fn read_connect(
     core: &Core,
-    gate: Arc<Gate>,
+    endpoint: Arc<Endpoint>,
     (mut stream, mut input): (Stream, Vec<u8>),
     peer: Peer,
-    mut place: Place,
-) -> Result<Guest, Box<Refusal>> {
-    gate.traffic.bytes_received.add(input.len() as u64);
-    match admit(core, &gate, &mut stream, &peer, &mut place, &mut input).await {
-        Ok((identity, gate, snapshot, request)) => {
-            Ok(Guest { stream, peer, place, input, identity, gate, snapshot, request })
+    mut place: ConnectionPermit,
+) -> Result<AuthenticatedClient, Box<Rejection>> {
+    endpoint.traffic.bytes_received.add(input.len() as u64);
+    match authenticate(core, &endpoint, &mut stream, &peer, &mut place, &mut input).await {
+        Ok((identity, endpoint, snapshot, request)) => {
+            Ok(AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, request })
         }
         Err(refuse) => {
             let mut output = Output::default();
             refuse.write(&mut output);
-            Err(Box::new(Refusal {
+            Err(Box::new(Rejection {
                 stream,
                 output,
                 text: Some(refuse.text).filter(|_| !refuse.audited),
@@ -183,21 +183,21 @@ pub(crate) async fn receive(
     }
 }
 
-async fn admit(
+async fn authenticate(
     core: &Core,
-    gate: &Gate,
+    endpoint: &Endpoint,
     stream: &mut Stream,
     peer: &Peer,
-    place: &mut Place,
+    place: &mut ConnectionPermit,
     input: &mut Vec<u8>,
-) -> Result<(Identity, Arc<Gate>, Arc<Snapshot>, Request), Refuse> {
+) -> Result<(Identity, Arc<Endpoint>, Arc<Snapshot>, ConnectRequest), ConnectError> {
     let judge = |first| match first {
         // A TLS handshake begins with what would be CONNECT with wrong flags.
         first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
         first => Err(not_connect(first)),
     };
-    let most = gate.limits.packet_bytes_before_connect;
-    let len = read_packet(&gate.traffic, stream, input, (ANY, most), judge).await?;
+    let most = endpoint.limits.packet_bytes_before_connect;
+    let len = read_packet(&endpoint.traffic, stream, input, (ANY, most), judge).await?;
     // There may be a password in it: it is overwritten once it was judged.
     let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
     let left = input.len();
@@ -213,30 +213,30 @@ async fn admit(
             names_v5 = frame.body.starts_with(b"\0\x04MQTT\x05");
             Packet::decode(frame, ANY)
         }
-        Ok(Split::Incomplete { .. }) => return Err(Refuse::close("CONNECT is not whole")),
+        Ok(Split::Incomplete { .. }) => return Err(ConnectError::close("CONNECT is not whole")),
         Err(error) => Err(error),
     };
     let connect = match connect {
         Ok(Packet::Connect(connect)) => connect,
-        Ok(_) => return Err(Refuse::close("the first packet is not CONNECT")),
+        Ok(_) => return Err(ConnectError::close("the first packet is not CONNECT")),
         Err(error) => {
             let text = format!("CONNECT: {error}");
             // `[MQTT-4.13.1-1]`: MQTT 5 has words for what is wrong with the rest of it.
             if names_v5 {
-                return Err(Refuse::new(Version::V5, error.reason(), text));
+                return Err(ConnectError::new(Version::V5, error.reason(), text));
             }
             // An unknown protocol level is answered in the form that every version can read.
-            return Err(Refuse { remedy: error.remedy_for_connect(), ..Refuse::close(text) });
+            return Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) });
         }
     };
-    gate.traffic.packets_received.add(1);
-    place.introduced();
+    endpoint.traffic.packets_received.add(1);
+    place.handshake_done();
     // As of now: it may have changed, or gone, since the connection was accepted.
-    let snapshot = core.live.get();
-    let Some(gate) = snapshot.gate(peer.place).cloned() else {
-        return Err(Refuse::close("the listener was taken out of the configuration"));
+    let snapshot = core.settings.get();
+    let Some(endpoint) = snapshot.endpoint(peer.place).cloned() else {
+        return Err(ConnectError::close("the listener was taken out of the configuration"));
     };
-    let mut request = terms::check(&gate, &connect)?;
+    let mut request = terms::check(&endpoint, &connect)?;
     let chosen = request.client_id.clone();
     let credentials = Credentials {
         peer,
@@ -250,19 +250,28 @@ async fn admit(
         None => policy
             .authenticate(&credentials)
             .await
-            .map_err(|refused| Refuse::refused(connect.version, refused)),
-        Some(method) => exchange::exchange(&gate.traffic, &snapshot, stream, input, &connect, &credentials)
-            .await
-            .map(|(identity, data)| {
-                request.auth_data = data;
-                request.agreement.auth_method = Some(method.into());
-                identity
-            }),
+            .map_err(|refused| ConnectError::refused(connect.version, refused)),
+        Some(method) => {
+            exchange::exchange(&endpoint.traffic, &snapshot, stream, input, &connect, &credentials).await.map(
+                |(identity, data)| {
+                    request.auth_data = data;
+                    request.negotiated.auth_method = Some(method.into());
+                    identity
+                },
+            )
+        }
     };
     let identity = identified.map_err(|refuse| {
         core.metrics.authentication_failures.add(1);
-        audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, &refuse.text);
-        Refuse { audited: true, ..refuse }
+        audit::refused(
+            &core.refusal_log,
+            core.now(),
+            peer,
+            connect.client_id,
+            connect.user_name,
+            &refuse.text,
+        );
+        ConnectError { audited: true, ..refuse }
     })?;
     if let Some(client_id) = &identity.client_id {
         request.assigned |= **client_id != *connect.client_id;
@@ -279,7 +288,7 @@ async fn admit(
             &format!("{} is banned ({})", ban.whom, ban.reason),
         ));
     }
-    if let Err(left) = core.arrivals.connects(client_id, &gate.limits, core.now()) {
+    if let Err(left) = core.flapping.connects(client_id, &endpoint.limits, core.now()) {
         let text = format!(
             "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
             left.as_secs()
@@ -295,21 +304,21 @@ async fn admit(
         audit::denied("CONNECT with a will", client_id, &identity, &will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
         let told = Some("this client may not publish to its will topic");
-        return Err(Refuse {
+        return Err(ConnectError {
             told,
             audited: true,
-            ..Refuse::new(connect.version, ReasonCode::NotAuthorized, text)
+            ..ConnectError::new(connect.version, ReasonCode::NotAuthorized, text)
         });
     }
     audit::accepted(peer, client_id, &identity);
-    Ok((identity, gate, snapshot, request))
+    Ok((identity, endpoint, snapshot, request))
 }
 
 /// The refusal of a client that is banned; why is not for it to know.
-fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> Refuse {
-    audit::refused(&core.refusals, core.now(), peer, connect.client_id, connect.user_name, text);
+fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> ConnectError {
+    audit::refused(&core.refusal_log, core.now(), peer, connect.client_id, connect.user_name, text);
     let told = Some("this client is banned");
-    Refuse { told, audited: true, ..Refuse::new(version, ReasonCode::Banned, text) }
+    ConnectError { told, audited: true, ..ConnectError::new(version, ReasonCode::Banned, text) }
 }
 
 /// What a first byte that is not CONNECT looks like, for those who connected the wrong program or to the wrong port.
@@ -339,10 +348,10 @@ async fn read_packet(
     input: &mut Vec<u8>,
     (version, most): (Version, u64),
     judge: impl Fn(u8) -> Result<(), String>,
-) -> Result<usize, Refuse> {
+) -> Result<usize, ConnectError> {
     loop {
         if let Some(first) = input.first() {
-            judge(*first).map_err(Refuse::close)?;
+            judge(*first).map_err(ConnectError::close)?;
         }
         match frame::split(input, version, u32::try_from(most).unwrap_or(u32::MAX)) {
             Ok(Split::Frame { len, .. }) => return Ok(len),
@@ -351,13 +360,13 @@ async fn read_packet(
                 let text = format!(
                     "the first packet is larger than limits.packet_bytes_before_connect ({most} bytes)"
                 );
-                return Err(Refuse::close(text));
+                return Err(ConnectError::close(text));
             }
-            Err(error) => return Err(Refuse::close(format!("the first packet: {error}"))),
+            Err(error) => return Err(ConnectError::close(format!("the first packet: {error}"))),
         }
         let mut buffer = [0; 2048];
         match stream.read(&mut buffer).await {
-            Ok(0) => return Err(Refuse::close("closed by the client before CONNECT was whole")),
+            Ok(0) => return Err(ConnectError::close("closed by the client before CONNECT was whole")),
             Ok(n) => {
                 traffic.bytes_received.add(n as u64);
                 grow(input, n);
@@ -366,7 +375,7 @@ async fn read_packet(
                 // There may be a password in it.
                 came.zeroize();
             }
-            Err(error) => return Err(Refuse::close(format!("before CONNECT was whole: {error}"))),
+            Err(error) => return Err(ConnectError::close(format!("before CONNECT was whole: {error}"))),
         }
     }
 }

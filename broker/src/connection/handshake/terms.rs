@@ -5,20 +5,20 @@ use std::sync::Arc;
 use lapwing_protocol::packet::{Connect, Will as WillFields};
 use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
 
-use super::{Refuse, Request};
+use super::{ConnectError, ConnectRequest};
 use crate::config::mount;
-use crate::connection::{Agreement, Told, user_properties_fit};
-use crate::net::endpoint::Gate;
+use crate::connection::{AnnouncedLimits, Negotiated, user_properties_fit};
+use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 
 /// The rules that need no identity.
-pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refuse> {
-    let (config, version) = (gate, connect.version);
-    let refuse = |reason, text: String| Err(Refuse::new(version, reason, text));
+pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<ConnectRequest, ConnectError> {
+    let (config, version) = (endpoint, connect.version);
+    let refuse = |reason, text: String| Err(ConnectError::new(version, reason, text));
     if let Some(server) = &config.mqtt.server_reference {
         let reason =
             if config.mqtt.server_moved { ReasonCode::ServerMoved } else { ReasonCode::UseAnotherServer };
-        let mut refuse = Refuse::new(version, reason, format!("mqtt.server_reference: use {server}"));
+        let mut refuse = ConnectError::new(version, reason, format!("mqtt.server_reference: use {server}"));
         refuse.server_reference = Some(server.clone());
         return Err(refuse);
     }
@@ -45,7 +45,7 @@ pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refus
         );
     }
     if let Some(will) = &connect.will {
-        check_will(gate, version, will)?;
+        check_will(endpoint, version, will)?;
     }
     let limits = &config.limits;
     let p = &connect.properties;
@@ -59,7 +59,7 @@ pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refus
         keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
     // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a bit each.
     let receive_maximum = if version.has_properties() { limits.receive_maximum } else { u16::MAX };
-    Ok(Request {
+    Ok(ConnectRequest {
         client_id: if empty { assigned_client_id(version)? } else { connect.client_id.into() },
         assigned: empty,
         clean_start: connect.clean_start,
@@ -73,14 +73,14 @@ pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refus
             message_expiry_max_s: limits.message_expiry_max_s,
         },
         expiry_capped: asked_expiry_s > limits.session_expiry_max_s,
-        agreement: Agreement {
+        negotiated: Negotiated {
             version,
             packet_bytes_max: p.maximum_packet_size().unwrap_or(limits::PACKET_BYTES_MAX),
             problem_information: p.request_problem_information() != Some(0),
             topic_alias_max: p.topic_alias_maximum().unwrap_or(0).min(limits.topic_aliases_out_max),
             keep_alive_s: if keep_alive_set { keep_alive_max } else { connect.keep_alive_s },
             auth_method: None,
-            told: Told {
+            told: AnnouncedLimits {
                 packet_bytes_max: limits.packet_bytes_max,
                 topic_aliases_max: limits.topic_aliases_in_max,
                 qos_max: config.mqtt.qos_max,
@@ -90,15 +90,15 @@ pub(super) fn check(gate: &Gate, connect: &Connect<'_>) -> Result<Request, Refus
         keep_alive_set,
         response_information: p.request_response_information() == Some(1),
         will: connect.will.map(|will| {
-            let topic = mount::name(gate.listener.mount_point.as_ref(), will.topic);
+            let topic = mount::name(endpoint.listener.mount_point.as_ref(), will.topic);
             Will::new(&WillFields { topic: &topic, ..will }, limits.will_delay_max_s)
         }),
         auth_data: None,
     })
 }
 
-fn check_will(config: &Gate, version: Version, will: &WillFields<'_>) -> Result<(), Refuse> {
-    let refuse = |reason, text: &str| Err(Refuse::new(version, reason, format!("the will: {text}")));
+fn check_will(config: &Endpoint, version: Version, will: &WillFields<'_>) -> Result<(), ConnectError> {
+    let refuse = |reason, text: &str| Err(ConnectError::new(version, reason, format!("the will: {text}")));
     if will.qos > QoS::from_u8(config.mqtt.qos_max).unwrap_or_default() {
         return refuse(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max");
     }
@@ -126,10 +126,10 @@ fn check_will(config: &Gate, version: Version, will: &WillFields<'_>) -> Result<
 }
 
 /// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.
-fn assigned_client_id(version: Version) -> Result<Arc<str>, Refuse> {
+fn assigned_client_id(version: Version) -> Result<Arc<str>, ConnectError> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|error| {
-        Refuse::new(version, ReasonCode::ServerUnavailable, format!("no randomness: {error}"))
+        ConnectError::new(version, ReasonCode::ServerUnavailable, format!("no randomness: {error}"))
     })?;
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("auto-{hex}").into())

@@ -13,15 +13,15 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::message::Message;
 use crate::store::Lsn;
-use crate::store::checkpoint::row_format::{Bytes, as_io};
+use crate::store::checkpoint::row_format::{RowBytes, as_io};
 use crate::store::codec::{self, Reader};
-use crate::store::location::{Place, Spot};
-use crate::store::memtable::Table;
+use crate::store::location::{LogLocation, MessageRef};
+use crate::store::memtable::MemTable;
 use crate::store::wal::disk::{Disk, DiskFile, read_full};
 use crate::store::wal::segments;
 
 /// Messages with several rows, by the record that brought them.
-pub(in crate::store) const BODIES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("bodies");
+pub(in crate::store) const BODIES: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("bodies");
 /// How many rows each of those has.
 pub(in crate::store) const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
 /// Segment → how many rows have their message in it, and how many ever had.
@@ -36,24 +36,24 @@ const EMPTY_BYTES_MIN: u64 = 64 << 20;
 
 /// Where a packed row has its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Body {
+pub(in crate::store) enum PayloadRef {
     /// Right behind.
     Here,
     /// In [`BODIES`].
     Shared(Lsn),
     /// In the log.
-    Log(Place),
+    Log(MessageRef),
 }
 
 /// Packs where the message is.
-pub(in crate::store) fn put(out: &mut Vec<u8>, body: &Body) {
+pub(in crate::store) fn put(out: &mut Vec<u8>, body: &PayloadRef) {
     match body {
-        Body::Here => out.push(0),
-        Body::Shared(lsn) => {
+        PayloadRef::Here => out.push(0),
+        PayloadRef::Shared(lsn) => {
             out.push(1);
             codec::put_number(out, *lsn);
         }
-        Body::Log(Place { spot, len, sum }) => {
+        PayloadRef::Log(MessageRef { spot, len, sum }) => {
             out.push(2);
             codec::put_number(out, spot.segment);
             codec::put_number(out, spot.at);
@@ -64,12 +64,12 @@ pub(in crate::store) fn put(out: &mut Vec<u8>, body: &Body) {
 }
 
 /// Reads it back.
-pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<Body> {
+pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<PayloadRef> {
     Some(match reader.u8()? {
-        0 => Body::Here,
-        1 => Body::Shared(reader.number()?),
-        2 => Body::Log(Place {
-            spot: Spot { segment: reader.number()?, at: reader.number()? },
+        0 => PayloadRef::Here,
+        1 => PayloadRef::Shared(reader.number()?),
+        2 => PayloadRef::Log(MessageRef {
+            spot: LogLocation { segment: reader.number()?, at: reader.number()? },
             len: reader.u32()?,
             sum: reader.u32()?,
         }),
@@ -77,15 +77,15 @@ pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<Body> {
     })
 }
 
-/// Sums by segment. The rows of a queue stand in the order of the log, so that the same segment is meant many times, one after the other.
+/// TrafficTotals by segment. The rows of a queue stand in the order of the log, so that the same segment is meant many times, one after the other.
 #[derive(Debug, Default)]
-struct Sums {
+struct SegmentUsage {
     known: BTreeMap<u64, u64>,
     /// The segment that was meant last, and what came to its sum since then.
     last: Option<(u64, u64)>,
 }
 
-impl Sums {
+impl SegmentUsage {
     fn add(&mut self, segment: u64, more: u64) {
         match &mut self.last {
             Some((last, sum)) if *last == segment => *sum += more,
@@ -120,12 +120,12 @@ pub(in crate::store) struct Survey {
 }
 
 impl Survey {
-    pub(in crate::store) fn of(table: &Table) -> Survey {
-        let (mut live, mut shared) = (Sums::default(), false);
+    pub(in crate::store) fn of(table: &MemTable) -> Survey {
+        let (mut live, mut shared) = (SegmentUsage::default(), false);
         table.queue.iter().for_each(|(_, row)| {
             let count = table.siblings(row).map_or(1, |siblings| siblings.count.max(1));
             shared |= count > 1;
-            if let Err(Place { spot, len, .. }) = row.body() {
+            if let Err(MessageRef { spot, len, .. }) = row.body() {
                 live.add(spot.segment, u64::from(len / count));
             }
         });
@@ -141,16 +141,16 @@ impl Survey {
 
 /// What a checkpoint changes about who needs which message.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Balance {
+pub(in crate::store) struct UsageDelta {
     less_shared: HashMap<Lsn, u64>,
-    less_log: Sums,
-    more_log: Sums,
+    less_log: SegmentUsage,
+    more_log: SegmentUsage,
     moved: u64,
 }
 
 /// What follows from that for the segments.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct Settled {
+pub(in crate::store) struct CheckpointResult {
     /// They are needed now.
     pub(in crate::store) kept: Vec<u64>,
     /// They are not any more.
@@ -159,31 +159,31 @@ pub(in crate::store) struct Settled {
     pub(in crate::store) moved: u64,
 }
 
-impl Balance {
+impl UsageDelta {
     /// A row that needs this is written.
-    pub(in crate::store) fn more(&mut self, body: &Body) {
-        if let Body::Log(place) = body {
+    pub(in crate::store) fn more(&mut self, body: &PayloadRef) {
+        if let PayloadRef::Log(place) = body {
             self.more_log.add(place.spot.segment, 1);
         }
     }
 
     /// A row that needed this is gone.
-    pub(in crate::store) fn less(&mut self, body: &Body) {
+    pub(in crate::store) fn less(&mut self, body: &PayloadRef) {
         match body {
-            Body::Here => {}
-            Body::Shared(lsn) => *self.less_shared.entry(*lsn).or_default() += 1,
-            Body::Log(place) => self.less_log.add(place.spot.segment, 1),
+            PayloadRef::Here => {}
+            PayloadRef::Shared(lsn) => *self.less_shared.entry(*lsn).or_default() += 1,
+            PayloadRef::Log(place) => self.less_log.add(place.spot.segment, 1),
         }
     }
 
     /// A row has its message now.
-    pub(in crate::store) fn moved(&mut self, body: &Body) {
+    pub(in crate::store) fn moved(&mut self, body: &PayloadRef) {
         self.less(body);
         self.moved += 1;
     }
 
     /// Writes it down.
-    pub(in crate::store) fn settle(self, txn: &WriteTransaction) -> Result<Settled, redb::Error> {
+    pub(in crate::store) fn settle(self, txn: &WriteTransaction) -> Result<CheckpointResult, redb::Error> {
         let (mut uses, mut bodies) = (txn.open_table(BODY_USES)?, txn.open_table(BODIES)?);
         for (body, fewer) in self.less_shared {
             let left = uses.get(body)?.map_or(0, |uses| uses.value()).saturating_sub(fewer);
@@ -194,7 +194,7 @@ impl Balance {
                 uses.insert(body, left)?;
             }
         }
-        let mut settled = Settled { moved: self.moved, ..Settled::default() };
+        let mut settled = CheckpointResult { moved: self.moved, ..CheckpointResult::default() };
         let mut log = txn.open_table(LOG_USES)?;
         for (segment, more) in self.more_log.all() {
             let (now, ever) = log.get(segment)?.map_or((0, 0), |uses| uses.value());
@@ -255,12 +255,12 @@ pub(in crate::store) fn sparse(
 #[derive(Debug)]
 pub(in crate::store) struct Log {
     disk: Arc<dyn Disk>,
-    open: RefCell<Option<Open>>,
+    open: RefCell<Option<OpenSegment>>,
     failed: RefCell<Option<io::Error>>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenSegment {
     segment: u64,
     file: Arc<dyn DiskFile>,
     /// What was read of it, and where that begins.
@@ -275,7 +275,7 @@ impl Log {
 
     /// The message that stands there; `None` where it is not whole, or the disk could not be read
     /// ([`failure`](Self::failure) tells).
-    pub(in crate::store) fn message(&self, place: &Place) -> Option<Message> {
+    pub(in crate::store) fn message(&self, place: &MessageRef) -> Option<Message> {
         self.read(place).unwrap_or_else(|error| {
             *self.failed.borrow_mut() = Some(error);
             None
@@ -287,8 +287,8 @@ impl Log {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn read(&self, place: &Place) -> io::Result<Option<Message>> {
-        let Place { spot, len, sum } = *place;
+    fn read(&self, place: &MessageRef) -> io::Result<Option<Message>> {
+        let MessageRef { spot, len, sum } = *place;
         let len = len as usize;
         let mut open = self.open.borrow_mut();
         if open.as_ref().is_none_or(|open| open.segment != spot.segment) {
@@ -297,11 +297,12 @@ impl Log {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            *open = Some(Open { segment: spot.segment, file, bytes: Vec::new(), at: 0 });
+            *open = Some(OpenSegment { segment: spot.segment, file, bytes: Vec::new(), at: 0 });
         }
         let Some(open) = open.as_mut() else { return Ok(None) };
-        let within = |open: &Open| spot.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
-        let known = |open: &Open| within(open).is_some_and(|at| at + len <= open.bytes.len());
+        let within =
+            |open: &OpenSegment| spot.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
+        let known = |open: &OpenSegment| within(open).is_some_and(|at| at + len <= open.bytes.len());
         if !known(open) {
             // More at once where the reading goes on from what was read last.
             let near = within(open).is_some_and(|at| at <= open.bytes.len() + READ_MIN);

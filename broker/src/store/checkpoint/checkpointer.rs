@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::bodies::Log;
 use crate::store::shared::Shared;
 use crate::store::sync::lock;
-use crate::store::wal::segments::{self, Room};
+use crate::store::wal::segments::{self, Preallocation};
 use crate::store::{Health, checkpoint};
 
 /// Segments that are ready beside the one in use, at least.
@@ -26,10 +26,10 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(in crate::store) fn run(shared: &Shared) {
     let mut retry = false;
     loop {
-        let mut supply = lock(&shared.supply);
+        let mut supply = lock(&shared.segments);
         loop {
             let health = shared.health();
-            let due = supply.wanted || supply.spares.len() < SPARES || health == Health::Full;
+            let due = supply.wanted || supply.ready.len() < SPARES || health == Health::Full;
             if supply.closed {
                 return;
             }
@@ -44,7 +44,7 @@ pub(in crate::store) fn run(shared: &Shared) {
         }
         let wanted = std::mem::take(&mut supply.wanted);
         drop(supply);
-        let result = if wanted { keep(shared) } else { Ok(()) }.and_then(|()| spare(shared));
+        let result = if wanted { checkpoint(shared) } else { Ok(()) }.and_then(|()| spare(shared));
         let full = match &result {
             Ok(()) => false,
             Err(error) if error.kind() == io::ErrorKind::StorageFull => true,
@@ -56,7 +56,7 @@ pub(in crate::store) fn run(shared: &Shared) {
         };
         let before = shared.health();
         {
-            let mut supply = lock(&shared.supply);
+            let mut supply = lock(&shared.segments);
             supply.no_space = full;
             supply.wanted |= wanted && full;
         }
@@ -76,7 +76,7 @@ pub(in crate::store) fn run(shared: &Shared) {
 }
 
 /// Writes the frozen table into the checkpoint, if there is one.
-fn keep(shared: &Shared) -> io::Result<()> {
+fn checkpoint(shared: &Shared) -> io::Result<()> {
     let (table, meta, db, looks) = {
         let mut view = lock(&shared.view);
         let Some(table) = view.frozen.clone() else { return Ok(()) };
@@ -114,7 +114,7 @@ fn keep(shared: &Shared) -> io::Result<()> {
     shared.counters.checkpoints.add(1);
     shared.counters.moved.add(settled.moved);
     {
-        let mut supply = lock(&shared.supply);
+        let mut supply = lock(&shared.segments);
         supply.settle(settled, looks.made(), meta.lsn);
         supply.made += 1;
     }
@@ -132,19 +132,19 @@ fn spare(shared: &Shared) -> io::Result<()> {
     loop {
         let oldest = lock(&shared.view).checkpoint.looks().oldest();
         let (id, old, room) = {
-            let mut supply = lock(&shared.supply);
+            let mut supply = lock(&shared.segments);
             let old = supply.reusable(oldest);
             match old {
-                Some(old) if supply.spares.len() >= enough => {
+                Some(old) if supply.ready.len() >= enough => {
                     drop(supply);
                     shared.disk.remove(&segments::name(old))?;
                     continue;
                 }
-                None if supply.spares.len() >= SPARES => return Ok(()),
+                None if supply.ready.len() >= SPARES => return Ok(()),
                 _ => {}
             }
             supply.next_id += 1;
-            let room = if supply.large_frames { Room::Reserved } else { Room::Written };
+            let room = if supply.large_frames { Preallocation::Reserved } else { Preallocation::Zeroed };
             (supply.next_id, old, room)
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);
@@ -152,7 +152,7 @@ fn spare(shared: &Shared) -> io::Result<()> {
             // What is half made only takes up space, which is perhaps what is missing.
             let _ = shared.disk.remove(&segments::name(id));
         }
-        lock(&shared.supply).spares.push_back(made?);
+        lock(&shared.segments).ready.push_back(made?);
         shared.supply_changed.notify_all();
     }
 }

@@ -24,13 +24,13 @@ use super::codec::{self, Reader};
 use super::error::OpenError;
 use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
 use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::checkpoint::bodies::{BODIES, BODY_USES, Balance, Log, Settled};
+use crate::store::checkpoint::bodies::{BODIES, BODY_USES, CheckpointResult, Log, UsageDelta};
 use crate::store::checkpoint::meta::Meta;
-use crate::store::checkpoint::row_format::{Bytes, as_io, checked, copy_table, guarded, verified};
+use crate::store::checkpoint::row_format::{RowBytes, as_io, checked, copy_table, guarded, verified};
 use crate::store::counters::Counters;
-use crate::store::location::Place;
-use crate::store::memtable::Table;
-use crate::store::pins::{Look, Looks};
+use crate::store::location::MessageRef;
+use crate::store::memtable::MemTable;
+use crate::store::pins::{ReaderPin, ReaderPins};
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};
 use crate::store::wal::segments;
 
@@ -42,13 +42,13 @@ const FORMAT_MIN: u64 = 1;
 /// Its file while it is made.
 const FILE_NEW: &str = "checkpoint.new";
 
-pub(in crate::store) const META: TableDefinition<'_, &str, Bytes> = TableDefinition::new("meta");
-const SESSIONS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("sessions");
-const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), Bytes> = TableDefinition::new("subscriptions");
-const FLIGHTS: TableDefinition<'_, (u64, u16), Bytes> = TableDefinition::new("flights");
+pub(in crate::store) const META: TableDefinition<'_, &str, RowBytes> = TableDefinition::new("meta");
+const SESSIONS: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("sessions");
+const SUBSCRIPTIONS: TableDefinition<'_, (u64, &str), RowBytes> = TableDefinition::new("subscriptions");
+const FLIGHTS: TableDefinition<'_, (u64, u16), RowBytes> = TableDefinition::new("flights");
 const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("received");
-const RETAINED: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("retained");
-const WAITING: TableDefinition<'_, u64, Bytes> = TableDefinition::new("waiting");
+const RETAINED: TableDefinition<'_, RowBytes, RowBytes> = TableDefinition::new("retained");
+const WAITING: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("waiting");
 
 /// redb on a [`DiskFile`].
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub(in crate::store) struct Checkpoint {
     /// `None` between an error and the next attempt.
     db: Option<Arc<Database>>,
     /// Who reads it.
-    looks: Arc<Looks>,
+    looks: Arc<ReaderPins>,
 }
 
 impl Checkpoint {
@@ -150,16 +150,16 @@ impl Checkpoint {
     }
 
     /// Who reads it.
-    pub(in crate::store) fn looks(&self) -> &Arc<Looks> {
+    pub(in crate::store) fn looks(&self) -> &Arc<ReaderPins> {
         &self.looks
     }
 
     /// A look at it that no later write changes.
-    pub(in crate::store) fn read(&self) -> io::Result<Read> {
+    pub(in crate::store) fn read(&self) -> io::Result<CheckpointReader> {
         let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
         let (path, log) = (self.disk.path(FILE), Log::new(self.disk.clone()));
         let look = self.looks.begin();
-        guarded(|| db.begin_read().map(|txn| Read { txn, path, log, _look: look }).map_err(as_io))
+        guarded(|| db.begin_read().map(|txn| CheckpointReader { txn, path, log, _look: look }).map_err(as_io))
     }
 }
 
@@ -188,7 +188,7 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
     }
     let db = open_file(disk, counters, 1 << 20, FILE_NEW).map_err(as_io)?;
     let nothing = Log::new(disk.clone());
-    write(&db, &Table::default(), &Meta { salt, ..Meta::default() }, &nothing, u64::MAX)?;
+    write(&db, &MemTable::default(), &Meta { salt, ..Meta::default() }, &nothing, u64::MAX)?;
     drop(db);
     disk.rename(FILE_NEW, FILE)?;
     disk.sync_folder("")
@@ -197,26 +197,26 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
 /// Writes a closed table in one transaction; which segments it needs from now on, and which it does not any more.
 pub(in crate::store) fn write(
     db: &Database,
-    table: &Table,
+    table: &MemTable,
     meta: &Meta,
     log: &Log,
     segment_bytes: u64,
-) -> io::Result<Settled> {
+) -> io::Result<CheckpointResult> {
     guarded(|| write_all(db, table, meta, log, segment_bytes).map_err(as_io))
 }
 
 fn write_all(
     db: &Database,
-    table: &Table,
+    table: &MemTable,
     meta: &Meta,
     log: &Log,
     segment_bytes: u64,
-) -> Result<Settled, redb::Error> {
+) -> Result<CheckpointResult, redb::Error> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.set_quick_repair(true);
     let mut scratch = Vec::new();
-    let mut balance = Balance::default();
+    let mut balance = UsageDelta::default();
     {
         let mut put = txn.open_table(META)?;
         for (name, value) in [
@@ -309,7 +309,7 @@ fn move_out(
     txn: &WriteTransaction,
     log: &Log,
     segment_bytes: u64,
-    balance: &mut Balance,
+    balance: &mut UsageDelta,
 ) -> Result<(), redb::Error> {
     const AT: [&str; 2] = ["moved_session", "moved_place"];
     let sparse = bodies::sparse(txn, segment_bytes)?;
@@ -325,7 +325,7 @@ fn move_out(
     Ok(())
 }
 
-fn end_sessions(txn: &WriteTransaction, table: &Table) -> Result<(), redb::Error> {
+fn end_sessions(txn: &WriteTransaction, table: &MemTable) -> Result<(), redb::Error> {
     let mut waiting = txn.open_table(WAITING)?;
     let mut subscriptions = txn.open_table(SUBSCRIPTIONS)?;
     let mut flights = txn.open_table(FLIGHTS)?;
@@ -348,7 +348,7 @@ fn retained_key(topic: &str) -> Vec<u8> {
 }
 
 /// Copies all tables, as they are in this look, into a new file.
-pub(in crate::store) fn copy(read: &Read, to: &Path) -> io::Result<()> {
+pub(in crate::store) fn copy(read: &CheckpointReader, to: &Path) -> io::Result<()> {
     let from = &read.txn;
     guarded(|| {
         let db = Builder::new().set_cache_size(16 << 20).create(to).map_err(as_io)?;
@@ -369,14 +369,14 @@ pub(in crate::store) fn copy(read: &Read, to: &Path) -> io::Result<()> {
 }
 
 /// A look at the checkpoint.
-pub(in crate::store) struct Read {
+pub(in crate::store) struct CheckpointReader {
     txn: ReadTransaction,
     path: String,
     log: Log,
-    _look: Look,
+    _look: ReaderPin,
 }
 
-impl Read {
+impl CheckpointReader {
     fn meta_number(&self, name: &str) -> io::Result<Option<u64>> {
         let table = match self.txn.open_table(META) {
             Ok(table) => table,
@@ -418,7 +418,7 @@ impl Read {
     }
 
     /// A message that a table says to be in the log; `None` where it is damaged.
-    pub(in crate::store) fn logged(&self, place: &Place, bad: &mut u64) -> io::Result<Option<Message>> {
+    pub(in crate::store) fn logged(&self, place: &MessageRef, bad: &mut u64) -> io::Result<Option<Message>> {
         let message = self.log.message(place);
         self.log.failure()?;
         if message.is_none() {

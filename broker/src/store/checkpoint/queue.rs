@@ -9,17 +9,17 @@ use std::ops::Range;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use tracing::warn;
 
-use super::bodies::{self, BODIES, BODY_USES, Balance, Body, Log, Survey};
+use super::bodies::{self, BODIES, BODY_USES, Log, PayloadRef, Survey, UsageDelta};
 use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::Lsn;
-use crate::store::checkpoint::row_format::{Bytes, as_io, checked, copy_table, seal, unsealed, verified};
+use crate::store::checkpoint::row_format::{RowBytes, as_io, checked, copy_table, seal, unsealed, verified};
 use crate::store::codec::{self, Reader};
-use crate::store::location::{Place, Spot};
-use crate::store::memtable::Table;
-use crate::store::memtable::row::{Row, Siblings};
+use crate::store::location::{LogLocation, MessageRef};
+use crate::store::memtable::MemTable;
+use crate::store::memtable::row::{Row, SharedBody};
 
 /// Session and first place → the rows from there on.
-const CHUNKS: TableDefinition<'_, (u64, u64), Bytes> = TableDefinition::new("queue_chunks");
+const CHUNKS: TableDefinition<'_, (u64, u64), RowBytes> = TableDefinition::new("queue_chunks");
 /// Rows that are gone out of chunks that are not.
 const GONE: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("queue_gone");
 /// Sessions that ended with something in their queue.
@@ -47,8 +47,8 @@ fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 /// Where a packed row has its message.
-fn body_of(row: &[u8]) -> Body {
-    let mut body = Body::Here;
+fn body_of(row: &[u8]) -> PayloadRef {
+    let mut body = PayloadRef::Here;
     // Without the message this is no delivery; its place is what is asked for.
     let _ = codec::delivery(&mut Reader(row), 0, |reader| {
         body = bodies::body(reader)?;
@@ -66,15 +66,15 @@ fn unpack(
 ) -> Option<Delivery> {
     Reader::all(row, |reader| {
         codec::delivery(reader, seq, |reader| match bodies::body(reader)? {
-            Body::Here => codec::message(reader),
-            Body::Shared(lsn) => shared(lsn),
-            Body::Log(place) => log.message(&place),
+            PayloadRef::Here => codec::message(reader),
+            PayloadRef::Shared(lsn) => shared(lsn),
+            PayloadRef::Log(place) => log.message(&place),
         })
     })
 }
 
 /// Packs the end of a row; its message, if that is given, goes into it.
-fn put_body(out: &mut Vec<u8>, body: &Body, message: Option<&Message>) {
+fn put_body(out: &mut Vec<u8>, body: &PayloadRef, message: Option<&Message>) {
     bodies::put(out, body);
     if let Some(message) = message {
         codec::put_message(out, message);
@@ -104,7 +104,7 @@ pub(in crate::store) fn copy(from: &ReadTransaction, to: &WriteTransaction, log:
         };
         let missing = missing(&gone, session, first, rows.len()).map_err(as_io)?;
         let apart = Apart { session, first, rows: &rows, missing: &missing };
-        for piece in without_log(&apart, &|_| true, log, &mut Balance::default()) {
+        for piece in without_log(&apart, &|_| true, log, &mut UsageDelta::default()) {
             for seq in missing.range(piece.first..piece.first + piece.count) {
                 copied_gone.insert((session, *seq), ()).map_err(as_io)?;
             }
@@ -140,7 +140,7 @@ fn without_log(
     chunk: &Apart<'_>,
     leaves: &dyn Fn(u64) -> bool,
     log: &Log,
-    balance: &mut Balance,
+    balance: &mut UsageDelta,
 ) -> Vec<Run> {
     let Apart { session, first, rows, missing } = *chunk;
     let mut pieces: Vec<Run> = Vec::new();
@@ -159,14 +159,14 @@ fn without_log(
     };
     for (seq, row) in (first..).zip(rows) {
         let body = body_of(row);
-        let moves = matches!(body, Body::Log(place) if leaves(place.spot.segment));
+        let moves = matches!(body, PayloadRef::Log(place) if leaves(place.spot.segment));
         let row: &[u8] = if missing.contains(&seq) {
             &[]
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
             balance.moved(&body);
             packed.clear();
             codec::put_terms(&mut packed, &delivery.terms);
-            put_body(&mut packed, &Body::Here, Some(&delivery.message));
+            put_body(&mut packed, &PayloadRef::Here, Some(&delivery.message));
             &packed
         } else {
             row
@@ -188,7 +188,7 @@ pub(in crate::store) fn move_out(
     sparse: &BTreeSet<u64>,
     from: (u64, u64),
     log: &Log,
-    balance: &mut Balance,
+    balance: &mut UsageDelta,
 ) -> Result<(u64, u64), redb::Error> {
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut gone = txn.open_table(GONE)?;
@@ -202,7 +202,8 @@ pub(in crate::store) fn move_out(
             break;
         }
         looked += 1;
-        let in_them = |row: &&[u8]| matches!(body_of(row), Body::Log(place) if leaves(place.spot.segment));
+        let in_them =
+            |row: &&[u8]| matches!(body_of(row), PayloadRef::Log(place) if leaves(place.spot.segment));
         let count = rows(chunk.value()).unwrap_or_default().iter().filter(|row| in_them(row)).count();
         if count > 0 {
             moving += count;
@@ -255,12 +256,12 @@ impl Run {
 }
 
 /// Messages of a table that move out of the log, by where they stood. What cannot be read stays where it is.
-fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
+fn moving(table: &MemTable, survey: &Survey, log: &Log) -> HashMap<LogLocation, Message> {
     if !survey.moving {
         return HashMap::new();
     }
     let places = table.queue.iter().filter_map(|(_, row)| row.body().err());
-    let mut places: Vec<Place> =
+    let mut places: Vec<MessageRef> =
         places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
     // As they stand there, so that most of it is read at once.
     places.sort_unstable_by_key(|place| place.spot);
@@ -273,16 +274,16 @@ fn moving(table: &Table, survey: &Survey, log: &Log) -> HashMap<Spot, Message> {
 }
 
 /// The message of a row, if it does not stay in the log.
-fn here<'m>(row: &'m Row, moving: &'m HashMap<Spot, Message>) -> Result<&'m Message, Place> {
+fn here<'m>(row: &'m Row, moving: &'m HashMap<LogLocation, Message>) -> Result<&'m Message, MessageRef> {
     row.body().or_else(|place| moving.get(&place.spot).ok_or(place))
 }
 
 /// Writes the rows of a table, and takes away those that are gone.
 pub(in crate::store) fn write(
     txn: &WriteTransaction,
-    table: &Table,
+    table: &MemTable,
     log: &Log,
-    balance: &mut Balance,
+    balance: &mut UsageDelta,
 ) -> Result<(), redb::Error> {
     take_away(txn, table, balance)?;
     let mut chunks = txn.open_table(CHUNKS)?;
@@ -312,17 +313,17 @@ pub(in crate::store) fn write(
     let mut scratch = Vec::new();
     table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
         let seq = row.seq();
-        let uses = |siblings: &Siblings| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
+        let uses = |siblings: &SharedBody| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
         let (body, message) = match here(row, &moving) {
-            Err(place) => (Body::Log(place), None),
+            Err(place) => (PayloadRef::Log(place), None),
             Ok(message) => match table.siblings(row).filter(uses) {
-                Some(Siblings { lsn, .. }) => {
+                Some(SharedBody { lsn, .. }) => {
                     if written.insert(lsn) {
                         bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
                     }
-                    (Body::Shared(lsn), None)
+                    (PayloadRef::Shared(lsn), None)
                 }
-                None => (Body::Here, Some(message)),
+                None => (PayloadRef::Here, Some(message)),
             },
         };
         balance.more(&body);
@@ -350,7 +351,7 @@ pub(in crate::store) fn write(
     put(&mut run)
 }
 
-fn take_away(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Result<(), redb::Error> {
+fn take_away(txn: &WriteTransaction, table: &MemTable, balance: &mut UsageDelta) -> Result<(), redb::Error> {
     let mut chunks = txn.open_table(CHUNKS)?;
     let mut gone = txn.open_table(GONE)?;
     let mut over = table.gone.keys().copied().peekable();
@@ -392,7 +393,7 @@ fn take_away(txn: &WriteTransaction, table: &Table, balance: &mut Balance) -> Re
 /// Removes some of what ended sessions have left in their queues.
 pub(in crate::store) fn collect_garbage(
     txn: &WriteTransaction,
-    balance: &mut Balance,
+    balance: &mut UsageDelta,
 ) -> Result<(), redb::Error> {
     let mut garbage = txn.open_table(GARBAGE)?;
     let mut chunks = txn.open_table(CHUNKS)?;
@@ -419,11 +420,11 @@ pub(in crate::store) fn collect_garbage(
 }
 
 /// Where a chunk begins, and where its rows have their messages.
-type Chunk = (Seq, Vec<Body>);
+type Chunk = (Seq, Vec<PayloadRef>);
 
 /// The first chunk of a session: where it begins, and where its rows have their messages.
 fn first_chunk(
-    chunks: &impl ReadableTable<(u64, u64), Bytes>,
+    chunks: &impl ReadableTable<(u64, u64), RowBytes>,
     session: SessionNumber,
 ) -> Result<Option<Chunk>, redb::Error> {
     let Some(found) = chunks.range((session, 0)..(session + 1, 0))?.next() else { return Ok(None) };

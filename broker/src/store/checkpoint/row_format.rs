@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
-pub(in crate::store) type Bytes = &'static [u8];
+pub(in crate::store) type RowBytes = &'static [u8];
 
 /// Any error of redb as one of the disk.
 pub(in crate::store) fn as_io(error: impl Into<redb::Error>) -> io::Error {

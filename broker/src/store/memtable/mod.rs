@@ -14,57 +14,58 @@ use lapwing_protocol::flight::OutboundState;
 use lapwing_protocol::{PacketId, QoS};
 
 use super::record::{
-    Beside, Exchange, KeptFlight, KeptSubscription, Origin, Places, Queued, Record, SessionTerms, Waiting,
+    Extras, FlightStep, KeptFlight, KeptSubscription, PreviousSlot, QueueSlot, QueueSlots, Record,
+    SessionTerms, Waiting,
 };
 use crate::message::{Message, REPLAYED, Seq, SessionNumber};
 use crate::store::Lsn;
-use crate::store::location::{Place, Spot};
+use crate::store::location::{LogLocation, MessageRef};
 use crate::store::memtable::id_map::NumberMap;
-use crate::store::memtable::queues::Lanes;
-use crate::store::memtable::row::{Kept, Plain, Row, Siblings};
+use crate::store::memtable::queues::QueueRows;
+use crate::store::memtable::row::{Compact, Kept, Row, SharedBody};
 
 /// A record as tables take it in.
 #[derive(Debug)]
-pub(in crate::store) enum Logged {
+pub(in crate::store) enum AppliedRecord {
     /// A message was routed to one queue, and changes nothing else.
-    Queued(SessionNumber, u32, Plain),
+    Queued(SessionNumber, u32, Compact),
     /// A message was routed.
-    Published(Box<Published>),
+    Published(Box<PublishedRow>),
     /// A step of an exchange.
-    Exchange(Exchange),
+    Exchange(FlightStep),
     /// Anything else; a message, too, that is not packed yet.
     Record(Box<Record>),
 }
 
 // They go from thread to thread, one for each record.
-const _: () = assert!(size_of::<Logged>() <= 48);
+const _: () = assert!(size_of::<AppliedRecord>() <= 48);
 
 /// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
 #[derive(Debug)]
-pub(in crate::store) struct Published {
+pub(in crate::store) struct PublishedRow {
     kept: Kept,
     /// Of the message, in bytes.
     size: u32,
-    queued: Places,
-    beside: Option<Box<Beside>>,
+    queued: QueueSlots,
+    beside: Option<Box<Extras>>,
     /// The message, where its topic keeps it.
     pub(in crate::store) retained: Option<Message>,
 }
 
-impl Logged {
+impl AppliedRecord {
     /// A record whose message stands here in the log, or is kept in memory.
-    pub(in crate::store) fn of(record: Record, place: Option<Place>) -> Logged {
+    pub(in crate::store) fn of(record: Record, place: Option<MessageRef>) -> AppliedRecord {
         let (message, retained, queued, beside) = match record {
             Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
-            Record::Exchange(step) => return Logged::Exchange(step),
-            other => return Logged::Record(Box::new(other)),
+            Record::Exchange(step) => return AppliedRecord::Exchange(step),
+            other => return AppliedRecord::Record(Box::new(other)),
         };
         let size = message.size() as u32;
-        if let (false, None, Places::One(one), Some(place)) = (retained, &beside, &queued, &place)
-            && let Some(plain) = Plain::of(one, place, false)
+        if let (false, None, QueueSlots::One(one), Some(place)) = (retained, &beside, &queued, &place)
+            && let Some(plain) = Compact::of(one, place, false)
         {
             message.recycle();
-            return Logged::Queued(one.session, size, plain);
+            return AppliedRecord::Queued(one.session, size, plain);
         }
         let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
         let retained = if retained {
@@ -73,44 +74,44 @@ impl Logged {
             message.recycle();
             None
         };
-        Logged::Published(Box::new(Published { kept, size, queued, beside, retained }))
+        AppliedRecord::Published(Box::new(PublishedRow { kept, size, queued, beside, retained }))
     }
 
     /// Its message stands so many bytes further on, in this segment.
     pub(in crate::store) fn shift(&mut self, segment: u64, by: u64) {
         match self {
-            Logged::Queued(session, size, plain) => {
+            AppliedRecord::Queued(session, size, plain) => {
                 let at = u64::from(plain.at) + by;
                 if let (Ok(segment), Ok(at)) = (u32::try_from(segment), u32::try_from(at)) {
                     (plain.segment, plain.at) = (segment, at);
                     return;
                 }
-                let place = Place { spot: Spot { segment, at }, ..plain.place() };
-                let queued = Queued { session: *session, seq: plain.seq, terms: plain.terms() };
+                let place = MessageRef { spot: LogLocation { segment, at }, ..plain.place() };
+                let queued = QueueSlot { session: *session, seq: plain.seq, terms: plain.terms() };
                 let (kept, size) = (Kept::Log(place), *size);
-                let queued = Places::One(queued);
-                let published = Published { kept, size, queued, beside: None, retained: None };
-                *self = Logged::Published(Box::new(published));
+                let queued = QueueSlots::One(queued);
+                let published = PublishedRow { kept, size, queued, beside: None, retained: None };
+                *self = AppliedRecord::Published(Box::new(published));
             }
-            Logged::Published(published) => {
-                if let Kept::Log(Place { spot, .. }) = &mut published.kept {
-                    *spot = Spot { segment, at: spot.at + by };
+            AppliedRecord::Published(published) => {
+                if let Kept::Log(MessageRef { spot, .. }) = &mut published.kept {
+                    *spot = LogLocation { segment, at: spot.at + by };
                 }
             }
-            Logged::Exchange(_) | Logged::Record(_) => {}
+            AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => {}
         }
     }
 
     /// Where its message stands in the log.
     #[cfg(test)]
-    pub(in crate::store) fn place(&self) -> Option<Place> {
+    pub(in crate::store) fn place(&self) -> Option<MessageRef> {
         match self {
-            Logged::Queued(.., plain) => Some(plain.place()),
-            Logged::Published(published) => match published.kept {
+            AppliedRecord::Queued(.., plain) => Some(plain.place()),
+            AppliedRecord::Published(published) => match published.kept {
                 Kept::Log(place) => Some(place),
                 Kept::Here(_) => None,
             },
-            Logged::Exchange(_) | Logged::Record(_) => None,
+            AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => None,
         }
     }
 }
@@ -126,12 +127,12 @@ pub(in crate::store) struct Layered<T> {
 
 /// The rows of a part of the log.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Table {
+pub(in crate::store) struct MemTable {
     pub(in crate::store) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
     pub(in crate::store) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
-    pub(in crate::store) queue: Lanes,
+    pub(in crate::store) queue: QueueRows,
     /// Of messages with several rows, by where in the log they stand.
-    siblings: HashMap<Spot, Siblings>,
+    siblings: HashMap<LogLocation, SharedBody>,
     /// Rows of older tables that are gone.
     pub(in crate::store) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(in crate::store) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
@@ -155,18 +156,18 @@ pub(in crate::store) struct Table {
 /// What waits in each queue, at the last record applied.
 pub(in crate::store) type Queues = NumberMap<Waiting>;
 
-impl Table {
+impl MemTable {
     /// Takes in the record with this number.
-    pub(in crate::store) fn apply(&mut self, lsn: Lsn, logged: Logged, queues: &mut Queues) {
+    pub(in crate::store) fn apply(&mut self, lsn: Lsn, logged: AppliedRecord, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         let record = match logged {
-            Logged::Queued(session, size, plain) => {
+            AppliedRecord::Queued(session, size, plain) => {
                 count(queues, session, plain.seq, size);
                 return self.queue.insert(session, Row::Plain(plain));
             }
-            Logged::Published(published) => return self.published(lsn, *published, queues),
-            Logged::Exchange(step) => return self.step(lsn, step, queues),
-            Logged::Record(record) => *record,
+            AppliedRecord::Published(published) => return self.published(lsn, *published, queues),
+            AppliedRecord::Exchange(step) => return self.step(lsn, step, queues),
+            AppliedRecord::Record(record) => *record,
         };
         match record {
             Record::Nothing => {}
@@ -179,18 +180,18 @@ impl Table {
             Record::Unsubscribed { session, filter } => {
                 self.subscriptions.insert((session, filter), None);
             }
-            Record::Published { .. } => self.apply(lsn, Logged::of(record, None), queues),
-            Record::Forgotten { topic } => drop(self.retained.insert(topic, None)),
+            Record::Published { .. } => self.apply(lsn, AppliedRecord::of(record, None), queues),
+            Record::RetainedExpired { topic } => drop(self.retained.insert(topic, None)),
             Record::Exchange(step) => self.step(lsn, step, queues),
         }
     }
 
-    fn step(&mut self, lsn: Lsn, step: Exchange, queues: &mut Queues) {
+    fn step(&mut self, lsn: Lsn, step: FlightStep, queues: &mut Queues) {
         match step {
-            Exchange::Sent { session, packet_id, seq, qos, size, body } => {
+            FlightStep::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
-                    let (queued, size) = (Queued::of(session, &body), body.message.size() as u32);
-                    let siblings = Siblings { lsn, count: 1 };
+                    let (queued, size) = (QueueSlot::of(session, &body), body.message.size() as u32);
+                    let siblings = SharedBody { lsn, count: 1 };
                     self.enqueue(queued, siblings, size, Kept::Here(body.message), queues);
                 }
                 let state = match qos {
@@ -202,8 +203,8 @@ impl Table {
                 let flight = KeptFlight { packet_id, order: lsn, state, seq, size };
                 set(&mut self.flights, (session, packet_id), flight);
             }
-            Exchange::Done(origin) => self.done(&origin, queues),
-            Exchange::HandedOver(origin) => {
+            FlightStep::Acknowledged(origin) => self.done(&origin, queues),
+            FlightStep::PubRecReceived(origin) => {
                 self.dequeue(&origin, queues);
                 if let Some(packet_id) = origin.packet_id {
                     let before = self.flights.get(&(origin.session, packet_id)).and_then(|f| f.row);
@@ -219,19 +220,19 @@ impl Table {
                     self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
                 }
             }
-            Exchange::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
-            Exchange::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
-            Exchange::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
+            FlightStep::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
+            FlightStep::Received { session, packet_id } => set(&mut self.received, (session, packet_id), ()),
+            FlightStep::Released { session, packet_id } => unset(&mut self.received, (session, packet_id)),
         }
     }
 
-    fn published(&mut self, lsn: Lsn, published: Published, queues: &mut Queues) {
-        let Published { kept, size, queued, beside, retained } = published;
+    fn published(&mut self, lsn: Lsn, published: PublishedRow, queues: &mut Queues) {
+        let PublishedRow { kept, size, queued, beside, retained } = published;
         match queued {
-            Places::None => {}
-            Places::One(queued) => self.enqueue(queued, Siblings { lsn, count: 1 }, size, kept, queues),
-            Places::Many(all) => {
-                let siblings = Siblings { lsn, count: all.len() as u32 };
+            QueueSlots::None => {}
+            QueueSlots::One(queued) => self.enqueue(queued, SharedBody { lsn, count: 1 }, size, kept, queues),
+            QueueSlots::Many(all) => {
+                let siblings = SharedBody { lsn, count: all.len() as u32 };
                 if let (Kept::Log(place), true) = (&kept, siblings.count > 1) {
                     self.siblings.insert(place.spot, siblings);
                 }
@@ -255,14 +256,21 @@ impl Table {
         }
     }
 
-    fn enqueue(&mut self, queued: Queued, siblings: Siblings, size: u32, kept: Kept, queues: &mut Queues) {
+    fn enqueue(
+        &mut self,
+        queued: QueueSlot,
+        siblings: SharedBody,
+        size: u32,
+        kept: Kept,
+        queues: &mut Queues,
+    ) {
         let session = queued.session;
         count(queues, session, queued.seq, size);
         self.queue.insert(session, Row::of(queued, kept, siblings));
     }
 
     /// The rows that have the message of this one, if it is not the only one.
-    pub(in crate::store) fn siblings(&self, row: &Row) -> Option<Siblings> {
+    pub(in crate::store) fn siblings(&self, row: &Row) -> Option<SharedBody> {
         match row {
             Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
             Row::Plain(_) => None,
@@ -270,7 +278,7 @@ impl Table {
         }
     }
 
-    fn dequeue(&mut self, origin: &Origin, queues: &mut Queues) {
+    fn dequeue(&mut self, origin: &PreviousSlot, queues: &mut Queues) {
         if origin.seq == 0 {
             return;
         }
@@ -288,7 +296,7 @@ impl Table {
         }
     }
 
-    fn done(&mut self, origin: &Origin, queues: &mut Queues) {
+    fn done(&mut self, origin: &PreviousSlot, queues: &mut Queues) {
         self.dequeue(origin, queues);
         if let Some(packet_id) = origin.packet_id {
             unset(&mut self.flights, (origin.session, packet_id));
@@ -334,7 +342,7 @@ impl Table {
             + of(&self.subscriptions)
             + of(&self.sessions)
             + self.retained_bytes
-            + 2 * self.siblings.len() * size_of::<(Spot, Siblings)>()
+            + 2 * self.siblings.len() * size_of::<(LogLocation, SharedBody)>()
     }
 
     /// Nothing is added any more: notes what waits in the queues that changed.
@@ -350,8 +358,8 @@ impl Table {
     }
 
     /// An empty table that goes on behind this one.
-    pub(in crate::store) fn following(&self) -> Table {
-        Table { last_group: self.last_group, ..Table::default() }
+    pub(in crate::store) fn following(&self) -> MemTable {
+        MemTable { last_group: self.last_group, ..MemTable::default() }
     }
 }
 

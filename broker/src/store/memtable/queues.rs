@@ -10,60 +10,60 @@ use crate::store::memtable::row::Row;
 
 /// A place of a lane.
 #[derive(Debug)]
-enum Cell {
+enum QueueCell {
     Row(Row),
     /// The row that was here is gone.
-    Gap(Seq),
+    Tombstone(Seq),
 }
 
-impl Cell {
+impl QueueCell {
     fn seq(&self) -> Seq {
         match self {
-            Cell::Row(row) => row.seq(),
-            Cell::Gap(seq) => *seq,
+            QueueCell::Row(row) => row.seq(),
+            QueueCell::Tombstone(seq) => *seq,
         }
     }
 
     fn row(&self) -> Option<&Row> {
         match self {
-            Cell::Row(row) => Some(row),
-            Cell::Gap(_) => None,
+            QueueCell::Row(row) => Some(row),
+            QueueCell::Tombstone(_) => None,
         }
     }
 }
 
 // Two of them in a cache line.
-const _: () = assert!(size_of::<Cell>() <= 32);
+const _: () = assert!(size_of::<QueueCell>() <= 32);
 
-type Lane = VecDeque<Cell>;
+type SessionRows = VecDeque<QueueCell>;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Lanes {
-    lanes: NumberMap<Lane>,
+pub(in crate::store) struct QueueRows {
+    lanes: NumberMap<SessionRows>,
     /// An estimate of the memory of the rows in them, in bytes.
     bytes: usize,
 }
 
-impl Lanes {
+impl QueueRows {
     /// Adds a row, or replaces the one in its place.
     pub(in crate::store) fn insert(&mut self, session: SessionNumber, row: Row) {
         let lane = self.lanes.entry(session).or_default();
         let seq = row.seq();
         self.bytes += row.weight();
         if lane.back().is_none_or(|last| last.seq() < seq) {
-            lane.push_back(Cell::Row(row));
+            lane.push_back(QueueCell::Row(row));
             return;
         }
-        match lane.binary_search_by_key(&seq, Cell::seq) {
+        match lane.binary_search_by_key(&seq, QueueCell::seq) {
             Ok(at) => {
                 if let Some(cell) = lane.get_mut(at)
-                    && let Cell::Row(old) = std::mem::replace(cell, Cell::Row(row))
+                    && let QueueCell::Row(old) = std::mem::replace(cell, QueueCell::Row(row))
                 {
                     self.bytes -= old.weight();
                 }
             }
-            Err(at) => lane.insert(at, Cell::Row(row)),
+            Err(at) => lane.insert(at, QueueCell::Row(row)),
         }
     }
 
@@ -72,15 +72,15 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&session) else { return false };
         let at = match lane.front() {
             Some(first) if first.seq() == seq => Ok(0),
-            _ => lane.binary_search_by_key(&seq, Cell::seq),
+            _ => lane.binary_search_by_key(&seq, QueueCell::seq),
         };
         let cell = at.ok().and_then(|at| lane.get_mut(at));
-        let taken = match cell.map(|cell| std::mem::replace(cell, Cell::Gap(seq))) {
-            Some(Cell::Row(row)) => {
+        let taken = match cell.map(|cell| std::mem::replace(cell, QueueCell::Tombstone(seq))) {
+            Some(QueueCell::Row(row)) => {
                 self.bytes -= row.weight();
                 true
             }
-            Some(Cell::Gap(_)) | None => false,
+            Some(QueueCell::Tombstone(_)) | None => false,
         };
         while lane.front().is_some_and(|cell| cell.row().is_none()) {
             lane.pop_front();
@@ -105,12 +105,12 @@ impl Lanes {
         let lane = self.lanes.get(&session);
         let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
         let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
-        rows.take_while(move |cell| cell.seq() < range.end).filter_map(Cell::row)
+        rows.take_while(move |cell| cell.seq() < range.end).filter_map(QueueCell::row)
     }
 
     /// All rows, in the order of sessions and places.
     pub(in crate::store) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
-        let mut lanes: Vec<(SessionNumber, &Lane)> =
+        let mut lanes: Vec<(SessionNumber, &SessionRows)> =
             self.lanes.iter().map(|(session, lane)| (*session, lane)).collect();
         lanes.sort_unstable_by_key(|(session, _)| *session);
         lanes
@@ -126,12 +126,12 @@ impl Lanes {
     /// Forgets a session.
     pub(in crate::store) fn forget(&mut self, session: SessionNumber) {
         let lane = self.lanes.remove(&session).unwrap_or_default();
-        self.bytes -= lane.iter().filter_map(Cell::row).map(Row::weight).sum::<usize>();
+        self.bytes -= lane.iter().filter_map(QueueCell::row).map(Row::weight).sum::<usize>();
     }
 
     /// An estimate of the memory that they take, in bytes.
     pub(in crate::store) fn weight(&self) -> usize {
-        self.bytes + self.lanes.len() * size_of::<(SessionNumber, Lane)>()
+        self.bytes + self.lanes.len() * size_of::<(SessionNumber, SessionRows)>()
     }
 }
 
@@ -140,14 +140,14 @@ mod tests {
     use lapwing_protocol::QoS;
 
     use super::*;
-    use crate::message::{Content, DeliveryTerms, Message, SubscriptionIds};
-    use crate::store::location::{Place, Spot};
-    use crate::store::memtable::{Logged, Queues, Table};
-    use crate::store::record::{Places, Queued, Record};
+    use crate::message::{DeliveryTerms, Message, MessageParts, SubscriptionIds};
+    use crate::store::location::{LogLocation, MessageRef};
+    use crate::store::memtable::{AppliedRecord, MemTable, Queues};
+    use crate::store::record::{QueueSlot, QueueSlots, Record};
 
     /// A message in this place of the queue of session 1.
     fn published(seq: Seq, subscription_ids: SubscriptionIds) -> Record {
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload: b"m",
@@ -158,14 +158,14 @@ mod tests {
             expires_at: None,
         });
         let terms = DeliveryTerms { subscription_ids, ..DeliveryTerms::plain(QoS::AtLeastOnce) };
-        let queued = Places::One(Queued { session: 1, seq, terms });
+        let queued = QueueSlots::One(QueueSlot { session: 1, seq, terms });
         Record::Published { message, retained: false, queued, beside: None }
     }
 
     #[test]
     fn what_rows_take_is_given_back_once_they_are_gone_in_any_order() {
-        let (mut table, mut queues) = (Table::default(), Queues::default());
-        let place = Place { spot: Spot { segment: 1, at: 0 }, len: 9, sum: 0 };
+        let (mut table, mut queues) = (MemTable::default(), Queues::default());
+        let place = MessageRef { spot: LogLocation { segment: 1, at: 0 }, len: 9, sum: 0 };
         let kinds = [
             (SubscriptionIds::None, Some(place)),
             (SubscriptionIds::One(7), Some(place)),
@@ -173,12 +173,12 @@ mod tests {
         ];
         let mut weights = vec![table.queue.weight()];
         for (seq, (ids, place)) in (1..).zip(kinds) {
-            table.apply(seq, Logged::of(published(seq, ids), place), &mut queues);
+            table.apply(seq, AppliedRecord::of(published(seq, ids), place), &mut queues);
             weights.push(table.queue.weight());
         }
         assert!(weights.is_sorted_by(|less, more| less < more), "{weights:?}");
         // The same one again takes nothing more.
-        table.apply(4, Logged::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
+        table.apply(4, AppliedRecord::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
         assert_eq!(Some(&table.queue.weight()), weights.last());
         for (seq, is_there) in [(2, true), (2, false), (1, true), (3, true)] {
             assert_eq!(table.queue.take(1, seq), is_there);
@@ -189,15 +189,18 @@ mod tests {
 
     #[test]
     fn a_place_beyond_what_a_small_row_can_say_is_kept_as_it_is() {
-        let (mut table, mut queues) = (Table::default(), Queues::default());
+        let (mut table, mut queues) = (MemTable::default(), Queues::default());
         let spots = [(3, 64), (3, u64::from(u32::MAX)), (u64::from(u32::MAX) + 9, 64)];
         for (seq, (segment, at)) in (1..).zip(spots) {
-            let place = Place { spot: Spot { segment: 0, at: 8 }, len: 9, sum: 5 };
-            let mut logged = Logged::of(published(seq, SubscriptionIds::None), Some(place));
+            let place = MessageRef { spot: LogLocation { segment: 0, at: 8 }, len: 9, sum: 5 };
+            let mut logged = AppliedRecord::of(published(seq, SubscriptionIds::None), Some(place));
             logged.shift(segment, at);
             table.apply(seq, logged, &mut queues);
             let row = table.queue.range(1, seq..seq + 1).next().expect("a row");
-            assert_eq!(row.body().err(), Some(Place { spot: Spot { segment, at: 8 + at }, ..place }));
+            assert_eq!(
+                row.body().err(),
+                Some(MessageRef { spot: LogLocation { segment, at: 8 + at }, ..place })
+            );
             assert_eq!((row.seq(), row.terms()), (seq, DeliveryTerms::plain(QoS::AtLeastOnce)));
         }
         assert_eq!(queues.get(&1).map(|waiting| waiting.count), Some(3));

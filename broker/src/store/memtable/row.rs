@@ -6,21 +6,21 @@ use lapwing_protocol::QoS;
 
 use crate::message::{DeliveryTerms, Message, Seq, SubscriptionIds};
 use crate::store::Lsn;
-use crate::store::location::{Place, Spot};
-use crate::store::record::Queued;
+use crate::store::location::{LogLocation, MessageRef};
+use crate::store::record::QueueSlot;
 
 /// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as small as it can be.
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Row {
     /// Its message stands in the log, and few terms come with it.
-    Plain(Plain),
+    Plain(Compact),
     /// Any other.
-    Full(Box<Full>),
+    Full(Box<Extended>),
 }
 
 /// See [`Row`]. The number of the segment and the place in it are checked when they are set.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Plain {
+pub(in crate::store) struct Compact {
     pub(super) seq: Seq,
     pub(super) segment: u32,
     pub(super) at: u32,
@@ -35,16 +35,16 @@ pub(in crate::store) struct Plain {
 
 /// See [`Row`].
 #[derive(Clone, Debug)]
-pub(in crate::store) struct Full {
+pub(in crate::store) struct Extended {
     seq: Seq,
     kept: Kept,
     terms: DeliveryTerms,
-    pub(super) siblings: Siblings,
+    pub(super) siblings: SharedBody,
 }
 
 /// The rows that one record brought: they have the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Siblings {
+pub(in crate::store) struct SharedBody {
     /// The record.
     pub(in crate::store) lsn: Lsn,
     /// How many they are.
@@ -55,24 +55,25 @@ pub(in crate::store) struct Siblings {
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Kept {
     Here(Message),
-    Log(Place),
+    Log(MessageRef),
 }
 
-impl Plain {
+impl Compact {
     /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
-    pub(super) fn of(queued: &Queued, place: &Place, siblings: bool) -> Option<Plain> {
-        let Queued { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } = *queued;
-        let Place { spot, len, sum } = *place;
+    pub(super) fn of(queued: &QueueSlot, place: &MessageRef, siblings: bool) -> Option<Compact> {
+        let QueueSlot { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } =
+            *queued;
+        let MessageRef { spot, len, sum } = *place;
         if *subscription_ids != SubscriptionIds::None {
             return None;
         }
         let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
-        Some(Plain { seq, segment, at, len, sum, share, qos, retain, siblings })
+        Some(Compact { seq, segment, at, len, sum, share, qos, retain, siblings })
     }
 
-    pub(super) fn place(&self) -> Place {
-        let spot = Spot { segment: u64::from(self.segment), at: u64::from(self.at) };
-        Place { spot, len: self.len, sum: self.sum }
+    pub(super) fn place(&self) -> MessageRef {
+        let spot = LogLocation { segment: u64::from(self.segment), at: u64::from(self.at) };
+        MessageRef { spot, len: self.len, sum: self.sum }
     }
 
     pub(super) fn terms(&self) -> DeliveryTerms {
@@ -82,14 +83,14 @@ impl Plain {
 
 impl Row {
     /// The row of a message in this place.
-    pub(super) fn of(queued: Queued, kept: Kept, siblings: Siblings) -> Row {
+    pub(super) fn of(queued: QueueSlot, kept: Kept, siblings: SharedBody) -> Row {
         if let Kept::Log(place) = &kept
-            && let Some(plain) = Plain::of(&queued, place, siblings.count > 1)
+            && let Some(plain) = Compact::of(&queued, place, siblings.count > 1)
         {
             return Row::Plain(plain);
         }
-        let Queued { seq, terms, .. } = queued;
-        Row::Full(Box::new(Full { seq, kept, terms, siblings }))
+        let QueueSlot { seq, terms, .. } = queued;
+        Row::Full(Box::new(Extended { seq, kept, terms, siblings }))
     }
 
     /// Its place in the queue.
@@ -112,12 +113,12 @@ impl Row {
     pub(in crate::store) fn weight(&self) -> usize {
         match self {
             Row::Plain(_) => size_of::<Row>(),
-            Row::Full(_) => size_of::<Row>() + size_of::<Full>() + self.body().map_or(0, Message::size),
+            Row::Full(_) => size_of::<Row>() + size_of::<Extended>() + self.body().map_or(0, Message::size),
         }
     }
 
     /// Its message, or where in the log that stands.
-    pub(in crate::store) fn body(&self) -> Result<&Message, Place> {
+    pub(in crate::store) fn body(&self) -> Result<&Message, MessageRef> {
         match self {
             Row::Plain(plain) => Err(plain.place()),
             Row::Full(full) => match &full.kept {

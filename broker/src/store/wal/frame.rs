@@ -39,7 +39,7 @@ pub(in crate::store) struct Head {
     /// The highest number that was given to a session or a connection.
     pub number: u64,
     /// Nothing of this run or export comes behind it.
-    pub ends: bool,
+    pub outcomes: bool,
     /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
     pub salt: u32,
 }
@@ -68,7 +68,7 @@ impl Head {
         put(&MAGIC);
         put(&[0; 4]);
         put(&FORMAT.to_le_bytes());
-        put(&(if self.ends { LAST } else { 0 }).to_le_bytes());
+        put(&(if self.outcomes { LAST } else { 0 }).to_le_bytes());
         put(&self.len.to_le_bytes());
         put(&self.segment.to_le_bytes());
         put(&self.first.to_le_bytes());
@@ -83,7 +83,7 @@ impl Head {
 
 /// What stands at a place of a segment.
 #[derive(Debug, PartialEq)]
-pub(in crate::store) enum Found {
+pub(in crate::store) enum FrameScan {
     /// A whole frame, its records still packed.
     Frame(Head),
     /// No frame of this segment.
@@ -175,8 +175,10 @@ pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Looks for a frame of `segment` at the front of `bytes`, with this salt or any.
-pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Found {
-    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else { return Found::Nothing };
+pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> FrameScan {
+    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else {
+        return FrameScan::Nothing;
+    };
     let mut at = 4;
     let mut take = |n: usize| {
         let mut field = [0u8; 8];
@@ -196,21 +198,21 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         number: take(8),
         count: take(4) as u32,
         salt: take(4) as u32,
-        ends: flags & u64::from(LAST) != 0,
+        outcomes: flags & u64::from(LAST) != 0,
     };
-    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return Found::Nothing };
+    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);
     if !salted || head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
-        return Found::Nothing;
+        return FrameScan::Nothing;
     }
     if format != u64::from(FORMAT) {
-        return Found::Newer(format as u16);
+        return FrameScan::Newer(format as u16);
     }
     // A number near the end of the range would overflow later; no log gets there.
     if head.count == 0 || head.first == 0 || head.first > u64::MAX / 2 || head.clock > u64::MAX / 4 {
-        return Found::Nothing;
+        return FrameScan::Nothing;
     }
-    Found::Frame(head)
+    FrameScan::Frame(head)
 }
 
 /// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame its message stands;
@@ -235,7 +237,7 @@ mod tests {
         let mut buffer = Buffer::default();
         for records in [1usize, 3_000, 2, 20_000] {
             buffer.begin();
-            let record = Record::Forgotten { topic: "sensors/greenhouse/temperature".into() };
+            let record = Record::RetainedExpired { topic: "sensors/greenhouse/temperature".into() };
             for _ in 0..records {
                 buffer.add(&record);
             }
@@ -249,7 +251,7 @@ mod tests {
             buffer.seal(&head);
             assert_eq!(lead(buffer.bytes()), 0);
             assert_eq!(buffer.bytes().len(), head.padded());
-            assert_eq!(find(buffer.bytes(), 3, None), Found::Frame(head));
+            assert_eq!(find(buffer.bytes(), 3, None), FrameScan::Frame(head));
             let read = records_of(&buffer, &head);
             assert_eq!(read, records);
         }

@@ -3,9 +3,9 @@
 
 use super::frame;
 use crate::message::Durability;
-use crate::store::location::Place;
-use crate::store::memtable::Logged;
-use crate::store::record::{Record, weight};
+use crate::store::location::MessageRef;
+use crate::store::memtable::AppliedRecord;
+use crate::store::record::{Record, estimated_bytes};
 use crate::store::{Entry, Lsn, codec};
 
 /// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
@@ -21,21 +21,21 @@ impl Entry {
             Record::Published { message, .. } => crc32c::crc32c(message.as_bytes()),
             _ => 0,
         };
-        let weight = weight(&record);
-        Entry { lsn, record, durability, sum, weight }
+        let weight = estimated_bytes(&record);
+        Entry { lsn, record, durability, sum, estimated_bytes: weight }
     }
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Pack {
+pub(in crate::store) struct FrameBuilder {
     /// The place of its first record.
     pub(in crate::store) first: Lsn,
     /// What tables take in of each record. Where its message stands counts from the beginning of the frame.
-    pub(in crate::store) rows: Vec<Logged>,
+    pub(in crate::store) rows: Vec<AppliedRecord>,
     pub(in crate::store) frame: frame::Buffer,
     /// Records that are still to be packed, and where the frame is put together then.
-    large: Vec<Large>,
+    large: Vec<UnpackedRecord>,
     whole: frame::Buffer,
     /// An estimate of the memory that the records take, in bytes.
     pub(in crate::store) bytes: usize,
@@ -45,7 +45,7 @@ pub(in crate::store) struct Pack {
 
 /// A record that is still to be packed.
 #[derive(Debug)]
-struct Large {
+struct UnpackedRecord {
     /// Which of them.
     row: usize,
     /// So many bytes of packed records come before it.
@@ -54,7 +54,7 @@ struct Large {
     sum: u32,
 }
 
-impl Pack {
+impl FrameBuilder {
     /// Empties it, for records from this place on.
     pub(in crate::store) fn begin(&mut self, first: Lsn) {
         self.rows.clear();
@@ -74,12 +74,12 @@ impl Pack {
     }
 
     pub(in crate::store) fn add(&mut self, entry: Entry) {
-        let Entry { record, durability, weight, sum, .. } = entry;
+        let Entry { record, durability, estimated_bytes: weight, sum, .. } = entry;
         self.bytes += weight;
         self.durability = self.durability.max(durability);
         let row = if weight > PACKED_AT_ONCE_MAX {
-            self.large.push(Large { row: self.rows.len(), before: self.frame.len(), sum });
-            Logged::Record(Box::new(record))
+            self.large.push(UnpackedRecord { row: self.rows.len(), before: self.frame.len(), sum });
+            AppliedRecord::Record(Box::new(record))
         } else {
             add_to(&mut self.frame, record, sum)
         };
@@ -96,13 +96,13 @@ impl Pack {
         let mut large = std::mem::take(&mut self.large).into_iter().peekable();
         let (mut copied, mut shift) = (0, 0);
         for (at, row) in self.rows.iter_mut().enumerate() {
-            let Some(Large { before, sum, .. }) = large.next_if(|large| large.row == at) else {
+            let Some(UnpackedRecord { before, sum, .. }) = large.next_if(|large| large.row == at) else {
                 row.shift(0, shift);
                 continue;
             };
             whole.add_from(&self.frame, copied..before);
             copied = before;
-            if let Logged::Record(record) = row {
+            if let AppliedRecord::Record(record) = row {
                 let record = std::mem::replace(&mut **record, Record::Nothing);
                 *row = add_to(whole, record, sum);
             }
@@ -121,23 +121,23 @@ impl Pack {
 }
 
 /// Packs a record. Its segment, and where in it the frame begins, are not known yet.
-fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> Logged {
+fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> AppliedRecord {
     let (from, packed) = frame.add(&record);
     let message = codec::message_in(packed);
-    Logged::of(record, message.map(|within| Place::with(sum, within, 0, from as u64)))
+    AppliedRecord::of(record, message.map(|within| MessageRef::with(sum, within, 0, from as u64)))
 }
 
 #[cfg(test)]
 mod tests {
     use lapwing_protocol::QoS;
 
-    use super::super::frame::{Found, HEAD, Head};
+    use super::super::frame::{FrameScan, HEAD, Head};
     use super::*;
-    use crate::message::{Content, DeliveryTerms, Message};
-    use crate::store::record::{Places, Queued};
+    use crate::message::{DeliveryTerms, Message, MessageParts};
+    use crate::store::record::{QueueSlot, QueueSlots};
 
     fn published(n: u64, payload: usize) -> Record {
-        let message = Message::new(&Content {
+        let message = Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload: &vec![n as u8; payload],
@@ -148,7 +148,7 @@ mod tests {
             expires_at: None,
         });
         let queued =
-            Places::One(Queued { session: 1, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) });
+            QueueSlots::One(QueueSlot { session: 1, seq: n, terms: DeliveryTerms::plain(QoS::AtLeastOnce) });
         Record::Published { message, retained: false, queued, beside: None }
     }
 
@@ -156,7 +156,7 @@ mod tests {
     fn records_of_any_size_stand_in_their_order_and_their_messages_where_the_rows_say() {
         let sizes = [1, 10_000, 20_000, 64, 4_000, 100_000, 7];
         let records: Vec<Record> = (1..).zip(sizes).map(|(n, size)| published(n, size)).collect();
-        let mut pack = Pack::default();
+        let mut pack = FrameBuilder::default();
         // Twice: what is left of the first time is of no meaning.
         for first in [5, 12] {
             pack.begin(first);
@@ -172,20 +172,20 @@ mod tests {
             };
             pack.frame.seal(&head);
             let bytes = pack.frame.bytes();
-            assert_eq!(frame::find(bytes, 3, None), Found::Frame(head));
+            assert_eq!(frame::find(bytes, 3, None), FrameScan::Frame(head));
             let found = frame::records(bytes, &head).unwrap();
             assert!(found.iter().map(|(record, _)| record).eq(&records));
             for ((_, range), row) in found.into_iter().zip(&mut pack.rows) {
                 let range = range.unwrap();
                 assert!(range.start >= HEAD);
-                assert_eq!(row.place(), Some(Place::of(bytes, range, 0, 0)));
+                assert_eq!(row.place(), Some(MessageRef::of(bytes, range, 0, 0)));
             }
         }
     }
 
     #[test]
     fn a_message_that_is_packed_is_not_kept_in_memory_but_where_its_topic_keeps_it() {
-        let mut pack = Pack::default();
+        let mut pack = FrameBuilder::default();
         pack.begin(1);
         for retained in [false, true] {
             let record = match published(1, 64) {
@@ -198,8 +198,8 @@ mod tests {
             let message = message.clone();
             pack.add(Entry::new(0, record, Durability::Always));
             let kept = match pack.rows.last() {
-                Some(Logged::Queued(..)) => None,
-                Some(Logged::Published(published)) => published.retained.as_ref(),
+                Some(AppliedRecord::Queued(..)) => None,
+                Some(AppliedRecord::Published(published)) => published.retained.as_ref(),
                 other => panic!("{other:?}"),
             };
             assert_eq!(kept, Some(&message).filter(|_| retained));

@@ -8,19 +8,19 @@ use std::collections::VecDeque;
 use crate::message::Durability;
 use crate::store::Lsn;
 use crate::store::record::Entry;
-use crate::store::wal::frame_builder::Pack;
+use crate::store::wal::frame_builder::FrameBuilder;
 
 /// See the module.
 #[derive(Debug)]
-pub(in crate::store) struct Inbox {
+pub(in crate::store) struct PendingLog {
     /// For a frame each; none is empty.
-    packs: VecDeque<Pack>,
+    packs: VecDeque<FrameBuilder>,
     /// The places behind those, from the first that is not filled to the last that is.
     entries: VecDeque<Option<Entry>>,
     /// The first place that is not filled.
     next: Lsn,
     /// One that the writer is done with.
-    spare: Option<Pack>,
+    spare: Option<FrameBuilder>,
     /// An estimate of the memory that is packed, in bytes, and that all records take.
     ready_bytes: usize,
     bytes: usize,
@@ -32,10 +32,10 @@ pub(in crate::store) struct Inbox {
     pub(in crate::store) freeze: bool,
 }
 
-impl Inbox {
+impl PendingLog {
     /// An empty one, behind this record.
-    pub(in crate::store) fn behind(last: Lsn) -> Inbox {
-        Inbox {
+    pub(in crate::store) fn behind(last: Lsn) -> PendingLog {
+        PendingLog {
             packs: VecDeque::new(),
             entries: VecDeque::new(),
             next: last + 1,
@@ -72,7 +72,7 @@ impl Inbox {
         let first = self.packs.is_empty() && at == 0;
         let wakes = self.sleeping && (first || entry.durability != Durability::None);
         self.sleeping &= !wakes;
-        self.bytes += entry.weight;
+        self.bytes += entry.estimated_bytes;
         if at > 0 {
             if self.entries.len() <= at {
                 self.entries.resize_with(at + 1, || None);
@@ -93,12 +93,12 @@ impl Inbox {
     }
 
     fn pack(&mut self, entry: Entry) {
-        if self.packs.back().is_none_or(|pack| pack.is_full(entry.weight)) {
+        if self.packs.back().is_none_or(|pack| pack.is_full(entry.estimated_bytes)) {
             let mut pack = self.spare.take().unwrap_or_default();
             pack.begin(self.next);
             self.packs.push_back(pack);
         }
-        self.ready_bytes += entry.weight;
+        self.ready_bytes += entry.estimated_bytes;
         self.next += 1;
         if let Some(pack) = self.packs.back_mut() {
             pack.add(entry);
@@ -106,7 +106,7 @@ impl Inbox {
     }
 
     /// Takes what is ready, up to what one frame may have; `used` is taken back for what comes.
-    pub(in crate::store) fn take(&mut self, used: Pack) -> Option<Pack> {
+    pub(in crate::store) fn take(&mut self, used: FrameBuilder) -> Option<FrameBuilder> {
         let pack = self.packs.pop_front()?;
         self.ready_bytes -= pack.bytes;
         self.bytes -= pack.bytes;
@@ -116,7 +116,7 @@ impl Inbox {
 
     /// Forgets all records up to this place: nobody will write them.
     pub(in crate::store) fn abandon(&mut self, last: Lsn) {
-        *self = Inbox::behind(last);
+        *self = PendingLog::behind(last);
     }
 }
 
@@ -127,21 +127,21 @@ mod tests {
     use crate::store::wal::frame_builder::RECORDS_MAX;
 
     fn entry(lsn: Lsn, durability: Durability) -> Entry {
-        Entry::new(lsn, Record::Forgotten { topic: "t".into() }, durability)
+        Entry::new(lsn, Record::RetainedExpired { topic: "t".into() }, durability)
     }
 
     /// The first place and the number of records that are taken.
-    fn taken(inbox: &mut Inbox) -> Option<(Lsn, usize)> {
-        inbox.take(Pack::default()).map(|pack| (pack.first, pack.rows.len()))
+    fn taken(inbox: &mut PendingLog) -> Option<(Lsn, usize)> {
+        inbox.take(FrameBuilder::default()).map(|pack| (pack.first, pack.rows.len()))
     }
 
-    fn durability(inbox: &Inbox) -> Option<Durability> {
+    fn durability(inbox: &PendingLog) -> Option<Durability> {
         inbox.ready().map(|ready| ready.1)
     }
 
     #[test]
     fn only_the_front_that_is_filled_is_taken_and_in_order() {
-        let mut inbox = Inbox::behind(9);
+        let mut inbox = PendingLog::behind(9);
         inbox.fill(entry(12, Durability::Always));
         assert_eq!(durability(&inbox), None, "the first is missing");
         inbox.fill(entry(10, Durability::None));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn more_than_a_frame_may_have_is_taken_in_pieces() {
-        let mut inbox = Inbox::behind(0);
+        let mut inbox = PendingLog::behind(0);
         for lsn in 1..=RECORDS_MAX as Lsn + 5 {
             inbox.fill(entry(lsn, Durability::Always));
         }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_filled_after_all_was_abandoned_counts_for_nothing() {
-        let mut inbox = Inbox::behind(0);
+        let mut inbox = PendingLog::behind(0);
         inbox.fill(entry(2, Durability::Always));
         inbox.abandon(2);
         assert!(!inbox.fill(entry(1, Durability::Always)));
@@ -180,9 +180,9 @@ mod tests {
 
     #[test]
     fn the_writer_is_woken_for_what_it_waits_for_only() {
-        let mut inbox = Inbox::behind(0);
+        let mut inbox = PendingLog::behind(0);
         let mut lsn = 0;
-        let mut fill = |inbox: &mut Inbox, durability| {
+        let mut fill = |inbox: &mut PendingLog, durability| {
             lsn += 1;
             inbox.fill(entry(lsn, durability))
         };

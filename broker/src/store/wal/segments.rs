@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_full, write_zeros};
-use super::frame::{self, Found};
+use super::frame::{self, FrameScan};
 use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::error::OpenError;
-use crate::store::location::Place;
+use crate::store::location::MessageRef;
 use crate::store::record::Record;
 
 /// Their folder.
@@ -44,9 +44,9 @@ pub(in crate::store) struct Segment {
 
 /// How a new segment is made ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Room {
+pub(in crate::store) enum Preallocation {
     /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
-    Written,
+    Zeroed,
     /// Only reserved: each sync has to note besides what was written, which is little beside a large frame, and all of it is
     /// written once less.
     Reserved,
@@ -58,7 +58,7 @@ pub(in crate::store) fn prepare(
     id: u64,
     old: Option<u64>,
     bytes: u64,
-    room: Room,
+    room: Preallocation,
 ) -> io::Result<Segment> {
     let new = name(id);
     if let Some(old) = old {
@@ -71,8 +71,8 @@ pub(in crate::store) fn prepare(
     }
     if len < bytes {
         match room {
-            Room::Written => write_zeros(&*file, len, bytes)?,
-            Room::Reserved => file.reserve(bytes)?,
+            Preallocation::Zeroed => write_zeros(&*file, len, bytes)?,
+            Preallocation::Reserved => file.reserve(bytes)?,
         }
     }
     if len != bytes {
@@ -93,7 +93,7 @@ pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
         let whole = frame::stated_len(&bytes).map_or(0, |len| frame::HEAD + len);
         bytes.resize(whole.max(frame::PAGE).min(usize::try_from(file.len()?).unwrap_or(0)), 0);
         read_full(&*file, &mut bytes, 0)?;
-        if let Found::Frame(head) = frame::find(&bytes, id, None) {
+        if let FrameScan::Frame(head) = frame::find(&bytes, id, None) {
             return Ok(Some(head.salt));
         }
     }
@@ -122,14 +122,14 @@ pub(in crate::store) struct Scan {
     /// Each segment with its last record; 0 where it has none.
     pub(in crate::store) segments: Vec<(u64, Lsn)>,
     /// Records are missing before those of this segment; behind them the log goes together. 0: all of it does.
-    pub(in crate::store) goes_together_from: u64,
+    pub(in crate::store) contiguous_from: u64,
     /// How many bytes of each segment the records were in.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
 }
 
 /// How to go on behind damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Beyond {
+pub(in crate::store) enum OnDamage {
     /// Stop: only what is whole counts.
     Stop,
     /// Use every frame that is sound.
@@ -138,7 +138,7 @@ pub(in crate::store) enum Beyond {
 
 /// What is to be read of the log.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) struct Since {
+pub(in crate::store) struct ScanFrom {
     /// The records behind this one.
     pub(in crate::store) after: Lsn,
     /// They begin in this segment at the earliest.
@@ -150,11 +150,11 @@ pub(in crate::store) struct Since {
 /// Reads the log; each record comes with where its message stands.
 pub(in crate::store) fn scan(
     disk: &dyn Disk,
-    since: Since,
-    beyond: Beyond,
-    give: &mut dyn FnMut(Lsn, Record, Option<Place>),
+    since: ScanFrom,
+    beyond: OnDamage,
+    give: &mut dyn FnMut(Lsn, Record, Option<MessageRef>),
 ) -> Result<Scan, OpenError> {
-    let Since { after, segment: first, salt } = since;
+    let ScanFrom { after, segment: first, salt } = since;
     let listing = || format!("listing {}", disk.path(FOLDER));
     let mut scan = Scan { last: after, ..Scan::default() };
     // Where no whole frame stands; the unused end of a segment looks like this, too.
@@ -181,15 +181,15 @@ pub(in crate::store) fn scan(
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let damage = |what: String| Damage { segment: id, offset: at as u64, what };
             let head = match frame::find(rest, id, salt) {
-                Found::Frame(head) => head,
-                Found::Newer(format) => {
+                FrameScan::Frame(head) => head,
+                FrameScan::Newer(format) => {
                     let file = disk.path(&name(id));
                     return Err(OpenError::Foreign(format!(
                         "{file} has format {format}, this version of lapwing reads format {}",
                         frame::FORMAT
                     )));
                 }
-                Found::Nothing => {
+                FrameScan::Nothing => {
                     if whole {
                         hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
                         whole = false;
@@ -205,20 +205,20 @@ pub(in crate::store) fn scan(
                 let missing =
                     || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
                 gap = gap.or_else(|| hole.take()).or_else(|| Some(missing()));
-                if beyond == Beyond::Stop {
+                if beyond == OnDamage::Stop {
                     at += head.padded();
                     last_here = last_here.max(head.last());
                     continue;
                 }
                 scan.damage.extend(gap.take());
-                scan.goes_together_from = id;
+                scan.contiguous_from = id;
             }
             if head.last() > scan.last {
                 match frame::records(rest, &head) {
                     Some(records) => {
                         for (lsn, (record, message)) in (head.first..).zip(records) {
                             if lsn > scan.last {
-                                let place = message.map(|within| Place::of(rest, within, id, at as u64));
+                                let place = message.map(|within| MessageRef::of(rest, within, id, at as u64));
                                 give(lsn, record, place);
                             }
                         }
@@ -230,7 +230,7 @@ pub(in crate::store) fn scan(
                     }
                     None => {
                         scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
-                        if beyond == Beyond::Stop {
+                        if beyond == OnDamage::Stop {
                             return Ok(scan);
                         }
                     }

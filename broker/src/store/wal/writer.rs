@@ -20,7 +20,7 @@ use crate::store::memtable::Queues;
 use crate::store::record::{Entry, Record};
 use crate::store::shared::Shared;
 use crate::store::sync::lock;
-use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, Pack};
+use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::{Health, Lsn};
 
 /// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
@@ -44,7 +44,7 @@ pub(in crate::store) struct Writer {
     /// Since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
     /// What is written, or was.
-    pack: Pack,
+    pack: FrameBuilder,
     /// Frames in this segment.
     frames: u64,
 }
@@ -66,7 +66,7 @@ impl Writer {
             gathered: 0,
             synced_at: None,
             unsynced_since: None,
-            pack: Pack::default(),
+            pack: FrameBuilder::default(),
             frames: 0,
         }
     }
@@ -88,7 +88,7 @@ impl Writer {
                 "the store has failed: nothing is acknowledged any more, publishers are told 0x97. Check the disk, then restart");
             self.shared.set_health(Health::Failed);
             self.shared.abandon();
-            self.shared.inbox_full.store(false, Ordering::Release);
+            self.shared.pending_full.store(false, Ordering::Release);
         }
         self.shared.wake();
     }
@@ -98,7 +98,7 @@ impl Writer {
     fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
-        let mut inbox = lock(&shared.inbox);
+        let mut inbox = lock(&shared.pending);
         let mut lazy_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
@@ -116,10 +116,10 @@ impl Writer {
                     Durability::None => since + LAZY,
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
-                    let was_full = inbox.bytes() >= options.inbox_bytes_max;
+                    let was_full = inbox.bytes() >= options.pending_bytes_max;
                     self.pack = inbox.take(std::mem::take(&mut self.pack)).unwrap_or_default();
-                    if was_full && inbox.bytes() < options.inbox_bytes_max {
-                        shared.inbox_full.store(false, Ordering::Release);
+                    if was_full && inbox.bytes() < options.pending_bytes_max {
+                        shared.pending_full.store(false, Ordering::Release);
                         shared.wake();
                     }
                     return Some(Some(durability));
@@ -136,10 +136,10 @@ impl Writer {
             inbox.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
             inbox = match wait {
                 Some(wait) => {
-                    let waited = shared.inbox_filled.wait_timeout(inbox, wait);
+                    let waited = shared.pending_filled.wait_timeout(inbox, wait);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => shared.inbox_filled.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                None => shared.pending_filled.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             };
             inbox.sleeping = false;
         }
@@ -171,7 +171,7 @@ impl Writer {
         }
         synced?;
         if frozen {
-            lock(&shared.supply).wanted = true;
+            lock(&shared.segments).wanted = true;
             shared.supply_changed.notify_all();
         } else if self.gathered >= shared.options.window_bytes.saturating_mul(3) {
             self.await_checkpoint();
@@ -191,17 +191,17 @@ impl Writer {
         }
         *view.active.covers.entry(self.segment.id).or_default() += framed.end - framed.start;
         self.gathered = self.since_frozen.max(view.active.weight() as u64);
-        let full = (self.gathered >= shared.options.window_bytes || lock(&shared.inbox).freeze)
+        let full = (self.gathered >= shared.options.window_bytes || lock(&shared.pending).freeze)
             && view.frozen.is_none();
         if full {
-            lock(&shared.inbox).freeze = false;
+            lock(&shared.pending).freeze = false;
             self.freeze(&mut view);
         }
         drop(view);
         full
     }
 
-    fn freeze(&mut self, view: &mut crate::store::shared::View) {
+    fn freeze(&mut self, view: &mut crate::store::shared::ReadView) {
         let shared = &self.shared;
         let mut table = std::mem::take(&mut view.active);
         table.close(&self.queues);
@@ -221,7 +221,7 @@ impl Writer {
     /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is nothing to wait for.
     fn await_checkpoint(&self) {
         let shared = &self.shared;
-        let mut supply = lock(&shared.supply);
+        let mut supply = lock(&shared.segments);
         let made = supply.made;
         while supply.made == made && shared.health() == Health::Good && !supply.closed {
             let busy = { lock(&shared.view).frozen.is_some() };
@@ -234,7 +234,7 @@ impl Writer {
     }
 
     /// Writes the records as one frame; where in its segment.
-    fn write(&mut self, durability: Durability, ends: bool) -> Result<Range<u64>, Stop> {
+    fn write(&mut self, durability: Durability, outcomes: bool) -> Result<Range<u64>, Stop> {
         self.pack.complete();
         let shared = self.shared.clone();
         let len = self.pack.frame.len();
@@ -251,7 +251,7 @@ impl Writer {
             durable: shared.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
             number: shared.number.load(Ordering::Relaxed),
-            ends,
+            outcomes,
             salt: shared.salt,
         };
         self.pack.frame.seal(&head);
@@ -285,7 +285,7 @@ impl Writer {
             warn!(%error, "the disk is full: new messages are refused until there is space");
         }
         self.shared.set_health(Health::Full);
-        lock(&self.shared.supply).no_space = true;
+        lock(&self.shared.segments).no_space = true;
         std::thread::sleep(RETRY);
         Ok(())
     }
@@ -294,10 +294,10 @@ impl Writer {
     fn rotate(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let shared = self.shared.clone();
-        let mut supply = lock(&shared.supply);
+        let mut supply = lock(&shared.segments);
         let mut told = false;
         let next = loop {
-            if let Some(next) = supply.spares.pop_front() {
+            if let Some(next) = supply.ready.pop_front() {
                 break next;
             }
             if supply.no_space && !told {

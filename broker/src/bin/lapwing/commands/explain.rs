@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use lapwing::internals::auth::password::Lasting;
+use lapwing::internals::auth::password::AuthState;
 use lapwing::internals::auth::{Action, Policy, configured};
 use lapwing::internals::config::Config;
 
@@ -45,7 +45,7 @@ enum Wanted {
 /// What is wrong with the configuration or its files.
 pub fn run(explain: &Explain, config: &Config) -> Result<ExitCode, String> {
     let Explain { user, client, groups, listener, action, topic } = explain;
-    let lasting = Arc::new(Lasting::new(&config.auth));
+    let lasting = Arc::new(AuthState::new(&config.auth));
     let Some(policy) = configured(config, &[], &lasting).map_err(|errors| errors.join("\n"))? else {
         println!("allowed\nneither authentication nor rules are configured: everybody may do everything");
         return Ok(ExitCode::SUCCESS);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use lapwing::internals::auth::password::{Entry, Hash, Passwords, check_name, cost, edit, line};
+use lapwing::internals::auth::password::{Hash, PasswordEntry, Passwords, check_name, cost, edit, line};
 use lapwing::internals::auth::scram::Verifier;
 use lapwing::internals::config::Config;
 use zeroize::Zeroizing;
@@ -76,7 +76,7 @@ pub fn run(command: &User, config: &Config) -> Result<ExitCode, String> {
             let password = if *made { generate()? } else { super::password::read(name, true)? };
             let hash = Hash::make(&password, cost(&config.auth), &mut Vec::new())?;
             let scram = scram.then(|| Verifier::make(&password)).transpose()?;
-            write(&path, name, Some(line(name, &Entry { hash, scram })))?;
+            write(&path, name, Some(line(name, &PasswordEntry { hash, scram })))?;
             if *made {
                 println!("{}", String::from_utf8_lossy(&password));
             }
