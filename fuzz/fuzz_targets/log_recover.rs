@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use lapwing::internals::store::tools::log_records;
 use lapwing::internals::message::Durability;
+use lapwing::internals::store::tools::log_records;
 use lapwing::internals::store::{DurableStore, Options, Record};
 use lapwing_tests::disk::MemoryDisk;
 use lapwing_tests::ledger::{self, Model};

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::internals::config::QueuePolicy;
-use lapwing::internals::store::publish_record::Journal;
 use lapwing::internals::message::{Content, Message};
 use lapwing::internals::outbox::{Bounds, Outbox};
 use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
+use lapwing::internals::store::publish_record::Journal;
 use lapwing_protocol::{QoS, topic};
 use libfuzzer_sys::fuzz_target;
 
