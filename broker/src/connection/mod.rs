@@ -120,7 +120,7 @@ impl Connection {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         // Where much comes, the publishers that are ready now go first, once: what they have for this client then leaves in one write.
-        if self.pacing.sent_many && !self.pacing.yielded && self.owned.outbox.has_news() {
+        if self.pacing.sent_many && !self.pacing.yielded && !self.owned.outbox.is_empty() {
             self.pacing.yielded = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

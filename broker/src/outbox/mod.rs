@@ -409,12 +409,12 @@ impl Outbox {
         took
     }
 
-    /// Whether there is something in memory to take.
-    pub fn has_news(&self) -> bool {
-        self.len() > 0
+    /// Returns `true` when there is nothing in memory to take.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    /// How many messages there are to take in memory.
+    /// Number of messages in memory that can be taken.
     pub fn len(&self) -> usize {
         self.lock().queue.len()
     }
