@@ -1,7 +1,8 @@
 //! The broker's clock: milliseconds since the Unix epoch at its start, and monotonic from there.
 //!
-//! What is kept on disk names moments, so the clock goes on over a restart, time spent down included. A jump of the wall
-//! clock while the broker runs moves nothing; one that happened before it started can make it begin late, never early.
+//! What is kept on disk names moments, so the clock goes on over a restart, time spent down
+//! included. A jump of the wall clock while the broker runs moves nothing; one that happened before
+//! it started can make it begin late, never early.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

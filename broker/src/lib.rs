@@ -1,4 +1,5 @@
-//! Lapwing: an MQTT 3.1, 3.1.1 and 5.0 broker, as a library. The program `lapwing` is a thin shell around it.
+//! Lapwing: an MQTT 3.1, 3.1.1 and 5.0 broker, as a library. The program `lapwing` is a thin shell
+//! around it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), lapwing::StartError> {
@@ -49,7 +50,8 @@ pub use crate::store::OpenError;
 /// The version of this broker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The rooms, for the program `lapwing`, the tests, the benchmark and the fuzz targets. Nothing here is stable.
+/// The rooms, for the program `lapwing`, the tests, the benchmark and the fuzz targets. Nothing
+/// here is stable.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {

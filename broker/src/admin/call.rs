@@ -191,7 +191,8 @@ pub(super) fn query(
     Ok(found)
 }
 
-/// A part of a path or query as text. A `+` is a space to some and itself to others, and a wildcard of MQTT: neither is guessed.
+/// A part of a path or query as text. A `+` is a space to some and itself to others, and a wildcard
+/// of MQTT: neither is guessed.
 ///
 /// # Errors
 /// What cannot be told.

@@ -65,7 +65,8 @@ object! {
         queued_messages: u64,
         /// Their bytes.
         queued_bytes: u64,
-        /// Messages to it or from it that were dropped, since its session began or the broker started.
+        /// Messages to it or from it that were dropped, since its session began or the broker
+        /// started.
         dropped_messages: u64,
     }
 }
@@ -434,7 +435,8 @@ async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
     Ok(Disconnected { client: client_id.to_owned() })
 }
 
-/// Ends a connection, and its session where that is wanted, and waits until that is done; `false`: it was leaving already.
+/// Ends a connection, and its session where that is wanted, and waits until that is done; `false`:
+/// it was leaving already.
 pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
     let (done, gone) = oneshot::channel();
     handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));

@@ -36,7 +36,8 @@ object! {
         publisher: Option<Publisher>,
         /// The size of the retained message of the topic; null: there is none.
         retained_bytes: Option<u64>,
-        /// How many sessions have a subscription that matches, each member of a shared group included.
+        /// How many sessions have a subscription that matches, each member of a shared group
+        /// included.
         sessions: u64,
         /// How many shared groups there are among them.
         shared_groups: u64,

@@ -143,7 +143,8 @@ fn listeners(core: &Core, page: &mut Exposition) {
 /// How many clients are looked at in one go.
 const SLICE: usize = 512;
 
-/// What waits for clients and what is on its way to them: looked up where it is, since counting it would cost each message.
+/// What waits for clients and what is on its way to them: looked up where it is, since counting it
+/// would cost each message.
 fn queues(core: &Core, page: &mut Exposition) {
     let (mut connected, mut offline) = ([0; 3], [0; 3]);
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
@@ -286,7 +287,8 @@ impl Exposition {
         self.line(format_args!("{name} {value}"));
     }
 
-    /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with it.
+    /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with
+    /// it.
     fn counter_head(&mut self, name: &str, help: &str) {
         match self.form {
             Form::OpenMetrics => self.head(name, "counter", help),

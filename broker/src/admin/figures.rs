@@ -30,7 +30,8 @@ impl Admin {
         }
     }
 
-    /// The kernel is asked for some figures, and takes its time where there are many open files: on a thread of its own.
+    /// The kernel is asked for some figures, and takes its time where there are many open files: on
+    /// a thread of its own.
     async fn metrics(&self, form: Form) -> Response<ResponseBody> {
         let core = self.core.clone();
         match tokio::task::spawn_blocking(move || exposition::write(&core, form)).await {

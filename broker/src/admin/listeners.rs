@@ -46,7 +46,8 @@ object! {
     }
 }
 
-/// The listeners with a name for each that no other has: those of one address, of which there can be two with port 0, are counted.
+/// The listeners with a name for each that no other has: those of one address, of which there can
+/// be two with port 0, are counted.
 pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Endpoint)> {
     let mut named: Vec<(String, &Endpoint)> = Vec::new();
     for endpoint in &snapshot.endpoints {

@@ -1,9 +1,11 @@
-//! What operators and their machines ask of a broker, over HTTP: figures, health and version ([`figures`]) for whoever can
-//! connect to the address, and the API (`/api/v1`, [`routes`]) for who has the token, or may open the Unix socket.
+//! What operators and their machines ask of a broker, over HTTP: figures, health and version
+//! ([`figures`]) for whoever can connect to the address, and the API (`/api/v1`, [`routes`]) for
+//! who has the token, or may open the Unix socket.
 //!
-//! It is bounded: one request per connection, few connections, little time, small heads and bodies, pages. It stalls nobody: what
-//! is looked at is looked at briefly and copied in pieces. Browsers are kept out: nothing is done without an Authorization head,
-//! there are no cookies, and no other origin is let in.
+//! It is bounded: one request per connection, few connections, little time, small heads and bodies,
+//! pages. It stalls nobody: what is looked at is looked at briefly and copied in pieces. Browsers
+//! are kept out: nothing is done without an Authorization head, there are no cookies, and no other
+//! origin is let in.
 
 mod answer;
 mod bans;
@@ -100,7 +102,8 @@ enum AdminPeer {
 }
 
 impl Admin {
-    /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes what is to be changed.
+    /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes
+    /// what is to be changed.
     pub(crate) fn new(
         core: Arc<Core>,
         listeners: watch::Receiver<Vec<ListenerName>>,
@@ -257,7 +260,8 @@ impl Admin {
         Ok(Operator::Token(peer))
     }
 
-    /// Whether figures may be read: by everybody on this machine, by others with the token or where that is said. Health always.
+    /// Whether figures may be read: by everybody on this machine, by others with the token or where
+    /// that is said. Health always.
     fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
         let admin = &self.core.settings.get().config.admin;
         match path {

@@ -33,7 +33,8 @@ impl Process {
     }
 }
 
-/// A field of `/proc/self/stat`, counted as in proc(5). The second is the name in brackets, with whatever is in it.
+/// A field of `/proc/self/stat`, counted as in proc(5). The second is the name in brackets, with
+/// whatever is in it.
 fn field(stat: &str, n: usize) -> Option<u64> {
     let (_, behind_name) = stat.rsplit_once(')')?;
     behind_name.split_whitespace().nth(n.checked_sub(3)?)?.parse().ok()

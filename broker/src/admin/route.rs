@@ -25,9 +25,10 @@ pub(super) struct Route {
     pub run: fn(ApiRequest) -> Running,
 }
 
-/// Declares a route: `route!(GET "/path/{name}", "What it does", [PARAMETERS], function => Answer)`. The function takes the
-/// [`Call`] and, after a `<- Body`, what was sent; it returns a `Result<Answer, Failure>`. After `=> lines of` it returns the
-/// receiver of a channel, and what is sent there goes to the client as it comes: a JSON value with a newline each.
+/// Declares a route: `route!(GET "/path/{name}", "What it does", [PARAMETERS], function =>
+/// Answer)`. The function takes the [`Call`] and, after a `<- Body`, what was sent; it returns a
+/// `Result<Answer, Failure>`. After `=> lines of` it returns the receiver of a channel, and what is
+/// sent there goes to the client as it comes: a JSON value with a newline each.
 macro_rules! route {
     (@ $method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $body:expr, $answer:expr, $run:expr) => {
         $crate::admin::route::Route {

@@ -1,6 +1,8 @@
-//! Every route of the API, in one table: what is served and what `openapi.json` says both come from it.
+//! Every route of the API, in one table: what is served and what `openapi.json` says both come from
+//! it.
 //!
-//! A resource is a file of its own with a table `ROUTES`, made with [`route`]; a new one is a line in [`TABLES`].
+//! A resource is a file of its own with a table `ROUTES`, made with [`route`]; a new one is a line
+//! in [`TABLES`].
 
 use hyper::Method;
 use serde_json::{Map, Value, json};

@@ -1,6 +1,8 @@
-//! What goes over the API: values that know how they are written as JSON, how they are read, and how the document describes them.
+//! What goes over the API: values that know how they are written as JSON, how they are read, and
+//! how the document describes them.
 //!
-//! A structure is declared once, with [`object`]; its fields, its JSON and its schema cannot differ.
+//! A structure is declared once, with [`object`]; its fields, its JSON and its schema cannot
+//! differ.
 
 use std::sync::Arc;
 

@@ -42,7 +42,8 @@ object! {
     Line {
         /// When, as RFC 3339 has it.
         at: String,
-        /// The number of the message: the same on each line about it; null: it came before the trace.
+        /// The number of the message: the same on each line about it; null: it came before the
+        /// trace.
         message: Option<u64>,
         /// Who published it.
         from: Option<std::sync::Arc<str>>,
@@ -54,7 +55,8 @@ object! {
         bytes: Option<u64>,
         /// The subscriber that this is about.
         client: Option<std::sync::Arc<str>>,
-        /// "accepted", "refused", "retained", "matched", "queued", "sent", "acknowledged", "dropped", "passed over"; of the trace itself
+        /// "accepted", "refused", "retained", "matched", "queued", "sent", "acknowledged",
+        /// "dropped", "passed over"; of the trace itself
         /// "started", "lost" and "ended".
         step: String,
         /// Why it goes no further, as in docs/MONITORING.md.

@@ -1,7 +1,8 @@
-//! The audit log: who came in, who did not, what was denied, what was replaced. Its target is `audit`, so that
-//! `log.level = "info,audit=warn"` and the like can treat it apart.
+//! The audit log: who came in, who did not, what was denied, what was replaced. Its target is
+//! `audit`, so that `log.level = "info,audit=warn"` and the like can treat it apart.
 //!
-//! What clients say is written with its control characters escaped: nobody writes lines of their own into the log.
+//! What clients say is written with its control characters escaped: nobody writes lines of their
+//! own into the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,9 @@
-//! Who is not let in, whatever else speaks for it: clients, users and addresses, each for a time or for good.
+//! Who is not let in, whatever else speaks for it: clients, users and addresses, each for a time or
+//! for good.
 //!
-//! The list is a file, so that it outlives the broker and can be looked at: TOML, made by `lapwing ban` or by hand. It is part of
-//! what a reload replaces, and clients that are on the new list are disconnected (0x98).
+//! The list is a file, so that it outlives the broker and can be looked at: TOML, made by `lapwing
+//! ban` or by hand. It is part of what a reload replaces, and clients that are on the new list are
+//! disconnected (0x98).
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -158,7 +160,8 @@ pub enum NotChanged {
 }
 
 impl Change {
-    /// Writes the list anew, without the bans that have ended, and returns it; `None`: the change made no difference.
+    /// Writes the list anew, without the bans that have ended, and returns it; `None`: the change
+    /// made no difference.
     ///
     /// # Errors
     /// Why the list cannot be read or written.

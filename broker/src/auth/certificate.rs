@@ -1,8 +1,10 @@
-//! Who a client certificate says that its client is. That the certificate is good - by its authority, in its time, not revoked -
-//! was found out by TLS before anything of MQTT was read, by the authorities of the listener that it came to.
+//! Who a client certificate says that its client is. That the certificate is good - by its
+//! authority, in its time, not revoked - was found out by TLS before anything of MQTT was read, by
+//! the authorities of the listener that it came to.
 //!
-//! A name is taken from the certificate by templates like `{cn}` or `plant-{dns}`: the first one that the certificate can fill
-//! counts. What would be ambiguous is refused rather than chosen: two names of one kind, control characters, wildcards.
+//! A name is taken from the certificate by templates like `{cn}` or `plant-{dns}`: the first one
+//! that the certificate can fill counts. What would be ambiguous is refused rather than chosen: two
+//! names of one kind, control characters, wildcards.
 
 use lapwing_protocol::ReasonCode;
 use tokio_rustls::rustls::pki_types::CertificateDer;

@@ -1,5 +1,6 @@
-//! The policy that the configuration describes. Here it is decided who a client is: the methods of its listener are asked in
-//! their order, and what they find becomes one [`Identity`] with its groups and rights.
+//! The policy that the configuration describes. Here it is decided who a client is: the methods of
+//! its listener are asked in their order, and what they find becomes one [`Identity`] with its
+//! groups and rights.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -111,7 +112,8 @@ impl ConfiguredPolicy {
         let Some(entrance) = self.entrance(peer) else {
             return Err(AuthError::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
-        // Judged by TLS already, unless that took up an earlier session: then it was good at that time.
+        // Judged by TLS already, unless that took up an earlier session: then it was good at that
+        // time.
         self.still_certified(peer)
             .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
@@ -134,7 +136,8 @@ impl ConfiguredPolicy {
         }
     }
 
-    /// Whether the certificate of a connection is still good: its authority may have gone, or it may have been revoked.
+    /// Whether the certificate of a connection is still good: its authority may have gone, or it
+    /// may have been revoked.
     fn still_certified(&self, peer: &Peer) -> Result<(), AuthError> {
         let verifier = self.entrance(peer).and_then(|entrance| entrance.verifier.as_ref());
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
@@ -332,7 +335,9 @@ impl Policy for ConfiguredPolicy {
         peer.map_or(Ok(()), |peer| self.still_certified(peer))?;
         let by_password =
             identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
-        // Of a session that an earlier run left only the user is known; where users are in the file only, it must be there.
+        // Of a session that an earlier run left only the user is known; where users are in the file
+        // only,
+        // it must be there.
         let only_passwords = self.entrances.iter().all(|entrance| entrance.methods == [Method::Password]);
         if let (Some(user), true) =
             (&identity.user, by_password || (identity.method.is_empty() && only_passwords))

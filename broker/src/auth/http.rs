@@ -1,7 +1,8 @@
 //! Asking others over HTTP: a service that knows the clients, and where keys are published.
 //!
-//! The service is sent one POST for each CONNECT, and what it does not allow is refused: an answer that is late, broken or an
-//! error lets nobody in. What it allowed is remembered for a while, by a keyed hash of what it was asked.
+//! The service is sent one POST for each CONNECT, and what it does not allow is refused: an answer
+//! that is late, broken or an error lets nobody in. What it allowed is remembered for a while, by a
+//! keyed hash of what it was asked.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,7 +49,8 @@ fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
     Ok(builder.build().into())
 }
 
-/// The key set that stands at `auth.jwks_url`. Blocks. Where it cannot be had, the one that was had last goes on to count: `last`.
+/// The key set that stands at `auth.jwks_url`. Blocks. Where it cannot be had, the one that was had
+/// last goes on to count: `last`.
 ///
 /// # Errors
 /// It is not there, or is none, and there never was one.
@@ -183,7 +185,8 @@ impl Service {
     }
 }
 
-/// `{"allow": true, "user": …, "client_id": …, "groups": […], "acl": {…}, "expires_at": …}`; all but the first may be missing.
+/// `{"allow": true, "user": …, "client_id": …, "groups": […], "acl": {…}, "expires_at": …}`; all
+/// but the first may be missing.
 fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
     let answer: Value =
         serde_json::from_slice(body).map_err(|error| format!("its answer is no JSON: {error}"))?;

@@ -1,7 +1,8 @@
 //! Who a client is and what it may do: the points where the broker asks.
 //!
-//! One [`Policy`] answers both. The default lets everybody do everything, which is right for a listener on loopback; a program
-//! that embeds the broker can bring its own. Enhanced authentication (`4.12`) is a [`AuthMethod`] for each method name.
+//! One [`Policy`] answers both. The default lets everybody do everything, which is right for a
+//! listener on loopback; a program that embeds the broker can bring its own. Enhanced
+//! authentication (`4.12`) is a [`AuthMethod`] for each method name.
 
 pub mod acl;
 pub mod audit;
@@ -56,8 +57,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Moment at which the credentials end, on the broker's clock; `now` is its present. The wall clock says how long they
-    /// are good for.
+    /// Moment at which the credentials end, on the broker's clock; `now` is its present. The wall
+    /// clock says how long they are good for.
     pub(crate) fn expires_at(&self, now: Millis) -> Option<Millis> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
@@ -147,8 +148,8 @@ pub trait Policy: Send + Sync {
         "the policy of this program".to_owned()
     }
 
-    /// What has become of a client that an earlier policy let in: asked when this one takes its place, and when a session is
-    /// back that nobody has claimed since.
+    /// What has become of a client that an earlier policy let in: asked when this one takes its
+    /// place, and when a session is back that nobody has claimed since.
     ///
     /// # Errors
     /// Why it may not stay.

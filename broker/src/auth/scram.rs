@@ -1,5 +1,6 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677) by MQTT 5's enhanced authentication: client and broker prove to each other that they
-//! know the password, which never crosses the wire and which the broker does not have.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677) by MQTT 5's enhanced authentication: client and broker prove
+//! to each other that they know the password, which never crosses the wire and which the broker
+//! does not have.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! Texts with `%u` (user), `%c` (client identifier): what a client calls itself stands in for them, and can never mean more
-//! than itself.
+//! Texts with `%u` (user), `%c` (client identifier): what a client calls itself stands in for them,
+//! and can never mean more than itself.
 //!
-//! A value that holds a wildcard, a level separator or a control character stands in for nothing (CVE-2017-7650): such a text
-//! then matches nothing where it allows, and all it could have meant where it denies. Values are never expanded again.
+//! A value that holds a wildcard, a level separator or a control character stands in for nothing
+//! (CVE-2017-7650): such a text then matches nothing where it allows, and all it could have meant
+//! where it denies. Values are never expanded again.
 
 /// What stands in.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,8 @@ impl<'a> Values<'a> {
         .filter(|value| is_plain(value))
     }
 
-    /// The text with the values in it; else what of it stands before the first value that cannot stand in.
+    /// The text with the values in it; else what of it stands before the first value that cannot
+    /// stand in.
     pub fn expand<'t>(&self, text: &'t str) -> Result<String, &'t str> {
         let mut out = String::with_capacity(text.len() + 16);
         let mut rest = text;
@@ -48,7 +50,8 @@ impl<'a> Values<'a> {
         Ok(out)
     }
 
-    /// All that a filter could mean, where a value cannot stand in: the levels before it, and everything below.
+    /// All that a filter could mean, where a value cannot stand in: the levels before it, and
+    /// everything below.
     pub fn expand_widely(&self, filter: &str) -> String {
         self.expand(filter).unwrap_or_else(|before| match before.rfind('/') {
             Some(slash) => format!("{}/#", before.get(..slash).unwrap_or_default()),
@@ -57,7 +60,8 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Whether a client identifier is one that a template allows: `%u` is the user, a `*` at the end anything.
+/// Whether a client identifier is one that a template allows: `%u` is the user, a `*` at the end
+/// anything.
 pub fn allows_client_id(template: &str, user: Option<&str>, client_id: &str) -> bool {
     let (fixed, open) = template.strip_suffix('*').map_or((template, false), |fixed| (fixed, true));
     let expanded = match (fixed.contains("%u"), user) {

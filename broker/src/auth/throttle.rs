@@ -1,7 +1,8 @@
-//! Failures are counted per address: whoever guesses is slowed down, and soon not listened to for the rest of the minute.
+//! Failures are counted per address: whoever guesses is slowed down, and soon not listened to for
+//! the rest of the minute.
 //!
-//! Only wrong credentials count, and credentials that are known to be right pass in any case, so that one broken device behind
-//! a router does not lock its neighbours out.
+//! Only wrong credentials count, and credentials that are known to be right pass in any case, so
+//! that one broken device behind a router does not lock its neighbours out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! How others reach a live connection: who it is, what wakes it, and what it is asked.
 //!
-//! A session is owned by the task of its connection. Who wants to know how it is, or wants it gone, leaves a question here and
-//! wakes the task, which answers in its next turn.
+//! A session is owned by the task of its connection. Who wants to know how it is, or wants it gone,
+//! leaves a question here and wakes the task, which answers in its next turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -83,7 +83,8 @@ impl ClientHandle {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
-    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits for the answer hears that.
+    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits
+    /// for the answer hears that.
     pub fn send(&self, question: Command) {
         let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < COMMANDS_MAX) {

@@ -1,10 +1,12 @@
 //! Client identifier → live connection or resting session, and the takeover between them.
 //!
-//! A session is owned by exactly one task. A new connection *claims* its client identifier: from that moment the registry
-//! names the new connection, and the old one is asked to hand the session over. Claims made meanwhile queue up behind each
-//! other by themselves, since each claimant asks the one before it.
+//! A session is owned by exactly one task. A new connection *claims* its client identifier: from
+//! that moment the registry names the new connection, and the old one is asked to hand the session
+//! over. Claims made meanwhile queue up behind each other by themselves, since each claimant asks
+//! the one before it.
 //!
-//! Clients stand in the order of their identifiers, so that operators can look through them a page at a time.
+//! Clients stand in the order of their identifiers, so that operators can look through them a page
+//! at a time.
 
 pub mod handle;
 pub mod owned;
@@ -165,7 +167,8 @@ impl Registry {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();
                 if let Some(end) = end {
-                    // A connection that is gone drops `to` with its own receiver, and `from` says so.
+                    // A connection that is gone drops `to` with its own receiver, and `from` says
+                    // so.
                     let _ = end.send(CloseSignal::TakenOver { to, by });
                 }
                 Claim::Live(from)
@@ -197,7 +200,8 @@ impl Registry {
         self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
     }
 
-    /// Shows so many clients, in their order from behind `after` on; the last one shown, if there are more.
+    /// Shows so many clients, in their order from behind `after` on; the last one shown, if there
+    /// are more.
     pub fn page(
         &self,
         after: Option<&str>,
@@ -215,8 +219,8 @@ impl Registry {
         last.filter(|_| entries.next().is_some()).cloned()
     }
 
-    /// A connection ends and lets its session rest. The session comes back when another connection has claimed it: the
-    /// [`End::TakenOver`] that this connection was sent says where it goes.
+    /// A connection ends and lets its session rest. The session comes back when another connection
+    /// has claimed it: the [`End::TakenOver`] that this connection was sent says where it goes.
     pub fn go_offline(
         &self,
         connection: ConnectionNumber,
@@ -234,7 +238,8 @@ impl Registry {
         Ok(rest)
     }
 
-    /// A connection ends and its session with it; `false` when another connection has claimed the client identifier.
+    /// A connection ends and its session with it; `false` when another connection has claimed the
+    /// client identifier.
     pub fn release(&self, client_id: &str, connection: ConnectionNumber) -> bool {
         let mut inner = self.lock();
         let own = inner.is_of(client_id, connection);

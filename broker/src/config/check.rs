@@ -55,7 +55,8 @@ impl Config {
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
-    /// Checks what a start needs of this machine beside files: folders that can be written, interfaces.
+    /// Checks what a start needs of this machine beside files: folders that can be written,
+    /// interfaces.
     ///
     /// # Errors
     /// All that is not there.

@@ -1,4 +1,5 @@
-//! What a declaration of a key is made of: its type, with what it may be, and how it is read, shown and set.
+//! What a declaration of a key is made of: its type, with what it may be, and how it is read, shown
+//! and set.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -217,7 +217,8 @@ macro_rules! listener {
 listener! {
     /// What rules and logs of authentication call it.
     name: Option<String> = None, ANY => "its address";
-    /// Host and port; `localhost` is IPv4 and IPv6 of this machine, `*` every address that it has, port 0 any free one. Another address is another listener, to a reload as well.
+    /// Host and port; `localhost` is IPv4 and IPv6 of this machine, `*` every address that it has,
+    /// port 0 any free one. Another address is another listener, to a reload as well.
     address: String = "localhost:1883".to_owned(), ANY;
     /// The address families that it listens on, if its host has several: "any", "ipv4" or "ipv6".
     address_family: Family = Family::Any, ANY;
@@ -229,11 +230,14 @@ listener! {
     path: Option<PathBuf> = None, ANY;
     /// The permissions of the Unix socket, in octal.
     socket_mode: Mode = Mode(0o660), ANY;
-    /// Everybody who can reach the address may connect. Needed for any address but loopback, as long as there is no authentication.
+    /// Everybody who can reach the address may connect. Needed for any address but loopback, as
+    /// long as there is no authentication.
     open: bool = false, ANY;
-    /// What tells who a client is, in the order in which it is tried: a list of "certificate", "jwt", "password", "http"; empty: nothing.
+    /// What tells who a client is, in the order in which it is tried: a list of "certificate",
+    /// "jwt", "password", "http"; empty: nothing.
     authentication: Option<Vec<Method>> = None, ANY => "all that is configured";
-    /// Whether clients without credentials are let in beside those with. Said to be false on a listener without any authentication, it lets nobody in.
+    /// Whether clients without credentials are let in beside those with. Said to be false on a
+    /// listener without any authentication, it lets nobody in.
     allow_anonymous: Option<bool> = None, ANY => "auth.allow_anonymous";
     /// The users of this listener and their passwords.
     password_file: Option<String> = None, ANY => "auth.password_file";
@@ -241,7 +245,9 @@ listener! {
     acl_file: Option<String> = None, ANY => "auth.acl_file";
     /// Whether the user is the client identifier, whatever the client calls itself.
     client_id_is_user: bool = false, ANY, Connect;
-    /// What is put before every topic name and filter of its clients, and taken away from what they are sent: they live in a world of their own, without $SYS. Rules are asked about the whole names. A change of it leaves subscriptions of kept sessions where they were.
+    /// What is put before every topic name and filter of its clients, and taken away from what they
+    /// are sent: they live in a world of their own, without $SYS. Rules are asked about the whole
+    /// names. A change of it leaves subscriptions of kept sessions where they were.
     mount_point: Option<MountPoint> = None, ANY;
     /// How many connections it has.
     connections_max: Option<u32> = None, 1..=100_000_000 => "any number within limits.connections_max";
@@ -261,25 +267,35 @@ listener! {
     client_ca_file: Option<PathBuf> = None, ANY;
     /// Whether clients show a certificate: "none", "optional" or "required".
     client_certificate: ClientCertificate = ClientCertificate::None, ANY, Connect;
-    /// The revocation lists of those authorities, PEM; one for each authority of the chain, and none that is overdue.
+    /// The revocation lists of those authorities, PEM; one for each authority of the chain, and
+    /// none that is overdue.
     client_crl_file: Option<PathBuf> = None, ANY;
-    /// How the user is taken from a client certificate: the first of these that it can fill, from its alternative names (URI, DNS, e-mail), its common name or all of its subject ({subject}, as CN=a,O=b); other text may stand around. Set it to let certificates name users beside other methods.
+    /// How the user is taken from a client certificate: the first of these that it can fill, from
+    /// its alternative names (URI, DNS, e-mail), its common name or all of its subject ({subject},
+    /// as CN=a,O=b); other text may stand around. Set it to let certificates name users beside
+    /// other methods.
     certificate_user: Templates = Templates::default(), ANY => "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication";
     /// The paths of the WebSocket; "*" is any.
     websocket_paths: Vec<String> = vec!["/mqtt".to_owned(), "/".to_owned()], ANY, Connect;
-    /// The origins whose pages may connect, like "https://example.org"; empty: all, and clients that are no browser in any case.
+    /// The origins whose pages may connect, like "https://example.org"; empty: all, and clients
+    /// that are no browser in any case.
     websocket_origins: Vec<String> = Vec::new(), ANY, Connect;
-    /// Addresses or networks of proxies, like "10.0.0.0/8": a connection from there must begin with a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such header is believed.
+    /// Addresses or networks of proxies, like "10.0.0.0/8": a connection from there must begin with
+    /// a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such
+    /// header is believed.
     proxy_protocol_from: Vec<IpNet> = Vec::new(), ANY, Connect;
-    /// The protocols that TLS offers by ALPN, like ["mqtt", "x-amzn-mqtt-ca"]; a client that names only others is refused. Empty: it is not looked at.
+    /// The protocols that TLS offers by ALPN, like ["mqtt", "x-amzn-mqtt-ca"]; a client that names
+    /// only others is refused. Empty: it is not looked at.
     alpn: Vec<String> = Vec::new(), ANY, Connect;
     /// Small packets leave at once (TCP_NODELAY).
     nodelay: bool = true, ANY, Connect;
     /// After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off.
     tcp_keep_alive_s: u32 = 60, 0..=32_767, Connect;
-    /// After so many seconds without an answer from the peer's kernel the connection is over; 0: the system's default.
+    /// After so many seconds without an answer from the peer's kernel the connection is over; 0:
+    /// the system's default.
     tcp_user_timeout_s: u32 = 30, 0..=2_147_483, Connect;
-    /// What an acknowledgement of a stored message means to clients of this listener: "always", "interval" or "none".
+    /// What an acknowledgement of a stored message means to clients of this listener: "always",
+    /// "interval" or "none".
     durability: Option<Durability> = None, ANY => "store.durability";
 }
 
@@ -292,7 +308,8 @@ impl Listener {
         }
     }
 
-    /// What it listens on: two listeners of the same site cannot be open at once, unless the port is any free one.
+    /// What it listens on: two listeners of the same site cannot be open at once, unless the port
+    /// is any free one.
     pub(crate) fn site(&self) -> String {
         match (&self.path, self.transport) {
             (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
@@ -307,7 +324,8 @@ impl Listener {
             || self.addresses().unwrap_or_default().iter().all(|address| address.ip().is_loopback())
     }
 
-    /// What it listens on. `localhost` may be known for one family only; it means both, as `*` does.
+    /// What it listens on. `localhost` may be known for one family only; it means both, as `*`
+    /// does.
     pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         let port = |host: &str| self.address.strip_prefix(host)?.parse::<u16>().ok();
         let both = |port, four: Ipv4Addr, six: Ipv6Addr| vec![(four, port).into(), (six, port).into()];
@@ -332,8 +350,8 @@ impl Listener {
         self.name.clone().unwrap_or_else(|| self.title())
     }
 
-    /// What would make it fail, as far as can be told without opening the port. `authenticates`: nobody gets in who has not
-    /// shown who it is.
+    /// What would make it fail, as far as can be told without opening the port. `authenticates`:
+    /// nobody gets in who has not shown who it is.
     pub(super) fn check(&self, authenticates: bool) -> Vec<String> {
         let mut errors = Vec::new();
         let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.title()));

@@ -1,8 +1,9 @@
-//! The configuration: each key is declared once, in [`keys`] or [`listener`], with its name, default, range, words, and when
-//! a change of it counts.
+//! The configuration: each key is declared once, in [`keys`] or [`listener`], with its name,
+//! default, range, words, and when a change of it counts.
 //!
-//! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` all derive from the declarations. A mistake is
-//! told with file and line, all mistakes of a file at once, and a misspelt key with the nearest one.
+//! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` all derive from the
+//! declarations. A mistake is told with file and line, all mistakes of a file at once, and a
+//! misspelt key with the nearest one.
 
 mod check;
 mod declare;
@@ -111,15 +112,17 @@ impl Config {
         source.read().map(|reading| reading.config)
     }
 
-    /// What tells who the clients of a listener are, in the order in which it is tried: as the listener says, or everything
-    /// that is configured.
+    /// What tells who the clients of a listener are, in the order in which it is tried: as the
+    /// listener says, or everything that is configured.
     pub fn methods(&self, listener: &Listener) -> Vec<Method> {
         match &listener.authentication {
             Some(methods) => methods.clone(),
             None => {
                 let others = Method::ALL.into_iter().filter(|method| *method != Method::Certificate);
                 let mut methods: Vec<Method> = others.filter(|method| self.has(*method, listener)).collect();
-                // Beside other methods a certificate only opens the door, unless it is said that it names users, too.
+                // Beside other methods a certificate only opens the door, unless it is said that it
+                // names
+                // users, too.
                 let names = methods.is_empty() || !listener.certificate_user.0.is_empty();
                 if names && self.has(Method::Certificate, listener) {
                     methods.insert(0, Method::Certificate);

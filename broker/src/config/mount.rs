@@ -1,5 +1,5 @@
-//! Mount points: the topics of the clients of a listener stand below a topic of its own. Here is where names go in and come
-//! out; everything else, rules included, knows the whole names.
+//! Mount points: the topics of the clients of a listener stand below a topic of its own. Here is
+//! where names go in and come out; everything else, rules included, knows the whole names.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,8 @@ pub(crate) fn name<'t>(mount: Option<&MountPoint>, name: &'t str) -> Cow<'t, str
     mount.map_or(Cow::Borrowed(name), |mount| format!("{}{name}", mount.0).into())
 }
 
-/// A topic filter of a client, as the broker knows it; that of a group stays behind the group's name.
+/// A topic filter of a client, as the broker knows it; that of a group stays behind the group's
+/// name.
 pub(crate) fn filter<'t>(mount: Option<&MountPoint>, filter: &'t str) -> Cow<'t, str> {
     let Some(mount) = mount else { return Cow::Borrowed(filter) };
     match topic::shared(filter) {

@@ -84,7 +84,8 @@ impl Config {
         out
     }
 
-    /// Takes over from what is running the keys that count with the next start only; those that differ.
+    /// Takes over from what is running the keys that count with the next start only; those that
+    /// differ.
     pub(crate) fn keep_restart(&mut self, running: &Config) -> Vec<String> {
         let all = KEYS.iter().filter(|key| key.reload == Reload::Restart);
         let changed: Vec<_> = all.filter(|key| (key.show)(self) != (key.show)(running)).collect();

@@ -1,4 +1,5 @@
-//! A configuration while it is read: every value is set here, whatever it comes from, and remembered with where it came from.
+//! A configuration while it is read: every value is set here, whatever it comes from, and
+//! remembered with where it came from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

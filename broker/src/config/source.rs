@@ -1,5 +1,5 @@
-//! Where a configuration comes from: a file with those that it includes, the environment, the command line, in this order.
-//! Kept by the program, so that a reload reads the same places again.
+//! Where a configuration comes from: a file with those that it includes, the environment, the
+//! command line, in this order. Kept by the program, so that a reload reads the same places again.
 
 use std::path::{Path, PathBuf};
 

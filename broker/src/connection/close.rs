@@ -1,7 +1,7 @@
 //! The end of a connection: what becomes of the session, and the last words to the client.
 //!
-//! The session first, since another connection may be waiting for it; the client, who may not be reading, after that and
-//! for a bounded time.
+//! The session first, since another connection may be waiting for it; the client, who may not be
+//! reading, after that and for a bounded time.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -46,7 +46,9 @@ impl Connection {
             ..
         } = *self;
         let mut output = outbound.output;
-        // Behind its end a client sends nothing: a socket that has nothing of its own to say is closed without waiting for anything.
+        // Behind its end a client sends nothing: a socket that has nothing of its own to say is
+        // closed
+        // without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
         let finish = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
@@ -102,7 +104,8 @@ impl Connection {
     }
 }
 
-/// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or nobody.
+/// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or
+/// nobody.
 pub(crate) fn settle(
     core: &Arc<Core>,
     number: ConnectionNumber,
@@ -180,8 +183,8 @@ fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &
     }
 }
 
-/// Writes what is left, closes our side and waits a moment for the client's: a socket closed with unread bytes in it would be
-/// reset, and the last words with it.
+/// Writes what is left, closes our side and waits a moment for the client's: a socket closed with
+/// unread bytes in it would be reset, and the last words with it.
 pub(crate) async fn close(mut stream: Stream, mut output: Output) {
     let goodbye = async {
         poll_fn(|cx| output.poll_write(&mut stream, cx)).await?;

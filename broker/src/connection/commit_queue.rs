@@ -1,4 +1,5 @@
-//! Packets that wait for the store: acknowledgements until their record is safe, messages until the record of their sending is.
+//! Packets that wait for the store: acknowledgements until their record is safe, messages until the
+//! record of their sending is.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -10,7 +11,8 @@ use crate::message::Message;
 use crate::session::Session;
 use crate::store::{Failed, RecordBatch, Store, Ticket, WakerSlot};
 
-/// The queue of one connection; it also holds the records of the turn, and the waker's slot at the store.
+/// The queue of one connection; it also holds the records of the turn, and the waker's slot at the
+/// store.
 pub(crate) struct CommitQueue {
     /// Records that this turn puts into the log.
     pub(crate) records: RecordBatch,
@@ -38,7 +40,8 @@ pub(super) struct HeldAck {
     packet_type: PacketType,
 }
 
-/// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does; or a PUBREL that is sent again.
+/// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does; or
+/// a PUBREL that is sent again.
 #[derive(Debug)]
 pub(super) struct HeldPublish {
     pub(super) ticket: Ticket,
@@ -79,7 +82,8 @@ impl CommitQueue {
         self.acks.push_back(HeldAck { ticket, len: bytes.len(), packet_type });
     }
 
-    /// Writes what the store has made true: acknowledgements in their order, messages in theirs. Registers `cx` for the rest.
+    /// Writes what the store has made true: acknowledgements in their order, messages in theirs.
+    /// Registers `cx` for the rest.
     ///
     /// # Errors
     /// The store has failed for good.

@@ -300,7 +300,8 @@ impl Connection {
         delivery.message.recycle();
     }
 
-    /// Why the client may not have a message: asked each time that one is sent, since rights may have changed since it came.
+    /// Why the client may not have a message: asked each time that one is sent, since rights may
+    /// have changed since it came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Reason> {
         let (policy, identity) = (&self.snapshot.auth.policy, &self.owned.identity);
         let own_topic = message.topic().first() == Some(&b'$');
@@ -313,8 +314,8 @@ impl Connection {
         (retain && !self.core.publisher_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
     }
 
-    /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with another identifier after a
-    /// crash, it would come twice.
+    /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with
+    /// another identifier after a crash, it would come twice.
     fn record_sent(&mut self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
         if delivery.seq == 0 {
             return Ticket::default();

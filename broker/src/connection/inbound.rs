@@ -1,4 +1,5 @@
-//! Bytes in: read from the stream, split into packets, handed to the session, and what the session says is carried out.
+//! Bytes in: read from the stream, split into packets, handed to the session, and what the session
+//! says is carried out.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -74,7 +75,9 @@ impl Connection {
     pub(super) fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         // What has come of a large packet counts as memory, too.
         if !self.may_read(now) || (self.inbound.input.len() > READ_BYTES && self.pauses(now)) {
-            // A client that is not listened to cannot be blamed for its silence; one that does not read is found by the stall.
+            // A client that is not listened to cannot be blamed for its silence; one that does not
+            // read is
+            // found by the stall.
             self.pacing.keep_alive.heard(now as u32);
             return Ok(ReadOutcome::Paused);
         }
@@ -101,8 +104,8 @@ impl Connection {
         result
     }
 
-    /// Handles what came, and keeps what is left. To a packet that is not whole yet, only what belongs to it is added: the others are
-    /// handled where they are.
+    /// Handles what came, and keeps what is left. To a packet that is not whole yet, only what
+    /// belongs to it is added: the others are handled where they are.
     fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
         while !self.inbound.input.is_empty() && !fresh.is_empty() {
             let packet_bytes_max = self.negotiated.told.packet_bytes_max;

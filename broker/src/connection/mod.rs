@@ -1,12 +1,12 @@
 //! The loop of one connection: bytes → packets → session → effects → bytes.
 //!
-//! One task owns the stream, the session and all buffers. It wakes for five things and looks at all of them each time: word
-//! from the registry, bytes to read, messages in the outbox, room to write, a timer. What one wake produces leaves in one
-//! write. Nothing in here waits for another client: pushing to an outbox never blocks, and a client that does not read is not
-//! read from either.
+//! One task owns the stream, the session and all buffers. It wakes for five things and looks at all
+//! of them each time: word from the registry, bytes to read, messages in the outbox, room to write,
+//! a timer. What one wake produces leaves in one write. Nothing in here waits for another client:
+//! pushing to an outbox never blocks, and a client that does not read is not read from either.
 //!
-//! What a packet means is in [`packets`] and [`subscribe`], how messages leave in [`delivery`], how the connection ends in
-//! [`farewell`].
+//! What a packet means is in [`packets`] and [`subscribe`], how messages leave in [`delivery`], how
+//! the connection ends in [`farewell`].
 
 mod close;
 mod commit_queue;
@@ -59,9 +59,11 @@ use crate::net::endpoint::Endpoint;
 /// How much is gathered before it is written.
 const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
-/// How much is taken in before others have a turn: what came is written again while it is in the cache of the processor.
+/// How much is taken in before others have a turn: what came is written again while it is in the
+/// cache of the processor.
 const TURN_BYTES: usize = 64 * 1024;
-/// The same of large packets. What is written of them leaves in equal parts of up to a segment: of three times as much, none is a half.
+/// The same of large packets. What is written of them leaves in equal parts of up to a segment: of
+/// three times as much, none is a half.
 const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
 const LARGE_PACKET_BYTES: usize = 4 * 1024;
 /// How often the loop goes round before it lets others have a turn.
@@ -73,7 +75,8 @@ enum Exit {
     Gone(Option<io::Error>),
     /// DISCONNECT came.
     Disconnected,
-    /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the version has it.
+    /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the
+    /// version has it.
     Violation(ReasonCode, String),
     /// The registry said so.
     Told(CloseSignal),
@@ -114,12 +117,16 @@ impl Connection {
     /// Serves the client until the connection ends, and sees to its session then.
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
-        // In a box of its own: what the goodbye needs is not kept ready for as long as the connection lives.
+        // In a box of its own: what the goodbye needs is not kept ready for as long as the
+        // connection
+        // lives.
         Box::pin(self.hand_over_session(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        // Where much comes, the publishers that are ready now go first, once: what they have for this client then leaves in one write.
+        // Where much comes, the publishers that are ready now go first, once: what they have for
+        // this
+        // client then leaves in one write.
         if self.pacing.sent_many && !self.pacing.yielded && !self.owned.outbox.is_empty() {
             self.pacing.yielded = true;
             cx.waker().wake_by_ref();
@@ -138,11 +145,14 @@ impl Connection {
     /// One turn of the loop. Its phases, in an order that is a contract:
     ///
     /// 1. control: commands of operators and new settings, so that nothing is done by old rights;
-    /// 2. read: packets are handled and their messages routed, also after the last packet, since others wait for them;
-    /// 3. close: only behind what has come, so that a client that says DISCONNECT and is back at once leaves no will;
+    /// 2. read: packets are handled and their messages routed, also after the last packet, since
+    ///    others wait for them;
+    /// 3. close: only behind what has come, so that a client that says DISCONNECT and is back at
+    ///    once leaves no will;
     /// 4. gather: messages for the client are taken from the session and the outbox;
-    /// 5. commit: the records of both go to the log, then what the store has made true is released. It stands behind read and
-    ///    gather, which may both add to the commit queue: this call registers the waker;
+    /// 5. commit: the records of both go to the log, then what the store has made true is released.
+    ///    It stands behind read and gather, which may both add to the commit queue: this call
+    ///    registers the waker;
     /// 6. write: one write of all that came together.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         self.handle.waker.register(cx.waker());
@@ -161,9 +171,10 @@ impl Connection {
                 Err(exit) => return Poll::Ready(exit),
             }
         }
-        // Others first: those that are ready, and those that the runtime finds ready as it looks at its sockets next.
-        // Woken the usual way, this would go on before the runtime looks: it does so only when nobody is ready, or after 61
-        // turns.
+        // Others first: those that are ready, and those that the runtime finds ready as it looks at
+        // its
+        // sockets next. Woken the usual way, this would go on before the runtime looks: it does so
+        // only when nobody is ready, or after 61 turns.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
@@ -213,7 +224,8 @@ impl Connection {
         read
     }
 
-    /// Returns `true` when a request to close has just come: the socket is looked at once more before it counts.
+    /// Returns `true` when a request to close has just come: the socket is looked at once more
+    /// before it counts.
     ///
     /// # Errors
     /// The request, once everything that had come is handled.
@@ -225,8 +237,9 @@ impl Connection {
             self.pacing.close_requested = Some(signal);
             return Ok(false);
         }
-        // The sender may be another thread, which may know of the client's next connection before this one has heard that
-        // there is something to read: so the runtime looks at its sockets once more.
+        // The sender may be another thread, which may know of the client's next connection before
+        // this one
+        // has heard that there is something to read: so the runtime looks at its sockets once more.
         match Pin::new(&mut self.close).poll(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(signal) => {
@@ -294,7 +307,8 @@ struct Taken {
 }
 
 impl Taken {
-    /// Returns `true` when others are to have a turn: the input is written again while it is in the processor's cache.
+    /// Returns `true` when others are to have a turn: the input is written again while it is in the
+    /// processor's cache.
     fn is_enough(&self) -> bool {
         let large = self.bytes >= self.packets * LARGE_PACKET_BYTES;
         self.bytes >= if large { TURN_LARGE_BYTES } else { TURN_BYTES }

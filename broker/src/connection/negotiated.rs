@@ -1,4 +1,5 @@
-//! Limits and options that CONNECT and CONNACK have agreed on; they stand for the connection, whatever a reload brings.
+//! Limits and options that CONNECT and CONNACK have agreed on; they stand for the connection,
+//! whatever a reload brings.
 
 use lapwing_protocol::Version;
 use lapwing_protocol::alias::TopicPlace;
@@ -10,7 +11,8 @@ pub struct Negotiated {
     pub version: Version,
     /// The largest packet it takes, in bytes.
     pub packet_bytes_max: u32,
-    /// Whether reason strings and user properties may go with more than PUBLISH, CONNACK and DISCONNECT.
+    /// Whether reason strings and user properties may go with more than PUBLISH, CONNACK and
+    /// DISCONNECT.
     pub problem_information: bool,
     /// The highest topic alias it takes, capped by our own limit.
     pub topic_alias_max: u16,

@@ -1,7 +1,8 @@
 //! What a connection has yet to write: gathered while it works, written once per wake.
 //!
-//! Headers and small payloads are copied next to each other; a large payload stays where it is and is written from there.
-//! An idle connection holds no buffer: the buffers go round within the thread.
+//! Headers and small payloads are copied next to each other; a large payload stays where it is and
+//! is written from there. An idle connection holds no buffer: the buffers go round within the
+//! thread.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -18,7 +19,8 @@ use crate::net::Stream;
 const SHARE_MIN: usize = 4 * 1024;
 /// The most pieces that one write takes.
 const PIECES_MAX: usize = 32;
-/// What one segment takes on loopback, which has the largest; those that a network card is handed are about as large.
+/// What one segment takes on loopback, which has the largest; those that a network card is handed
+/// are about as large.
 const SEGMENT_BYTES: usize = 64_000;
 /// A buffer above this is not kept for others.
 const SPARE_MAX: usize = 256 * 1024;
@@ -63,7 +65,8 @@ impl Output {
         self.pieces.len() > 1
     }
 
-    /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is left behind.
+    /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is
+    /// left behind.
     pub fn append<E>(
         &mut self,
         most: usize,
@@ -145,8 +148,9 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    /// How much one write takes: of what is more than a segment holds, equal parts. A few bytes that are left over for a segment of their
-    /// own make the receiver's kernel believe that all that comes takes much memory, and shrink its window.
+    /// How much one write takes: of what is more than a segment holds, equal parts. A few bytes
+    /// that are left over for a segment of their own make the receiver's kernel believe that
+    /// all that comes takes much memory, and shrink its window.
     fn share(&self) -> usize {
         self.len.div_ceil(self.len.div_ceil(SEGMENT_BYTES).max(1))
     }

@@ -26,7 +26,8 @@ pub(crate) struct Pacing {
     pub(super) timer_at: Millis,
     /// Moment since which the client reads nothing.
     pub(super) blocked_since: Option<Millis>,
-    /// Set when the connection was asked to close: the socket is read once more first, since DISCONNECT may be there.
+    /// Set when the connection was asked to close: the socket is read once more first, since
+    /// DISCONNECT may be there.
     pub(super) close_requested: Option<CloseSignal>,
 }
 
@@ -67,7 +68,9 @@ impl Connection {
         let others = self.inbound.paused_until.into_iter().chain(self.expires_at);
         let due = keep_alive.into_iter().chain(stalled).chain(others).min()?;
         let wait = Duration::from_millis(due.saturating_sub(now) + 1);
-        // A deadline that has moved on is found out when the old one fires: no timer is touched for each packet.
+        // A deadline that has moved on is found out when the old one fires: no timer is touched for
+        // each
+        // packet.
         if self.pacing.timer.is_none() || self.pacing.timer_at > due {
             self.pacing.timer_at = due;
             self.pacing.timer = Some(Box::pin(tokio::time::sleep(wait)));

@@ -47,7 +47,9 @@ impl Connection {
         let (reason, ticket, text) = match outcome {
             Ok((reason, ticket)) => (reason, ticket, None),
             Err(reason) => {
-                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the client, which comes again.
+                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the
+                // client,
+                // which comes again.
                 let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
                     || (reason == Reason::DeniedPublish
                         && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
@@ -117,7 +119,8 @@ impl Connection {
         Err(violation.into())
     }
 
-    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not taken.
+    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not
+    /// taken.
     pub(super) fn route(
         &mut self,
         publish: &Publish<'_>,

@@ -1,4 +1,5 @@
-//! Re-authentication (`4.12.1`): AUTH while the connection is up, with the method that CONNECT named.
+//! Re-authentication (`4.12.1`): AUTH while the connection is up, with the method that CONNECT
+//! named.
 
 use lapwing_protocol::packet::{Auth, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};

@@ -48,7 +48,8 @@ impl Connection {
         self.core.outcomes.refused(reason, text, &subject, Some(self.owned.outbox.recipient()));
     }
 
-    /// One line a second for each client says what was refused; how many lines were held back stands on the next.
+    /// One line a second for each client says what was refused; how many lines were held back
+    /// stands on the next.
     pub(super) fn log_refusal(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let asked = match *refusal {
             DENIED_PUBLISH => Some(Action::Publish),

@@ -23,7 +23,8 @@ impl Connection {
         properties.finish()
     }
 
-    /// Answers a PUBLISH or a step of its flow, with words where the client wants them (`[MQTT-3.4.2-2]`).
+    /// Answers a PUBLISH or a step of its flow, with words where the client wants them
+    /// (`[MQTT-3.4.2-2]`).
     pub(super) fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
         let Acknowledgement { packet_type, packet_id, reason } = reply;
         if text.is_none()

@@ -17,8 +17,9 @@ impl Connection {
         self.handle.set_identity(self.owned.identity.clone());
     }
 
-    /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets go of the subscriptions that it may not keep.
-    /// What waits for it is judged when it is sent.
+    /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets
+    /// go of the subscriptions that it may not keep. What waits for it is judged when it is
+    /// sent.
     pub(super) fn apply_settings(&mut self) -> Result<(), Exit> {
         if self.core.settings.is_current(&self.snapshot) {
             return Ok(());

@@ -1,4 +1,5 @@
-//! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session learn of it.
+//! SUBSCRIBE and UNSUBSCRIBE: each topic filter is judged alone, then the router and the session
+//! learn of it.
 
 use lapwing_protocol::packet::{
     self, Packet, ReasonCodes, RetainHandling, SubAck, Subscribe, UnsubAck, Unsubscribe,
@@ -16,7 +17,8 @@ use crate::router::Subscriber;
 use crate::session::{RetainedCursor, Subscription, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};
 
-/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never comes near.
+/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never
+/// comes near.
 const REPLAYS_MAX: usize = 1_000;
 
 impl Connection {
@@ -59,7 +61,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The subscription, whether its retained messages are to be sent, and when it may be acknowledged.
+    /// The subscription, whether its retained messages are to be sent, and when it may be
+    /// acknowledged.
     fn subscribe_one(
         &mut self,
         subscription: &packet::Subscription<'_>,
@@ -107,7 +110,8 @@ impl Connection {
         let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));
-        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages (`4.8.2`).
+        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages
+        // (`4.8.2`).
         let wanted = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => !known,

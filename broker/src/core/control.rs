@@ -1,4 +1,5 @@
-//! Requests of operators to the running broker: reload, log level, bans. `server/reload.rs` carries them out.
+//! Requests of operators to the running broker: reload, log level, bans. `server/reload.rs` carries
+//! them out.
 
 use std::sync::Arc;
 

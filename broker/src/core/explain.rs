@@ -1,4 +1,5 @@
-//! Who would get a message now, and who would not, and why: the same questions that a message asks on its way, asked without one.
+//! Who would get a message now, and who would not, and why: the same questions that a message asks
+//! on its way, asked without one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What all connections share, and what happens to messages and sessions beyond a single connection.
+//! What all connections share, and what happens to messages and sessions beyond a single
+//! connection.
 
 pub mod control;
 pub mod explain;
@@ -119,7 +120,8 @@ impl Core {
         Arc::new(outbox.of(client_id))
     }
 
-    /// The queue of a session that an earlier run left: `last` as given out, and what waits on disk.
+    /// The queue of a session that an earlier run left: `last` as given out, and what waits on
+    /// disk.
     pub fn stored_outbox(
         &self,
         session: SessionNumber,

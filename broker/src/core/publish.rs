@@ -1,4 +1,5 @@
-//! Publishing: the steps that all publishers share, from connections to wills and the broker's own messages.
+//! Publishing: the steps that all publishers share, from connections to wills and the broker's own
+//! messages.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -49,8 +50,9 @@ impl PublishResult {
 }
 
 impl Core {
-    /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes meanwhile gets it at least one
-    /// way. `received` is the QoS 2 packet of a stored session that brought it.
+    /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes
+    /// meanwhile gets it at least one way. `received` is the QoS 2 packet of a stored session
+    /// that brought it.
     pub fn publish(
         &self,
         message: &Message,
@@ -100,8 +102,8 @@ impl Core {
         published
     }
 
-    /// Removes the retained message of a topic, as an empty one that is published would: its subscribers get that. `false`: the store
-    /// takes nothing now.
+    /// Removes the retained message of a topic, as an empty one that is published would: its
+    /// subscribers get that. `false`: the store takes nothing now.
     pub fn clear_retained(&self, topic: &str) -> bool {
         let message = Message::new(&MessageParts {
             topic,
@@ -175,7 +177,8 @@ impl Core {
         }
     }
 
-    /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the rules have changed since.
+    /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the
+    /// rules have changed since.
     pub fn publisher_may(&self, snapshot: &Snapshot, message: &Message) -> bool {
         let Some(source) = message.source().filter(|_| message.published_at() < snapshot.since) else {
             return true;
@@ -188,7 +191,8 @@ impl Core {
     }
 }
 
-/// Who publishes, where it is kept with retained messages: where there are rules that can be asked again by name.
+/// Who publishes, where it is kept with retained messages: where there are rules that can be asked
+/// again by name.
 pub fn published_by<'a>(
     config: &Config,
     identity: &'a Identity,

@@ -19,8 +19,8 @@ use crate::telemetry::drop_reason::Reason;
 /// How much of a queue is read at once.
 pub(crate) const PAGE_MESSAGES: usize = 256;
 pub(crate) const PAGE_BYTES: usize = 256 * 1024;
-/// After a restart packet identifiers go on this far behind the last one known: after a crash, now or in a run before, those
-/// between may be on their way still.
+/// After a restart packet identifiers go on this far behind the last one known: after a crash, now
+/// or in a run before, those between may be on their way still.
 const UNKNOWN_IDS: u16 = 16_384;
 
 /// Makes sessions and retained messages of what an earlier run left.
@@ -110,8 +110,8 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     }
 }
 
-/// A session is over, and shared groups gave it what only the store has: reads that and gives it to other members, then
-/// lets the session go.
+/// A session is over, and shared groups gave it what only the store has: reads that and gives it to
+/// other members, then lets the session go.
 pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
     let number = owned.session.number;
     loop {

@@ -19,7 +19,8 @@ use crate::store::{Failed, PreviousSlot, Record, SessionTerms, Ticket, WakerSlot
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
-    /// Tells the store of a session that outlives its connection, or whose will does; of others only that they are no more.
+    /// Tells the store of a session that outlives its connection, or whose will does; of others
+    /// only that they are no more.
     pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
@@ -40,8 +41,8 @@ impl Core {
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
     }
 
-    /// Offers what shared groups gave to this session, and its client did not get through, to their other members. With
-    /// `sent`, also what is on its way.
+    /// Offers what shared groups gave to this session, and its client did not get through, to their
+    /// other members. With `sent`, also what is on its way.
     pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
@@ -63,7 +64,8 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Removes the subscriptions of a session that its user has no right to any more; how many they were.
+    /// Removes the subscriptions of a session that its user has no right to any more; how many they
+    /// were.
     pub fn revoke(&self, policy: &dyn Policy, owned: &mut OwnedSession) -> usize {
         let OwnedSession { session, identity, .. } = owned;
         let denied = |filter: &&str| {
@@ -93,8 +95,9 @@ impl Core {
         count
     }
 
-    /// A session is over: nothing of it stays, and a will that still waits is published (`[MQTT-3.1.2-8]`). The ticket says
-    /// when it will not come back, if `durability` is asked for.
+    /// A session is over: nothing of it stays, and a will that still waits is published
+    /// (`[MQTT-3.1.2-8]`). The ticket says when it will not come back, if `durability` is asked
+    /// for.
     pub fn end_session(self: &Arc<Self>, mut owned: OwnedSession, durability: Durability) -> Ticket {
         owned.outbox.disconnect(&self.outcomes);
         self.reassign_shared(&mut owned, None, true);
@@ -108,7 +111,8 @@ impl Core {
             self.publish_will(&will);
         }
         if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
-            // What a group has given to it goes to other members first, however long reading it takes.
+            // What a group has given to it goes to other members first, however long reading it
+            // takes.
             let core = self.clone();
             tokio::spawn(async move { super::recovery::reassign_stored(&core, owned).await });
             return Ticket::default();

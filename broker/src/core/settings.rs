@@ -1,9 +1,9 @@
-//! What a reload replaces: the configuration, who may do what, and the listeners with their TLS. One snapshot, replaced whole
-//! or not at all.
+//! What a reload replaces: the configuration, who may do what, and the listeners with their TLS.
+//! One snapshot, replaced whole or not at all.
 //!
-//! A new connection takes the snapshot of its moment; a live one sees by the generation that there is a newer one and takes
-//! that. What a client was told in CONNACK stands for its connection, and old TLS connections go on with the certificate that
-//! they began with.
+//! A new connection takes the snapshot of its moment; a live one sees by the generation that there
+//! is a newer one and takes that. What a client was told in CONNACK stands for its connection, and
+//! old TLS connections go on with the certificate that they began with.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The bounds that count across connections: how many there are, from where, how many are not let in yet, and memory.
+//! The bounds that count across connections: how many there are, from where, how many are not let
+//! in yet, and memory.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -156,7 +157,9 @@ impl Budget {
         let before = bounds.handshakes_max.swap(handshakes_max, Ordering::Relaxed);
         match handshakes_max.checked_sub(before) {
             Some(more) => self.handshakes.add_permits(more),
-            // Those that are in use are missed for a while: the bound is reached with the next reload at the latest.
+            // Those that are in use are missed for a while: the bound is reached with the next
+            // reload at the
+            // latest.
             None => {
                 let fewer = self.handshakes.forget_permits(before - handshakes_max);
                 bounds.handshakes_max.store(before - fewer, Ordering::Relaxed);
@@ -164,7 +167,8 @@ impl Budget {
         }
     }
 
-    /// Counts a connection in. `address` is `None` for those that are free of bounds per address (loopback, Unix sockets).
+    /// Counts a connection in. `address` is `None` for those that are free of bounds per address
+    /// (loopback, Unix sockets).
     pub fn enter(
         self: &Arc<Self>,
         address: Option<IpAddr>,
@@ -208,7 +212,8 @@ impl Budget {
         }
     }
 
-    /// So many bytes came from a client. Memory is measured by the clock, too, but it can be filled faster than that.
+    /// So many bytes came from a client. Memory is measured by the clock, too, but it can be filled
+    /// faster than that.
     #[inline]
     pub fn took_in(&self, bytes: usize) {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -220,8 +225,8 @@ impl Budget {
         }
     }
 
-    /// Resident memory counts without what the allocator holds for the next who asks: it may keep that for good, and a broker that
-    /// waited for it would wait for nothing.
+    /// Resident memory counts without what the allocator holds for the next who asks: it may keep
+    /// that for good, and a broker that waited for it would wait for nothing.
     fn sample(&self, now: Instant) -> Pressure {
         let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
         let most = self.limits.memory_bytes_max.load(Ordering::Relaxed);
@@ -240,7 +245,8 @@ impl Budget {
         pressure
     }
 
-    /// Measures the process's memory; returns the pressure if it has changed since this was asked last.
+    /// Measures the process's memory; returns the pressure if it has changed since this was asked
+    /// last.
     pub fn measure(&self, now: Instant) -> Option<Pressure> {
         let pressure = self.sample(now);
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
@@ -258,7 +264,8 @@ impl Budget {
 }
 
 impl ConnectionPermit {
-    /// Says where it is from, once: at the accept, or when a proxy has said it. As of [`Budget::enter`].
+    /// Says where it is from, once: at the accept, or when a proxy has said it. As of
+    /// [`Budget::enter`].
     pub fn set_address(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), ConnectionLimit> {
         let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
         let budget = &self.budget;

@@ -1,5 +1,6 @@
-//! Clients that come too often: those that flap, and those that throw each other out because they have the same client
-//! identifier. The first are banned for a while if that is asked for; the second are named, both of them, and slowed down.
+//! Clients that come too often: those that flap, and those that throw each other out because they
+//! have the same client identifier. The first are banned for a while if that is asked for; the
+//! second are named, both of them, and slowed down.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +11,14 @@ use crate::message::Millis;
 
 /// A takeover within this time of the last belongs to the same quarrel, in milliseconds.
 const FIGHT_MS: Millis = 10_000;
-/// So many takeovers in a row are nobody's quarrel: a network that breaks, a restart that is tried again.
+/// So many takeovers in a row are nobody's quarrel: a network that breaks, a restart that is tried
+/// again.
 const FREE_TAKEOVERS: u32 = 3;
 /// The first wait, doubled each time.
 const WAIT_MS: u64 = 250;
 const WAIT_MS_MAX: u64 = 5_000;
-/// Above this many client identifiers, those of no interest any more are forgotten; and above the second, all.
+/// Above this many client identifiers, those of no interest any more are forgotten; and above the
+/// second, all.
 const KEPT: usize = 4_096;
 const KEPT_MAX: usize = 65_536;
 

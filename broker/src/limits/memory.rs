@@ -21,8 +21,8 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     Some(owned.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// What the allocator was last found to hold, since finding out takes its time: it goes through its lists, and whoever asks it for
-/// memory meanwhile waits (0.2 s for a million free pieces).
+/// What the allocator was last found to hold, since finding out takes its time: it goes through its
+/// lists, and whoever asks it for memory meanwhile waits (0.2 s for a million free pieces).
 #[derive(Debug, Default)]
 pub(crate) struct Reserve {
     last: Mutex<Option<HeapSample>>,
@@ -41,8 +41,8 @@ const SHARE_OF_TIME: u32 = 100;
 const IDLE_SAMPLE_MAX: Duration = Duration::from_millis(5);
 
 impl Reserve {
-    /// Of use for a decision: as of now, or as of the last look if that was so long that another would be too much, but that what has
-    /// come in since took its part of it.
+    /// Of use for a decision: as of now, or as of the last look if that was so long that another
+    /// would be too much, but that what has come in since took its part of it.
     pub fn needed(&self, now: Instant, taken: u64) -> Option<AllocatorStats> {
         if let Some(heap) = lock(&self.last).as_mut().and_then(|last| last.heap.as_mut()) {
             heap.free_bytes = heap.free_bytes.saturating_sub(taken);

@@ -1,4 +1,5 @@
-//! Bounds that the broker keeps across connections: connections and memory, rates, clients that come too often.
+//! Bounds that the broker keeps across connections: connections and memory, rates, clients that
+//! come too often.
 
 pub mod budget;
 pub mod flapping;

@@ -1,8 +1,8 @@
-//! How fast clients and users may publish. Who is over the rate is not read from until it has time again: nothing is lost, and
-//! TCP slows the publisher down.
+//! How fast clients and users may publish. Who is over the rate is not read from until it has time
+//! again: nothing is lost, and TCP slows the publisher down.
 //!
-//! A meter is one number: the moment up to which what was taken is paid for, each message moving it on by its price. One second
-//! may be taken ahead, so that short bursts pass.
+//! A meter is one number: the moment up to which what was taken is paid for, each message moving it
+//! on by its price. One second may be taken ahead, so that short bursts pass.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

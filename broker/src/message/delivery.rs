@@ -15,7 +15,8 @@ pub enum SubscriptionIds {
     None,
     /// One.
     One(u32),
-    /// Several overlapping subscriptions (`[MQTT-3.3.4-4]`). Seldom, so that one more step is no loss, and every message in a queue is smaller.
+    /// Several overlapping subscriptions (`[MQTT-3.3.4-4]`). Seldom, so that one more step is no
+    /// loss, and every message in a queue is smaller.
     Many(Arc<Box<[u32]>>),
 }
 

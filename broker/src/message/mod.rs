@@ -1,8 +1,10 @@
-//! An application message inside the broker: one allocation of exact size, or two where it is large, shared by everybody who receives it.
+//! An application message inside the broker: one allocation of exact size, or two where it is
+//! large, shared by everybody who receives it.
 //!
-//! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be written to subscribers.
-//! Message expiry is a moment of the broker's clock here, so that whoever sends the message can say what is left of it. Who is done
-//! with one says so ([`Message::recycle`]): the last to do so leaves its memory to the next message (`spare`).
+//! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be
+//! written to subscribers. Message expiry is a moment of the broker's clock here, so that whoever
+//! sends the message can say what is left of it. Who is done with one says so
+//! ([`Message::recycle`]): the last to do so leaves its memory to the next message (`spare`).
 
 mod delivery;
 mod pool;
@@ -13,16 +15,19 @@ pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
 
-/// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix epoch.
+/// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix
+/// epoch.
 pub type Millis = u64;
 
 /// Names a session within this broker; never reused. 0 is the broker itself.
 pub type SessionNumber = u64;
 
-/// The place of a message in the stored queue of its session, from 1 on; 0 is none: the message is in memory only.
+/// The place of a message in the stored queue of its session, from 1 on; 0 is none: the message is
+/// in memory only.
 pub type Seq = u64;
 
-/// Set in the [`Seq`] of retained messages on their way to a new subscription: they are in flight, never in the queue.
+/// Set in the [`Seq`] of retained messages on their way to a new subscription: they are in flight,
+/// never in the queue.
 pub const REPLAYED: Seq = 1 << 63;
 
 const EXPIRES: std::ops::Range<usize> = 0..8;
@@ -88,8 +93,8 @@ pub struct MessageParts<'a> {
 #[derive(Clone)]
 pub struct Message(MessageBytes);
 
-/// Small ones are one allocation. Filling that with zeros first, where none is left over from another message, would be a copy more
-/// of a large one: it is two.
+/// Small ones are one allocation. Filling that with zeros first, where none is left over from
+/// another message, would be a copy more of a large one: it is two.
 #[derive(Clone)]
 enum MessageBytes {
     Small(Arc<[u8]>),
@@ -353,8 +358,9 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// The properties of a PUBLISH or a will that a server must forward unaltered and in order (`[MQTT-3.3.2-4]`,
-/// `[MQTT-3.3.2-15]` … `[MQTT-3.3.2-20]`): all but those of this hop. `scratch` serves where something has to be left out.
+/// The properties of a PUBLISH or a will that a server must forward unaltered and in order
+/// (`[MQTT-3.3.2-4]`, `[MQTT-3.3.2-15]` … `[MQTT-3.3.2-20]`): all but those of this hop. `scratch`
+/// serves where something has to be left out.
 pub fn forwarded<'a>(properties: &Properties<'a>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     const OF_THIS_HOP: [PropertyId; 4] = [
         PropertyId::TopicAlias,

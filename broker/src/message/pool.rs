@@ -1,17 +1,20 @@
-//! Pieces of memory of messages that their last owner is done with, kept for the next ones. What the allocator takes for a
-//! message and for giving it back is a tenth of all that a small one costs.
+//! Pieces of memory of messages that their last owner is done with, kept for the next ones. What
+//! the allocator takes for a message and for giving it back is a tenth of all that a small one
+//! costs.
 //!
-//! Each thread has its own, without a lock. Where one thread only makes messages and another only sends them, the second leaves many at once
-//! for the first ([`Depot`]). What is kept is bounded for each thread and in the depot, and the piece that was put away last, which the
-//! processor has in its cache, is the first to be taken.
+//! Each thread has its own, without a lock. Where one thread only makes messages and another only
+//! sends them, the second leaves many at once for the first ([`Depot`]). What is kept is bounded
+//! for each thread and in the depot, and the piece that was put away last, which the processor has
+//! in its cache, is the first to be taken.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Pieces are longer than a multiple of this by [`BEYOND`]: with the counters of an `Arc` and the word of the allocator before it they
-/// are a multiple of it, so that nothing is lost to what the allocator rounds up anyway.
+/// Pieces are longer than a multiple of this by [`BEYOND`]: with the counters of an `Arc` and the
+/// word of the allocator before it they are a multiple of it, so that nothing is lost to what the
+/// allocator rounds up anyway.
 const STEP: usize = 16;
 const BEYOND: usize = 8;
 /// A shelf for each length: pieces of up to 1,016 bytes are kept.
@@ -20,7 +23,8 @@ const SHELVES: usize = 64;
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// How many halves of a shelf wait for other threads at most.
 const LOTS_MAX: usize = 8;
-/// What a piece takes beyond its length: the counters, the allocator's word, and its place on the shelf.
+/// What a piece takes beyond its length: the counters, the allocator's word, and its place on the
+/// shelf.
 const PIECE_BYTES: usize = 40;
 /// What a thread keeps of large messages at most, and of one of them, in bytes.
 const LARGE_KEPT_BYTES_MAX: usize = 512 * 1024;
@@ -61,8 +65,9 @@ pub(super) fn put_large(piece: Arc<Vec<u8>>) {
     let _ = LARGE.try_with(|large| large.borrow_mut().put(piece));
 }
 
-/// Memory of large messages, which are of any length: the one put away last goes first, if it is not much too long. The allocator would give
-/// that much memory back to the kernel, and ask for it again, for every few of them.
+/// Memory of large messages, which are of any length: the one put away last goes first, if it is
+/// not much too long. The allocator would give that much memory back to the kernel, and ask for it
+/// again, for every few of them.
 #[derive(Debug)]
 struct LargeBuffers {
     pieces: VecDeque<Arc<Vec<u8>>>,
@@ -131,8 +136,8 @@ impl LocalPool {
         }
     }
 
-    /// It is full. What is on other shelves may be of a size that nobody asks for any more; where that is not much, another thread may need
-    /// what was put here first.
+    /// It is full. What is on other shelves may be of a size that nobody asks for any more; where
+    /// that is not much, another thread may need what was put here first.
     #[cold]
     fn make_room(&mut self, wanted: usize) {
         let Some(shelf) = self.shelves.get_mut(wanted) else { return };
@@ -171,8 +176,8 @@ fn bytes_of(shelf: usize, pieces: usize) -> usize {
     pieces * (shelf * STEP + BEYOND + PIECE_BYTES)
 }
 
-/// Where threads that have too many pieces leave them for those that have none: half a shelf at once, so that a lock is for hundreds of
-/// messages. Nobody waits for it.
+/// Where threads that have too many pieces leave them for those that have none: half a shelf at
+/// once, so that a lock is for hundreds of messages. Nobody waits for it.
 #[derive(Debug)]
 struct SharedPool {
     lots: Mutex<Vec<Bundle>>,

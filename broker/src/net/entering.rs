@@ -110,8 +110,8 @@ impl Accepted {
         &self.origin
     }
 
-    /// Makes it one of the runtime that this is called in. A client of plain MQTT has mostly said all of its CONNECT by now: then nobody
-    /// has to wait for it.
+    /// Makes it one of the runtime that this is called in. A client of plain MQTT has mostly said
+    /// all of its CONNECT by now: then nobody has to wait for it.
     ///
     /// # Errors
     /// Those of the system.
@@ -179,7 +179,8 @@ impl Incoming {
         }
     }
 
-    /// Goes through TLS and WebSocket; with the stream comes what was read of it already. The caller bounds the time.
+    /// Goes through TLS and WebSocket; with the stream comes what was read of it already. The
+    /// caller bounds the time.
     ///
     /// # Errors
     /// What went wrong, with what it looks like.

@@ -67,7 +67,8 @@ pub fn prepare(listener: &config::Listener) -> Result<Option<TlsAcceptor>, BindE
     acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.title())))
 }
 
-/// Opens a listener, after its files were read by [`prepare`]: one socket, or one for each of its addresses.
+/// Opens a listener, after its files were read by [`prepare`]: one socket, or one for each of its
+/// addresses.
 ///
 /// # Errors
 /// Why it cannot be opened; nothing stays open then.
@@ -173,7 +174,8 @@ pub struct ControlSocket {
     path: PathBuf,
 }
 
-/// Opens it. Nobody but the owner can connect, not even before its mode is set: until then nobody listens.
+/// Opens it. Nobody but the owner can connect, not even before its mode is set: until then nobody
+/// listens.
 ///
 /// # Errors
 /// Why it cannot be opened.
@@ -347,8 +349,8 @@ impl Tuning {
         let _ = socket.set_tcp_user_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()));
     }
 
-    /// Sets a listening socket so that its connections begin that way, which is six system calls less for each of them. Only Linux is
-    /// known to hand all of it on.
+    /// Sets a listening socket so that its connections begin that way, which is six system calls
+    /// less for each of them. Only Linux is known to hand all of it on.
     fn bequeath(self, socket: SockRef<'_>) -> Option<Tuning> {
         if !cfg!(target_os = "linux") {
             return None;

@@ -1,7 +1,8 @@
-//! Transports: TCP, TLS, WebSocket, WebSocket over TLS, Unix socket. All end as one byte stream type, [`Stream`].
+//! Transports: TCP, TLS, WebSocket, WebSocket over TLS, Unix socket. All end as one byte stream
+//! type, [`Stream`].
 //!
-//! Opening happens in two steps: all files of all listeners are read first, then the ports are opened, so that a bad
-//! certificate is told before any client finds an open port.
+//! Opening happens in two steps: all files of all listeners are read first, then the ports are
+//! opened, so that a bad certificate is told before any client finds an open port.
 
 pub mod endpoint;
 mod entering;

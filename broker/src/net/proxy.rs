@@ -1,7 +1,8 @@
 //! The PROXY protocol, versions 1 and 2: a proxy in front says whose connection it passes on.
 //!
-//! Only proxies that are listed are believed, and they must say it: a client that could say it itself could be anybody. The
-//! header is read byte for byte and nothing behind it, so that TLS and MQTT find their first byte where it belongs.
+//! Only proxies that are listed are believed, and they must say it: a client that could say it
+//! itself could be anybody. The header is read byte for byte and nothing behind it, so that TLS and
+//! MQTT find their first byte where it belongs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,7 +14,8 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const V2_HEAD: usize = 16;
 /// The longest header of version 1, its line end included, in bytes.
 const V1_MAX: usize = 107;
-/// The longest of version 2 that is read: addresses take 216 bytes at most, the rest is additions that nobody asked for.
+/// The longest of version 2 that is read: addresses take 216 bytes at most, the rest is additions
+/// that nobody asked for.
 const V2_MAX: usize = 4_096;
 
 /// What a header says.

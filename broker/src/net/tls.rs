@@ -1,5 +1,5 @@
-//! TLS 1.2 and 1.3 by rustls. Its provider of cryptography is named here, ring or by a feature aws-lc-rs: no process-wide default
-//! decides.
+//! TLS 1.2 and 1.3 by rustls. Its provider of cryptography is named here, ring or by a feature
+//! aws-lc-rs: no process-wide default decides.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +47,8 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     })?;
     // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
     server.max_early_data_size = 0;
-    // Tickets are sealed with a key of this process that changes every few hours: a key that leaks later opens no old session.
+    // Tickets are sealed with a key of this process that changes every few hours: a key that leaks
+    // later opens no old session.
     server.ticketer = provider::Ticketer::new().map_err(|error| error.to_string())?;
     server.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(server)))

@@ -1,6 +1,8 @@
-//! MQTT over WebSocket (`6.0`): a byte stream in binary frames, cut anywhere (`[MQTT-6.0.0-1]` … `[MQTT-6.0.0-4]`).
+//! MQTT over WebSocket (`6.0`): a byte stream in binary frames, cut anywhere (`[MQTT-6.0.0-1]` …
+//! `[MQTT-6.0.0-4]`).
 //!
-//! tungstenite does the framing and the upgrade; this adapts its messages to bytes and back. Compression is not offered.
+//! tungstenite does the framing and the upgrade; this adapts its messages to bytes and back.
+//! Compression is not offered.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -95,7 +97,8 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Reads the request up to its empty line. What is no upgrade, or has no end, is answered here: the library would only close.
+/// Reads the request up to its empty line. What is no upgrade, or has no end, is answered here: the
+/// library would only close.
 async fn request_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Vec<u8>, String> {
     let mut head = Vec::new();
     let refusal = loop {

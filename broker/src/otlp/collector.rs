@@ -131,7 +131,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// As the semantic conventions for messaging have it. The topic is no part of the name: there may be one for each device.
+/// As the semantic conventions for messaging have it. The topic is no part of the name: there may
+/// be one for each device.
 fn span(span: &Span) -> Value {
     const PRODUCER: u8 = 4;
     const CONSUMER: u8 = 5;

@@ -1,4 +1,5 @@
-//! The W3C Trace Context of a message: `traceparent`, and the identifiers of the broker's own spans.
+//! The W3C Trace Context of a message: `traceparent`, and the identifiers of the broker's own
+//! spans.
 
 use lapwing_protocol::PacketType;
 use lapwing_protocol::property::{Place, Properties, PropertyId};
@@ -20,7 +21,8 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// The one that a message names; `None`: none, or one that is not well formed, which counts as none.
+    /// The one that a message names; `None`: none, or one that is not well formed, which counts as
+    /// none.
     pub fn of(properties: &[u8]) -> Option<Parent> {
         let properties = Properties::parse(properties, Place::Packet(PacketType::Publish)).ok()?;
         if !properties.has(PropertyId::UserProperty) {
@@ -68,8 +70,9 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// The broker's own span of a message. It is made of what travels with the message, so that a delivery finds it again behind queues,
-/// disk and restarts; the moment keeps two brokers apart that one message passes.
+/// The broker's own span of a message. It is made of what travels with the message, so that a
+/// delivery finds it again behind queues, disk and restarts; the moment keeps two brokers apart
+/// that one message passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Own {
     pub trace: [u8; 16],

@@ -1,9 +1,12 @@
-//! The ways of single messages as spans of OpenTelemetry, for a collector: one more reader of [`trace`](crate::telemetry::trace).
+//! The ways of single messages as spans of OpenTelemetry, for a collector: one more reader of
+//! [`trace`](crate::telemetry::trace).
 //!
-//! A message brings the trace that it belongs to in its user property `traceparent`, which goes on to its subscribers as it is. The
-//! broker adds a span for itself, from the PUBLISH until it is passed on, and below it one for each delivery, from the match to the
-//! acknowledgement or the reason why there is none. `context` reads and makes identifiers, `recorder` makes spans of what it is told,
-//! `collector` sends them, on a thread of its own. What does not fit into the bounds is counted, and nobody waits for anything.
+//! A message brings the trace that it belongs to in its user property `traceparent`, which goes on
+//! to its subscribers as it is. The broker adds a span for itself, from the PUBLISH until it is
+//! passed on, and below it one for each delivery, from the match to the acknowledgement or the
+//! reason why there is none. `context` reads and makes identifiers, `recorder` makes spans of what
+//! it is told, `collector` sends them, on a thread of its own. What does not fit into the bounds is
+//! counted, and nobody waits for anything.
 
 mod collector;
 mod context;

@@ -101,7 +101,8 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// SpanKind is to be sent next: waits for a span, and then for more for `interval`. Nothing: that was all.
+    /// SpanKind is to be sent next: waits for a span, and then for more for `interval`. Nothing:
+    /// that was all.
     pub fn next_batch(&self, interval: Duration) -> Vec<Span> {
         let idle = |state: &mut RecorderState| state.ended.is_empty() && !state.stopping;
         let state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);

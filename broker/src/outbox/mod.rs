@@ -1,12 +1,13 @@
 //! What waits for one session: the only object that two tasks touch.
 //!
-//! Publishers push from their own tasks and never wait; the subscriber's task takes everything at once. It is bounded by
-//! count and by bytes, what the session has taken and not sent yet included. It belongs to the session, not to the
-//! connection: it goes on filling while the session rests.
+//! Publishers push from their own tasks and never wait; the subscriber's task takes everything at
+//! once. It is bounded by count and by bytes, what the session has taken and not sent yet included.
+//! It belongs to the session, not to the connection: it goes on filling while the session rests.
 //!
-//! The outbox of a session that is stored has a second part behind the first: messages that are on disk only. What does not
-//! fit into memory goes there, and everything does while the session rests; all that is here of it is where it begins, and
-//! how much it is. The connection pages it in once the first part is empty.
+//! The outbox of a session that is stored has a second part behind the first: messages that are on
+//! disk only. What does not fit into memory goes there, and everything does while the session
+//! rests; all that is here of it is where it begins, and how much it is. The connection pages it in
+//! once the first part is empty.
 
 mod limits;
 
@@ -137,8 +138,8 @@ impl Outbox {
         }
     }
 
-    /// The outbox of a session that is stored: `last` is the place that was given out last, and `count` messages of `bytes`
-    /// wait on disk from `from` on.
+    /// The outbox of a session that is stored: `last` is the place that was given out last, and
+    /// `count` messages of `bytes` wait on disk from `from` on.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
@@ -192,8 +193,8 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of the older ones that make
-    /// room for it.
+    /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of
+    /// the older ones that make room for it.
     pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
     }
@@ -210,7 +211,8 @@ impl Outbox {
         ready.then(|| self.push_into(&mut inner, delivery, record, outcomes))
     }
 
-    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not [ready](Readiness::Ready) for one of them.
+    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not
+    /// [ready](Readiness::Ready) for one of them.
     pub fn offer_all(
         &self,
         messages: &mut impl Iterator<Item = Message>,
@@ -286,7 +288,8 @@ impl Outbox {
         Pushed::Queued(inner.waker.take())
     }
 
-    /// Sees to it that there is room for a message of this size, in memory or on disk, as the policy says; or why there is none.
+    /// Sees to it that there is room for a message of this size, in memory or on disk, as the
+    /// policy says; or why there is none.
     #[cold]
     fn make_room(
         &self,
@@ -382,8 +385,8 @@ impl Outbox {
         }
     }
 
-    /// Moves everything that is in memory to the end of `into`, and says that the session now holds what is in `into`. Nothing
-    /// there: `waker` is kept for the next push.
+    /// Moves everything that is in memory to the end of `into`, and says that the session now holds
+    /// what is in `into`. Nothing there: `waker` is kept for the next push.
     pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> Take {
         let mut inner = self.lock();
         let took = if !inner.queue.is_empty() {
@@ -419,8 +422,8 @@ impl Outbox {
         self.lock().queue.len()
     }
 
-    /// Messages came from the disk, and the next page begins at `next`: those that were dropped meanwhile are removed, the
-    /// others do not count as on disk only any more.
+    /// Messages came from the disk, and the next page begins at `next`: those that were dropped
+    /// meanwhile are removed, the others do not count as on disk only any more.
     pub fn on_page(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
         let mut inner = self.lock();
         let from = inner.disk.from;
@@ -430,7 +433,8 @@ impl Outbox {
         self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
     }
 
-    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent: it is on disk only now.
+    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
+    /// it is on disk only now.
     pub fn spill(&self, pending: &mut VecDeque<Delivery>) {
         let mut inner = self.lock();
         let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
@@ -508,8 +512,8 @@ impl Outbox {
         }
     }
 
-    /// What would become of a message of this size now: whether a client is there for it, or why it would not get it. Another
-    /// may have to make room for it.
+    /// What would become of a message of this size now: whether a client is there for it, or why it
+    /// would not get it. Another may have to make room for it.
     pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
         let inner = self.lock();
         if let Some(reason) = inner.absence(qos) {
@@ -571,7 +575,8 @@ impl OutboxState {
         !self.connected || self.disk.count > 0 || !self.has_room(size)
     }
 
-    /// One message always fits into an empty outbox, however large it is: the bound of a single message is the packet size.
+    /// One message always fits into an empty outbox, however large it is: the bound of a single
+    /// message is the packet size.
     fn has_room(&self, size: usize) -> bool {
         let bounds = &self.limits;
         let messages = self.queue.len() + self.held_messages;

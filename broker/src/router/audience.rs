@@ -1,4 +1,5 @@
-//! Who is to have a topic, and by which subscriptions: for people who ask. Messages go another way, which keeps less.
+//! Who is to have a topic, and by which subscriptions: for people who ask. Messages go another way,
+//! which keeps less.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

@@ -1,8 +1,9 @@
 //! Messages of one publisher that go to the same targets, passed on together.
 //!
-//! Only such that nobody waits to hear of, which are those of QoS 0 that are not retained: of others the acknowledgement says what became
-//! of each. They wait until their publisher has handled what it read, as the wakers of those who get them do. Each queue is locked once
-//! for all of them, which matters most where another thread takes from it.
+//! Only such that nobody waits to hear of, which are those of QoS 0 that are not retained: of
+//! others the acknowledgement says what became of each. They wait until their publisher has handled
+//! what it read, as the wakers of those who get them do. Each queue is locked once for all of them,
+//! which matters most where another thread takes from it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -56,7 +57,8 @@ impl Router {
     /// Adds a message of QoS 0 that is not retained to a batch.
     ///
     /// # Errors
-    /// The message, if what is in there is for others, or is enough: then that is to be [passed on](Self::pass_on) first.
+    /// The message, if what is in there is for others, or is enough: then that is to be [passed
+    /// on](Self::pass_on) first.
     #[inline]
     pub fn gather(&self, message: Message, cache: &mut RouteCache, batch: &mut Batch) -> Result<(), Message> {
         let targets = cache.targets(self, &message);
@@ -83,7 +85,9 @@ impl Router {
             for target in others {
                 self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, record));
             }
-            // Whoever gets them last gets ours: who sends them on another thread is then the only one to count their owners.
+            // Whoever gets them last gets ours: who sends them on another thread is then the only
+            // one to
+            // count their owners.
             self.give_all(last, messages.drain(..), &mut passed, now, (wakers, record));
         }
         messages.drain(..).for_each(Message::recycle);

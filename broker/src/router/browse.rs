@@ -1,4 +1,5 @@
-//! Looking through the subscriptions, a page at a time: all of them, or those that match a topic. The lock is held for one page.
+//! Looking through the subscriptions, a page at a time: all of them, or those that match a topic.
+//! The lock is held for one page.
 
 use std::num::NonZeroU32;
 use std::sync::PoisonError;
@@ -31,8 +32,9 @@ pub struct ListedSubscription {
     pub connected: bool,
 }
 
-/// Where a subscription stands among all: they are in the order of filters (below each level `#`, `+`, then names), those of a filter in the order of share names (those
-/// without first) and of sessions.
+/// Where a subscription stands among all: they are in the order of filters (below each level `#`,
+/// `+`, then names), those of a filter in the order of share names (those without first) and of
+/// sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubscriptionKey {
     /// The topic filter, without what makes it shared.
@@ -130,7 +132,8 @@ impl BrowsePage {
 }
 
 impl Router {
-    /// So many subscriptions from behind a place on, and where to go on if there are more: there may be more though none is here.
+    /// So many subscriptions from behind a place on, and where to go on if there are more: there
+    /// may be more though none is here.
     pub fn browse(
         &self,
         after: Option<&SubscriptionKey>,

@@ -14,9 +14,11 @@ const TARGETS: usize = 4_096;
 /// More are remembered within bounds: bytes of one publisher, and of all.
 const PUBLISHER_BYTES_MAX: usize = 4 << 20;
 const ALL_BYTES_MAX: usize = 64 << 20;
-/// One in so many of those, as it comes: a topic that comes again is remembered soon, and topics that never do cost little.
+/// One in so many of those, as it comes: a topic that comes again is remembered soon, and topics
+/// that never do cost little.
 const ONE_IN: usize = 8;
-/// What a topic takes beyond its name and its targets: its place in the map, which may be twice as large as it has to be, and two allocations.
+/// What a topic takes beyond its name and its targets: its place in the map, which may be twice as
+/// large as it has to be, and two allocations.
 const TOPIC_BYTES: usize = 128;
 
 /// The targets of the topics that one publisher used last, until any subscription changes.

@@ -1,4 +1,5 @@
-//! A map that is small when it holds little: most nodes of a topic tree have one child and one subscriber, few have 100,000.
+//! A map that is small when it holds little: most nodes of a topic tree have one child and one
+//! subscriber, few have 100,000.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

@@ -15,7 +15,8 @@ use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::Outcomes;
 use crate::workers;
 
-/// The members of one share name and filter. Never changed: a change makes a new one, so that publishers need no lock.
+/// The members of one share name and filter. Never changed: a change makes a new one, so that
+/// publishers need no lock.
 #[derive(Debug)]
 pub struct Group {
     /// Names the group for as long as it has members.
@@ -57,8 +58,9 @@ impl Balancer {
         self.next.fetch_add(1, Ordering::Relaxed) % self.parts.len().max(1)
     }
 
-    /// For a run: the next that has not had more than its part. One that is not near is passed over while it was served just now and is
-    /// not far behind, if there is one near that is not far ahead.
+    /// For a run: the next that has not had more than its part. One that is not near is passed over
+    /// while it was served just now and is not far behind, if there is one near that is not far
+    /// ahead.
     fn pick_for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
         let members = self.parts.len().max(1);
@@ -106,8 +108,8 @@ impl Group {
         after.iter().chain(before)
     }
 
-    /// Gives the message to the first member that takes it: one that is ready, else one that is connected, else any.
-    /// `ends` hears of it when none does.
+    /// Gives the message to the first member that takes it: one that is ready, else one that is
+    /// connected, else any. `ends` hears of it when none does.
     pub(super) fn push(
         &self,
         message: &Message,
@@ -152,8 +154,9 @@ impl Group {
         last
     }
 
-    /// Gives the next of some messages of one publisher, which came together, to the member whose turn it is, of those that are ready: its
-    /// equal part, or as many as wait for it already. There are so many of them in all, and it is this time.
+    /// Gives the next of some messages of one publisher, which came together, to the member whose
+    /// turn it is, of those that are ready: its equal part, or as many as wait for it already.
+    /// There are so many of them in all, and it is this time.
     pub(super) fn offer_run(
         &self,
         messages: &mut impl Iterator<Item = Message>,
@@ -171,7 +174,9 @@ impl Group {
             let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
             let deliver = |message| self.delivery(member, message);
             let offered = member.outbox.offer_all(&mut run_of, deliver, outcomes);
-            // One that is away or full has had its turn, too: else it would be asked each time, and the one behind it would get all.
+            // One that is away or full has had its turn, too: else it would be asked each time, and
+            // the one
+            // behind it would get all.
             self.turns.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
             if offered.queued > 0 {
                 return offered;
@@ -196,7 +201,8 @@ impl Group {
         member.delivery(message, ids, Some(self.id))
     }
 
-    /// The member that would get a message of this size now; where none would, one that would be asked first.
+    /// The member that would get a message of this size now; where none would, one that would be
+    /// asked first.
     pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
         let turn = self.turns.next() % self.members.len().max(1);
         let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
@@ -208,7 +214,8 @@ impl Group {
         std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
-    /// Gives what `leaving` did not get through to a member that is ready; `false` when none of them can take it.
+    /// Gives what `leaving` did not get through to a member that is ready; `false` when none of
+    /// them can take it.
     pub(super) fn hand_over(
         &self,
         delivery: &Delivery,

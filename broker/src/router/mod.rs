@@ -1,8 +1,9 @@
 //! Who gets a message: three verbs, subscribe, unsubscribe, route.
 //!
-//! Routing is a function call on the publisher's own task: collect the targets of the topic, push to their outboxes. The
-//! targets of a topic are cached by the publisher until any subscription changes ([`Router::generation`]), so that a topic
-//! that repeats costs no lock and no walk, and no lock is held while pushing.
+//! Routing is a function call on the publisher's own task: collect the targets of the topic, push
+//! to their outboxes. The targets of a topic are cached by the publisher until any subscription
+//! changes ([`Router::generation`]), so that a topic that repeats costs no lock and no walk, and no
+//! lock is held while pushing.
 
 mod audience;
 mod batch;
@@ -86,7 +87,8 @@ impl Router {
         self.restore(filter, subscriber, None);
     }
 
-    /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier run.
+    /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier
+    /// run.
     pub fn restore(&self, filter: &str, subscriber: Subscriber, group: Option<NonZeroU32>) {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
@@ -148,8 +150,8 @@ impl Router {
         (sessions, targets.len() - sessions)
     }
 
-    /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`, for when the publisher has
-    /// passed on all it has.
+    /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`,
+    /// for when the publisher has passed on all it has.
     pub fn route(
         &self,
         message: &Message,
@@ -198,8 +200,8 @@ impl Router {
         }
     }
 
-    /// Gives a message of a shared group that `leaving` did not get through to another member (`[MQTT-4.8.2-5]`); `false`
-    /// when nobody else is there to take it.
+    /// Gives a message of a shared group that `leaving` did not get through to another member
+    /// (`[MQTT-4.8.2-5]`); `false` when nobody else is there to take it.
     pub fn reassign(
         &self,
         delivery: &Delivery,

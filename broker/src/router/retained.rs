@@ -1,10 +1,11 @@
 //! Retained messages (`3.3.1.3`): the last message of each topic, in the order of their levels.
 //!
-//! The order is what makes delivery cheap in memory: a new subscription remembers the topic it was sent last and asks for
-//! the next few, as fast as its client reads, whatever happens to the store meanwhile.
+//! The order is what makes delivery cheap in memory: a new subscription remembers the topic it was
+//! sent last and asks for the next few, as fast as its client reads, whatever happens to the store
+//! meanwhile.
 //!
-//! All topics are in memory, the messages only as far as the cache goes where a store has them: the others are fetched when
-//! somebody wants them.
+//! All topics are in memory, the messages only as far as the cache goes where a store has them: the
+//! others are fetched when somebody wants them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -81,11 +82,13 @@ struct RetainedState {
     cached: u64,
     /// Where making room in memory goes on.
     eviction_cursor: Option<Box<str>>,
-    /// The broker's own messages among them: no client can make them more, so they do not count against the bounds.
+    /// The broker's own messages among them: no client can make them more, so they do not count
+    /// against the bounds.
     own: usize,
 }
 
-/// A topic in the order of levels: `a/b` comes before `a-b`, so that all topics below one prefix stand together.
+/// A topic in the order of levels: `a/b` comes before `a-b`, so that all topics below one prefix
+/// stand together.
 #[derive(Debug)]
 enum RetainedKey {
     Message(Message),
@@ -142,7 +145,8 @@ const VISITS_MAX: usize = 1_024;
 struct Slice {
     messages: usize,
     visits: usize,
-    /// Topics whose messages have to be fetched; nothing is delivered behind the first, so that the order stays.
+    /// Topics whose messages have to be fetched; nothing is delivered behind the first, so that the
+    /// order stays.
     missing: Vec<Box<str>>,
 }
 
@@ -195,8 +199,9 @@ impl Retained {
         inner.insert(key);
     }
 
-    /// Keeps a message in place of the one that its topic had; an empty payload only removes (`[MQTT-3.3.1-6]`).
-    /// Its place in the log is reserved here, so that log and memory agree on which of two messages is the last.
+    /// Keeps a message in place of the one that its topic had; an empty payload only removes
+    /// (`[MQTT-3.3.1-6]`). Its place in the log is reserved here, so that log and memory agree
+    /// on which of two messages is the last.
     pub fn keep(&self, message: &Message, record: &mut PublishRecord<'_>) -> RetainResult {
         let key = RetainedKey::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -297,8 +302,9 @@ impl Retained {
         })
     }
 
-    /// Shows `most` topics that match a filter, in order from behind `after` on, with the bytes that their messages take; the topic
-    /// to go on behind, if there are more. It may be that none is shown and there are more.
+    /// Shows `most` topics that match a filter, in order from behind `after` on, with the bytes
+    /// that their messages take; the topic to go on behind, if there are more. It may be that
+    /// none is shown and there are more.
     pub fn browse(
         &self,
         filter: &str,
@@ -329,8 +335,9 @@ impl Retained {
         last
     }
 
-    /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns where it stopped. `forget`
-    /// hears of each topic while nobody else can give it a new message.
+    /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns
+    /// where it stopped. `forget` hears of each topic while nobody else can give it a new
+    /// message.
     pub fn sweep(
         &self,
         after: Option<Box<str>>,
@@ -371,8 +378,8 @@ pub struct RetainedEntry<'a> {
 }
 
 impl RetainedState {
-    /// Visits topics in order from behind `after` on, those that match the filter and those that had to be looked at on the way,
-    /// until `visit` says that it is enough: `true` then.
+    /// Visits topics in order from behind `after` on, those that match the filter and those that
+    /// had to be looked at on the way, until `visit` says that it is enough: `true` then.
     fn walk(
         &self,
         filter: &str,
@@ -422,7 +429,8 @@ impl RetainedState {
         }
     }
 
-    /// Lets go of messages that the store has, round and round, until there are no more than `bytes` in memory.
+    /// Lets go of messages that the store has, round and round, until there are no more than
+    /// `bytes` in memory.
     fn make_room(&mut self, bytes: u64) {
         let start = self
             .eviction_cursor
@@ -520,8 +528,8 @@ enum SeekStep {
     End,
 }
 
-/// The level that differs says where the next topic that could match stands: a literal that is still ahead is jumped to, a
-/// branch that is behind it or too deep is left as a whole.
+/// The level that differs says where the next topic that could match stands: a literal that is
+/// still ahead is jumped to, a branch that is behind it or too deep is left as a whole.
 fn after_mismatch(filter: &str, topic: &str) -> SeekStep {
     let mut passed = 0;
     let mut levels = filter.split('/');

@@ -1,14 +1,18 @@
 //! Shared subscriptions (`4.8.2`): each message goes to one member of the group.
 //!
-//! Members take turns. What a publisher sent at once is dealt out in equal parts, as message by message, but each part in one run; and a
-//! member that has more waiting anyway may get as much again in a row. So what a publisher sends at once leaves in fewer pieces, and its
-//! client's kernel has fewer to handle (docs/PERFORMANCE.md). Runs are bounded, and who got longer ones waits until the others had as much.
+//! Members take turns. What a publisher sent at once is dealt out in equal parts, as message by
+//! message, but each part in one run; and a member that has more waiting anyway may get as much
+//! again in a row. So what a publisher sends at once leaves in fewer pieces, and its
+//! client's kernel has fewer to handle (docs/PERFORMANCE.md). Runs are bounded, and who got longer
+//! ones waits until the others had as much.
 //!
-//! To wake a member that another thread serves costs more than all the rest. So while messages flow, those that the publisher's own thread
-//! serves go before the others, which still get as much in the long run: they are a few dozen behind at most, and wait a few milliseconds.
+//! To wake a member that another thread serves costs more than all the rest. So while messages
+//! flow, those that the publisher's own thread serves go before the others, which still get as much
+//! in the long run: they are a few dozen behind at most, and wait a few milliseconds.
 //!
 //! One that is connected and has room goes before one that rests or is full; where all rest, the
-//! message waits with one of them. What a member leaves unacknowledged goes to another ([`Group::hand_over`]).
+//! message waits with one of them. What a member leaves unacknowledged goes to another
+//! ([`Group::hand_over`]).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -23,7 +27,8 @@ use crate::router::{Group, Subscriber};
 pub(crate) const RUN_MAX: usize = 16;
 /// So many messages beyond its part a member may have had that is served by its publishers' thread.
 pub(crate) const AHEAD_MAX: usize = 64;
-/// Who is served by another thread waits so long at most for a publisher that has something, in milliseconds.
+/// Who is served by another thread waits so long at most for a publisher that has something, in
+/// milliseconds.
 pub(crate) const SERVED_MS: Millis = 5;
 /// So many members are looked at for one that is served by the publisher's thread.
 pub(crate) const LOOK_MAX: usize = 16;
@@ -219,7 +224,9 @@ mod tests {
 
     #[test]
     fn members_that_are_behind_get_runs_and_nobody_more_than_the_others_in_the_long_run() {
-        // As 50 publishers send where nobody is idle; of two of them one may always have many and the other one.
+        // As 50 publishers send where nobody is idle; of two of them one may always have many and
+        // the other
+        // one.
         for (bursts, members) in [(&[9][..], 4), (&[16, 1], 2), (&[17], 2), (&[3, 100, 5], 3), (&[1, 2], 5)] {
             let workers = Workers::new(members, unbounded());
             for burst in bursts.iter().cycle().take(300) {

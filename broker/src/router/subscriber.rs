@@ -36,7 +36,8 @@ impl Subscriber {
         }
     }
 
-    /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`, `[MQTT-3.3.1-13]`).
+    /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`,
+    /// `[MQTT-3.3.1-13]`).
     pub(super) fn delivery(
         &self,
         message: Message,

@@ -1,7 +1,8 @@
 //! The subscriptions as a tree of topic levels.
 //!
-//! Nodes live in one arena and name each other by index. Every walk is a loop with a stack of its own: a topic of 32,768
-//! levels costs no recursion, and a walk visits each node at most once, however the wildcards are laid.
+//! Nodes live in one arena and name each other by index. Every walk is a loop with a stack of its
+//! own: a topic of 32,768 levels costs no recursion, and a walk visits each node at most once,
+//! however the wildcards are laid.
 
 use std::sync::Arc;
 
@@ -185,8 +186,8 @@ impl Trie {
         changed
     }
 
-    /// Visits the nodes behind that of a filter, in the order of their levels, until `visit` says that it is enough. It hears the
-    /// filter of each.
+    /// Visits the nodes behind that of a filter, in the order of their levels, until `visit` says
+    /// that it is enough. It hears the filter of each.
     pub(super) fn walk(
         &self,
         after: Option<&str>,

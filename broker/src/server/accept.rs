@@ -20,7 +20,8 @@ use crate::workers::WorkerPool;
 
 /// How long accepting rests when the process has no file descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// After so many connections the others that this thread serves have theirs: each is a task more in the queue that they wait in.
+/// After so many connections the others that this thread serves have theirs: each is a task more in
+/// the queue that they wait in.
 const ACCEPT_BURST: u32 = 8;
 /// Those who say nothing are sent away at so many different moments.
 const TIMEOUT_JITTER_STEPS: u32 = 64;
@@ -97,7 +98,9 @@ pub(crate) async fn run(
             Ok(place) => {
                 traffic.connections.add(1);
                 let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
-                // One connection from its first byte to its last. What letting it in takes is in a box, which is given back then.
+                // One connection from its first byte to its last. What letting it in takes is in a
+                // box, which
+                // is given back then.
                 let admitted =
                     Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
                 let counted = (TaskGuard::new(&connections), entered);
@@ -116,8 +119,9 @@ pub(crate) async fn run(
     }
 }
 
-/// How long a client has until its CONNECT, as one of so many: up to a tenth more than `limits.connect_timeout_s`, so that a crowd that came
-/// at once is not sent away at once, which would hold up the others.
+/// How long a client has until its CONNECT, as one of so many: up to a tenth more than
+/// `limits.connect_timeout_s`, so that a crowd that came at once is not sent away at once, which
+/// would hold up the others.
 fn connect_timeout(connect_timeout_s: u32, nth: usize) -> Duration {
     let timeout = Duration::from_secs(u64::from(connect_timeout_s));
     timeout + timeout / (10 * TIMEOUT_JITTER_STEPS) * (nth as u32 % TIMEOUT_JITTER_STEPS)
@@ -131,7 +135,8 @@ fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
 /// The bytes of a client, with those that were read already, who it is, and what it is served by.
 type Established = (Stream, Vec<u8>, Peer, Arc<Endpoint>);
 
-/// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to serve.
+/// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to
+/// serve.
 async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit) -> Option<Established> {
     let (address, traffic) = (*entering.origin().address(), entering.origin().endpoint().traffic.clone());
     let refuse = |error: String| {
@@ -185,7 +190,9 @@ async fn admit(
             }
         };
         entering.first_byte().await;
-        // Who says nothing costs next to nothing: what an introduction needs is there from its first byte to its last, in a box.
+        // Who says nothing costs next to nothing: what an introduction needs is there from its
+        // first byte
+        // to its last, in a box.
         Box::pin(async {
             let (stream, begun, peer, endpoint) = establish(&core, entering, &mut place).await?;
             Some(handshake::read_connect(&core, endpoint, (stream, begun), peer, place).await)

@@ -1,4 +1,5 @@
-//! The timers that no connection owns: the end of a resting session, a will that waits, expired retained messages.
+//! The timers that no connection owns: the end of a resting session, a will that waits, expired
+//! retained messages.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The open listeners. A reload opens those that are new and closes those that are gone; one whose address stays keeps its
-//! socket, whatever else changes about it.
+//! The open listeners. A reload opens those that are new and closes those that are gone; one whose
+//! address stays keeps its socket, whatever else changes about it.
 
 use std::sync::Arc;
 
@@ -54,7 +54,8 @@ pub(crate) struct BoundListener {
 }
 
 impl Listeners {
-    /// None is open. The tallies count acceptors and connections, the receiver says when all of them end; the crew serves the connections.
+    /// None is open. The tallies count acceptors and connections, the receiver says when all of
+    /// them end; the crew serves the connections.
     pub(crate) fn new(
         stopped: watch::Receiver<bool>,
         acceptors: Arc<TaskCounter>,
@@ -70,7 +71,8 @@ impl Listeners {
         self.names.subscribe()
     }
 
-    /// The numbers of the listeners of a configuration: the old ones for those that are open already.
+    /// The numbers of the listeners of a configuration: the old ones for those that are open
+    /// already.
     pub(crate) fn numbers(&mut self, config: &Config) -> Vec<EndpointId> {
         let mut free: Vec<(String, EndpointId)> =
             self.open.iter().map(|served| (served.config.site(), served.number)).collect();
@@ -132,7 +134,8 @@ impl Listeners {
         Err(error)
     }
 
-    /// Serves the new ones and closes those that are gone. The snapshot with all of them is in place.
+    /// Serves the new ones and closes those that are gone. The snapshot with all of them is in
+    /// place.
     pub(crate) async fn replace(
         &mut self,
         core: &Arc<Core>,

@@ -129,15 +129,17 @@ impl Builder {
         self
     }
 
-    /// What a reload that changes `log.level` calls with it; without it the level of the start stays.
+    /// What a reload that changes `log.level` calls with it; without it the level of the start
+    /// stays.
     #[must_use]
     pub fn log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.level = Some(Arc::new(set));
         self
     }
 
-    /// Serves connections by so many threads, each with a runtime: that of the caller, best one of a single thread, and others of the
-    /// broker's own. The default is 1: the runtime of the caller does all.
+    /// Serves connections by so many threads, each with a runtime: that of the caller, best one of
+    /// a single thread, and others of the broker's own. The default is 1: the runtime of the
+    /// caller does all.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -210,7 +212,8 @@ impl Builder {
     }
 }
 
-/// Reads every file that a configuration names, and looks for all else that it needs of this machine, as a start would.
+/// Reads every file that a configuration names, and looks for all else that it needs of this
+/// machine, as a start would.
 ///
 /// # Errors
 /// All that is wrong with them.
@@ -222,7 +225,8 @@ pub fn check_files(config: &Config) -> Result<(), String> {
     reload::load(config.clone(), &numbers, &ReloadContext::new(config, None, None, None), None).map(drop)
 }
 
-/// The socket of `lapwing ctl`. Where it is only the default, a broker that cannot have it starts without.
+/// The socket of `lapwing ctl`. Where it is only the default, a broker that cannot have it starts
+/// without.
 fn bind_control(config: &Config, own_store: bool) -> Result<Option<ControlSocket>, BindError> {
     let meant = config.admin.socket.is_some();
     let path = config.control_socket().filter(|_| meant || !own_store);
@@ -296,8 +300,9 @@ impl Broker {
         self.control.as_deref()
     }
 
-    /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users, rules, keys and
-    /// certificates; the files are also read when one of them changes. All of it counts, or nothing.
+    /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users,
+    /// rules, keys and certificates; the files are also read when one of them changes. All of
+    /// it counts, or nothing.
     ///
     /// # Errors
     /// What is wrong with it; all stays as it was then.
@@ -305,7 +310,8 @@ impl Broker {
         control::ask(&self.reloads, None).await
     }
 
-    /// Puts another configuration in force. Listeners are opened, changed and closed without touching the clients of others.
+    /// Puts another configuration in force. Listeners are opened, changed and closed without
+    /// touching the clients of others.
     ///
     /// # Errors
     /// What is wrong with it; all stays as it was then.
@@ -313,13 +319,14 @@ impl Broker {
         control::ask(&self.reloads, Some(config)).await
     }
 
-    /// Waits until every thread that serves clients has had a turn for this: where one stands still, that is for ever.
+    /// Waits until every thread that serves clients has had a turn for this: where one stands
+    /// still, that is for ever.
     pub async fn heartbeat(&self) {
         self.workers.heartbeat().await;
     }
 
-    /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under way, and ends within
-    /// `limits.shutdown_timeout_s`.
+    /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under
+    /// way, and ends within `limits.shutdown_timeout_s`.
     pub async fn stop(mut self) {
         #[cfg(feature = "otlp")]
         let began = std::time::Instant::now();

@@ -1,8 +1,10 @@
-//! Reading everything anew: the configuration and its files on request (SIGHUP), the files when one of them has changed.
+//! Reading everything anew: the configuration and its files on request (SIGHUP), the files when one
+//! of them has changed.
 //!
-//! Everything is read first, new listeners are opened, then it replaces what there was at once; where anything is wrong, nothing
-//! is replaced. Files are looked at by their metadata every [`LOOK_EVERY`]; a change counts once the files have been still for a
-//! moment, so that a file that is being written is not read by halves.
+//! Everything is read first, new listeners are opened, then it replaces what there was at once;
+//! where anything is wrong, nothing is replaced. Files are looked at by their metadata every
+//! [`LOOK_EVERY`]; a change counts once the files have been still for a moment, so that a file that
+//! is being written is not read by halves.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +46,8 @@ fn stamps(config: &Config) -> FileStamps {
     config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
-/// Reads all files as a start does. `numbers` are those of the listeners, `before` is what is in force.
+/// Reads all files as a start does. `numbers` are those of the listeners, `before` is what is in
+/// force.
 ///
 /// # Errors
 /// All that is wrong with them.
@@ -176,7 +179,8 @@ pub(crate) async fn run(
     }
 }
 
-/// The files as they were when they were last looked at, for a reload that was refused as they were `before` it.
+/// The files as they were when they were last looked at, for a reload that was refused as they were
+/// `before` it.
 fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: FileStamps) -> FileStamps {
     if reloaded.is_ok() { core.settings.get().files.clone() } else { before }
 }
@@ -273,7 +277,8 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// What the new rules take from sessions that rest: they would go on to collect messages that nobody may have.
+/// What the new rules take from sessions that rest: they would go on to collect messages that
+/// nobody may have.
 async fn revise_offline(core: &Arc<Core>) {
     let snapshot = core.settings.get();
     let policy = &*snapshot.auth.policy;

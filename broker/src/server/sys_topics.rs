@@ -12,7 +12,8 @@ use crate::limits::budget::Pressure;
 use crate::message::{Message, MessageParts};
 use crate::telemetry::metrics::TrafficTotals;
 
-/// Memory is measured every second, but only every so many while nothing comes in: an idle broker is hardly woken.
+/// Memory is measured every second, but only every so many while nothing comes in: an idle broker
+/// is hardly woken.
 const CALM_S: u64 = 5;
 
 /// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
@@ -33,7 +34,8 @@ type Load = (&'static str, fn(&Core, &TrafficTotals) -> u64);
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
 
-/// Measures memory every second, or every five where nothing comes in, and publishes the figures as often as the configuration says, until the broker stops.
+/// Measures memory every second, or every five where nothing comes in, and publishes the figures as
+/// often as the configuration says, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let configured = || u64::from(core.settings.get().config.mqtt.sys_interval_s);
     let mut every_s = configured();

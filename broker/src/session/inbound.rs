@@ -7,8 +7,8 @@ use lapwing_protocol::flight::InboundStore;
 const LIST_MAX: usize = 64;
 const WORDS: usize = 1 << 10;
 
-/// A set of packet identifiers: a short list for the usual client, 8 KiB of bits for one that keeps thousands open (MQTT 3
-/// has no way to tell it not to).
+/// A set of packet identifiers: a short list for the usual client, 8 KiB of bits for one that keeps
+/// thousands open (MQTT 3 has no way to tell it not to).
 #[derive(Debug)]
 pub enum ReceivedIds {
     /// In the order of arrival.

@@ -1,10 +1,12 @@
 //! A session (`4.1`): everything that outlives a network connection, as a deterministic core.
 //!
-//! The contract: a connection gives each packet to [`Session::handle`] and carries out the [`Effect`]; then it asks
-//! [`Session::poll`] for what to send until that returns `None`. There is no runtime, socket, lock, router or store in
-//! here, and time is an argument: a test drives it step by step. Nothing in here knows a protocol version either.
+//! The contract: a connection gives each packet to [`Session::handle`] and carries out the
+//! [`Effect`]; then it asks [`Session::poll`] for what to send until that returns `None`. There is
+//! no runtime, socket, lock, router or store in here, and time is an argument: a test drives it
+//! step by step. Nothing in here knows a protocol version either.
 //!
-//! Left to the connection on purpose: what needs other rooms (routing, authorization, the store) and the bytes.
+//! Left to the connection on purpose: what needs other rooms (routing, authorization, the store)
+//! and the bytes.
 
 mod inbound;
 mod outbound;
@@ -136,8 +138,9 @@ impl Session {
         }
     }
 
-    /// A stored session after a restart, at rest: `flights` in the order of their first sending, `last_id` the packet
-    /// identifier that was used last, and the QoS 2 messages that its client has not released.
+    /// A stored session after a restart, at rest: `flights` in the order of their first sending,
+    /// `last_id` the packet identifier that was used last, and the QoS 2 messages that its
+    /// client has not released.
     pub fn restored(
         number: SessionNumber,
         client_id: Arc<str>,
@@ -166,8 +169,8 @@ impl Session {
         }
     }
 
-    /// A new connection for a session that rested: what was in flight is sent again (`[MQTT-4.4.0-1]`), the quotas start
-    /// afresh (`4.9`).
+    /// A new connection for a session that rested: what was in flight is sent again
+    /// (`[MQTT-4.4.0-1]`), the quotas start afresh (`4.9`).
     pub fn resume(&mut self, terms: &Terms) {
         self.expiry_s = terms.expiry_s;
         (self.will_at, self.ends_at) = (None, None);
@@ -175,8 +178,8 @@ impl Session {
         self.outgoing.reconnected(terms);
     }
 
-    /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end become due
-    /// (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
+    /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end
+    /// become due (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
     pub fn go_offline(&mut self, now: Millis) -> Option<Millis> {
         self.outgoing.rest();
         let after = |seconds: u32| now + u64::from(seconds) * 1000;
@@ -247,8 +250,8 @@ impl Session {
         }
     }
 
-    /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent in the order of the
-    /// messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
+    /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent
+    /// in the order of the messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
     pub fn acknowledge(
         &mut self,
         qos: QoS,
@@ -283,7 +286,9 @@ impl Session {
             return Err(Violation::new(ReasonCode::ProtocolError, "a reason code that only a server sends"));
         }
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s() {
-            // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection cannot be kept afterwards.
+            // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection
+            // cannot be
+            // kept afterwards.
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(
                     ReasonCode::ProtocolError,

@@ -1,11 +1,12 @@
-//! What goes to the client: resends first, then retained messages for new subscriptions, then the outbox, in order.
+//! What goes to the client: resends first, then retained messages for new subscriptions, then the
+//! outbox, in order.
 //!
-//! One order for all (`4.6`): a message that has to wait for quota holds back those behind it, QoS 0 included, so that a
-//! subscriber sees what it gets in the order it was published.
+//! One order for all (`4.6`): a message that has to wait for quota holds back those behind it, QoS
+//! 0 included, so that a subscriber sees what it gets in the order it was published.
 //!
-//! What the store has of a session is not kept in memory while it rests: a flight knows the place of its message, and gets it
-//! back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent again. What becomes of stored messages is noted as
-//! [`Outcome`]s, for the connection to pass on.
+//! What the store has of a session is not kept in memory while it rests: a flight knows the place
+//! of its message, and gets it back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent
+//! again. What becomes of stored messages is noted as [`Outcome`]s, for the connection to pass on.
 
 pub(super) mod flights;
 
@@ -122,7 +123,8 @@ impl Outgoing {
         }
     }
 
-    /// The places of messages that have to be fetched before more can be sent again, `most` at a time.
+    /// The places of messages that have to be fetched before more can be sent again, `most` at a
+    /// time.
     pub fn unloaded(&self, most: usize) -> Vec<Seq> {
         let mut unsent = self.flights.iter().filter(|flight| !flight.sent).peekable();
         // Only if the next one waits: what is there goes first.
@@ -144,7 +146,8 @@ impl Outgoing {
         self.flights.iter().any(Flight::is_away)
     }
 
-    /// Messages came back from the store. What was asked for and did not come is lost: it is not sent again.
+    /// Messages came back from the store. What was asked for and did not come is lost: it is not
+    /// sent again.
     pub fn load(&mut self, asked: &[Seq], deliveries: Vec<Delivery>) {
         let mut found: HashMap<Seq, Delivery> =
             deliveries.into_iter().map(|delivery| (delivery.seq, delivery)).collect();
@@ -238,7 +241,8 @@ impl Outgoing {
         self.acknowledged(id, |machine, flights| machine.pubcomp(id, flights))
     }
 
-    /// A client may acknowledge what it got over an earlier connection before it is sent again: then it need not be.
+    /// A client may acknowledge what it got over an earlier connection before it is sent again:
+    /// then it need not be.
     fn acknowledged(
         &mut self,
         id: PacketId,
@@ -279,8 +283,8 @@ impl Outgoing {
         }
     }
 
-    /// A delivery that [`poll`](super::Session::poll) gave out and that could not be written (too large for the client):
-    /// it counts as delivered (`[MQTT-3.1.2-25]`).
+    /// A delivery that [`poll`](super::Session::poll) gave out and that could not be written (too
+    /// large for the client): it counts as delivered (`[MQTT-3.1.2-25]`).
     pub fn undeliverable(&mut self, id: PacketId) {
         let stored = self.flights.get(id).filter(|flight| flight.seq != 0);
         self.outcomes.extend(stored.map(Flight::done));
@@ -293,14 +297,16 @@ impl Outgoing {
         flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
-    /// Whether more could be sent if there was more: nothing is waiting and the quota is not used up.
+    /// Whether more could be sent if there was more: nothing is waiting and the quota is not used
+    /// up.
     pub fn is_hungry(&self) -> bool {
         self.unsent == 0 && self.replay.is_empty() && self.pending.is_empty()
     }
 
-    /// Offers what a shared group (`group`, or any) gave to this session and its client did not get through: queued messages,
-    /// and with `sent` the QoS 1 messages on their way. What `give` takes is gone from here; the rest stays as it is, packet
-    /// identifiers included. QoS 2 stays with the client that has begun it (`[MQTT-4.8.2-4]`). `give` also hears what a message
+    /// Offers what a shared group (`group`, or any) gave to this session and its client did not get
+    /// through: queued messages, and with `sent` the QoS 1 messages on their way. What `give`
+    /// takes is gone from here; the rest stays as it is, packet identifiers included. QoS 2
+    /// stays with the client that has begun it (`[MQTT-4.8.2-4]`). `give` also hears what a message
     /// was sent with.
     pub fn reassign_shared(
         &mut self,

@@ -1,4 +1,5 @@
-//! What a session is subscribed to, and the retained messages that its new subscriptions still have to bring.
+//! What a session is subscribed to, and the retained messages that its new subscriptions still have
+//! to bring.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,8 +15,9 @@ pub struct Subscription {
     pub id: Option<u32>,
 }
 
-/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands. Walked filter by filter and
-/// a few topics at a time, as fast as the client reads, so that it needs no queue however many messages match.
+/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands.
+/// Walked filter by filter and a few topics at a time, as fast as the client reads, so that it
+/// needs no queue however many messages match.
 #[derive(Debug, Default)]
 pub struct RetainedCursor {
     filters: Vec<(Box<str>, Subscription)>,
@@ -67,7 +69,8 @@ impl RetainedCursor {
         }
     }
 
-    /// The best of the filters that match this topic: the QoS, whether RETAIN stays set, and the identifiers.
+    /// The best of the filters that match this topic: the QoS, whether RETAIN stays set, and the
+    /// identifiers.
     pub fn matching(&self, topic: &str) -> Option<(QoS, impl Iterator<Item = u32>)> {
         let matching = || self.filters.iter().filter(move |(filter, _)| topic::matches(filter, topic));
         let qos = matching().map(|(_, held)| held.options.qos).max()?;

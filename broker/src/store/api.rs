@@ -10,7 +10,8 @@ use crate::message::{Delivery, Durability, Message, Millis, Seq, SessionNumber};
 use crate::store::{Entry, KeptSession, OpenError, Record};
 use crate::telemetry::metrics::HistogramSnapshot;
 
-/// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the start.
+/// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the
+/// start.
 pub type Lsn = u64;
 
 /// What an acknowledgement waits for. The default waits for nothing.
@@ -117,13 +118,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Whether records are worth making: `false` when appending is free of any effect.
     fn is_durable(&self) -> bool;
 
-    /// Reserves the next place in the log for a message. It must be filled soon: what comes behind it waits.
+    /// Reserves the next place in the log for a message. It must be filled soon: what comes behind
+    /// it waits.
     ///
     /// # Errors
     /// [`Unavailable`]: the message is not to be taken.
     fn reserve(&self) -> Result<Lsn, Unavailable>;
 
-    /// As [`reserve`](Self::reserve), for a record that must not be refused: it is about what the store has already.
+    /// As [`reserve`](Self::reserve), for a record that must not be refused: it is about what the
+    /// store has already.
     fn reserve_always(&self) -> Lsn;
 
     /// Fills reserved places. Never waits.
@@ -136,7 +139,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         Ticket { lsn, durability }
     }
 
-    /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when it may be.
+    /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when
+    /// it may be.
     fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
 
     /// Ready when there is room for more records; messages are not read from clients until then.
@@ -172,7 +176,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// That they cannot be read.
     fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError>;
 
-    /// Writes and syncs all there is, and takes nothing more. May block for as long as the disk needs.
+    /// Writes and syncs all there is, and takes nothing more. May block for as long as the disk
+    /// needs.
     fn close(&self);
 }
 

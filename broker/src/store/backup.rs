@@ -1,4 +1,5 @@
-//! The socket beside the state: a running broker is asked for a backup there, since nobody else may touch its files.
+//! The socket beside the state: a running broker is asked for a backup there, since nobody else may
+//! touch its files.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -35,7 +36,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens in the folder of the state. A socket there is one of a broker that is gone: the folder is locked.
+    /// Listens in the folder of the state. A socket there is one of a broker that is gone: the
+    /// folder is locked.
     pub(super) fn start(shared: Arc<Shared>, folder: &Path) -> io::Result<Control> {
         let path = folder.join(SOCKET);
         let _ = std::fs::remove_file(&path);

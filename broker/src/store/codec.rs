@@ -1,6 +1,8 @@
-//! Records and rows as bytes: the same codec in the log, in the checkpoint and in an export. `FORMAT.md` draws it.
+//! Records and rows as bytes: the same codec in the log, in the checkpoint and in an export.
+//! `FORMAT.md` draws it.
 //!
-//! Reading trusts nothing: a length is checked before it is used, and bytes that are left over make the whole invalid.
+//! Reading trusts nothing: a length is checked before it is used, and bytes that are left over make
+//! the whole invalid.
 
 use std::num::NonZeroU32;
 use std::ops::Range;

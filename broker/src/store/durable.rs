@@ -35,7 +35,8 @@ use crate::store::{
     Unavailable, WakerSlot, reader,
 };
 
-/// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of its own.
+/// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of
+/// its own.
 const SEGMENTS_LEFT: usize = 2;
 
 /// See the module.
@@ -110,7 +111,8 @@ impl DurableStore {
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
         let mut kept = meta.lsn;
         if !scan.damage.is_empty() {
-            // The damaged log was set aside; what was sound in it goes to the checkpoint before it is let go.
+            // The damaged log was set aside; what was sound in it goes to the checkpoint before it
+            // is let go.
             let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
             let meta = Meta {
@@ -186,7 +188,8 @@ impl DurableStore {
     }
 }
 
-/// A thread of the store: without it nothing becomes durable, so that its panic is a failure of the store.
+/// A thread of the store: without it nothing becomes durable, so that its panic is a failure of the
+/// store.
 struct Watched(Arc<Shared>);
 
 impl Drop for Watched {
@@ -273,8 +276,8 @@ fn replay(
     let (mut table, mut queues, mut scan) = read(OnDamage::GoOn)?;
     let doing = || OpenError::io("setting the damaged log aside");
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
-    // Without the checkpoint nobody knows what became of messages in segments that were kept for a backlog: what they say is old, and
-    // only the log behind the last of them goes together.
+    // Without the checkpoint nobody knows what became of messages in segments that were kept for a
+    // backlog: what they say is old, and only the log behind the last of them goes together.
     let begins = scan.contiguous_from;
     if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();

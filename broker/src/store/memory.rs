@@ -1,4 +1,5 @@
-//! The store that keeps nothing beyond the process: the state in memory is all there is, so all of it is durable at once.
+//! The store that keeps nothing beyond the process: the state in memory is all there is, so all of
+//! it is durable at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};

@@ -11,8 +11,8 @@ pub struct Options {
     pub sync_interval: Duration,
     /// The least time between two syncs.
     pub min_sync_interval: Duration,
-    /// How much log there is between two checkpoints, in bytes, or memory of what stands in it, whichever is reached first; up to four times
-    /// as much while a disk is slow.
+    /// How much log there is between two checkpoints, in bytes, or memory of what stands in it,
+    /// whichever is reached first; up to four times as much while a disk is slow.
     pub window_bytes: u64,
     /// A segment of the log, in bytes.
     pub segment_bytes: u64,

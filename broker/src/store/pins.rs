@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::store::sync::lock;
 
-/// Who looks at which checkpoint: what was freed by a later one is not used again while somebody may still read it.
+/// Who looks at which checkpoint: what was freed by a later one is not used again while somebody
+/// may still read it.
 #[derive(Debug, Default)]
 pub(super) struct ReaderPins {
     /// The number of the newest checkpoint, and how many look at each.
@@ -13,7 +14,8 @@ pub(super) struct ReaderPins {
 }
 
 impl ReaderPins {
-    /// Begins a look, before the checkpoint is read: it is one at the newest, or at a still newer one.
+    /// Begins a look, before the checkpoint is read: it is one at the newest, or at a still newer
+    /// one.
     pub(super) fn begin(self: &Arc<ReaderPins>) -> ReaderPin {
         let mut state = lock(&self.state);
         let at = state.0;

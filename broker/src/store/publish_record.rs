@@ -1,5 +1,5 @@
-//! What one message writes to the log: its place there is reserved before anybody gets it, so that whatever becomes of it
-//! later stands behind it; one record says where it was queued.
+//! What one message writes to the log: its place there is reserved before anybody gets it, so that
+//! whatever becomes of it later stands behind it; one record says where it was queued.
 
 use std::iter;
 
@@ -91,8 +91,8 @@ impl<'s> PublishRecord<'s> {
         }
     }
 
-    /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing waited for, where nobody kept the
-    /// message after all.
+    /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing
+    /// waited for, where nobody kept the message after all.
     pub fn commit(
         mut self,
         message: &Message,

@@ -1,5 +1,5 @@
-//! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so that nobody who serves
-//! clients waits for the disk.
+//! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so
+//! that nobody who serves clients waits for the disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::store::read_request::Wanted;
 use crate::store::sync::lock;
 use crate::store::{Health, PageRequest, Paged};
 
-/// How many rows of a table are looked at under its lock for one page, at most, for each message that is wanted.
+/// How many rows of a table are looked at under its lock for one page, at most, for each message
+/// that is wanted.
 const LOOKED_AT: usize = 4;
 /// How long the reader sleeps at most while somebody waits for an answer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,8 +38,10 @@ pub(super) fn run(shared: &Shared) {
                     requests.clear();
                     return;
                 }
-                // Who puts a question in, ends the store or lets it fail does that with this lock; only what waits to be written is
-                // looked after by the clock as well. An idle broker is not woken.
+                // Who puts a question in, ends the store or lets it fail does that with this lock;
+                // only what
+                // waits to be written is looked after by the clock as well. An idle broker is
+                // not woken.
                 if requests.is_empty() {
                     drop(shared.requests_changed.wait(requests));
                 } else {
@@ -127,7 +130,9 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         found.push(delivery);
         found.len() >= messages_max || bytes >= bytes_max
     };
-    // Rows are in one place only, and what came later is in the later table: three runs in order, one behind the other.
+    // Rows are in one place only, and what came later is in the later table: three runs in order,
+    // one
+    // behind the other.
     let mut done = false;
     read.queue(session, from..until, bad, |seq, row| {
         if gone.contains(&seq)

@@ -1,4 +1,5 @@
-//! What the store is told, one change at a time; and what it gives back of a session after a restart.
+//! What the store is told, one change at a time; and what it gives back of a session after a
+//! restart.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -106,8 +107,8 @@ pub struct PreviousSlot {
     pub packet_id: Option<PacketId>,
 }
 
-/// What a message that was routed changes beside queues and topics. Few do, so that it stands in a box: every record goes from thread to
-/// thread.
+/// What a message that was routed changes beside queues and topics. Few do, so that it stands in a
+/// box: every record goes from thread to thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extras {
     /// The QoS 2 packet that brought it: not to be taken again until it is released.
@@ -174,7 +175,8 @@ pub enum Record {
     Exchange(FlightStep),
 }
 
-/// What a step of an exchange changes. Most records of clients that acknowledge are such, so that they are small.
+/// What a step of an exchange changes. Most records of clients that acknowledge are such, so that
+/// they are small.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FlightStep {
     /// A message was sent to the client of a session.

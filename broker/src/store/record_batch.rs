@@ -1,4 +1,5 @@
-//! Records that one connection makes in one turn: they go to the log together, under one lock, packed behind each other.
+//! Records that one connection makes in one turn: they go to the log together, under one lock,
+//! packed behind each other.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use crate::message::Durability;
 use crate::session::{Outcome, Session};
 use crate::store::{Lsn, Store, Ticket, Unavailable};
 
-/// With so many, or so much memory in bytes, they go at once: what comes behind the first of them in the log waits for it.
+/// With so many, or so much memory in bytes, they go at once: what comes behind the first of them
+/// in the log waits for it.
 const ENTRIES_MAX: usize = 128;
 const BYTES_MAX: usize = 64 << 10;
 
@@ -16,8 +18,8 @@ thread_local! {
     static SPARE: Cell<Vec<Entry>> = const { Cell::new(Vec::new()) };
 }
 
-/// See the module. An empty one holds no memory: the list goes round in the thread. Dropped, it puts what is left, so that nobody waits for
-/// a place for ever.
+/// See the module. An empty one holds no memory: the list goes round in the thread. Dropped, it
+/// puts what is left, so that nobody waits for a place for ever.
 #[derive(Debug)]
 pub struct RecordBatch {
     /// `None`: nothing is kept.

@@ -42,12 +42,14 @@ pub(super) struct SegmentPool {
     pub(super) full: Vec<(u64, Lsn)>,
     /// Segments that the checkpoint has messages in.
     pub(super) needed: BTreeSet<u64>,
-    /// Those that it has none in any more, since that checkpoint: somebody may still read an older one.
+    /// Those that it has none in any more, since that checkpoint: somebody may still read an older
+    /// one.
     pub(super) freed: Vec<(u64, u64)>,
     pub(super) next_id: u64,
     /// The last segment that was filled had few frames: no need to make every single sync cheap.
     pub(super) large_frames: bool,
-    /// The log up to here is in the checkpoint with this number; behind the newest, older ones that somebody may still look at.
+    /// The log up to here is in the checkpoint with this number; behind the newest, older ones that
+    /// somebody may still look at.
     pub(super) kept: VecDeque<(u64, Lsn)>,
     /// A checkpoint was asked for, and how many were made.
     pub(super) wanted: bool,
@@ -72,9 +74,12 @@ impl SegmentPool {
         self.freed.extend(freed.into_iter().map(|segment| (made, segment)));
     }
 
-    /// Takes a segment that nobody needs any more, if nobody looks at a checkpoint older than `oldest`.
+    /// Takes a segment that nobody needs any more, if nobody looks at a checkpoint older than
+    /// `oldest`.
     pub(super) fn reusable(&mut self, oldest: u64) -> Option<u64> {
-        // Tables that were looked at together with an older checkpoint may say of messages behind it that they are in the log.
+        // Tables that were looked at together with an older checkpoint may say of messages behind
+        // it that
+        // they are in the log.
         while self.kept.get(1).is_some_and(|(made, _)| *made <= oldest) {
             self.kept.pop_front();
         }
@@ -128,7 +133,8 @@ pub(super) struct Shared {
     reserved: AtomicU64,
     closed: AtomicBool,
     pub(super) pending: Mutex<PendingLog>,
-    /// The inbox has no room: asked by every connection each time that it is woken, so without its lock.
+    /// The inbox has no room: asked by every connection each time that it is woken, so without its
+    /// lock.
     pub(super) pending_full: AtomicBool,
     pub(super) pending_filled: Condvar,
     pub(super) view: Mutex<ReadView>,
@@ -250,7 +256,8 @@ impl Shared {
         })
     }
 
-    /// Gives out the next place in the log, to be filled soon; none is left for what is new once the store closes.
+    /// Gives out the next place in the log, to be filled soon; none is left for what is new once
+    /// the store closes.
     pub(super) fn reserve(&self) -> Option<Lsn> {
         if self.is_closed() {
             return None;
@@ -259,7 +266,8 @@ impl Shared {
         Some(self.reserved.fetch_add(1, Ordering::Relaxed) + 1).filter(|lsn| *lsn < SEALED)
     }
 
-    /// The same for what must not be refused. Where nothing is taken any more it is a place that is never reached.
+    /// The same for what must not be refused. Where nothing is taken any more it is a place that is
+    /// never reached.
     pub(super) fn reserve_always(&self) -> Lsn {
         match self.health() {
             Health::Failed => Lsn::MAX,

@@ -126,7 +126,8 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     Ok(report)
 }
 
-/// The records of a log as they would be replayed, from its first on; with `beyond_damage` also those behind what is damaged.
+/// The records of a log as they would be replayed, from its first on; with `beyond_damage` also
+/// those behind what is damaged.
 ///
 /// # Errors
 /// That it cannot be read, or was written by a newer version.
@@ -326,7 +327,8 @@ fn each_frame(
     }
 }
 
-/// Copies the state into a new folder, which a broker can be started with. A broker that runs on it makes the copy itself.
+/// Copies the state into a new folder, which a broker can be started with. A broker that runs on it
+/// makes the copy itself.
 ///
 /// # Errors
 /// That there is no state, or that the copy cannot be made.

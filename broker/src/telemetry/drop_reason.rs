@@ -48,11 +48,13 @@ reasons! {
     BrokerTopic "broker_topic" Refused,
     /// the topic is longer than limits.topic_bytes_max or limits.topic_levels_max
     TopicLimit "topic_limit" Refused,
-    /// more user properties than limits.user_properties_max allows, or limits.user_property_bytes_max
+    /// more user properties than limits.user_properties_max allows, or
+    /// limits.user_property_bytes_max
     UserProperties "user_properties" Refused,
     /// the payload is not the UTF-8 text it is said to be
     PayloadFormat "payload_format" Refused,
-    /// the PUBLISH broke MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias, receive maximum), and its connection was closed
+    /// the PUBLISH broke MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias,
+    /// receive maximum), and its connection was closed
     Violation "violation" Refused,
     /// limits.retained_messages_max or limits.retained_bytes_max is reached
     RetainedFull "retained_full" Refused,
@@ -60,9 +62,11 @@ reasons! {
     StoreRefused "store_refused" Refused,
     /// a subscriber's queue is full and limits.queue_policy is refuse
     SessionQueueRefused "session_queue_refused" Refused,
-    /// the queue of the subscriber was full: this message did not get in (limits.queued_messages_max, limits.queued_bytes_max)
+    /// the queue of the subscriber was full: this message did not get in
+    /// (limits.queued_messages_max, limits.queued_bytes_max)
     SessionQueueFull "session_queue_full" Lost,
-    /// the queue of the subscriber was full: it was the oldest there and made room (limits.queue_policy is drop_oldest)
+    /// the queue of the subscriber was full: it was the oldest there and made room
+    /// (limits.queue_policy is drop_oldest)
     SessionQueueOldest "session_queue_oldest" Lost,
     /// the queue of the session on disk was full (store.queue_messages_max, store.queue_bytes_max)
     SessionQueueDiskFull "session_queue_disk_full" Lost,

@@ -1,6 +1,7 @@
 //! Counters of what the broker did, cheap enough for every message.
 //!
-//! Each listener counts its own traffic; the broker's is the sum of them all, those that are gone included.
+//! Each listener counts its own traffic; the broker's is the sum of them all, those that are gone
+//! included.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,7 +44,8 @@ pub struct Histogram {
 /// What a [`Histogram`] says at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistogramSnapshot {
-    /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the last: longer than all.
+    /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the
+    /// last: longer than all.
     pub counts: [u64; CLASSES],
     /// All of it, in microseconds.
     pub micros: u64,
@@ -114,7 +116,8 @@ macro_rules! traffic {
             }
         }
 
-        /// What one connection counts for itself and adds to its listener's counters once in a while: a counter that all cores write
+        /// What one connection counts for itself and adds to its listener's counters once in a
+        /// while: a counter that all cores write
         /// to costs as much as everything else about a small message.
         #[derive(Debug, Default)]
         pub struct LocalCounters {
@@ -181,7 +184,8 @@ impl LocalCounters {
         drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
     }
 
-    /// Whether anything came or went since this was added to the listener's counters last: messages are packets, too.
+    /// Whether anything came or went since this was added to the listener's counters last: messages
+    /// are packets, too.
     #[inline]
     pub fn has_news(&self) -> bool {
         (self.bytes_received | self.packets_sent | self.packets_received) != 0
@@ -208,8 +212,9 @@ pub struct Throughput {
     pub bytes_sent: u64,
 }
 
-/// How fast a connection is: what went through it by the beginning of this stretch of time, and of the one before. Nothing is
-/// done by a clock: a connection that does nothing is not woken for it, and one without messages needs no memory for it.
+/// How fast a connection is: what went through it by the beginning of this stretch of time, and of
+/// the one before. Nothing is done by a clock: a connection that does nothing is not woken for it,
+/// and one without messages needs no memory for it.
 #[derive(Debug, Default)]
 pub struct RateWindow {
     past: Option<Box<Past>>,

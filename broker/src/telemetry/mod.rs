@@ -1,4 +1,5 @@
-//! Observations of the running broker: counters, reasons why messages went no further, and traces of single messages.
+//! Observations of the running broker: counters, reasons why messages went no further, and traces
+//! of single messages.
 
 pub mod drop_reason;
 pub mod metrics;

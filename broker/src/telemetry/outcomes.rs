@@ -1,8 +1,9 @@
-//! Why a message did not arrive: every end that is not a delivery, under one of a closed list of reasons, the same in figures, API
-//! and traces.
+//! Why a message did not arrive: every end that is not a delivery, under one of a closed list of
+//! reasons, the same in figures, API and traces.
 //!
-//! A message ends where it is noticed that it goes no further: there [`Ends`] is told, once for each that does not get it. What
-//! only waits (a client that is too fast, memory that is short) has no end, and no reason here.
+//! A message ends where it is noticed that it goes no further: there [`Ends`] is told, once for
+//! each that does not get it. What only waits (a client that is too fast, memory that is short) has
+//! no end, and no reason here.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +15,8 @@ use crate::message::{Delivery, Message};
 use crate::telemetry::drop_reason::{Drops, Reason};
 use crate::telemetry::trace::{Step, TraceFilter, TraceItem, TraceSubject, Traces};
 
-/// A session as outcomes name it: its client identifier, and counts of the messages that went no further.
+/// A session as outcomes name it: its client identifier, and counts of the messages that went no
+/// further.
 #[derive(Debug, Default)]
 pub struct Recipient {
     client_id: Arc<str>,
@@ -33,7 +35,8 @@ impl Recipient {
         &self.client_id
     }
 
-    /// Messages to or from the client that went no further, since its session began or the broker started.
+    /// Messages to or from the client that went no further, since its session began or the broker
+    /// started.
     pub fn drops(&self) -> Option<&Drops> {
         self.drops.get().map(|drops| &**drops)
     }
@@ -104,7 +107,8 @@ impl Outcomes {
         self.traces.record(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
-    /// A session wants nothing of its own; counted by who publishes ([`LocalCounters`](crate::telemetry::metrics::LocalCounters)).
+    /// A session wants nothing of its own; counted by who publishes
+    /// ([`LocalCounters`](crate::telemetry::metrics::LocalCounters)).
     #[inline]
     pub(crate) fn skipped_no_local(&self, message: &Message, recipient: &Recipient) {
         if self.traces.wants(message) {

@@ -1,11 +1,13 @@
-//! Live traces: somebody follows messages on their way, from the PUBLISH that brought them to the acknowledgement of each
-//! subscriber, or to the reason why there is none.
+//! Live traces: somebody follows messages on their way, from the PUBLISH that brought them to the
+//! acknowledgement of each subscriber, or to the reason why there is none.
 //!
-//! While nobody does, a message costs one relaxed load where it could be told. While somebody does, each message that a trace could
-//! want gets a number, which travels with it, over queues, the disk and a restart, so that its story can be read together. Nothing
-//! waits for a reader: what a trace does not take in time is lost, and it is told how much. Payloads are never shown.
+//! While nobody does, a message costs one relaxed load where it could be told. While somebody does,
+//! each message that a trace could want gets a number, which travels with it, over queues, the disk
+//! and a restart, so that its story can be read together. Nothing waits for a reader: what a trace
+//! does not take in time is lost, and it is told how much. Payloads are never shown.
 //!
-//! One more reader may [`Export`] the ways of those messages that ask for it: others cost a look at their own flags then.
+//! One more reader may [`Export`] the ways of those messages that ask for it: others cost a look at
+//! their own flags then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -65,7 +67,8 @@ pub struct TraceSubject<'a> {
     pub qos: QoS,
     /// The size of its payload.
     pub bytes: usize,
-    /// The properties that it came with, or those that go with it: user properties are the same in both.
+    /// The properties that it came with, or those that go with it: user properties are the same in
+    /// both.
     pub properties: &'a [u8],
     /// When it was published.
     // Only the exporter of traces reads it.
@@ -200,7 +203,8 @@ pub enum TraceItem {
     Lost(u64),
 }
 
-/// Who takes the ways of single messages out of the broker: all that it is told is of a message that it wants.
+/// Who takes the ways of single messages out of the broker: all that it is told is of a message
+/// that it wants.
 pub(crate) trait TraceExporter: std::fmt::Debug + Send + Sync {
     /// Whether it may want a message that comes with these properties.
     fn may_want(&self, properties: &[u8]) -> bool;
@@ -296,7 +300,8 @@ impl Traces {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a trace: its number, and what is told of it. `None`: there are as many as there may be.
+    /// Begins a trace: its number, and what is told of it. `None`: there are as many as there may
+    /// be.
     pub(super) fn begin(&self, filter: TraceFilter) -> Option<(u64, mpsc::Receiver<TraceItem>)> {
         let mut inner = self.lock();
         if inner.traces.len() >= TRACES_MAX {

@@ -1,9 +1,11 @@
-//! The threads that serve connections, each with a runtime of its own: its tasks, its epoll, its timers.
+//! The threads that serve connections, each with a runtime of its own: its tasks, its epoll, its
+//! timers.
 //!
-//! A connection stays with its thread. One runtime whose threads take tasks from each other spreads work more evenly, but it wakes the others
-//! for every task that becomes ready: with two threads, a message of fan-in took half as much CPU time again (docs/PERFORMANCE.md). What is
-//! fair to others on the same thread is seen to by the bound of a connection's turn. All that is no connection runs on the runtime of the
-//! caller.
+//! A connection stays with its thread. One runtime whose threads take tasks from each other spreads
+//! work more evenly, but it wakes the others for every task that becomes ready: with two threads, a
+//! message of fan-in took half as much CPU time again (docs/PERFORMANCE.md). What is fair to others
+//! on the same thread is seen to by the bound of a connection's turn. All that is no connection
+//! runs on the runtime of the caller.
 
 mod wakeups;
 
@@ -42,7 +44,8 @@ impl Drop for ConnectionCount {
 }
 
 impl WorkerPool {
-    /// So many threads: the runtime that this is called in, whose thread accepts connections and does all the rest, and others.
+    /// So many threads: the runtime that this is called in, whose thread accepts connections and
+    /// does all the rest, and others.
     ///
     /// # Errors
     /// Those of the system.

@@ -1,7 +1,9 @@
-//! How another thread wakes the tasks of one: it leaves their wakers there, and one task of that thread wakes them all.
+//! How another thread wakes the tasks of one: it leaves their wakers there, and one task of that
+//! thread wakes them all.
 //!
-//! A runtime is told of each task that another thread wakes by a system call of its own. Here only the first of many makes one: a message for a
-//! hundred subscribers, or a sync that as many publishers wait for, is one for each thread.
+//! A runtime is told of each task that another thread wakes by a system call of its own. Here only
+//! the first of many makes one: a message for a hundred subscribers, or a sync that as many
+//! publishers wait for, is one for each thread.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,7 +26,8 @@ pub fn this_thread() -> u64 {
     THREAD.with(|thread| *thread)
 }
 
-/// The wakers that others have left, and who wakes them. There is one for each connection at most, and those of what it waits for.
+/// The wakers that others have left, and who wakes them. There is one for each connection at most,
+/// and those of what it waits for.
 #[derive(Debug)]
 pub struct WakeQueue {
     thread: u64,

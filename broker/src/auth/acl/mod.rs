@@ -1,10 +1,11 @@
 //! Access rules: who may publish to and subscribe to what.
 //!
-//! A rule that denies wins over every rule that allows, whatever their order; what no rule allows is denied. So a list of rules
-//! can be read in any order, and adding one that allows never undoes one that denies.
+//! A rule that denies wins over every rule that allows, whatever their order; what no rule allows
+//! is denied. So a list of rules can be read in any order, and adding one that allows never undoes
+//! one that denies.
 //!
-//! A subscription is allowed when one rule allows all that it could bring. Where a rule denies a part of it, that part is not
-//! delivered: every message is asked about again when it is sent.
+//! A subscription is allowed when one rule allows all that it could bring. Where a rule denies a
+//! part of it, that part is not delivered: every message is asked about again when it is sent.
 
 mod cover;
 mod mosquitto;
@@ -195,8 +196,8 @@ impl Acl {
         groups.into()
     }
 
-    /// What a client may do: the lists that concern it, and what depends on its names worked out. `grants` come with its
-    /// credentials.
+    /// What a client may do: the lists that concern it, and what depends on its names worked out.
+    /// `grants` come with its credentials.
     pub fn rights(&self, identity: &Identity, client_id: &str, wide: bool) -> Rights {
         let mut subjects = vec![Subject::Everyone];
         match &identity.user {

@@ -1,7 +1,9 @@
-//! Mosquitto's format: `user NAME`, `topic [read|write|readwrite|deny] FILTER`, `pattern [...] FILTER`.
+//! Mosquitto's format: `user NAME`, `topic [read|write|readwrite|deny] FILTER`, `pattern [...]
+//! FILTER`.
 //!
-//! As there, `topic` lines before the first `user` are for clients without a user, and `pattern` lines are for everybody,
-//! wherever they stand. Other than there, `deny` wins over every line that allows.
+//! As there, `topic` lines before the first `user` are for clients without a user, and `pattern`
+//! lines are for everybody, wherever they stand. Other than there, `deny` wins over every line that
+//! allows.
 
 use std::sync::Arc;
 

@@ -27,7 +27,8 @@ use toml::de::{DeTable, DeValue};
 use super::{Draft, Rule, RuleLocation, Subject};
 use crate::auth::template;
 
-/// What a key of a rule does: whether it denies, and whether it is about publishing and subscribing.
+/// What a key of a rule does: whether it denies, and whether it is about publishing and
+/// subscribing.
 const EFFECTS: &[(&str, (bool, bool, bool))] = &[
     ("publish", (false, true, false)),
     ("subscribe", (false, false, true)),

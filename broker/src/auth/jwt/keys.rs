@@ -1,7 +1,7 @@
 //! The keys that tokens are checked with: PEM files, JWKS files, and a shared secret.
 //!
-//! Each key knows the one algorithm that it is for. What a token says of its algorithm only chooses among keys, so a public
-//! key can never be taken for a shared secret, and "none" is no algorithm.
+//! Each key knows the one algorithm that it is for. What a token says of its algorithm only chooses
+//! among keys, so a public key can never be taken for a shared secret, and "none" is no algorithm.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,5 @@
-//! JSON Web Tokens (RFC 7519) as passwords: whoever signs them says who the client is, what it may do, and for how long.
+//! JSON Web Tokens (RFC 7519) as passwords: whoever signs them says who the client is, what it may
+//! do, and for how long.
 
 mod keys;
 
@@ -30,7 +31,8 @@ pub struct Tokens {
     pub keys: Vec<TokenKey>,
 }
 
-/// Names of a grant in a token, and what they allow or deny: (denies, publish, subscribe). The short ones are EMQX's.
+/// Names of a grant in a token, and what they allow or deny: (denies, publish, subscribe). The
+/// short ones are EMQX's.
 const GRANTS: [(&str, (bool, bool, bool)); 9] = [
     ("publish", (false, true, false)),
     ("pub", (false, true, false)),
@@ -156,7 +158,8 @@ impl Tokens {
     }
 }
 
-/// The rules in a token: `{"publish": ["a/#"], "subscribe": ["b/+"], "deny": ["a/secret"]}`; `None`: it says nothing of rules.
+/// The rules in a token: `{"publish": ["a/#"], "subscribe": ["b/+"], "deny": ["a/secret"]}`;
+/// `None`: it says nothing of rules.
 pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc<[Rule]>>, String> {
     if claim.is_null() {
         return Ok(None);

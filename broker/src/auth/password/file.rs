@@ -1,5 +1,5 @@
-//! The password file: `USER:HASH`, one a line, as Mosquitto has it; with `:SCRAM-SHA-256$…` behind it where the user may
-//! authenticate by SCRAM, too.
+//! The password file: `USER:HASH`, one a line, as Mosquitto has it; with `:SCRAM-SHA-256$…` behind
+//! it where the user may authenticate by SCRAM, too.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -137,8 +137,9 @@ pub fn line(user: &str, entry: &PasswordEntry) -> String {
     }
 }
 
-/// Goes through the lines of a file and gives each to `judge`, with the name of its user: `None` takes it out. Comments stay as
-/// they are; `append` comes behind them. The file is replaced at once, for its owner only.
+/// Goes through the lines of a file and gives each to `judge`, with the name of its user: `None`
+/// takes it out. Comments stay as they are; `append` comes behind them. The file is replaced at
+/// once, for its owner only.
 ///
 /// # Errors
 /// Of the disk.
@@ -147,7 +148,9 @@ pub fn edit(
     judge: &mut dyn FnMut(&str, &str) -> Option<String>,
     append: &[String],
 ) -> std::io::Result<()> {
-    // The folder is locked, since the file itself is replaced: two who edit it at once do not lose each other's lines.
+    // The folder is locked, since the file itself is replaced: two who edit it at once do not lose
+    // each
+    // other's lines.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let lock = std::fs::File::open(folder)?;
     lock.lock()?;
@@ -164,8 +167,8 @@ pub fn edit(
     replace(path, out.as_bytes())
 }
 
-/// Writes a file beside the other and puts it in its place. A link stays one; owner and mode of an existing file are kept where
-/// they are stricter.
+/// Writes a file beside the other and puts it in its place. A link stays one; owner and mode of an
+/// existing file are kept where they are stricter.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -177,7 +180,9 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         file.write_all(bytes)?;
         if let Ok(old) = std::fs::metadata(path) {
             use std::os::unix::fs::MetadataExt;
-            // Best effort: only root may give a file away. A group that could read it still can, others never.
+            // Best effort: only root may give a file away. A group that could read it still can,
+            // others
+            // never.
             let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
             file.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o640 | 0o600))?;
         }

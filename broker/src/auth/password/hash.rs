@@ -6,7 +6,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::{digest, pbkdf2};
 use subtle::ConstantTimeEq;
 
-/// The most PBKDF2 iterations that are taken from a file: a larger number would only keep the broker busy (CVE-2018-12551).
+/// The most PBKDF2 iterations that are taken from a file: a larger number would only keep the
+/// broker busy (CVE-2018-12551).
 const ITERATIONS_MAX: u32 = 5_000_000;
 /// The most memory of one hash, in KiB.
 const MEMORY_KIB_MAX: u32 = 1 << 20;
@@ -166,7 +167,8 @@ impl Hash {
         }
     }
 
-    /// Whether this is the password; compared in constant time. `memory` is kept from one call to the next.
+    /// Whether this is the password; compared in constant time. `memory` is kept from one call to
+    /// the next.
     pub fn verify(&self, password: &[u8], memory: &mut Vec<Block>) -> bool {
         let (Hash::Argon2id { hash, .. } | Hash::Pbkdf2 { hash, .. } | Hash::Sha512 { hash, .. }) = self;
         self.compute(password, memory).is_some_and(|computed| computed.ct_eq(hash).into())

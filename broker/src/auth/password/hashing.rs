@@ -1,8 +1,10 @@
-//! The threads that hash passwords: at most half of the cores, at low priority, and a bounded queue before them.
+//! The threads that hash passwords: at most half of the cores, at low priority, and a bounded queue
+//! before them.
 //!
-//! Hashing is slow on purpose. In threads of its own it keeps nobody else waiting, however many devices come back at once; in
-//! a bounded queue it cannot be used to fill the memory. Threads begin with the first password, and keep the memory that
-//! argon2id works in as long as there is something to do.
+//! Hashing is slow on purpose. In threads of its own it keeps nobody else waiting, however many
+//! devices come back at once; in a bounded queue it cannot be used to fill the memory. Threads
+//! begin with the first password, and keep the memory that argon2id works in as long as there is
+//! something to do.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -79,7 +81,9 @@ impl HashPool {
 }
 
 fn serve(queue: &Mutex<Receiver<Job>>) {
-    // Best effort: without it hashing competes like everybody else. On Linux this is about the thread alone.
+    // Best effort: without it hashing competes like everybody else. On Linux this is about the
+    // thread
+    // alone.
     let _ = rustix::process::nice(NICE);
     let mut memory = Vec::new();
     loop {

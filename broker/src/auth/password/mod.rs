@@ -1,4 +1,5 @@
-//! Passwords: the file of users, hashing without keeping anybody waiting, and the memory of what was right.
+//! Passwords: the file of users, hashing without keeping anybody waiting, and the memory of what
+//! was right.
 
 mod file;
 mod hash;
@@ -126,7 +127,8 @@ impl AuthState {
         }
     }
 
-    /// Writes what was hashed anew, all at once. A user whose line has changed meanwhile keeps it. Blocks.
+    /// Writes what was hashed anew, all at once. A user whose line has changed meanwhile keeps it.
+    /// Blocks.
     pub fn write_rehashed(&self, path: &Path) {
         let rehashed = std::mem::take(&mut *self.rehashed.lock().unwrap_or_else(PoisonError::into_inner));
         if rehashed.is_empty() {

@@ -1,7 +1,8 @@
 //! What was found right is remembered, so that devices that come back are not hashed again.
 //!
-//! Kept is a keyed hash of user, stored hash and password; its key is random, never leaves the process and dies with it. A
-//! password cannot be read off it, and a user whose stored hash changes is forgotten by that.
+//! Kept is a keyed hash of user, stored hash and password; its key is random, never leaves the
+//! process and dies with it. A password cannot be read off it, and a user whose stored hash changes
+//! is forgotten by that.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

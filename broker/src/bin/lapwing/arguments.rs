@@ -28,7 +28,8 @@ pub struct Arguments {
     /// Keep everything in memory only: a restart forgets it
     #[arg(long, conflicts_with = "data_dir")]
     in_memory: bool,
-    /// The address to listen on, like 0.0.0.0:1883, in place of this machine only; needs authentication
+    /// The address to listen on, like 0.0.0.0:1883, in place of this machine only; needs
+    /// authentication
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "port")]
     listen: Option<String>,
     /// The users and their passwords (auth.password_file); `lapwing user add` makes it
@@ -62,7 +63,8 @@ pub enum Command {
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
     ///
-    /// By the configuration and its files, without a broker. `lapwing ctl explain` says who would get a message of a broker that runs.
+    /// By the configuration and its files, without a broker. `lapwing ctl explain` says who would
+    /// get a message of a broker that runs.
     Explain(commands::explain::Explain),
     /// Print the configuration that is in force, and where each value came from
     Config(commands::config::ConfigCommand),

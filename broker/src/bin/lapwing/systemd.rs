@@ -1,4 +1,5 @@
-//! What systemd wants to know of a service (`Type=notify`, `WatchdogSec=`): ready, reloading, stopping, alive. Without systemd nothing is said.
+//! What systemd wants to know of a service (`Type=notify`, `WatchdogSec=`): ready, reloading,
+//! stopping, alive. Without systemd nothing is said.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// When the watchdog is to be told that the broker is alive: at half its time. It is told once all threads that serve clients have had a turn,
-/// so one that stands still is found out.
+/// When the watchdog is to be told that the broker is alive: at half its time. It is told once all
+/// threads that serve clients have had a turn, so one that stands still is found out.
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {

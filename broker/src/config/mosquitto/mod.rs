@@ -1,5 +1,6 @@
-//! mosquitto.conf, as its users have it: its options become keys of ours, one that has no meaning here is named with what to
-//! use instead, and one that nobody knows is an error. `docs/MOSQUITTO.md` says what is different all the same.
+//! mosquitto.conf, as its users have it: its options become keys of ours, one that has no meaning
+//! here is named with what to use instead, and one that nobody knows is an error.
+//! `docs/MOSQUITTO.md` says what is different all the same.
 
 mod listener;
 mod options;

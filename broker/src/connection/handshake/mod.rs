@@ -1,8 +1,9 @@
 //! The first packet: limits, authentication, takeover, CONNACK.
 //!
-//! Everything up to the claim of the client identifier happens within `limits.connect_timeout_s`, counted from the accept; the
-//! claim itself is never cut short, since a session is on its way then. Nothing of the size that a packet announces is
-//! allocated: the buffer grows with the bytes that have come, up to `limits.packet_bytes_before_connect`.
+//! Everything up to the claim of the client identifier happens within `limits.connect_timeout_s`,
+//! counted from the accept; the claim itself is never cut short, since a session is on its way
+//! then. Nothing of the size that a packet announces is allocated: the buffer grows with the bytes
+//! that have come, up to `limits.packet_bytes_before_connect`.
 
 mod exchange;
 mod terms;
@@ -321,7 +322,8 @@ fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, tex
     ConnectError { told, audited: true, ..ConnectError::new(version, ReasonCode::Banned, text) }
 }
 
-/// What a first byte that is not CONNECT looks like, for those who connected the wrong program or to the wrong port.
+/// What a first byte that is not CONNECT looks like, for those who connected the wrong program or
+/// to the wrong port.
 fn not_connect(first: u8) -> String {
     match first {
         TLS_HANDSHAKE => "this looks like TLS on a listener for plain MQTT: use the port of a TLS listener".to_owned(),
@@ -332,7 +334,8 @@ fn not_connect(first: u8) -> String {
     }
 }
 
-/// Makes room without leaving a copy behind, as growing in place may: there may be a password in it.
+/// Makes room without leaving a copy behind, as growing in place may: there may be a password in
+/// it.
 fn grow(input: &mut Vec<u8>, more: usize) {
     if input.capacity() - input.len() < more {
         let mut larger = Vec::with_capacity((2 * input.len()).max(input.len() + more));

@@ -161,7 +161,8 @@ async fn wait_released(core: &Core, client_id: &Arc<str>, within: Duration) -> b
     false
 }
 
-/// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new one.
+/// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new
+/// one.
 fn owned(
     core: &Arc<Core>,
     request: &ConnectRequest,
@@ -193,7 +194,8 @@ fn owned(
     }
 }
 
-/// What the properties of CONNACK take at most, apart from texts of the client and the configuration.
+/// What the properties of CONNACK take at most, apart from texts of the client and the
+/// configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
 fn connack(

@@ -1,4 +1,5 @@
-//! The messages that are on their way with a packet identifier, in the order of their first sending.
+//! The messages that are on their way with a packet identifier, in the order of their first
+//! sending.
 
 use std::collections::VecDeque;
 
@@ -34,8 +35,9 @@ impl Flight {
     }
 }
 
-/// See the module. Identifiers are given out in rising order, so that one is found by halving; but for the few messages during which
-/// they begin at 1 again, or with one left that is as old as that, when each is looked at.
+/// See the module. Identifiers are given out in rising order, so that one is found by halving; but
+/// for the few messages during which they begin at 1 again, or with one left that is as old as
+/// that, when each is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     all: VecDeque<Flight>,

@@ -1,8 +1,9 @@
 //! Where the messages of queued rows stand: in the row, once for several rows, or still in the log.
 //!
-//! A message that outlives its window was written to the log already. Where most of what a window put into a segment outlives it,
-//! the rows only say where, and the segment is kept for as long as a row needs it: a backlog is written once, not twice. Elsewhere
-//! the message moves into its row, and the segment is recycled.
+//! A message that outlives its window was written to the log already. Where most of what a window
+//! put into a segment outlives it, the rows only say where, and the segment is kept for as long as
+//! a row needs it: a backlog is written once, not twice. Elsewhere the message moves into its row,
+//! and the segment is recycled.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,11 +28,12 @@ pub(in crate::store) const BODY_USES: TableDefinition<'_, u64, u64> = TableDefin
 /// Segment → how many rows have their message in it, and how many ever had.
 const LOG_USES: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("log_uses");
 
-/// What is read of a segment at first, and at most, in bytes: a queue is read in order, so that the next message is likely to
-/// stand right behind.
+/// What is read of a segment at first, and at most, in bytes: a queue is read in order, so that the
+/// next message is likely to stand right behind.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
-/// Segments that are mostly empty are let be until there are so many bytes of that, whatever the backlog.
+/// Segments that are mostly empty are let be until there are so many bytes of that, whatever the
+/// backlog.
 const EMPTY_BYTES_MIN: u64 = 64 << 20;
 
 /// Where a packed row has its message.
@@ -77,7 +79,8 @@ pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<PayloadRef> {
     })
 }
 
-/// TrafficTotals by segment. The rows of a queue stand in the order of the log, so that the same segment is meant many times, one after the other.
+/// TrafficTotals by segment. The rows of a queue stand in the order of the log, so that the same
+/// segment is meant many times, one after the other.
 #[derive(Debug, Default)]
 struct SegmentUsage {
     known: BTreeMap<u64, u64>,
@@ -111,7 +114,8 @@ impl SegmentUsage {
 /// What is to be known of the rows of a table before they are written.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Survey {
-    /// The segments whose messages stay where they are: those of which at least half outlives this table.
+    /// The segments whose messages stay where they are: those of which at least half outlives this
+    /// table.
     pub(in crate::store) staying: BTreeSet<u64>,
     /// There are messages in other ones.
     pub(in crate::store) moving: bool,

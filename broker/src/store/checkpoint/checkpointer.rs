@@ -1,6 +1,6 @@
-//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind it, and has new segments
-//! ready before the writer needs them. It is where a full disk is noticed first, while there is still room for
-//! acknowledgements.
+//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind
+//! it, and has new segments ready before the writer needs them. It is where a full disk is noticed
+//! first, while there is still room for acknowledgements.
 
 use std::io;
 use std::sync::PoisonError;
@@ -124,8 +124,8 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no write, or new ones where too
-/// few are left.
+/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no
+/// write, or new ones where too few are left.
 fn spare(shared: &Shared) -> io::Result<()> {
     let options = &shared.options;
     let enough = (options.window_bytes / options.segment_bytes.max(1) + SPARES_MORE) as usize;

@@ -1,5 +1,6 @@
-//! The checkpoint: a redb database with everything that outlives the window of the log. It is written from a closed table in
-//! one transaction, and never otherwise; `FORMAT.md` lists its tables.
+//! The checkpoint: a redb database with everything that outlives the window of the log. It is
+//! written from a closed table in one transaction, and never otherwise; `FORMAT.md` lists its
+//! tables.
 
 pub(super) mod bodies;
 pub(super) mod checkpointer;
@@ -36,7 +37,8 @@ use crate::store::wal::segments;
 
 /// Its file.
 pub(in crate::store) const FILE: &str = "checkpoint.redb";
-/// The version of its format. Version 1 had no messages that stand in the log; it is read, and written on as this one.
+/// The version of its format. Version 1 had no messages that stand in the log; it is read, and
+/// written on as this one.
 const FORMAT: u64 = 2;
 const FORMAT_MIN: u64 = 1;
 /// Its file while it is made.
@@ -181,7 +183,8 @@ fn open_file(
     })
 }
 
-/// Makes an empty checkpoint beside the real name first: one that is half made is never taken for real.
+/// Makes an empty checkpoint beside the real name first: one that is half made is never taken for
+/// real.
 fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Result<()> {
     if disk.list("")?.iter().any(|name| name == FILE_NEW) {
         disk.remove(FILE_NEW)?;
@@ -194,7 +197,8 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
     disk.sync_folder("")
 }
 
-/// Writes a closed table in one transaction; which segments it needs from now on, and which it does not any more.
+/// Writes a closed table in one transaction; which segments it needs from now on, and which it does
+/// not any more.
 pub(in crate::store) fn write(
     db: &Database,
     table: &MemTable,

@@ -1,6 +1,8 @@
-//! The queues in the checkpoint: rows in a run stand together in chunks, since a B-tree pays for each of its entries.
+//! The queues in the checkpoint: rows in a run stand together in chunks, since a B-tree pays for
+//! each of its entries.
 //!
-//! A chunk is written once. Rows that are gone are noted beside it until all of them are; then all of it goes.
+//! A chunk is written once. Rows that are gone are noted beside it until all of them are; then all
+//! of it goes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -29,7 +31,8 @@ const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
 const CHUNK_BYTES_MAX: usize = 15_500;
 /// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
 const GARBAGE_ROWS_MAX: usize = 50_000;
-/// Chunks that one checkpoint looks through for rows whose segments are mostly empty, and rows that it moves.
+/// Chunks that one checkpoint looks through for rows whose segments are mostly empty, and rows that
+/// it moves.
 const LOOKED_MAX: usize = 2_000;
 const MOVED_MAX: usize = 20_000;
 
@@ -135,7 +138,8 @@ struct Apart<'a> {
     missing: &'a BTreeSet<Seq>,
 }
 
-/// A chunk anew, in one piece or several, the messages of these segments moved into it. Pieces of which all is gone are left out.
+/// A chunk anew, in one piece or several, the messages of these segments moved into it. Pieces of
+/// which all is gone are left out.
 fn without_log(
     chunk: &Apart<'_>,
     leaves: &dyn Fn(u64) -> bool,
@@ -245,7 +249,8 @@ struct Run {
 }
 
 impl Run {
-    /// The row of this place is next: the first of a run says where that is. Where its bytes will begin.
+    /// The row of this place is next: the first of a run says where that is. Where its bytes will
+    /// begin.
     fn begin(&mut self, session: SessionNumber, seq: Seq) -> usize {
         if self.count == 0 {
             (self.session, self.first) = (session, seq);
@@ -255,7 +260,8 @@ impl Run {
     }
 }
 
-/// Messages of a table that move out of the log, by where they stood. What cannot be read stays where it is.
+/// Messages of a table that move out of the log, by where they stood. What cannot be read stays
+/// where it is.
 fn moving(table: &MemTable, survey: &Survey, log: &Log) -> HashMap<LogLocation, Message> {
     if !survey.moving {
         return HashMap::new();
@@ -433,8 +439,9 @@ fn first_chunk(
     Ok(Some((key.value().1, bodies)))
 }
 
-/// Goes through the rows of a queue in this range for as long as `give` wants more; it gets each row's place, and how to read
-/// it. `corrupt` hears of rows and chunks that are not as they should be.
+/// Goes through the rows of a queue in this range for as long as `give` wants more; it gets each
+/// row's place, and how to read it. `corrupt` hears of rows and chunks that are not as they should
+/// be.
 pub(in crate::store) fn read(
     txn: &ReadTransaction,
     log: &Log,

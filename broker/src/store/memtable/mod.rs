@@ -1,7 +1,9 @@
-//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is gone.
+//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is
+//! gone.
 //!
-//! A message that is acknowledged before its table is written out leaves no trace in it, and never reaches the checkpoint. Messages
-//! stay in the log, where their frames brought them: a table says where.
+//! A message that is acknowledged before its table is written out leaves no trace in it, and never
+//! reaches the checkpoint. Messages stay in the log, where their frames brought them: a table says
+//! where.
 
 pub(in crate::store) mod id_map;
 pub(in crate::store) mod queues;
@@ -329,7 +331,8 @@ impl MemTable {
         queues.remove(&session);
     }
 
-    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for what holds them.
+    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for
+    /// what holds them.
     pub(in crate::store) fn weight(&self) -> usize {
         fn of<K, V>(rows: &BTreeMap<K, V>) -> usize {
             2 * rows.len() * (size_of::<K>() + size_of::<V>())

@@ -1,5 +1,6 @@
-//! The rows of the queues in a table: a lane for each session, in the order of their places. Rows come at the end and mostly go at
-//! the front; one that goes elsewhere leaves a gap until its neighbours are gone.
+//! The rows of the queues in a table: a lane for each session, in the order of their places. Rows
+//! come at the end and mostly go at the front; one that goes elsewhere leaves a gap until its
+//! neighbours are gone.
 
 use std::collections::VecDeque;
 use std::ops::Range;

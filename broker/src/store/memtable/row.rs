@@ -9,7 +9,8 @@ use crate::store::Lsn;
 use crate::store::location::{LogLocation, MessageRef};
 use crate::store::record::QueueSlot;
 
-/// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as small as it can be.
+/// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as
+/// small as it can be.
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Row {
     /// Its message stands in the log, and few terms come with it.
@@ -59,7 +60,8 @@ pub(in crate::store) enum Kept {
 }
 
 impl Compact {
-    /// The row of a message that stands in the log, if there is nothing to it that this has no field for.
+    /// The row of a message that stands in the log, if there is nothing to it that this has no
+    /// field for.
     pub(super) fn of(queued: &QueueSlot, place: &MessageRef, siblings: bool) -> Option<Compact> {
         let QueueSlot { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } =
             *queued;

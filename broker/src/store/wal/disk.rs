@@ -1,5 +1,5 @@
-//! The disk as the store sees it: every call that can fail stands here, so that tests can put a disk of their own below the
-//! real engine that loses power or breaks.
+//! The disk as the store sees it: every call that can fail stands here, so that tests can put a
+//! disk of their own below the real engine that loses power or breaks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,7 +16,8 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Of the file system.
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// As `open` with `create`, of a file that is written once and seldom read: [`DiskFile::write_through`] may go past the page cache.
+    /// As `open` with `create`, of a file that is written once and seldom read:
+    /// [`DiskFile::write_through`] may go past the page cache.
     ///
     /// # Errors
     /// Of the file system.
@@ -93,8 +94,8 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     /// Of the file system.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// As `write_at`, of what will be synced at once. Whole pages that begin at a page's place in the file and in memory need not be copied on
-    /// their way.
+    /// As `write_at`, of what will be synced at once. Whole pages that begin at a page's place in
+    /// the file and in memory need not be copied on their way.
     ///
     /// # Errors
     /// Of the file system.
@@ -191,7 +192,8 @@ pub struct Folder {
 const LOCK: &str = "lock";
 
 impl Folder {
-    /// Makes the folder if it is not there, for its owner only, and locks it against other processes; `None` when another one has it.
+    /// Makes the folder if it is not there, for its owner only, and locks it against other
+    /// processes; `None` when another one has it.
     ///
     /// # Errors
     /// Of the file system.
@@ -291,8 +293,9 @@ impl DiskFile for File {
     }
 }
 
-/// A file that can also be written past the page cache. What a sync has to wait for then is on its way to the disk already: it takes a sixth of the
-/// CPU for a frame of 300 KB, and two thirds of the time.
+/// A file that can also be written past the page cache. What a sync has to wait for then is on its
+/// way to the disk already: it takes a sixth of the CPU for a frame of 300 KB, and two thirds of
+/// the time.
 #[derive(Debug)]
 struct LogFile {
     file: File,

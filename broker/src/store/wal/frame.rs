@@ -1,5 +1,6 @@
-//! One frame of the log: what one write commits. Padded to whole pages, so that a page that was acknowledged is never written
-//! again; checksummed; bound to its segment, so that what a recycled file held before is not taken for new.
+//! One frame of the log: what one write commits. Padded to whole pages, so that a page that was
+//! acknowledged is never written again; checksummed; bound to its segment, so that what a recycled
+//! file held before is not taken for new.
 
 use std::ops::Range;
 
@@ -40,7 +41,8 @@ pub(in crate::store) struct Head {
     pub number: u64,
     /// Nothing of this run or export comes behind it.
     pub outcomes: bool,
-    /// Of this state only: nobody can put a frame into a payload that would be taken for one of ours.
+    /// Of this state only: nobody can put a frame into a payload that would be taken for one of
+    /// ours.
     pub salt: u32,
 }
 
@@ -92,7 +94,8 @@ pub(in crate::store) enum FrameScan {
     Newer(u16),
 }
 
-/// A frame in the making. It begins at a multiple of [`PAGE`] in memory, so that a disk can be given it as it is.
+/// A frame in the making. It begins at a multiple of [`PAGE`] in memory, so that a disk can be
+/// given it as it is.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Buffer {
     bytes: Vec<u8>,
@@ -101,7 +104,8 @@ pub(in crate::store) struct Buffer {
 }
 
 impl Buffer {
-    /// Makes room for the head; records are added behind it, then [`seal`](Self::seal) completes the frame.
+    /// Makes room for the head; records are added behind it, then [`seal`](Self::seal) completes
+    /// the frame.
     pub(in crate::store) fn begin(&mut self) {
         self.bytes.clear();
         self.lead = lead(&self.bytes);
@@ -215,8 +219,8 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
     FrameScan::Frame(head)
 }
 
-/// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame its message stands;
-/// `None` where they are not as they should be.
+/// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame
+/// its message stands; `None` where they are not as they should be.
 pub(in crate::store) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<Range<usize>>)>> {
     let end = HEAD + head.len as usize;
     let body = bytes.get(HEAD..end)?;

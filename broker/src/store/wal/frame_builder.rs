@@ -1,5 +1,6 @@
-//! Records packed for one frame, by the threads that made them: each has its record in its cache, and its message needs to be in memory no
-//! longer once it is packed. The writer, which all wait for, only completes the frame.
+//! Records packed for one frame, by the threads that made them: each has its record in its cache,
+//! and its message needs to be in memory no longer once it is packed. The writer, which all wait
+//! for, only completes the frame.
 
 use super::frame;
 use crate::message::Durability;
@@ -31,7 +32,8 @@ impl Entry {
 pub(in crate::store) struct FrameBuilder {
     /// The place of its first record.
     pub(in crate::store) first: Lsn,
-    /// What tables take in of each record. Where its message stands counts from the beginning of the frame.
+    /// What tables take in of each record. Where its message stands counts from the beginning of
+    /// the frame.
     pub(in crate::store) rows: Vec<AppliedRecord>,
     pub(in crate::store) frame: frame::Buffer,
     /// Records that are still to be packed, and where the frame is put together then.

@@ -1,4 +1,5 @@
-//! The write-ahead log: frames in segments, the records that wait for one, and the thread that writes them.
+//! The write-ahead log: frames in segments, the records that wait for one, and the thread that
+//! writes them.
 
 pub mod disk;
 pub(in crate::store) mod frame;

@@ -1,7 +1,8 @@
-//! Records on their way to the writer: a window of the log, its places given out in order and filled in any.
+//! Records on their way to the writer: a window of the log, its places given out in order and
+//! filled in any.
 //!
-//! Who fills a place packs its record for a frame, if all places before it are filled; else who fills the last of those does. The writer takes
-//! what is packed, and holds the lock only for that.
+//! Who fills a place packs its record for a frame, if all places before it are filled; else who
+//! fills the last of those does. The writer takes what is packed, and holds the lock only for that.
 
 use std::collections::VecDeque;
 
@@ -26,7 +27,8 @@ pub(in crate::store) struct PendingLog {
     bytes: usize,
     /// Somebody waits to read what is up to here: it is written at once.
     pub(in crate::store) needed: Lsn,
-    /// The writer sleeps, and nobody has woken it: that costs a system call, so that nobody does it for nothing.
+    /// The writer sleeps, and nobody has woken it: that costs a system call, so that nobody does it
+    /// for nothing.
     pub(in crate::store) sleeping: bool,
     /// The next table is to be frozen whatever its size.
     pub(in crate::store) freeze: bool,
@@ -58,7 +60,8 @@ impl PendingLog {
         self.bytes
     }
 
-    /// What can be taken, if there is something: how many bytes, and the most that one of the records asks for.
+    /// What can be taken, if there is something: how many bytes, and the most that one of the
+    /// records asks for.
     pub(in crate::store) fn ready(&self) -> Option<(usize, Durability)> {
         let durability = self.packs.iter().map(|pack| pack.durability).max()?;
         Some((self.ready_bytes, durability))

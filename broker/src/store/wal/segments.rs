@@ -1,4 +1,5 @@
-//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and read back at the start.
+//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and
+//! read back at the start.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,8 +48,8 @@ pub(in crate::store) struct Segment {
 pub(in crate::store) enum Preallocation {
     /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
     Zeroed,
-    /// Only reserved: each sync has to note besides what was written, which is little beside a large frame, and all of it is
-    /// written once less.
+    /// Only reserved: each sync has to note besides what was written, which is little beside a
+    /// large frame, and all of it is written once less.
     Reserved,
 }
 
@@ -82,8 +83,8 @@ pub(in crate::store) fn prepare(
     Ok(Segment { id, file, at: 0 })
 }
 
-/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides what stands there. `None`
-/// where there is no such frame.
+/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides
+/// what stands there. `None` where there is no such frame.
 pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
     for id in ids(disk)? {
         let file = disk.open(&name(id), false)?;
@@ -121,7 +122,8 @@ pub(in crate::store) struct Scan {
     pub(in crate::store) torn: Option<Damage>,
     /// Each segment with its last record; 0 where it has none.
     pub(in crate::store) segments: Vec<(u64, Lsn)>,
-    /// Records are missing before those of this segment; behind them the log goes together. 0: all of it does.
+    /// Records are missing before those of this segment; behind them the log goes together. 0: all
+    /// of it does.
     pub(in crate::store) contiguous_from: u64,
     /// How many bytes of each segment the records were in.
     pub(in crate::store) covers: BTreeMap<u64, u64>,

@@ -1,7 +1,9 @@
-//! The writer: one thread that turns records into frames, one write and at most one sync for as many as there are.
+//! The writer: one thread that turns records into frames, one write and at most one sync for as
+//! many as there are.
 //!
-//! While a sync runs, the next records gather by themselves, so that nothing has to linger. A write or sync that fails is
-//! the end: what a disk says after that is worth nothing. Only "no space" is waited out, since nothing was promised yet.
+//! While a sync runs, the next records gather by themselves, so that nothing has to linger. A write
+//! or sync that fails is the end: what a disk says after that is worth nothing. Only "no space" is
+//! waited out, since nothing was promised yet.
 
 use std::io;
 use std::ops::Range;
@@ -23,7 +25,8 @@ use crate::store::sync::lock;
 use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::{Health, Lsn};
 
-/// Frames of this size on average are large, in bytes: noting in the file system what was written costs some pages.
+/// Frames of this size on average are large, in bytes: noting in the file system what was written
+/// costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
 /// How long records that nobody waits for may gather.
 const LAZY: Duration = Duration::from_millis(50);
@@ -93,8 +96,8 @@ impl Writer {
         self.shared.wake();
     }
 
-    /// Waits for the next records and takes them; how durable they are to be. `Some(None)`: a sync is due; `None`: all is done and the store
-    /// closes.
+    /// Waits for the next records and takes them; how durable they are to be. `Some(None)`: a sync
+    /// is due; `None`: all is done and the store closes.
     fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
@@ -179,8 +182,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading it. `true`: a table is
-    /// full now.
+    /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading
+    /// it. `true`: a table is full now.
     fn show(&mut self, framed: Range<u64>) -> bool {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
@@ -218,7 +221,8 @@ impl Writer {
         (self.since_frozen, self.gathered) = (0, 0);
     }
 
-    /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is nothing to wait for.
+    /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is
+    /// nothing to wait for.
     fn await_checkpoint(&self) {
         let shared = &self.shared;
         let mut supply = lock(&shared.segments);
@@ -276,7 +280,8 @@ impl Writer {
         Ok(framed)
     }
 
-    /// The frame could not be written for want of space. Nobody was promised anything yet: it is tried again.
+    /// The frame could not be written for want of space. Nobody was promised anything yet: it is
+    /// tried again.
     fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
         if self.shared.is_closed() {
             return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
@@ -290,7 +295,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in the next segment; the one before is on disk first, so that only the last one can have a torn end.
+    /// Goes on in the next segment; the one before is on disk first, so that only the last one can
+    /// have a torn end.
     fn rotate(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let shared = self.shared.clone();

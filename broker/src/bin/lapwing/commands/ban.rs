@@ -1,4 +1,5 @@
-//! `lapwing ban add|remove|list`: who is not let in. A running broker sees the change within seconds.
+//! `lapwing ban add|remove|list`: who is not let in. A running broker sees the change within
+//! seconds.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
-//! `lapwing cert server|device`: a certificate authority of one's own, so that TLS takes one command to try. The authority is
-//! made with the first certificate; who trusts `ca.pem` trusts what it signs.
+//! `lapwing cert server|device`: a certificate authority of one's own, so that TLS takes one
+//! command to try. The authority is made with the first certificate; who trusts `ca.pem` trusts
+//! what it signs.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -43,7 +44,8 @@ enum CertCommand {
         /// The address to listen on, in the printed lines
         #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8883")]
         listen: String,
-        /// The names and addresses that clients know it by [default: localhost, 127.0.0.1, ::1 and the name of this machine]
+        /// The names and addresses that clients know it by [default: localhost, 127.0.0.1, ::1 and
+        /// the name of this machine]
         names: Vec<String>,
     },
     /// A certificate for each of these devices, which is who they are to the broker

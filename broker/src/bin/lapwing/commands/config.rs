@@ -1,4 +1,5 @@
-//! `lapwing config`: the configuration that is in force, and the reference of all keys. `lapwing convert`: from mosquitto.conf.
+//! `lapwing config`: the configuration that is in force, and the reference of all keys. `lapwing
+//! convert`: from mosquitto.conf.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +15,8 @@ pub struct ConfigCommand {
     reference: bool,
 }
 
-/// Prints it as TOML, each line with where its value came from. What makes no sense together is shown all the same, and said.
+/// Prints it as TOML, each line with where its value came from. What makes no sense together is
+/// shown all the same, and said.
 ///
 /// # Errors
 /// What is wrong with it.

@@ -1,5 +1,6 @@
-//! Where the log goes: to standard error, one event a line. What clients call themselves and their topics stands in it, so
-//! control characters are escaped: nobody writes lines of their own, or commands for the terminal of whoever reads.
+//! Where the log goes: to standard error, one event a line. What clients call themselves and their
+//! topics stands in it, so control characters are escaped: nobody writes lines of their own, or
+//! commands for the terminal of whoever reads.
 
 use std::io::{Stderr, Write};
 

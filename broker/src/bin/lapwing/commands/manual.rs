@@ -49,8 +49,8 @@ fn print(text: &[u8]) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// All commands in one. The tools use some letters of the broker's arguments for other things; so those that count for every command are
-/// given to each of the others by hand.
+/// All commands in one. The tools use some letters of the broker's arguments for other things; so
+/// those that count for every command are given to each of the others by hand.
 fn whole() -> Command {
     let root = Arguments::command();
     let everywhere: Vec<Arg> = root.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();

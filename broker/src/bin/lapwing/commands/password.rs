@@ -1,5 +1,5 @@
-//! Reading a password: from the terminal without echo, else the first line of standard input; never from the arguments, which
-//! every process of the machine can see.
+//! Reading a password: from the terminal without echo, else the first line of standard input; never
+//! from the arguments, which every process of the machine can see.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};

@@ -1,4 +1,5 @@
-//! `lapwing user add|remove|list|check`: the password file. A running broker sees the change within seconds.
+//! `lapwing user add|remove|list|check`: the password file. A running broker sees the change within
+//! seconds.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +13,13 @@ use zeroize::Zeroizing;
 /// See the module.
 #[derive(Debug, Subcommand)]
 pub enum User {
-    /// Add a user, or give one a new password: asked for on the terminal, or the first line of standard input
+    /// Add a user, or give one a new password: asked for on the terminal, or the first line of
+    /// standard input
     Add {
         /// The user
         name: String,
-        /// Let it authenticate by SCRAM-SHA-256, too. What is stored for that costs less to guess than argon2id
+        /// Let it authenticate by SCRAM-SHA-256, too. What is stored for that costs less to guess
+        /// than argon2id
         #[arg(long)]
         scram: bool,
         /// Make up a password that nobody can guess, and print it

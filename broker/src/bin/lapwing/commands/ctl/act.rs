@@ -124,7 +124,8 @@ impl Unban {
 /// See the module.
 #[derive(Args, Debug)]
 pub struct Log {
-    /// error, warn, info, debug, trace, or a filter like info,audit=warn,lapwing::internals::net=debug; without it what is logged now is shown
+    /// error, warn, info, debug, trace, or a filter like
+    /// info,audit=warn,lapwing::internals::net=debug; without it what is logged now is shown
     level: Option<String>,
 }
 

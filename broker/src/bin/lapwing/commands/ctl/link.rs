@@ -18,7 +18,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{Ctl, Query};
 
-/// Where the sockets of brokers are that were not started here: that of the installed service, and of a container.
+/// Where the sockets of brokers are that were not started here: that of the installed service, and
+/// of a container.
 const USUAL: [&str; 3] =
     ["/run/lapwing/lapwing.sock", "/var/lib/lapwing/lapwing.sock", "/mosquitto/data/lapwing.sock"];
 /// How long a connection may take to be made.

@@ -1,7 +1,7 @@
 //! `lapwing ctl`: looks into a running broker and acts on it, by its API ([`link`]).
 //!
-//! Each command is a file of its own: what it asks, and how the answer is shown to people ([`table`]). With `--json` it is the answer
-//! of the API as it came.
+//! Each command is a file of its own: what it asks, and how the answer is shown to people
+//! ([`table`]). With `--json` it is the answer of the API as it came.
 
 mod act;
 mod clients;
@@ -28,10 +28,12 @@ use self::link::{Link, Said};
 /// See the module.
 #[derive(Args, Debug)]
 pub struct Ctl {
-    /// The Unix socket of the broker [default: as the configuration says, lapwing-data/lapwing.sock, or that of the installed service]
+    /// The Unix socket of the broker [default: as the configuration says,
+    /// lapwing-data/lapwing.sock, or that of the installed service]
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
-    /// The address of the broker (admin.address) in place of its socket, like http://127.0.0.1:9883; needs its token
+    /// The address of the broker (admin.address) in place of its socket, like
+    /// http://127.0.0.1:9883; needs its token
     #[arg(long, global = true)]
     url: Option<String>,
     /// A file that holds the token; or LAPWING_ADMIN__TOKEN, or the configuration says it
@@ -78,7 +80,8 @@ enum CtlCommand {
     Log(act::Log),
     /// Say who would get a message on a topic now, and who would not, and why
     ///
-    /// Of the broker as it runs. `lapwing explain` says, without a broker, which rule decides what one client may do.
+    /// Of the broker as it runs. `lapwing explain` says, without a broker, which rule decides what
+    /// one client may do.
     Explain(explain::Explain),
     /// Follow messages on their way, live
     Trace(trace::Trace),

@@ -70,8 +70,8 @@ impl Trace {
     }
 }
 
-/// A line for people: the time of day (UTC), the number of the message, who published what where that was not said yet, and what
-/// happened to whom.
+/// A line for people: the time of day (UTC), the number of the message, who published what where
+/// that was not said yet, and what happened to whom.
 fn shown(line: &Value, introduced: &mut VecDeque<u64>) -> String {
     let at = line["at"].as_str().and_then(|at| at.get(11..23)).unwrap_or("-");
     let step = plain(&line["step"]);

@@ -1,4 +1,5 @@
-//! A connection to a broker: packets in and out, flights, keep-alive. One task owns it; whatever is awaited may be given up.
+//! A connection to a broker: packets in and out, flights, keep-alive. One task owns it; whatever is
+//! awaited may be given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -226,7 +227,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes over what the connection before it has to remember, if the broker has the session still.
+    /// Takes over what the connection before it has to remember, if the broker has the session
+    /// still.
     pub fn resume(&mut self, earlier: &mut Connection) {
         if self.session_present {
             self.received = std::mem::take(&mut earlier.received);

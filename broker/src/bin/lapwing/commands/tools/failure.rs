@@ -32,7 +32,8 @@ impl Failure {
         Failure { code: TIMED_OUT, text: "timed out (-W)".to_owned() }
     }
 
-    /// The broker said no: its reason code is the exit code, before MQTT 5 that of CONNACK (`3.2.2.3` of MQTT 3.1.1).
+    /// The broker said no: its reason code is the exit code, before MQTT 5 that of CONNACK
+    /// (`3.2.2.3` of MQTT 3.1.1).
     pub fn refused(what: &str, reason: ReasonCode, text: Option<&str>, version: Version) -> Failure {
         let code = match reason {
             reason if version.has_properties() => reason as u8,

@@ -138,7 +138,8 @@ impl Format {
         Ok(Format::Pieces(pieces))
     }
 
-    /// Appends the message as it is printed, without the end of the line. An error is told instead of the message.
+    /// Appends the message as it is printed, without the end of the line. An error is told instead
+    /// of the message.
     pub fn print(&self, message: &Message, out: &mut Vec<u8>) -> Result<(), Failure> {
         let publish = message.publish();
         let now = SystemTime::now();

@@ -1,7 +1,9 @@
-//! `lapwing pub`, `sub`, `rr` and `top`: clients of any broker, with the flags of mosquitto_pub, _sub and _rr where they mean the same.
+//! `lapwing pub`, `sub`, `rr` and `top`: clients of any broker, with the flags of mosquitto_pub,
+//! _sub and _rr where they mean the same.
 //!
-//! Their flags are letters that the broker's own arguments use for other things (`-c`, `-p`, `-h`), so they are read by a parser of their own. What
-//! they say goes through `lapwing-protocol` (codec, flights, keep-alive), and `connection` is what they all share: one task, nothing shared.
+//! Their flags are letters that the broker's own arguments use for other things (`-c`, `-p`, `-h`),
+//! so they are read by a parser of their own. What they say goes through `lapwing-protocol` (codec,
+//! flights, keep-alive), and `connection` is what they all share: one task, nothing shared.
 
 mod connection;
 mod failure;

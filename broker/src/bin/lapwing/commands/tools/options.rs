@@ -21,7 +21,8 @@ pub struct ConnectOptions {
     /// Its port [default: 1883; 8883 with TLS, 8083 and 8084 for WebSocket]
     #[arg(short, long)]
     port: Option<u16>,
-    /// mqtt://, mqtts://, ws:// or wss://[USER[:PASSWORD]@]HOST[:PORT]; /TOPIC for the first two, the WebSocket path for the others
+    /// mqtt://, mqtts://, ws:// or wss://[USER[:PASSWORD]@]HOST[:PORT]; /TOPIC for the first two,
+    /// the WebSocket path for the others
     #[arg(short = 'L', long, conflicts_with_all = ["host", "port", "unix"])]
     url: Option<String>,
     /// A Unix socket in place of a host
@@ -45,7 +46,8 @@ pub struct ConnectOptions {
     /// The user name
     #[arg(short, long, allow_hyphen_values = true)]
     username: Option<String>,
-    /// The password; everybody on this machine can read it there: the environment variable is the better place
+    /// The password; everybody on this machine can read it there: the environment variable is the
+    /// better place
     #[arg(
         short = 'P',
         long = "pw",
@@ -55,7 +57,8 @@ pub struct ConnectOptions {
         allow_hyphen_values = true
     )]
     password: Option<String>,
-    /// The version of MQTT: 31, 311 or 5, also mqttv31, mqttv311, mqttv5 [default: 311; 5 with -D or -x]
+    /// The version of MQTT: 31, 311 or 5, also mqttv31, mqttv311, mqttv5 [default: 311; 5 with -D
+    /// or -x]
     #[arg(short = 'V', long, value_name = "VERSION")]
     protocol_version: Option<String>,
     /// Seconds of silence after which the client pings
@@ -70,7 +73,8 @@ pub struct ConnectOptions {
     /// QoS 1 and 2 messages on their way at once
     #[arg(short = 'M', long, value_name = "MESSAGES", default_value_t = 20)]
     pub max_inflight: u16,
-    /// A property of MQTT 5: COMMAND NAME VALUE, such as `-D publish content-type text/plain`, `-D connect user-property NAME VALUE`
+    /// A property of MQTT 5: COMMAND NAME VALUE, such as `-D publish content-type text/plain`, `-D
+    /// connect user-property NAME VALUE`
     #[arg(short = 'D', long = "property", num_args = 3..=4, action = ArgAction::Append, value_names = ["COMMAND", "NAME", "VALUE", "VALUE"])]
     properties: Vec<String>,
     /// The topic of the will

@@ -82,7 +82,8 @@ impl Given {
     }
 }
 
-/// The properties that a client may set, as the standard calls them, and the highest number for those that are numbers.
+/// The properties that a client may set, as the standard calls them, and the highest number for
+/// those that are numbers.
 const NAMES: [(&str, PropertyId, Option<u32>); 18] = [
     ("payload-format-indicator", PropertyId::PayloadFormatIndicator, Some(1)),
     ("message-expiry-interval", PropertyId::MessageExpiryInterval, Some(u32::MAX)),

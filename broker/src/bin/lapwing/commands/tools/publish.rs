@@ -163,7 +163,9 @@ impl Publisher<'_> {
     async fn lines(&mut self, mut lines: impl AsyncBufRead + Unpin) -> Result<(), Failure> {
         let mut line = Vec::new();
         loop {
-            // A line whose reading was given up goes on where it was. While there is none, the broker is listened to.
+            // A line whose reading was given up goes on where it was. While there is none, the
+            // broker is
+            // listened to.
             let read = async { (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await };
             let read = tokio::select! {
                 biased;

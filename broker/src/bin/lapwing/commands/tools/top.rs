@@ -171,7 +171,9 @@ impl Tree {
             "bytes/s",
             "messages",
         );
-        // The busiest places: a level is at least as busy as what is below it, so no place is shown without those above it.
+        // The busiest places: a level is at least as busy as what is below it, so no place is shown
+        // without
+        // those above it.
         let mut weights = Vec::new();
         self.root.weights(self.by, &mut weights);
         weights.sort_unstable_by(|a, b| b.cmp(a));
