@@ -12,7 +12,20 @@ use super::Identity;
 use crate::message::Millis;
 use crate::net::Peer;
 
-/// A text with its control characters escaped.
+/// A value of a client in the log: quoted, with escapes, where it is not a plain word.
+struct Quoted<'a>(&'a str);
+
+impl std::fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=');
+        if !self.0.is_empty() && self.0.chars().all(is_plain) {
+            return f.write_str(self.0);
+        }
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// A text within a line: its control characters are escaped.
 struct Escaped<'a>(&'a str);
 
 impl std::fmt::Display for Escaped<'_> {
@@ -25,15 +38,27 @@ impl std::fmt::Display for Escaped<'_> {
     }
 }
 
-fn user(identity: &Identity) -> String {
-    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Escaped(user).to_string())
+/// The user of an identity as every line of the log has it: `(none)` where there is none.
+pub(crate) fn user(identity: &Identity) -> String {
+    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string())
 }
 
-/// A client was let in.
-pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
+/// The client identifier as every line of the log has it.
+pub(crate) fn client(client_id: &str) -> impl std::fmt::Display + '_ {
+    Quoted(client_id)
+}
+
+/// A client was let in and has its session.
+pub fn connected(
+    peer: &Peer,
+    client_id: &str,
+    identity: &Identity,
+    version: &dyn std::fmt::Display,
+    session_present: bool,
+) {
     let method = if identity.method.is_empty() { "none" } else { identity.method };
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), peer = %peer.address,
-        listener = %peer.listener, method, "accepted");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), peer = %peer.address,
+        listener = %peer.listener, method, %version, session_present, "connected");
 }
 
 /// How often refusals are worth a line: whoever guesses does not get to fill the disk.
@@ -72,41 +97,41 @@ pub fn refused(
     why: &str,
 ) {
     let Some(more_before) = pace.may(now) else { return };
-    warn!(target: "audit", client = %Escaped(client_id), user = %Escaped(user_name.unwrap_or("(none)")), peer = %peer.address,
+    warn!(target: "audit", client = %Quoted(client_id), user = %user_name.map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string()), peer = %peer.address,
         listener = %peer.listener, more_before, "refused: {}", Escaped(why));
 }
 
 /// A client proved anew who it is.
 pub fn reauthenticated(client_id: &str, identity: &Identity) {
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), "re-authenticated");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), "re-authenticated");
 }
 
 /// A client takes over the session of a connection.
 pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), by, "session taken over");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), by, "session taken over");
 }
 
 /// Two clients throw each other out.
 pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), one, other,
+    warn!(target: "audit", client = %Quoted(client_id), one, other,
         "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
 }
 
 /// A client may not do something. The caller sees to the rate.
 pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), topic = %Escaped(topic), rule = %Escaped(rule),
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), topic = %Quoted(topic), rule = %Quoted(rule),
         more_before, "{what} denied");
 }
 
 /// A subscription was removed, its right revoked.
 pub fn revoked(client_id: &str, identity: &Identity, filter: &str, rule: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), filter = %Escaped(filter), rule = %Escaped(rule),
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), filter = %Quoted(filter), rule = %Quoted(rule),
         "subscription removed: not allowed any more");
 }
 
 /// A client that was let in may not stay.
 pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), "disconnected: {}", Escaped(why));
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), "disconnected: {}", Escaped(why));
 }
 
 /// An operator does something.

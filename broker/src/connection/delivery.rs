@@ -1,4 +1,4 @@
-//! How messages leave: out of the session, the outbox and the store, and as packets to the client.
+//! Messages out: from the session, the session queue and the store, as packets to the client.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use crate::session::Transmit;
 use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
-/// How many retained messages are looked up at once for a new subscription.
+/// Retained messages that one step looks up for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
-/// What that is worth against a packet.
+/// Work of such a step, in packets.
 const REPLAY_WORK: u32 = 32;
 
-/// What was asked of the store.
+/// Question to the store.
 #[derive(Debug)]
 pub(super) enum Fetch {
     /// The next messages of the queue.
@@ -374,7 +374,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether to write the topic name, and the alias to write.
+    /// Returns whether to write the topic name, and the alias to write.
     fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
         let most = usize::from(self.negotiated.topic_alias_max);
         if most == 0 {

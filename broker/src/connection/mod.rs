@@ -5,8 +5,9 @@
 //! a timer. What one wake produces leaves in one write. Nothing in here waits for another client:
 //! pushing to an outbox never blocks, and a client that does not read is not read from either.
 //!
-//! What a packet means is in [`packets`] and [`subscribe`], how messages leave in [`delivery`], how
-//! the connection ends in [`farewell`].
+//! The components know no role: [`inbound`] reads and decodes, [`publisher`] takes messages in,
+//! [`delivery`] sends them, [`commit_queue`] waits for the store, [`pacing`] keeps time, [`stats`]
+//! counts. [`handshake`] makes a connection, [`close`] ends it.
 
 mod close;
 mod commit_queue;
@@ -56,17 +57,17 @@ use crate::message::Millis;
 use crate::net::Stream;
 use crate::net::endpoint::Endpoint;
 
-/// How much is gathered before it is written.
+/// Bytes that are gathered before a write, copied and shared ones.
 const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
-/// How much is taken in before others have a turn: what came is written again while it is in the
-/// cache of the processor.
+/// Bytes that are taken in before others have a turn: the input is written again while it is in the
+/// processor's cache.
 const TURN_BYTES: usize = 64 * 1024;
 /// The same of large packets. What is written of them leaves in equal parts of up to a segment: of
 /// three times as much, none is a half.
 const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
 const LARGE_PACKET_BYTES: usize = 4 * 1024;
-/// How often the loop goes round before it lets others have a turn.
+/// Rounds of one turn at most.
 const ROUNDS_MAX: usize = 8;
 /// Why the loop ended.
 #[derive(Debug)]

@@ -66,12 +66,12 @@ impl Connection {
         Ok(())
     }
 
-    /// What the client was told in CONNACK.
+    /// Checks a PUBLISH against the limits that CONNACK has announced.
     fn as_agreed(&self, publish: &Publish<'_>) -> Result<(), Exit> {
-        if publish.qos as u8 > self.negotiated.told.qos_max {
+        if publish.qos as u8 > self.negotiated.announced.qos_max {
             return Err(Violation::new(ReasonCode::QoSNotSupported, "a QoS above mqtt.qos_max").into());
         }
-        if publish.retain && !self.negotiated.told.retain_available {
+        if publish.retain && !self.negotiated.announced.retain_available {
             return Err(
                 Violation::new(ReasonCode::RetainNotSupported, "mqtt.retain_available is false").into()
             );
@@ -104,7 +104,8 @@ impl Connection {
     ) -> Result<&'a str, Exit> {
         let Some(alias) = publish.properties.topic_alias() else { return Ok(publish.topic) };
         if aliases.is_empty() {
-            aliases.resize_with(usize::from(self.negotiated.told.topic_aliases_max), AliasedTopic::default);
+            aliases
+                .resize_with(usize::from(self.negotiated.announced.topic_aliases_max), AliasedTopic::default);
         }
         let violation = match alias::resolve(aliases, alias, publish.topic.as_bytes()) {
             Ok(topic) => return Ok(std::str::from_utf8(topic).unwrap_or("")),
@@ -239,7 +240,7 @@ impl Connection {
         }
     }
 
-    /// How safely the state of the session is kept.
+    /// Durability of the session's own records.
     pub(super) fn level(&self) -> Durability {
         self.endpoint.listener.durability.unwrap_or(self.snapshot.config.store.durability)
     }

@@ -106,7 +106,7 @@ impl Connection {
             return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
-        options.qos = options.qos.min(QoS::from_u8(self.negotiated.told.qos_max).unwrap_or_default());
+        options.qos = options.qos.min(QoS::from_u8(self.negotiated.announced.qos_max).unwrap_or_default());
         let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));

@@ -1,4 +1,4 @@
-//! What a connection tells those who trace; nothing of it runs while nobody does.
+//! Traces of one connection's messages; nothing of it runs while nobody traces.
 
 use std::time::SystemTime;
 

@@ -1,5 +1,5 @@
-//! What all connections share, and what happens to messages and sessions beyond a single
-//! connection.
+//! State that all connections share, and its verbs: publishing, sessions, settings, recovery,
+//! explanations.
 
 pub mod control;
 pub mod explain;
@@ -36,9 +36,9 @@ pub struct Core {
     pub router: Router,
     /// Sessions.
     pub registry: Registry,
-    /// What keeps them.
+    /// Store that keeps them.
     pub store: Arc<dyn Store>,
-    /// How often refusals have a line in the log.
+    /// Limiter of log lines about refusals.
     pub refusal_log: audit::LogLimiter,
     /// Counters.
     pub metrics: Metrics,
@@ -46,11 +46,11 @@ pub struct Core {
     pub outcomes: Arc<Outcomes>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
-    /// Who comes too often.
+    /// Clients that connect too often.
     pub flapping: FlapDetector,
-    /// How fast users may publish.
+    /// Rates at which users may publish.
     pub user_rates: UserRates,
-    /// Timers of resting sessions.
+    /// Timers of offline sessions.
     pub timers: SessionTimers,
     /// Messages that are on disk only.
     pub disk_total: Arc<DiskTotal>,
@@ -87,7 +87,7 @@ impl Core {
         self.clock.now()
     }
 
-    /// How long the broker has run, in milliseconds.
+    /// Milliseconds since the broker started.
     pub fn uptime_ms(&self) -> Millis {
         self.clock.uptime_ms()
     }

@@ -1,4 +1,5 @@
-//! What an earlier run or a session that is over has left in the store, and who gets it now.
+//! Recovery: sessions that an earlier run left in the store, and stored messages of sessions that
+//! ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::session::{KeptFlight, RetainedCursor, Session};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
 use crate::telemetry::drop_reason::Reason;
 
-/// How much of a queue is read at once.
+/// Messages and bytes that one read of a queue takes at most.
 pub(crate) const PAGE_MESSAGES: usize = 256;
 pub(crate) const PAGE_BYTES: usize = 256 * 1024;
 /// After a restart packet identifiers go on this far behind the last one known: after a crash, now

@@ -120,7 +120,7 @@ impl Core {
         self.forget_session(&mut owned, durability)
     }
 
-    /// Ends a session that still rests as `rest` says; `false`: it does not.
+    /// Ends a session that is still offline as `generation` says; `false`: it does not.
     pub fn end_offline(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration) -> bool {
         let Some(owned) = self.registry.remove_offline(client_id, rest) else { return false };
         if let Some(due) = owned.session.due_at() {
@@ -137,7 +137,7 @@ impl Core {
         poll_fn(|cx| self.store.poll(ticket, &mut slot, cx)).await
     }
 
-    /// What waits for a session in memory is for nobody any more.
+    /// Drops the messages in memory that wait for a session that is over.
     pub fn end_pending(&self, owned: &mut OwnedSession) {
         let OwnedSession { session, outbox, .. } = owned;
         for delivery in session.outgoing.pending.drain(..) {
@@ -162,7 +162,7 @@ impl Core {
         }
     }
 
-    /// A timer of a resting session is due.
+    /// A timer of a offline session is due.
     pub fn on_session_timer(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration, now: Millis) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
         if self.registry.with_offline_session(client_id, rest, |session| ended(session)) == Some(true) {

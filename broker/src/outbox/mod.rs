@@ -1,13 +1,15 @@
-//! What waits for one session: the only object that two tasks touch.
+//! The session queue: messages that wait for one session. It is the only object that two tasks
+//! touch.
 //!
 //! Publishers push from their own tasks and never wait; the subscriber's task takes everything at
-//! once. It is bounded by count and by bytes, what the session has taken and not sent yet included.
-//! It belongs to the session, not to the connection: it goes on filling while the session rests.
+//! once. The queue is bounded by count and by bytes. Messages that the session has taken and not
+//! sent yet count too. The queue belongs to the session, not to the connection, so it fills while
+//! the session is offline.
 //!
-//! The outbox of a session that is stored has a second part behind the first: messages that are on
-//! disk only. What does not fit into memory goes there, and everything does while the session
-//! rests; all that is here of it is where it begins, and how much it is. The connection pages it in
-//! once the first part is empty.
+//! The queue of a stored session has a second part behind the first: messages that are on disk
+//! only. A message that does not fit into memory goes there, and every message while the session is
+//! offline. Memory knows only where that part begins and how large it is. The connection reads it
+//! page by page once the first part is empty.
 
 mod limits;
 
@@ -28,7 +30,7 @@ use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::{Outcomes, Recipient};
 use crate::workers;
 
-/// What became of a pushed message.
+/// Result of a push.
 #[derive(Debug)]
 pub enum Pushed {
     /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
@@ -43,10 +45,10 @@ pub enum Pushed {
     Unavailable,
 }
 
-/// What became of messages that were offered together.
+/// Result of an offer of several messages.
 #[derive(Debug, Default)]
 pub struct Offered {
-    /// How many wait now.
+    /// Number of them that wait now.
     pub queued: usize,
     /// To be woken once the pusher has pushed all it has.
     pub waker: Option<Waker>,
@@ -61,25 +63,25 @@ impl Offered {
     }
 }
 
-/// How well a session can take a message.
+/// Readiness of a session for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Its client is there, and there is room.
     Ready,
     /// Its client is there.
     Full,
-    /// It rests.
+    /// it is offline.
     Away,
 }
 
-/// What a look into the outbox brought.
+/// Result of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
     /// Messages.
     Some,
     /// Nothing.
     Nothing,
-    /// Nothing in memory, but on disk from the first place up to the second, exclusive.
+    /// Nothing in memory, but on disk from the first slot up to the second, exclusive.
     Stored(Seq, Seq),
 }
 
@@ -96,7 +98,7 @@ struct OutboxState {
     limits: QueueLimits,
     queue: VecDeque<Delivery>,
     bytes: usize,
-    /// What the session took and still holds.
+    /// Messages and bytes that the session has taken and still holds.
     held_messages: usize,
     held_bytes: usize,
     connected: bool,
@@ -104,7 +106,7 @@ struct OutboxState {
     connection: Option<Arc<AtomicWaker>>,
     closed: bool,
     waker: Option<Waker>,
-    /// The place that was given out last.
+    /// The slot that was given out last.
     last: Seq,
     disk: DiskPart,
 }
@@ -138,7 +140,7 @@ impl Outbox {
         }
     }
 
-    /// The outbox of a session that is stored: `last` is the place that was given out last, and
+    /// The outbox of a session that is stored: `last` is the slot that was given out last, and
     /// `count` messages of `bytes` wait on disk from `from` on.
     pub fn stored(
         session: SessionNumber,
@@ -157,7 +159,7 @@ impl Outbox {
         Outbox { disk_total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
-    /// Of this client.
+    /// Sets the client identifier.
     #[must_use]
     pub fn of(self, client_id: Arc<str>) -> Outbox {
         Outbox { recipient: Recipient::new(client_id), ..self }
@@ -173,7 +175,7 @@ impl Outbox {
         self.lock().limits = bounds;
     }
 
-    /// Whether its session is stored.
+    /// Returns `true` when the store keeps the session.
     pub fn is_stored(&self) -> bool {
         self.disk_total.is_some()
     }
@@ -341,7 +343,7 @@ impl Outbox {
         PreviousSlot { session: self.session, seq: from, size, packet_id: None }
     }
 
-    /// What keeps a message of this size from being taken, in memory or on disk.
+    /// Reason why a message of this size has no room, in memory or on disk.
     #[inline]
     fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
@@ -369,7 +371,7 @@ impl Outbox {
         }
     }
 
-    /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
+    /// Moves the beginning of the disk part to `from`, and subtracts what lay before it.
     fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
         let stored = &mut inner.disk;
         let before = stored.bytes;
@@ -450,7 +452,7 @@ impl Outbox {
         inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
     }
 
-    /// Where what is on disk only begins, and behind where it ends; `None` when there is nothing.
+    /// First slot of the disk part, and the slot behind its last; `None` when it is empty.
     pub fn on_disk(&self) -> Option<(Seq, Seq)> {
         let inner = self.lock();
         (inner.disk.count > 0).then_some((inner.disk.from, inner.last + 1))
@@ -468,7 +470,7 @@ impl Outbox {
         self.in_flight.store(messages, Ordering::Relaxed);
     }
 
-    /// How many messages are on their way to the client.
+    /// Number of messages on their way to the client.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -494,7 +496,7 @@ impl Outbox {
         self.overran.load(Ordering::Relaxed)
     }
 
-    /// The session rests from now on: QoS 0 messages are not kept.
+    /// The session is offline from now on: QoS 0 messages are not kept.
     pub fn disconnect(&self, outcomes: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
@@ -512,8 +514,8 @@ impl Outbox {
         }
     }
 
-    /// What would become of a message of this size now: whether a client is there for it, or why it
-    /// would not get it. Another may have to make room for it.
+    /// Predicts the push of a message of this size: `true` when a client is there for it, or the
+    /// reason why the session would not get it. Another message may have to make room for it.
     pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
         let inner = self.lock();
         if let Some(reason) = inner.absence(qos) {
@@ -528,7 +530,8 @@ impl Outbox {
         }
     }
 
-    /// Whether a message of this size would be taken without a drop, and go on its way.
+    /// Readiness for a message of this size: whether it would be taken without a drop, and go on
+    /// its way.
     pub fn readiness(&self, size: usize) -> Readiness {
         self.lock().readiness(size)
     }

@@ -10,7 +10,7 @@
 //! flow, those that the publisher's own thread serves go before the others, which still get as much
 //! in the long run: they are a few dozen behind at most, and wait a few milliseconds.
 //!
-//! One that is connected and has room goes before one that rests or is full; where all rest, the
+//! One that is connected and has room goes before one that is offline or is full; where all rest, the
 //! message waits with one of them. What a member leaves unacknowledged goes to another
 //! ([`Group::hand_over`]).
 

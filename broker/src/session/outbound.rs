@@ -1,12 +1,13 @@
-//! What goes to the client: resends first, then retained messages for new subscriptions, then the
-//! outbox, in order.
+//! Packets for the client: resends first, then retained messages for new subscriptions, then the
+//! session queue, in order.
 //!
-//! One order for all (`4.6`): a message that has to wait for quota holds back those behind it, QoS
-//! 0 included, so that a subscriber sees what it gets in the order it was published.
+//! One order holds for all (`4.6`). A message that waits for quota holds back those behind it, QoS
+//! 0 included. So a subscriber sees its messages in the order in which they were published.
 //!
-//! What the store has of a session is not kept in memory while it rests: a flight knows the place
-//! of its message, and gets it back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent
-//! again. What becomes of stored messages is noted as [`Outcome`]s, for the connection to pass on.
+//! Messages that the store has are not kept in memory while the session is offline. A flight knows
+//! the slot of its message and gets the message back ([`Outgoing::unloaded`], [`Outgoing::load`])
+//! before it is sent again. Each end of a stored message is noted as an [`Outcome`] for the
+//! connection to record.
 
 pub(super) mod flights;
 
@@ -27,7 +28,7 @@ use crate::telemetry::drop_reason::Reason;
 pub enum Transmit {
     /// PUBLISH.
     Publish {
-        /// What, and how.
+        /// The message, and the terms to deliver it on.
         delivery: Delivery,
         /// For QoS 1 and 2.
         packet_id: Option<PacketId>,
@@ -47,7 +48,7 @@ fn wait_max(terms: &Terms) -> Millis {
 pub struct Outgoing {
     machine: Outbound,
     flights: Flights,
-    /// How long a message of the outbox may wait.
+    /// Longest wait of a message in the session queue, in milliseconds.
     wait_max: Millis,
     /// Flights that this connection has yet to send again.
     unsent: usize,
@@ -59,9 +60,9 @@ pub struct Outgoing {
     pub pending_bytes: usize,
     /// Messages that became void before they were sent, and why, since it was taken last.
     pub lost: Vec<(Reason, Message)>,
-    /// What became of stored messages, since it was taken last.
+    /// Ends of stored messages since this was taken last.
     pub outcomes: Vec<Outcome>,
-    /// Whether the session is stored.
+    /// Set when the store keeps the session.
     stored: bool,
     last_replayed: Seq,
 }
@@ -141,7 +142,7 @@ impl Outgoing {
         self.flights.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
     }
 
-    /// Whether only the store has messages of flights.
+    /// Returns `true` when only the store has the messages of some flights.
     pub fn is_missing_any(&self) -> bool {
         self.flights.iter().any(Flight::is_away)
     }
@@ -166,7 +167,7 @@ impl Outgoing {
         });
     }
 
-    /// What is in `pending` was changed from outside.
+    /// Recounts the bytes after `pending` was changed from outside.
     pub fn recount(&mut self) {
         self.pending_bytes = self.pending.iter().map(|delivery| delivery.message.size()).sum();
     }
@@ -297,8 +298,7 @@ impl Outgoing {
         flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
-    /// Whether more could be sent if there was more: nothing is waiting and the quota is not used
-    /// up.
+    /// Returns `true` when the client could get more: nothing waits, and the quota is not used up.
     pub fn is_hungry(&self) -> bool {
         self.unsent == 0 && self.replay.is_empty() && self.pending.is_empty()
     }

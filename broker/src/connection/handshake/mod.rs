@@ -44,16 +44,16 @@ pub(crate) struct AuthenticatedClient {
     stream: Stream,
     peer: Peer,
     place: ConnectionPermit,
-    /// What came behind CONNECT.
+    /// Bytes that came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
-    /// Where it came in, and what let it.
+    /// Endpoint that it came in by, and the snapshot that let it.
     endpoint: Arc<Endpoint>,
     snapshot: Arc<Snapshot>,
     request: ConnectRequest,
 }
 
-/// What is kept of CONNECT.
+/// Parts of CONNECT that are kept.
 struct ConnectRequest {
     client_id: Arc<str>,
     assigned: bool,
@@ -80,7 +80,7 @@ pub(crate) struct Rejection {
     _place: ConnectionPermit,
 }
 
-/// How long a client that may be guessing waits for its answer.
+/// Delay of the answer to a client that may be guessing.
 const SLOW: Duration = Duration::from_secs(1);
 
 impl Rejection {
@@ -96,7 +96,7 @@ impl Rejection {
     }
 }
 
-/// What to do about a CONNECT that is not accepted.
+/// Answer to a CONNECT that is not accepted.
 struct ConnectError {
     version: Version,
     remedy: Remedy,
@@ -311,7 +311,6 @@ async fn authenticate(
             ..ConnectError::new(connect.version, ReasonCode::NotAuthorized, text)
         });
     }
-    audit::accepted(peer, client_id, &identity);
     Ok((identity, endpoint, snapshot, request))
 }
 
@@ -322,8 +321,8 @@ fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, tex
     ConnectError { told, audited: true, ..ConnectError::new(version, ReasonCode::Banned, text) }
 }
 
-/// What a first byte that is not CONNECT looks like, for those who connected the wrong program or
-/// to the wrong port.
+/// Names a first byte that is not CONNECT, for users who connected the wrong program or to the
+/// wrong port.
 fn not_connect(first: u8) -> String {
     match first {
         TLS_HANDSHAKE => "this looks like TLS on a listener for plain MQTT: use the port of a TLS listener".to_owned(),

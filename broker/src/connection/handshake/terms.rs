@@ -1,4 +1,4 @@
-//! What CONNECT asks for, judged by the limits: the rules that need no identity.
+//! Terms that CONNECT asks for, judged by the limits: the rules that need no identity.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<Connec
             topic_alias_max: p.topic_alias_maximum().unwrap_or(0).min(limits.topic_aliases_out_max),
             keep_alive_s: if keep_alive_set { keep_alive_max } else { connect.keep_alive_s },
             auth_method: None,
-            told: AnnouncedLimits {
+            announced: AnnouncedLimits {
                 packet_bytes_max: limits.packet_bytes_max,
                 topic_aliases_max: limits.topic_aliases_in_max,
                 qos_max: config.mqtt.qos_max,

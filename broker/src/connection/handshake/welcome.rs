@@ -8,7 +8,7 @@ use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::{debug};
 
 use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
 use crate::auth::{Identity, audit};
@@ -89,8 +89,7 @@ pub(crate) async fn open_session(
     } else {
         Ticket::default()
     };
-    info!(client = %client_id, peer = %handle.peer.address, listener = %handle.peer.listener, user = ?owned.identity.user,
-        version = %request.negotiated.version, session_present, "connected");
+    audit::connected(&handle.peer, &client_id, &owned.identity, &request.negotiated.version, session_present);
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
     let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
@@ -147,7 +146,7 @@ async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
     wait_released(core, client_id, fight.wait).await;
 }
 
-/// Whether nobody has this client identifier any more, within this time.
+/// Returns `true` when the client identifier is released within this time.
 async fn wait_released(core: &Core, client_id: &Arc<str>, within: Duration) -> bool {
     let (mut waited, mut pause) = (Duration::ZERO, Duration::from_millis(2));
     while waited < within {
@@ -194,8 +193,7 @@ fn owned(
     }
 }
 
-/// What the properties of CONNACK take at most, apart from texts of the client and the
-/// configuration.
+/// Bytes of CONNACK's properties at most, apart from texts of the client and the configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
 fn connack(
