@@ -131,9 +131,8 @@ pub(crate) fn settle(
     }
     // What the store has need not be in memory until the client is back.
     owned.outbox.spill(&mut session.outgoing.pending);
-    session.outgoing.recount();
-    owned.outbox.set_held(session.outgoing.pending.len(), session.outgoing.pending_bytes);
-    owned.outbox.set_in_flight(session.outgoing.in_flight());
+    owned.sync_counts();
+    let session = &mut owned.session;
     if ends {
         // The session and its will are over before anybody else has the client identifier.
         core.end_session(owned, Durability::None);

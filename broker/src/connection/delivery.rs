@@ -73,7 +73,7 @@ impl Connection {
         let outgoing = &self.owned.session.outgoing;
         if self.outbound.reported_pending != outgoing.pending.len() {
             self.outbound.reported_pending = outgoing.pending.len();
-            self.owned.outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
+            self.owned.outbox.set_held(&outgoing.pending);
         }
         if self.outbound.reported_in_flight != outgoing.in_flight() {
             self.outbound.reported_in_flight = outgoing.in_flight();
@@ -127,7 +127,7 @@ impl Connection {
                 }
                 continue;
             }
-            match outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, cx.waker()) {
+            match outbox.take(&mut outgoing.pending, cx.waker()) {
                 Take::Some => self.outbound.reported_pending = outgoing.pending.len(),
                 Take::Nothing => {
                     self.outbound.reported_pending = 0;
@@ -165,7 +165,6 @@ impl Connection {
                 Poll::Ready(paged) => paged.map(|Paged { mut deliveries, next }| {
                     self.owned.outbox.on_page(&mut deliveries, next);
                     outgoing.pending.extend(deliveries);
-                    outgoing.recount();
                 }),
             },
             Fetch::Flights(asked, reply) => match Pin::new(reply).poll(cx) {

@@ -46,7 +46,7 @@ impl Core {
     pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
-        outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
+        outbox.take(&mut outgoing.pending, Waker::noop());
         let mut wakers = Vec::new();
         outgoing.reassign_shared(group, sent, |delivery, packet_id| {
             let mut journal = PublishRecord::new(&*self.store, Durability::None);
@@ -60,7 +60,7 @@ impl Core {
             }
             given
         });
-        outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
+        owned.sync_counts();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -140,11 +140,10 @@ impl Core {
     /// Drops the messages in memory that wait for a session that is over.
     pub fn end_pending(&self, owned: &mut OwnedSession) {
         let OwnedSession { session, outbox, .. } = owned;
-        for delivery in session.outgoing.pending.drain(..) {
+        for delivery in session.outgoing.pending.take_all() {
             self.outcomes.dropped(Reason::SessionEnded, &delivery.message, outbox.recipient());
         }
-        session.outgoing.recount();
-        outbox.set_held(0, 0);
+        owned.sync_counts();
     }
 
     /// The end of all that still waits for a session, and its last record.

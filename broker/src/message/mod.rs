@@ -7,6 +7,7 @@
 //! ([`Message::recycle`]): the last to do so leaves its memory to the next message (`pool`).
 
 mod delivery;
+mod pending;
 mod pool;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
+pub use pending::PendingQueue;
 
 /// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix
 /// epoch.

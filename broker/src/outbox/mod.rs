@@ -23,7 +23,7 @@ use lapwing_protocol::QoS;
 pub use limits::{DiskTotal, QueueLimits};
 
 use crate::config::QueuePolicy;
-use crate::message::{Delivery, Message, Seq, SessionNumber};
+use crate::message::{Delivery, Message, PendingQueue, Seq, SessionNumber};
 use crate::store::PreviousSlot;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
@@ -387,17 +387,13 @@ impl Outbox {
         }
     }
 
-    /// Moves everything that is in memory to the end of `into`, and says that the session now holds
-    /// what is in `into`. Nothing there: `waker` is kept for the next push.
-    pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> Take {
+    /// Moves all messages in memory to the end of `into`; the session holds what is in `into` then.
+    /// With none in memory, `waker` is kept for the next push.
+    pub fn take(&self, into: &mut PendingQueue, waker: &Waker) -> Take {
         let mut inner = self.lock();
         let took = if !inner.queue.is_empty() {
-            if into.is_empty() {
-                std::mem::swap(into, &mut inner.queue);
-            } else {
-                into.append(&mut inner.queue);
-            }
-            *held_bytes += std::mem::take(&mut inner.bytes);
+            let bytes = std::mem::take(&mut inner.bytes);
+            into.append(&mut inner.queue, bytes);
             Take::Some
         } else {
             inner.waker = Some(waker.clone());
@@ -410,7 +406,7 @@ impl Outbox {
             }
         };
         inner.held_messages = into.len();
-        inner.held_bytes = *held_bytes;
+        inner.held_bytes = into.bytes();
         took
     }
 
@@ -437,7 +433,7 @@ impl Outbox {
 
     /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
     /// it is on disk only now.
-    pub fn spill(&self, pending: &mut VecDeque<Delivery>) {
+    pub fn spill(&self, pending: &mut PendingQueue) {
         let mut inner = self.lock();
         let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
         let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
@@ -459,10 +455,10 @@ impl Outbox {
     }
 
     /// Says how much of what was taken the session still holds.
-    pub fn set_held(&self, messages: usize, bytes: usize) {
+    pub fn set_held(&self, pending: &PendingQueue) {
         let mut inner = self.lock();
-        inner.held_messages = messages;
-        inner.held_bytes = bytes;
+        inner.held_messages = pending.len();
+        inner.held_bytes = pending.bytes();
     }
 
     /// Says how many messages of the session are on their way to the client.
@@ -629,8 +625,8 @@ mod tests {
     }
 
     fn taken(outbox: &Outbox) -> Vec<String> {
-        let mut into = VecDeque::new();
-        outbox.take(&mut into, &mut 0, Waker::noop());
+        let mut into = PendingQueue::default();
+        outbox.take(&mut into, Waker::noop());
         into.iter().map(|d| String::from_utf8_lossy(d.message.payload()).into_owned()).collect()
     }
 
@@ -656,7 +652,9 @@ mod tests {
         push(&outbox, "b");
         assert_eq!(taken(&outbox).len(), 2);
         assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::SessionQueueFull)));
-        outbox.set_held(1, 1);
+        let mut held = PendingQueue::default();
+        held.push_back(delivery("b", QoS::AtLeastOnce));
+        outbox.set_held(&held);
         assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
     }
 

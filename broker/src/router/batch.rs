@@ -139,7 +139,7 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use crate::message::PendingQueue;
 
     use lapwing_protocol::QoS;
 
@@ -192,8 +192,8 @@ mod tests {
     }
 
     fn taken(outbox: &Outbox) -> String {
-        let mut taken = VecDeque::new();
-        outbox.take(&mut taken, &mut 0, Waker::noop());
+        let mut taken = PendingQueue::default();
+        outbox.take(&mut taken, Waker::noop());
         taken
             .iter()
             .map(|delivery| String::from_utf8_lossy(delivery.message.payload()).into_owned())

@@ -112,7 +112,7 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use crate::message::PendingQueue;
     use std::task::Waker;
     use std::thread;
 
@@ -173,9 +173,9 @@ mod tests {
         /// How many wait for each, who takes them now.
         fn take(&self) -> Vec<usize> {
             let take = |outbox: &Arc<Outbox>| {
-                let mut taken = VecDeque::new();
-                outbox.take(&mut taken, &mut 0, Waker::noop());
-                outbox.set_held(0, 0);
+                let mut taken = PendingQueue::default();
+                outbox.take(&mut taken, Waker::noop());
+                outbox.set_held(&PendingQueue::default());
                 taken.len()
             };
             self.outboxes.iter().map(take).collect()

@@ -18,7 +18,7 @@ use flights::{Flight, Flights};
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
-use crate::message::{Delivery, Expiry, Message, Millis, REPLAYED, Seq};
+use crate::message::{Delivery, Expiry, Message, Millis, PendingQueue, REPLAYED, Seq};
 use crate::session::outcome::size;
 use crate::session::{KeptFlight, Outcome, Terms};
 use crate::telemetry::drop_reason::Reason;
@@ -55,9 +55,7 @@ pub struct Outgoing {
     /// Retained messages for new subscriptions; filled a few at a time as the client reads.
     pub replay: VecDeque<Delivery>,
     /// Taken from the outbox.
-    pub pending: VecDeque<Delivery>,
-    /// The size of what is in `pending`.
-    pub pending_bytes: usize,
+    pub pending: PendingQueue,
     /// Messages that became void before they were sent, and why, since it was taken last.
     pub lost: Vec<(Reason, Message)>,
     /// Ends of stored messages since this was taken last.
@@ -78,8 +76,7 @@ impl Outgoing {
             flights: Flights::default(),
             unsent: 0,
             replay: VecDeque::new(),
-            pending: VecDeque::new(),
-            pending_bytes: 0,
+            pending: PendingQueue::default(),
             lost: Vec::new(),
         }
     }
@@ -116,7 +113,6 @@ impl Outgoing {
         };
         self.replay.retain(&mut keep);
         self.pending.retain(keep);
-        self.recount();
         self.pending.shrink_to_fit();
         self.flights.shrink_to_fit();
         for flight in self.flights.iter_mut().filter(|flight| flight.seq != 0) {
@@ -167,19 +163,13 @@ impl Outgoing {
         });
     }
 
-    /// Recounts the bytes after `pending` was changed from outside.
-    pub fn recount(&mut self) {
-        self.pending_bytes = self.pending.iter().map(|delivery| delivery.message.size()).sum();
-    }
-
     pub(super) fn poll(&mut self, now: Millis) -> Option<Transmit> {
         if self.unsent > 0 {
             return self.resend();
         }
         loop {
             let replaying = !self.replay.is_empty();
-            let queue = if replaying { &mut self.replay } else { &mut self.pending };
-            let next = queue.front()?;
+            let next = if replaying { self.replay.front()? } else { self.pending.front()? };
             // Retained messages may be as old as they like.
             let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
             let expired = match next.message.expiry(now) {
@@ -190,10 +180,7 @@ impl Outgoing {
             if expired.is_none() && next.terms.qos != QoS::AtMostOnce {
                 flight = Some(self.machine.start(next.terms.qos, &self.flights)?);
             }
-            let mut delivery = queue.pop_front()?;
-            if !replaying {
-                self.pending_bytes = self.pending_bytes.saturating_sub(delivery.message.size());
-            }
+            let mut delivery = if replaying { self.replay.pop_front()? } else { self.pending.pop_front()? };
             if let Some(reason) = expired {
                 // `[MQTT-3.3.2-5]`
                 self.dropped(&delivery);
@@ -331,7 +318,6 @@ impl Outgoing {
             });
         }
         self.pending.retain(|delivery| !given(delivery, None));
-        self.recount();
     }
 
     /// Messages sent and not acknowledged.

@@ -8,7 +8,7 @@ use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
 use tokio::sync::oneshot;
-use tracing::{debug};
+use tracing::debug;
 
 use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
 use crate::auth::{Identity, audit};
