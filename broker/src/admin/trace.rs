@@ -56,7 +56,7 @@ object! {
         /// The subscriber that this is about.
         client: Option<std::sync::Arc<str>>,
         /// "accepted", "refused", "retained", "matched", "queued", "sent", "acknowledged",
-        /// "dropped", "passed over"; of the trace itself
+        /// "dropped", "skipped"; of the trace itself
         /// "started", "lost" and "ended".
         step: String,
         /// Why it goes no further, as in docs/MONITORING.md.

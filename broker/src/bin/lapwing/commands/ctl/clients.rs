@@ -142,7 +142,7 @@ fn detail(answer: &serde_json::Value) -> String {
             );
         }
     }
-    for ended in answer["ends"].as_array().into_iter().flatten() {
+    for ended in answer["outcomes"].as_array().into_iter().flatten() {
         sheet.say("not arrived", &format!("{} {}", plain(&ended["messages"]), plain(&ended["reason"])));
     }
     sheet.line("subscriptions", text(&answer["subscriptions_count"]));
