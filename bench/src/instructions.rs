@@ -3,7 +3,7 @@
 //! `work` does an action many times. The difference between two runs, divided by their difference
 //! in length, is the cost of one action. Instructions of the kernel are not counted.
 
-use std::collections::{BTreeMap};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
