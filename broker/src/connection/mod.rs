@@ -34,7 +34,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) use close::close;
-pub(crate) use inbound::user_properties_fit;
 use lapwing_protocol::ReasonCode;
 pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use time_slice::TimeSlice;

@@ -92,7 +92,7 @@ impl Connection {
 }
 
 /// Refusal that the client is told for a message that is not taken, or not delivered to it.
-pub(super) const fn refusal(reason: Reason) -> Violation {
+pub(in crate::connection) const fn refusal(reason: Reason) -> Violation {
     let code = match reason {
         Reason::TopicLimit => ReasonCode::TopicNameInvalid,
         Reason::PayloadFormat => ReasonCode::PayloadFormatInvalid,

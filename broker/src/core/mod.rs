@@ -4,6 +4,7 @@
 pub mod control;
 pub mod explain;
 pub mod publish;
+pub(crate) mod publish_rules;
 pub mod recovery;
 mod sessions;
 pub mod settings;
