@@ -76,6 +76,11 @@ const BODY_BYTES_MAX: usize = 65_536;
 /// How long accepting rests when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// The figures of now, in the text format of Prometheus.
+pub(crate) fn exposition(core: &Core) -> String {
+    exposition::write(core, exposition::Form::Plain)
+}
+
 /// What it is about.
 #[derive(Clone)]
 pub(crate) struct Admin {

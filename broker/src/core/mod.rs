@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod explain;
+pub mod local;
 pub mod publish;
 pub(crate) mod publish_rules;
 pub mod recovery;
