@@ -12,11 +12,11 @@ use crate::limits::budget::Pressure;
 use crate::message::{Message, MessageParts};
 use crate::telemetry::metrics::TrafficTotals;
 
-/// Memory is measured every second, but only every so many while nothing comes in: an idle broker
-/// is hardly woken.
+/// Seconds between two measurements of memory while nothing is received: an idle broker hardly
+/// wakes.
 const CALM_S: u64 = 5;
 
-/// The figures that also come as load per minute, over the last 1, 5 and 15 minutes.
+/// Figures that are also published as load per minute, over the last 1, 5 and 15 minutes.
 const LOADS: [Load; 8] = [
     ("messages/received", |_, t| t.packets_received),
     ("messages/sent", |_, t| t.packets_sent),
@@ -28,14 +28,14 @@ const LOADS: [Load; 8] = [
     ("connections", |_, t| t.connections),
 ];
 
-/// The name of a load and its counter.
+/// Name of a load, and its counter.
 type Load = (&'static str, fn(&Core, &TrafficTotals) -> u64);
 
 /// One sample of the counters.
 type Sample = [u64; LOADS.len()];
 
-/// Measures memory every second, or every five where nothing comes in, and publishes the figures as
-/// often as the configuration says, until the broker stops.
+/// Measures memory every second, or every five while nothing is received. Publishes the figures at
+/// the configured interval, until the broker stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let configured = || u64::from(core.settings.get().config.mqtt.sys_interval_s);
     let mut every_s = configured();
@@ -43,7 +43,7 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut samples: VecDeque<Sample> = VecDeque::new();
     let mut seconds = 0u64;
     loop {
-        // What comes in may make memory short between two looks: that is told at once.
+        // Received bytes may make memory short between two measurements: that is reported at once.
         let due = tokio::select! {
             () = tokio::time::sleep_until(next) => true,
             () = core.budget.changed.notified() => false,
@@ -94,7 +94,7 @@ fn set(core: &Core, topic: &str, value: &str) {
     }));
 }
 
-/// Publishes what does not change: before the first client is there, so that it finds it retained.
+/// Publishes the constant topics, before the first client connects, so that it finds them retained.
 pub(crate) fn announce(core: &Core) {
     if core.settings.get().config.mqtt.sys_interval_s > 0 {
         set(core, "version", &format!("lapwing version {}", crate::VERSION));
@@ -147,7 +147,7 @@ fn publish(core: &Core, samples: &VecDeque<Sample>, every_s: u64) {
     }
 }
 
-/// The figures of the store.
+/// Publishes the figures of the store.
 fn store(core: &Core) {
     let put = |topic: &str, value: u64| set(core, &format!("store/{topic}"), &value.to_string());
     let figures = core.store.figures();
