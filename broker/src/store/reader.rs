@@ -1,5 +1,5 @@
-//! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so
-//! that nobody who serves clients waits for the disk.
+//! The reader: looks up rows in the active table, then the frozen one, then the checkpoint. It is
+//! one thread, so that no connection waits for the disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,10 +17,9 @@ use crate::store::read_request::Wanted;
 use crate::store::sync::lock;
 use crate::store::{Health, PageRequest, Paged};
 
-/// How many rows of a table are looked at under its lock for one page, at most, for each message
-/// that is wanted.
+/// Rows of a table scanned under its lock for one page, for each requested message.
 const LOOKED_AT: usize = 4;
-/// How long the reader sleeps at most while somebody waits for an answer.
+/// Longest sleep of the reader while a request waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
@@ -38,10 +37,9 @@ pub(super) fn run(shared: &Shared) {
                     requests.clear();
                     return;
                 }
-                // Who puts a question in, ends the store or lets it fail does that with this lock;
-                // only what
-                // waits to be written is looked after by the clock as well. An idle broker is
-                // not woken.
+                // New requests, the end of the store and its failure are signalled under this lock.
+                // Only records that wait to be written need the timer. An idle broker does not
+                // wake.
                 if requests.is_empty() {
                     drop(shared.requests_changed.wait(requests));
                 } else {
@@ -83,11 +81,11 @@ fn answer(shared: &Shared, wanted: Wanted) {
     drop(reading);
     shared.counters.corrupt.add(bad);
     if let Err(error) = result {
-        error!(%error, "the store could not be read");
+        error!(%error, "failed to read the store");
     }
 }
 
-/// The state of one moment, and what the active table says about a part of it.
+/// State of one moment, with a part of the active table.
 fn snapshot<T>(
     shared: &Shared,
     look: impl FnOnce(&MemTable) -> T,
@@ -102,7 +100,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         return Ok(Paged { deliveries: Vec::new(), next: until });
     }
     let ((active, gone), frozen, read) = snapshot(shared, |active| {
-        // The page ends at the latest where what is behind was not looked at.
+        // The page ends where the scan of the table ended.
         let most = messages_max.saturating_mul(LOOKED_AT).max(1);
         let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
         for ((_, seq), ()) in active.gone.range((session, from)..(session, until)) {
@@ -130,9 +128,8 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         found.push(delivery);
         found.len() >= messages_max || bytes >= bytes_max
     };
-    // Rows are in one place only, and what came later is in the later table: three runs in order,
-    // one
-    // behind the other.
+    // A row is in one table only, and later rows are in the later table: three sorted runs follow
+    // each other.
     let mut done = false;
     read.queue(session, from..until, bad, |seq, row| {
         if gone.contains(&seq)
@@ -169,7 +166,7 @@ fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Opti
     }
 }
 
-/// Everything that is known of the sessions: what the log adds to those of the checkpoint.
+/// All sessions: those of the checkpoint with the changes of the log.
 pub(super) fn sessions(
     mut all: HashMap<SessionNumber, KeptSession>,
     table: &MemTable,
@@ -209,7 +206,7 @@ pub(super) fn sessions(
     all.into_values().collect()
 }
 
-/// Every retained message: the log's over the checkpoint's.
+/// All retained messages: the log's over the checkpoint's.
 pub(super) fn each_retained(
     view: &ReadView,
     bad: &mut u64,

@@ -1,6 +1,6 @@
-//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind
-//! it, and has new segments ready before the writer needs them. It is where a full disk is noticed
-//! first, while there is still room for acknowledgements.
+//! The checkpointer: one thread that writes frozen memtables into the checkpoint, recycles the log
+//! behind it, and prepares new segments before the writer needs them. It notices a full disk first,
+//! while there is still room for acknowledgements.
 
 use std::io;
 use std::sync::PoisonError;
@@ -15,11 +15,11 @@ use crate::store::sync::lock;
 use crate::store::wal::segments::{self, Preallocation};
 use crate::store::{Health, checkpoint};
 
-/// Segments that are ready beside the one in use, at least.
+/// Minimum number of ready segments beside the current one.
 const SPARES: usize = 2;
-/// Above what one window of log takes, so many are kept for later rather than removed.
+/// Segments kept for reuse, beyond those of one window of log; others are removed.
 const SPARES_MORE: u64 = 4;
-/// How often a disk that was full is asked again.
+/// Interval between attempts on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
@@ -86,7 +86,7 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
         (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.looks().clone())
     };
     if shared.durable.load(Ordering::Acquire) < meta.lsn {
-        // The checkpoint may refer to what is in the log: that has to be on disk before it is.
+        // The checkpoint may refer to the log, so the log must be on disk first.
         for segment in table.covers.keys() {
             shared.counters.syncs.add(1);
             shared.disk.open(&segments::name(*segment), false)?.sync()?;
@@ -101,7 +101,7 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
     let settled = match written {
         Ok(settled) => settled,
         Err(error) => {
-            // redb takes nothing more after an error; the table is written again.
+            // redb is unusable after an error: it is opened again, and the table written again.
             let nobody_reads = shared.reading.write();
             let reopened = lock(&shared.view).checkpoint.reopen();
             drop(nobody_reads);
@@ -119,13 +119,12 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
         supply.made += 1;
     }
     shared.supply_changed.notify_all();
-    // A large table takes its time to go; nobody waits for it here.
+    // Freeing a large table takes time; here no other thread waits for it.
     drop(table);
     Ok(())
 }
 
-/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no
-/// write, or new ones where too few are left.
+/// Prepares segments: from recycled ones, which costs no write, or new ones when too few are left.
 fn spare(shared: &Shared) -> io::Result<()> {
     let options = &shared.options;
     let enough = (options.window_bytes / options.segment_bytes.max(1) + SPARES_MORE) as usize;
@@ -149,7 +148,7 @@ fn spare(shared: &Shared) -> io::Result<()> {
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);
         if made.is_err() {
-            // What is half made only takes up space, which is perhaps what is missing.
+            // A half-made segment only takes up space, perhaps the space that is missing.
             let _ = shared.disk.remove(&segments::name(id));
         }
         lock(&shared.segments).ready.push_back(made?);

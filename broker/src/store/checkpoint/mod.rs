@@ -1,6 +1,5 @@
-//! The checkpoint: a redb database with everything that outlives the window of the log. It is
-//! written from a closed table in one transaction, and never otherwise; `FORMAT.md` lists its
-//! tables.
+//! The checkpoint: a redb database with all state that outlives the window of the log. A frozen
+//! memtable is written to it in one transaction, and nothing else is. `FORMAT.md` lists its tables.
 
 pub(super) mod bodies;
 pub(super) mod checkpointer;
@@ -35,13 +34,13 @@ use crate::store::pins::{ReaderPin, ReaderPins};
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};
 use crate::store::wal::segments;
 
-/// Its file.
+/// File name.
 pub(in crate::store) const FILE: &str = "checkpoint.redb";
-/// The version of its format. Version 1 had no messages that stand in the log; it is read, and
-/// written on as this one.
+/// Version of the format. Version 1 had no messages in the log; it is read, and becomes this
+/// version with the next write.
 const FORMAT: u64 = 2;
 const FORMAT_MIN: u64 = 1;
-/// Its file while it is made.
+/// File name while it is created.
 const FILE_NEW: &str = "checkpoint.new";
 
 pub(in crate::store) const META: TableDefinition<'_, &str, RowBytes> = TableDefinition::new("meta");
@@ -52,7 +51,7 @@ const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("rece
 const RETAINED: TableDefinition<'_, RowBytes, RowBytes> = TableDefinition::new("retained");
 const WAITING: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("waiting");
 
-/// redb on a [`DiskFile`].
+/// redb backend on a [`DiskFile`].
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn DiskFile>,
@@ -95,12 +94,12 @@ pub(in crate::store) struct Checkpoint {
     cache_bytes: usize,
     /// `None` between an error and the next attempt.
     db: Option<Arc<Database>>,
-    /// Who reads it.
+    /// Pins of its readers.
     looks: Arc<ReaderPins>,
 }
 
 impl Checkpoint {
-    /// Opens it, or makes an empty one with this salt.
+    /// Opens the checkpoint, or creates an empty one with this salt.
     pub(in crate::store) fn open(
         disk: Arc<dyn Disk>,
         counters: Arc<Counters>,
@@ -138,7 +137,7 @@ impl Checkpoint {
         }
     }
 
-    /// Opens it anew after an error, which leaves redb unusable. Nobody may be reading.
+    /// Opens it again after an error, which leaves redb unusable. There must be no readers.
     pub(in crate::store) fn reopen(&mut self) -> io::Result<()> {
         self.db = None;
         let db = open_file(&self.disk, &self.counters, self.cache_bytes, FILE).map_err(as_io)?;
@@ -146,17 +145,17 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The database, to write to while others read.
+    /// The database; it can be written while others read.
     pub(in crate::store) fn database(&self) -> Option<Arc<Database>> {
         self.db.clone()
     }
 
-    /// Who reads it.
+    /// Pins of its readers.
     pub(in crate::store) fn looks(&self) -> &Arc<ReaderPins> {
         &self.looks
     }
 
-    /// A look at it that no later write changes.
+    /// Snapshot that later writes do not change.
     pub(in crate::store) fn read(&self) -> io::Result<CheckpointReader> {
         let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
         let (path, log) = (self.disk.path(FILE), Log::new(self.disk.clone()));
@@ -183,8 +182,8 @@ fn open_file(
     })
 }
 
-/// Makes an empty checkpoint beside the real name first: one that is half made is never taken for
-/// real.
+/// Creates an empty checkpoint under another name first: a half-made one is never taken for
+/// complete.
 fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Result<()> {
     if disk.list("")?.iter().any(|name| name == FILE_NEW) {
         disk.remove(FILE_NEW)?;
@@ -197,8 +196,8 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
     disk.sync_folder("")
 }
 
-/// Writes a closed table in one transaction; which segments it needs from now on, and which it does
-/// not any more.
+/// Writes a frozen table in one transaction; returns the segments that are needed from now on, and
+/// those that no longer are.
 pub(in crate::store) fn write(
     db: &Database,
     table: &MemTable,
@@ -308,7 +307,7 @@ fn write_all(
     Ok(settled)
 }
 
-/// Empties segments that have become mostly empty, some of it at each checkpoint.
+/// Moves messages out of mostly empty segments, a part of them at each checkpoint.
 fn move_out(
     txn: &WriteTransaction,
     log: &Log,
@@ -346,12 +345,12 @@ fn end_sessions(txn: &WriteTransaction, table: &MemTable) -> Result<(), redb::Er
     Ok(())
 }
 
-/// A topic in the order that the broker walks topics in: `/` sorts below every other byte.
+/// Key of a topic in the broker's order of topics: `/` sorts below every other byte.
 fn retained_key(topic: &str) -> Vec<u8> {
     topic.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
 }
 
-/// Copies all tables, as they are in this look, into a new file.
+/// Copies all tables of this snapshot into a new file.
 pub(in crate::store) fn copy(read: &CheckpointReader, to: &Path) -> io::Result<()> {
     let from = &read.txn;
     guarded(|| {
@@ -372,7 +371,7 @@ pub(in crate::store) fn copy(read: &CheckpointReader, to: &Path) -> io::Result<(
     })
 }
 
-/// A look at the checkpoint.
+/// A snapshot of the checkpoint.
 pub(in crate::store) struct CheckpointReader {
     txn: ReadTransaction,
     path: String,
@@ -403,13 +402,13 @@ impl CheckpointReader {
         })
     }
 
-    /// A row that is not as it should be: told, counted and passed over.
+    /// Logs, counts and skips a corrupt row.
     fn corrupt(&self, table: &str, key: &dyn std::fmt::Debug, bad: &mut u64) {
         *bad += 1;
-        error!(file = %self.path, table, ?key, "a row of the checkpoint is corrupt and is passed over");
+        error!(file = %self.path, table, ?key, "a row of the checkpoint is corrupt and is skipped");
     }
 
-    /// Rows of a queue, for as long as `give` wants more.
+    /// Reads rows of a queue, until `give` returns false.
     pub(in crate::store) fn queue(
         &self,
         session: SessionNumber,
@@ -421,19 +420,19 @@ impl CheckpointReader {
         guarded(|| queue::read(&self.txn, &self.log, session, range, &mut corrupt, &mut give))
     }
 
-    /// A message that a table says to be in the log; `None` where it is damaged.
+    /// Reads a message from the log; `None` when it is damaged.
     pub(in crate::store) fn logged(&self, place: &MessageRef, bad: &mut u64) -> io::Result<Option<Message>> {
         let message = self.log.message(place);
         self.log.failure()?;
         if message.is_none() {
             *bad += 1;
             let file = segments::name(place.spot.segment);
-            error!(file, offset = place.spot.at, "a message in the log is damaged: it is passed over");
+            error!(file, offset = place.spot.at, "a message in the log is damaged: it is skipped");
         }
         Ok(message)
     }
 
-    /// The segments that it has messages in.
+    /// Segments that hold messages of the checkpoint.
     pub(in crate::store) fn segments(&self) -> io::Result<BTreeSet<u64>> {
         guarded(|| bodies::needed(&self.txn))
     }
@@ -469,7 +468,7 @@ impl CheckpointReader {
         })
     }
 
-    /// All sessions with what they have, but their queues.
+    /// All sessions with their state, except their queues.
     pub(in crate::store) fn sessions(
         &self,
         bad: &mut u64,

@@ -1,9 +1,7 @@
-//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is
-//! gone.
+//! Memtables: rows of the log that the checkpoint lacks; `None` marks a removed row.
 //!
-//! A message that is acknowledged before its table is written out leaves no trace in it, and never
-//! reaches the checkpoint. Messages stay in the log, where their frames brought them: a table says
-//! where.
+//! A message that is acknowledged before its table is checkpointed leaves no row in it, and never
+//! reaches the checkpoint. Messages stay in the frames of the log; a table refers to them.
 
 pub(in crate::store) mod id_map;
 pub(in crate::store) mod queues;
@@ -26,36 +24,36 @@ use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::queues::QueueRows;
 use crate::store::memtable::row::{Compact, Kept, Row, SharedBody};
 
-/// A record as tables take it in.
+/// A record in the form that tables apply.
 #[derive(Debug)]
 pub(in crate::store) enum AppliedRecord {
-    /// A message was routed to one queue, and changes nothing else.
+    /// A message was routed to one queue, without other changes.
     Queued(SessionNumber, u32, Compact),
     /// A message was routed.
     Published(Box<PublishedRow>),
     /// A step of an exchange.
     Exchange(FlightStep),
-    /// Anything else; a message, too, that is not packed yet.
+    /// Any other record, or a message that is not packed yet.
     Record(Box<Record>),
 }
 
-// They go from thread to thread, one for each record.
+// They move between threads, one for each record.
 const _: () = assert!(size_of::<AppliedRecord>() <= 48);
 
-/// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
+/// [`Record::Published`] without its message, if that is in the log.
 #[derive(Debug)]
 pub(in crate::store) struct PublishedRow {
     kept: Kept,
-    /// Of the message, in bytes.
+    /// Size of the message, in bytes.
     size: u32,
     queued: QueueSlots,
     beside: Option<Box<Extras>>,
-    /// The message, where its topic keeps it.
+    /// The message, if its topic retains it.
     pub(in crate::store) retained: Option<Message>,
 }
 
 impl AppliedRecord {
-    /// A record whose message stands here in the log, or is kept in memory.
+    /// Converts a record whose message is at this location of the log, or is kept in memory.
     pub(in crate::store) fn of(record: Record, place: Option<MessageRef>) -> AppliedRecord {
         let (message, retained, queued, beside) = match record {
             Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
@@ -79,7 +77,7 @@ impl AppliedRecord {
         AppliedRecord::Published(Box::new(PublishedRow { kept, size, queued, beside, retained }))
     }
 
-    /// Its message stands so many bytes further on, in this segment.
+    /// Sets the segment of its message, and moves its offset on.
     pub(in crate::store) fn shift(&mut self, segment: u64, by: u64) {
         match self {
             AppliedRecord::Queued(session, size, plain) => {
@@ -104,7 +102,7 @@ impl AppliedRecord {
         }
     }
 
-    /// Where its message stands in the log.
+    /// Location of its message in the log.
     #[cfg(test)]
     pub(in crate::store) fn place(&self) -> Option<MessageRef> {
         match self {
@@ -118,48 +116,48 @@ impl AppliedRecord {
     }
 }
 
-/// A row that may replace one that an older table has.
+/// A row that may replace one of an older table.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Layered<T> {
-    /// `None`: it is gone.
+    /// `None`: the row was removed.
     pub(in crate::store) row: Option<T>,
-    /// An older table may have it.
+    /// Set when an older table may have the row.
     below: bool,
 }
 
-/// The rows of a part of the log.
+/// Rows of a part of the log.
 #[derive(Debug, Default)]
 pub(in crate::store) struct MemTable {
     pub(in crate::store) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
     pub(in crate::store) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
     pub(in crate::store) queue: QueueRows,
-    /// Of messages with several rows, by where in the log they stand.
+    /// Counts of messages with several rows, by location.
     siblings: HashMap<LogLocation, SharedBody>,
-    /// Rows of older tables that are gone.
+    /// Removed rows of older tables.
     pub(in crate::store) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(in crate::store) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
     pub(in crate::store) received: BTreeMap<(SessionNumber, PacketId), Layered<()>>,
     pub(in crate::store) retained: BTreeMap<Box<str>, Option<Message>>,
-    /// Sessions that ended: nothing that older tables have of them counts.
+    /// Ended sessions: rows of older tables do not count for them.
     pub(in crate::store) ended: BTreeSet<SessionNumber>,
-    /// What waits in the queues that changed; set when the table is closed.
+    /// Counts of the queues that changed; set when the table is frozen.
     pub(in crate::store) waiting: BTreeMap<SessionNumber, Waiting>,
-    /// Sessions of which more is known than rows that came or went.
+    /// Sessions with changes beyond added and removed rows.
     touched: BTreeSet<SessionNumber>,
-    /// How much of each segment of the log it was made of, in bytes.
+    /// Bytes of each segment that the table covers.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
-    /// The last record in it.
+    /// Last record of the table.
     pub(in crate::store) last: Lsn,
     pub(in crate::store) last_group: u32,
-    /// The memory of retained messages that came, in bytes.
+    /// Memory of new retained messages, in bytes.
     retained_bytes: usize,
 }
 
-/// What waits in each queue, at the last record applied.
+/// Counts of each queue after the last applied record.
 pub(in crate::store) type Queues = NumberMap<Waiting>;
 
 impl MemTable {
-    /// Takes in the record with this number.
+    /// Applies the record with this LSN.
     pub(in crate::store) fn apply(&mut self, lsn: Lsn, logged: AppliedRecord, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         let record = match logged {
@@ -217,7 +215,7 @@ impl MemTable {
                         seq: origin.seq,
                         size: origin.size,
                     };
-                    // Where this table does not know it, an older one may.
+                    // If this table does not know it, an older one may.
                     let below = self.flights.get(&(origin.session, packet_id)).is_none_or(|f| f.below);
                     self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
                 }
@@ -271,7 +269,7 @@ impl MemTable {
         self.queue.insert(session, Row::of(queued, kept, siblings));
     }
 
-    /// The rows that have the message of this one, if it is not the only one.
+    /// Count of the rows that share this row's message, if there are others.
     pub(in crate::store) fn siblings(&self, row: &Row) -> Option<SharedBody> {
         match row {
             Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
@@ -284,7 +282,7 @@ impl MemTable {
         if origin.seq == 0 {
             return;
         }
-        // A row stands in one table only: one that is here is nowhere else.
+        // A row is in one table only: if it was here, it is nowhere else.
         if !self.queue.take(origin.session, origin.seq) {
             self.gone.insert((origin.session, origin.seq), ());
         }
@@ -331,8 +329,8 @@ impl MemTable {
         queues.remove(&session);
     }
 
-    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for
-    /// what holds them.
+    /// Estimated memory of the table, in bytes: twice that of the rows, to include their
+    /// containers.
     pub(in crate::store) fn weight(&self) -> usize {
         fn of<K, V>(rows: &BTreeMap<K, V>) -> usize {
             2 * rows.len() * (size_of::<K>() + size_of::<V>())
@@ -348,7 +346,7 @@ impl MemTable {
             + 2 * self.siblings.len() * size_of::<(LogLocation, SharedBody)>()
     }
 
-    /// Nothing is added any more: notes what waits in the queues that changed.
+    /// Freezes the table: records the counts of the queues that changed.
     pub(in crate::store) fn close(&mut self, queues: &Queues) {
         let mut last = None;
         let gone =
@@ -360,13 +358,13 @@ impl MemTable {
         }
     }
 
-    /// An empty table that goes on behind this one.
+    /// Empty table that follows this one.
     pub(in crate::store) fn following(&self) -> MemTable {
         MemTable { last_group: self.last_group, ..MemTable::default() }
     }
 }
 
-/// One message more waits.
+/// Counts one more message.
 fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
     if seq & REPLAYED == 0 {
         let waiting = queues.entry(session).or_default();
@@ -377,7 +375,7 @@ fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
 }
 
 fn set<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K, row: V) {
-    // The identifier was free, so that no older table has a row for it that still counts.
+    // The identifier was free, so no older table has a valid row for it.
     let below = rows.get(&key).is_some_and(|old| old.below);
     rows.insert(key, Layered { row: Some(row), below });
 }

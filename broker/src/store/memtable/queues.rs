@@ -1,6 +1,6 @@
-//! The rows of the queues in a table: a lane for each session, in the order of their places. Rows
-//! come at the end and mostly go at the front; one that goes elsewhere leaves a gap until its
-//! neighbours are gone.
+//! Queue rows of a memtable: one sequence for each session, in the order of slots. Rows are added
+//! at the end and mostly removed at the front. A removal elsewhere leaves a tombstone until its
+//! neighbors are gone.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,11 +9,11 @@ use crate::message::{Seq, SessionNumber};
 use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::row::Row;
 
-/// A place of a lane.
+/// One cell of a session's sequence.
 #[derive(Debug)]
 enum QueueCell {
     Row(Row),
-    /// The row that was here is gone.
+    /// A removed row.
     Tombstone(Seq),
 }
 
@@ -33,21 +33,21 @@ impl QueueCell {
     }
 }
 
-// Two of them in a cache line.
+// Two cells fit into a cache line.
 const _: () = assert!(size_of::<QueueCell>() <= 32);
 
 type SessionRows = VecDeque<QueueCell>;
 
-/// See the module.
+/// Queue rows of all sessions.
 #[derive(Debug, Default)]
 pub(in crate::store) struct QueueRows {
     lanes: NumberMap<SessionRows>,
-    /// An estimate of the memory of the rows in them, in bytes.
+    /// Estimated memory of the rows, in bytes.
     bytes: usize,
 }
 
 impl QueueRows {
-    /// Adds a row, or replaces the one in its place.
+    /// Adds a row, or replaces the one in its slot.
     pub(in crate::store) fn insert(&mut self, session: SessionNumber, row: Row) {
         let lane = self.lanes.entry(session).or_default();
         let seq = row.seq();
@@ -68,7 +68,7 @@ impl QueueRows {
         }
     }
 
-    /// Takes a row out; `false`: it is not here.
+    /// Removes a row; `false` if it is not here.
     pub(in crate::store) fn take(&mut self, session: SessionNumber, seq: Seq) -> bool {
         let Some(lane) = self.lanes.get_mut(&session) else { return false };
         let at = match lane.front() {
@@ -92,12 +92,12 @@ impl QueueRows {
         taken
     }
 
-    /// Whether a row is here.
+    /// Returns true if the row is here.
     pub(in crate::store) fn contains(&self, session: SessionNumber, seq: Seq) -> bool {
         self.range(session, seq..seq.saturating_add(1)).next().is_some()
     }
 
-    /// The rows of a session in this range.
+    /// Rows of a session in this range.
     pub(in crate::store) fn range(
         &self,
         session: SessionNumber,
@@ -109,7 +109,7 @@ impl QueueRows {
         rows.take_while(move |cell| cell.seq() < range.end).filter_map(QueueCell::row)
     }
 
-    /// All rows, in the order of sessions and places.
+    /// All rows, in the order of sessions and slots.
     pub(in crate::store) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
         let mut lanes: Vec<(SessionNumber, &SessionRows)> =
             self.lanes.iter().map(|(session, lane)| (*session, lane)).collect();
@@ -119,18 +119,18 @@ impl QueueRows {
             .flat_map(|(session, lane)| lane.iter().filter_map(move |cell| Some((session, cell.row()?))))
     }
 
-    /// The sessions that have or had rows here.
+    /// Sessions that have or had rows here.
     pub(in crate::store) fn sessions(&self) -> impl Iterator<Item = SessionNumber> {
         self.lanes.keys().copied()
     }
 
-    /// Forgets a session.
+    /// Removes a session.
     pub(in crate::store) fn forget(&mut self, session: SessionNumber) {
         let lane = self.lanes.remove(&session).unwrap_or_default();
         self.bytes -= lane.iter().filter_map(QueueCell::row).map(Row::weight).sum::<usize>();
     }
 
-    /// An estimate of the memory that they take, in bytes.
+    /// Estimated memory of the sequences, in bytes.
     pub(in crate::store) fn weight(&self) -> usize {
         self.bytes + self.lanes.len() * size_of::<(SessionNumber, SessionRows)>()
     }
@@ -146,7 +146,7 @@ mod tests {
     use crate::store::memtable::{AppliedRecord, MemTable, Queues};
     use crate::store::record::{QueueSlot, QueueSlots, Record};
 
-    /// A message in this place of the queue of session 1.
+    /// A message in this slot of the queue of session 1.
     fn published(seq: Seq, subscription_ids: SubscriptionIds) -> Record {
         let message = Message::new(&MessageParts {
             topic: "t",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rows_take_is_given_back_once_they_are_gone_in_any_order() {
+    fn the_memory_of_rows_is_freed_whatever_the_order_of_removal() {
         let (mut table, mut queues) = (MemTable::default(), Queues::default());
         let place = MessageRef { spot: LogLocation { segment: 1, at: 0 }, len: 9, sum: 0 };
         let kinds = [
@@ -178,7 +178,7 @@ mod tests {
             weights.push(table.queue.weight());
         }
         assert!(weights.is_sorted_by(|less, more| less < more), "{weights:?}");
-        // The same one again takes nothing more.
+        // The same message again takes no more memory.
         table.apply(4, AppliedRecord::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
         assert_eq!(Some(&table.queue.weight()), weights.last());
         for (seq, is_there) in [(2, true), (2, false), (1, true), (3, true)] {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_beyond_what_a_small_row_can_say_is_kept_as_it_is() {
+    fn a_location_too_large_for_a_compact_row_is_kept() {
         let (mut table, mut queues) = (MemTable::default(), Queues::default());
         let spots = [(3, 64), (3, u64::from(u32::MAX)), (u64::from(u32::MAX) + 9, 64)];
         for (seq, (segment, at)) in (1..).zip(spots) {

@@ -1,8 +1,7 @@
-//! Records on their way to the writer: a window of the log, its places given out in order and
-//! filled in any.
+//! Pending log: a window of LSNs, reserved in order and filled in any order.
 //!
-//! Who fills a place packs its record for a frame, if all places before it are filled; else who
-//! fills the last of those does. The writer takes what is packed, and holds the lock only for that.
+//! The thread that completes the contiguous prefix serializes its records into frames. The writer
+//! takes finished frames, and holds the lock only for that.
 
 use std::collections::VecDeque;
 
@@ -11,31 +10,30 @@ use crate::store::Lsn;
 use crate::store::record::Entry;
 use crate::store::wal::frame_builder::FrameBuilder;
 
-/// See the module.
+/// Records that are not written yet.
 #[derive(Debug)]
 pub(in crate::store) struct PendingLog {
-    /// For a frame each; none is empty.
+    /// Finished frames, none empty.
     packs: VecDeque<FrameBuilder>,
-    /// The places behind those, from the first that is not filled to the last that is.
+    /// LSNs behind those frames, from the first unfilled one to the last filled one.
     entries: VecDeque<Option<Entry>>,
-    /// The first place that is not filled.
+    /// First unfilled LSN.
     next: Lsn,
-    /// One that the writer is done with.
+    /// A builder that the writer returned, for reuse.
     spare: Option<FrameBuilder>,
-    /// An estimate of the memory that is packed, in bytes, and that all records take.
+    /// Estimated memory of the finished frames, and of all records, in bytes.
     ready_bytes: usize,
     bytes: usize,
-    /// Somebody waits to read what is up to here: it is written at once.
+    /// LSN that a reader waits for: records up to it are written at once.
     pub(in crate::store) needed: Lsn,
-    /// The writer sleeps, and nobody has woken it: that costs a system call, so that nobody does it
-    /// for nothing.
+    /// True while the writer is parked and not yet notified; avoids a redundant futex call.
     pub(in crate::store) sleeping: bool,
-    /// The next table is to be frozen whatever its size.
+    /// Set to freeze the next table whatever its size.
     pub(in crate::store) freeze: bool,
 }
 
 impl PendingLog {
-    /// An empty one, behind this record.
+    /// Creates an empty pending log behind this LSN.
     pub(in crate::store) fn behind(last: Lsn) -> PendingLog {
         PendingLog {
             packs: VecDeque::new(),
@@ -50,24 +48,23 @@ impl PendingLog {
         }
     }
 
-    /// The place of the first record that was not taken yet.
+    /// First LSN that was not taken.
     pub(in crate::store) fn first(&self) -> Lsn {
         self.packs.front().map_or(self.next, |pack| pack.first)
     }
 
-    /// An estimate of the memory that all records take, in bytes.
+    /// Estimated memory of all records, in bytes.
     pub(in crate::store) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What can be taken, if there is something: how many bytes, and the most that one of the
-    /// records asks for.
+    /// Size of the finished frames in bytes, and their strictest durability; `None` without any.
     pub(in crate::store) fn ready(&self) -> Option<(usize, Durability)> {
         let durability = self.packs.iter().map(|pack| pack.durability).max()?;
         Some((self.ready_bytes, durability))
     }
 
-    /// Fills a place that was given out; `true`: the writer is to be woken.
+    /// Fills a reserved LSN; returns `true` when the writer must be woken.
     pub(in crate::store) fn fill(&mut self, entry: Entry) -> bool {
         let Some(at) = entry.lsn.checked_sub(self.next).and_then(|at| usize::try_from(at).ok()) else {
             return false;
@@ -108,7 +105,7 @@ impl PendingLog {
         }
     }
 
-    /// Takes what is ready, up to what one frame may have; `used` is taken back for what comes.
+    /// Takes the next finished frame; `used` is kept for reuse.
     pub(in crate::store) fn take(&mut self, used: FrameBuilder) -> Option<FrameBuilder> {
         let pack = self.packs.pop_front()?;
         self.ready_bytes -= pack.bytes;
@@ -117,7 +114,7 @@ impl PendingLog {
         Some(pack)
     }
 
-    /// Forgets all records up to this place: nobody will write them.
+    /// Drops all records up to this LSN: they will never be written.
     pub(in crate::store) fn abandon(&mut self, last: Lsn) {
         *self = PendingLog::behind(last);
     }
@@ -133,7 +130,7 @@ mod tests {
         Entry::new(lsn, Record::RetainedExpired { topic: "t".into() }, durability)
     }
 
-    /// The first place and the number of records that are taken.
+    /// First LSN and number of the records that are taken.
     fn taken(inbox: &mut PendingLog) -> Option<(Lsn, usize)> {
         inbox.take(FrameBuilder::default()).map(|pack| (pack.first, pack.rows.len()))
     }
@@ -143,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_front_that_is_filled_is_taken_and_in_order() {
+    fn only_the_contiguous_prefix_is_taken_and_in_order() {
         let mut inbox = PendingLog::behind(9);
         inbox.fill(entry(12, Durability::Always));
         assert_eq!(durability(&inbox), None, "the first is missing");
@@ -161,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_frame_may_have_is_taken_in_pieces() {
+    fn more_records_than_a_frame_holds_are_taken_in_several_frames() {
         let mut inbox = PendingLog::behind(0);
         for lsn in 1..=RECORDS_MAX as Lsn + 5 {
             inbox.fill(entry(lsn, Durability::Always));
@@ -173,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_filled_after_all_was_abandoned_counts_for_nothing() {
+    fn records_filled_after_an_abandon_are_dropped() {
         let mut inbox = PendingLog::behind(0);
         inbox.fill(entry(2, Durability::Always));
         inbox.abandon(2);
@@ -182,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_is_woken_for_what_it_waits_for_only() {
+    fn the_writer_is_woken_only_for_what_it_waits_for() {
         let mut inbox = PendingLog::behind(0);
         let mut lsn = 0;
         let mut fill = |inbox: &mut PendingLog, durability| {

@@ -1,9 +1,9 @@
-//! The writer: one thread that turns records into frames, one write and at most one sync for as
-//! many as there are.
+//! The writer: one thread that turns records into frames, with one write and at most one sync for
+//! all pending records.
 //!
-//! While a sync runs, the next records gather by themselves, so that nothing has to linger. A write
-//! or sync that fails is the end: what a disk says after that is worth nothing. Only "no space" is
-//! waited out, since nothing was promised yet.
+//! Records gather during a sync, so the writer need not linger. A failed write or sync is final: a
+//! disk cannot be trusted after that. Only "no space" is retried, since nothing was acknowledged
+//! yet.
 
 use std::io;
 use std::ops::Range;
@@ -25,34 +25,33 @@ use crate::store::sync::lock;
 use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::{Health, Lsn};
 
-/// Frames of this size on average are large, in bytes: noting in the file system what was written
-/// costs some pages.
+/// Average size of large frames, in bytes: metadata of a sync costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
-/// How long records that nobody waits for may gather.
+/// Time for which records without a waiting task may gather.
 const LAZY: Duration = Duration::from_millis(50);
-/// How often a full disk is asked again.
+/// Interval between attempts on a full disk.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// See the module.
+/// State of the writer thread.
 pub(in crate::store) struct Writer {
     shared: Arc<Shared>,
     segment: Segment,
     queues: Queues,
     last: Lsn,
-    /// Since the table was frozen last, in bytes of log.
+    /// Bytes of log since the last freeze.
     since_frozen: u64,
-    /// The same, or the memory of the table: whichever is more.
+    /// The same, or the memory of the table if that is more.
     gathered: u64,
     synced_at: Option<Instant>,
-    /// Since when written records wait for a sync by the timer.
+    /// Time since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
-    /// What is written, or was.
+    /// The frame that is written, or was.
     pack: FrameBuilder,
-    /// Frames in this segment.
+    /// Number of frames in this segment.
     frames: u64,
 }
 
-/// Why the writer stops.
+/// Reason why the writer stops.
 enum Stop {
     Closed,
     Failed(io::Error),
@@ -96,8 +95,8 @@ impl Writer {
         self.shared.wake();
     }
 
-    /// Waits for the next records and takes them; how durable they are to be. `Some(None)`: a sync
-    /// is due; `None`: all is done and the store closes.
+    /// Waits for records and takes them; returns their strictest durability. `Some(None)`: a sync
+    /// is due; `None`: all is written and the store closes.
     fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
@@ -112,7 +111,7 @@ impl Writer {
             if let Some((bytes, durability)) = ready {
                 let since = *lazy_since.get_or_insert(now);
                 let due = match durability {
-                    // Each sync wears the flash: they can be made rarer.
+                    // Each sync wears the flash: the configuration can make them rarer.
                     Durability::Always => self.synced_at.map_or(now, |at| at + options.min_sync_interval),
                     Durability::Interval => now,
                     Durability::None if inbox.needed >= inbox.first() => now,
@@ -135,7 +134,7 @@ impl Writer {
             if sync_at.is_some_and(|at| at <= now) {
                 return Some(None);
             }
-            // What waits for the next sync to be due waits for nobody else.
+            // Records that wait until the next sync is due wait for no other record.
             inbox.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
             inbox = match wait {
                 Some(wait) => {
@@ -148,7 +147,7 @@ impl Writer {
         }
     }
 
-    /// Writes a frame, syncs it if it is asked for, and shows it to readers.
+    /// Writes a frame, syncs it if required, and makes it readable.
     fn commit(&mut self, durability: Durability) -> Result<(), Stop> {
         let last = self.pack.last();
         let framed = self.write(durability, false)?;
@@ -166,7 +165,7 @@ impl Writer {
         if durability != Durability::None {
             shared.wake();
         }
-        // The acknowledgements are on their way meanwhile; who reads waits until it is shown.
+        // Acknowledgements are sent already; readers wait until the frame is readable.
         let frozen = self.show(framed);
         self.pack.shrink();
         if !lock(&shared.requests).is_empty() {
@@ -182,8 +181,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading
-    /// it. `true`: a table is full now.
+    /// Makes written records readable, synced or not: a read is no acknowledgement. Returns `true`
+    /// when a table is full.
     fn show(&mut self, framed: Range<u64>) -> bool {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
@@ -221,8 +220,8 @@ impl Writer {
         (self.since_frozen, self.gathered) = (0, 0);
     }
 
-    /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is
-    /// nothing to wait for.
+    /// Waits while the checkpoint is behind, so that records wait here and not in memory. On a full
+    /// disk it does not wait.
     fn await_checkpoint(&self) {
         let shared = &self.shared;
         let mut supply = lock(&shared.segments);
@@ -237,13 +236,13 @@ impl Writer {
         }
     }
 
-    /// Writes the records as one frame; where in its segment.
+    /// Writes the records as one frame; returns its range in the segment.
     fn write(&mut self, durability: Durability, outcomes: bool) -> Result<Range<u64>, Stop> {
         self.pack.complete();
         let shared = self.shared.clone();
         let len = self.pack.frame.len();
         let padded = self.pack.frame.padded() as u64;
-        // A frame that fits nowhere makes its segment longer.
+        // A frame larger than a segment makes its segment longer.
         if self.segment.at > 0 && self.segment.at + padded > shared.options.segment_bytes {
             self.rotate()?;
         }
@@ -280,8 +279,8 @@ impl Writer {
         Ok(framed)
     }
 
-    /// The frame could not be written for want of space. Nobody was promised anything yet: it is
-    /// tried again.
+    /// Waits after a frame could not be written for lack of space. Nothing was acknowledged yet, so
+    /// the write is repeated.
     fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
         if self.shared.is_closed() {
             return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
@@ -295,8 +294,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in the next segment; the one before is on disk first, so that only the last one can
-    /// have a torn end.
+    /// Moves on to the next segment. The previous one is synced first, so that only the last one
+    /// can have a torn end.
     fn rotate(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let shared = self.shared.clone();
@@ -340,7 +339,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves a last frame, which says that all before it is on disk.
+    /// Writes a last frame, which marks all records before it as on disk.
     fn finish(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let last = self.last + 1;
@@ -349,7 +348,7 @@ impl Writer {
         self.write(Durability::Always, true)?;
         self.last = last;
         self.sync()?;
-        info!(last, "the store is closed: all of it is on disk");
+        info!(last, "store closed: all records are on disk");
         Ok(())
     }
 }
