@@ -149,7 +149,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn queued(&self, page: PageRequest) -> ReadReply<Paged>;
 
     /// Reads the messages in these slots, in any order; empty slots are omitted.
-    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
+    fn read_at(&self, session: SessionNumber, slots: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
 
     /// Reads the retained messages of these topics; topics without one are omitted.
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>>;

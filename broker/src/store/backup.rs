@@ -22,11 +22,11 @@ use crate::store::sync::lock;
 /// File name of the socket.
 pub(super) const SOCKET: &str = "control.sock";
 /// Time that a client has to send its request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request, in bytes.
 const LINE_MAX: u64 = 8_192;
 /// Interval between checks of a checkpoint in progress.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
 /// Thread that answers requests; dropping it ends it.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Drop for Control {
 }
 
 fn answer(shared: &Shared, stream: UnixStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     let mut line = String::new();
     let mut reader = BufReader::new(io::Read::take(&stream, LINE_MAX));
     reader.read_line(&mut line)?;
@@ -103,7 +103,7 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
             lock(&shared.pending).freeze = true;
             shared.append(Record::Nothing, Durability::Always);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_EVERY);
     }
     let _reading = shared.reading.read();
     let read = lock(&shared.view).checkpoint.read()?;

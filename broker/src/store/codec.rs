@@ -370,10 +370,10 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_message(out, message);
             out.push(u8::from(*retained));
             put_number(out, queued.as_slice().len() as u64);
-            for place in queued.as_slice() {
-                put_number(out, place.session);
-                put_number(out, place.seq);
-                put_terms(out, &place.terms);
+            for slot in queued.as_slice() {
+                put_number(out, slot.session);
+                put_number(out, slot.seq);
+                put_terms(out, &slot.terms);
             }
             let beside = beside.as_ref();
             put_option(out, beside.and_then(|beside| beside.received), put_packet);

@@ -137,18 +137,18 @@ impl DurableStore {
             disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let mut supply =
+        let mut pool =
             SegmentPool { full, needed, kept: VecDeque::from([(0, kept)]), ..SegmentPool::default() };
-        let old = supply.reusable(0);
+        let old = pool.reusable(0);
         let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Preallocation::Zeroed)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
-        let left = supply.full.iter().filter(|(_, last)| *last > kept).count();
-        supply.next_id = next_id;
+        let left = pool.full.iter().filter(|(_, last)| *last > kept).count();
+        pool.next_id = next_id;
         let shared = Arc::new(Shared::new(
             Parts { disk, options, counters, clock, number, salt: meta.salt },
             view,
-            supply,
+            pool,
         ));
         let writer = Writer::new(shared.clone(), first, queues, applied);
         let (keeping, reading) = (shared.clone(), shared.clone());
@@ -353,8 +353,8 @@ impl Store for DurableStore {
         self.ask(|sender| Wanted::Queued(page, sender))
     }
 
-    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
-        self.ask(|sender| Wanted::Placed(session, places, sender))
+    fn read_at(&self, session: SessionNumber, slots: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.ask(|sender| Wanted::Placed(session, slots, sender))
     }
 
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
@@ -401,7 +401,7 @@ impl Store for DurableStore {
         }
         lock(&self.shared.segments).closed = true;
         self.shared.supply_changed.notify_all();
-        self.shared.nudge_reader();
+        self.shared.wake_reader();
         threads.for_each(|thread| drop(thread.join()));
         self.shared.wake();
     }

@@ -13,7 +13,7 @@ pub(in crate::store) struct LogLocation {
 /// Reference to a message in the log, with its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct MessageRef {
-    pub(in crate::store) spot: LogLocation,
+    pub(in crate::store) location: LogLocation,
     pub(in crate::store) len: u32,
     /// crc32c of the message: the checksum of a frame would need the whole frame.
     pub(in crate::store) sum: u32,
@@ -29,7 +29,7 @@ impl MessageRef {
     /// As [`of`](Self::of), with a known checksum.
     pub(in crate::store) fn with(sum: u32, range: Range<usize>, segment: u64, base: u64) -> MessageRef {
         MessageRef {
-            spot: LogLocation { segment, at: base + range.start as u64 },
+            location: LogLocation { segment, at: base + range.start as u64 },
             len: range.len() as u32,
             sum,
         }

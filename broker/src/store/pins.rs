@@ -19,7 +19,7 @@ impl ReaderPins {
         let mut state = lock(&self.state);
         let at = state.0;
         *state.1.entry(at).or_default() += 1;
-        ReaderPin { looks: self.clone(), at }
+        ReaderPin { pins: self.clone(), at }
     }
 
     /// Registers a new checkpoint; returns its number.
@@ -39,13 +39,13 @@ impl ReaderPins {
 /// Pin of one reader: while it lives, the data of its checkpoint stays.
 #[derive(Debug)]
 pub(super) struct ReaderPin {
-    looks: Arc<ReaderPins>,
+    pins: Arc<ReaderPins>,
     at: u64,
 }
 
 impl Drop for ReaderPin {
     fn drop(&mut self) {
-        let mut state = lock(&self.looks.state);
+        let mut state = lock(&self.pins.state);
         if let Some(count) = state.1.get_mut(&self.at) {
             *count -= 1;
             if *count == 0 {

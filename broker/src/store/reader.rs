@@ -18,9 +18,9 @@ use crate::store::sync::lock;
 use crate::store::{Health, PageRequest, Paged};
 
 /// Rows of a table scanned under its lock for one page, for each requested message.
-const LOOKED_AT: usize = 4;
+const SCANNED_PER_MESSAGE: usize = 4;
 /// Longest sleep of the reader while a request waits.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
 pub(super) fn run(shared: &Shared) {
@@ -43,7 +43,7 @@ pub(super) fn run(shared: &Shared) {
                 if requests.is_empty() {
                     drop(shared.requests_changed.wait(requests));
                 } else {
-                    drop(shared.requests_changed.wait_timeout(requests, LOOK_EVERY));
+                    drop(shared.requests_changed.wait_timeout(requests, CHECK_EVERY));
                 }
                 continue;
             }
@@ -60,7 +60,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
     let mut bad = 0;
     let result = match wanted {
         Wanted::Queued(page, to) => page_of(shared, page, &mut bad).map(|rows| drop(to.send(rows))),
-        Wanted::Placed(session, places, to) => {
+        Wanted::Placed(session, slots, to) => {
             let one = |seq: &Seq| PageRequest {
                 session,
                 from: *seq,
@@ -69,7 +69,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
                 bytes_max: usize::MAX,
             };
             let pages: std::io::Result<Vec<_>> =
-                places.iter().map(|seq| page_of(shared, one(seq), &mut bad)).collect();
+                slots.iter().map(|seq| page_of(shared, one(seq), &mut bad)).collect();
             pages.map(|pages| drop(to.send(pages.into_iter().flat_map(|page| page.deliveries).collect())))
         }
         Wanted::Retained(topics, to) => topics
@@ -101,7 +101,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
     }
     let ((active, gone), frozen, read) = snapshot(shared, |active| {
         // The page ends where the scan of the table ended.
-        let most = messages_max.saturating_mul(LOOKED_AT).max(1);
+        let most = messages_max.saturating_mul(SCANNED_PER_MESSAGE).max(1);
         let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
         for ((_, seq), ()) in active.gone.range((session, from)..(session, until)) {
             if gone.len() >= most {
@@ -148,7 +148,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         }
         let message = match row.body() {
             Ok(message) => Some(message.clone()),
-            Err(place) => read.logged(&place, bad)?,
+            Err(reference) => read.logged(&reference, bad)?,
         };
         done = message.is_some_and(|message| {
             full(&mut found, Delivery { message, terms: row.terms(), seq: row.seq() })

@@ -86,9 +86,9 @@ impl QueueSlots {
 
 impl FromIterator<QueueSlot> for QueueSlots {
     fn from_iter<I: IntoIterator<Item = QueueSlot>>(all: I) -> QueueSlots {
-        all.into_iter().fold(QueueSlots::None, |mut places, queued| {
-            places.push(queued);
-            places
+        all.into_iter().fold(QueueSlots::None, |mut slots, queued| {
+            slots.push(queued);
+            slots
         })
     }
 }

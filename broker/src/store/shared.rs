@@ -150,7 +150,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(ground: Parts, view: ReadView, supply: SegmentPool) -> Shared {
+    pub(super) fn new(ground: Parts, view: ReadView, pool: SegmentPool) -> Shared {
         let Parts { disk, options, counters, clock, number, salt } = ground;
         let last = view.applied;
         Shared {
@@ -166,7 +166,7 @@ impl Shared {
             pending_full: AtomicBool::new(false),
             pending_filled: Condvar::new(),
             view: Mutex::new(view),
-            segments: Mutex::new(supply),
+            segments: Mutex::new(pool),
             supply_changed: Condvar::new(),
             requests: Mutex::default(),
             requests_changed: Condvar::new(),
@@ -196,12 +196,12 @@ impl Shared {
             self.wake();
             self.pending_filled.notify_all();
             self.supply_changed.notify_all();
-            self.nudge_reader();
+            self.wake_reader();
         }
     }
 
     /// Wakes the reader.
-    pub(super) fn nudge_reader(&self) {
+    pub(super) fn wake_reader(&self) {
         // Under its lock, so that the reader does not miss this between its check and its wait.
         drop(lock(&self.requests));
         self.requests_changed.notify_all();
@@ -219,13 +219,13 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Polls `look` until it returns a value; registers the task before the last attempt.
-    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
-        if let Some(found) = look() {
+    /// Polls `attempt` until it returns a value; registers the task before the last attempt.
+    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, attempt: impl Fn() -> Option<T>) -> Poll<T> {
+        if let Some(found) = attempt() {
             return Poll::Ready(found);
         }
         let mut waiters = lock(&self.waiters);
-        if let Some(found) = look() {
+        if let Some(found) = attempt() {
             return Poll::Ready(found);
         }
         if slot.epoch != waiters.epoch {
@@ -286,15 +286,15 @@ impl Shared {
 
     /// Fills reserved LSNs.
     pub(super) fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
-        let mut inbox = lock(&self.pending);
+        let mut pending = lock(&self.pending);
         let mut wakes = false;
         for entry in entries {
-            wakes |= entry.lsn != Lsn::MAX && inbox.fill(entry);
+            wakes |= entry.lsn != Lsn::MAX && pending.fill(entry);
         }
-        if inbox.bytes() >= self.options.pending_bytes_max {
+        if pending.bytes() >= self.options.pending_bytes_max {
             self.pending_full.store(true, Ordering::Release);
         }
-        drop(inbox);
+        drop(pending);
         if wakes {
             self.pending_filled.notify_one();
         }
@@ -334,10 +334,10 @@ impl Shared {
 
     /// Last reserved LSN; records up to it are written without delay.
     pub(super) fn flush_soon(&self) -> Lsn {
-        let mut inbox = lock(&self.pending);
-        inbox.needed = self.reserved();
-        let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
-        drop(inbox);
+        let mut pending = lock(&self.pending);
+        pending.needed = self.reserved();
+        let (tail, sleeping) = (pending.needed, std::mem::take(&mut pending.sleeping));
+        drop(pending);
         if sleeping {
             self.pending_filled.notify_one();
         }
@@ -368,33 +368,33 @@ mod tests {
 
     #[test]
     fn a_segment_is_not_reused_while_an_older_checkpoint_is_pinned() {
-        let looks = Arc::new(ReaderPins::default());
-        let mut supply = SegmentPool {
+        let pins = Arc::new(ReaderPins::default());
+        let mut pool = SegmentPool {
             full: vec![(1, 10), (2, 20)],
             kept: VecDeque::from([(0, 0)]),
             ..SegmentPool::default()
         };
         // Tables refer to messages in both segments.
-        let early = looks.begin();
-        supply.settle(CheckpointResult::default(), looks.made(), 10);
-        let later = looks.begin();
-        supply.settle(CheckpointResult::default(), looks.made(), 20);
-        assert_eq!((supply.kept(), supply.reusable(looks.oldest())), (20, None));
+        let early = pins.begin();
+        pool.settle(CheckpointResult::default(), pins.made(), 10);
+        let later = pins.begin();
+        pool.settle(CheckpointResult::default(), pins.made(), 20);
+        assert_eq!((pool.kept(), pool.reusable(pins.oldest())), (20, None));
         drop(early);
-        assert_eq!(supply.reusable(looks.oldest()), Some(1));
-        assert_eq!(supply.reusable(looks.oldest()), None);
+        assert_eq!(pool.reusable(pins.oldest()), Some(1));
+        assert_eq!(pool.reusable(pins.oldest()), None);
         drop(later);
-        assert_eq!(supply.reusable(looks.oldest()), Some(2));
+        assert_eq!(pool.reusable(pins.oldest()), Some(2));
     }
 
     #[test]
     fn a_segment_is_reused_once_a_later_checkpoint_has_no_messages_in_it() {
-        let mut supply =
+        let mut pool =
             SegmentPool { full: vec![(1, 10)], kept: VecDeque::from([(0, 0)]), ..SegmentPool::default() };
-        supply.settle(CheckpointResult { kept: vec![1], ..CheckpointResult::default() }, 1, 10);
-        assert_eq!(supply.reusable(1), None);
-        supply.settle(CheckpointResult { freed: vec![1], ..CheckpointResult::default() }, 2, 10);
-        assert_eq!(supply.reusable(1), None, "the checkpoint before it is pinned");
-        assert_eq!(supply.reusable(2), Some(1));
+        pool.settle(CheckpointResult { kept: vec![1], ..CheckpointResult::default() }, 1, 10);
+        assert_eq!(pool.reusable(1), None);
+        pool.settle(CheckpointResult { freed: vec![1], ..CheckpointResult::default() }, 2, 10);
+        assert_eq!(pool.reusable(1), None, "the checkpoint before it is pinned");
+        assert_eq!(pool.reusable(2), Some(1));
     }
 }

@@ -190,7 +190,7 @@ impl Exporter {
             first: self.next,
             count: self.records.len() as u32,
             len: self.frame.len() as u32,
-            outcomes: last,
+            is_last: last,
             ..Head::default()
         };
         self.frame.seal(&head);
@@ -322,7 +322,7 @@ fn each_frame(
         let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
         next = head.last() + 1;
         give(records.into_iter().map(|(record, _)| record).collect())?;
-        if head.outcomes {
+        if head.is_last {
             return Ok(next - 1);
         }
     }

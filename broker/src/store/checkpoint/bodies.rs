@@ -54,10 +54,10 @@ pub(in crate::store) fn put(out: &mut Vec<u8>, body: &PayloadRef) {
             out.push(1);
             codec::put_number(out, *lsn);
         }
-        PayloadRef::Log(MessageRef { spot, len, sum }) => {
+        PayloadRef::Log(MessageRef { location, len, sum }) => {
             out.push(2);
-            codec::put_number(out, spot.segment);
-            codec::put_number(out, spot.at);
+            codec::put_number(out, location.segment);
+            codec::put_number(out, location.at);
             codec::put_number(out, u64::from(*len));
             codec::put_number(out, u64::from(*sum));
         }
@@ -70,7 +70,7 @@ pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<PayloadRef> {
         0 => PayloadRef::Here,
         1 => PayloadRef::Shared(reader.number()?),
         2 => PayloadRef::Log(MessageRef {
-            spot: LogLocation { segment: reader.number()?, at: reader.number()? },
+            location: LogLocation { segment: reader.number()?, at: reader.number()? },
             len: reader.u32()?,
             sum: reader.u32()?,
         }),
@@ -125,10 +125,10 @@ impl Survey {
     pub(in crate::store) fn of(table: &MemTable) -> Survey {
         let (mut live, mut shared) = (SegmentUsage::default(), false);
         table.queue.iter().for_each(|(_, row)| {
-            let count = table.siblings(row).map_or(1, |siblings| siblings.count.max(1));
+            let count = table.shared_body(row).map_or(1, |shared| shared.count.max(1));
             shared |= count > 1;
-            if let Err(MessageRef { spot, len, .. }) = row.body() {
-                live.add(spot.segment, u64::from(len / count));
+            if let Err(MessageRef { location, len, .. }) = row.body() {
+                live.add(location.segment, u64::from(len / count));
             }
         });
         let live = live.all();
@@ -164,8 +164,8 @@ pub(in crate::store) struct CheckpointResult {
 impl UsageDelta {
     /// Counts a row that needs this message.
     pub(in crate::store) fn more(&mut self, body: &PayloadRef) {
-        if let PayloadRef::Log(place) = body {
-            self.more_log.add(place.spot.segment, 1);
+        if let PayloadRef::Log(reference) = body {
+            self.more_log.add(reference.location.segment, 1);
         }
     }
 
@@ -174,7 +174,7 @@ impl UsageDelta {
         match body {
             PayloadRef::Here => {}
             PayloadRef::Shared(lsn) => *self.less_shared.entry(*lsn).or_default() += 1,
-            PayloadRef::Log(place) => self.less_log.add(place.spot.segment, 1),
+            PayloadRef::Log(reference) => self.less_log.add(reference.location.segment, 1),
         }
     }
 
@@ -277,8 +277,8 @@ impl Log {
 
     /// Reads the message; `None` if it is damaged or the disk failed ([`failure`](Self::failure)
     /// tells).
-    pub(in crate::store) fn message(&self, place: &MessageRef) -> Option<Message> {
-        self.read(place).unwrap_or_else(|error| {
+    pub(in crate::store) fn message(&self, reference: &MessageRef) -> Option<Message> {
+        self.read(reference).unwrap_or_else(|error| {
             *self.failed.borrow_mut() = Some(error);
             None
         })
@@ -289,21 +289,21 @@ impl Log {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn read(&self, place: &MessageRef) -> io::Result<Option<Message>> {
-        let MessageRef { spot, len, sum } = *place;
+    fn read(&self, reference: &MessageRef) -> io::Result<Option<Message>> {
+        let MessageRef { location, len, sum } = *reference;
         let len = len as usize;
         let mut open = self.open.borrow_mut();
-        if open.as_ref().is_none_or(|open| open.segment != spot.segment) {
-            let file = match self.disk.open(&segments::name(spot.segment), false) {
+        if open.as_ref().is_none_or(|open| open.segment != location.segment) {
+            let file = match self.disk.open(&segments::name(location.segment), false) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            *open = Some(OpenSegment { segment: spot.segment, file, bytes: Vec::new(), at: 0 });
+            *open = Some(OpenSegment { segment: location.segment, file, bytes: Vec::new(), at: 0 });
         }
         let Some(open) = open.as_mut() else { return Ok(None) };
         let within =
-            |open: &OpenSegment| spot.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
+            |open: &OpenSegment| location.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
         let known = |open: &OpenSegment| within(open).is_some_and(|at| at + len <= open.bytes.len());
         if !known(open) {
             // Reads more at once when reading continues behind the last read.
@@ -311,12 +311,12 @@ impl Log {
             let more = if near { (open.bytes.len() * 2).clamp(READ_MIN, READ_MAX) } else { READ_MIN };
             // A message beyond the end of the file is damaged; a damaged length allocates no
             // memory.
-            let left = open.file.len()?.saturating_sub(spot.at);
+            let left = open.file.len()?.saturating_sub(location.at);
             let wanted = (more.max(len) as u64).min(left) as usize;
             open.bytes.resize(wanted, 0);
-            let read = read_full(&*open.file, &mut open.bytes, spot.at)?;
+            let read = read_full(&*open.file, &mut open.bytes, location.at)?;
             open.bytes.truncate(read);
-            open.at = spot.at;
+            open.at = location.at;
         }
         let bytes = within(open).and_then(|at| open.bytes.get(at..at + len));
         Ok(bytes.filter(|bytes| crc32c::crc32c(bytes) == sum).and_then(Message::from_bytes))

@@ -95,7 +95,7 @@ pub(in crate::store) struct Checkpoint {
     /// `None` between an error and the next attempt.
     db: Option<Arc<Database>>,
     /// Pins of its readers.
-    looks: Arc<ReaderPins>,
+    pins: Arc<ReaderPins>,
 }
 
 impl Checkpoint {
@@ -126,7 +126,7 @@ impl Checkpoint {
             other => OpenError::Io { doing: format!("opening {path}"), error: as_io(other) },
         })?;
         let checkpoint =
-            Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), looks: Arc::default() };
+            Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), pins: Arc::default() };
         let format = checkpoint.read().and_then(|read| read.meta_number("format"));
         match format.map_err(OpenError::io(format!("reading {path}")))? {
             Some(FORMAT_MIN..=FORMAT) => Ok(checkpoint),
@@ -151,16 +151,16 @@ impl Checkpoint {
     }
 
     /// Pins of its readers.
-    pub(in crate::store) fn looks(&self) -> &Arc<ReaderPins> {
-        &self.looks
+    pub(in crate::store) fn pins(&self) -> &Arc<ReaderPins> {
+        &self.pins
     }
 
     /// Snapshot that later writes do not change.
     pub(in crate::store) fn read(&self) -> io::Result<CheckpointReader> {
         let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
         let (path, log) = (self.disk.path(FILE), Log::new(self.disk.clone()));
-        let look = self.looks.begin();
-        guarded(|| db.begin_read().map(|txn| CheckpointReader { txn, path, log, _look: look }).map_err(as_io))
+        let pin = self.pins.begin();
+        guarded(|| db.begin_read().map(|txn| CheckpointReader { txn, path, log, _pin: pin }).map_err(as_io))
     }
 }
 
@@ -376,7 +376,7 @@ pub(in crate::store) struct CheckpointReader {
     txn: ReadTransaction,
     path: String,
     log: Log,
-    _look: ReaderPin,
+    _pin: ReaderPin,
 }
 
 impl CheckpointReader {
@@ -421,13 +421,17 @@ impl CheckpointReader {
     }
 
     /// Reads a message from the log; `None` when it is damaged.
-    pub(in crate::store) fn logged(&self, place: &MessageRef, bad: &mut u64) -> io::Result<Option<Message>> {
-        let message = self.log.message(place);
+    pub(in crate::store) fn logged(
+        &self,
+        reference: &MessageRef,
+        bad: &mut u64,
+    ) -> io::Result<Option<Message>> {
+        let message = self.log.message(reference);
         self.log.failure()?;
         if message.is_none() {
             *bad += 1;
-            let file = segments::name(place.spot.segment);
-            error!(file, offset = place.spot.at, "a message in the log is damaged: it is skipped");
+            let file = segments::name(reference.location.segment);
+            error!(file, offset = reference.location.at, "a message in the log is damaged: it is skipped");
         }
         Ok(message)
     }

@@ -33,7 +33,7 @@ const CHUNK_BYTES_MAX: usize = 15_500;
 const GARBAGE_ROWS_MAX: usize = 50_000;
 /// Maximum number of chunks that one checkpoint scans for rows in mostly empty segments, and of
 /// rows that it moves.
-const LOOKED_MAX: usize = 2_000;
+const SCANNED_MAX: usize = 2_000;
 const MOVED_MAX: usize = 20_000;
 
 /// Callback for a row: gets its slot and a function that reads it; returns false to stop.
@@ -71,7 +71,7 @@ fn unpack(
         codec::delivery(reader, seq, |reader| match bodies::body(reader)? {
             PayloadRef::Here => codec::message(reader),
             PayloadRef::Shared(lsn) => shared(lsn),
-            PayloadRef::Log(place) => log.message(&place),
+            PayloadRef::Log(reference) => log.message(&reference),
         })
     })
 }
@@ -163,7 +163,7 @@ fn without_log(
     };
     for (seq, row) in (first..).zip(rows) {
         let body = body_of(row);
-        let moves = matches!(body, PayloadRef::Log(place) if leaves(place.spot.segment));
+        let moves = matches!(body, PayloadRef::Log(reference) if leaves(reference.location.segment));
         let row: &[u8] = if missing.contains(&seq) {
             &[]
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
@@ -202,13 +202,12 @@ pub(in crate::store) fn move_out(
     let (mut looked, mut moving, mut next) = (0, 0, (0, 0));
     for chunk in chunks.range(from..)? {
         let (key, chunk) = chunk?;
-        if looked >= LOOKED_MAX || moving >= MOVED_MAX {
+        if looked >= SCANNED_MAX || moving >= MOVED_MAX {
             next = key.value();
             break;
         }
         looked += 1;
-        let in_them =
-            |row: &&[u8]| matches!(body_of(row), PayloadRef::Log(place) if leaves(place.spot.segment));
+        let in_them = |row: &&[u8]| matches!(body_of(row), PayloadRef::Log(reference) if leaves(reference.location.segment));
         let count = rows(chunk.value()).unwrap_or_default().iter().filter(|row| in_them(row)).count();
         if count > 0 {
             moving += count;
@@ -267,13 +266,16 @@ fn moving(table: &MemTable, survey: &Survey, log: &Log) -> HashMap<LogLocation, 
     if !survey.moving {
         return HashMap::new();
     }
-    let places = table.queue.iter().filter_map(|(_, row)| row.body().err());
-    let mut places: Vec<MessageRef> =
-        places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
+    let references = table.queue.iter().filter_map(|(_, row)| row.body().err());
+    let mut references: Vec<MessageRef> =
+        references.filter(|reference| !survey.staying.contains(&reference.location.segment)).collect();
     // In the order of the log, so that most of it is read at once.
-    places.sort_unstable_by_key(|place| place.spot);
-    places.dedup();
-    let moved = places.into_iter().filter_map(|place| Some((place.spot, log.message(&place)?))).collect();
+    references.sort_unstable_by_key(|reference| reference.location);
+    references.dedup();
+    let moved = references
+        .into_iter()
+        .filter_map(|reference| Some((reference.location, log.message(&reference)?)))
+        .collect();
     if let Err(error) = log.failure() {
         warn!(%error, "failed to read messages in the log: they are left there");
     }
@@ -282,7 +284,7 @@ fn moving(table: &MemTable, survey: &Survey, log: &Log) -> HashMap<LogLocation, 
 
 /// Message of a row, or its location if it stays in the log.
 fn here<'m>(row: &'m Row, moving: &'m HashMap<LogLocation, Message>) -> Result<&'m Message, MessageRef> {
-    row.body().or_else(|place| moving.get(&place.spot).ok_or(place))
+    row.body().or_else(|reference| moving.get(&reference.location).ok_or(reference))
 }
 
 /// Writes the rows of a table, and removes those that are gone.
@@ -302,8 +304,8 @@ pub(in crate::store) fn write(
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
     if survey.shared {
         for (_, row) in table.queue.iter() {
-            if let Some(siblings) = table.siblings(row).filter(|_| here(row, &moving).is_ok()) {
-                *uses.entry(siblings.lsn).or_default() += 1;
+            if let Some(shared) = table.shared_body(row).filter(|_| here(row, &moving).is_ok()) {
+                *uses.entry(shared.lsn).or_default() += 1;
             }
         }
     }
@@ -320,10 +322,10 @@ pub(in crate::store) fn write(
     let mut scratch = Vec::new();
     table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
         let seq = row.seq();
-        let uses = |siblings: &SharedBody| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
+        let uses = |shared: &SharedBody| uses.get(&shared.lsn).is_some_and(|uses| *uses > 1);
         let (body, message) = match here(row, &moving) {
-            Err(place) => (PayloadRef::Log(place), None),
-            Ok(message) => match table.siblings(row).filter(uses) {
+            Err(reference) => (PayloadRef::Log(reference), None),
+            Ok(message) => match table.shared_body(row).filter(uses) {
                 Some(SharedBody { lsn, .. }) => {
                     if written.insert(lsn) {
                         bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;

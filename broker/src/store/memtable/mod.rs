@@ -22,7 +22,7 @@ use crate::store::Lsn;
 use crate::store::location::{LogLocation, MessageRef};
 use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::queues::QueueRows;
-use crate::store::memtable::row::{Compact, Kept, Row, SharedBody};
+use crate::store::memtable::row::{Compact, Row, RowBody, SharedBody};
 
 /// A record in the form that tables apply.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<AppliedRecord>() <= 48);
 /// [`Record::Published`] without its message, if that is in the log.
 #[derive(Debug)]
 pub(in crate::store) struct PublishedRow {
-    kept: Kept,
+    body: RowBody,
     /// Size of the message, in bytes.
     size: u32,
     queued: QueueSlots,
@@ -54,27 +54,27 @@ pub(in crate::store) struct PublishedRow {
 
 impl AppliedRecord {
     /// Converts a record whose message is at this location of the log, or is kept in memory.
-    pub(in crate::store) fn of(record: Record, place: Option<MessageRef>) -> AppliedRecord {
+    pub(in crate::store) fn of(record: Record, reference: Option<MessageRef>) -> AppliedRecord {
         let (message, retained, queued, beside) = match record {
             Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
             Record::Exchange(step) => return AppliedRecord::Exchange(step),
             other => return AppliedRecord::Record(Box::new(other)),
         };
         let size = message.size() as u32;
-        if let (false, None, QueueSlots::One(one), Some(place)) = (retained, &beside, &queued, &place)
-            && let Some(plain) = Compact::of(one, place, false)
+        if let (false, None, QueueSlots::One(one), Some(reference)) = (retained, &beside, &queued, &reference)
+            && let Some(plain) = Compact::of(one, reference, false)
         {
             message.recycle();
             return AppliedRecord::Queued(one.session, size, plain);
         }
-        let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
+        let body = reference.map_or_else(|| RowBody::Here(message.clone()), RowBody::Log);
         let retained = if retained {
             Some(message)
         } else {
             message.recycle();
             None
         };
-        AppliedRecord::Published(Box::new(PublishedRow { kept, size, queued, beside, retained }))
+        AppliedRecord::Published(Box::new(PublishedRow { body, size, queued, beside, retained }))
     }
 
     /// Sets the segment of its message, and moves its offset on.
@@ -86,16 +86,16 @@ impl AppliedRecord {
                     (plain.segment, plain.at) = (segment, at);
                     return;
                 }
-                let place = MessageRef { spot: LogLocation { segment, at }, ..plain.place() };
+                let reference = MessageRef { location: LogLocation { segment, at }, ..plain.reference() };
                 let queued = QueueSlot { session: *session, seq: plain.seq, terms: plain.terms() };
-                let (kept, size) = (Kept::Log(place), *size);
+                let (body, size) = (RowBody::Log(reference), *size);
                 let queued = QueueSlots::One(queued);
-                let published = PublishedRow { kept, size, queued, beside: None, retained: None };
+                let published = PublishedRow { body, size, queued, beside: None, retained: None };
                 *self = AppliedRecord::Published(Box::new(published));
             }
             AppliedRecord::Published(published) => {
-                if let Kept::Log(MessageRef { spot, .. }) = &mut published.kept {
-                    *spot = LogLocation { segment, at: spot.at + by };
+                if let RowBody::Log(MessageRef { location, .. }) = &mut published.body {
+                    *location = LogLocation { segment, at: location.at + by };
                 }
             }
             AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => {}
@@ -104,12 +104,12 @@ impl AppliedRecord {
 
     /// Location of its message in the log.
     #[cfg(test)]
-    pub(in crate::store) fn place(&self) -> Option<MessageRef> {
+    pub(in crate::store) fn reference(&self) -> Option<MessageRef> {
         match self {
-            AppliedRecord::Queued(.., plain) => Some(plain.place()),
-            AppliedRecord::Published(published) => match published.kept {
-                Kept::Log(place) => Some(place),
-                Kept::Here(_) => None,
+            AppliedRecord::Queued(.., plain) => Some(plain.reference()),
+            AppliedRecord::Published(published) => match published.body {
+                RowBody::Log(reference) => Some(reference),
+                RowBody::Here(_) => None,
             },
             AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => None,
         }
@@ -132,7 +132,7 @@ pub(in crate::store) struct MemTable {
     pub(in crate::store) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
     pub(in crate::store) queue: QueueRows,
     /// Counts of messages with several rows, by location.
-    siblings: HashMap<LogLocation, SharedBody>,
+    shared_bodies: HashMap<LogLocation, SharedBody>,
     /// Removed rows of older tables.
     pub(in crate::store) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(in crate::store) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
@@ -191,8 +191,8 @@ impl MemTable {
             FlightStep::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (QueueSlot::of(session, &body), body.message.size() as u32);
-                    let siblings = SharedBody { lsn, count: 1 };
-                    self.enqueue(queued, siblings, size, Kept::Here(body.message), queues);
+                    let shared = SharedBody { lsn, count: 1 };
+                    self.enqueue(queued, shared, size, RowBody::Here(body.message), queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -227,17 +227,17 @@ impl MemTable {
     }
 
     fn published(&mut self, lsn: Lsn, published: PublishedRow, queues: &mut Queues) {
-        let PublishedRow { kept, size, queued, beside, retained } = published;
+        let PublishedRow { body, size, queued, beside, retained } = published;
         match queued {
             QueueSlots::None => {}
-            QueueSlots::One(queued) => self.enqueue(queued, SharedBody { lsn, count: 1 }, size, kept, queues),
+            QueueSlots::One(queued) => self.enqueue(queued, SharedBody { lsn, count: 1 }, size, body, queues),
             QueueSlots::Many(all) => {
-                let siblings = SharedBody { lsn, count: all.len() as u32 };
-                if let (Kept::Log(place), true) = (&kept, siblings.count > 1) {
-                    self.siblings.insert(place.spot, siblings);
+                let shared = SharedBody { lsn, count: all.len() as u32 };
+                if let (RowBody::Log(reference), true) = (&body, shared.count > 1) {
+                    self.shared_bodies.insert(reference.location, shared);
                 }
                 for queued in all {
-                    self.enqueue(queued, siblings, size, kept.clone(), queues);
+                    self.enqueue(queued, shared, size, body.clone(), queues);
                 }
             }
         }
@@ -259,22 +259,22 @@ impl MemTable {
     fn enqueue(
         &mut self,
         queued: QueueSlot,
-        siblings: SharedBody,
+        shared: SharedBody,
         size: u32,
-        kept: Kept,
+        body: RowBody,
         queues: &mut Queues,
     ) {
         let session = queued.session;
         count(queues, session, queued.seq, size);
-        self.queue.insert(session, Row::of(queued, kept, siblings));
+        self.queue.insert(session, Row::of(queued, body, shared));
     }
 
     /// Count of the rows that share this row's message, if there are others.
-    pub(in crate::store) fn siblings(&self, row: &Row) -> Option<SharedBody> {
+    pub(in crate::store) fn shared_body(&self, row: &Row) -> Option<SharedBody> {
         match row {
-            Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
+            Row::Plain(plain) if plain.shared => self.shared_bodies.get(&plain.reference().location).copied(),
             Row::Plain(_) => None,
-            Row::Full(full) => Some(full.siblings).filter(|siblings| siblings.count > 1),
+            Row::Full(full) => Some(full.shared).filter(|shared| shared.count > 1),
         }
     }
 
@@ -343,7 +343,7 @@ impl MemTable {
             + of(&self.subscriptions)
             + of(&self.sessions)
             + self.retained_bytes
-            + 2 * self.siblings.len() * size_of::<(LogLocation, SharedBody)>()
+            + 2 * self.shared_bodies.len() * size_of::<(LogLocation, SharedBody)>()
     }
 
     /// Freezes the table: records the counts of the queues that changed.

@@ -31,16 +31,16 @@ pub(in crate::store) struct Compact {
     qos: QoS,
     retain: bool,
     /// Set when the message has other rows: [`MemTable::shared_body`] knows them.
-    pub(super) siblings: bool,
+    pub(super) shared: bool,
 }
 
 /// Full form of a [`Row`].
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Extended {
     seq: Seq,
-    kept: Kept,
+    body: RowBody,
     terms: DeliveryTerms,
-    pub(super) siblings: SharedBody,
+    pub(super) shared: SharedBody,
 }
 
 /// Number of rows of one record, which share its message.
@@ -54,27 +54,27 @@ pub(in crate::store) struct SharedBody {
 
 /// Message of a row in a table, or its location.
 #[derive(Clone, Debug)]
-pub(in crate::store) enum Kept {
+pub(in crate::store) enum RowBody {
     Here(Message),
     Log(MessageRef),
 }
 
 impl Compact {
     /// Compact row of a message in the log, if its values fit.
-    pub(super) fn of(queued: &QueueSlot, place: &MessageRef, siblings: bool) -> Option<Compact> {
+    pub(super) fn of(queued: &QueueSlot, reference: &MessageRef, shared: bool) -> Option<Compact> {
         let QueueSlot { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } =
             *queued;
-        let MessageRef { spot, len, sum } = *place;
+        let MessageRef { location, len, sum } = *reference;
         if *subscription_ids != SubscriptionIds::None {
             return None;
         }
-        let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
-        Some(Compact { seq, segment, at, len, sum, share, qos, retain, siblings })
+        let (segment, at) = (u32::try_from(location.segment).ok()?, u32::try_from(location.at).ok()?);
+        Some(Compact { seq, segment, at, len, sum, share, qos, retain, shared })
     }
 
-    pub(super) fn place(&self) -> MessageRef {
-        let spot = LogLocation { segment: u64::from(self.segment), at: u64::from(self.at) };
-        MessageRef { spot, len: self.len, sum: self.sum }
+    pub(super) fn reference(&self) -> MessageRef {
+        let location = LogLocation { segment: u64::from(self.segment), at: u64::from(self.at) };
+        MessageRef { location, len: self.len, sum: self.sum }
     }
 
     pub(super) fn terms(&self) -> DeliveryTerms {
@@ -84,14 +84,14 @@ impl Compact {
 
 impl Row {
     /// Row of a message in this slot.
-    pub(super) fn of(queued: QueueSlot, kept: Kept, siblings: SharedBody) -> Row {
-        if let Kept::Log(place) = &kept
-            && let Some(plain) = Compact::of(&queued, place, siblings.count > 1)
+    pub(super) fn of(queued: QueueSlot, body: RowBody, shared: SharedBody) -> Row {
+        if let RowBody::Log(reference) = &body
+            && let Some(plain) = Compact::of(&queued, reference, shared.count > 1)
         {
             return Row::Plain(plain);
         }
         let QueueSlot { seq, terms, .. } = queued;
-        Row::Full(Box::new(Extended { seq, kept, terms, siblings }))
+        Row::Full(Box::new(Extended { seq, body, terms, shared }))
     }
 
     /// Slot in the queue.
@@ -121,10 +121,10 @@ impl Row {
     /// The message, or its location in the log.
     pub(in crate::store) fn body(&self) -> Result<&Message, MessageRef> {
         match self {
-            Row::Plain(plain) => Err(plain.place()),
-            Row::Full(full) => match &full.kept {
-                Kept::Here(message) => Ok(message),
-                Kept::Log(place) => Err(*place),
+            Row::Plain(plain) => Err(plain.reference()),
+            Row::Full(full) => match &full.body {
+                RowBody::Here(message) => Ok(message),
+                RowBody::Log(reference) => Err(*reference),
             },
         }
     }

@@ -40,7 +40,7 @@ pub(in crate::store) struct Head {
     /// Highest number that was assigned to a session or a connection.
     pub number: u64,
     /// Set on the last frame of a run or export.
-    pub outcomes: bool,
+    pub is_last: bool,
     /// Random number of this state: a client cannot craft a payload that passes for a frame.
     pub salt: u32,
 }
@@ -61,15 +61,15 @@ impl Head {
         let mut bytes = [0u8; HEAD];
         let mut at = 0;
         let mut put = |field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
+            if let Some(target) = bytes.get_mut(at..at + field.len()) {
+                target.copy_from_slice(field);
             }
             at += field.len();
         };
         put(&MAGIC);
         put(&[0; 4]);
         put(&FORMAT.to_le_bytes());
-        put(&(if self.outcomes { LAST } else { 0 }).to_le_bytes());
+        put(&(if self.is_last { LAST } else { 0 }).to_le_bytes());
         put(&self.len.to_le_bytes());
         put(&self.segment.to_le_bytes());
         put(&self.first.to_le_bytes());
@@ -139,12 +139,12 @@ impl Buffer {
     pub(in crate::store) fn seal(&mut self, head: &Head) {
         let packed = head.packed();
         let padded = self.padded();
-        if let Some(place) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
-            place.copy_from_slice(&packed);
+        if let Some(target) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
+            target.copy_from_slice(&packed);
         }
         let sum = crc32c::crc32c(self.bytes.get(self.lead + 8..).unwrap_or(&[])).to_le_bytes();
-        if let Some(place) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
-            place.copy_from_slice(&sum);
+        if let Some(target) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
+            target.copy_from_slice(&sum);
         }
         self.bytes.resize(self.lead + padded, 0);
         // The buffer grew and moved in memory.
@@ -201,7 +201,7 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         number: take(8),
         count: take(4) as u32,
         salt: take(4) as u32,
-        outcomes: flags & u64::from(LAST) != 0,
+        is_last: flags & u64::from(LAST) != 0,
     };
     let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);

@@ -159,37 +159,37 @@ mod tests {
     fn records_of_any_size_keep_their_order_and_rows_locate_their_messages() {
         let sizes = [1, 10_000, 20_000, 64, 4_000, 100_000, 7];
         let records: Vec<Record> = (1..).zip(sizes).map(|(n, size)| published(n, size)).collect();
-        let mut pack = FrameBuilder::default();
+        let mut builder = FrameBuilder::default();
         // Twice: contents of the first frame must not matter.
         for first in [5, 12] {
-            pack.begin(first);
-            records.iter().for_each(|record| pack.add(Entry::new(0, record.clone(), Durability::Always)));
-            pack.complete();
-            assert_eq!((pack.last(), pack.durability), (first + 6, Durability::Always));
+            builder.begin(first);
+            records.iter().for_each(|record| builder.add(Entry::new(0, record.clone(), Durability::Always)));
+            builder.complete();
+            assert_eq!((builder.last(), builder.durability), (first + 6, Durability::Always));
             let head = Head {
                 segment: 3,
                 first,
-                count: pack.rows.len() as u32,
-                len: pack.frame.len() as u32,
+                count: builder.rows.len() as u32,
+                len: builder.frame.len() as u32,
                 ..Head::default()
             };
-            pack.frame.seal(&head);
-            let bytes = pack.frame.bytes();
+            builder.frame.seal(&head);
+            let bytes = builder.frame.bytes();
             assert_eq!(frame::find(bytes, 3, None), FrameScan::Frame(head));
             let found = frame::records(bytes, &head).unwrap();
             assert!(found.iter().map(|(record, _)| record).eq(&records));
-            for ((_, range), row) in found.into_iter().zip(&mut pack.rows) {
+            for ((_, range), row) in found.into_iter().zip(&mut builder.rows) {
                 let range = range.unwrap();
                 assert!(range.start >= HEAD);
-                assert_eq!(row.place(), Some(MessageRef::of(bytes, range, 0, 0)));
+                assert_eq!(row.reference(), Some(MessageRef::of(bytes, range, 0, 0)));
             }
         }
     }
 
     #[test]
     fn a_packed_message_stays_in_memory_only_if_it_is_retained() {
-        let mut pack = FrameBuilder::default();
-        pack.begin(1);
+        let mut builder = FrameBuilder::default();
+        builder.begin(1);
         for retained in [false, true] {
             let record = match published(1, 64) {
                 Record::Published { message, queued, beside, .. } => {
@@ -199,8 +199,8 @@ mod tests {
             };
             let Record::Published { message, .. } = &record else { panic!("a message") };
             let message = message.clone();
-            pack.add(Entry::new(0, record, Durability::Always));
-            let kept = match pack.rows.last() {
+            builder.add(Entry::new(0, record, Durability::Always));
+            let kept = match builder.rows.last() {
                 Some(AppliedRecord::Queued(..)) => None,
                 Some(AppliedRecord::Published(published)) => published.retained.as_ref(),
                 other => panic!("{other:?}"),

@@ -163,7 +163,7 @@ pub(in crate::store) fn scan(
     // First hole with sound frames behind it.
     let mut gap: Option<Damage> = None;
     // Highest LSN that some frame calls durable.
-    let mut vouched = 0;
+    let mut durable = 0;
     let mut newest = 0;
     for id in ids(disk).map_err(OpenError::io(listing()))? {
         if id < first {
@@ -199,7 +199,7 @@ pub(in crate::store) fn scan(
                     continue;
                 }
             };
-            vouched = vouched.max(head.durable);
+            durable = durable.max(head.durable);
             newest = newest.max(head.clock);
             let behind = !whole || head.first > scan.last + 1;
             if behind && head.last() > scan.last {
@@ -219,8 +219,9 @@ pub(in crate::store) fn scan(
                     Some(records) => {
                         for (lsn, (record, message)) in (head.first..).zip(records) {
                             if lsn > scan.last {
-                                let place = message.map(|within| MessageRef::of(rest, within, id, at as u64));
-                                give(lsn, record, place);
+                                let reference =
+                                    message.map(|within| MessageRef::of(rest, within, id, at as u64));
+                                give(lsn, record, reference);
                             }
                         }
                         *scan.covers.entry(id).or_default() += head.padded() as u64;
@@ -246,7 +247,7 @@ pub(in crate::store) fn scan(
     // Frames that no later frame calls durable may be missing: the run was cut off before they were
     // on disk.
     match gap.or(hole) {
-        Some(gap) if vouched > scan.last => scan.damage.push(gap),
+        Some(gap) if durable > scan.last => scan.damage.push(gap),
         Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
         _ => {}
     }
