@@ -1,4 +1,4 @@
-//! The durable store: its threads, and its side of the [`Store`] seam.
+//! The durable store: its threads, and its implementation of [`Store`].
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -35,18 +35,18 @@ use crate::store::{
     Unavailable, WakerSlot, reader,
 };
 
-/// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of
-/// its own.
+/// Number of log segments at the start that triggers a checkpoint soon: each run begins a segment
+/// of its own.
 const SEGMENTS_LEFT: usize = 2;
 
-/// See the module.
+/// Store with a write-ahead log and a checkpoint in one folder.
 #[derive(Debug)]
 pub struct DurableStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Where a backup is asked for.
+    /// Control socket for backups.
     control: Mutex<Option<Control>>,
-    /// What was found at the start, until it is asked for.
+    /// State found at the start, until it is fetched.
     found: Mutex<Option<RecoveredState>>,
 }
 
@@ -58,7 +58,7 @@ struct RecoveredState {
 }
 
 impl DurableStore {
-    /// Opens the state in a folder, or begins it there.
+    /// Opens the state in a folder, or creates it there.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -73,10 +73,10 @@ impl DurableStore {
         Ok(store)
     }
 
-    /// Copies the state as it is now into a new folder, while it is in use.
+    /// Copies the current state into a new folder, while the store is in use.
     ///
     /// # Errors
-    /// That the folder is not empty or cannot be written to, or that the store is not well.
+    /// The folder is not empty or cannot be written, or the store has failed.
     #[cfg(feature = "internals")]
     pub fn backup(&self, to: &Path) -> Result<(), crate::store::error::Problem> {
         crate::store::backup::backup(&self.shared, to)
@@ -111,8 +111,8 @@ impl DurableStore {
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
         let mut kept = meta.lsn;
         if !scan.damage.is_empty() {
-            // The damaged log was set aside; what was sound in it goes to the checkpoint before it
-            // is let go.
+            // The damaged log was set aside; its sound records go into the checkpoint before it is
+            // removed.
             let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
             let meta = Meta {
@@ -137,18 +137,18 @@ impl DurableStore {
             disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let mut supply =
+        let mut pool =
             SegmentPool { full, needed, kept: VecDeque::from([(0, kept)]), ..SegmentPool::default() };
-        let old = supply.reusable(0);
+        let old = pool.reusable(0);
         let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Preallocation::Zeroed)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
-        let left = supply.full.iter().filter(|(_, last)| *last > kept).count();
-        supply.next_id = next_id;
+        let left = pool.full.iter().filter(|(_, last)| *last > kept).count();
+        pool.next_id = next_id;
         let shared = Arc::new(Shared::new(
             Parts { disk, options, counters, clock, number, salt: meta.salt },
             view,
-            supply,
+            pool,
         ));
         let writer = Writer::new(shared.clone(), first, queues, applied);
         let (keeping, reading) = (shared.clone(), shared.clone());
@@ -188,8 +188,7 @@ impl DurableStore {
     }
 }
 
-/// A thread of the store: without it nothing becomes durable, so that its panic is a failure of the
-/// store.
+/// Watches a thread of the store: its panic is a failure of the store.
 struct Watched(Arc<Shared>);
 
 impl Drop for Watched {
@@ -246,7 +245,7 @@ fn replay(
         let mut table = MemTable::default();
         let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
         let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
-            // A damaged log is set aside: its messages are not left in it.
+            // A damaged log is set aside: no message may stay in it.
             table.apply(
                 lsn,
                 AppliedRecord::of(record, place.filter(|_| beyond == OnDamage::Stop)),
@@ -276,8 +275,8 @@ fn replay(
     let (mut table, mut queues, mut scan) = read(OnDamage::GoOn)?;
     let doing = || OpenError::io("setting the damaged log aside");
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
-    // Without the checkpoint nobody knows what became of messages in segments that were kept for a
-    // backlog: what they say is old, and only the log behind the last of them goes together.
+    // Without the checkpoint, uses of segments kept for a backlog are unknown, and their records
+    // are old. Only the log behind the last of them is contiguous.
     let begins = scan.contiguous_from;
     if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
@@ -313,7 +312,7 @@ fn set_aside(disk: &dyn Disk, segment: u64) -> io::Result<()> {
     to.sync()
 }
 
-/// Overwrites what is behind a torn end with zeros, so that nothing of it is taken for sound later.
+/// Overwrites the bytes behind a torn end with zeros, so that they are never taken for sound later.
 fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
     let file = disk.open(&segments::name(torn.segment), false)?;
     let len = file.len()?;
@@ -354,8 +353,8 @@ impl Store for DurableStore {
         self.ask(|sender| Wanted::Queued(page, sender))
     }
 
-    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
-        self.ask(|sender| Wanted::Placed(session, places, sender))
+    fn read_at(&self, session: SessionNumber, slots: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.ask(|sender| Wanted::Placed(session, slots, sender))
     }
 
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
@@ -396,13 +395,13 @@ impl Store for DurableStore {
         drop(lock(&self.control).take());
         let mut threads = lock(&self.threads);
         let mut threads = threads.drain(..);
-        // The writer first: it may still need the keeper.
+        // The writer ends first: it may still need the checkpointer.
         if let Some(writer) = threads.next() {
             let _ = writer.join();
         }
         lock(&self.shared.segments).closed = true;
         self.shared.supply_changed.notify_all();
-        self.shared.nudge_reader();
+        self.shared.wake_reader();
         threads.for_each(|thread| drop(thread.join()));
         self.shared.wake();
     }

@@ -1,5 +1,5 @@
-//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and
-//! read back at the start.
+//! Segments: the files of the log. They are prepared ahead of time, full of zeros, filled one after
+//! the other and recycled. The start reads them back.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,12 +13,12 @@ use crate::store::error::OpenError;
 use crate::store::location::MessageRef;
 use crate::store::record::Record;
 
-/// Their folder.
+/// Folder of the segments.
 pub(in crate::store) const FOLDER: &str = "wal";
-/// Damaged ones are set aside here.
+/// Folder for damaged segments.
 pub(in crate::store) const QUARANTINE: &str = "quarantine";
 
-/// The name of a segment.
+/// File name of a segment.
 pub(in crate::store) fn name(id: u64) -> String {
     format!("{FOLDER}/{id:016}.log")
 }
@@ -27,7 +27,7 @@ fn id(name: &str) -> Option<u64> {
     name.strip_suffix(".log")?.parse().ok()
 }
 
-/// The segments that there are, in order.
+/// Numbers of the existing segments, sorted.
 pub(in crate::store) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     let mut ids: Vec<u64> = disk.list(FOLDER)?.iter().filter_map(|name| id(name)).collect();
     ids.sort_unstable();
@@ -39,21 +39,21 @@ pub(in crate::store) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 pub(in crate::store) struct Segment {
     pub(in crate::store) id: u64,
     pub(in crate::store) file: Arc<dyn DiskFile>,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     pub(in crate::store) at: u64,
 }
 
-/// How a new segment is made ready.
+/// Preparation of a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Preallocation {
-    /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
+    /// Full of zeros: a sync of a frame only has to write data.
     Zeroed,
-    /// Only reserved: each sync has to note besides what was written, which is little beside a
-    /// large frame, and all of it is written once less.
+    /// Only allocated: each sync also writes metadata, which costs little beside a large frame. The
+    /// segment is written once, not twice.
     Reserved,
 }
 
-/// Makes a segment, out of an old one where there is one.
+/// Prepares a segment, from a recycled one if there is one.
 pub(in crate::store) fn prepare(
     disk: &dyn Disk,
     id: u64,
@@ -83,8 +83,8 @@ pub(in crate::store) fn prepare(
     Ok(Segment { id, file, at: 0 })
 }
 
-/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides
-/// what stands there. `None` where there is no such frame.
+/// Salt of the frames, from the first frame of a segment, since only the writer decides its
+/// contents. `None` without such a frame.
 pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
     for id in ids(disk)? {
         let file = disk.open(&name(id), false)?;
@@ -101,7 +101,7 @@ pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Where the log is damaged.
+/// Position of damage in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Damage {
     pub(in crate::store) segment: u64,
@@ -109,47 +109,46 @@ pub(in crate::store) struct Damage {
     pub(in crate::store) what: String,
 }
 
-/// What the log says.
+/// Result of a scan of the log.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Scan {
-    /// The last sound record.
+    /// Last sound record.
     pub(in crate::store) last: Lsn,
     pub(in crate::store) clock: Millis,
     pub(in crate::store) number: u64,
-    /// Records that were known to be durable are missing or unreadable.
+    /// Missing or unreadable records that were known to be durable.
     pub(in crate::store) damage: Vec<Damage>,
-    /// The end of what was written when the run before was cut off: never acknowledged as durable.
+    /// End of the log when the previous run was cut off; it was never acknowledged as durable.
     pub(in crate::store) torn: Option<Damage>,
-    /// Each segment with its last record; 0 where it has none.
+    /// Each segment with its last record; 0 if it has none.
     pub(in crate::store) segments: Vec<(u64, Lsn)>,
-    /// Records are missing before those of this segment; behind them the log goes together. 0: all
-    /// of it does.
+    /// First segment from which on the log is contiguous; 0: all of it is.
     pub(in crate::store) contiguous_from: u64,
-    /// How many bytes of each segment the records were in.
+    /// Bytes of records in each segment.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
 }
 
-/// How to go on behind damage.
+/// Behavior of a scan at damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum OnDamage {
-    /// Stop: only what is whole counts.
+    /// Stop: only records before the damage count.
     Stop,
-    /// Use every frame that is sound.
+    /// Use every sound frame.
     GoOn,
 }
 
-/// What is to be read of the log.
+/// Start of a scan.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::store) struct ScanFrom {
-    /// The records behind this one.
+    /// Last record before the scan.
     pub(in crate::store) after: Lsn,
-    /// They begin in this segment at the earliest.
+    /// First segment that can have later records.
     pub(in crate::store) segment: u64,
-    /// The salt of the frames; `None`: any.
+    /// Salt of the frames; `None`: any.
     pub(in crate::store) salt: Option<u32>,
 }
 
-/// Reads the log; each record comes with where its message stands.
+/// Reads the log; passes on each record with the location of its message.
 pub(in crate::store) fn scan(
     disk: &dyn Disk,
     since: ScanFrom,
@@ -159,12 +158,12 @@ pub(in crate::store) fn scan(
     let ScanFrom { after, segment: first, salt } = since;
     let listing = || format!("listing {}", disk.path(FOLDER));
     let mut scan = Scan { last: after, ..Scan::default() };
-    // Where no whole frame stands; the unused end of a segment looks like this, too.
+    // Position without a whole frame; the unused end of a segment looks like this, too.
     let mut hole: Option<Damage> = None;
-    // The first hole that sound frames stand behind.
+    // First hole with sound frames behind it.
     let mut gap: Option<Damage> = None;
-    // The highest record that some frame calls durable.
-    let mut vouched = 0;
+    // Highest LSN that some frame calls durable.
+    let mut durable = 0;
     let mut newest = 0;
     for id in ids(disk).map_err(OpenError::io(listing()))? {
         if id < first {
@@ -200,7 +199,7 @@ pub(in crate::store) fn scan(
                     continue;
                 }
             };
-            vouched = vouched.max(head.durable);
+            durable = durable.max(head.durable);
             newest = newest.max(head.clock);
             let behind = !whole || head.first > scan.last + 1;
             if behind && head.last() > scan.last {
@@ -220,8 +219,9 @@ pub(in crate::store) fn scan(
                     Some(records) => {
                         for (lsn, (record, message)) in (head.first..).zip(records) {
                             if lsn > scan.last {
-                                let place = message.map(|within| MessageRef::of(rest, within, id, at as u64));
-                                give(lsn, record, place);
+                                let reference =
+                                    message.map(|within| MessageRef::of(rest, within, id, at as u64));
+                                give(lsn, record, reference);
                             }
                         }
                         *scan.covers.entry(id).or_default() += head.padded() as u64;
@@ -244,9 +244,10 @@ pub(in crate::store) fn scan(
         }
         scan.segments.push((id, last_here));
     }
-    // Frames that nobody vouches for may be missing: the run was cut off before they were on disk.
+    // Frames that no later frame calls durable may be missing: the run was cut off before they were
+    // on disk.
     match gap.or(hole) {
-        Some(gap) if vouched > scan.last => scan.damage.push(gap),
+        Some(gap) if durable > scan.last => scan.damage.push(gap),
         Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
         _ => {}
     }
