@@ -1,4 +1,4 @@
-//! What each method makes of the credentials of a client.
+//! The verdict of each authentication method on a client's credentials.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,23 +10,23 @@ use super::{AuthError, Credentials, Identity, certificate, jwt};
 use crate::config::Method;
 use crate::net::Peer;
 
-/// What a method says about credentials.
+/// Verdict of a method on credentials.
 pub(super) enum MethodResult {
-    /// That is who it is.
+    /// The credentials prove this identity.
     Identity(Box<Identity>),
-    /// They are not of its kind.
+    /// The credentials are for another method.
     Nothing,
-    /// They are, and they are wrong.
+    /// The credentials are for this method, and wrong.
     Wrong(AuthError),
-    /// There is no use in asking others.
+    /// No other method is to be tried.
     Stop(AuthError),
 }
 
-/// What a client is told that gave wrong credentials: nothing that helps it guess.
+/// Text for a client with wrong credentials; it must not help an attacker.
 pub(super) const WRONG: &str = "the user name or the password is wrong";
 
 impl ConfiguredPolicy {
-    /// Asks one method.
+    /// Tries one method.
     pub(super) async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> MethodResult {
         match method {
             Method::Certificate => self.by_certificate(credentials.peer),
@@ -93,7 +93,7 @@ impl ConfiguredPolicy {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
             Ok(identity) => MethodResult::Identity(Box::new(identity)),
-            // It is nobody's password: there is no use in hashing it.
+            // No user can have such a password, so it is not hashed.
             Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
                 text: format!("the token is not believed: {error}"),
