@@ -1,4 +1,4 @@
-//! The document of the API itself.
+//! The OpenAPI document of the API.
 
 use super::answer::ApiError;
 use super::call::ApiRequest;

@@ -1,4 +1,4 @@
-//! The figures as OpenMetrics 1.0 has them, or as Prometheus did before.
+//! Figures as the exposition of OpenMetrics 1.0, or of Prometheus before it.
 
 use std::fmt::{Display, Write};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::store::Health;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::metrics::{BOUNDS_MICROS, HistogramSnapshot, TrafficTotals};
 
-/// How the text is written.
+/// Format of the text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     OpenMetrics,
@@ -27,7 +27,7 @@ impl Form {
     }
 }
 
-/// All figures of now.
+/// Writes all current figures.
 pub(super) fn write(core: &Core, form: Form) -> String {
     let mut page = Exposition { text: String::with_capacity(8_192), form };
     page.info("lapwing_build", "What runs.", "version", crate::VERSION);
@@ -98,7 +98,7 @@ fn traffic(core: &Core, page: &mut Exposition) {
     page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
 }
 
-/// What a figure of a listener is called, whether it is a counter, what it says, and where it is.
+/// A metric of a listener: name, set for a counter, help text, value.
 type OfListener = (&'static str, bool, &'static str, fn(&TrafficTotals, u64) -> u64);
 
 fn listeners(core: &Core, page: &mut Exposition) {
@@ -140,11 +140,11 @@ fn listeners(core: &Core, page: &mut Exposition) {
     }
 }
 
-/// How many clients are looked at in one go.
+/// Clients that one look at the registry passes.
 const SLICE: usize = 512;
 
-/// What waits for clients and what is on its way to them: looked up where it is, since counting it
-/// would cost each message.
+/// Messages in session queues and in flight. They are counted on demand, since counters would cost
+/// each message.
 fn queues(core: &Core, page: &mut Exposition) {
     let (mut connected, mut offline) = ([0; 3], [0; 3]);
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
@@ -229,7 +229,7 @@ fn store(core: &Core, page: &mut Exposition) {
     page.counter("lapwing_store_corrupt", "Rows and frames found corrupt.", figures.corrupt);
 }
 
-/// Under the names that Prometheus's own libraries use.
+/// Figures of the process, under the names of Prometheus' own libraries.
 fn process(core: &Core, page: &mut Exposition) {
     let budget = core.budget.usage().memory_bytes_max;
     page.gauge("lapwing_memory_budget_bytes", "The memory at which no new client is let in.", budget);
@@ -272,7 +272,7 @@ impl Exposition {
         let _ = writeln!(self.text, "{line}");
     }
 
-    /// What stands above the samples of a name. A unit is what the name ends with.
+    /// Writes the lines above the samples of a name. A unit is the suffix of the name.
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
@@ -287,7 +287,7 @@ impl Exposition {
         self.line(format_args!("{name} {value}"));
     }
 
-    /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with
+    /// OpenMetrics has the name without `_total`, and the sample with it; Prometheus had both with
     /// it.
     fn counter_head(&mut self, name: &str, help: &str) {
         match self.form {
@@ -313,7 +313,7 @@ impl Exposition {
         self.line(format_args!("{name}_count {count}"));
     }
 
-    /// One for each reason.
+    /// Writes a counter for each reason.
     fn counters(&mut self, name: &str, help: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
         self.counter_head(name, help);
         counts.for_each(|(reason, n)| self.line(format_args!("{name}_total{{reason=\"{reason}\"}} {n}")));
@@ -327,7 +327,7 @@ impl Exposition {
         self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
     }
 
-    /// One figure for each of several; `grows`: it is a counter.
+    /// Writes one sample for each label; `grows` is set for a counter.
     fn labelled<'a>(
         &mut self,
         (name, grows): (&str, bool),

@@ -1,4 +1,4 @@
-//! What is logged.
+//! The level of the log.
 
 use super::answer::ApiError;
 use super::call::ApiRequest;
@@ -17,7 +17,7 @@ pub(super) const ROUTES: &[Route] = &[
 ];
 
 object! {
-    /// What is to be logged.
+    /// A level to set.
     NewLevel {
         /// error, warn, info, debug, trace, or a filter like "info,audit=warn,lapwing::net=debug".
         level: String,
@@ -25,11 +25,11 @@ object! {
 }
 
 object! {
-    /// What is logged.
+    /// The level in force.
     Level {
         /// error, warn, info, debug, trace, or a filter like "info,audit=warn,lapwing::net=debug".
         level: String,
-        /// What log.level says.
+        /// Value of log.level.
         configured: String,
     }
 }

@@ -1,11 +1,11 @@
-//! What operators and their machines ask of a broker, over HTTP: figures, health and version
-//! ([`figures`]) for whoever can connect to the address, and the API (`/api/v1`, [`routes`]) for
-//! who has the token, or may open the Unix socket.
+//! HTTP for operators and their machines: figures, health and version ([`metrics`]) for all that
+//! can connect to the address; the API (`/api/v1`, [`routes`]) with the token, or through the Unix
+//! socket.
 //!
-//! It is bounded: one request per connection, few connections, little time, small heads and bodies,
-//! pages. It stalls nobody: what is looked at is looked at briefly and copied in pieces. Browsers
-//! are kept out: nothing is done without an Authorization head, there are no cookies, and no other
-//! origin is let in.
+//! Everything is bounded: one request per connection, few connections, short times, small heads and
+//! bodies, pages. No request stalls the broker: state is looked at briefly, and copied in pieces.
+//! Browsers are kept out: the API needs an Authorization header, there are no cookies, and no other
+//! origin is allowed.
 
 mod answer;
 mod bans;
@@ -57,26 +57,26 @@ use crate::core::Core;
 use crate::core::control::{ControlRequest as Reload, ListenerName};
 use crate::net::ControlSocket;
 
-/// How many connections there are at once on each of the two; more wait in the kernel's queue.
+/// Concurrent connections on each of the two listeners; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
-/// How many of them all may be streams, which stay for as long as their clients like.
+/// Concurrent streams in all, which last as long as their clients like.
 const STREAMS_MAX: usize = 8;
-/// How long the head of a request may take.
+/// Time limit for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long an answer may take to be found.
+/// Time limit for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(25);
-/// How long a connection may take in all.
+/// Time limit for a connection.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
-/// The longest head, in bytes; the least that hyper takes.
+/// Longest head, in bytes; the least that hyper takes.
 const HEAD_BYTES_MAX: usize = 8_192;
-/// The most fields of a head.
+/// Most fields of a head.
 const HEADERS_MAX: usize = 64;
-/// The longest body, in bytes.
+/// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 65_536;
-/// How long accepting rests when the process has no file descriptor left.
+/// Pause of the accept loop when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// What it is about.
+/// The HTTP service for operators.
 #[derive(Clone)]
 pub(crate) struct Admin {
     core: Arc<Core>,
@@ -86,7 +86,7 @@ pub(crate) struct Admin {
     streams: Arc<Semaphore>,
 }
 
-/// Where it is asked.
+/// Listener of the service.
 pub(crate) enum AdminListener {
     /// `admin.address`.
     Address(TcpListener),
@@ -94,7 +94,7 @@ pub(crate) enum AdminListener {
     Socket(ControlSocket),
 }
 
-/// Who has come in by which door.
+/// Peer of a connection.
 #[derive(Clone, Debug)]
 enum AdminPeer {
     Network(SocketAddr),
@@ -102,8 +102,8 @@ enum AdminPeer {
 }
 
 impl Admin {
-    /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes
-    /// what is to be changed.
+    /// Creates the service. `listeners` are the open ones, `stopped` turns true when the broker
+    /// ends, and `reloads` takes requests for changes.
     pub(crate) fn new(
         core: Arc<Core>,
         listeners: watch::Receiver<Vec<ListenerName>>,
@@ -113,7 +113,7 @@ impl Admin {
         Admin { core, listeners, stopped, reloads, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 
-    /// Serves until it is dropped: what becomes of a broker that stops can be seen, too.
+    /// Serves until it is dropped, so that a stopping broker can be observed, too.
     pub(crate) async fn run(self, door: AdminListener) {
         let mut connections = JoinSet::new();
         loop {
@@ -229,7 +229,7 @@ impl Admin {
         Ok(answer.with(permit))
     }
 
-    /// Who asks the API for something, if it may.
+    /// Authenticates the operator behind a request to the API.
     fn who(&self, headers: &HeaderMap, visitor: &AdminPeer) -> Result<Operator, ApiError> {
         let peer = match *visitor {
             AdminPeer::Process { user_id, process_id } => {
@@ -260,8 +260,8 @@ impl Admin {
         Ok(Operator::Token(peer))
     }
 
-    /// Whether figures may be read: by everybody on this machine, by others with the token or where
-    /// that is said. Health always.
+    /// Checks that a client may read figures: from this machine, with the token, or where
+    /// `admin.open` is set. Health is open to all.
     fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
         let admin = &self.core.settings.get().config.admin;
         match path {
@@ -272,7 +272,7 @@ impl Admin {
     }
 }
 
-/// Bytes of either door.
+/// Bytes of either listener.
 trait AdminStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AdminStream for T {}
@@ -283,13 +283,13 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// In a time that tells nothing of what was expected, its length included.
+/// Compares in constant time, so that neither content nor length leaks.
 fn same(given: &[u8], expected: &[u8]) -> bool {
     let digest = |bytes| ring::digest::digest(&ring::digest::SHA256, bytes);
     digest(given).as_ref().ct_eq(digest(expected).as_ref()).into()
 }
 
-/// A body that is not too large.
+/// Reads a body up to the limit.
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

@@ -1,4 +1,4 @@
-//! Reading the configuration and its files anew.
+//! Reload of the configuration and its files.
 
 use super::answer::ApiError;
 use super::call::ApiRequest;
@@ -14,9 +14,9 @@ pub(super) const ROUTES: &[Route] = &[route!(
 )];
 
 object! {
-    /// How a reload went.
+    /// Result of a reload.
     Reloaded {
-        /// The keys that have changed and count with the next start only.
+        /// Changed keys that take effect only with the next start.
         restart: Vec<String>,
     }
 }

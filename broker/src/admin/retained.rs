@@ -1,4 +1,4 @@
-//! Retained messages: looked through, counted, deleted by a filter.
+//! Retained messages: listed, counted, deleted by a filter.
 
 use std::collections::HashMap;
 
@@ -33,15 +33,15 @@ object! {
     Retained {
         /// The topic name.
         topic: String,
-        /// As it was published.
+        /// The QoS that it was published with.
         qos: u64,
         /// The size of its payload.
         payload_bytes: u64,
-        /// The first 1,024 bytes of its payload, what is no UTF-8 replaced.
+        /// The first 1,024 bytes of its payload; bytes that are not UTF-8 are replaced.
         payload: String,
-        /// How long ago it was published, in milliseconds.
+        /// Milliseconds since it was published.
         age_ms: u64,
-        /// In how many milliseconds it expires; none: never.
+        /// Milliseconds until it expires; none: never.
         expires_in_ms: Option<u64>,
         /// The client that published it, where that was kept (auth.retained_source_checked).
         publisher: Option<String>,
@@ -49,9 +49,9 @@ object! {
 }
 
 object! {
-    /// How many there are.
+    /// Number of retained messages.
     Count {
-        /// Messages.
+        /// Number of messages.
         messages: u64,
         /// Their bytes, topics and properties included.
         bytes: u64,
@@ -61,14 +61,14 @@ object! {
 object! {
     /// Retained messages were deleted.
     Deleted {
-        /// How many.
+        /// Number of deleted messages.
         messages: u64,
     }
 }
 
-/// How much of a payload is shown, in bytes.
+/// Bytes of a payload that are shown.
 const PAYLOAD_SHOWN: usize = 1_024;
-/// How many messages are deleted before others have a turn.
+/// Messages that are deleted before other tasks have a turn.
 const DELETED_AT_ONCE: usize = 64;
 
 fn filter(call: &ApiRequest) -> Result<&str, ApiError> {
@@ -86,7 +86,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Retained>, ApiError> {
     let (filter, limit, core) = (filter(&call)?, call.limit(), &call.admin.core);
     let now = core.now();
     let mut next: Option<Box<str>> = call.cursor().map(Box::from);
-    // In order; those that only the store has are fetched for the whole page.
+    // In order; messages that only the store has are fetched for the whole page.
     let mut found: Vec<(Box<str>, Option<Message>)> = Vec::new();
     loop {
         next = core.router.retained.browse(filter, next, limit - found.len(), now, |shown| {

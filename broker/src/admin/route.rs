@@ -1,4 +1,4 @@
-//! One route of the API: its method, path, schemas and the function that answers it.
+//! One route of the API: its method, path, schemas and function.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,24 +11,26 @@ use crate::admin::call::{ApiRequest, Parameter};
 
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<ApiResponse, ApiError>> + Send>>;
 
-/// See the module.
+/// A route of the API.
 pub(super) struct Route {
     pub method: Method,
-    /// Below [`ROOT`]; a part in braces is anything.
+    /// Path below [`ROOT`]; a part in braces is variable.
     pub path: &'static str,
     pub summary: &'static str,
     pub query: &'static [Parameter],
-    /// The schema of what is sent, if there is something to send.
+    /// Schema of the body, if there is one.
     pub body: Option<fn() -> Value>,
-    /// The schema of the answer, and whether that is one value or a line for each.
+    /// Schema of the answer, and its content type: one value, or a line for each.
     pub answer: (fn() -> Value, &'static str),
     pub run: fn(ApiRequest) -> Running,
 }
 
 /// Declares a route: `route!(GET "/path/{name}", "What it does", [PARAMETERS], function =>
-/// Answer)`. The function takes the [`Call`] and, after a `<- Body`, what was sent; it returns a
-/// `Result<Answer, Failure>`. After `=> lines of` it returns the receiver of a channel, and what is
-/// sent there goes to the client as it comes: a JSON value with a newline each.
+/// Answer)`.
+///
+/// The function takes the [`ApiRequest`] and, after a `<- Body`, the parsed body; it returns a
+/// `Result<Answer, ApiError>`. After `=> lines of` it returns the receiver of a channel. Its JSON
+/// values, with a newline each, go to the client as they come.
 macro_rules! route {
     (@ $method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $body:expr, $answer:expr, $run:expr) => {
         $crate::admin::route::Route {
@@ -106,7 +108,7 @@ impl Route {
         document
     }
 
-    /// Like `get_clients_client`.
+    /// Returns its name, like `get_clients_client`.
     fn name(&self) -> String {
         let letters = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let path: String = self.path.replace(['{', '}'], "").chars().map(letters).collect();

@@ -1,4 +1,4 @@
-//! Sessions: ended by an operator.
+//! Sessions: deletion by an operator.
 
 use super::answer::ApiError;
 use super::call::ApiRequest;
@@ -15,11 +15,11 @@ pub(super) const ROUTES: &[Route] = &[route!(
 )];
 
 object! {
-    /// A session was ended.
+    /// A session that was deleted.
     Deleted {
         /// The client identifier.
         client: String,
-        /// Whether it was connected.
+        /// True when it was connected.
         connected: bool,
     }
 }
@@ -55,7 +55,7 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
     ))
 }
 
-/// The store has failed.
+/// Returns the error for a failed store.
 pub(super) fn not_kept() -> ApiError {
     ApiError::unavailable(
         "it was done, but the store has failed: after a restart it may not have been",

@@ -1,4 +1,4 @@
-//! Subscriptions: all of them, or who would get a topic.
+//! Subscriptions: all of them, or those that match a topic.
 
 use lapwing_protocol::topic;
 
@@ -31,20 +31,20 @@ object! {
         share: Option<String>,
         /// The client identifier.
         client: std::sync::Arc<str>,
-        /// Whether the client is connected; otherwise its messages wait.
+        /// True when the client is connected; otherwise its messages wait.
         connected: bool,
         /// The QoS that was granted.
         qos: u64,
-        /// Nothing of its own comes back.
+        /// True when its own messages are not delivered to it.
         no_local: bool,
-        /// RETAIN stays as it was published.
+        /// True when RETAIN stays as it was published.
         retain_as_published: bool,
         /// The Subscription Identifier.
         id: Option<u64>,
     }
 }
 
-/// How many pages of the router one call takes.
+/// Pages of the router that one request takes.
 const LOOKS: usize = 200;
 
 fn shown(subscription: router::ListedSubscription) -> Subscription {
@@ -83,7 +83,8 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
     let (router, limit) = (&call.admin.core.router, call.limit());
     let mut items: Vec<Subscription> = Vec::new();
     for _ in 0..LOOKS {
-        // What is left to fill: so the page ends where the router's does.
+        // The router's page is as long as the rest of this one, so that both end at the same
+        // subscription.
         let most = limit - items.len();
         let (found, more) = match topic {
             Some(topic) => router.matching(topic, next.as_ref(), most),
