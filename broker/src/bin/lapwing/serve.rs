@@ -1,4 +1,4 @@
-//! The broker as a program: its log, its signals, its first and last words.
+//! The broker as a program: its log, its signals, its first and last lines.
 
 use std::io::IsTerminal;
 use std::num::NonZero;
@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::systemd::{self, Watchdog};
 use crate::{commands, fail};
 
-/// What changes the level of the log.
+/// Handle that changes the level of the log.
 type Level = reload::Handle<EnvFilter, Registry>;
 
 /// Serves until a signal ends it.
@@ -83,7 +83,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
             () = next(&mut interrupt) => break,
             () = next(&mut hangup) => {
                 info!("SIGHUP: reading the configuration, users, rules, keys and certificates anew");
-                // How it went is in the log.
+                // The log has the result.
                 systemd::reloading();
                 let _ = broker.reload().await;
                 systemd::ready(&broker.listeners());

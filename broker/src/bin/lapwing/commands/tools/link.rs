@@ -24,7 +24,7 @@ pub trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Bytes for S {}
 
-/// What is trusted, and who we are.
+/// Trusted authorities, and the client's certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     pub ca_file: Option<String>,
@@ -35,7 +35,7 @@ pub struct Tls {
     pub alpn: Option<String>,
 }
 
-/// Where systems keep the authorities that they trust.
+/// Files of trusted authorities in usual systems.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -161,7 +161,7 @@ fn configure(tls: &Tls) -> Result<ClientConfig, Failure> {
     Ok(config)
 }
 
-/// `--insecure`: the certificate is of a trusted authority, whatever name it is for.
+/// `--insecure`: verifies that a trusted authority signed the certificate, but no host name.
 #[derive(Debug)]
 struct AnyHostName(Arc<WebPkiServerVerifier>);
 
