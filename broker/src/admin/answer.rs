@@ -149,8 +149,8 @@ impl ApiError {
             "type": "object",
             "title": "Failure",
             "properties": {
-                "error": { "type": "string", "description": "What is wrong." },
-                "remedy": { "type": "string", "description": "What to do about it." },
+                "error": { "type": "string", "description": "The error." },
+                "remedy": { "type": "string", "description": "The remedy." },
             },
             "required": ["error", "remedy"],
             "additionalProperties": false,

@@ -11,7 +11,7 @@ use crate::config::network;
 use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => ListPage<Ban>),
+    route!(GET "/bans", "Lists the current bans", [LIMIT, CURSOR], list => ListPage<Ban>),
     route!(
         POST "/bans",
         "Bans a client identifier, a user, or an address or network: exactly one of them. Who is connected is disconnected (0x98). It is \
@@ -95,7 +95,7 @@ fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Resu
             ApiError::bad(error, "give one like 192.0.2.7, or a network like 192.0.2.0/24")
         }),
         _ => Err(ApiError::bad(
-            "who is meant is not said",
+            "the subject of the ban is missing",
             "give one of client, user and address, and only one",
         )),
     }
@@ -141,7 +141,7 @@ async fn remove(call: ApiRequest) -> Result<Lifted, ApiError> {
         true => Ok(Lifted { whom: text }),
         false => Err(ApiError::missing(
             format!("{text} is not banned"),
-            "GET /api/v1/bans lists who is, as `lapwing ctl bans` does",
+            "GET /api/v1/bans lists all bans, as `lapwing ctl bans` does",
         )),
     }
 }
@@ -152,6 +152,6 @@ fn not_changed(why: NotChanged) -> ApiError {
             "there is no list of bans",
             "set auth.ban_file to a path where the broker can make it, like \"bans.toml\", then reload, and try again",
         ),
-        NotChanged::List(error) => ApiError::conflict(error, "see to the file that auth.ban_file names"),
+        NotChanged::List(error) => ApiError::conflict(error, "check the file that auth.ban_file names"),
     }
 }

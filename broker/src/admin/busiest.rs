@@ -17,8 +17,8 @@ use crate::clients::{self, report};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/busiest",
-    "Lists the connected clients that most goes through, the busiest first",
-    [Parameter::choice("by", &["messages", "bytes"], "What counts; messages if it is not said."), LIMIT],
+    "Lists the connected clients with the most traffic, the busiest first",
+    [Parameter::choice("by", &["messages", "bytes"], "The figure to order by; messages by default."), LIMIT],
     list => Busiest
 )];
 

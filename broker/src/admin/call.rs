@@ -89,11 +89,11 @@ pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     kind: ParameterKind::Number(1, LIMIT_MAX),
     required: false,
-    doc: "The most items of a page; 100 where it is not said.",
+    doc: "The most items of a page; 100 by default.",
 };
 pub(super) const CURSOR: Parameter = Parameter::text(
     "cursor",
-    "Where the page begins: `next` of the page before. A page may hold fewer items than `limit`, or none, and not be the last.",
+    "Position behind which the page begins: `next` of the previous page. A page may hold fewer items than `limit`, or none, and not be the last.",
 );
 
 /// A request to a route of the API.
@@ -175,7 +175,7 @@ pub(super) fn query(
             return Err(ApiError::bad(format!("the parameter {name:?} is not known"), remedy));
         };
         if found.iter().any(|(known, _)| *known == parameter.name) {
-            return Err(ApiError::bad(format!("{} is there twice", parameter.name), "give it once"));
+            return Err(ApiError::bad(format!("{} is given twice", parameter.name), "give it once"));
         }
         parameter.check(&value)?;
         found.push((parameter.name, value));
@@ -203,8 +203,7 @@ pub(super) fn decode(text: &str) -> Result<String, ApiError> {
             "write %20 for a space, and %2B for a +",
         ));
     }
-    let wrong =
-        || ApiError::bad(format!("{text:?} is not encoded as a URL is"), "write %25 for a %, and UTF-8");
+    let wrong = || ApiError::bad(format!("{text:?} is not URL-encoded"), "write %25 for a %, and UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

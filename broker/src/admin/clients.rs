@@ -27,10 +27,10 @@ pub(super) const ROUTES: &[Route] = &[
     GET "/clients",
     "Lists clients in the order of their identifiers",
     [
-        Parameter::text("client", "Those whose client identifier this is, in which * is anything and ? any one character."),
-        Parameter::text("user", "Those of this user."),
-        Parameter::text("address", "Those connected from this address or network, like 192.0.2.0/24."),
-        Parameter::text("listener", "Those connected by this listener: its name, or its URL."),
+        Parameter::text("client", "A pattern for client identifiers: * is anything, ? any one character."),
+        Parameter::text("user", "Only clients of this user."),
+        Parameter::text("address", "Only clients connected from this address or network, like 192.0.2.0/24."),
+        Parameter::text("listener", "Only clients connected by this listener: its name, or its URL."),
         Parameter::choice("state", &["connected", "offline"], "Only these."),
         LIMIT,
         CURSOR
@@ -40,7 +40,7 @@ pub(super) const ROUTES: &[Route] = &[
     route!(GET "/clients/{client}", "One client in detail", [], one => Detail),
     route!(
         POST "/clients/{client}/disconnect",
-        "Disconnects a client (0x98); it may come again, and its session waits for it as long as its expiry says",
+        "Disconnects a client (0x98); it may reconnect, and its session waits until its expiry",
         [],
         disconnect => Disconnected
     ),
@@ -363,7 +363,7 @@ async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionR
         }
     }
     Err(ApiError::unavailable(
-        format!("client '{client_id}' does not answer, or comes and goes"),
+        format!("client '{client_id}' does not answer, or reconnects all the time"),
         "try again",
     ))
 }
@@ -429,7 +429,7 @@ async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
     });
     let handle = handle.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
         let error = format!("client '{client_id}' is not connected; its session is offline");
-        ApiError::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
+        ApiError::conflict(error, "to end its session, use `lapwing ctl session delete`")
     })?;
     leave(&handle, false).await?;
     Ok(Disconnected { client: client_id.to_owned() })
@@ -442,6 +442,9 @@ pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<b
     handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));
     match tokio::time::timeout(PATIENCE, gone).await {
         Ok(done) => Ok(done.is_ok()),
-        Err(_) => Err(ApiError::unavailable("the client was told, and is not gone yet", "look again")),
+        Err(_) => Err(ApiError::unavailable(
+            "the client was asked to disconnect, and is still connected",
+            "try again",
+        )),
     }
 }

@@ -10,16 +10,16 @@ use crate::core::explain::{self, Question};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/explain",
-    "Says who would get a message on a topic, and who would not, and why",
+    "Lists the receivers of a message on a topic, with the reasons of those that do not get it",
     [
         Parameter::text("topic", "The topic name, mount point included.").required(),
-        Parameter::text("from", "The client that would publish it: whether it may, and what No Local comes to."),
-        Parameter::choice("qos", &["0", "1", "2"], "How it would be published; 1 where it is not said."),
+        Parameter::text("from", "The client that would publish it: checks its rights, and No Local."),
+        Parameter::choice("qos", &["0", "1", "2"], "The QoS of the message; 1 by default."),
         Parameter {
             name: "bytes",
             kind: ParameterKind::Number(0, 268_435_455),
             required: false,
-            doc: "How large it would be; 0 where it is not said.",
+            doc: "The size of its payload; 0 by default.",
         },
         LIMIT,
         CURSOR
@@ -52,7 +52,7 @@ object! {
     Publisher {
         /// The client identifier.
         client: String,
-        /// True when it is connected or has a session; otherwise nothing is known of it.
+        /// True when it is connected or has a session; otherwise the client is unknown.
         known: bool,
         /// Reason that its message would be refused; null: it would be accepted.
         reason: Option<String>,

@@ -43,7 +43,7 @@ impl Admin {
     /// Returns the reason to restart the broker, if there is one.
     fn unhealthy(&self) -> Option<&'static str> {
         (self.core.store.figures().health == Health::Failed).then_some(
-            "the store has failed: a write or a sync did not succeed, and nothing more is acknowledged",
+            "the store has failed: a write or a sync failed, and no message is acknowledged any more",
         )
     }
 
@@ -58,7 +58,7 @@ impl Admin {
         match self.core.store.figures().health {
             Health::Good => None,
             Health::Full => {
-                Some("the disk of the store is full: no new message is taken that has to be kept")
+                Some("the disk of the store is full: new messages that must be stored are refused")
             }
             Health::Failed => self.unhealthy(),
         }

@@ -9,7 +9,7 @@ use crate::net::endpoint::Endpoint;
 use crate::telemetry::metrics::TrafficTotals;
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),
+    route!(GET "/listeners", "Lists the listeners, with their traffic since the start", [], list => Listeners),
 ];
 
 object! {

@@ -10,7 +10,7 @@ pub(super) const ROUTES: &[Route] = &[
     route!(GET "/log", "What is logged", [], get => Level),
     route!(
         PUT "/log",
-        "Sets what is logged, until the next start, or until a reload finds another log.level",
+        "Sets the level of the log, until the next start, or until a reload finds another log.level",
         [],
         set <- NewLevel => Level
     ),

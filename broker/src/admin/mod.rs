@@ -140,7 +140,7 @@ impl Admin {
                     connections.spawn(self.clone().serve(stream, visitor));
                 }
                 Err(error) => {
-                    warn!("a connection to admin.address or admin.socket could not be accepted: {error}");
+                    warn!("failed to accept a connection at admin.address or admin.socket: {error}");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
@@ -187,10 +187,7 @@ impl Admin {
             Ok(who) => match tokio::time::timeout(ANSWER_TIME, self.call(request, who)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(ApiError::unavailable(
-                    format!(
-                        "this took longer than {} s, and perhaps not all of it was done",
-                        ANSWER_TIME.as_secs()
-                    ),
+                    format!("this took longer than {} s, and may be done in part", ANSWER_TIME.as_secs()),
                     "ask for less at once",
                 )),
             },
@@ -212,7 +209,7 @@ impl Admin {
             let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
             if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case(JSON)) {
                 return Err(ApiError::media_type(
-                    "the body is to be JSON",
+                    "the body must be JSON",
                     format!("send it with Content-Type: {JSON}"),
                 ));
             }
@@ -244,7 +241,7 @@ impl Admin {
                 None => String::new(),
             };
             return Err(ApiError::forbidden(
-                "the API is served with a token only, and there is none",
+                "the API needs a token, and none is configured",
                 format!("set admin.token_file, then reload{socket}"),
             ));
         };
@@ -293,9 +290,8 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| {
-            ApiError::bad(format!("the body did not come whole: {error}"), "send it again")
-        })?;
+        let frame = frame
+            .map_err(|error| ApiError::bad(format!("the body is incomplete: {error}"), "send it again"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > BODY_BYTES_MAX {
             return Err(ApiError::too_large(

@@ -8,7 +8,7 @@ use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     POST "/reload",
-    "Reads the configuration and all files that it names anew: all of it counts from then on, or nothing",
+    "Reads the configuration and all files that it names again; all of it takes effect, or nothing",
     [],
     reload => Reloaded
 )];
@@ -25,7 +25,10 @@ async fn reload(call: ApiRequest) -> Result<Reloaded, ApiError> {
     call.audit("reload");
     let reloaded = control::ask(&call.admin.reloads, None).await;
     let reloaded = reloaded.map_err(|error| {
-        ApiError::conflict(error, "all stays as it was: correct the configuration, and try again")
+        ApiError::conflict(
+            error,
+            "the previous settings stay in force: correct the configuration, and try again",
+        )
     })?;
     Ok(Reloaded { restart: reloaded.restart })
 }

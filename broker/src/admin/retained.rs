@@ -13,7 +13,7 @@ use crate::message::Message;
 
 const FILTER: Parameter = Parameter::text(
     "filter",
-    "A topic filter; # where it is not said. It does not match what begins with $, as in SUBSCRIBE.",
+    "A topic filter; # by default. As in SUBSCRIBE, # does not match topics that begin with $.",
 );
 
 pub(super) const ROUTES: &[Route] = &[
@@ -102,8 +102,8 @@ async fn list(call: ApiRequest) -> Result<ListPage<Retained>, ApiError> {
     let mut fetched: HashMap<Box<str>, Message> = HashMap::new();
     if !missing.is_empty() {
         let messages = core.store.retained(missing).await;
-        let messages = messages
-            .map_err(|_| ApiError::unavailable("the store cannot be read", "see what the log says of it"))?;
+        let messages =
+            messages.map_err(|_| ApiError::unavailable("the store cannot be read", "see the log"))?;
         fetched.extend(messages.into_iter().map(|message| (message.topic_str().into(), message)));
     }
     let message =
@@ -155,8 +155,8 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
         for topic in topics {
             if !core.clear_retained(&topic) {
                 return Err(ApiError::unavailable(
-                    format!("{messages} were deleted, then the store took no more"),
-                    "make room on its disk, or see what the log says of it",
+                    format!("{messages} were deleted, then the store failed"),
+                    "make room on its disk, or see the log",
                 ));
             }
             messages += 1;

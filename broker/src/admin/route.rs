@@ -86,7 +86,7 @@ impl Route {
         let parameters: Vec<Value> = in_path.chain(self.query.iter().map(Parameter::document)).collect();
         let (schema, media_type) = self.answer;
         let failure = json!({
-            "description": "Why not, and what to do about it.",
+            "description": "The error, with its remedy.",
             "content": { JSON: { "schema": { "$ref": "#/components/schemas/Failure" } } },
         });
         let good = match media_type {

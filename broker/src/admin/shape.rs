@@ -100,7 +100,7 @@ pub(super) struct ListPage<T> {
 
 impl<T: Schema> Schema for ListPage<T> {
     fn schema() -> Value {
-        let next = "What `cursor` of the next page is; null: this is the last page.";
+        let next = "Value for `cursor` to get the next page; null: this is the last page.";
         json!({
             "type": "object",
             "properties": {

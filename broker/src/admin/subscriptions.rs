@@ -11,11 +11,11 @@ use crate::router::{self, SubscriptionKey};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/subscriptions",
-    "Lists subscriptions in the order of their topic filters: all, or those that match a topic. Access rules are not asked here",
+    "Lists subscriptions in the order of their topic filters: all, or those that match a topic. Access rules are not applied",
     [
-        Parameter::text("topic", "Those that a message of this topic name would go to. Of a shared group it goes to one member."),
-        Parameter::text("filter", "Those whose topic filter this is, in which * is anything and ? any one character."),
-        Parameter::text("client", "Those of clients whose identifier this is, in which * is anything and ? any one character."),
+        Parameter::text("topic", "Only subscriptions that match this topic name. Of a shared group one member gets the message."),
+        Parameter::text("filter", "A pattern for topic filters: * is anything, ? any one character."),
+        Parameter::text("client", "A pattern for client identifiers: * is anything, ? any one character."),
         LIMIT,
         CURSOR
     ],
@@ -72,7 +72,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
     }
     let mut next = match call.cursor() {
         Some(text) => Some(SubscriptionKey::from_text(text).ok_or_else(|| {
-            ApiError::bad(format!("'{text}' is no cursor"), "give what `next` of the page before says")
+            ApiError::bad(format!("'{text}' is no cursor"), "give `next` of the page before")
         })?),
         None => None,
     };

@@ -23,15 +23,15 @@ const PIECES: usize = 2;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/trace",
-    "Follows messages as they come: accepted or refused, matched, queued, sent, acknowledged, dropped and why; never their payload",
+    "Follows messages live: accepted or refused, matched, queued, sent, acknowledged, dropped with the reason; never their payload",
     [
-        Parameter::text("client", "Only what comes from this client or goes to it."),
+        Parameter::text("client", "Only messages from this client or to it."),
         Parameter::text("topic", "Only topics that this filter matches, mount point included."),
         Parameter {
             name: "seconds",
             kind: ParameterKind::Number(1, SECONDS_MAX),
             required: false,
-            doc: "How long; 600 where it is not said.",
+            doc: "Seconds that the trace lasts; 600 by default.",
         }
     ],
     trace => lines of Line
@@ -79,7 +79,10 @@ async fn trace(call: ApiRequest) -> Result<mpsc::Receiver<Bytes>, ApiError> {
     }
     let seconds = call.text("seconds").and_then(|value| value.parse().ok()).unwrap_or(SECONDS_DEFAULT);
     let following = call.admin.core.outcomes.follow(filter.clone()).ok_or_else(|| {
-        ApiError::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
+        ApiError::unavailable(
+            format!("{TRACES_MAX} traces are running, the most that may"),
+            "end one of them",
+        )
     })?;
     let part = |name: &str, value: &Option<Box<str>>| {
         value.as_ref().map(|value| format!(" {name} {value}")).unwrap_or_default()
@@ -149,9 +152,10 @@ impl Line {
 
     fn of(told: TraceItem, now: impl Fn() -> Millis) -> Line {
         match told {
-            TraceItem::Lost(lost) => {
-                Line { lost: Some(lost), ..Line::own(now(), "lost", "they came faster than they were read") }
-            }
+            TraceItem::Lost(lost) => Line {
+                lost: Some(lost),
+                ..Line::own(now(), "lost", "they came faster than the reader took them")
+            },
             TraceItem::Event(event) => {
                 let Event { at, message, from, client, topic, qos, bytes, step } = event;
                 Line {

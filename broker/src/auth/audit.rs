@@ -114,7 +114,7 @@ pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
 /// Logs that two clients take one client identifier from each other.
 pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
     warn!(target: "audit", client = %Quoted(client_id), one, other,
-        "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
+        "two clients take one client identifier from each other: takeovers are delayed; give each client its own");
 }
 
 /// Logs that a client may not do something. The caller limits the rate.
@@ -126,7 +126,7 @@ pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rul
 /// Logs that a subscription was removed because its right was revoked.
 pub fn revoked(client_id: &str, identity: &Identity, filter: &str, rule: &str) {
     warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), filter = %Quoted(filter), rule = %Quoted(rule),
-        "subscription removed: not allowed any more");
+        "subscription removed: no longer allowed");
 }
 
 /// Logs that a connected client may not stay.
@@ -147,12 +147,12 @@ pub fn operator_refused(pace: &LogLimiter, now: Millis, peer: &std::net::SocketA
 
 /// Logs that the files of the configuration were read again.
 pub fn reloaded(why: &str, generation: u64) {
-    info!(target: "audit", generation, "reloaded ({why}): the configuration, users, rules, keys and certificates are as their files have them now");
+    info!(target: "audit", generation, "reloaded ({why}): configuration, users, rules, keys and certificates were read again");
 }
 
 /// Logs that they could not be read.
 pub fn not_reloaded(why: &str, error: &str) {
-    warn!(target: "audit", "NOT reloaded ({why}), all stays as it was: {error}");
+    warn!(target: "audit", "NOT reloaded ({why}), the previous settings stay in force: {error}");
 }
 
 #[cfg(test)]

@@ -143,10 +143,10 @@ impl ConfiguredPolicy {
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
         verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| AuthError {
-            told: Some("the client certificate is not good any more"),
+            told: Some("the client certificate is no longer valid"),
             ..AuthError::new(
                 ReasonCode::AdministrativeAction,
-                format!("the client certificate is not good any more: {error}"),
+                format!("the client certificate is no longer valid: {error}"),
             )
         })
     }
@@ -159,8 +159,10 @@ impl ConfiguredPolicy {
             format!("it takes {}", methods.join(", "))
         };
         if brought {
-            let text =
-                format!("listener {}: the credentials are of no kind that it takes ({takes})", entrance.name);
+            let text = format!(
+                "listener {}: no method of the listener takes these credentials ({takes})",
+                entrance.name
+            );
             return AuthError {
                 told: Some(WRONG),
                 slow: true,
@@ -173,7 +175,7 @@ impl ConfiguredPolicy {
              let everybody in: allow_anonymous = true",
             entrance.name
         );
-        let told = Some("no user name and password were sent, and this listener lets nobody in without");
+        let told = Some("no user name and password were sent, and this listener requires them");
         AuthError { told, ..AuthError::new(ReasonCode::NotAuthorized, text) }
     }
 
@@ -322,9 +324,9 @@ impl Policy for ConfiguredPolicy {
     fn rule(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> String {
         match &identity.rights {
             Some(rights) => rights.explain(action, topic),
-            None if self.has_rules(identity) => "this client was not judged by the rules yet".to_owned(),
+            None if self.has_rules(identity) => "the rules were not applied to this client yet".to_owned(),
             None => {
-                "there are no rules: auth.acl_file is not set, so everybody who is let in may do everything"
+                "there are no rules: auth.acl_file is not set, so every connected client may do everything"
                     .to_owned()
             }
         }

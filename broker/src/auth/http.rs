@@ -67,7 +67,7 @@ pub fn keys(
         }
         Err(error) => match &*last {
             Some(text) => {
-                warn!("auth.jwks_url {url}: {error}; the keys that were fetched last go on to count");
+                warn!("auth.jwks_url {url}: {error}; the keys fetched last stay in force");
                 jwt::jwks(text)
             }
             None => Err(format!("auth.jwks_url {url}: {error}")),
@@ -119,7 +119,7 @@ impl Service {
     /// Returns the mistake in the configuration.
     pub fn new(config: &config::Auth, url: &str) -> Result<Service, String> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(format!("auth.http_url '{url}' begins neither with http:// nor with https://"));
+            return Err(format!("auth.http_url '{url}' must begin with http:// or https://"));
         }
         Ok(Service {
             url: url.to_owned(),

@@ -155,7 +155,7 @@ pub(crate) fn admin_token(admin: &config::Admin) -> Result<Option<Secret>, Strin
     let text = Zeroizing::new(text_of(key, Path::new(path))?);
     let token = text.trim_end_matches(['\n', '\r']).as_bytes();
     match config::why_no_token(token) {
-        Some(why) => Err(format!("{key} {path}: what it holds {why}")),
+        Some(why) => Err(format!("{key} {path}: its content {why}")),
         None => Ok(Some(Secret::new(token))),
     }
 }
@@ -214,7 +214,7 @@ fn read<T>(
 fn warn_of(passwords: &Passwords, rehash: bool) {
     let path = passwords.path.as_path();
     if why_not_secret("", path).is_some() {
-        warn!("auth.password_file {}: everybody on this machine can read it; chmod 600 it", path.display());
+        warn!("auth.password_file {}: every user of this machine can read it; run chmod 600", path.display());
     }
     if passwords.is_empty() {
         warn!("auth.password_file {} holds no user: add one with `lapwing user add NAME`", path.display());

@@ -64,20 +64,20 @@ impl ConfiguredPolicy {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url says no".to_owned(),
+                text: "the service at auth.http_url refused the client".to_owned(),
                 told: Some(WRONG),
                 slow: true,
             }),
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "too many ask the service at auth.http_url",
+                "too many requests to the service at auth.http_url",
             )),
             ServiceVerdict::Failed(error) => MethodResult::Stop(AuthError {
-                told: Some("who this is cannot be found out now: come again later"),
+                told: Some("authentication service unavailable, try again later"),
                 ..AuthError::new(
                     ReasonCode::ServerUnavailable,
                     format!(
-                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
+                        "no answer from the service at auth.http_url, so its clients are refused: {error}"
                     ),
                 )
             }),
@@ -96,8 +96,8 @@ impl ConfiguredPolicy {
             // No user can have such a password, so it is not hashed.
             Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is not believed: {error}"),
-                told: Some("the token is not good, or not any more"),
+                text: format!("the token is invalid: {error}"),
+                told: Some("the token is invalid or has expired"),
                 slow: true,
             }),
         }
@@ -141,7 +141,7 @@ impl ConfiguredPolicy {
             }),
             Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "more passwords wait to be checked than auth.password_queue_max: come again soon",
+                "more passwords wait to be checked than auth.password_queue_max, try again soon",
             )),
         }
     }

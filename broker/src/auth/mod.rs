@@ -184,7 +184,7 @@ impl Policy for AllowAll {
     }
 
     fn rule(&self, _: &Identity, _: &str, _: Action, _: &str) -> String {
-        "there are no rules: everybody may do everything".to_owned()
+        "there are no rules: every client may do everything".to_owned()
     }
 }
 

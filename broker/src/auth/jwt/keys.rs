@@ -168,7 +168,7 @@ pub fn jwks(text: &str) -> Result<Vec<TokenKey>, String> {
     };
     let keys: Vec<TokenKey> = keys.iter().take(KEYS_MAX).filter_map(usable).collect();
     if keys.is_empty() {
-        return Err("no key in it is for RS256, ES256, EdDSA or HS256".to_owned());
+        return Err("it has no key for RS256, ES256, EdDSA or HS256".to_owned());
     }
     Ok(keys)
 }

@@ -180,7 +180,7 @@ pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc
             let checked = sample.expand(&filter).unwrap_or_default();
             if topic::check_filter(&checked).is_err() || rules.len() >= ITEMS_MAX {
                 return Err(format!(
-                    "its claim '{name}' has what is no topic filter, or more than {ITEMS_MAX}"
+                    "its claim '{name}' has an invalid topic filter, or more than {ITEMS_MAX}"
                 ));
             }
             rules.push(Rule {

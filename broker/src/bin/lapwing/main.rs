@@ -69,6 +69,6 @@ fn test(source: &Source) -> Result<ExitCode, String> {
     let reading = read(source)?;
     lapwing::check_files(&reading.config)?;
     reading.warnings.iter().for_each(|text| eprintln!("lapwing: {text}"));
-    println!("the configuration is good");
+    println!("the configuration is valid");
     Ok(ExitCode::SUCCESS)
 }

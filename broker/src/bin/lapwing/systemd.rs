@@ -12,7 +12,7 @@ use tracing::warn;
 /// Sends a notification; the broker goes on when systemd does not get it.
 fn say(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        warn!(%error, "systemd cannot be told ($NOTIFY_SOCKET)");
+        warn!(%error, "systemd cannot be notified ($NOTIFY_SOCKET)");
     }
 }
 

@@ -14,8 +14,7 @@ pub enum BanCommand {
     Add {
         #[command(flatten)]
         whom: WhomArguments,
-        /// The duration, like 10m, 2h or 7days; without it until it is
-        /// removed
+        /// The duration, like 10m, 2h or 7days; without it until it is removed
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<std::time::Duration>,
         /// The reason, for the log
@@ -81,9 +80,9 @@ pub fn run(command: &BanCommand, config: &Config) -> Result<ExitCode, String> {
         BanCommand::Remove { whom } => {
             let whom = whom.whom()?;
             if Change::Remove(whom.clone()).carry_out(&path)?.is_none() {
-                return Err(format!("{whom} is not in {name}; `lapwing ban list` prints who is"));
+                return Err(format!("{whom} is not in {name}; `lapwing ban list` prints all bans"));
             }
-            eprintln!("{whom} is let in again");
+            eprintln!("{whom} is no longer banned");
         }
         BanCommand::List => {
             for ban in ban::list(&path)?.iter().filter(|ban| ban.holds(ban::now_s())) {

@@ -47,7 +47,7 @@ pub fn run(explain: &Explain, config: &Config) -> Result<ExitCode, String> {
     let Explain { user, client, groups, listener, action, topic } = explain;
     let lasting = Arc::new(AuthState::new(&config.auth));
     let Some(policy) = configured(config, &[], &lasting).map_err(|errors| errors.join("\n"))? else {
-        println!("allowed\nneither authentication nor rules are configured: everybody may do everything");
+        println!("allowed\nneither authentication nor rules are configured: every client may do everything");
         return Ok(ExitCode::SUCCESS);
     };
     let identity = policy.imagine(user.as_deref(), client, groups, listener.as_deref())?;

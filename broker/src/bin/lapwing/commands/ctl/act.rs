@@ -116,7 +116,7 @@ impl Unban {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let WhomArguments { client, user, address } = self.whom.clone();
         let query = [("client", client), ("user", user), ("address", address)];
-        let lifted = |answer: &Value| format!("{} is let in again\n", plain(&answer["whom"]));
+        let lifted = |answer: &Value| format!("{} is no longer banned\n", plain(&answer["whom"]));
         desk.show(("DELETE", "/bans"), &query, None, lifted).await
     }
 }

@@ -57,7 +57,7 @@ impl Explain {
         }
         print(&shown(&whole, &receivers)).map_err(Said::Link)?;
         if !next.is_null() {
-            eprintln!("lapwing: there are more; --limit says how many are shown");
+            eprintln!("lapwing: there are more; use --limit to show them");
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ fn shown(answer: &Value, receivers: &[Value]) -> String {
     let publisher = &answer["publisher"];
     if !publisher.is_null() {
         let verdict = match (publisher["known"] == true, publisher["reason"].as_str()) {
-            (false, _) => "nothing is known of it".to_owned(),
+            (false, _) => "the client is unknown".to_owned(),
             (true, None) => "may publish it".to_owned(),
             (true, Some(reason)) => format!("may not publish it ({reason})"),
         };

@@ -88,7 +88,7 @@ impl Link {
     pub fn find(ctl: &Ctl, source: &Source) -> Result<Link, String> {
         let config = || source.read().map(|reading| reading.config).map_err(|errors| errors.to_string());
         match (&ctl.socket, &ctl.url) {
-            (Some(_), Some(_)) => Err("--socket and --url: one of them will do".to_owned()),
+            (Some(_), Some(_)) => Err("--socket and --url exclude each other".to_owned()),
             (None, None) if ctl.token_file.is_some() => {
                 Err("--token-file is for --url: the socket needs no token".to_owned())
             }
@@ -118,7 +118,7 @@ impl Link {
                 let candidates: Vec<PathBuf> = own.into_iter().chain(usual).collect();
                 let there = candidates.iter().find(|path| !matches!(path.try_exists(), Ok(false)));
                 there.or(candidates.first()).cloned().map(Link::Socket).ok_or_else(|| {
-                    "this configuration gives the broker no socket: set admin.socket, or use --url with admin.address and its token"
+                    "the configuration has no socket: set admin.socket, or use --url with admin.address and its token"
                         .to_owned()
                 })
             }
@@ -135,7 +135,7 @@ impl Link {
             let good = response.status().is_success();
             let bytes = whole(response.into_body()).await?;
             let value = serde_json::from_slice(&bytes).map_err(|_| {
-                Said::Link(format!("{self}: this is no answer of Lapwing's API: is another program there?"))
+                Said::Link(format!("{self}: this is not Lapwing's API: is another program there?"))
             })?;
             if good { Ok(value) } else { Err(Said::Failure(value)) }
         };
@@ -197,7 +197,7 @@ impl Link {
         }
         if let Link::Address { token: Some(token), .. } = self {
             let value = HeaderValue::from_bytes(&[b"Bearer ", token.reveal()].concat());
-            let mut value = value.map_err(|_| wrong(&"the token has characters that no token has"))?;
+            let mut value = value.map_err(|_| wrong(&"the token has invalid characters"))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
@@ -255,7 +255,7 @@ async fn whole(mut body: Incoming) -> Result<Vec<u8>, Said> {
 /// Returns the next bytes of an answer.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Said> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Said::Link(format!("the answer did not come whole: {error}")))?;
+        let frame = frame.map_err(|error| Said::Link(format!("the answer is incomplete: {error}")))?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
         }

@@ -176,7 +176,7 @@ impl Desk {
         }
         print(&text(&items)).map_err(Said::Link)?;
         if !next.is_null() {
-            eprintln!("lapwing: there are more; --limit says how many are shown");
+            eprintln!("lapwing: there are more; use --limit to show them");
         }
         Ok(())
     }

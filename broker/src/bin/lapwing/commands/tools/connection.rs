@@ -200,7 +200,7 @@ impl Connection {
             };
             return match raw.decode(self.version)? {
                 Packet::ConnAck(connack) => self.welcome(client, &connack),
-                _ => Err(Failure::new("the broker answered CONNECT with something else")),
+                _ => Err(Failure::new("the broker did not answer CONNECT with CONNACK")),
             };
         }
     }
@@ -277,7 +277,7 @@ impl Connection {
         if message.qos != QoS::AtMostOnce {
             let started = self.outbound.start(message.qos, &self.flights);
             let (id, state) =
-                started.ok_or_else(|| Failure::new("more messages on their way than there are numbers"))?;
+                started.ok_or_else(|| Failure::new("more messages in flight than packet identifiers"))?;
             self.flights.0.insert(id, state);
             message.packet_id = Some(id);
         }
@@ -318,7 +318,7 @@ impl Connection {
             let _ = self.stream.shutdown().await;
             Ok(())
         };
-        timeout(PATIENCE, farewell).await.unwrap_or_else(|_| Err(lost("what was sent last is not taken")))
+        timeout(PATIENCE, farewell).await.unwrap_or_else(|_| Err(lost("the last packets could not be sent")))
     }
 
     /// Writes the output. Cancel safe.
@@ -326,7 +326,7 @@ impl Connection {
         while !self.output.is_empty() {
             let n = self.stream.write(&self.output).await.map_err(lost)?;
             if n == 0 {
-                return Err(lost("nothing more is taken"));
+                return Err(lost("no more packets could be sent"));
             }
             self.output.drain(..n);
         }
@@ -340,7 +340,7 @@ impl Connection {
         }
         self.input.reserve(READ_BYTES);
         match self.stream.read_buf(&mut self.input).await {
-            Ok(0) => Err(lost("the broker closed it")),
+            Ok(0) => Err(lost("the broker closed the connection")),
             Ok(_) => Ok(()),
             Err(error) => Err(lost(error)),
         }
@@ -350,7 +350,7 @@ impl Connection {
     fn take(&mut self) -> Result<Option<Raw>, Failure> {
         let rest = self.input.get(self.used..).unwrap_or_default();
         let split = frame::split(rest, self.version, limits::PACKET_BYTES_MAX);
-        match split.map_err(|error| Failure::of("the broker sent no MQTT", error))? {
+        match split.map_err(|error| Failure::of("the broker did not send MQTT", error))? {
             Split::Incomplete { .. } => Ok(None),
             Split::Frame { frame, len } => {
                 let raw =
@@ -433,11 +433,11 @@ impl Connection {
                 ));
             }
             Packet::PingResp => return Ok(None),
-            other => return Err(Failure::of("not expected from a broker", other.packet_type())),
+            other => return Err(Failure::of("unexpected packet from the broker", other.packet_type())),
         };
         let (answer, ack, over) = answer;
         match answer {
-            Answer::Violation => Err(Failure::new("the broker acknowledged what was not sent")),
+            Answer::Violation => Err(Failure::new("the broker acknowledged a message that was not sent")),
             Answer::PubRel(reason) => {
                 self.send(&Packet::PubRel(Ack::new(ack.packet_id, reason)))?;
                 Ok(None)
@@ -456,8 +456,7 @@ impl Connection {
             None => publish.topic.to_owned(),
             Some(alias) if publish.topic.is_empty() => {
                 let known = self.aliases.get(&alias).cloned();
-                known
-                    .ok_or_else(|| Failure::new("the broker used a topic alias that it had not introduced"))?
+                known.ok_or_else(|| Failure::new("the broker used a topic alias without its topic"))?
             }
             Some(alias) => {
                 if self.aliases.len() < ALIASES_MAX {
@@ -469,7 +468,7 @@ impl Connection {
         let Some(id) = publish.packet_id else { return Ok(Some(topic)) };
         let arrival = self.inbound.publish(publish.qos, publish.packet_id, &mut self.received);
         match arrival {
-            Err(ReceiveMaximumExceeded) => Err(Failure::new("the broker sent more at once than it may")),
+            Err(ReceiveMaximumExceeded) => Err(Failure::new("the broker exceeded the Receive Maximum")),
             Ok(Arrival::Repeated) => {
                 self.send(&Packet::PubRec(Ack::new(id, ReasonCode::Success)))?;
                 Ok(None)

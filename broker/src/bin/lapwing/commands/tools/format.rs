@@ -272,7 +272,7 @@ fn json_line(
     }
     if payload_is_json {
         let payload = serde_json::from_slice(publish.payload)
-            .map_err(|error| Failure::of(format_args!("the payload on '{topic}' is no JSON"), error))?;
+            .map_err(|error| Failure::of(format_args!("the payload on '{topic}' is not JSON"), error))?;
         line.insert("payload".into(), payload);
     } else {
         match std::str::from_utf8(publish.payload) {

@@ -54,7 +54,7 @@ pub async fn open(target: &Target) -> Result<Box<dyn Bytes>, Failure> {
         None => Box::new(stream),
         Some(tls) => {
             let name = ServerName::try_from(target.host.clone())
-                .map_err(|_| Failure::new(format!("'{}' is no name for a server", target.host)))?;
+                .map_err(|_| Failure::new(format!("'{}' is not a server name", target.host)))?;
             let connector = TlsConnector::from(Arc::new(configure(tls)?));
             let stream = connector.connect(name, stream).await.map_err(|error| explain(target, &error))?;
             Box::new(stream)

@@ -147,9 +147,9 @@ pub fn check_filter(filter: &str) -> Result<(), Failure> {
 
 fn wrong_topic(topic: &str, error: TopicError) -> Failure {
     let why = match error {
-        TopicError::Empty => "a topic has one letter at least",
+        TopicError::Empty => "a topic has at least one character",
         TopicError::Nul => "a topic has no U+0000",
-        TopicError::TooLong => "a topic has 65,535 bytes at most",
+        TopicError::TooLong => "a topic has at most 65,535 bytes",
         TopicError::Wildcard => "+ and # are for topic filters, not for the topic of a message",
         TopicError::MultiLevelPlace | TopicError::SingleLevelPlace => {
             "+ stands for one whole level, # for all at the end"
@@ -247,7 +247,7 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
         "mqtts" => (true, false),
         "ws" => (false, true),
         "wss" => (true, true),
-        _ => return Err(wrong("the scheme is none of mqtt, mqtts, ws, wss")),
+        _ => return Err(wrong("the scheme must be mqtt, mqtts, ws or wss")),
     };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let (login, place) =
@@ -264,7 +264,7 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
         None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
-    let port = port.map(|port| port.parse().map_err(|_| wrong("the port is no number"))).transpose()?;
+    let port = port.map(|port| port.parse().map_err(|_| wrong("the port is not a number"))).transpose()?;
     if host.is_empty() {
         return Err(wrong("no host"));
     }
@@ -344,7 +344,7 @@ impl ConnectOptions {
             Some(other) => return Err(Failure::new(format!("-V {other}: 31, 311 or 5"))),
         };
         if wants_five && version != Version::V5 {
-            return Err(Failure::new("-D and -x are of MQTT 5: leave -V out, or say -V 5"));
+            return Err(Failure::new("-D and -x need MQTT 5: leave -V out, or use -V 5"));
         }
         Ok(version)
     }
@@ -357,7 +357,7 @@ impl ConnectOptions {
             || self.insecure;
         let tls = url.map_or(wanted || self.port == Some(8883), |url| url.tls);
         if wanted && !tls {
-            return Err(Failure::new("the URL is without TLS (mqtts:// and wss:// are with it)"));
+            return Err(Failure::new("the URL has no TLS: use mqtts:// or wss://"));
         }
         for file in [&self.cafile, &self.cert, &self.key].into_iter().flatten() {
             if !Path::new(file).exists() {

@@ -169,7 +169,7 @@ impl Blocks {
         self.all.push((command, given));
         match self.encode(command) {
             Ok(_) => Ok(()),
-            Err(_) => Err("that property, with that value or twice, is not valid there".to_owned()),
+            Err(_) => Err("the property is invalid there, with that value or twice".to_owned()),
         }
     }
 

@@ -84,11 +84,11 @@ pub async fn run(options: Publish) -> Result<(), Failure> {
     let ways = [options.message.is_some(), options.stdin_line, options.stdin_file, options.null_message];
     if !ways.contains(&true) && options.file.is_empty() {
         return Err(Failure::new(
-            "say what to publish: -m MESSAGE, -f FILE, -n for an empty one, -s or -l for standard input",
+            "name the message: -m MESSAGE, -f FILE, -n for an empty one, -s or -l for standard input",
         ));
     }
     if !options.file.is_empty() && ways != [false, options.stdin_line, false, false] {
-        return Err(Failure::new("-f goes together with -l only"));
+        return Err(Failure::new("-f needs -l here"));
     }
     let mut total = None;
     for file in &options.file {
@@ -168,7 +168,7 @@ impl Publisher<'_> {
             let read = async { (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await };
             let read = tokio::select! {
                 biased;
-                read = read => read.map_err(|error| Failure::of("what was to be read", error))?,
+                read = read => read.map_err(|error| Failure::of("failed to read the input", error))?,
                 event = self.connection.next() => {
                     self.happened(event?);
                     continue;

@@ -130,7 +130,7 @@ async fn payload(options: &Request) -> Result<Vec<u8>, Failure> {
         stdin().read_to_end(&mut payload).await.map_err(|error| Failure::of("standard input", error))?;
     } else if !options.null_message {
         return Err(Failure::new(
-            "say what to ask: -m MESSAGE, -f FILE, -s for standard input, -n for nothing",
+            "name the request: -m MESSAGE, -f FILE, -s for standard input, -n for an empty one",
         ));
     }
     Ok(payload)

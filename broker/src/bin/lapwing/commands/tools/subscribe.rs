@@ -198,7 +198,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
     let client = options.connect.client("sub", Version::V311)?;
     let filters: Vec<String> = options.topic.iter().chain(&client.topic).cloned().collect();
     if filters.is_empty() && options.unsubscribe.is_empty() {
-        return Err(Failure::new("name what to subscribe to with -t"));
+        return Err(Failure::new("name a topic filter with -t"));
     }
     for filter in filters.iter().chain(&options.unsubscribe).chain(&options.filter_out) {
         check_filter(filter)?;
@@ -220,7 +220,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         match ended {
             Err(failure) if failure.is_lost_connection() && subscriber.settled => {
                 if !options.connect.quiet {
-                    eprintln!("lapwing sub: {}; connecting again", failure.text);
+                    eprintln!("lapwing sub: {}; reconnecting", failure.text);
                 }
             }
             Err(failure) => return Err(failure),
@@ -312,7 +312,7 @@ impl Subscriber<'_> {
         if reasons.iter().any(|reason| !reason.is_failure()) {
             return None;
         }
-        Some(Failure::refused("nothing was subscribed to", *last, None, self.client.version))
+        Some(Failure::refused("no subscription was granted", *last, None, self.client.version))
     }
 
     /// Handles a message; returns `true` when it was the last.

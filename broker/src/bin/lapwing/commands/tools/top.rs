@@ -84,7 +84,7 @@ pub async fn run(options: Top) -> Result<(), Failure> {
         check_filter(filter)?;
     }
     if options.interval.is_zero() {
-        return Err(Failure::new("--interval is more than 0"));
+        return Err(Failure::new("--interval must be more than 0"));
     }
     let mut connection = Connection::open(&client).await?;
     let filters = options.topic.iter().map(String::as_str).chain([SYS]);
