@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, LIMIT, Parameter};
 use super::clients::Rates;
-use super::shape::object;
+use super::request::{ApiRequest, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::clients::handle::{ClientHandle, Command};
 use crate::clients::{self, report};

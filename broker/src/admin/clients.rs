@@ -7,10 +7,10 @@ use std::time::Duration;
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use tokio::sync::oneshot;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{ListPage, object};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::clients::handle::{ClientHandle, Command, DisconnectCommand};
 use crate::clients::report::{self, SessionReport};

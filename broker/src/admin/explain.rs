@@ -2,9 +2,9 @@
 
 use lapwing_protocol::{QoS, topic};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter, ParameterKind};
-use super::shape::object;
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter, ParameterKind};
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::explain::{self, Question};
 

@@ -7,25 +7,25 @@
 //! Browsers are kept out: the API needs an Authorization header, there are no cookies, and no other
 //! origin is allowed.
 
-mod answer;
 mod bans;
 mod busiest;
-mod call;
 mod clients;
-mod document;
 mod explain;
 mod exposition;
-mod figures;
 mod listeners;
 mod log;
+mod metrics;
+mod openapi;
 mod pattern;
 mod process;
 mod reload;
+mod request;
+mod response;
 mod retained;
 mod route;
 mod routes;
+mod schema;
 mod sessions;
-mod shape;
 mod subscriptions;
 mod trace;
 
@@ -50,8 +50,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::answer::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
-use self::call::{ApiRequest, Operator};
+use self::request::{ApiRequest, Operator};
+use self::response::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
 use crate::auth::audit;
 use crate::core::Core;
 use crate::core::control::{ControlRequest as Reload, ListenerName};
@@ -204,7 +204,7 @@ impl Admin {
 
     async fn call(&self, request: Request<Incoming>, who: Operator) -> Result<ApiResponse, ApiError> {
         let (route, names) = routes::find(request.method(), request.uri().path())?;
-        let query = call::query(request.uri().query().unwrap_or(""), route.query)?;
+        let query = request::query(request.uri().query().unwrap_or(""), route.query)?;
         if route.body.is_some() {
             let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
             if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case(JSON)) {

@@ -1,8 +1,8 @@
 //! Reload of the configuration and its files.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::control;
 

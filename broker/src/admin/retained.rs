@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use lapwing_protocol::topic;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use super::sessions::not_kept;
-use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::message::Message;
 

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::admin::answer::{ApiError, ApiResponse, JSON, LINES};
-use crate::admin::call::{ApiRequest, Parameter};
+use crate::admin::request::{ApiRequest, Parameter};
+use crate::admin::response::{ApiError, ApiResponse, JSON, LINES};
 
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<ApiResponse, ApiError>> + Send>>;
 
@@ -46,12 +46,12 @@ macro_rules! route {
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident <- $Body:ty => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
-            Some(<$Body as $crate::admin::shape::Schema>::schema),
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
+            Some(<$Body as $crate::admin::schema::Schema>::schema),
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::JSON),
             |call| Box::pin(async move {
                 let body: $Body = call.read()?;
                 let answer: $Answer = $run(call, body).await?;
-                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
+                Ok($crate::admin::response::ApiResponse::Value($crate::admin::schema::Schema::json(answer)))
             })
         )
     };
@@ -59,18 +59,18 @@ macro_rules! route {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::LINES),
-            |call| Box::pin(async move { Ok($crate::admin::answer::ApiResponse::Lines($run(call).await?, None)) })
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::LINES),
+            |call| Box::pin(async move { Ok($crate::admin::response::ApiResponse::Lines($run(call).await?, None)) })
         )
     };
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::JSON),
             |call| Box::pin(async move {
                 let answer: $Answer = $run(call).await?;
-                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
+                Ok($crate::admin::response::ApiResponse::Value($crate::admin::schema::Schema::json(answer)))
             })
         )
     };

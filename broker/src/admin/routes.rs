@@ -6,10 +6,10 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::answer::ApiError;
-use super::call::{Parameter, ParameterKind, decode};
+use super::request::{Parameter, ParameterKind, decode};
+use super::response::ApiError;
 use super::{
-    bans, busiest, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions,
+    bans, busiest, clients, explain, listeners, log, openapi, reload, retained, sessions, subscriptions,
     trace,
 };
 use crate::admin::route::Route;
@@ -29,7 +29,7 @@ const TABLES: &[&[Route]] = &[
     trace::ROUTES,
     reload::ROUTES,
     log::ROUTES,
-    document::ROUTES,
+    openapi::ROUTES,
 ];
 
 fn all() -> impl Iterator<Item = &'static Route> {

@@ -1,9 +1,9 @@
 //! Sessions: deletion by an operator.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
 use super::clients;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::clients::ClientView;
 

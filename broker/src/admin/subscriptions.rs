@@ -2,10 +2,10 @@
 
 use lapwing_protocol::topic;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{ListPage, object};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::router::{self, SubscriptionKey};
 

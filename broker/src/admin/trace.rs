@@ -7,9 +7,9 @@ use lapwing_protocol::topic;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, Parameter, ParameterKind};
-use super::shape::{Schema, object};
+use super::request::{ApiRequest, Parameter, ParameterKind};
+use super::response::ApiError;
+use super::schema::{Schema, object};
 use crate::admin::route::{Route, route};
 use crate::message::Millis;
 use crate::telemetry::outcomes::TraceStream;

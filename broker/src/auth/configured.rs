@@ -87,7 +87,7 @@ impl ConfiguredPolicy {
 
     /// Returns the salt of an unknown user: the same each time, and not to be told from a real one.
     pub(super) fn decoy_salt(&self, user: &str) -> [u8; 32] {
-        self.lasting.successes.keyed(user)
+        self.lasting.verified.keyed(user)
     }
 
     /// Returns `Ok` unless an address has failed too often.

@@ -60,7 +60,7 @@ impl ConfiguredPolicy {
         use super::http::ServiceVerdict;
         let brought = credentials.user_name.is_some() || credentials.password.is_some();
         let Some(service) = self.service.as_ref().filter(|_| brought) else { return MethodResult::Nothing };
-        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
+        match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,

@@ -3,8 +3,8 @@
 
 mod file;
 mod hash;
-mod hashing;
-mod successes;
+mod hash_pool;
+mod verified_cache;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,9 +16,9 @@ use std::time::Instant;
 pub use file::check_name;
 pub use file::{PasswordEntry, Passwords, edit, line};
 pub use hash::{Cost, Hash};
-pub use hashing::{HashPool, HashQueueFull};
-pub use successes::VerifiedCache;
+pub use hash_pool::{HashPool, HashQueueFull};
 use tracing::{info, warn};
+pub use verified_cache::VerifiedCache;
 
 use super::throttle::Throttle;
 use crate::config;
@@ -41,11 +41,11 @@ pub enum Checked {
 #[derive(Debug)]
 pub struct AuthState {
     /// Threads that hash.
-    pub hashing: HashPool,
+    pub hash_pool: HashPool,
     /// Failed attempts by address.
     pub throttle: Arc<Throttle>,
     /// Verified passwords.
-    pub successes: VerifiedCache,
+    pub verified: VerifiedCache,
     /// The key set that was fetched last.
     #[cfg(feature = "http")]
     pub published: Mutex<Option<String>>,
@@ -57,12 +57,12 @@ impl AuthState {
     /// Creates the state with the limits of the configuration.
     pub fn new(config: &config::Auth) -> AuthState {
         AuthState {
-            hashing: HashPool::new(config.password_hashers_max as usize, config.password_queue_max as usize),
-            throttle: Arc::default(),
-            successes: VerifiedCache::new(
-                config.password_cache_entries_max as usize,
-                config.password_cache_s,
+            hash_pool: HashPool::new(
+                config.password_hashers_max as usize,
+                config.password_queue_max as usize,
             ),
+            throttle: Arc::default(),
+            verified: VerifiedCache::new(config.password_cache_entries_max as usize, config.password_cache_s),
             #[cfg(feature = "http")]
             published: Mutex::default(),
             rehashed: Mutex::default(),
@@ -80,7 +80,7 @@ impl AuthState {
     ) -> Checked {
         let entry = passwords.get(user);
         let now = Instant::now();
-        if entry.is_some_and(|entry| self.successes.knows(user, &entry.hash, password, now)) {
+        if entry.is_some_and(|entry| self.verified.knows(user, &entry.hash, password, now)) {
             return Checked::Right;
         }
         if self.throttle.is_shut(address, config.failures_per_address_max, now) {
@@ -96,7 +96,7 @@ impl AuthState {
         let own = config.password_file.as_deref().is_some_and(|path| *passwords.path == *Path::new(path));
         let rehash = (config.password_rehash && own && known && hash.is_foreign()).then(|| cost(config));
         let (throttle, most) = (self.throttle.clone(), config.failures_per_address_max);
-        let checked = self.hashing.run(move |memory| {
+        let checked = self.hash_pool.run(move |memory| {
             // Other clients of this address may have failed while this one waited.
             if throttle.is_shut(address, most, Instant::now()) {
                 return (Checked::LockedOut, None);
@@ -113,7 +113,7 @@ impl AuthState {
             Err(HashQueueFull) => Checked::Busy,
             Ok(Some((Checked::Right, anew))) => {
                 if let Some(entry) = entry {
-                    self.successes.learn(user, &entry.hash, password, now);
+                    self.verified.learn(user, &entry.hash, password, now);
                     if let Some(hash) = anew {
                         let new = PasswordEntry { hash, scram: entry.scram.clone() };
                         let mut rehashed = self.rehashed.lock().unwrap_or_else(PoisonError::into_inner);

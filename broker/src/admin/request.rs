@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::Admin;
-use super::answer::ApiError;
-use super::shape::Schema;
+use super::response::ApiError;
+use super::schema::Schema;
 use crate::auth::audit;
 
 /// The operator behind a request, for the audit log.

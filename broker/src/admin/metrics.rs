@@ -4,8 +4,8 @@ use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
-use super::answer::{JSON, ResponseBody, TEXT, response};
 use super::exposition::{self, Form};
+use super::response::{JSON, ResponseBody, TEXT, response};
 use crate::store::Health;
 
 const PATHS: &str = "There are /metrics, /healthz, /readyz and /version; and /api/v1/openapi.json, which describes the API.\n";

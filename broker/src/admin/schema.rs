@@ -145,15 +145,15 @@ macro_rules! object {
         $(#[doc = $object_doc])+
         pub(super) struct $Name { $($(#[doc = $doc])+ pub $name: $t,)+ }
 
-        impl $crate::admin::shape::Schema for $Name {
+        impl $crate::admin::schema::Schema for $Name {
             fn schema() -> serde_json::Value {
                 let mut properties = serde_json::Map::new();
                 let mut required: Vec<&str> = Vec::new();
                 $(
-                    let schema = <$t as $crate::admin::shape::Schema>::schema();
+                    let schema = <$t as $crate::admin::schema::Schema>::schema();
                     let doc = concat!($($doc),+);
-                    properties.insert(stringify!($name).to_owned(), $crate::admin::shape::described(schema, doc));
-                    if <$t as $crate::admin::shape::Schema>::missing().is_none() {
+                    properties.insert(stringify!($name).to_owned(), $crate::admin::schema::described(schema, doc));
+                    if <$t as $crate::admin::schema::Schema>::missing().is_none() {
                         required.push(stringify!($name));
                     }
                 )+
@@ -170,14 +170,14 @@ macro_rules! object {
                 let mut object = serde_json::Map::new();
                 $(object.insert(
                     stringify!($name).to_owned(),
-                    <$t as $crate::admin::shape::Schema>::json(self.$name),
+                    <$t as $crate::admin::schema::Schema>::json(self.$name),
                 );)+
                 object.into()
             }
             fn read(value: &serde_json::Value) -> Result<Self, String> {
                 let mut from = value.as_object().cloned().ok_or("an object")?;
-                let read = Self { $($name: $crate::admin::shape::field(&mut from, stringify!($name))?,)+ };
-                $crate::admin::shape::no_more(&from, &[$(stringify!($name)),+])?;
+                let read = Self { $($name: $crate::admin::schema::field(&mut from, stringify!($name))?,)+ };
+                $crate::admin::schema::no_more(&from, &[$(stringify!($name)),+])?;
                 Ok(read)
             }
         }

@@ -108,16 +108,16 @@ mod tests {
     fn a_success_is_known_for_its_time_for_its_hash_and_within_the_bound() {
         let hash = Hash::Sha512 { salt: [1; 8].into(), hash: [2; 64].into() };
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(11));
-        let successes = VerifiedCache::new(4, 10);
-        successes.learn("u", &hash, b"p", now);
-        assert!(successes.knows("u", &hash, b"p", now));
-        assert!(!successes.knows("u", &hash, b"q", now) && !successes.knows("v", &hash, b"p", now));
-        assert!(!successes.knows("u", &hash.decoy(), b"p", now), "its hash has changed");
-        assert!(!successes.knows("u", &hash, b"p", later));
+        let verified = VerifiedCache::new(4, 10);
+        verified.learn("u", &hash, b"p", now);
+        assert!(verified.knows("u", &hash, b"p", now));
+        assert!(!verified.knows("u", &hash, b"q", now) && !verified.knows("v", &hash, b"p", now));
+        assert!(!verified.knows("u", &hash.decoy(), b"p", now), "its hash has changed");
+        assert!(!verified.knows("u", &hash, b"p", later));
         for n in 0..10u8 {
-            successes.learn("u", &hash, &[n], now);
+            verified.learn("u", &hash, &[n], now);
         }
-        let known = successes.known.lock().unwrap();
+        let known = verified.known.lock().unwrap();
         assert!(known.young.len() + known.old.len() <= 4);
     }
 }
