@@ -1,4 +1,4 @@
-//! What each method makes of the credentials of a client.
+//! The verdict of each authentication method on a client's credentials.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,23 +10,23 @@ use super::{AuthError, Credentials, Identity, certificate, jwt};
 use crate::config::Method;
 use crate::net::Peer;
 
-/// What a method says about credentials.
+/// Verdict of a method on credentials.
 pub(super) enum MethodResult {
-    /// That is who it is.
+    /// The credentials prove this identity.
     Identity(Box<Identity>),
-    /// They are not of its kind.
+    /// The credentials are for another method.
     Nothing,
-    /// They are, and they are wrong.
+    /// The credentials are for this method, and wrong.
     Wrong(AuthError),
-    /// There is no use in asking others.
+    /// No other method is to be tried.
     Stop(AuthError),
 }
 
-/// What a client is told that gave wrong credentials: nothing that helps it guess.
+/// Text for a client with wrong credentials; it must not help an attacker.
 pub(super) const WRONG: &str = "the user name or the password is wrong";
 
 impl ConfiguredPolicy {
-    /// Asks one method.
+    /// Tries one method.
     pub(super) async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> MethodResult {
         match method {
             Method::Certificate => self.by_certificate(credentials.peer),
@@ -60,24 +60,24 @@ impl ConfiguredPolicy {
         use super::http::ServiceVerdict;
         let brought = credentials.user_name.is_some() || credentials.password.is_some();
         let Some(service) = self.service.as_ref().filter(|_| brought) else { return MethodResult::Nothing };
-        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
+        match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url says no".to_owned(),
+                text: "the service at auth.http_url refused the client".to_owned(),
                 told: Some(WRONG),
                 slow: true,
             }),
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "too many ask the service at auth.http_url",
+                "too many requests to the service at auth.http_url",
             )),
             ServiceVerdict::Failed(error) => MethodResult::Stop(AuthError {
-                told: Some("who this is cannot be found out now: come again later"),
+                told: Some("authentication service unavailable, try again later"),
                 ..AuthError::new(
                     ReasonCode::ServerUnavailable,
                     format!(
-                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
+                        "no answer from the service at auth.http_url, so its clients are refused: {error}"
                     ),
                 )
             }),
@@ -93,11 +93,11 @@ impl ConfiguredPolicy {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
             Ok(identity) => MethodResult::Identity(Box::new(identity)),
-            // It is nobody's password: there is no use in hashing it.
+            // No user can have such a password, so it is not hashed.
             Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is not believed: {error}"),
-                told: Some("the token is not good, or not any more"),
+                text: format!("the token is invalid: {error}"),
+                told: Some("the token is invalid or has expired"),
                 slow: true,
             }),
         }
@@ -141,7 +141,7 @@ impl ConfiguredPolicy {
             }),
             Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "more passwords wait to be checked than auth.password_queue_max: come again soon",
+                "more passwords wait to be checked than auth.password_queue_max, try again soon",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! What one publisher remembers of the router: who is to have the topics that it used last.
+//! The route cache: targets of the topics that one publisher used last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use super::Router;
 use crate::message::Message;
 use crate::router::Target;
 
-/// Every publisher may remember this many topics, and this many targets in all.
+/// Topics, and targets in all, that every publisher may cache.
 const TOPICS: usize = 64;
 const TARGETS: usize = 4_096;
-/// More are remembered within bounds: bytes of one publisher, and of all.
+/// Bytes that one publisher may cache beyond that; all publishers share a bound, too.
 const PUBLISHER_BYTES_MAX: usize = 4 << 20;
 const ALL_BYTES_MAX: usize = 64 << 20;
-/// One in so many of those, as it comes: a topic that comes again is remembered soon, and topics
-/// that never do cost little.
+/// One in this many further topics is cached, at random. A topic that repeats is cached soon;
+/// topics that never do cost little.
 const ONE_IN: usize = 8;
-/// What a topic takes beyond its name and its targets: its place in the map, which may be twice as
-/// large as it has to be, and two allocations.
+/// Memory of a cached topic beyond its name and targets: its slot in the map, which may be twice as
+/// large as needed, and two allocations.
 const TOPIC_BYTES: usize = 128;
 
 /// The targets of the topics that one publisher used last, until any subscription changes.
 #[derive(Debug, Default)]
 pub struct RouteCache {
     generation: u64,
-    /// The one before: most publishers have one topic, or stay with it for a while.
+    /// The previous topic: most publishers have one, or stay with it for a while.
     last: (Vec<u8>, Arc<[Target]>),
-    /// Of those that have more than one.
+    /// Further topics, allocated when there is more than one.
     known: Option<Box<CachedTopics>>,
 }
 
@@ -35,16 +35,16 @@ pub struct RouteCache {
 struct CachedTopics {
     topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
-    /// Unknown topics since the last one that was remembered beyond that many.
+    /// Uncached topics since the last one that was cached beyond the free share.
     skipped: usize,
     loan: CacheQuota,
 }
 
-/// What all publishers remember beyond what each of them may, in bytes.
+/// Bytes that all publishers cache beyond their free shares.
 #[derive(Debug, Default)]
 pub(super) struct CacheUsage(Arc<AtomicUsize>);
 
-/// One publisher's part of that; dropped, it is given back.
+/// One publisher's part of [`CacheUsage`], returned when it is dropped.
 #[derive(Debug, Default)]
 struct CacheQuota {
     of: Option<Arc<AtomicUsize>>,
@@ -58,7 +58,7 @@ impl RouteCache {
             self.forget();
             self.generation = generation;
         }
-        // No topic is empty, so that the first one is none that is remembered.
+        // No topic is empty, so an empty `last` never matches.
         if *self.last.0 != *topic {
             let known = self.known.as_ref().and_then(|known| known.topics.get(topic).cloned());
             let targets = known.unwrap_or_else(|| self.look_up(router, message));
@@ -85,14 +85,14 @@ impl RouteCache {
         targets
     }
 
-    /// Gives the memory back.
+    /// Frees the memory.
     pub fn forget(&mut self) {
         *self = RouteCache::default();
     }
 }
 
 impl CachedTopics {
-    /// Starts afresh where there is no room for more.
+    /// Caches the targets of a topic; clears the cache first where there is no room.
     fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &CacheUsage) {
         if self.topics.len() >= TOPICS || self.targets >= TARGETS {
             self.skipped = (self.skipped + 1) % ONE_IN;
@@ -185,7 +185,7 @@ mod tests {
             assert!(turns < 100, "{} of 10,001", topics(&cache));
         }
         assert!(lent(&router) > 1 << 20);
-        // Any subscription that changes.
+        // Change any subscription.
         router.unsubscribe("t/#", 1);
         assert_eq!(cache.targets(&router, &message("t/1")).len(), 0);
         assert_eq!((topics(&cache), lent(&router)), (0, 0));
