@@ -91,7 +91,7 @@ impl Connection {
         }
         let outcome = self.route(publish, topic, now, None);
         if let Err(reason) = outcome {
-            self.not_taken(publish, topic, reason, (None, now));
+            self.not_taken(publish, topic, reason, None, now);
         }
         outcome
     }
@@ -137,7 +137,7 @@ impl Connection {
             return Err(Reason::DeniedPublish);
         }
         if trace.is_some() {
-            self.tell_accepted(publish, topic, (trace, now));
+            self.tell_accepted(publish, topic, trace, now);
         }
         let message = self.message(publish, topic, now, trace);
         // Nobody is told what becomes of it.
