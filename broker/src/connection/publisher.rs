@@ -177,6 +177,7 @@ impl Connection {
     }
 
     /// The message that a PUBLISH brings, with `topic` as the broker knows it.
+    #[inline]
     fn message(
         &mut self,
         publish: &Publish<'_>,
