@@ -6,8 +6,8 @@
 //! that have come, up to `limits.packet_bytes_before_connect`.
 
 mod exchange;
+mod open_session;
 mod terms;
-mod welcome;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{ConnAck, Connect, Disconnect, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
+pub(crate) use open_session::open_session;
 use tokio::io::AsyncReadExt;
 use tracing::warn;
-pub(crate) use welcome::open_session;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Action, AuthError, Credentials, Identity, audit, ban};
