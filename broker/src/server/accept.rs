@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
-use crate::auth::ban::{self, Ban};
+use crate::auth::ban;
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
+use crate::core::settings::Snapshot;
 use crate::limits::budget::ConnectionPermit;
-use crate::net::endpoint::Endpoint;
+use crate::net::endpoint::{ConnectionGuard, Endpoint};
 use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, Peer, ProxyVerdict, Stream};
 use crate::server::drain::{TaskCounter, TaskGuard};
 use crate::workers::WorkerPool;
@@ -75,47 +76,46 @@ pub(crate) async fn run(
         let snapshot = core.settings.get();
         let Some(endpoint) = snapshot.endpoint(listener.number()) else { continue };
         let accepted = listener.admit(accepted, endpoint.clone());
-        let origin = accepted.origin();
-        // The client behind a proxy is known only after the PROXY header.
-        let address = if origin.is_proxy() { None } else { counted(origin) };
-        let banned = |ban: &Ban| {
-            format!("connection from {} closed: {} is banned ({})", origin.address(), ban.whom, ban.reason)
-        };
-        let traffic = &endpoint.traffic;
-        if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
-            traffic.refused.add(1);
-            complain(text);
-            continue;
-        }
-        let Some(entered) = endpoint.admit() else {
-            traffic.refused.add(1);
-            complain(format!(
-                "connection from {} closed: connections_max of this listener is reached",
-                origin.address()
-            ));
-            continue;
-        };
-        match core.budget.enter(address, now) {
-            Ok(place) => {
-                traffic.connections.add(1);
-                let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
-                // Serves one connection from its first byte to its last. The state of the handshake
-                // is boxed and freed when it is over.
-                let admitted =
-                    Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
-                let counted = (TaskGuard::new(&connections), entered);
-                workers.spawn(async move {
-                    if let Some(connection) = admitted.await {
-                        connection.run().await;
-                    }
-                    drop(counted);
-                });
+        let (entered, place) = match count_in(&core, &snapshot, endpoint, accepted.origin(), now) {
+            Ok(counted) => counted,
+            Err(reason) => {
+                endpoint.traffic.refused.add(1);
+                complain(format!("connection from {} closed: {reason}", accepted.origin().address()));
+                continue;
             }
-            Err(full) => {
-                traffic.refused.add(1);
-                complain(format!("connection from {} closed: {} is reached", origin.address(), full.key()));
+        };
+        endpoint.traffic.connections.add(1);
+        let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
+        // Serves one connection from its first byte to its last. The state of the handshake is
+        // boxed and freed when it is over.
+        let admitted = Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
+        let counted = (TaskGuard::new(&connections), entered);
+        workers.spawn(async move {
+            if let Some(connection) = admitted.await {
+                connection.run().await;
             }
-        }
+            drop(counted);
+        });
+    }
+}
+
+/// Counts a connection in; the error is the reason why it is refused.
+fn count_in(
+    core: &Core,
+    snapshot: &Snapshot,
+    endpoint: &Endpoint,
+    origin: &AcceptedFrom,
+    now: Instant,
+) -> Result<(ConnectionGuard, ConnectionPermit), String> {
+    // The client behind a proxy is known only after the PROXY header.
+    let address = if origin.is_proxy() { None } else { counted(origin) };
+    if let Some(ban) = snapshot.bans.of_address(address, ban::now_s()) {
+        return Err(format!("{} is banned ({})", ban.whom, ban.reason));
+    }
+    let entered = endpoint.admit().ok_or("connections_max of this listener is reached")?;
+    match core.budget.enter(address, now) {
+        Ok(place) => Ok((entered, place)),
+        Err(full) => Err(format!("{} is reached", full.key())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The durable store: its threads, and its implementation of [`Store`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -111,9 +111,6 @@ impl DurableStore {
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
         let mut kept = meta.lsn;
         if !scan.damage.is_empty() {
-            // The damaged log was set aside; its sound records go into the checkpoint before it is
-            // removed.
-            let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
             let meta = Meta {
                 lsn: applied,
@@ -123,18 +120,9 @@ impl DurableStore {
                 salt: meta.salt,
                 segment: next_id + 1,
             };
-            if let Some(db) = view.checkpoint.database() {
-                let log = Log::new(disk.clone());
-                let settled = checkpoint::write(&db, &view.active, &meta, &log, options.segment_bytes)
-                    .map_err(writing())?;
-                needed.retain(|segment| !settled.freed.contains(segment));
-            }
-            view.active = view.active.following();
+            save_sound_records(&disk, &options, &mut view, &meta, &mut full, &mut needed)
+                .map_err(OpenError::io(format!("writing {path}")))?;
             kept = applied;
-            for (id, _) in full.extract_if(.., |(id, _)| !needed.contains(id)) {
-                disk.remove(&segments::name(id)).map_err(writing())?;
-            }
-            disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
         let mut pool =
@@ -151,21 +139,7 @@ impl DurableStore {
             pool,
         ));
         let writer = Writer::new(shared.clone(), first, queues, applied);
-        let (keeping, reading) = (shared.clone(), shared.clone());
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let watched = Watched(shared.clone());
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                let _watched = watched;
-                run();
-            })
-        };
-        let threads = [
-            spawn("store-writer", Box::new(move || writer.run())),
-            spawn("store-keeper", Box::new(move || checkpointer::run(&keeping))),
-            spawn("store-reader", Box::new(move || reader::run(&reading))),
-        ];
-        let threads: io::Result<Vec<_>> = threads.into_iter().collect();
-        let threads = threads.map_err(OpenError::io("starting a thread"))?;
+        let threads = spawn_threads(&shared, writer).map_err(OpenError::io("starting a thread"))?;
         if left >= SEGMENTS_LEFT {
             // Runs that were too short for a checkpoint of their own.
             lock(&shared.pending).freeze = true;
@@ -202,6 +176,25 @@ impl Drop for Watched {
     }
 }
 
+/// Starts the threads of the store; the writer is the first.
+fn spawn_threads(shared: &Arc<Shared>, writer: Writer) -> io::Result<Vec<JoinHandle<()>>> {
+    let (for_checkpointer, for_reader) = (shared.clone(), shared.clone());
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let watched = Watched(shared.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _watched = watched;
+            run();
+        })
+    };
+    let threads = [
+        spawn("store-writer", Box::new(move || writer.run())),
+        spawn("checkpointer", Box::new(move || checkpointer::run(&for_checkpointer))),
+        spawn("store-reader", Box::new(move || reader::run(&for_reader))),
+    ];
+    threads.into_iter().collect()
+}
+
+/// Opens the checkpoint, or begins a new one after a damaged one was set aside.
 fn open_checkpoint(
     disk: &Arc<dyn Disk>,
     counters: &Arc<Counters>,
@@ -233,6 +226,28 @@ fn open_checkpoint(
     }
 }
 
+/// Writes the sound records of a damaged log into the checkpoint, and removes the segments that are
+/// no longer needed. The damaged log was set aside before.
+fn save_sound_records(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    view: &mut ReadView,
+    meta: &Meta,
+    full: &mut Vec<(u64, Lsn)>,
+    needed: &mut BTreeSet<u64>,
+) -> io::Result<()> {
+    if let Some(db) = view.checkpoint.database() {
+        let log = Log::new(disk.clone());
+        let settled = checkpoint::write(&db, &view.active, meta, &log, options.segment_bytes)?;
+        needed.retain(|segment| !settled.freed.contains(segment));
+    }
+    view.active = view.active.following();
+    for (id, _) in full.extract_if(.., |(id, _)| !needed.contains(id)) {
+        disk.remove(&segments::name(id))?;
+    }
+    disk.sync_folder(segments::FOLDER)
+}
+
 /// Reads the log behind the checkpoint into a table.
 fn replay(
     disk: &dyn Disk,
@@ -244,30 +259,30 @@ fn replay(
         let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
         let mut table = MemTable::default();
         let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
+        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, reference| {
             // A damaged log is set aside: no message may stay in it.
             table.apply(
                 lsn,
-                AppliedRecord::of(record, place.filter(|_| beyond == OnDamage::Stop)),
+                AppliedRecord::of(record, reference.filter(|_| beyond == OnDamage::Stop)),
                 &mut queues,
             );
         })?;
         Ok((table, queues, scan))
     };
     let (table, queues, scan) = read(OnDamage::Stop)?;
-    let place = |damage: &Damage| disk.path(&segments::name(damage.segment));
+    let file = |damage: &Damage| disk.path(&segments::name(damage.segment));
     if let Some(torn) = &scan.torn {
         info!(
-            file = place(torn),
+            file = file(torn),
             offset = torn.offset,
             "the end of the log was torn and is cut; it was never acknowledged"
         );
-        cut(disk, torn).map_err(OpenError::io(format!("cutting {}", place(torn))))?;
+        cut(disk, torn).map_err(OpenError::io(format!("cutting {}", file(torn))))?;
     }
     let Some(damage) = scan.damage.first() else { return Ok((table, queues, scan)) };
     if options.on_corruption == OnCorruption::Refuse {
         return Err(OpenError::Corrupt {
-            file: place(damage),
+            file: file(damage),
             offset: damage.offset,
             what: damage.what.clone(),
         });
@@ -291,7 +306,7 @@ fn replay(
     }
     for damage in &scan.damage {
         warn!(
-            file = place(damage),
+            file = file(damage),
             offset = damage.offset,
             what = damage.what,
             "the log is damaged here: it is set aside, and what is sound of it is used"

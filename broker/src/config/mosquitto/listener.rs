@@ -147,17 +147,29 @@ fn one(conf: &mut Conf<'_>, mut side: Side, local_only: bool, start: &Origin) {
         // Mosquitto accepts any path.
         side.set("websocket_paths", Given::List(vec!["*".to_owned()]), at.clone());
     }
-    let certified = tls && side.requires_certificate.is_some();
-    if let (true, Some(origin)) = (certified, side.requires_certificate.clone()) {
-        side.set("client_certificate", text("required"), origin);
-        for (key, file) in
-            [("client_ca_file", side.authorities.take()), ("client_crl_file", side.revoked.take())]
-        {
-            if let Some((path, origin)) = file {
-                side.set(key, Given::Text(path), origin);
-            }
+    let certified = tls && require_certificate(&mut side);
+    authenticate(conf, &mut side, certified, local_only, &at);
+    let number = conf.reading.add_listener(Listener::default());
+    for (key, given, origin) in side.keys {
+        conf.reading.set_listener(number, key, &given, origin);
+    }
+}
+
+/// Sets the keys of client certificates; returns true if they are required.
+fn require_certificate(side: &mut Side) -> bool {
+    let Some(origin) = side.requires_certificate.clone() else { return false };
+    side.set("client_certificate", Given::Text("required".to_owned()), origin);
+    for (key, file) in [("client_ca_file", side.authorities.take()), ("client_crl_file", side.revoked.take())]
+    {
+        if let Some((path, origin)) = file {
+            side.set(key, Given::Text(path), origin);
         }
     }
+    true
+}
+
+/// Sets the authentication methods and anonymous access of a listener.
+fn authenticate(conf: &mut Conf<'_>, side: &mut Side, certified: bool, local_only: bool, at: &Origin) {
     let named = side.named_by.take();
     if let Some((_, origin)) = named.as_ref().filter(|_| !certified) {
         conf.reading.wrong(
@@ -190,9 +202,5 @@ fn one(conf: &mut Conf<'_>, mut side: Side, local_only: bool, start: &Origin) {
             let text = "a plugin may have kept clients out, and anonymous ones are let in without it: take allow_anonymous true away, or the plugin";
             conf.reading.wrong(origin, text);
         }
-    }
-    let number = conf.reading.add_listener(Listener::default());
-    for (key, given, origin) in side.keys {
-        conf.reading.set_listener(number, key, &given, origin);
     }
 }

@@ -260,29 +260,10 @@ impl Conf<'_> {
                 &line.origin,
                 "clients without an identifier get one all the same, as MQTT 3.1.1 wants it",
             ),
-            "max_inflight_messages" => {
-                let keys = [("limits", "in_flight_max"), ("limits", "receive_maximum")];
-                self.set_all(name, &line, options::IN_FLIGHT, &keys);
+            "max_inflight_messages" | "max_queued_messages" | "max_queued_bytes" => {
+                self.queue_limit(name, &line)
             }
-            "max_queued_messages" => {
-                let keys = [("limits", "queued_messages_max"), ("store", "queue_messages_max")];
-                self.set_all(name, &line, options::QUEUED_MESSAGES, &keys);
-            }
-            "max_queued_bytes" => {
-                let keys = [("limits", "queued_bytes_max"), ("store", "queue_bytes_max")];
-                self.set_all(name, &line, options::QUEUED_BYTES, &keys);
-            }
-            "message_size_limit" => match line.value.parse::<u32>() {
-                Ok(0) => {}
-                Ok(most) => {
-                    // Bytes around a payload: header, topic.
-                    let given = Given::Integer(i64::from(most.saturating_add(65_536)));
-                    let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
-                    self.warn(&line.origin, format!("message_size_limit: {text}"));
-                    self.reading.set("limits", "packet_bytes_max", &given, line.origin);
-                }
-                Err(_) => self.expected(name, &line, "a number of bytes"),
-            },
+            "message_size_limit" => self.message_size(&line),
             "set_tcp_nodelay" => self.nodelay = Some((self.truth(name, &line), line.origin)),
             "persistence" => self.persistence = self.truth(name, &line),
             "persistence_location" => self.location = Some((line.value.to_owned(), line.origin)),
@@ -304,6 +285,35 @@ impl Conf<'_> {
                 self.warn(&line.origin, text);
             }
             _ => {}
+        }
+    }
+
+    fn queue_limit(&mut self, name: &str, line: &Line<'_>) {
+        let (value, keys) = match name {
+            "max_inflight_messages" => {
+                (options::IN_FLIGHT, [("limits", "in_flight_max"), ("limits", "receive_maximum")])
+            }
+            "max_queued_messages" => (
+                options::QUEUED_MESSAGES,
+                [("limits", "queued_messages_max"), ("store", "queue_messages_max")],
+            ),
+            _ => (options::QUEUED_BYTES, [("limits", "queued_bytes_max"), ("store", "queue_bytes_max")]),
+        };
+        self.set_all(name, line, value, &keys);
+    }
+
+    /// Sets the packet limit for a limit of payloads.
+    fn message_size(&mut self, line: &Line<'_>) {
+        match line.value.parse::<u32>() {
+            Ok(0) => {}
+            Ok(most) => {
+                // Bytes around a payload: header, topic.
+                let given = Given::Integer(i64::from(most.saturating_add(65_536)));
+                let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
+                self.warn(&line.origin, format!("message_size_limit: {text}"));
+                self.reading.set("limits", "packet_bytes_max", &given, line.origin.clone());
+            }
+            Err(_) => self.expected("message_size_limit", line, "a number of bytes"),
         }
     }
 

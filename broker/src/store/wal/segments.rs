@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_full, write_zeros};
-use super::frame::{self, FrameScan};
+use super::frame::{self, FrameScan, Head};
 use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::error::OpenError;
@@ -156,101 +157,147 @@ pub(in crate::store) fn scan(
     give: &mut dyn FnMut(Lsn, Record, Option<MessageRef>),
 ) -> Result<Scan, OpenError> {
     let ScanFrom { after, segment: first, salt } = since;
-    let listing = || format!("listing {}", disk.path(FOLDER));
-    let mut scan = Scan { last: after, ..Scan::default() };
-    // Position without a whole frame; the unused end of a segment looks like this, too.
-    let mut hole: Option<Damage> = None;
-    // First hole with sound frames behind it.
-    let mut gap: Option<Damage> = None;
-    // Highest LSN that some frame calls durable.
-    let mut durable = 0;
-    let mut newest = 0;
-    for id in ids(disk).map_err(OpenError::io(listing()))? {
+    let mut scanner = LogScanner {
+        disk,
+        beyond,
+        salt,
+        give,
+        scan: Scan { last: after, ..Scan::default() },
+        whole: true,
+        hole: None,
+        gap: None,
+        durable: 0,
+        newest: 0,
+    };
+    for id in ids(disk).map_err(OpenError::io(format!("listing {}", disk.path(FOLDER))))? {
         if id < first {
-            scan.segments.push((id, 0));
-            continue;
+            scanner.scan.segments.push((id, 0));
+        } else if scanner.segment(id)?.is_break() {
+            return Ok(scanner.scan);
         }
-        let reading = || OpenError::io(format!("reading {}", disk.path(&name(id))));
-        let file = disk.open(&name(id), false).map_err(reading())?;
-        let len = file.len().map_err(reading())?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
-        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
-        bytes.truncate(read);
-        let mut last_here = 0;
-        let mut at = 0;
-        let mut whole = true;
+    }
+    Ok(scanner.finish())
+}
+
+/// A scan of the log in progress.
+struct LogScanner<'s> {
+    disk: &'s dyn Disk,
+    beyond: OnDamage,
+    salt: Option<u32>,
+    give: &'s mut dyn FnMut(Lsn, Record, Option<MessageRef>),
+    scan: Scan,
+    /// False behind a hole in the current segment.
+    whole: bool,
+    /// Position without a whole frame; the unused end of a segment looks like this, too.
+    hole: Option<Damage>,
+    /// First hole with sound frames behind it.
+    gap: Option<Damage>,
+    /// Highest LSN that some frame calls durable.
+    durable: Lsn,
+    /// Latest time of a frame.
+    newest: Millis,
+}
+
+impl LogScanner<'_> {
+    /// Scans one segment. Breaks when the scan is over.
+    fn segment(&mut self, id: u64) -> Result<ControlFlow<()>, OpenError> {
+        let bytes = self.read(id)?;
+        let (mut last_here, mut at) = (0, 0);
+        self.whole = true;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let damage = |what: String| Damage { segment: id, offset: at as u64, what };
-            let head = match frame::find(rest, id, salt) {
-                FrameScan::Frame(head) => head,
+            match frame::find(rest, id, self.salt) {
+                FrameScan::Frame(head) => {
+                    if self.frame(id, at as u64, rest, &head).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    last_here = last_here.max(head.last());
+                    at += head.padded();
+                }
                 FrameScan::Newer(format) => {
-                    let file = disk.path(&name(id));
+                    let file = self.disk.path(&name(id));
                     return Err(OpenError::Foreign(format!(
                         "{file} has format {format}, this version of lapwing reads format {}",
                         frame::FORMAT
                     )));
                 }
                 FrameScan::Nothing => {
-                    if whole {
-                        hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
-                        whole = false;
+                    if self.whole {
+                        let what = "no whole frame stands here, and later ones do".to_owned();
+                        self.hole = Some(Damage { segment: id, offset: at as u64, what });
+                        self.whole = false;
                     }
                     at += frame::PAGE;
-                    continue;
                 }
-            };
-            durable = durable.max(head.durable);
-            newest = newest.max(head.clock);
-            let behind = !whole || head.first > scan.last + 1;
-            if behind && head.last() > scan.last {
-                let missing =
-                    || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
-                gap = gap.or_else(|| hole.take()).or_else(|| Some(missing()));
-                if beyond == OnDamage::Stop {
-                    at += head.padded();
-                    last_here = last_here.max(head.last());
-                    continue;
-                }
-                scan.damage.extend(gap.take());
-                scan.contiguous_from = id;
             }
-            if head.last() > scan.last {
-                match frame::records(rest, &head) {
-                    Some(records) => {
-                        for (lsn, (record, message)) in (head.first..).zip(records) {
-                            if lsn > scan.last {
-                                let reference =
-                                    message.map(|within| MessageRef::of(rest, within, id, at as u64));
-                                give(lsn, record, reference);
-                            }
-                        }
-                        *scan.covers.entry(id).or_default() += head.padded() as u64;
-                        scan.clock = head.clock;
-                        scan.number = scan.number.max(head.number);
-                        hole = None;
-                        whole = true;
-                    }
-                    None => {
-                        scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
-                        if beyond == OnDamage::Stop {
-                            return Ok(scan);
-                        }
-                    }
-                }
-                scan.last = head.last();
-            }
-            last_here = last_here.max(head.last());
-            at += head.padded();
         }
-        scan.segments.push((id, last_here));
+        self.scan.segments.push((id, last_here));
+        Ok(ControlFlow::Continue(()))
     }
-    // Frames that no later frame calls durable may be missing: the run was cut off before they were
-    // on disk.
-    match gap.or(hole) {
-        Some(gap) if durable > scan.last => scan.damage.push(gap),
-        Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
-        _ => {}
+
+    fn read(&self, id: u64) -> Result<Vec<u8>, OpenError> {
+        let reading = || OpenError::io(format!("reading {}", self.disk.path(&name(id))));
+        let file = self.disk.open(&name(id), false).map_err(reading())?;
+        let len = file.len().map_err(reading())?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
+        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
+        bytes.truncate(read);
+        Ok(bytes)
     }
-    scan.clock = scan.clock.max(newest);
-    Ok(scan)
+
+    /// Takes in a sound frame at this offset. Breaks when the scan is over.
+    fn frame(&mut self, id: u64, at: u64, bytes: &[u8], head: &Head) -> ControlFlow<()> {
+        self.durable = self.durable.max(head.durable);
+        self.newest = self.newest.max(head.clock);
+        let scan = &mut self.scan;
+        if head.last() <= scan.last {
+            return ControlFlow::Continue(());
+        }
+        let damage = |what: String| Damage { segment: id, offset: at, what };
+        if !self.whole || head.first > scan.last + 1 {
+            let missing = || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
+            self.gap = self.gap.take().or_else(|| self.hole.take()).or_else(|| Some(missing()));
+            if self.beyond == OnDamage::Stop {
+                return ControlFlow::Continue(());
+            }
+            scan.damage.extend(self.gap.take());
+            scan.contiguous_from = id;
+        }
+        match frame::records(bytes, head) {
+            Some(records) => {
+                for (lsn, (record, message)) in (head.first..).zip(records) {
+                    if lsn > scan.last {
+                        let reference = message.map(|within| MessageRef::of(bytes, within, id, at));
+                        (self.give)(lsn, record, reference);
+                    }
+                }
+                *scan.covers.entry(id).or_default() += head.padded() as u64;
+                scan.clock = head.clock;
+                scan.number = scan.number.max(head.number);
+                self.hole = None;
+                self.whole = true;
+            }
+            None => {
+                scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
+                if self.beyond == OnDamage::Stop {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        scan.last = head.last();
+        ControlFlow::Continue(())
+    }
+
+    /// Classifies the end of the log.
+    fn finish(self) -> Scan {
+        let mut scan = self.scan;
+        // Frames that no later frame calls durable may be missing: the run was cut off before they
+        // were on disk.
+        match self.gap.or(self.hole) {
+            Some(gap) if self.durable > scan.last => scan.damage.push(gap),
+            Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
+            _ => {}
+        }
+        scan.clock = scan.clock.max(self.newest);
+        scan
+    }
 }
