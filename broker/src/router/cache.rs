@@ -37,7 +37,7 @@ struct CachedTopics {
     targets: usize,
     /// Uncached topics since the last one that was cached beyond the free share.
     skipped: usize,
-    loan: CacheQuota,
+    quota: CacheQuota,
 }
 
 /// Bytes that all publishers cache beyond their free shares.
@@ -100,7 +100,7 @@ impl CachedTopics {
                 return;
             }
             let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);
-            if !self.loan.grow(bytes, all) {
+            if !self.quota.grow(bytes, all) {
                 *self = CachedTopics::default();
             }
         }
@@ -209,9 +209,9 @@ mod tests {
         for n in 0..1_500 * ONE_IN {
             for cache in &mut caches {
                 assert_eq!(cache.targets(&router, &message(&format!("t/{n}/{long}"))).len(), 1);
-                let loan = cache.known.as_ref().map_or(0, |known| known.loan.bytes);
-                assert!(loan <= PUBLISHER_BYTES_MAX);
-                most = most.max(loan);
+                let bytes = cache.known.as_ref().map_or(0, |known| known.quota.bytes);
+                assert!(bytes <= PUBLISHER_BYTES_MAX);
+                most = most.max(bytes);
             }
             assert!(lent(&router) <= ALL_BYTES_MAX);
         }
