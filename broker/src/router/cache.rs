@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_remembers_ten_thousand_topics_and_gives_the_memory_back() {
+    fn a_publisher_caches_ten_thousand_topics_and_frees_them() {
         let (router, mut cache) = (router(), RouteCache::default());
         cache.targets(&router, &message("t/0"));
         assert!(cache.known.is_none(), "one topic needs no map");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_that_never_come_again_are_hardly_remembered() {
+    fn topics_that_do_not_repeat_are_rarely_cached() {
         let (router, mut cache) = (router(), RouteCache::default());
         for n in 0..10_000 {
             assert_eq!(cache.targets(&router, &message(&format!("t/{n}"))).len(), 1);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_for_each_publisher_and_in_sum() {
+    fn the_cache_is_bounded_for_each_publisher_and_in_sum() {
         let router = router();
         let mut caches: Vec<RouteCache> = (0..20).map(|_| RouteCache::default()).collect();
         let long = "x".repeat(3_000);
