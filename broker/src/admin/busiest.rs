@@ -59,7 +59,7 @@ const ASKED_MAX: usize = 10_000;
 /// Clients that one look at the registry passes.
 const VISITS: usize = 1_000;
 /// Time that all clients have to answer; later ones are left out.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIME: Duration = Duration::from_secs(3);
 
 async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
     let (core, limit) = (&call.admin.core, call.limit());
@@ -88,7 +88,7 @@ async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
             (client_id, handle, answer)
         })
         .collect();
-    let (asked, until) = (answers.len() as u64, Instant::now() + PATIENCE);
+    let (asked, until) = (answers.len() as u64, Instant::now() + ANSWER_TIME);
     let mut clients = Vec::new();
     for (client, handle, answer) in answers {
         let Ok(Ok(account)) = timeout_at(until, answer).await else { continue };

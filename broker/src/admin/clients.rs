@@ -324,7 +324,7 @@ fn ended(outbox: &Outbox) -> Vec<Ended> {
 /// Subscriptions of a client that are shown.
 const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// Time that a connection has to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Returns the error for an unknown client.
 pub(super) fn unknown(client_id: &str) -> ApiError {
@@ -355,7 +355,7 @@ async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionR
         };
         let (to, answer) = oneshot::channel();
         handle.send(Command::Report(SUBSCRIPTIONS_MAX, to));
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(ANSWER_TIME, answer).await {
             Ok(Ok(account)) => return Ok((short, account)),
             // The connection is gone, and the session has moved.
             Ok(Err(_)) => {}
@@ -440,7 +440,7 @@ async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
 pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
     let (done, gone) = oneshot::channel();
     handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));
-    match tokio::time::timeout(PATIENCE, gone).await {
+    match tokio::time::timeout(ANSWER_TIME, gone).await {
         Ok(done) => Ok(done.is_ok()),
         Err(_) => Err(ApiError::unavailable(
             "the client was asked to disconnect, and is still connected",

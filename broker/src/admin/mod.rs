@@ -119,11 +119,11 @@ impl Admin {
     }
 
     /// Serves until it is dropped, so that a stopping broker can be observed, too.
-    pub(crate) async fn run(self, door: AdminListener) {
+    pub(crate) async fn run(self, listener: AdminListener) {
         let mut connections = JoinSet::new();
         loop {
             let accept = async {
-                Ok(match &door {
+                Ok(match &listener {
                     AdminListener::Address(listener) => {
                         let (stream, peer) = listener.accept().await?;
                         (Box::new(stream) as Box<dyn AdminStream>, AdminPeer::Network(peer))
@@ -131,8 +131,8 @@ impl Admin {
                     AdminListener::Socket(socket) => {
                         let stream = socket.accept().await?;
                         let peer = stream.peer_cred()?;
-                        let visitor = AdminPeer::Process { user_id: peer.uid(), process_id: peer.pid() };
-                        (Box::new(stream) as Box<dyn AdminStream>, visitor)
+                        let peer = AdminPeer::Process { user_id: peer.uid(), process_id: peer.pid() };
+                        (Box::new(stream) as Box<dyn AdminStream>, peer)
                     }
                 })
             };
@@ -141,8 +141,8 @@ impl Admin {
                 accepted = accept, if connections.len() < CONNECTIONS_MAX => accepted,
             };
             match accepted {
-                Ok((stream, visitor)) => {
-                    connections.spawn(self.clone().serve(stream, visitor));
+                Ok((stream, peer)) => {
+                    connections.spawn(self.clone().serve(stream, peer));
                 }
                 Err(error) => {
                     warn!("failed to accept a connection at admin.address or admin.socket: {error}");
@@ -152,9 +152,9 @@ impl Admin {
         }
     }
 
-    async fn serve(self, stream: Box<dyn AdminStream>, visitor: AdminPeer) {
+    async fn serve(self, stream: Box<dyn AdminStream>, peer: AdminPeer) {
         let streams = AtomicBool::new(false);
-        let service = service_fn(|request| self.answer(request, &visitor, &streams));
+        let service = service_fn(|request| self.answer(request, &peer, &streams));
         let mut connection = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -170,25 +170,25 @@ impl Admin {
         }
         match served {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(?visitor, "admin: {error}"),
-            Err(_) => debug!(?visitor, "admin: closed after {CONNECTION_TIME:?}"),
+            Ok(Err(error)) => debug!(?peer, "admin: {error}"),
+            Err(_) => debug!(?peer, "admin: closed after {CONNECTION_TIME:?}"),
         }
     }
 
     async fn answer(
         &self,
         request: Request<Incoming>,
-        visitor: &AdminPeer,
+        peer: &AdminPeer,
         streams: &AtomicBool,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let path = request.uri().path();
         if path != "/api" && !path.starts_with("/api/") {
-            return Ok(match self.may_read(request.headers(), visitor, path) {
+            return Ok(match self.may_read(request.headers(), peer, path) {
                 Ok(()) => self.figures(&request).await,
                 Err(failure) => failure.response(),
             });
         }
-        let answer = match self.who(request.headers(), visitor) {
+        let answer = match self.who(request.headers(), peer) {
             Ok(who) => match tokio::time::timeout(ANSWER_TIME, self.call(request, who)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(ApiError::unavailable(
@@ -232,8 +232,8 @@ impl Admin {
     }
 
     /// Authenticates the operator behind a request to the API.
-    fn who(&self, headers: &HeaderMap, visitor: &AdminPeer) -> Result<Operator, ApiError> {
-        let peer = match *visitor {
+    fn who(&self, headers: &HeaderMap, peer: &AdminPeer) -> Result<Operator, ApiError> {
+        let peer = match *peer {
             AdminPeer::Process { user_id, process_id } => {
                 return Ok(Operator::Socket { user_id, process_id });
             }
@@ -264,12 +264,12 @@ impl Admin {
 
     /// Checks that a client may read figures: from this machine, with the token, or where
     /// `admin.open` is set. Health is open to all.
-    fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
+    fn may_read(&self, headers: &HeaderMap, peer: &AdminPeer, path: &str) -> Result<(), ApiError> {
         let admin = &self.core.settings.get().config.admin;
         match path {
             "/healthz" | "/readyz" => Ok(()),
             _ if admin.open || admin.is_local() => Ok(()),
-            _ => self.who(headers, visitor).map(drop),
+            _ => self.who(headers, peer).map(drop),
         }
     }
 }

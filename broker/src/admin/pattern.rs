@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_and_question_marks_stand_for_what_they_do_in_shells() {
+    fn stars_and_question_marks_match_as_in_shells() {
         for (pattern, text) in [
             ("", ""),
             ("a", "a"),

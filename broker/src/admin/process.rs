@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_found_behind_a_name_with_brackets_and_spaces() {
+    fn a_field_is_found_behind_a_name_with_brackets() {
         let stat = "7 (a b) c) S 1 2 3";
         assert_eq!((field(stat, 4), field(stat, 6), field(stat, 7)), (Some(1), Some(3), None));
     }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_found_by_its_own_path_and_no_other() {
+    fn each_path_finds_its_own_route_only() {
         for route in all() {
             let (found, names) = find(&route.method, &format!("{ROOT}{}", route.path)).unwrap();
             assert!(std::ptr::eq(found, route), "{} {}", route.method, route.path);

@@ -114,14 +114,14 @@ async fn follow(
     loop {
         let first = tokio::select! {
             () = lines.closed() => return false,
-            told = timeout_at(until, following.next()) => match told {
-                Ok(told) => told,
+            item = timeout_at(until, following.next()) => match item {
+                Ok(item) => item,
                 Err(_) => return true,
             },
         };
         let mut piece = Vec::new();
-        for told in std::iter::once(first).chain(following.rest()) {
-            piece.extend_from_slice(&Line::of(told, &now).bytes());
+        for item in std::iter::once(first).chain(following.rest()) {
+            piece.extend_from_slice(&Line::of(item, &now).bytes());
         }
         if !matches!(timeout_at(until, lines.send(piece.into())).await, Ok(Ok(()))) {
             return false;
@@ -150,8 +150,8 @@ impl Line {
         }
     }
 
-    fn of(told: TraceItem, now: impl Fn() -> Millis) -> Line {
-        match told {
+    fn of(item: TraceItem, now: impl Fn() -> Millis) -> Line {
+        match item {
             TraceItem::Lost(lost) => Line {
                 lost: Some(lost),
                 ..Line::own(now(), "lost", "they came faster than the reader took them")

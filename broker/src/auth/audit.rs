@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_refusals_a_second_have_a_line_and_the_next_says_how_many_had_none() {
+    fn refusals_above_the_rate_are_counted_in_the_next_line() {
         let pace = LogLimiter::default();
         let lines = (0..1_000).filter(|_| pace.may(5_000).is_some()).count();
         assert_eq!(lines as u64, LINES_PER_S);

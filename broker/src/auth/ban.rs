@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_says_who_is_banned_and_until_when() {
+    fn a_list_has_subject_and_end_of_each_ban() {
         let text = "[[ban]]\nclient = \"a\"\nreason = \"it \\\"floods\\\"\"\n[[ban]]\nuser = \"u\"\nuntil = 2030-01-01T00:00:00Z\n\
                     [[ban]]\naddress = \"192.0.2.0/24\"\n[[ban]]\naddress = \"2001:db8::1\"\n";
         let bans = Bans::parse(text, "bans").unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn mistakes_are_reported_with_their_line() {
         for (text, told) in [
             ("[[ban]]\nclient = 1", "ban 1: client is not a text"),
             ("[[ban]]\nreason = \"x\"", "needs one of client, user and address"),

@@ -51,7 +51,7 @@ pub struct ConfiguredPolicy {
     /// Set when any listener has rules.
     pub(super) any_rules: bool,
     /// Authentication of each listener, in the order of the configuration.
-    pub(super) entrances: Vec<EndpointAuth>,
+    pub(super) endpoints: Vec<EndpointAuth>,
     pub(super) tokens: Option<Tokens>,
     #[cfg(feature = "http")]
     pub(super) service: Option<super::http::Service>,
@@ -61,28 +61,28 @@ impl ConfiguredPolicy {
     /// Returns the policy with its methods of enhanced authentication.
     pub fn into_auth(self) -> Auth {
         let policy = Arc::new(self);
-        let passwords = policy.entrances.iter().any(|entrance| entrance.passwords.is_some());
+        let passwords = policy.endpoints.iter().any(|endpoint| endpoint.passwords.is_some());
         let scram = passwords.then(|| Arc::new(Scram::new(policy.clone())) as Arc<dyn AuthMethod>);
         Auth { policy, methods: scram.into_iter().collect() }
     }
 
     /// Returns the SCRAM verifier of a user, where the listener takes passwords.
     pub(super) fn scram(&self, user: &str, peer: &Peer) -> Option<Verifier> {
-        let entrance = self.entrance(peer)?;
-        let entry = entrance.passwords.as_ref()?.get(user)?;
-        entry.scram.clone().filter(|_| entrance.methods.contains(&Method::Password))
+        let endpoint = self.endpoint(peer)?;
+        let entry = endpoint.passwords.as_ref()?.get(user)?;
+        entry.scram.clone().filter(|_| endpoint.methods.contains(&Method::Password))
     }
 
     /// Returns the authentication of the listener that a client came by.
-    pub(super) fn entrance(&self, peer: &Peer) -> Option<&EndpointAuth> {
-        self.entrances.iter().find(|entrance| entrance.number == peer.place)
+    pub(super) fn endpoint(&self, peer: &Peer) -> Option<&EndpointAuth> {
+        self.endpoints.iter().find(|endpoint| endpoint.number == peer.place)
     }
 
     /// Returns the authentication for a client that may be offline: by the listener's name, else
     /// the first one with rules.
-    fn entrance_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
-        let by_name = self.entrances.iter().find(|entrance| entrance.name == identity.listener);
-        by_name.or_else(|| self.entrances.iter().find(|entrance| entrance.acl.is_some()))
+    fn endpoint_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
+        let by_name = self.endpoints.iter().find(|endpoint| endpoint.name == identity.listener);
+        by_name.or_else(|| self.endpoints.iter().find(|endpoint| endpoint.acl.is_some()))
     }
 
     /// Returns the salt of an unknown user: the same each time, and not to be told from a real one.
@@ -94,7 +94,7 @@ impl ConfiguredPolicy {
     ///
     /// # Errors
     /// Returns the reason code for the client.
-    pub(super) fn may_guess(&self, peer: &Peer) -> Result<(), ReasonCode> {
+    pub(super) fn may_attempt(&self, peer: &Peer) -> Result<(), ReasonCode> {
         let most = self.config.failures_per_address_max;
         match self.lasting.throttle.is_shut(peer.address.ip(), most, Instant::now()) {
             true => Err(ReasonCode::ConnectionRateExceeded),
@@ -103,13 +103,13 @@ impl ConfiguredPolicy {
     }
 
     /// Counts a failed attempt of an address.
-    pub(super) fn guessed_wrong(&self, peer: &Peer) {
+    pub(super) fn attempt_failed(&self, peer: &Peer) {
         self.lasting.throttle.failed(peer.address.ip(), Instant::now());
     }
 
     async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         let peer = credentials.peer;
-        let Some(entrance) = self.entrance(peer) else {
+        let Some(endpoint) = self.endpoint(peer) else {
             return Err(AuthError::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
         // TLS has judged the certificate, unless it resumed an earlier session: then the
@@ -117,7 +117,7 @@ impl ConfiguredPolicy {
         self.still_certified(peer)
             .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
-        for method in &entrance.methods {
+        for method in &endpoint.methods {
             match self.try_method(*method, credentials).await {
                 MethodResult::Identity(identity) => return self.welcome(*identity, credentials),
                 MethodResult::Nothing => {}
@@ -125,21 +125,23 @@ impl ConfiguredPolicy {
                 MethodResult::Stop(refused) => return Err(refused),
             }
         }
-        let brought = credentials.user_name.is_some() || credentials.password.is_some();
+        let has_credentials = credentials.user_name.is_some() || credentials.password.is_some();
         match wrong {
             Some(refused) => Err(refused),
             // Without any authentication a user name has no meaning.
-            None if (entrance.methods.is_empty() && !entrance.closed) || (entrance.anonymous && !brought) => {
+            None if (endpoint.methods.is_empty() && !endpoint.closed)
+                || (endpoint.anonymous && !has_credentials) =>
+            {
                 self.welcome(Identity::default(), credentials)
             }
-            None => Err(self.nothing_fits(entrance, brought)),
+            None => Err(self.nothing_fits(endpoint, has_credentials)),
         }
     }
 
     /// Checks that the certificate of a connection is still good: its authority may have been
     /// removed, or it may have been revoked.
     fn still_certified(&self, peer: &Peer) -> Result<(), AuthError> {
-        let verifier = self.entrance(peer).and_then(|entrance| entrance.verifier.as_ref());
+        let verifier = self.endpoint(peer).and_then(|endpoint| endpoint.verifier.as_ref());
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
         verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| AuthError {
@@ -151,17 +153,17 @@ impl ConfiguredPolicy {
         })
     }
 
-    fn nothing_fits(&self, entrance: &EndpointAuth, brought: bool) -> AuthError {
-        let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
+    fn nothing_fits(&self, endpoint: &EndpointAuth, has_credentials: bool) -> AuthError {
+        let methods: Vec<&str> = endpoint.methods.iter().map(|method| method.name()).collect();
         let takes = if methods.is_empty() {
             "there are no users".to_owned()
         } else {
             format!("it takes {}", methods.join(", "))
         };
-        if brought {
+        if has_credentials {
             let text = format!(
                 "listener {}: no method of the listener takes these credentials ({takes})",
-                entrance.name
+                endpoint.name
             );
             return AuthError {
                 told: Some(WRONG),
@@ -173,7 +175,7 @@ impl ConfiguredPolicy {
             "listener {}: no credentials were sent, and clients without are not let in there ({takes}). Either add \
              a user: `lapwing user add NAME`, name its file (auth.password_file), and give the client that name and password; or \
              let everybody in: allow_anonymous = true",
-            entrance.name
+            endpoint.name
         );
         let told = Some("no user name and password were sent, and this listener requires them");
         AuthError { told, ..AuthError::new(ReasonCode::NotAuthorized, text) }
@@ -194,7 +196,7 @@ impl ConfiguredPolicy {
         assigned_client_id: &str,
         peer: &Peer,
     ) -> Result<Identity, AuthError> {
-        let listener = self.entrance(peer).map(|entrance| entrance.name.clone()).unwrap_or_default();
+        let listener = self.endpoint(peer).map(|endpoint| endpoint.name.clone()).unwrap_or_default();
         let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
         let identity = self.renamed(identity, peer)?;
         let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
@@ -228,7 +230,7 @@ impl ConfiguredPolicy {
 
     /// Puts the user in place of the client identifier, where the listener wants that.
     fn renamed(&self, mut identity: Identity, peer: &Peer) -> Result<Identity, AuthError> {
-        if self.entrance(peer).is_some_and(|entrance| entrance.client_id_is_user) {
+        if self.endpoint(peer).is_some_and(|endpoint| endpoint.client_id_is_user) {
             let text = "the user is the client identifier on this listener (client_id_is_user), and there is no user";
             let user = identity.user.clone();
             identity.client_id = Some(user.ok_or_else(|| AuthError::new(ReasonCode::NotAuthorized, text))?);
@@ -238,7 +240,7 @@ impl ConfiguredPolicy {
 
     fn with_rights(&self, mut identity: Identity, client_id: &str) -> Identity {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
-        identity.rights = match self.entrance_of(&identity).and_then(|entrance| entrance.acl.as_ref()) {
+        identity.rights = match self.endpoint_of(&identity).and_then(|endpoint| endpoint.acl.as_ref()) {
             Some(acl) => {
                 identity.groups = acl.groups_of(identity.user.as_deref(), &identity.from_credentials);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
@@ -262,16 +264,16 @@ impl ConfiguredPolicy {
         listener: Option<&str>,
     ) -> Result<Identity, String> {
         let found =
-            self.entrances.iter().find(|entrance| listener.is_none_or(|name| *entrance.name == *name));
-        let entrance = found.ok_or_else(|| {
-            let names: Vec<&str> = self.entrances.iter().map(|entrance| &*entrance.name).collect();
+            self.endpoints.iter().find(|endpoint| listener.is_none_or(|name| *endpoint.name == *name));
+        let endpoint = found.ok_or_else(|| {
+            let names: Vec<&str> = self.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
             format!("there is no such listener; there are {}", names.join(", "))
         })?;
         let brought: Arc<[Box<str>]> = groups.iter().map(|group| Box::from(group.as_str())).collect();
-        let (user, listener) = (user.map(Arc::from), entrance.name.clone());
+        let (user, listener) = (user.map(Arc::from), endpoint.name.clone());
         let groups = brought.clone();
         Ok(self.with_rights(
-            Identity { user, listener, from_credentials: brought, groups, ..Identity::default() },
+            Identity { user, listener, from_credentials: groups.clone(), groups, ..Identity::default() },
             client_id,
         ))
     }
@@ -286,19 +288,19 @@ impl ConfiguredPolicy {
     /// Returns `true` when the user is in the file of its listener, or in that of any where the
     /// listener is unknown.
     fn knows(&self, user: &str, identity: &Identity, peer: Option<&Peer>) -> bool {
-        let by_name = || self.entrances.iter().find(|entrance| entrance.name == identity.listener);
-        let knows = |entrance: &EndpointAuth| {
-            entrance.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
+        let by_name = || self.endpoints.iter().find(|endpoint| endpoint.name == identity.listener);
+        let knows = |endpoint: &EndpointAuth| {
+            endpoint.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
         };
-        match peer.and_then(|peer| self.entrance(peer)).or_else(by_name) {
-            Some(entrance) => knows(entrance),
-            None => self.entrances.iter().any(knows),
+        match peer.and_then(|peer| self.endpoint(peer)).or_else(by_name) {
+            Some(endpoint) => knows(endpoint),
+            None => self.endpoints.iter().any(knows),
         }
     }
 
     /// Returns `true` when there are rules that a client without own rights would break.
     fn has_rules(&self, identity: &Identity) -> bool {
-        self.any_rules && self.entrance_of(identity).is_some_and(|entrance| entrance.acl.is_some())
+        self.any_rules && self.endpoint_of(identity).is_some_and(|endpoint| endpoint.acl.is_some())
     }
 }
 
@@ -343,7 +345,7 @@ impl Policy for ConfiguredPolicy {
             identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
         // An offline session of an earlier run has only its user. Where all users are in a file,
         // the user must be there.
-        let only_passwords = self.entrances.iter().all(|entrance| entrance.methods == [Method::Password]);
+        let only_passwords = self.endpoints.iter().all(|endpoint| endpoint.methods == [Method::Password]);
         if let (Some(user), true) =
             (&identity.user, by_password || (identity.method.is_empty() && only_passwords))
             && !self.knows(user, identity, peer)
@@ -355,8 +357,8 @@ impl Policy for ConfiguredPolicy {
             });
         }
         let mut identity = identity.clone();
-        if let Some(entrance) = peer.and_then(|peer| self.entrance(peer)) {
-            identity.listener = entrance.name.clone();
+        if let Some(endpoint) = peer.and_then(|peer| self.endpoint(peer)) {
+            identity.listener = endpoint.name.clone();
         }
         Ok(self.with_rights(identity, client_id))
     }

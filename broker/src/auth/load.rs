@@ -83,7 +83,7 @@ pub fn configured(
     for (path, _) in rules.0.iter().filter(|(_, acl)| acl.is_empty()) {
         warn!("{path} holds no rule: every publish and subscribe is denied until it does");
     }
-    let entrance = |(place, listener): (usize, &Listener)| {
+    let endpoint = |(place, listener): (usize, &Listener)| {
         let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
         let verifier =
             tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
@@ -102,17 +102,17 @@ pub fn configured(
             acl: rules.get(config.acl_file(listener)),
         })
     };
-    let entrances: Result<Vec<EndpointAuth>, String> =
-        config.listeners.iter().enumerate().map(entrance).collect();
-    let entrances = entrances.map_err(|error| vec![error])?;
-    let any_rules = entrances.iter().any(|entrance| entrance.acl.is_some());
-    let open = |entrance: &EndpointAuth| {
-        entrance.methods.is_empty() && !entrance.closed && !entrance.client_id_is_user
+    let endpoints: Result<Vec<EndpointAuth>, String> =
+        config.listeners.iter().enumerate().map(endpoint).collect();
+    let endpoints = endpoints.map_err(|error| vec![error])?;
+    let any_rules = endpoints.iter().any(|endpoint| endpoint.acl.is_some());
+    let open = |endpoint: &EndpointAuth| {
+        endpoint.methods.is_empty() && !endpoint.closed && !endpoint.client_id_is_user
     };
-    if !any_rules && entrances.iter().all(open) {
+    if !any_rules && endpoints.iter().all(open) {
         return Ok(None);
     }
-    if any_rules && entrances.iter().all(open) {
+    if any_rules && endpoints.iter().all(open) {
         warn!(
             "there are rules (acl_file) and no authentication: user names are not believed, so only rules for everybody and \
                for clients without a user apply"
@@ -122,7 +122,7 @@ pub fn configured(
         config: auth.clone(),
         lasting: lasting.clone(),
         any_rules,
-        entrances,
+        endpoints,
         tokens,
         #[cfg(feature = "http")]
         service,

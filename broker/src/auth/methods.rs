@@ -38,10 +38,10 @@ impl ConfiguredPolicy {
 
     fn by_certificate(&self, peer: &Peer) -> MethodResult {
         let own = peer.certificates.as_ref().and_then(|chain| chain.first());
-        let (Some(own), Some(entrance)) = (own, self.entrance(peer)) else {
+        let (Some(own), Some(endpoint)) = (own, self.endpoint(peer)) else {
             return MethodResult::Nothing;
         };
-        match certificate::user(own, &entrance.certificate_user) {
+        match certificate::user(own, &endpoint.certificate_user) {
             Ok(user) => MethodResult::Identity(Box::new(Identity {
                 method: Method::Certificate.name(),
                 ..Identity::of(&user)
@@ -58,8 +58,10 @@ impl ConfiguredPolicy {
     #[cfg(feature = "http")]
     async fn by_service(&self, credentials: &Credentials<'_>) -> MethodResult {
         use super::http::ServiceVerdict;
-        let brought = credentials.user_name.is_some() || credentials.password.is_some();
-        let Some(service) = self.service.as_ref().filter(|_| brought) else { return MethodResult::Nothing };
+        let has_credentials = credentials.user_name.is_some() || credentials.password.is_some();
+        let Some(service) = self.service.as_ref().filter(|_| has_credentials) else {
+            return MethodResult::Nothing;
+        };
         match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
@@ -104,7 +106,7 @@ impl ConfiguredPolicy {
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> MethodResult {
-        let passwords = self.entrance(credentials.peer).and_then(|entrance| entrance.passwords.as_ref());
+        let passwords = self.endpoint(credentials.peer).and_then(|endpoint| endpoint.passwords.as_ref());
         let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
             return MethodResult::Nothing;
         };

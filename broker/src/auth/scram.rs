@@ -215,7 +215,7 @@ impl AuthExchange for Exchange {
         let message = data.and_then(|data| std::str::from_utf8(data).ok()).unwrap_or_default();
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::First => {
-                if let Err(reason) = self.policy.may_guess(&self.peer) {
+                if let Err(reason) = self.policy.may_attempt(&self.peer) {
                     return AuthStep::Reject(reason);
                 }
                 // A client may send nothing with CONNECT and be asked.
@@ -232,7 +232,7 @@ impl AuthExchange for Exchange {
             }
             Stage::Final(challenge) => {
                 let Some(proof) = Exchange::last(&challenge, message) else {
-                    self.policy.guessed_wrong(&self.peer);
+                    self.policy.attempt_failed(&self.peer);
                     return AuthStep::Reject(ReasonCode::NotAuthorized);
                 };
                 let identity = Identity { method: METHOD, ..Identity::of(&challenge.user) };

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stand_in_once_and_mean_themselves_only() {
+    fn values_are_inserted_once_and_match_only_themselves() {
         assert_eq!(values("c1").expand("a/%u/%c-x/%c").as_deref(), Ok("a/ann/c1-x/c1"));
         assert_eq!(values("%u").expand("a/%c").as_deref(), Ok("a/%u"), "not expanded again");
         for bad in ["+", "#", "a/#", "../x", "", "a\0b", "$SYS"] {
@@ -92,14 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn what_denies_denies_more_where_a_value_cannot_stand_in() {
+    fn a_denying_template_widens_where_a_value_cannot_be_inserted() {
         assert_eq!(values("a/b").expand_widely("secret/x-%c/y"), "secret/#");
         assert_eq!(values("#").expand_widely("%c/y"), "#");
         assert_eq!(values("c").expand_widely("secret/%c"), "secret/c");
     }
 
     #[test]
-    fn a_client_id_template_binds_the_client_id_to_the_user() {
+    fn a_template_binds_the_client_identifier_to_the_user() {
         assert!(allows_client_id("%u", Some("ann"), "ann") && !allows_client_id("%u", Some("ann"), "bob"));
         assert!(
             allows_client_id("%u-*", Some("ann"), "ann-7")

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shut_out_after_so_many_failures_and_only_for_the_minute() {
+    fn an_address_is_locked_out_until_the_end_of_the_minute() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let bad = Some(IpAddr::from([192, 0, 2, 1]));
         for _ in 0..3 {

@@ -35,7 +35,7 @@ pub struct Question<'a> {
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// Rights of the publisher, if one was named.
-    pub publisher: Option<Publisher>,
+    pub publisher: Option<ExplainedPublisher>,
     /// The size of what is retained on the topic.
     pub retained_bytes: Option<u64>,
     /// Number of sessions with a matching subscription, each member of a group included.
@@ -48,9 +48,9 @@ pub struct Explanation {
     pub next: Option<SessionNumber>,
 }
 
-/// Publisher of the message.
+/// ExplainedPublisher of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publisher {
+pub struct ExplainedPublisher {
     /// Set when the broker knows it: connected, or with an offline session.
     pub known: bool,
     /// Why it would not be taken.
@@ -159,10 +159,10 @@ impl Core {
         snapshot.auth.policy.renew(identity, client_id, None).map_err(|refused| refused.text)
     }
 
-    fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> Publisher {
+    fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> ExplainedPublisher {
         let Some((identity, _)) = self.registry.about(client_id) else {
             let rule = "no such client is connected, and it has no offline session".to_owned();
-            return Publisher { known: false, refused: None, rule };
+            return ExplainedPublisher { known: false, refused: None, rule };
         };
         let policy = &snapshot.auth.policy;
         let (allowed, rule) = match self.as_of_now(snapshot, &identity, client_id) {
@@ -174,7 +174,7 @@ impl Core {
         };
         let refused = if topic.starts_with('$') { Some(Reason::BrokerTopic) } else { None };
         let refused = refused.or((!allowed).then_some(Reason::DeniedPublish));
-        Publisher { known: true, refused, rule }
+        ExplainedPublisher { known: true, refused, rule }
     }
 
     fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_gets_what_is_theirs_in_the_order_it_came() {
+    fn each_subscriber_gets_its_messages_in_order() {
         let router = router();
         let (both, one) = (outbox(1, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
         router.subscribe("#", subscriber(&both, QoS::AtMostOnce));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_nothing_of_its_own_gets_none_of_it() {
+    fn no_local_subscribers_do_not_get_their_own_messages() {
         let router = router();
         let (own, other) = (outbox(PUBLISHER, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
         router.subscribe("t", Subscriber { no_local: true, ..subscriber(&own, QoS::AtMostOnce) });
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_queue_ends_as_it_would_alone() {
+    fn a_message_that_does_not_fit_ends_as_without_a_batch() {
         let ended = |policy, expected: &str, reason| {
             let router = router();
             let (full, other) = (outbox(1, 2, policy), outbox(2, 99, policy));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_to_very_many_is_one_piece_of_work() {
+    fn a_message_with_many_targets_is_not_batched() {
         let router = router();
         for session in 1..=600 {
             router.subscribe("t", subscriber(&outbox(session, 99, QueuePolicy::Refuse), QoS::AtMostOnce));

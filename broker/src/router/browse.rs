@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_any_size_hold_every_subscription_once_and_in_order() {
+    fn pages_list_every_subscription_once_and_in_order() {
         let router = Router::new(Retained::new(RetainedLimits::default()), std::sync::Arc::default());
         let filters = [
             "#",

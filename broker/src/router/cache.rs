@@ -37,7 +37,7 @@ struct CachedTopics {
     targets: usize,
     /// Uncached topics since the last one that was cached beyond the free share.
     skipped: usize,
-    loan: CacheQuota,
+    quota: CacheQuota,
 }
 
 /// Bytes that all publishers cache beyond their free shares.
@@ -100,7 +100,7 @@ impl CachedTopics {
                 return;
             }
             let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);
-            if !self.loan.grow(bytes, all) {
+            if !self.quota.grow(bytes, all) {
                 *self = CachedTopics::default();
             }
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_remembers_ten_thousand_topics_and_gives_the_memory_back() {
+    fn a_publisher_caches_ten_thousand_topics_and_frees_them() {
         let (router, mut cache) = (router(), RouteCache::default());
         cache.targets(&router, &message("t/0"));
         assert!(cache.known.is_none(), "one topic needs no map");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_that_never_come_again_are_hardly_remembered() {
+    fn topics_that_do_not_repeat_are_rarely_cached() {
         let (router, mut cache) = (router(), RouteCache::default());
         for n in 0..10_000 {
             assert_eq!(cache.targets(&router, &message(&format!("t/{n}"))).len(), 1);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_for_each_publisher_and_in_sum() {
+    fn the_cache_is_bounded_for_each_publisher_and_in_sum() {
         let router = router();
         let mut caches: Vec<RouteCache> = (0..20).map(|_| RouteCache::default()).collect();
         let long = "x".repeat(3_000);
@@ -209,9 +209,9 @@ mod tests {
         for n in 0..1_500 * ONE_IN {
             for cache in &mut caches {
                 assert_eq!(cache.targets(&router, &message(&format!("t/{n}/{long}"))).len(), 1);
-                let loan = cache.known.as_ref().map_or(0, |known| known.loan.bytes);
-                assert!(loan <= PUBLISHER_BYTES_MAX);
-                most = most.max(loan);
+                let bytes = cache.known.as_ref().map_or(0, |known| known.quota.bytes);
+                assert!(bytes <= PUBLISHER_BYTES_MAX);
+                most = most.max(bytes);
             }
             assert!(lent(&router) <= ALL_BYTES_MAX);
         }

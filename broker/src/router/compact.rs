@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_a_tree_holds_whatever_its_size() {
+    fn a_small_map_holds_what_a_tree_holds_at_any_size() {
         let (mut compact, mut tree) = (SmallMap::default(), BTreeMap::new());
         // Up to 25 entries and down to none again, each in an order of its own; some are set twice.
         let grow = (0..50_u32).map(|n| (n * 7 % 25, Some(n)));

@@ -22,7 +22,7 @@ pub struct Group {
     /// Number of the group for as long as it has members.
     pub id: NonZeroU32,
     pub(super) members: Vec<Subscriber>,
-    pub(super) turns: Balancer,
+    pub(super) balancer: Balancer,
 }
 
 /// Chooses the next member.
@@ -31,7 +31,7 @@ pub(crate) struct Balancer {
     next: AtomicUsize,
     /// Messages that all members got in runs.
     dealt: AtomicUsize,
-    parts: Vec<MemberShare>,
+    shares: Vec<MemberShare>,
 }
 
 /// Share of one member in the runs.
@@ -45,8 +45,8 @@ struct MemberShare {
 
 impl Balancer {
     pub(super) fn new(members: usize, next: usize) -> Balancer {
-        let parts = (0..members).map(|_| MemberShare::default()).collect();
-        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
+        let shares = (0..members).map(|_| MemberShare::default()).collect();
+        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), shares }
     }
 
     pub(super) fn next(&self) -> usize {
@@ -54,8 +54,8 @@ impl Balancer {
     }
 
     /// Chooses the member for one message: strictly round robin.
-    fn for_one(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.parts.len().max(1)
+    fn pick_for_one(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.shares.len().max(1)
     }
 
     /// Chooses the member for a run: the next that is not ahead of its share.
@@ -64,24 +64,25 @@ impl Balancer {
     /// a member of this thread is not far ahead.
     fn pick_for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
-        let members = self.parts.len().max(1);
+        let members = self.shares.len().max(1);
         let slack = (AHEAD_MAX * members).cast_signed();
         let of = |skipped: usize| next.wrapping_add(skipped) % members;
         // Both counters wrap around.
-        let ahead = |part: &MemberShare| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
-        let find = |most: usize, suits: &dyn Fn(usize, &MemberShare) -> bool| {
-            (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
+        let ahead =
+            |share: &MemberShare| share.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, fits: &dyn Fn(usize, &MemberShare) -> bool| {
+            (0..most).find(|n| self.shares.get(of(*n)).is_some_and(|share| fits(of(*n), share)))
         };
-        let is_due = |at: usize, part: &MemberShare| {
-            let ahead = ahead(part);
-            let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
+        let is_next = |at: usize, share: &MemberShare| {
+            let ahead = ahead(share);
+            let must = ahead < -slack || share.served_until.load(Ordering::Relaxed) <= now;
             ahead <= 0 && (must || is_near(at))
         };
-        let skipped = find(members.min(LOOK_MAX), &is_due)
-            .or_else(|| find(members.min(LOOK_MAX), &|at, part| is_near(at) && ahead(part) <= slack))
+        let skipped = find(members.min(LOOK_MAX), &is_next)
+            .or_else(|| find(members.min(LOOK_MAX), &|at, share| is_near(at) && ahead(share) <= slack))
             // At least one member is not ahead, unless another thread updated the counters
             // concurrently.
-            .or_else(|| find(members, &|_, part| ahead(part) <= 0))
+            .or_else(|| find(members, &|_, share| ahead(share) <= 0))
             .unwrap_or(0);
         self.next.fetch_add(skipped + 1, Ordering::Relaxed);
         of(skipped)
@@ -90,9 +91,9 @@ impl Balancer {
     /// Records that this member got a run of this length.
     fn record(&self, member: usize, run: usize, now: Millis) {
         self.dealt.fetch_add(run, Ordering::Relaxed);
-        if let Some(part) = self.parts.get(member) {
-            part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
-            part.served_until.store(now + SERVED_MS, Ordering::Relaxed);
+        if let Some(share) = self.shares.get(member) {
+            share.given.fetch_add(run * self.shares.len(), Ordering::Relaxed);
+            share.served_until.store(now + SERVED_MS, Ordering::Relaxed);
         }
     }
 }
@@ -105,7 +106,7 @@ impl Group {
 
     /// Returns the members, beginning with the next in turn.
     fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
-        let turn = self.turns.for_one();
+        let turn = self.balancer.pick_for_one();
         let (before, after) = self.members.split_at_checked(turn).unwrap_or((&self.members, &[]));
         after.iter().chain(before)
     }
@@ -158,7 +159,7 @@ impl Group {
 
     /// Gives a run of one publisher's batch to the next ready member.
     ///
-    /// The run is the member's equal share, or as many as it has waiting already. `all` counts the
+    /// The run is the member's equal share, or as many as it has waiting already. `of` counts the
     /// messages of the batch.
     pub(super) fn offer_run(
         &self,
@@ -168,18 +169,18 @@ impl Group {
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
-        let part = of.div_ceil(self.members.len().max(1));
+        let share = of.div_ceil(self.members.len().max(1));
         let mut rest = None;
         for _ in 0..self.members.len().min(LOOK_MAX) {
-            let turn = self.turns.pick_for_run(now, is_near);
+            let turn = self.balancer.pick_for_run(now, is_near);
             let Some(member) = self.members.get(turn) else { break };
-            let run = part.max(member.outbox.len()).min(RUN_MAX);
+            let run = share.max(member.outbox.len()).min(RUN_MAX);
             let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
             let deliver = |message| self.delivery(member, message);
             let offered = member.outbox.offer_all(&mut run_of, deliver, outcomes);
             // A member that is offline or full used its turn, too. Otherwise it would be asked each
             // time, and the one behind it would get everything.
-            self.turns.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
+            self.balancer.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
             if offered.queued > 0 {
                 return offered;
             }
@@ -206,7 +207,7 @@ impl Group {
     /// Returns the member that would get a message of this size now; where none would, one that
     /// would be asked first.
     pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
-        let turn = self.turns.next() % self.members.len().max(1);
+        let turn = self.balancer.next() % self.members.len().max(1);
         let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
         let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
         let mut asked =

@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_memory_is_fetched_and_comes_in_its_place() {
+    fn messages_outside_the_cache_are_fetched_and_stay_in_order() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
         let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_in_small_steps_brings_what_the_plain_matcher_would_and_each_topic_once() {
+    fn a_cursor_in_small_steps_finds_each_matching_topic_once() {
         let levels = ["a", "b", "a-b", "", "c", "ab", "$x", "a\u{1}"];
         let retained = Retained::new(RetainedLimits {
             messages_max: 10_000,
@@ -694,7 +694,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_messages_are_neither_delivered_nor_kept_for_long() {
+    fn expired_messages_are_not_delivered_and_are_swept() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
         retained.keep(&message("t", "1", Some(10)), &mut PublishRecord::disabled());

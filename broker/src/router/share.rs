@@ -67,7 +67,7 @@ impl Shares {
         known: Option<NonZeroU32>,
     ) -> bool {
         let (id, next, mut members) = match node.share(name) {
-            Some(group) => (group.id, group.turns.next(), group.members.clone()),
+            Some(group) => (group.id, group.balancer.next(), group.members.clone()),
             None => (known.unwrap_or_else(|| self.next_id()), 0, Vec::new()),
         };
         let session = subscriber.outbox.session();
@@ -81,8 +81,8 @@ impl Shares {
                 true
             }
         };
-        let turns = Balancer::new(members.len(), next);
-        self.set(node, name, Group { id, members, turns });
+        let balancer = Balancer::new(members.len(), next);
+        self.set(node, name, Group { id, members, balancer });
         new
     }
 
@@ -96,8 +96,8 @@ impl Shares {
             self.groups.remove(&group.id);
             node.set_share(name, None);
         } else {
-            let turns = Balancer::new(members.len(), group.turns.next());
-            self.set(node, name, Group { id: group.id, members, turns });
+            let balancer = Balancer::new(members.len(), group.balancer.next());
+            self.set(node, name, Group { id: group.id, members, balancer });
         }
         left
     }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_one_at_a_time_go_to_one_member_after_the_other() {
+    fn single_jobs_go_round_robin() {
         let workers = Workers::new(3, unbounded());
         for done in 1..=4 {
             for n in 0..3 {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_at_once_are_dealt_out_in_equal_parts() {
+    fn a_batch_is_split_evenly() {
         let workers = Workers::new(4, unbounded());
         for (jobs, most) in [(2, 1), (4, 1), (10, 3), (3, 1), (16, 4), (64, 16), (100, 32)] {
             workers.burst(jobs);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_behind_get_runs_and_nobody_more_than_the_others_in_the_long_run() {
+    fn members_with_a_backlog_get_runs_and_equal_shares_in_the_long_run() {
         // As 50 publishers send where no member is idle; in two of the cases one member may always
         // have many and the other one.
         for (bursts, members) in [(&[9][..], 4), (&[16, 1], 2), (&[17], 2), (&[3, 100, 5], 3), (&[1, 2], 5)] {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_serves_them_members_get_as_much_as_the_others_in_the_long_run() {
+    fn members_of_all_threads_get_equal_shares_in_the_long_run() {
         for (bursts, members) in [(&[10][..], 4), (&[16, 1], 2), (&[3, 100, 5], 3), (&[2], 40)] {
             let workers = Workers::new(members, unbounded());
             workers.spread();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_at_once_now_and_then_go_to_all_whoever_serves_them() {
+    fn occasional_batches_go_to_members_of_all_threads() {
         let workers = Workers::new(4, unbounded());
         workers.spread();
         for n in 1..100 {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_flows_is_first_for_those_that_its_thread_serves() {
+    fn a_steady_flow_prefers_members_of_the_publishers_thread() {
         let workers = Workers::new(4, unbounded());
         workers.spread();
         workers.burst(4);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_member_rests_the_others_get_equal_parts_and_it_is_owed_nothing() {
+    fn an_offline_member_is_owed_nothing_when_it_returns() {
         let workers = Workers::new(3, unbounded());
         workers.outboxes[1].disconnect(&Outcomes::default());
         for _ in 0..100 {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_or_offline_member_cannot_take_of_a_burst_the_others_get() {
+    fn others_get_the_jobs_of_a_full_or_offline_member() {
         let workers = Workers::new(3, QueueLimits { messages_max: 5, ..unbounded() });
         workers.outboxes[1].disconnect(&Outcomes::default());
         // The queue has no room for two jobs of the second burst.

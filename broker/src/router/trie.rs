@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_on_behind_any_level_that_is_there_or_was() {
+    fn a_walk_continues_behind_a_present_or_removed_level() {
         let long = "a level that is longer than those that are kept in their place";
         let filters = ["#", "!", "+", "+/#", "+/x", "a", "a/#", "a/+", "a/!", long];
         let mut trie = Trie::default();
@@ -393,7 +393,7 @@ mod tests {
 
     // 5.0: [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
     #[test]
-    fn overlapping_subscriptions_of_a_session_become_one_with_the_highest_qos_and_all_identifiers() {
+    fn overlapping_subscriptions_merge_to_the_highest_qos_and_all_identifiers() {
         let outbox = outbox(7);
         let mut trie = Trie::default();
         for (filter, qos, id) in

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_covers_what_can_only_bring_what_it_brings() {
+    fn a_filter_covers_filters_that_match_a_subset() {
         let yes = [
             ("#", "#"),
             ("#", "a/+/b"),

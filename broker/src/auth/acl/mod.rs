@@ -188,8 +188,8 @@ impl Acl {
     }
 
     /// Returns the groups of a user: those of the file, and those that came with its credentials.
-    pub fn groups_of(&self, user: Option<&str>, brought: &[Box<str>]) -> Arc<[Box<str>]> {
-        let mut groups: Vec<Box<str>> = brought.to_vec();
+    pub fn groups_of(&self, user: Option<&str>, from_credentials: &[Box<str>]) -> Arc<[Box<str>]> {
+        let mut groups: Vec<Box<str>> = from_credentials.to_vec();
         groups.extend(user.and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
         groups.sort();
         groups.dedup();

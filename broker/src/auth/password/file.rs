@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_told_with_their_line_and_all_at_once() {
+    fn every_mistake_is_reported_with_its_line() {
         let good = format!("a:$6$AAAA${}", "A".repeat(86));
         let text = format!("{good}\n\nb\n{good}\n:x\nc:plain\n# a comment\n");
         let errors = Passwords::parse(&text, "pw").unwrap_err();

@@ -218,7 +218,7 @@ mod tests {
     const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
 
     #[test]
-    fn a_password_is_recognized_and_one_flipped_bit_is_not() {
+    fn a_password_matches_and_one_flipped_bit_does_not() {
         let mut memory = Vec::new();
         let hash = Hash::make(b"correct horse", CHEAP, &mut memory).unwrap();
         let read = Hash::parse(&hash.to_string()).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused_without_repeating_it() {
+    fn a_malformed_hash_is_refused_without_repeating_it() {
         for bad in [
             "",
             "secret",

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_success_is_known_for_its_time_for_its_hash_and_within_the_bound() {
+    fn a_verified_password_expires_and_the_cache_is_bounded() {
         let hash = Hash::Sha512 { salt: [1; 8].into(), hash: [2; 64].into() };
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(11));
         let verified = VerifiedCache::new(4, 10);

@@ -180,7 +180,7 @@ impl Link {
         let connect = async {
             Ok(match self {
                 Link::Socket(path) => {
-                    TokioIo::new(Box::new(UnixStream::connect(path).await?) as Box<dyn Wire>)
+                    TokioIo::new(Box::new(UnixStream::connect(path).await?) as Box<dyn LinkStream>)
                 }
                 Link::Address { host, .. } => TokioIo::new(Box::new(TcpStream::connect(host).await?) as _),
             })
@@ -237,9 +237,9 @@ impl std::fmt::Display for Link {
 }
 
 /// Bytes of either transport.
-trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+trait LinkStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> LinkStream for T {}
 
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, Said> {
     let mut bytes = Vec::new();

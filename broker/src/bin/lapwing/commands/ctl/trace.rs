@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_story_of_a_message_is_one_introduction_and_a_line_for_each_step() {
+    fn the_first_line_introduces_a_message_and_each_step_has_a_line() {
         let line = |message: Value, client: Value, step: &str, reason: Value, detail: &str| {
             json!({
                 "at": "2026-01-02T12:03:04.123Z", "message": message, "from": "kitchen", "topic": "home/\u{1b}temp", "qos": 1, "bytes": 64,

@@ -24,7 +24,7 @@ use super::options::Client;
 use super::properties::Command;
 
 /// Time limit for CONNACK, PINGRESP and the last flush.
-const PATIENCE: Duration = Duration::from_secs(20);
+const RESPONSE_TIME: Duration = Duration::from_secs(20);
 /// Bytes that gather before they are written.
 pub const GATHERED_BYTES: usize = 64 * 1024;
 /// Bytes that one read takes.
@@ -140,7 +140,7 @@ fn block(bytes: &[u8], place: Place) -> Properties<'_> {
 impl Connection {
     /// Connects, and waits for CONNACK.
     pub async fn open(client: &Client) -> Result<Connection, Failure> {
-        let stream = match timeout(PATIENCE, link::open(&client.target)).await {
+        let stream = match timeout(RESPONSE_TIME, link::open(&client.target)).await {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::of(client.target.authority(), "no answer")),
         };
@@ -165,7 +165,7 @@ impl Connection {
             response_information: None,
             disconnect_block: client.blocks.bytes(Command::Disconnect),
         };
-        match timeout(PATIENCE, connection.greet(client)).await {
+        match timeout(RESPONSE_TIME, connection.greet(client)).await {
             Ok(greeted) => greeted?,
             Err(_) => return Err(Failure::of(client.target.authority(), "no CONNACK")),
         }
@@ -223,7 +223,7 @@ impl Connection {
         self.session_present = connack.session_present;
         self.response_information = properties.response_information().map(str::to_owned);
         let keep_alive_s = properties.server_keep_alive_s().unwrap_or(client.keep_alive_s);
-        self.keep_alive = ClientKeepAlive::new(keep_alive_s, PATIENCE.as_millis() as u32, self.now_ms());
+        self.keep_alive = ClientKeepAlive::new(keep_alive_s, RESPONSE_TIME.as_millis() as u32, self.now_ms());
         Ok(())
     }
 
@@ -312,13 +312,15 @@ impl Connection {
         let bytes = std::mem::take(&mut self.disconnect_block);
         let properties = block(&bytes, Place::Packet(PacketType::Disconnect));
         self.send(&Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }))?;
-        let farewell = async {
+        let close = async {
             self.flush().await?;
             // The broker may have closed already.
             let _ = self.stream.shutdown().await;
             Ok(())
         };
-        timeout(PATIENCE, farewell).await.unwrap_or_else(|_| Err(lost("the last packets could not be sent")))
+        timeout(RESPONSE_TIME, close)
+            .await
+            .unwrap_or_else(|_| Err(lost("the last packets could not be sent")))
     }
 
     /// Writes the output. Cancel safe.
@@ -423,11 +425,11 @@ impl Connection {
             }
             Packet::SubAck(suback) => return Ok(Some(Event::Subscribed(suback.reasons.iter().collect()))),
             Packet::UnsubAck(_) => return Ok(Some(Event::Unsubscribed)),
-            Packet::Disconnect(farewell) => {
-                let text = farewell.properties.reason_string();
+            Packet::Disconnect(disconnect) => {
+                let text = disconnect.properties.reason_string();
                 return Err(Failure::refused(
                     "the broker ended the connection",
-                    farewell.reason,
+                    disconnect.reason,
                     text,
                     self.version,
                 ));

@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_is_read_and_what_is_none_is_named() {
+    fn a_format_is_parsed_or_refused_with_its_mistake() {
         let Ok(Format::Pieces(pieces)) = Format::parse(r"a%%\t%-08.3t@Y") else { panic!("a format") };
         let field = Piece::Field { letter: 't', width: 8, precision: Some(3), left: true, zeros: true };
         assert_eq!(pieces, [Piece::Text(b"a%\t".to_vec()), field, Piece::Time('Y')]);

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_come_first_with_what_is_above_them_and_the_rest_is_cut() {
+    fn the_busiest_topics_come_first_with_their_parents() {
         let mut tree = tree(&[("a/quiet", 1), ("b/busy", 10), ("b/x", 2), ("c", 4)]);
         let text = tree.look(Duration::from_secs(1), 6);
         let names: Vec<_> = text.lines().skip(2).map(|line| line[40..].to_owned()).collect();
