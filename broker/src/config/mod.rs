@@ -291,6 +291,13 @@ mod tests {
         assert!(!reading.effective().contains("hush"), "{}", reading.effective());
     }
 
+    #[test]
+    fn authentication_over_http_needs_a_build_with_http() {
+        let config = Config::from_toml("[auth]\nhttp_url = 'http://127.0.0.1:9'\n", "x.toml").unwrap();
+        let errors = config.check().err().map(|errors| errors.to_string()).unwrap_or_default();
+        assert_eq!(errors.contains("--features http"), !cfg!(feature = "http"), "{errors}");
+    }
+
     fn read(environment: &[(&str, &str)]) -> Result<Reading, ConfigErrors> {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
