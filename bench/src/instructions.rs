@@ -3,7 +3,7 @@
 //! `work` does an action many times. The difference between two runs, divided by their difference
 //! in length, is the cost of one action. Instructions of the kernel are not counted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use lapwing::internals::config::QueuePolicy;
-use lapwing::internals::message::Delivery;
+use lapwing::internals::message::PendingQueue;
 use lapwing::internals::message::{Message, MessageParts};
 use lapwing::internals::outbox::{Outbox, QueueLimits};
 use lapwing::internals::router::{Retained, RetainedLimits, RouteCache, Router, Subscriber};
@@ -188,7 +188,7 @@ fn route(times: u64) -> Result<(), Error> {
     };
     router.subscribe("bench/#", subscriber);
     let (mut cache, mut wakers) = (RouteCache::default(), Vec::new());
-    let (mut taken, mut held) = (VecDeque::new(), 0);
+    let mut taken = PendingQueue::default();
     for _ in 0..times {
         let message = Message::new(&MessageParts {
             topic: "bench/0",
@@ -201,10 +201,11 @@ fn route(times: u64) -> Result<(), Error> {
             expires_at: None,
         });
         router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled());
-        outbox.take(&mut taken, &mut held, std::task::Waker::noop());
-        taken.drain(..).for_each(|delivery: Delivery| delivery.message.recycle());
+        outbox.take(&mut taken, std::task::Waker::noop());
+        while let Some(delivery) = taken.pop_front() {
+            delivery.message.recycle();
+        }
         message.recycle();
-        held = 0;
         wakers.clear();
     }
     Ok(())

@@ -362,7 +362,7 @@ pub fn decode(bytes: &[u8], version: &str) -> (&'static str, Fields) {
 }
 
 /// Reads the packet once more by `mqttbytes`, where that is sound: its 5.0 DISCONNECT and AUTH, and
-/// several subscription identifiers, are not (see the README).
+/// several subscription identifiers, are not (`docs/decisions/0049`).
 pub fn second_opinion(bytes: &[u8], version: &str) {
     let mut copy = bytes::BytesMut::from(bytes);
     match version {

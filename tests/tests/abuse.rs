@@ -247,10 +247,11 @@ fn every_row_is_shown(cases: &[Case]) -> Result<(), Failed> {
 /// The table, with the figures of this run.
 fn document(cases: &[Case], costs: &BTreeMap<(String, String), Cost>) {
     let mut text = String::from(
-        "# Abuse\n\nHow brokers were broken, and what happens here: written by `LAPWING_LONG=1 LAPWING_UPDATE=1 cargo test -p lapwing-tests --test abuse`, \
-         the figures are of that run. Memory is what the broker took more at most while the case was played; p99 is what an honest pair of clients beside it \
-         (200 QoS 1 messages a second) noticed, who lost nothing in any case. The same cases against Mosquitto 2.0.11 (apt) where it was there: \
-         with its own defaults, so that bounds which are keys here differ there; *differs* is the first step that went otherwise.\n\n\
+        "# Abuse\n\nThis page shows how brokers were broken, and what happens here. \
+         `LAPWING_LONG=1 LAPWING_UPDATE=1 cargo test -p lapwing-tests --test abuse` writes it, with the figures of that run. \
+         *Memory* is the most that the broker grew during the case. *p99* is the latency of an honest pair beside it \
+         (200 QoS 1 messages a second), which lost nothing in any case. *Mosquitto* is 2.0.11 with its own defaults; \
+         *differs* names the first step that went otherwise.\n\n\
          | row | case | version | memory | p99 | Mosquitto |\n|---|---|---|---|---|---|\n",
     );
     for case in cases {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::QoS;
 use lapwing::internals::config::{self, QueuePolicy};
+use lapwing::internals::message::PendingQueue;
 use lapwing::internals::message::{Message, MessageParts};
 use lapwing::internals::net::{RawStream, bind};
 use lapwing::internals::outbox::{Outbox, QueueLimits};
@@ -236,8 +237,8 @@ fn queue() -> Lock {
             router.route(&message, cache, &mut wakers, &mut PublishRecord::disabled())
         });
         if thread == 0 && n % 50 == 0 {
-            let (mut taken, mut held) = (Default::default(), 0);
-            outbox.take(&mut taken, &mut held, std::task::Waker::noop());
+            let mut taken = PendingQueue::default();
+            outbox.take(&mut taken, std::task::Waker::noop());
         }
     })
 }

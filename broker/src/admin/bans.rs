@@ -1,17 +1,17 @@
-//! Bans: who is not let in.
+//! Bans: clients, users and addresses that are refused.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
-use super::shape::{ListPage, object};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::auth::ban::{self, Change, NotChanged, Whom};
 use crate::config::network;
 use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/bans", "Lists who is banned now", [LIMIT, CURSOR], list => ListPage<Ban>),
+    route!(GET "/bans", "Lists the current bans", [LIMIT, CURSOR], list => ListPage<Ban>),
     route!(
         POST "/bans",
         "Bans a client identifier, a user, or an address or network: exactly one of them. Who is connected is disconnected (0x98). It is \
@@ -32,7 +32,7 @@ pub(super) const ROUTES: &[Route] = &[
 ];
 
 object! {
-    /// Whom to ban, and for how long.
+    /// A ban to add.
     NewBan {
         /// A client identifier.
         client: Option<String>,
@@ -40,15 +40,15 @@ object! {
         user: Option<String>,
         /// An address, or a network like 192.0.2.0/24.
         address: Option<String>,
-        /// For so many seconds; none: until it is lifted.
+        /// Seconds that the ban lasts; none: until it is lifted.
         for_s: Option<u64>,
-        /// Why, for the log; clients are not told.
+        /// Reason for the log; clients do not see it.
         reason: Option<String>,
     }
 }
 
 object! {
-    /// Somebody who is not let in.
+    /// A client, user or address that is refused.
     Ban {
         /// The client identifier.
         client: Option<String>,
@@ -56,9 +56,9 @@ object! {
         user: Option<String>,
         /// The address or network.
         address: Option<String>,
-        /// When it ends, like 2030-01-31T18:00:00Z; none: when it is lifted.
+        /// End of the ban, like 2030-01-31T18:00:00Z; none: when it is lifted.
         until: Option<String>,
-        /// Why.
+        /// Reason of the ban.
         reason: String,
     }
 }
@@ -66,7 +66,7 @@ object! {
 object! {
     /// A ban was lifted.
     Lifted {
-        /// Whose, in words.
+        /// Subject of the ban, in words.
         whom: String,
     }
 }
@@ -85,7 +85,7 @@ fn shown(ban: &ban::Ban) -> Ban {
     Ban { client, user, address, until: ban.until_s.map(moment), reason: ban.reason.to_string() }
 }
 
-/// Exactly one of them.
+/// Returns the only one of the three that is given.
 fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Result<Whom, ApiError> {
     match (client, user, address) {
         (Some(id), None, None) => Ok(Whom::Client(id.into())),
@@ -95,13 +95,13 @@ fn whom(client: Option<&str>, user: Option<&str>, address: Option<&str>) -> Resu
             ApiError::bad(error, "give one like 192.0.2.7, or a network like 192.0.2.0/24")
         }),
         _ => Err(ApiError::bad(
-            "who is meant is not said",
+            "the subject of the ban is missing",
             "give one of client, user and address, and only one",
         )),
     }
 }
 
-/// The longest ban, in seconds: a thousand years.
+/// Longest ban, in seconds: a thousand years.
 const FOR_S_MAX: u64 = 31_536_000_000;
 
 async fn list(call: ApiRequest) -> Result<ListPage<Ban>, ApiError> {
@@ -141,7 +141,7 @@ async fn remove(call: ApiRequest) -> Result<Lifted, ApiError> {
         true => Ok(Lifted { whom: text }),
         false => Err(ApiError::missing(
             format!("{text} is not banned"),
-            "GET /api/v1/bans lists who is, as `lapwing ctl bans` does",
+            "GET /api/v1/bans lists all bans, as `lapwing ctl bans` does",
         )),
     }
 }
@@ -152,6 +152,6 @@ fn not_changed(why: NotChanged) -> ApiError {
             "there is no list of bans",
             "set auth.ban_file to a path where the broker can make it, like \"bans.toml\", then reload, and try again",
         ),
-        NotChanged::List(error) => ApiError::conflict(error, "see to the file that auth.ban_file names"),
+        NotChanged::List(error) => ApiError::conflict(error, "check the file that auth.ban_file names"),
     }
 }

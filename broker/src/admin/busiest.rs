@@ -1,4 +1,4 @@
-//! The clients that most goes through, as `lapwing ctl top` shows them.
+//! The clients with the most traffic, as `lapwing ctl top` shows them.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -7,59 +7,59 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, LIMIT, Parameter};
 use super::clients::Rates;
-use super::shape::object;
+use super::request::{ApiRequest, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::clients::handle::{ClientHandle, Command};
 use crate::clients::{self, report};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/busiest",
-    "Lists the connected clients that most goes through, the busiest first",
-    [Parameter::choice("by", &["messages", "bytes"], "What counts; messages if it is not said."), LIMIT],
+    "Lists the connected clients with the most traffic, the busiest first",
+    [Parameter::choice("by", &["messages", "bytes"], "The figure to order by; messages by default."), LIMIT],
     list => Busiest
 )];
 
 object! {
     /// The busiest clients.
     Busiest {
-        /// The busiest first.
+        /// The clients, the busiest first.
         clients: Vec<Busy>,
-        /// How many clients are connected.
+        /// Number of connected clients.
         connected: u64,
-        /// How many of them were asked; fewer where there are very many.
+        /// Number of clients that were asked; fewer than `connected` where there are very many.
         asked: u64,
     }
 }
 
 object! {
-    /// A client and how fast it is.
+    /// A client and its rates.
     Busy {
         /// The client identifier.
         client: Arc<str>,
-        /// Its user.
+        /// The user of the client.
         user: Option<Arc<str>>,
-        /// Where it is connected from, with the port; "unix" for a Unix socket.
+        /// Remote address with the port; "unix" for a Unix socket.
         address: Arc<str>,
         /// The listener that it is connected by.
         listener: Arc<str>,
-        /// How fast it is.
+        /// Its rates.
         per_second: Rates,
-        /// Messages that wait for it.
+        /// Messages in its session queue.
         queued_messages: u64,
         /// Messages to it or from it that were dropped.
         dropped_messages: u64,
     }
 }
 
-/// How many clients are asked; each is woken for it.
+/// Clients that are asked at most; each is woken for it.
 const ASKED_MAX: usize = 10_000;
-/// How many clients one look at the registry passes.
+/// Clients that one look at the registry passes.
 const VISITS: usize = 1_000;
-/// How long all of them may take to answer: who is too busy for that is left out.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time that all clients have to answer; later ones are left out.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
 
 async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
     let (core, limit) = (&call.admin.core, call.limit());
@@ -88,7 +88,7 @@ async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
             (client_id, handle, answer)
         })
         .collect();
-    let (asked, until) = (answers.len() as u64, Instant::now() + PATIENCE);
+    let (asked, until) = (answers.len() as u64, Instant::now() + ANSWER_TIME);
     let mut clients = Vec::new();
     for (client, handle, answer) in answers {
         let Ok(Ok(account)) = timeout_at(until, answer).await else { continue };
@@ -108,10 +108,10 @@ async fn list(call: ApiRequest) -> Result<Busiest, ApiError> {
     let weight = |busy: &Busy| {
         let Rates { messages_received, messages_sent, bytes_received, bytes_sent } = &busy.per_second;
         let sum = if by_bytes { bytes_received + bytes_sent } else { messages_received + messages_sent };
-        // A rate is no negative number, and a thousandth of a message is enough.
+        // A rate is not negative, and a thousandth of a message is precise enough.
         (sum * 1_000.0) as u64
     };
-    // Those that are equally busy are in the order of their identifiers, as they came.
+    // Equally busy clients keep the order of their identifiers.
     clients.sort_by_key(|busy| Reverse(weight(busy)));
     clients.truncate(limit);
     Ok(Busiest { clients, connected, asked })

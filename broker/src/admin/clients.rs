@@ -1,4 +1,4 @@
-//! Clients: who is connected, whose session rests, and how each of them is.
+//! Clients: connected ones and those with an offline session, in short and in detail.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use tokio::sync::oneshot;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{ListPage, object};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::clients::handle::{ClientHandle, Command, DisconnectCommand};
 use crate::clients::report::{self, SessionReport};
@@ -27,10 +27,10 @@ pub(super) const ROUTES: &[Route] = &[
     GET "/clients",
     "Lists clients in the order of their identifiers",
     [
-        Parameter::text("client", "Those whose client identifier this is, in which * is anything and ? any one character."),
-        Parameter::text("user", "Those of this user."),
-        Parameter::text("address", "Those connected from this address or network, like 192.0.2.0/24."),
-        Parameter::text("listener", "Those connected by this listener: its name, or its URL."),
+        Parameter::text("client", "A pattern for client identifiers: * is anything, ? any one character."),
+        Parameter::text("user", "Only clients of this user."),
+        Parameter::text("address", "Only clients connected from this address or network, like 192.0.2.0/24."),
+        Parameter::text("listener", "Only clients connected by this listener: its name, or its URL."),
         Parameter::choice("state", &["connected", "offline"], "Only these."),
         LIMIT,
         CURSOR
@@ -40,7 +40,7 @@ pub(super) const ROUTES: &[Route] = &[
     route!(GET "/clients/{client}", "One client in detail", [], one => Detail),
     route!(
         POST "/clients/{client}/disconnect",
-        "Disconnects a client (0x98); it may come again, and its session waits for it as long as its expiry says",
+        "Disconnects a client (0x98); it may reconnect, and its session waits until its expiry",
         [],
         disconnect => Disconnected
     ),
@@ -51,19 +51,19 @@ object! {
     Client {
         /// The client identifier.
         client: Arc<str>,
-        /// Its user.
+        /// The user of the client.
         user: Option<Arc<str>>,
-        /// Whether it is connected; otherwise its session is offline.
+        /// True when it is connected; otherwise its session is offline.
         connected: bool,
-        /// Where it is connected from, with the port; "unix" for a Unix socket.
+        /// Remote address with the port; "unix" for a Unix socket.
         address: Option<Arc<str>>,
         /// The listener that it is connected by.
         listener: Option<Arc<str>>,
-        /// How long it has been connected, in milliseconds.
+        /// Age of its connection, in milliseconds.
         connected_for_ms: Option<u64>,
-        /// Messages that wait for it, those on disk included.
+        /// Messages in its session queue, those on disk included.
         queued_messages: u64,
-        /// Their bytes.
+        /// Bytes of those messages.
         queued_bytes: u64,
         /// Messages to it or from it that were dropped, since its session began or the broker
         /// started.
@@ -74,33 +74,33 @@ object! {
 object! {
     /// A client in detail.
     Detail {
-        /// In short.
+        /// The client in short.
         client: Client,
-        /// The protocol version that it speaks.
+        /// Protocol version of its connection.
         protocol_version: Option<String>,
-        /// The keep-alive that holds for it; 0 is none.
+        /// Keep-alive in force, in seconds; 0 is none.
         keep_alive_s: Option<u64>,
-        /// How long its session outlives its connection, in seconds; none: for ever.
+        /// Seconds that its session outlives its connection; none: for ever.
         session_expiry_s: Option<u64>,
-        /// While its session is offline: in how many milliseconds it ends; none: never.
+        /// While its session is offline: milliseconds until it ends; none: never.
         session_ends_in_ms: Option<u64>,
-        /// How it was recognized, like "password"; none: it was not.
+        /// Method that authenticated it, like "password"; none: it is anonymous.
         authentication: Option<String>,
-        /// The groups of its user.
+        /// Groups of its user.
         groups: Vec<String>,
-        /// What is published for it if its connection ends badly.
+        /// Will that is published if its connection ends badly.
         will: Option<Will>,
         /// Messages of QoS 1 and 2 on their way to it, not acknowledged.
         in_flight_to_client: u64,
         /// Messages of QoS 1 and 2 that came from it and are not acknowledged, or not released.
         in_flight_from_client: u64,
-        /// What went through its connection since CONNECT.
+        /// Traffic of its connection since CONNECT.
         flow: Option<Flow>,
-        /// How fast it is.
+        /// Rates of its connection.
         per_second: Option<Rates>,
-        /// Messages to it or from it that went no further, by reason.
+        /// Messages to it or from it that were dropped or skipped, by reason.
         outcomes: Vec<Ended>,
-        /// How many subscriptions its session has.
+        /// Number of subscriptions of its session.
         subscriptions_count: u64,
         /// The first thousand of them, in their order.
         subscriptions: Vec<Subscription>,
@@ -108,7 +108,7 @@ object! {
 }
 
 object! {
-    /// What went through a connection.
+    /// Traffic of a connection.
     Flow {
         /// PUBLISH packets from the client.
         messages_received: u64,
@@ -122,7 +122,7 @@ object! {
 }
 
 object! {
-    /// What goes through a connection in a second, as a mean of the last ten to twenty.
+    /// Traffic of a connection per second, as a mean of the last ten to twenty seconds.
     Rates {
         /// PUBLISH packets from the client.
         messages_received: f64,
@@ -144,11 +144,11 @@ object! {
 }
 
 object! {
-    /// Messages that went no further.
+    /// Messages that were dropped or skipped.
     Ended {
-        /// Why, as in docs/MONITORING.md.
+        /// Reason, as in docs/MONITORING.md.
         reason: String,
-        /// How many.
+        /// Number of messages.
         messages: u64,
     }
 }
@@ -160,9 +160,9 @@ object! {
         topic: String,
         /// Its QoS.
         qos: u64,
-        /// Whether it is retained.
+        /// True when it is retained.
         retain: bool,
-        /// How long it waits after the end of the connection, in seconds.
+        /// Delay after the end of the connection, in seconds.
         delay_s: u64,
         /// The size of its payload.
         payload_bytes: u64,
@@ -176,26 +176,26 @@ object! {
         filter: String,
         /// The QoS that was granted.
         qos: u64,
-        /// Nothing of its own comes back.
+        /// True when its own messages are not delivered to it.
         no_local: bool,
-        /// RETAIN stays as it was published.
+        /// True when RETAIN stays as it was published.
         retain_as_published: bool,
         /// The Subscription Identifier.
         id: Option<u64>,
     }
 }
 
-/// How many clients one look at the registry passes.
+/// Clients that one look at the registry passes.
 const VISITS: usize = 1_000;
-/// How many looks one call takes.
+/// Looks that one request takes.
 const LOOKS: usize = 100;
 
-/// What is asked for.
+/// Filter of a list of clients.
 struct ClientFilter {
     client: Option<String>,
     user: Option<String>,
     network: Option<ipnet::IpNet>,
-    /// As a URL, or by the numbers of those that have this name.
+    /// By URL, or by the endpoints that have this name.
     listener: Option<(String, Vec<EndpointId>)>,
     connected: Option<bool>,
 }
@@ -246,7 +246,7 @@ impl ClientFilter {
     }
 }
 
-/// A client, before its queue was looked at: that is done without the registry's lock.
+/// A client before its queue was looked at, which is done without the registry's lock.
 type ListedClient = (Client, Option<Arc<Outbox>>);
 
 fn found(client_id: &Arc<str>, client: &clients::ClientView<'_>, now: u64) -> ListedClient {
@@ -312,7 +312,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Client>, ApiError> {
     })
 }
 
-/// What went no further, if anything.
+/// Returns the dropped and skipped messages of a client, by reason.
 fn ended(outbox: &Outbox) -> Vec<Ended> {
     let Some(drops) = outbox.recipient().drops() else { return Vec::new() };
     let all = Reason::ALL.into_iter().map(|reason| (reason, drops.get(reason)));
@@ -321,21 +321,21 @@ fn ended(outbox: &Outbox) -> Vec<Ended> {
         .collect()
 }
 
-/// How many subscriptions of a client are shown.
+/// Subscriptions of a client that are shown.
 const SUBSCRIPTIONS_MAX: usize = 1_000;
-/// How long a connection may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that a connection has to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// That there is no such client.
+/// Returns the error for an unknown client.
 pub(super) fn unknown(client_id: &str) -> ApiError {
     let error = format!("there is no client '{client_id}', connected or with a session");
     ApiError::missing(error, "GET /api/v1/clients lists all of them, as `lapwing ctl clients` does")
 }
 
-/// How often a client that comes and goes is looked for.
+/// Attempts to find a client that connects and disconnects meanwhile.
 pub(super) const TRIES: usize = 5;
 
-/// How a session is, told by its connection, or looked up where it rests.
+/// Returns the state of a session: its connection reports it, or it is looked up while offline.
 async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionReport), ApiError> {
     for _ in 0..TRIES {
         let now = core.now();
@@ -355,15 +355,15 @@ async fn account(core: &Core, client_id: &str) -> Result<(ListedClient, SessionR
         };
         let (to, answer) = oneshot::channel();
         handle.send(Command::Report(SUBSCRIPTIONS_MAX, to));
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(ANSWER_TIME, answer).await {
             Ok(Ok(account)) => return Ok((short, account)),
-            // It has left, and its session is elsewhere now.
+            // The connection is gone, and the session has moved.
             Ok(Err(_)) => {}
             Err(_) => break,
         }
     }
     Err(ApiError::unavailable(
-        format!("client '{client_id}' does not answer, or comes and goes"),
+        format!("client '{client_id}' does not answer, or reconnects all the time"),
         "try again",
     ))
 }
@@ -429,19 +429,22 @@ async fn disconnect(call: ApiRequest) -> Result<Disconnected, ApiError> {
     });
     let handle = handle.ok_or_else(|| unknown(client_id))?.ok_or_else(|| {
         let error = format!("client '{client_id}' is not connected; its session is offline");
-        ApiError::conflict(error, "end its session if that is meant: `lapwing ctl session delete`")
+        ApiError::conflict(error, "to end its session, use `lapwing ctl session delete`")
     })?;
     leave(&handle, false).await?;
     Ok(Disconnected { client: client_id.to_owned() })
 }
 
-/// Ends a connection, and its session where that is wanted, and waits until that is done; `false`:
-/// it was leaving already.
+/// Ends a connection, and its session if asked to, and waits for that. Returns `false` when the
+/// connection was ending already.
 pub(super) async fn leave(handle: &ClientHandle, with_session: bool) -> Result<bool, ApiError> {
     let (done, gone) = oneshot::channel();
     handle.send(Command::Disconnect(DisconnectCommand { with_session, done }));
-    match tokio::time::timeout(PATIENCE, gone).await {
+    match tokio::time::timeout(ANSWER_TIME, gone).await {
         Ok(done) => Ok(done.is_ok()),
-        Err(_) => Err(ApiError::unavailable("the client was told, and is not gone yet", "look again")),
+        Err(_) => Err(ApiError::unavailable(
+            "the client was asked to disconnect, and is still connected",
+            "try again",
+        )),
     }
 }

@@ -1,25 +1,25 @@
-//! Who would get a message, and who would not, and why.
+//! Receivers of a message, and the reasons of those that do not get it.
 
 use lapwing_protocol::{QoS, topic};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter, ParameterKind};
-use super::shape::object;
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter, ParameterKind};
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::explain::{self, Question};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/explain",
-    "Says who would get a message on a topic, and who would not, and why",
+    "Lists the receivers of a message on a topic, with the reasons of those that do not get it",
     [
         Parameter::text("topic", "The topic name, mount point included.").required(),
-        Parameter::text("from", "The client that would publish it: whether it may, and what No Local comes to."),
-        Parameter::choice("qos", &["0", "1", "2"], "How it would be published; 1 where it is not said."),
+        Parameter::text("from", "The client that would publish it: checks its rights, and No Local."),
+        Parameter::choice("qos", &["0", "1", "2"], "The QoS of the message; 1 by default."),
         Parameter {
             name: "bytes",
             kind: ParameterKind::Number(0, 268_435_455),
             required: false,
-            doc: "How large it would be; 0 where it is not said.",
+            doc: "The size of its payload; 0 by default.",
         },
         LIMIT,
         CURSOR
@@ -28,36 +28,35 @@ pub(super) const ROUTES: &[Route] = &[route!(
 )];
 
 object! {
-    /// What would become of a message.
+    /// Fate of a message.
     Explanation {
         /// The topic name.
         topic: String,
-        /// Who would publish it, if that was asked.
+        /// The publisher, if the request names one.
         publisher: Option<Publisher>,
         /// The size of the retained message of the topic; null: there is none.
         retained_bytes: Option<u64>,
-        /// How many sessions have a subscription that matches, each member of a shared group
-        /// included.
+        /// Number of sessions with a matching subscription, each member of a shared group included.
         sessions: u64,
-        /// How many shared groups there are among them.
+        /// Number of matching shared groups.
         shared_groups: u64,
         /// The sessions, in the order in which they began.
         receivers: Vec<Receiver>,
-        /// What `cursor` of the next page is; null: this is the last page.
+        /// Value for `cursor` to get the next page; null: this is the last page.
         next: Option<String>,
     }
 }
 
 object! {
-    /// Whether a client may publish.
+    /// Right of a client to publish.
     Publisher {
         /// The client identifier.
         client: String,
-        /// Whether it is connected or has a session; otherwise nothing is known of it.
+        /// True when it is connected or has a session; otherwise the client is unknown.
         known: bool,
-        /// Why its message would not be taken; null: it would.
+        /// Reason that its message would be refused; null: it would be accepted.
         reason: Option<String>,
-        /// The rule that decides.
+        /// The deciding rule.
         detail: String,
     }
 }
@@ -67,27 +66,27 @@ object! {
     Receiver {
         /// The client identifier.
         client: std::sync::Arc<str>,
-        /// Its user.
+        /// The user of the client.
         user: Option<std::sync::Arc<str>>,
-        /// Whether it is connected; otherwise its session rests.
+        /// True when it is connected; otherwise its session is offline.
         connected: bool,
-        /// The highest QoS of its subscriptions that match.
+        /// The highest QoS of its matching subscriptions.
         qos: u64,
-        /// The topic filters of those, sixteen at most.
+        /// Topic filters of those, sixteen at most.
         filters: Vec<String>,
-        /// How many they are.
+        /// Number of those.
         filters_count: u64,
-        /// The share name, where it is as a member of a shared group.
+        /// The share name, where it is a member of a shared group.
         share: Option<String>,
-        /// Messages that wait for it already.
+        /// Messages in its session queue.
         queued_messages: u64,
-        /// Their bytes.
+        /// Bytes of those messages.
         queued_bytes: u64,
-        /// Whether it would get the message, now or once it is back.
+        /// True when it would get the message, now or once it is back.
         gets: bool,
         /// "sent", "kept", "not_its_turn", or the reason as in docs/MONITORING.md.
         verdict: String,
-        /// In words.
+        /// The verdict in words.
         detail: String,
     }
 }
@@ -110,7 +109,7 @@ async fn explain(call: ApiRequest) -> Result<Explanation, ApiError> {
     let number = |name: &str| call.text(name).and_then(|value| value.parse::<usize>().ok());
     let qos = number("qos").and_then(|qos| QoS::from_u8(qos as u8)).unwrap_or(QoS::AtLeastOnce);
     let (bytes, most, core) = (number("bytes").unwrap_or(0), call.limit(), call.admin.core.clone());
-    // Where there are many subscriptions it takes its time.
+    // It takes long where there are many subscriptions.
     let explained = tokio::task::spawn_blocking(move || {
         let from = from.as_deref();
         let found = core.explain(&Question { topic: &name, from, qos, bytes, after, most });

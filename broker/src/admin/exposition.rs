@@ -1,4 +1,4 @@
-//! The figures as OpenMetrics 1.0 has them, or as Prometheus did before.
+//! Figures as the exposition of OpenMetrics 1.0, or of Prometheus before it.
 
 use std::fmt::{Display, Write};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::store::Health;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::metrics::{BOUNDS_MICROS, HistogramSnapshot, TrafficTotals};
 
-/// How the text is written.
+/// Format of the text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     OpenMetrics,
@@ -27,11 +27,11 @@ impl Form {
     }
 }
 
-/// All figures of now.
+/// Writes all current figures.
 pub(super) fn write(core: &Core, form: Form) -> String {
     let mut page = Exposition { text: String::with_capacity(8_192), form };
     page.info("lapwing_build", "What runs.", "version", crate::VERSION);
-    page.gauge("lapwing_uptime_seconds", "How long the broker has run.", core.uptime_ms() as f64 / 1000.0);
+    page.gauge("lapwing_uptime_seconds", "Time since the broker started.", core.uptime_ms() as f64 / 1000.0);
     clients(core, &mut page);
     traffic(core, &mut page);
     listeners(core, &mut page);
@@ -58,47 +58,55 @@ fn clients(core: &Core, page: &mut Exposition) {
     );
     page.gauge(
         "lapwing_connections_limit",
-        "How many there may be (limits.connections_max).",
+        "Largest number of connections (limits.connections_max).",
         usage.connections_max,
     );
     page.gauge("lapwing_clients_connected", "Clients that are connected.", counts.live);
-    page.gauge("lapwing_clients_connected_max", "The most at once since the start.", counts.live_max);
-    page.gauge("lapwing_sessions_offline", "Sessions that wait for their client.", counts.offline);
+    page.gauge(
+        "lapwing_clients_connected_max",
+        "Largest number of connected clients since the start.",
+        counts.live_max,
+    );
+    page.gauge("lapwing_sessions_offline", "Sessions that are offline.", counts.offline);
     page.counter(
         "lapwing_sessions_expired",
-        "Sessions that ended since their client stayed away.",
+        "Sessions that ended by their expiry.",
         m.sessions_expired.get(),
     );
     page.counter("lapwing_connections_accepted", "Network connections accepted.", traffic.connections);
     page.counter(
         "lapwing_connections_refused",
-        "Connections refused, or closed for breaking a rule.",
+        "Connections refused, or closed for a protocol error.",
         traffic.refused,
     );
     let failures = m.authentication_failures.get();
-    page.counter("lapwing_authentication_failures", "Clients that could not say who they are.", failures);
-    page.counter("lapwing_denied", "Things that clients were not allowed to do.", m.denied.get());
+    page.counter("lapwing_authentication_failures", "Clients that failed to authenticate.", failures);
+    page.counter("lapwing_denied", "Actions that access rules denied.", m.denied.get());
 }
 
 fn traffic(core: &Core, page: &mut Exposition) {
     let traffic = core.settings.traffic();
-    page.counter("lapwing_packets_received", "MQTT packets that came in.", traffic.packets_received);
-    page.counter("lapwing_packets_sent", "MQTT packets that went out.", traffic.packets_sent);
-    page.counter("lapwing_received_bytes", "Bytes that came in.", traffic.bytes_received);
-    page.counter("lapwing_sent_bytes", "Bytes that went out.", traffic.bytes_sent);
-    page.counter("lapwing_messages_received", "PUBLISH packets that came in.", traffic.publish_received);
-    page.counter("lapwing_messages_sent", "PUBLISH packets that went out.", traffic.publish_sent);
+    page.counter("lapwing_packets_received", "MQTT packets from clients.", traffic.packets_received);
+    page.counter("lapwing_packets_sent", "MQTT packets to clients.", traffic.packets_sent);
+    page.counter("lapwing_received_bytes", "Bytes from clients.", traffic.bytes_received);
+    page.counter("lapwing_sent_bytes", "Bytes to clients.", traffic.bytes_sent);
+    page.counter("lapwing_messages_received", "PUBLISH packets from clients.", traffic.publish_received);
+    page.counter("lapwing_messages_sent", "PUBLISH packets to clients.", traffic.publish_sent);
     let drops = &core.outcomes.drops;
-    let dropped = "Messages that were not taken, or that a subscriber did not get, by reason.";
+    let dropped = "Messages that were refused, or accepted and not delivered, by reason.";
     page.counters("lapwing_messages_dropped", dropped, Reason::drops().map(|r| (r.name(), drops.get(r))));
-    let passed = "Messages that were for nobody, or for nobody who is there, by reason: no drops.";
+    let passed = "Messages without a receiver, or without a connected one, by reason: no drops.";
     let reasons = Reason::skipped().map(|r| (r.name(), drops.get(r)));
     page.counters("lapwing_messages_skipped", passed, reasons);
-    page.counter("lapwing_payload_received_bytes", "Payload that came in.", traffic.publish_bytes_received);
-    page.counter("lapwing_payload_sent_bytes", "Payload that went out.", traffic.publish_bytes_sent);
+    page.counter(
+        "lapwing_payload_received_bytes",
+        "Payload bytes from clients.",
+        traffic.publish_bytes_received,
+    );
+    page.counter("lapwing_payload_sent_bytes", "Payload bytes to clients.", traffic.publish_bytes_sent);
 }
 
-/// What a figure of a listener is called, whether it is a counter, what it says, and where it is.
+/// A metric of a listener: name, set for a counter, help text, value.
 type OfListener = (&'static str, bool, &'static str, fn(&TrafficTotals, u64) -> u64);
 
 fn listeners(core: &Core, page: &mut Exposition) {
@@ -115,17 +123,22 @@ fn listeners(core: &Core, page: &mut Exposition) {
         (
             "lapwing_listener_connections_refused",
             true,
-            "Connections that it refused, or closed for breaking a rule.",
+            "Connections that it refused, or closed for a protocol error.",
             |sums, _| sums.refused,
         ),
-        ("lapwing_listener_messages_received", true, "PUBLISH packets that came in by it.", |sums, _| {
-            sums.publish_received
-        }),
-        ("lapwing_listener_messages_sent", true, "PUBLISH packets that went out by it.", |sums, _| {
+        (
+            "lapwing_listener_messages_received",
+            true,
+            "PUBLISH packets from clients of a listener.",
+            |sums, _| sums.publish_received,
+        ),
+        ("lapwing_listener_messages_sent", true, "PUBLISH packets to clients of a listener.", |sums, _| {
             sums.publish_sent
         }),
-        ("lapwing_listener_received_bytes", true, "Bytes that came in by it.", |sums, _| sums.bytes_received),
-        ("lapwing_listener_sent_bytes", true, "Bytes that went out by it.", |sums, _| sums.bytes_sent),
+        ("lapwing_listener_received_bytes", true, "Bytes from clients of a listener.", |sums, _| {
+            sums.bytes_received
+        }),
+        ("lapwing_listener_sent_bytes", true, "Bytes to clients of a listener.", |sums, _| sums.bytes_sent),
     ];
     let snapshot = core.settings.get();
     let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, endpoint)| {
@@ -140,11 +153,11 @@ fn listeners(core: &Core, page: &mut Exposition) {
     }
 }
 
-/// How many clients are looked at in one go.
+/// Clients that one look at the registry passes.
 const SLICE: usize = 512;
 
-/// What waits for clients and what is on its way to them: looked up where it is, since counting it
-/// would cost each message.
+/// Messages in session queues and in flight. They are counted on demand, since counters would cost
+/// each message.
 fn queues(core: &Core, page: &mut Exposition) {
     let (mut connected, mut offline) = ([0; 3], [0; 3]);
     let (mut after, mut outboxes) = (None, Vec::with_capacity(SLICE));
@@ -166,7 +179,7 @@ fn queues(core: &Core, page: &mut Exposition) {
         }
     }
     for (at, (name, help)) in [
-        ("lapwing_session_queue_messages", "Messages that wait for clients, those on disk included."),
+        ("lapwing_session_queue_messages", "Messages in session queues, those on disk included."),
         ("lapwing_session_queue_bytes", "Their bytes."),
         ("lapwing_in_flight_messages", "Messages of QoS 1 and 2 sent to clients and not acknowledged."),
     ]
@@ -181,8 +194,8 @@ fn queues(core: &Core, page: &mut Exposition) {
 
 fn telemetry(core: &Core, page: &mut Exposition) {
     let (sent, dropped) = core.outcomes.traces.export().map_or((0, 0), |export| export.spans());
-    page.counter("lapwing_telemetry_spans_sent", "Spans that the collector took.", sent);
-    let help = "Spans that did not fit into telemetry.spans_max, or that the collector did not take.";
+    page.counter("lapwing_telemetry_spans_sent", "Spans that the collector accepted.", sent);
+    let help = "Spans that did not fit into telemetry.spans_max, or that the collector refused.";
     page.counter("lapwing_telemetry_spans_dropped", help, dropped);
 }
 
@@ -191,7 +204,7 @@ fn routes(core: &Core, page: &mut Exposition) {
     page.gauge("lapwing_subscriptions", "Subscriptions of all sessions.", subscriptions);
     page.gauge("lapwing_shared_subscriptions", "Shared subscriptions among them.", shared);
     let (messages, bytes) = core.router.retained.len();
-    page.gauge("lapwing_retained_messages", "Messages that are retained.", messages);
+    page.gauge("lapwing_retained_messages", "Retained messages.", messages);
     page.gauge("lapwing_retained_bytes", "Their bytes.", bytes);
 }
 
@@ -199,12 +212,8 @@ fn store(core: &Core, page: &mut Exposition) {
     let figures = core.store.figures();
     let states = [Health::Good, Health::Full, Health::Failed];
     let states = states.map(|state| (state.text(), u8::from(state == figures.health)));
-    page.states("lapwing_store_health", "How the store is: 1 for the state that it is in.", &states);
-    page.gauge(
-        "lapwing_store_queued_bytes",
-        "Messages that wait on disk for sessions.",
-        core.disk_total.bytes(),
-    );
+    page.states("lapwing_store_health", "Health of the store: 1 for its current state.", &states);
+    page.gauge("lapwing_store_queued_bytes", "Bytes of session queues on disk.", core.disk_total.bytes());
     page.gauge(
         "lapwing_store_segments_kept",
         "Segments of the log that are kept for queues.",
@@ -217,22 +226,18 @@ fn store(core: &Core, page: &mut Exposition) {
         "Bytes written to the checkpoint.",
         figures.checkpoint_bytes,
     );
-    page.counter(
-        "lapwing_store_syncs",
-        "Times that the disk was asked to keep what was written.",
-        figures.syncs,
-    );
-    page.histogram("lapwing_store_sync_seconds", "How long syncs of the log took.", &figures.sync_time);
+    page.counter("lapwing_store_syncs", "Syncs of the log.", figures.syncs);
+    page.histogram("lapwing_store_sync_seconds", "Duration of syncs of the log.", &figures.sync_time);
     page.counter("lapwing_store_checkpoints", "Checkpoints made.", figures.checkpoints);
     let moved = "Messages moved out of segments with little else in them.";
     page.counter("lapwing_store_moved_messages", moved, figures.moved);
     page.counter("lapwing_store_corrupt", "Rows and frames found corrupt.", figures.corrupt);
 }
 
-/// Under the names that Prometheus's own libraries use.
+/// Figures of the process, under the names of Prometheus' own libraries.
 fn process(core: &Core, page: &mut Exposition) {
     let budget = core.budget.usage().memory_bytes_max;
-    page.gauge("lapwing_memory_budget_bytes", "The memory at which no new client is let in.", budget);
+    page.gauge("lapwing_memory_budget_bytes", "Memory above which new clients are refused.", budget);
     let pressure = core.budget.pressure() as u8;
     page.gauge(
         "lapwing_memory_pressure",
@@ -247,17 +252,21 @@ fn process(core: &Core, page: &mut Exposition) {
         page.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
     }
     if let Some(heap) = core.budget.heap(Instant::now()) {
-        page.gauge("lapwing_allocator_bytes", "What the allocator has from the kernel.", heap.system_bytes);
-        page.gauge("lapwing_allocator_free_bytes", "Of that, what nobody uses.", heap.free_bytes);
+        page.gauge(
+            "lapwing_allocator_bytes",
+            "Bytes that the allocator has from the kernel.",
+            heap.system_bytes,
+        );
+        page.gauge("lapwing_allocator_free_bytes", "Bytes of those that are free.", heap.free_bytes);
     }
     if let Some(files) = process.open_files {
         page.gauge("process_open_fds", "Open file descriptors.", files);
     }
     if let Some(most) = process.open_files_max {
-        page.gauge("process_max_fds", "The most file descriptors.", most);
+        page.gauge("process_max_fds", "Largest number of open file descriptors.", most);
     }
     if let Some(seconds) = process.start_seconds {
-        page.gauge("process_start_time_seconds", "When the process began, in seconds since 1970.", seconds);
+        page.gauge("process_start_time_seconds", "Start of the process, in seconds since 1970.", seconds);
     }
 }
 
@@ -272,7 +281,7 @@ impl Exposition {
         let _ = writeln!(self.text, "{line}");
     }
 
-    /// What stands above the samples of a name. A unit is what the name ends with.
+    /// Writes the lines above the samples of a name. A unit is the suffix of the name.
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
@@ -287,7 +296,7 @@ impl Exposition {
         self.line(format_args!("{name} {value}"));
     }
 
-    /// In OpenMetrics the name is without `_total`, and the sample with it; before, both were with
+    /// OpenMetrics has the name without `_total`, and the sample with it; Prometheus had both with
     /// it.
     fn counter_head(&mut self, name: &str, help: &str) {
         match self.form {
@@ -313,7 +322,7 @@ impl Exposition {
         self.line(format_args!("{name}_count {count}"));
     }
 
-    /// One for each reason.
+    /// Writes a counter for each reason.
     fn counters(&mut self, name: &str, help: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
         self.counter_head(name, help);
         counts.for_each(|(reason, n)| self.line(format_args!("{name}_total{{reason=\"{reason}\"}} {n}")));
@@ -327,7 +336,7 @@ impl Exposition {
         self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
     }
 
-    /// One figure for each of several; `grows`: it is a counter.
+    /// Writes one sample for each label; `grows` is set for a counter.
     fn labelled<'a>(
         &mut self,
         (name, grows): (&str, bool),

@@ -1,21 +1,21 @@
-//! Listeners, with what went through each.
+//! Listeners, with their traffic.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::settings::Snapshot;
 use crate::net::endpoint::Endpoint;
 use crate::telemetry::metrics::TrafficTotals;
 
 pub(super) const ROUTES: &[Route] = &[
-    route!(GET "/listeners", "Lists the listeners, with what went through each since the start", [], list => Listeners),
+    route!(GET "/listeners", "Lists the listeners, with their traffic since the start", [], list => Listeners),
 ];
 
 object! {
     /// All listeners.
     Listeners {
-        /// In the order of the configuration.
+        /// The listeners, in the order of the configuration.
         items: Vec<Listener>,
     }
 }
@@ -23,31 +23,30 @@ object! {
 object! {
     /// A listener.
     Listener {
-        /// Its name in the configuration, or else its address.
+        /// Name in the configuration, or else the address.
         name: String,
-        /// Where it is open, like mqtt://127.0.0.1:1883.
+        /// Addresses that it is open at, like mqtt://127.0.0.1:1883.
         urls: Vec<String>,
-        /// Connections now, those before CONNECT included.
+        /// Current connections, those before CONNECT included.
         connections: u64,
-        /// How many it may have; none: as many as the broker.
+        /// Largest number of connections; none: as many as the broker.
         connections_max: Option<u64>,
         /// Connections accepted.
         accepted: u64,
-        /// Connections refused, or closed for breaking a rule.
+        /// Connections refused, or closed for a protocol error.
         refused: u64,
-        /// PUBLISH packets that came in.
+        /// PUBLISH packets from clients.
         messages_received: u64,
-        /// PUBLISH packets that went out.
+        /// PUBLISH packets to clients.
         messages_sent: u64,
-        /// Bytes of MQTT that came in.
+        /// Bytes of MQTT from clients.
         bytes_received: u64,
-        /// Bytes of MQTT that went out.
+        /// Bytes of MQTT to clients.
         bytes_sent: u64,
     }
 }
 
-/// The listeners with a name for each that no other has: those of one address, of which there can
-/// be two with port 0, are counted.
+/// Returns the listeners with unique names. Listeners of one address, as with port 0, are numbered.
 pub(super) fn named(snapshot: &Snapshot) -> Vec<(String, &Endpoint)> {
     let mut named: Vec<(String, &Endpoint)> = Vec::new();
     for endpoint in &snapshot.endpoints {

@@ -1,8 +1,8 @@
-//! What is logged.
+//! The level of the log.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::control;
 
@@ -10,14 +10,14 @@ pub(super) const ROUTES: &[Route] = &[
     route!(GET "/log", "What is logged", [], get => Level),
     route!(
         PUT "/log",
-        "Sets what is logged, until the next start, or until a reload finds another log.level",
+        "Sets the level of the log, until the next start, or until a reload finds another log.level",
         [],
         set <- NewLevel => Level
     ),
 ];
 
 object! {
-    /// What is to be logged.
+    /// A level to set.
     NewLevel {
         /// error, warn, info, debug, trace, or a filter like "info,audit=warn,lapwing::net=debug".
         level: String,
@@ -25,11 +25,11 @@ object! {
 }
 
 object! {
-    /// What is logged.
+    /// The level in force.
     Level {
         /// error, warn, info, debug, trace, or a filter like "info,audit=warn,lapwing::net=debug".
         level: String,
-        /// What log.level says.
+        /// Value of log.level.
         configured: String,
     }
 }

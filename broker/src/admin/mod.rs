@@ -1,31 +1,31 @@
-//! What operators and their machines ask of a broker, over HTTP: figures, health and version
-//! ([`figures`]) for whoever can connect to the address, and the API (`/api/v1`, [`routes`]) for
-//! who has the token, or may open the Unix socket.
+//! HTTP for operators and their machines: figures, health and version ([`metrics`]) for all that
+//! can connect to the address; the API (`/api/v1`, [`routes`]) with the token, or through the Unix
+//! socket.
 //!
-//! It is bounded: one request per connection, few connections, little time, small heads and bodies,
-//! pages. It stalls nobody: what is looked at is looked at briefly and copied in pieces. Browsers
-//! are kept out: nothing is done without an Authorization head, there are no cookies, and no other
-//! origin is let in.
+//! Everything is bounded: one request per connection, few connections, short times, small heads and
+//! bodies, pages. No request stalls the broker: state is looked at briefly, and copied in pieces.
+//! Browsers are kept out: the API needs an Authorization header, there are no cookies, and no other
+//! origin is allowed.
 
-mod answer;
 mod bans;
 mod busiest;
-mod call;
 mod clients;
-mod document;
 mod explain;
 mod exposition;
-mod figures;
 mod listeners;
 mod log;
+mod metrics;
+mod openapi;
 mod pattern;
 mod process;
 mod reload;
+mod request;
+mod response;
 mod retained;
 mod route;
 mod routes;
+mod schema;
 mod sessions;
-mod shape;
 mod subscriptions;
 mod trace;
 
@@ -50,33 +50,38 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::answer::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
-use self::call::{ApiRequest, Operator};
+use self::request::{ApiRequest, Operator};
+use self::response::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
 use crate::auth::audit;
 use crate::core::Core;
 use crate::core::control::{ControlRequest as Reload, ListenerName};
 use crate::net::ControlSocket;
 
-/// How many connections there are at once on each of the two; more wait in the kernel's queue.
+/// Concurrent connections on each of the two listeners; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
-/// How many of them all may be streams, which stay for as long as their clients like.
+/// Concurrent streams in all, which last as long as their clients like.
 const STREAMS_MAX: usize = 8;
-/// How long the head of a request may take.
+/// Time limit for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long an answer may take to be found.
+/// Time limit for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(25);
-/// How long a connection may take in all.
+/// Time limit for a connection.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
-/// The longest head, in bytes; the least that hyper takes.
+/// Longest head, in bytes; the least that hyper takes.
 const HEAD_BYTES_MAX: usize = 8_192;
-/// The most fields of a head.
+/// Most fields of a head.
 const HEADERS_MAX: usize = 64;
-/// The longest body, in bytes.
+/// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 65_536;
-/// How long accepting rests when the process has no file descriptor left.
+/// Pause of the accept loop when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// What it is about.
+/// The figures of now, in the text format of Prometheus.
+pub(crate) fn exposition(core: &Core) -> String {
+    exposition::write(core, exposition::Form::Plain)
+}
+
+/// The HTTP service for operators.
 #[derive(Clone)]
 pub(crate) struct Admin {
     core: Arc<Core>,
@@ -86,7 +91,7 @@ pub(crate) struct Admin {
     streams: Arc<Semaphore>,
 }
 
-/// Where it is asked.
+/// Listener of the service.
 pub(crate) enum AdminListener {
     /// `admin.address`.
     Address(TcpListener),
@@ -94,7 +99,7 @@ pub(crate) enum AdminListener {
     Socket(ControlSocket),
 }
 
-/// Who has come in by which door.
+/// Peer of a connection.
 #[derive(Clone, Debug)]
 enum AdminPeer {
     Network(SocketAddr),
@@ -102,8 +107,8 @@ enum AdminPeer {
 }
 
 impl Admin {
-    /// `listeners` are those that are open, `stopped` says that the broker ends, `reloads` takes
-    /// what is to be changed.
+    /// Creates the service. `listeners` are the open ones, `stopped` turns true when the broker
+    /// ends, and `reloads` takes requests for changes.
     pub(crate) fn new(
         core: Arc<Core>,
         listeners: watch::Receiver<Vec<ListenerName>>,
@@ -113,12 +118,12 @@ impl Admin {
         Admin { core, listeners, stopped, reloads, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 
-    /// Serves until it is dropped: what becomes of a broker that stops can be seen, too.
-    pub(crate) async fn run(self, door: AdminListener) {
+    /// Serves until it is dropped, so that a stopping broker can be observed, too.
+    pub(crate) async fn run(self, listener: AdminListener) {
         let mut connections = JoinSet::new();
         loop {
             let accept = async {
-                Ok(match &door {
+                Ok(match &listener {
                     AdminListener::Address(listener) => {
                         let (stream, peer) = listener.accept().await?;
                         (Box::new(stream) as Box<dyn AdminStream>, AdminPeer::Network(peer))
@@ -126,8 +131,8 @@ impl Admin {
                     AdminListener::Socket(socket) => {
                         let stream = socket.accept().await?;
                         let peer = stream.peer_cred()?;
-                        let visitor = AdminPeer::Process { user_id: peer.uid(), process_id: peer.pid() };
-                        (Box::new(stream) as Box<dyn AdminStream>, visitor)
+                        let peer = AdminPeer::Process { user_id: peer.uid(), process_id: peer.pid() };
+                        (Box::new(stream) as Box<dyn AdminStream>, peer)
                     }
                 })
             };
@@ -136,20 +141,20 @@ impl Admin {
                 accepted = accept, if connections.len() < CONNECTIONS_MAX => accepted,
             };
             match accepted {
-                Ok((stream, visitor)) => {
-                    connections.spawn(self.clone().serve(stream, visitor));
+                Ok((stream, peer)) => {
+                    connections.spawn(self.clone().serve(stream, peer));
                 }
                 Err(error) => {
-                    warn!("a connection to admin.address or admin.socket could not be accepted: {error}");
+                    warn!("failed to accept a connection at admin.address or admin.socket: {error}");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
         }
     }
 
-    async fn serve(self, stream: Box<dyn AdminStream>, visitor: AdminPeer) {
+    async fn serve(self, stream: Box<dyn AdminStream>, peer: AdminPeer) {
         let streams = AtomicBool::new(false);
-        let service = service_fn(|request| self.answer(request, &visitor, &streams));
+        let service = service_fn(|request| self.answer(request, &peer, &streams));
         let mut connection = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -165,32 +170,29 @@ impl Admin {
         }
         match served {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(?visitor, "admin: {error}"),
-            Err(_) => debug!(?visitor, "admin: closed after {CONNECTION_TIME:?}"),
+            Ok(Err(error)) => debug!(?peer, "admin: {error}"),
+            Err(_) => debug!(?peer, "admin: closed after {CONNECTION_TIME:?}"),
         }
     }
 
     async fn answer(
         &self,
         request: Request<Incoming>,
-        visitor: &AdminPeer,
+        peer: &AdminPeer,
         streams: &AtomicBool,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let path = request.uri().path();
         if path != "/api" && !path.starts_with("/api/") {
-            return Ok(match self.may_read(request.headers(), visitor, path) {
+            return Ok(match self.may_read(request.headers(), peer, path) {
                 Ok(()) => self.figures(&request).await,
                 Err(failure) => failure.response(),
             });
         }
-        let answer = match self.who(request.headers(), visitor) {
+        let answer = match self.who(request.headers(), peer) {
             Ok(who) => match tokio::time::timeout(ANSWER_TIME, self.call(request, who)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(ApiError::unavailable(
-                    format!(
-                        "this took longer than {} s, and perhaps not all of it was done",
-                        ANSWER_TIME.as_secs()
-                    ),
+                    format!("this took longer than {} s, and may be done in part", ANSWER_TIME.as_secs()),
                     "ask for less at once",
                 )),
             },
@@ -207,12 +209,12 @@ impl Admin {
 
     async fn call(&self, request: Request<Incoming>, who: Operator) -> Result<ApiResponse, ApiError> {
         let (route, names) = routes::find(request.method(), request.uri().path())?;
-        let query = call::query(request.uri().query().unwrap_or(""), route.query)?;
+        let query = request::query(request.uri().query().unwrap_or(""), route.query)?;
         if route.body.is_some() {
             let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
             if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case(JSON)) {
                 return Err(ApiError::media_type(
-                    "the body is to be JSON",
+                    "the body must be JSON",
                     format!("send it with Content-Type: {JSON}"),
                 ));
             }
@@ -229,9 +231,9 @@ impl Admin {
         Ok(answer.with(permit))
     }
 
-    /// Who asks the API for something, if it may.
-    fn who(&self, headers: &HeaderMap, visitor: &AdminPeer) -> Result<Operator, ApiError> {
-        let peer = match *visitor {
+    /// Authenticates the operator behind a request to the API.
+    fn who(&self, headers: &HeaderMap, peer: &AdminPeer) -> Result<Operator, ApiError> {
+        let peer = match *peer {
             AdminPeer::Process { user_id, process_id } => {
                 return Ok(Operator::Socket { user_id, process_id });
             }
@@ -244,7 +246,7 @@ impl Admin {
                 None => String::new(),
             };
             return Err(ApiError::forbidden(
-                "the API is served with a token only, and there is none",
+                "the API needs a token, and none is configured",
                 format!("set admin.token_file, then reload{socket}"),
             ));
         };
@@ -260,19 +262,19 @@ impl Admin {
         Ok(Operator::Token(peer))
     }
 
-    /// Whether figures may be read: by everybody on this machine, by others with the token or where
-    /// that is said. Health always.
-    fn may_read(&self, headers: &HeaderMap, visitor: &AdminPeer, path: &str) -> Result<(), ApiError> {
+    /// Checks that a client may read figures: from this machine, with the token, or where
+    /// `admin.open` is set. Health is open to all.
+    fn may_read(&self, headers: &HeaderMap, peer: &AdminPeer, path: &str) -> Result<(), ApiError> {
         let admin = &self.core.settings.get().config.admin;
         match path {
             "/healthz" | "/readyz" => Ok(()),
             _ if admin.open || admin.is_local() => Ok(()),
-            _ => self.who(headers, visitor).map(drop),
+            _ => self.who(headers, peer).map(drop),
         }
     }
 }
 
-/// Bytes of either door.
+/// Bytes of either listener.
 trait AdminStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AdminStream for T {}
@@ -283,19 +285,18 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// In a time that tells nothing of what was expected, its length included.
+/// Compares in constant time, so that neither content nor length leaks.
 fn same(given: &[u8], expected: &[u8]) -> bool {
     let digest = |bytes| ring::digest::digest(&ring::digest::SHA256, bytes);
     digest(given).as_ref().ct_eq(digest(expected).as_ref()).into()
 }
 
-/// A body that is not too large.
+/// Reads a body up to the limit.
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| {
-            ApiError::bad(format!("the body did not come whole: {error}"), "send it again")
-        })?;
+        let frame = frame
+            .map_err(|error| ApiError::bad(format!("the body is incomplete: {error}"), "send it again"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > BODY_BYTES_MAX {
             return Err(ApiError::too_large(

@@ -1,10 +1,10 @@
-//! Texts with `*` and `?`, as shells have them.
+//! Patterns with `*` and `?`, as in shells.
 
-/// Whether the whole text is what the pattern says: `*` is anything, `?` any one character.
+/// Returns `true` when the pattern matches the whole text: `*` is anything, `?` any one character.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
-    // Where the last star stands, and how far it reaches.
+    // Position of the last star, and the end of the text that it covers.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match (pattern.get(p), text.get(t)) {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_and_question_marks_stand_for_what_they_do_in_shells() {
+    fn stars_and_question_marks_match_as_in_shells() {
         for (pattern, text) in [
             ("", ""),
             ("a", "a"),

@@ -1,22 +1,22 @@
-//! Reading the configuration and its files anew.
+//! Reload of the configuration and its files.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::core::control;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     POST "/reload",
-    "Reads the configuration and all files that it names anew: all of it counts from then on, or nothing",
+    "Reads the configuration and all files that it names again; all of it takes effect, or nothing",
     [],
     reload => Reloaded
 )];
 
 object! {
-    /// How a reload went.
+    /// Result of a reload.
     Reloaded {
-        /// The keys that have changed and count with the next start only.
+        /// Changed keys that take effect only with the next start.
         restart: Vec<String>,
     }
 }
@@ -25,7 +25,10 @@ async fn reload(call: ApiRequest) -> Result<Reloaded, ApiError> {
     call.audit("reload");
     let reloaded = control::ask(&call.admin.reloads, None).await;
     let reloaded = reloaded.map_err(|error| {
-        ApiError::conflict(error, "all stays as it was: correct the configuration, and try again")
+        ApiError::conflict(
+            error,
+            "the previous settings stay in force: correct the configuration, and try again",
+        )
     })?;
     Ok(Reloaded { restart: reloaded.restart })
 }

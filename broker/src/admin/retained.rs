@@ -1,19 +1,19 @@
-//! Retained messages: looked through, counted, deleted by a filter.
+//! Retained messages: listed, counted, deleted by a filter.
 
 use std::collections::HashMap;
 
 use lapwing_protocol::topic;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use super::sessions::not_kept;
-use super::shape::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::message::Message;
 
 const FILTER: Parameter = Parameter::text(
     "filter",
-    "A topic filter; # where it is not said. It does not match what begins with $, as in SUBSCRIBE.",
+    "A topic filter; # by default. As in SUBSCRIBE, # does not match topics that begin with $.",
 );
 
 pub(super) const ROUTES: &[Route] = &[
@@ -33,15 +33,15 @@ object! {
     Retained {
         /// The topic name.
         topic: String,
-        /// As it was published.
+        /// The QoS that it was published with.
         qos: u64,
         /// The size of its payload.
         payload_bytes: u64,
-        /// The first 1,024 bytes of its payload, what is no UTF-8 replaced.
+        /// The first 1,024 bytes of its payload; bytes that are not UTF-8 are replaced.
         payload: String,
-        /// How long ago it was published, in milliseconds.
+        /// Milliseconds since it was published.
         age_ms: u64,
-        /// In how many milliseconds it expires; none: never.
+        /// Milliseconds until it expires; none: never.
         expires_in_ms: Option<u64>,
         /// The client that published it, where that was kept (auth.retained_source_checked).
         publisher: Option<String>,
@@ -49,9 +49,9 @@ object! {
 }
 
 object! {
-    /// How many there are.
+    /// Number of retained messages.
     Count {
-        /// Messages.
+        /// Number of messages.
         messages: u64,
         /// Their bytes, topics and properties included.
         bytes: u64,
@@ -61,14 +61,14 @@ object! {
 object! {
     /// Retained messages were deleted.
     Deleted {
-        /// How many.
+        /// Number of deleted messages.
         messages: u64,
     }
 }
 
-/// How much of a payload is shown, in bytes.
+/// Bytes of a payload that are shown.
 const PAYLOAD_SHOWN: usize = 1_024;
-/// How many messages are deleted before others have a turn.
+/// Messages that are deleted before other tasks have a turn.
 const DELETED_AT_ONCE: usize = 64;
 
 fn filter(call: &ApiRequest) -> Result<&str, ApiError> {
@@ -86,7 +86,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Retained>, ApiError> {
     let (filter, limit, core) = (filter(&call)?, call.limit(), &call.admin.core);
     let now = core.now();
     let mut next: Option<Box<str>> = call.cursor().map(Box::from);
-    // In order; those that only the store has are fetched for the whole page.
+    // In order; messages that only the store has are fetched for the whole page.
     let mut found: Vec<(Box<str>, Option<Message>)> = Vec::new();
     loop {
         next = core.router.retained.browse(filter, next, limit - found.len(), now, |shown| {
@@ -102,8 +102,8 @@ async fn list(call: ApiRequest) -> Result<ListPage<Retained>, ApiError> {
     let mut fetched: HashMap<Box<str>, Message> = HashMap::new();
     if !missing.is_empty() {
         let messages = core.store.retained(missing).await;
-        let messages = messages
-            .map_err(|_| ApiError::unavailable("the store cannot be read", "see what the log says of it"))?;
+        let messages =
+            messages.map_err(|_| ApiError::unavailable("the store cannot be read", "see the log"))?;
         fetched.extend(messages.into_iter().map(|message| (message.topic_str().into(), message)));
     }
     let message =
@@ -155,8 +155,8 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
         for topic in topics {
             if !core.clear_retained(&topic) {
                 return Err(ApiError::unavailable(
-                    format!("{messages} were deleted, then the store took no more"),
-                    "make room on its disk, or see what the log says of it",
+                    format!("{messages} were deleted, then the store failed"),
+                    "make room on its disk, or see the log",
                 ));
             }
             messages += 1;

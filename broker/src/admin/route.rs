@@ -1,4 +1,4 @@
-//! One route of the API: its method, path, schemas and the function that answers it.
+//! One route of the API: its method, path, schemas and function.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,29 +6,31 @@ use std::pin::Pin;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::admin::answer::{ApiError, ApiResponse, JSON, LINES};
-use crate::admin::call::{ApiRequest, Parameter};
+use crate::admin::request::{ApiRequest, Parameter};
+use crate::admin::response::{ApiError, ApiResponse, JSON, LINES};
 
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<ApiResponse, ApiError>> + Send>>;
 
-/// See the module.
+/// A route of the API.
 pub(super) struct Route {
     pub method: Method,
-    /// Below [`ROOT`]; a part in braces is anything.
+    /// Path below [`ROOT`]; a part in braces is variable.
     pub path: &'static str,
     pub summary: &'static str,
     pub query: &'static [Parameter],
-    /// The schema of what is sent, if there is something to send.
+    /// Schema of the body, if there is one.
     pub body: Option<fn() -> Value>,
-    /// The schema of the answer, and whether that is one value or a line for each.
+    /// Schema of the answer, and its content type: one value, or a line for each.
     pub answer: (fn() -> Value, &'static str),
     pub run: fn(ApiRequest) -> Running,
 }
 
 /// Declares a route: `route!(GET "/path/{name}", "What it does", [PARAMETERS], function =>
-/// Answer)`. The function takes the [`Call`] and, after a `<- Body`, what was sent; it returns a
-/// `Result<Answer, Failure>`. After `=> lines of` it returns the receiver of a channel, and what is
-/// sent there goes to the client as it comes: a JSON value with a newline each.
+/// Answer)`.
+///
+/// The function takes the [`ApiRequest`] and, after a `<- Body`, the parsed body; it returns a
+/// `Result<Answer, ApiError>`. After `=> lines of` it returns the receiver of a channel. Its JSON
+/// values, with a newline each, go to the client as they come.
 macro_rules! route {
     (@ $method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $body:expr, $answer:expr, $run:expr) => {
         $crate::admin::route::Route {
@@ -44,12 +46,12 @@ macro_rules! route {
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident <- $Body:ty => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
-            Some(<$Body as $crate::admin::shape::Schema>::schema),
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
+            Some(<$Body as $crate::admin::schema::Schema>::schema),
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::JSON),
             |call| Box::pin(async move {
                 let body: $Body = call.read()?;
                 let answer: $Answer = $run(call, body).await?;
-                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
+                Ok($crate::admin::response::ApiResponse::Value($crate::admin::schema::Schema::json(answer)))
             })
         )
     };
@@ -57,18 +59,18 @@ macro_rules! route {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::LINES),
-            |call| Box::pin(async move { Ok($crate::admin::answer::ApiResponse::Lines($run(call).await?, None)) })
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::LINES),
+            |call| Box::pin(async move { Ok($crate::admin::response::ApiResponse::Lines($run(call).await?, None)) })
         )
     };
     ($method:ident $path:literal, $summary:literal, [$($parameter:expr),*], $run:ident => $Answer:ty) => {
         $crate::admin::route::route!(
             @ $method $path, $summary, [$($parameter),*],
             None,
-            (<$Answer as $crate::admin::shape::Schema>::schema, $crate::admin::answer::JSON),
+            (<$Answer as $crate::admin::schema::Schema>::schema, $crate::admin::response::JSON),
             |call| Box::pin(async move {
                 let answer: $Answer = $run(call).await?;
-                Ok($crate::admin::answer::ApiResponse::Value($crate::admin::shape::Schema::json(answer)))
+                Ok($crate::admin::response::ApiResponse::Value($crate::admin::schema::Schema::json(answer)))
             })
         )
     };
@@ -84,7 +86,7 @@ impl Route {
         let parameters: Vec<Value> = in_path.chain(self.query.iter().map(Parameter::document)).collect();
         let (schema, media_type) = self.answer;
         let failure = json!({
-            "description": "Why not, and what to do about it.",
+            "description": "The error, with its remedy.",
             "content": { JSON: { "schema": { "$ref": "#/components/schemas/Failure" } } },
         });
         let good = match media_type {
@@ -106,7 +108,7 @@ impl Route {
         document
     }
 
-    /// Like `get_clients_client`.
+    /// Returns its name, like `get_clients_client`.
     fn name(&self) -> String {
         let letters = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let path: String = self.path.replace(['{', '}'], "").chars().map(letters).collect();

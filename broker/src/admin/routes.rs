@@ -1,5 +1,4 @@
-//! Every route of the API, in one table: what is served and what `openapi.json` says both come from
-//! it.
+//! The table of all routes of the API: the service and `openapi.json` are both made from it.
 //!
 //! A resource is a file of its own with a table `ROUTES`, made with [`route`]; a new one is a line
 //! in [`TABLES`].
@@ -7,15 +6,15 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::answer::ApiError;
-use super::call::{Parameter, ParameterKind, decode};
+use super::request::{Parameter, ParameterKind, decode};
+use super::response::ApiError;
 use super::{
-    bans, busiest, clients, document, explain, listeners, log, reload, retained, sessions, subscriptions,
+    bans, busiest, clients, explain, listeners, log, openapi, reload, retained, sessions, subscriptions,
     trace,
 };
 use crate::admin::route::Route;
 
-/// What all paths begin with.
+/// Prefix of all paths.
 pub(super) const ROOT: &str = "/api/v1";
 
 const TABLES: &[&[Route]] = &[
@@ -30,17 +29,17 @@ const TABLES: &[&[Route]] = &[
     trace::ROUTES,
     reload::ROUTES,
     log::ROUTES,
-    document::ROUTES,
+    openapi::ROUTES,
 ];
 
 fn all() -> impl Iterator<Item = &'static Route> {
     TABLES.iter().copied().flatten()
 }
 
-/// The route of a request, and what stands in its path for the parts in braces.
+/// Returns the route of a request, and the parts of its path in place of those in braces.
 ///
 /// # Errors
-/// That there is none.
+/// There is none.
 pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), ApiError> {
     let below = path.strip_prefix(ROOT).unwrap_or("");
     let mut others = Vec::new();
@@ -61,7 +60,7 @@ pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<S
     }
 }
 
-/// The parts of a path that stand for those in braces, if the rest is the same.
+/// Returns the variable parts of a path, if the rest is the same.
 fn names<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     let (mut wanted, mut parts) = (pattern.split('/'), path.split('/'));
     let mut names = Vec::new();
@@ -75,7 +74,7 @@ fn names<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     }
 }
 
-/// The document of the API (OpenAPI 3.1).
+/// Returns the OpenAPI 3.1 document of the API.
 pub(super) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in all() {
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_found_by_its_own_path_and_no_other() {
+    fn each_path_finds_its_own_route_only() {
         for route in all() {
             let (found, names) = find(&route.method, &format!("{ROOT}{}", route.path)).unwrap();
             assert!(std::ptr::eq(found, route), "{} {}", route.method, route.path);

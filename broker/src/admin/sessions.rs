@@ -1,25 +1,25 @@
-//! Sessions: ended by an operator.
+//! Sessions: deletion by an operator.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
 use super::clients;
-use super::shape::object;
+use super::request::ApiRequest;
+use super::response::ApiError;
+use super::schema::object;
 use crate::admin::route::{Route, route};
 use crate::clients::ClientView;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     DELETE "/sessions/{client}",
-    "Ends a session, with its subscriptions and all that waits in it; its client is disconnected (0x98). Answered once that is on disk",
+    "Ends a session, with its subscriptions and its queue; its client is disconnected (0x98). The answer comes once that is on disk",
     [],
     delete => Deleted
 )];
 
 object! {
-    /// A session was ended.
+    /// A session that was deleted.
     Deleted {
         /// The client identifier.
         client: String,
-        /// Whether it was connected.
+        /// True when it was connected.
         connected: bool,
     }
 }
@@ -50,15 +50,12 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
         return Ok(Deleted { client: client_id.to_owned(), connected });
     }
     Err(ApiError::unavailable(
-        format!("client '{client_id}' comes and goes all the time"),
+        format!("client '{client_id}' reconnects all the time"),
         "try again, or ban it",
     ))
 }
 
-/// The store has failed.
+/// Returns the error for a failed store.
 pub(super) fn not_kept() -> ApiError {
-    ApiError::unavailable(
-        "it was done, but the store has failed: after a restart it may not have been",
-        "see what the log says of the store",
-    )
+    ApiError::unavailable("it was done, but the store has failed: a restart may undo it", "see the log")
 }

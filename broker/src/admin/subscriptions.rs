@@ -1,21 +1,21 @@
-//! Subscriptions: all of them, or who would get a topic.
+//! Subscriptions: all of them, or those that match a topic.
 
 use lapwing_protocol::topic;
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, CURSOR, LIMIT, Parameter};
 use super::pattern;
-use super::shape::{ListPage, object};
+use super::request::{ApiRequest, CURSOR, LIMIT, Parameter};
+use super::response::ApiError;
+use super::schema::{ListPage, object};
 use crate::admin::route::{Route, route};
 use crate::router::{self, SubscriptionKey};
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/subscriptions",
-    "Lists subscriptions in the order of their topic filters: all, or those that match a topic. Access rules are not asked here",
+    "Lists subscriptions in the order of their topic filters: all, or those that match a topic. Access rules are not applied",
     [
-        Parameter::text("topic", "Those that a message of this topic name would go to. Of a shared group it goes to one member."),
-        Parameter::text("filter", "Those whose topic filter this is, in which * is anything and ? any one character."),
-        Parameter::text("client", "Those of clients whose identifier this is, in which * is anything and ? any one character."),
+        Parameter::text("topic", "Only subscriptions that match this topic name. Of a shared group one member gets the message."),
+        Parameter::text("filter", "A pattern for topic filters: * is anything, ? any one character."),
+        Parameter::text("client", "A pattern for client identifiers: * is anything, ? any one character."),
         LIMIT,
         CURSOR
     ],
@@ -31,20 +31,20 @@ object! {
         share: Option<String>,
         /// The client identifier.
         client: std::sync::Arc<str>,
-        /// Whether the client is connected; otherwise its messages wait.
+        /// True when the client is connected; otherwise its messages wait.
         connected: bool,
         /// The QoS that was granted.
         qos: u64,
-        /// Nothing of its own comes back.
+        /// True when its own messages are not delivered to it.
         no_local: bool,
-        /// RETAIN stays as it was published.
+        /// True when RETAIN stays as it was published.
         retain_as_published: bool,
         /// The Subscription Identifier.
         id: Option<u64>,
     }
 }
 
-/// How many pages of the router one call takes.
+/// Pages of the router that one request takes.
 const LOOKS: usize = 200;
 
 fn shown(subscription: router::ListedSubscription) -> Subscription {
@@ -72,7 +72,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
     }
     let mut next = match call.cursor() {
         Some(text) => Some(SubscriptionKey::from_text(text).ok_or_else(|| {
-            ApiError::bad(format!("'{text}' is no cursor"), "give what `next` of the page before says")
+            ApiError::bad(format!("'{text}' is no cursor"), "give `next` of the page before")
         })?),
         None => None,
     };
@@ -83,7 +83,8 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
     let (router, limit) = (&call.admin.core.router, call.limit());
     let mut items: Vec<Subscription> = Vec::new();
     for _ in 0..LOOKS {
-        // What is left to fill: so the page ends where the router's does.
+        // The router's page is as long as the rest of this one, so that both end at the same
+        // subscription.
         let most = limit - items.len();
         let (found, more) = match topic {
             Some(topic) => router.matching(topic, next.as_ref(), most),

@@ -1,4 +1,4 @@
-//! Messages on their way, as they go.
+//! Live traces of messages.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,31 +7,31 @@ use lapwing_protocol::topic;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::ApiError;
-use super::call::{ApiRequest, Parameter, ParameterKind};
-use super::shape::{Schema, object};
+use super::request::{ApiRequest, Parameter, ParameterKind};
+use super::response::ApiError;
+use super::schema::{Schema, object};
 use crate::admin::route::{Route, route};
 use crate::message::Millis;
 use crate::telemetry::outcomes::TraceStream;
 use crate::telemetry::trace::{Event, TRACES_MAX, TraceFilter, TraceItem};
 
-/// How long a trace goes on where the query does not say.
+/// Seconds that a trace lasts where the query has no number.
 const SECONDS_DEFAULT: u64 = 600;
 const SECONDS_MAX: u64 = 3_600;
-/// How many pieces wait for a client that does not read; then events are lost, and that is told.
+/// Pieces that wait for a slow client; then events are lost, and a line says so.
 const PIECES: usize = 2;
 
 pub(super) const ROUTES: &[Route] = &[route!(
     GET "/trace",
-    "Follows messages as they come: accepted or refused, matched, queued, sent, acknowledged, dropped and why; never their payload",
+    "Follows messages live: accepted or refused, matched, queued, sent, acknowledged, dropped with the reason; never their payload",
     [
-        Parameter::text("client", "Only what comes from this client or goes to it."),
+        Parameter::text("client", "Only messages from this client or to it."),
         Parameter::text("topic", "Only topics that this filter matches, mount point included."),
         Parameter {
             name: "seconds",
             kind: ParameterKind::Number(1, SECONDS_MAX),
             required: false,
-            doc: "How long; 600 where it is not said.",
+            doc: "Seconds that the trace lasts; 600 by default.",
         }
     ],
     trace => lines of Line
@@ -40,12 +40,11 @@ pub(super) const ROUTES: &[Route] = &[route!(
 object! {
     /// One step of a message.
     Line {
-        /// When, as RFC 3339 has it.
+        /// Time, as in RFC 3339.
         at: String,
-        /// The number of the message: the same on each line about it; null: it came before the
-        /// trace.
+        /// Number of the message: the same on each line about it; null: it is older than the trace.
         message: Option<u64>,
-        /// Who published it.
+        /// Client that published it.
         from: Option<std::sync::Arc<str>>,
         /// The topic name, cut after 512 bytes.
         topic: Option<String>,
@@ -53,17 +52,17 @@ object! {
         qos: Option<u64>,
         /// The size of its payload.
         bytes: Option<u64>,
-        /// The subscriber that this is about.
+        /// The subscriber that this line is about.
         client: Option<std::sync::Arc<str>>,
         /// "accepted", "refused", "retained", "matched", "queued", "sent", "acknowledged",
-        /// "dropped", "passed over"; of the trace itself
+        /// "dropped", "skipped"; of the trace itself
         /// "started", "lost" and "ended".
         step: String,
-        /// Why it goes no further, as in docs/MONITORING.md.
+        /// Reason that it goes no further, as in docs/MONITORING.md.
         reason: Option<String>,
-        /// More about it, in words.
+        /// Further details in words.
         detail: Option<String>,
-        /// How many events came faster than they were read, where "lost" stands.
+        /// Number of events that came faster than they were read, where "lost" stands.
         lost: Option<u64>,
     }
 }
@@ -80,7 +79,10 @@ async fn trace(call: ApiRequest) -> Result<mpsc::Receiver<Bytes>, ApiError> {
     }
     let seconds = call.text("seconds").and_then(|value| value.parse().ok()).unwrap_or(SECONDS_DEFAULT);
     let following = call.admin.core.outcomes.follow(filter.clone()).ok_or_else(|| {
-        ApiError::unavailable(format!("{TRACES_MAX} traces are running, no more may"), "end one of them")
+        ApiError::unavailable(
+            format!("{TRACES_MAX} traces are running, the most that may"),
+            "end one of them",
+        )
     })?;
     let part = |name: &str, value: &Option<Box<str>>| {
         value.as_ref().map(|value| format!(" {name} {value}")).unwrap_or_default()
@@ -101,7 +103,8 @@ async fn trace(call: ApiRequest) -> Result<mpsc::Receiver<Bytes>, ApiError> {
     Ok(answer)
 }
 
-/// Hands on what comes; `true` when the time is over, `false` when nobody listens any more.
+/// Sends events to the client. Returns `true` when the time is over, `false` when the client is
+/// gone.
 async fn follow(
     mut following: TraceStream,
     lines: &mpsc::Sender<Bytes>,
@@ -111,14 +114,14 @@ async fn follow(
     loop {
         let first = tokio::select! {
             () = lines.closed() => return false,
-            told = timeout_at(until, following.next()) => match told {
-                Ok(told) => told,
+            item = timeout_at(until, following.next()) => match item {
+                Ok(item) => item,
                 Err(_) => return true,
             },
         };
         let mut piece = Vec::new();
-        for told in std::iter::once(first).chain(following.rest()) {
-            piece.extend_from_slice(&Line::of(told, &now).bytes());
+        for item in std::iter::once(first).chain(following.rest()) {
+            piece.extend_from_slice(&Line::of(item, &now).bytes());
         }
         if !matches!(timeout_at(until, lines.send(piece.into())).await, Ok(Ok(()))) {
             return false;
@@ -147,11 +150,12 @@ impl Line {
         }
     }
 
-    fn of(told: TraceItem, now: impl Fn() -> Millis) -> Line {
-        match told {
-            TraceItem::Lost(lost) => {
-                Line { lost: Some(lost), ..Line::own(now(), "lost", "they came faster than they were read") }
-            }
+    fn of(item: TraceItem, now: impl Fn() -> Millis) -> Line {
+        match item {
+            TraceItem::Lost(lost) => Line {
+                lost: Some(lost),
+                ..Line::own(now(), "lost", "they came faster than the reader took them")
+            },
             TraceItem::Event(event) => {
                 let Event { at, message, from, client, topic, qos, bytes, step } = event;
                 Line {

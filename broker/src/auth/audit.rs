@@ -1,8 +1,8 @@
-//! The audit log: who came in, who did not, what was denied, what was replaced. Its target is
-//! `audit`, so that `log.level = "info,audit=warn"` and the like can treat it apart.
+//! The audit log: clients that connect, are refused or lose a right, and actions of operators. Its
+//! target is `audit`, so that `log.level = "info,audit=warn"` and the like can treat it apart.
 //!
-//! What clients say is written with its control characters escaped: nobody writes lines of their
-//! own into the log.
+//! Texts from clients are written with their control characters escaped: no client writes lines of
+//! its own into the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,20 @@ use super::Identity;
 use crate::message::Millis;
 use crate::net::Peer;
 
-/// A text with its control characters escaped.
+/// A client's value in the log: quoted, with escapes, where it is not a plain word.
+struct Quoted<'a>(&'a str);
+
+impl std::fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=');
+        if !self.0.is_empty() && self.0.chars().all(is_plain) {
+            return f.write_str(self.0);
+        }
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// A text within a line, with its control characters escaped.
 struct Escaped<'a>(&'a str);
 
 impl std::fmt::Display for Escaped<'_> {
@@ -25,18 +38,30 @@ impl std::fmt::Display for Escaped<'_> {
     }
 }
 
-fn user(identity: &Identity) -> String {
-    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Escaped(user).to_string())
+/// Returns the user of an identity as every line of the log has it: `(none)` where there is none.
+pub(crate) fn user(identity: &Identity) -> String {
+    identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string())
 }
 
-/// A client was let in.
-pub fn accepted(peer: &Peer, client_id: &str, identity: &Identity) {
+/// Returns the client identifier as every line of the log has it.
+pub(crate) fn client(client_id: &str) -> impl std::fmt::Display + '_ {
+    Quoted(client_id)
+}
+
+/// Logs that a client connected.
+pub fn connected(
+    peer: &Peer,
+    client_id: &str,
+    identity: &Identity,
+    version: &dyn std::fmt::Display,
+    session_present: bool,
+) {
     let method = if identity.method.is_empty() { "none" } else { identity.method };
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), peer = %peer.address,
-        listener = %peer.listener, method, "accepted");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), peer = %peer.address,
+        listener = %peer.listener, method, %version, session_present, "connected");
 }
 
-/// How often refusals are worth a line: whoever guesses does not get to fill the disk.
+/// Rate limit for log lines about refusals: a client that tries passwords cannot fill the disk.
 #[derive(Debug, Default)]
 pub struct LogLimiter {
     second: AtomicU64,
@@ -48,7 +73,7 @@ pub struct LogLimiter {
 const LINES_PER_S: u64 = 20;
 
 impl LogLimiter {
-    /// How many lines were held back, if there may be one now.
+    /// Returns the number of suppressed lines if a line may be written now.
     pub fn may(&self, now: Millis) -> Option<u64> {
         let second = now / 1000;
         if self.second.swap(second, Ordering::Relaxed) != second {
@@ -62,7 +87,7 @@ impl LogLimiter {
     }
 }
 
-/// A client was not let in.
+/// Logs that a client was refused.
 pub fn refused(
     pace: &LogLimiter,
     now: Millis,
@@ -72,62 +97,62 @@ pub fn refused(
     why: &str,
 ) {
     let Some(more_before) = pace.may(now) else { return };
-    warn!(target: "audit", client = %Escaped(client_id), user = %Escaped(user_name.unwrap_or("(none)")), peer = %peer.address,
+    warn!(target: "audit", client = %Quoted(client_id), user = %user_name.map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string()), peer = %peer.address,
         listener = %peer.listener, more_before, "refused: {}", Escaped(why));
 }
 
-/// A client proved anew who it is.
+/// Logs that a client re-authenticated.
 pub fn reauthenticated(client_id: &str, identity: &Identity) {
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), "re-authenticated");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), "re-authenticated");
 }
 
-/// A client takes over the session of a connection.
+/// Logs that a client takes over the session of a connection.
 pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
-    info!(target: "audit", client = %Escaped(client_id), user = %user(identity), by, "session taken over");
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), by, "session taken over");
 }
 
-/// Two clients throw each other out.
+/// Logs that two clients take one client identifier from each other.
 pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), one, other,
-        "two clients use one client identifier and throw each other out: give each its own. They are slowed down until then");
+    warn!(target: "audit", client = %Quoted(client_id), one, other,
+        "two clients take one client identifier from each other: takeovers are delayed; give each client its own");
 }
 
-/// A client may not do something. The caller sees to the rate.
+/// Logs that a client may not do something. The caller limits the rate.
 pub fn denied(what: &str, client_id: &str, identity: &Identity, topic: &str, rule: &str, more_before: u64) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), topic = %Escaped(topic), rule = %Escaped(rule),
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), topic = %Quoted(topic), rule = %Quoted(rule),
         more_before, "{what} denied");
 }
 
-/// A subscription was removed, its right revoked.
+/// Logs that a subscription was removed because its right was revoked.
 pub fn revoked(client_id: &str, identity: &Identity, filter: &str, rule: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), filter = %Escaped(filter), rule = %Escaped(rule),
-        "subscription removed: not allowed any more");
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), filter = %Quoted(filter), rule = %Quoted(rule),
+        "subscription removed: no longer allowed");
 }
 
-/// A client that was let in may not stay.
+/// Logs that a connected client may not stay.
 pub fn expelled(client_id: &str, identity: &Identity, why: &str) {
-    warn!(target: "audit", client = %Escaped(client_id), user = %user(identity), "disconnected: {}", Escaped(why));
+    warn!(target: "audit", client = %Quoted(client_id), user = %user(identity), "disconnected: {}", Escaped(why));
 }
 
-/// An operator does something.
+/// Logs an action of an operator.
 pub fn operator(who: &dyn std::fmt::Display, action: &str) {
     info!(target: "audit", %who, "operator: {}", Escaped(action));
 }
 
-/// Somebody wanted to be one.
+/// Logs that an operator was refused.
 pub fn operator_refused(pace: &LogLimiter, now: Millis, peer: &std::net::SocketAddr) {
     let Some(more_before) = pace.may(now) else { return };
     warn!(target: "audit", %peer, more_before, "refused at admin.address: the token is wrong");
 }
 
-/// The files of the configuration were read anew.
+/// Logs that the files of the configuration were read again.
 pub fn reloaded(why: &str, generation: u64) {
-    info!(target: "audit", generation, "reloaded ({why}): the configuration, users, rules, keys and certificates are as their files have them now");
+    info!(target: "audit", generation, "reloaded ({why}): configuration, users, rules, keys and certificates were read again");
 }
 
-/// They could not be.
+/// Logs that they could not be read.
 pub fn not_reloaded(why: &str, error: &str) {
-    warn!(target: "audit", "NOT reloaded ({why}), all stays as it was: {error}");
+    warn!(target: "audit", "NOT reloaded ({why}), the previous settings stay in force: {error}");
 }
 
 #[cfg(test)]
@@ -135,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_refusals_a_second_have_a_line_and_the_next_says_how_many_had_none() {
+    fn refusals_above_the_rate_are_counted_in_the_next_line() {
         let pace = LogLimiter::default();
         let lines = (0..1_000).filter(|_| pace.may(5_000).is_some()).count();
         assert_eq!(lines as u64, LINES_PER_S);

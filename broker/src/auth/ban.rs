@@ -1,9 +1,8 @@
-//! Who is not let in, whatever else speaks for it: clients, users and addresses, each for a time or
+//! Bans: clients, users and addresses that are refused whatever their credentials, for a time or
 //! for good.
 //!
-//! The list is a file, so that it outlives the broker and can be looked at: TOML, made by `lapwing
-//! ban` or by hand. It is part of what a reload replaces, and clients that are on the new list are
-//! disconnected (0x98).
+//! The list is a file, so that it outlives the broker and can be read: TOML, made by `lapwing ban`
+//! or by hand. It is part of a reload. Clients that are on the new list are disconnected (0x98).
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,14 +15,14 @@ use ipnet::IpNet;
 
 use crate::config::network;
 
-/// Who is banned.
+/// Subject of a ban.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Whom {
     /// A client identifier.
     Client(Box<str>),
     /// A user.
     User(Box<str>),
-    /// An address, or all of a network.
+    /// An address, or a network.
     Address(IpNet),
 }
 
@@ -40,24 +39,24 @@ impl std::fmt::Display for Whom {
     }
 }
 
-/// One line of the list.
+/// One entry of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ban {
-    /// Who.
+    /// Subject of the ban.
     pub whom: Whom,
-    /// When it ends, in seconds since the Unix epoch; `None`: when it is taken off the list.
+    /// End of the ban, in seconds since the Unix epoch; `None`: until it is removed.
     pub until_s: Option<u64>,
-    /// Why, for the log; clients are not told.
+    /// Reason for the log; clients do not see it.
     pub reason: Box<str>,
 }
 
 impl Ban {
-    /// Whether it counts at this moment (seconds since the Unix epoch).
+    /// Returns `true` while the ban is in force; `now_s` in seconds since the Unix epoch.
     pub fn holds(&self, now_s: u64) -> bool {
         self.until_s.is_none_or(|until| now_s < until)
     }
 
-    /// As the list has it.
+    /// Returns the entry as the file has it.
     pub fn to_toml(&self) -> String {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let whom = match &self.whom {
@@ -78,7 +77,7 @@ impl Ban {
     }
 }
 
-/// The list.
+/// The list of bans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bans {
     clients: HashMap<Box<str>, Ban>,
@@ -86,16 +85,16 @@ pub struct Bans {
     networks: Vec<(IpNet, Ban)>,
 }
 
-/// The wall clock, in seconds since the Unix epoch.
+/// Returns the wall clock in seconds since the Unix epoch.
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Bans {
-    /// Reads a list; `name` is what errors call it.
+    /// Parses a list; errors call it `name`.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// Returns every mistake in it.
     pub fn parse(text: &str, name: &str) -> Result<Bans, Vec<String>> {
         let mut bans = Bans::default();
         read(text, name)?.into_iter().for_each(|ban| bans.add(ban));
@@ -110,24 +109,24 @@ impl Bans {
         }
     }
 
-    /// All that are on it.
+    /// Returns all bans.
     pub fn all(&self) -> impl Iterator<Item = &Ban> {
         self.clients.values().chain(self.users.values()).chain(self.networks.iter().map(|(_, ban)| ban))
     }
 
-    /// Whether nobody is on it.
+    /// Returns `true` when the list is empty.
     #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty() && self.users.is_empty() && self.networks.is_empty()
     }
 
-    /// The ban of an address.
+    /// Returns the ban of an address.
     pub fn of_address(&self, address: Option<IpAddr>, now_s: u64) -> Option<&Ban> {
         let address = address?.to_canonical();
         self.networks.iter().find(|(net, ban)| ban.holds(now_s) && net.contains(&address)).map(|(_, ban)| ban)
     }
 
-    /// The ban of a client by any of what it is known by.
+    /// Returns the ban of a client by its identifier, user or address.
     pub fn of(
         &self,
         client_id: &str,
@@ -141,30 +140,30 @@ impl Bans {
     }
 }
 
-/// What is to become of a list.
+/// A change of the list.
 #[derive(Debug)]
 pub enum Change {
-    /// This one is on it, in place of what it had about whom.
+    /// Adds a ban, in place of an earlier one of the same subject.
     Add(Ban),
-    /// They are not.
+    /// Removes the ban of this subject.
     Remove(Whom),
 }
 
-/// Why a list did not change.
+/// Reason that a list did not change.
 #[derive(Debug)]
 pub enum NotChanged {
-    /// There is none: `auth.ban_file` is not set.
+    /// There is no list: `auth.ban_file` is not set.
     NoList,
-    /// It could not be read or written.
+    /// The list could not be read or written.
     List(String),
 }
 
 impl Change {
-    /// Writes the list anew, without the bans that have ended, and returns it; `None`: the change
-    /// made no difference.
+    /// Writes the changed list, without the bans that have ended, and returns it; `None`: nothing
+    /// changed.
     ///
     /// # Errors
-    /// Why the list cannot be read or written.
+    /// Returns the reason that the list cannot be read or written.
     pub fn carry_out(self, path: &Path) -> Result<Option<Bans>, String> {
         let mut bans = list(path)?;
         let (whom, ban) = match self {
@@ -185,10 +184,10 @@ impl Change {
     }
 }
 
-/// The bans of a file. One that is not there bans nobody.
+/// Returns the bans of a file. A missing file bans nobody.
 ///
 /// # Errors
-/// Why it cannot be read, or every mistake in it.
+/// Returns the reason that it cannot be read, or every mistake in it.
 pub fn list(path: &Path) -> Result<Vec<Ban>, String> {
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
@@ -198,7 +197,7 @@ pub fn list(path: &Path) -> Result<Vec<Ban>, String> {
     }
 }
 
-/// Takes the place of the file whole: who reads it meanwhile reads the old one.
+/// Replaces the file as a whole: a concurrent reader sees the old one.
 fn write(path: &Path, bans: &[Ban]) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
     let new = path.with_extension("new");
@@ -214,10 +213,10 @@ fn write(path: &Path, bans: &[Ban]) -> Result<(), String> {
     std::fs::rename(&new, path).map_err(wrong)
 }
 
-/// The lines of a list.
+/// Parses the entries of a list.
 ///
 /// # Errors
-/// Every mistake in it.
+/// Returns every mistake in it.
 pub fn read(text: &str, name: &str) -> Result<Vec<Ban>, Vec<String>> {
     let table: toml::Table = text
         .parse()
@@ -271,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_says_who_is_banned_and_until_when() {
+    fn a_list_has_subject_and_end_of_each_ban() {
         let text = "[[ban]]\nclient = \"a\"\nreason = \"it \\\"floods\\\"\"\n[[ban]]\nuser = \"u\"\nuntil = 2030-01-01T00:00:00Z\n\
                     [[ban]]\naddress = \"192.0.2.0/24\"\n[[ban]]\naddress = \"2001:db8::1\"\n";
         let bans = Bans::parse(text, "bans").unwrap();
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn mistakes_are_reported_with_their_line() {
         for (text, told) in [
             ("[[ban]]\nclient = 1", "ban 1: client is not a text"),
             ("[[ban]]\nreason = \"x\"", "needs one of client, user and address"),

@@ -1,10 +1,9 @@
-//! Who a client certificate says that its client is. That the certificate is good - by its
-//! authority, in its time, not revoked - was found out by TLS before anything of MQTT was read, by
-//! the authorities of the listener that it came to.
+//! The user that a client certificate names. TLS has checked the certificate before any MQTT was
+//! read: its authority, its dates, its revocation, by the authorities of the listener.
 //!
-//! A name is taken from the certificate by templates like `{cn}` or `plant-{dns}`: the first one
-//! that the certificate can fill counts. What would be ambiguous is refused rather than chosen: two
-//! names of one kind, control characters, wildcards.
+//! A name is made by templates like `{cn}` or `plant-{dns}`: the first one that the certificate can
+//! fill counts. Ambiguous certificates are refused: two names of one kind, control characters,
+//! wildcards.
 
 use lapwing_protocol::ReasonCode;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -18,13 +17,13 @@ use x509_cert::ext::pkix::name::GeneralName;
 use super::AuthError;
 use crate::config::template::CertificateNames;
 
-/// The longest name that is taken from a certificate, in bytes.
+/// Longest name that is taken from a certificate, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 
-/// What is taken where the configuration does not say.
+/// Templates where the configuration has none.
 pub const DEFAULT: [&str; 4] = ["{uri}", "{dns}", "{email}", "{cn}"];
 
-/// The names in a certificate.
+/// Returns the names in a certificate.
 fn names_of(der: &[u8]) -> Result<CertificateNames, String> {
     let certificate =
         Certificate::from_der(der).map_err(|error| format!("the certificate cannot be read: {error}"))?;
@@ -64,10 +63,10 @@ fn names_of(der: &[u8]) -> Result<CertificateNames, String> {
     Ok(CertificateNames([uri, dns, email, cn, subject]))
 }
 
-/// The user that a certificate names.
+/// Returns the user that a certificate names.
 ///
 /// # Errors
-/// Why it names none.
+/// Returns the reason that it names none.
 pub fn user(certificate: &CertificateDer<'_>, templates: &[String]) -> Result<String, AuthError> {
     let refuse = |text: String| AuthError {
         told: Some("the client certificate names no user"),

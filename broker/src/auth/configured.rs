@@ -1,6 +1,5 @@
-//! The policy that the configuration describes. Here it is decided who a client is: the methods of
-//! its listener are asked in their order, and what they find becomes one [`Identity`] with its
-//! groups and rights.
+//! The policy that the configuration describes. The methods of a listener are tried in their order,
+//! and their result becomes one [`Identity`] with its groups and rights.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,82 +18,83 @@ use crate::config::{self, Method};
 use crate::net::Peer;
 use crate::net::endpoint::EndpointId;
 
-/// One listener's way in.
+/// Authentication of one listener.
 #[derive(Debug)]
 pub struct EndpointAuth {
-    /// What tells the listener from all others.
+    /// Identifier of the listener.
     pub number: EndpointId,
-    /// As errors and rules call it.
+    /// Its name in errors and rules.
     pub name: Arc<str>,
-    /// What is tried, in this order.
+    /// Methods to try, in this order.
     pub methods: Vec<Method>,
-    /// Whether clients without credentials may come in.
+    /// Set when clients without credentials are accepted.
     pub anonymous: bool,
-    /// What judges client certificates.
+    /// Verifier of client certificates.
     pub verifier: Option<Arc<dyn ClientCertVerifier>>,
-    /// How a certificate names its user.
+    /// Templates that make a user of a certificate.
     pub certificate_user: Vec<String>,
-    /// Whether the user is the client identifier.
+    /// Set when the user replaces the client identifier.
     pub client_id_is_user: bool,
-    /// Whether it was said that nobody comes in without credentials.
+    /// Set when the configuration refuses clients without credentials.
     pub closed: bool,
-    /// Its users.
+    /// Users of the listener.
     pub passwords: Option<Arc<Passwords>>,
-    /// Its rules.
+    /// Rules of the listener.
     pub acl: Option<Arc<Acl>>,
 }
 
-/// See the module.
+/// The policy of the configuration: endpoints, users and rules.
 #[derive(Debug)]
 pub struct ConfiguredPolicy {
     pub(super) config: config::Auth,
     pub(super) lasting: Arc<AuthState>,
-    /// Whether any listener has rules.
+    /// Set when any listener has rules.
     pub(super) any_rules: bool,
-    /// In the order of the listeners of the configuration.
-    pub(super) entrances: Vec<EndpointAuth>,
+    /// Authentication of each listener, in the order of the configuration.
+    pub(super) endpoints: Vec<EndpointAuth>,
     pub(super) tokens: Option<Tokens>,
     #[cfg(feature = "http")]
     pub(super) service: Option<super::http::Service>,
 }
 
 impl ConfiguredPolicy {
-    /// With the methods of enhanced authentication that go with it.
+    /// Returns the policy with its methods of enhanced authentication.
     pub fn into_auth(self) -> Auth {
         let policy = Arc::new(self);
-        let passwords = policy.entrances.iter().any(|entrance| entrance.passwords.is_some());
+        let passwords = policy.endpoints.iter().any(|endpoint| endpoint.passwords.is_some());
         let scram = passwords.then(|| Arc::new(Scram::new(policy.clone())) as Arc<dyn AuthMethod>);
         Auth { policy, methods: scram.into_iter().collect() }
     }
 
-    /// What a user is checked with by SCRAM, where the listener takes passwords.
+    /// Returns the SCRAM verifier of a user, where the listener takes passwords.
     pub(super) fn scram(&self, user: &str, peer: &Peer) -> Option<Verifier> {
-        let entrance = self.entrance(peer)?;
-        let entry = entrance.passwords.as_ref()?.get(user)?;
-        entry.scram.clone().filter(|_| entrance.methods.contains(&Method::Password))
+        let endpoint = self.endpoint(peer)?;
+        let entry = endpoint.passwords.as_ref()?.get(user)?;
+        entry.scram.clone().filter(|_| endpoint.methods.contains(&Method::Password))
     }
 
-    /// Where a client came in.
-    pub(super) fn entrance(&self, peer: &Peer) -> Option<&EndpointAuth> {
-        self.entrances.iter().find(|entrance| entrance.number == peer.place)
+    /// Returns the authentication of the listener that a client came by.
+    pub(super) fn endpoint(&self, peer: &Peer) -> Option<&EndpointAuth> {
+        self.endpoints.iter().find(|endpoint| endpoint.number == peer.place)
     }
 
-    /// The entrance of somebody who may have gone: by name, else the first one with rules.
-    fn entrance_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
-        let by_name = self.entrances.iter().find(|entrance| entrance.name == identity.listener);
-        by_name.or_else(|| self.entrances.iter().find(|entrance| entrance.acl.is_some()))
+    /// Returns the authentication for a client that may be offline: by the listener's name, else
+    /// the first one with rules.
+    fn endpoint_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
+        let by_name = self.endpoints.iter().find(|endpoint| endpoint.name == identity.listener);
+        by_name.or_else(|| self.endpoints.iter().find(|endpoint| endpoint.acl.is_some()))
     }
 
-    /// For a user who is not there: the same each time, and nobody can tell that it is made up.
+    /// Returns the salt of an unknown user: the same each time, and not to be told from a real one.
     pub(super) fn decoy_salt(&self, user: &str) -> [u8; 32] {
-        self.lasting.successes.keyed(user)
+        self.lasting.verified.keyed(user)
     }
 
-    /// Whether an address has not guessed wrong too often.
+    /// Returns `Ok` unless an address has failed too often.
     ///
     /// # Errors
-    /// What it is told then.
-    pub(super) fn may_guess(&self, peer: &Peer) -> Result<(), ReasonCode> {
+    /// Returns the reason code for the client.
+    pub(super) fn may_attempt(&self, peer: &Peer) -> Result<(), ReasonCode> {
         let most = self.config.failures_per_address_max;
         match self.lasting.throttle.is_shut(peer.address.ip(), most, Instant::now()) {
             true => Err(ReasonCode::ConnectionRateExceeded),
@@ -102,22 +102,22 @@ impl ConfiguredPolicy {
         }
     }
 
-    /// An address has guessed wrong.
-    pub(super) fn guessed_wrong(&self, peer: &Peer) {
+    /// Counts a failed attempt of an address.
+    pub(super) fn attempt_failed(&self, peer: &Peer) {
         self.lasting.throttle.failed(peer.address.ip(), Instant::now());
     }
 
     async fn identify(&self, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
         let peer = credentials.peer;
-        let Some(entrance) = self.entrance(peer) else {
+        let Some(endpoint) = self.endpoint(peer) else {
             return Err(AuthError::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
-        // Judged by TLS already, unless that took up an earlier session: then it was good at that
-        // time.
+        // TLS has judged the certificate, unless it resumed an earlier session: then the
+        // certificate was good at that time.
         self.still_certified(peer)
             .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
-        for method in &entrance.methods {
+        for method in &endpoint.methods {
             match self.try_method(*method, credentials).await {
                 MethodResult::Identity(identity) => return self.welcome(*identity, credentials),
                 MethodResult::Nothing => {}
@@ -125,42 +125,46 @@ impl ConfiguredPolicy {
                 MethodResult::Stop(refused) => return Err(refused),
             }
         }
-        let brought = credentials.user_name.is_some() || credentials.password.is_some();
+        let has_credentials = credentials.user_name.is_some() || credentials.password.is_some();
         match wrong {
             Some(refused) => Err(refused),
-            // Without any authentication a user name says nothing.
-            None if (entrance.methods.is_empty() && !entrance.closed) || (entrance.anonymous && !brought) => {
+            // Without any authentication a user name has no meaning.
+            None if (endpoint.methods.is_empty() && !endpoint.closed)
+                || (endpoint.anonymous && !has_credentials) =>
+            {
                 self.welcome(Identity::default(), credentials)
             }
-            None => Err(self.nothing_fits(entrance, brought)),
+            None => Err(self.nothing_fits(endpoint, has_credentials)),
         }
     }
 
-    /// Whether the certificate of a connection is still good: its authority may have gone, or it
-    /// may have been revoked.
+    /// Checks that the certificate of a connection is still good: its authority may have been
+    /// removed, or it may have been revoked.
     fn still_certified(&self, peer: &Peer) -> Result<(), AuthError> {
-        let verifier = self.entrance(peer).and_then(|entrance| entrance.verifier.as_ref());
+        let verifier = self.endpoint(peer).and_then(|endpoint| endpoint.verifier.as_ref());
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
         verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| AuthError {
-            told: Some("the client certificate is not good any more"),
+            told: Some("the client certificate is no longer valid"),
             ..AuthError::new(
                 ReasonCode::AdministrativeAction,
-                format!("the client certificate is not good any more: {error}"),
+                format!("the client certificate is no longer valid: {error}"),
             )
         })
     }
 
-    fn nothing_fits(&self, entrance: &EndpointAuth, brought: bool) -> AuthError {
-        let methods: Vec<&str> = entrance.methods.iter().map(|method| method.name()).collect();
+    fn nothing_fits(&self, endpoint: &EndpointAuth, has_credentials: bool) -> AuthError {
+        let methods: Vec<&str> = endpoint.methods.iter().map(|method| method.name()).collect();
         let takes = if methods.is_empty() {
             "there are no users".to_owned()
         } else {
             format!("it takes {}", methods.join(", "))
         };
-        if brought {
-            let text =
-                format!("listener {}: the credentials are of no kind that it takes ({takes})", entrance.name);
+        if has_credentials {
+            let text = format!(
+                "listener {}: no method of the listener takes these credentials ({takes})",
+                endpoint.name
+            );
             return AuthError {
                 told: Some(WRONG),
                 slow: true,
@@ -171,9 +175,9 @@ impl ConfiguredPolicy {
             "listener {}: no credentials were sent, and clients without are not let in there ({takes}). Either add \
              a user: `lapwing user add NAME`, name its file (auth.password_file), and give the client that name and password; or \
              let everybody in: allow_anonymous = true",
-            entrance.name
+            endpoint.name
         );
-        let told = Some("no user name and password were sent, and this listener lets nobody in without");
+        let told = Some("no user name and password were sent, and this listener requires them");
         AuthError { told, ..AuthError::new(ReasonCode::NotAuthorized, text) }
     }
 
@@ -181,7 +185,10 @@ impl ConfiguredPolicy {
         self.complete(identity, credentials.client_id, credentials.assigned_client_id, credentials.peer)
     }
 
-    /// Who was recognized, with listener, groups and rights; or why that is not enough.
+    /// Completes an identity with listener, groups and rights.
+    ///
+    /// # Errors
+    /// Returns the reason that the identity is not enough.
     pub(super) fn complete(
         &self,
         identity: Identity,
@@ -189,7 +196,7 @@ impl ConfiguredPolicy {
         assigned_client_id: &str,
         peer: &Peer,
     ) -> Result<Identity, AuthError> {
-        let listener = self.entrance(peer).map(|entrance| entrance.name.clone()).unwrap_or_default();
+        let listener = self.endpoint(peer).map(|endpoint| endpoint.name.clone()).unwrap_or_default();
         let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
         let identity = self.renamed(identity, peer)?;
         let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
@@ -221,9 +228,9 @@ impl ConfiguredPolicy {
         Ok(identity)
     }
 
-    /// The user in place of the client identifier.
+    /// Puts the user in place of the client identifier, where the listener wants that.
     fn renamed(&self, mut identity: Identity, peer: &Peer) -> Result<Identity, AuthError> {
-        if self.entrance(peer).is_some_and(|entrance| entrance.client_id_is_user) {
+        if self.endpoint(peer).is_some_and(|endpoint| endpoint.client_id_is_user) {
             let text = "the user is the client identifier on this listener (client_id_is_user), and there is no user";
             let user = identity.user.clone();
             identity.client_id = Some(user.ok_or_else(|| AuthError::new(ReasonCode::NotAuthorized, text))?);
@@ -233,7 +240,7 @@ impl ConfiguredPolicy {
 
     fn with_rights(&self, mut identity: Identity, client_id: &str) -> Identity {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
-        identity.rights = match self.entrance_of(&identity).and_then(|entrance| entrance.acl.as_ref()) {
+        identity.rights = match self.endpoint_of(&identity).and_then(|endpoint| endpoint.acl.as_ref()) {
             Some(acl) => {
                 identity.groups = acl.groups_of(identity.user.as_deref(), &identity.from_credentials);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
@@ -244,7 +251,7 @@ impl ConfiguredPolicy {
         identity
     }
 
-    /// A client that is not there: what it would be, for people who ask.
+    /// Returns the identity that an absent client would have, for people who ask.
     ///
     /// # Errors
     /// There is no such listener.
@@ -257,42 +264,43 @@ impl ConfiguredPolicy {
         listener: Option<&str>,
     ) -> Result<Identity, String> {
         let found =
-            self.entrances.iter().find(|entrance| listener.is_none_or(|name| *entrance.name == *name));
-        let entrance = found.ok_or_else(|| {
-            let names: Vec<&str> = self.entrances.iter().map(|entrance| &*entrance.name).collect();
+            self.endpoints.iter().find(|endpoint| listener.is_none_or(|name| *endpoint.name == *name));
+        let endpoint = found.ok_or_else(|| {
+            let names: Vec<&str> = self.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
             format!("there is no such listener; there are {}", names.join(", "))
         })?;
         let brought: Arc<[Box<str>]> = groups.iter().map(|group| Box::from(group.as_str())).collect();
-        let (user, listener) = (user.map(Arc::from), entrance.name.clone());
+        let (user, listener) = (user.map(Arc::from), endpoint.name.clone());
         let groups = brought.clone();
         Ok(self.with_rights(
-            Identity { user, listener, from_credentials: brought, groups, ..Identity::default() },
+            Identity { user, listener, from_credentials: groups.clone(), groups, ..Identity::default() },
             client_id,
         ))
     }
 
-    /// The rules that keep a part of a subscription from being delivered.
+    /// Returns the rules that keep a part of a subscription from being delivered.
     #[cfg(feature = "internals")]
     pub fn exceptions(&self, identity: &Identity, filter: &str) -> Vec<String> {
         let rights = identity.rights.iter();
         rights.flat_map(|rights| rights.exceptions(filter)).map(ToString::to_string).collect()
     }
 
-    /// Whether a user is in the file of its listener, or in that of any if it is not known which.
+    /// Returns `true` when the user is in the file of its listener, or in that of any where the
+    /// listener is unknown.
     fn knows(&self, user: &str, identity: &Identity, peer: Option<&Peer>) -> bool {
-        let by_name = || self.entrances.iter().find(|entrance| entrance.name == identity.listener);
-        let knows = |entrance: &EndpointAuth| {
-            entrance.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
+        let by_name = || self.endpoints.iter().find(|endpoint| endpoint.name == identity.listener);
+        let knows = |endpoint: &EndpointAuth| {
+            endpoint.passwords.as_ref().is_some_and(|passwords| passwords.get(user).is_some())
         };
-        match peer.and_then(|peer| self.entrance(peer)).or_else(by_name) {
-            Some(entrance) => knows(entrance),
-            None => self.entrances.iter().any(knows),
+        match peer.and_then(|peer| self.endpoint(peer)).or_else(by_name) {
+            Some(endpoint) => knows(endpoint),
+            None => self.endpoints.iter().any(knows),
         }
     }
 
-    /// Whether there are rules that a client without rights of its own would break.
+    /// Returns `true` when there are rules that a client without own rights would break.
     fn has_rules(&self, identity: &Identity) -> bool {
-        self.any_rules && self.entrance_of(identity).is_some_and(|entrance| entrance.acl.is_some())
+        self.any_rules && self.endpoint_of(identity).is_some_and(|endpoint| endpoint.acl.is_some())
     }
 }
 
@@ -318,9 +326,9 @@ impl Policy for ConfiguredPolicy {
     fn rule(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> String {
         match &identity.rights {
             Some(rights) => rights.explain(action, topic),
-            None if self.has_rules(identity) => "this client was not judged by the rules yet".to_owned(),
+            None if self.has_rules(identity) => "the rules were not applied to this client yet".to_owned(),
             None => {
-                "there are no rules: auth.acl_file is not set, so everybody who is let in may do everything"
+                "there are no rules: auth.acl_file is not set, so every connected client may do everything"
                     .to_owned()
             }
         }
@@ -335,10 +343,9 @@ impl Policy for ConfiguredPolicy {
         peer.map_or(Ok(()), |peer| self.still_certified(peer))?;
         let by_password =
             identity.method == Method::Password.name() || identity.method == super::scram::METHOD;
-        // Of a session that an earlier run left only the user is known; where users are in the file
-        // only,
-        // it must be there.
-        let only_passwords = self.entrances.iter().all(|entrance| entrance.methods == [Method::Password]);
+        // An offline session of an earlier run has only its user. Where all users are in a file,
+        // the user must be there.
+        let only_passwords = self.endpoints.iter().all(|endpoint| endpoint.methods == [Method::Password]);
         if let (Some(user), true) =
             (&identity.user, by_password || (identity.method.is_empty() && only_passwords))
             && !self.knows(user, identity, peer)
@@ -350,8 +357,8 @@ impl Policy for ConfiguredPolicy {
             });
         }
         let mut identity = identity.clone();
-        if let Some(entrance) = peer.and_then(|peer| self.entrance(peer)) {
-            identity.listener = entrance.name.clone();
+        if let Some(endpoint) = peer.and_then(|peer| self.endpoint(peer)) {
+            identity.listener = endpoint.name.clone();
         }
         Ok(self.with_rights(identity, client_id))
     }

@@ -1,8 +1,8 @@
-//! Asking others over HTTP: a service that knows the clients, and where keys are published.
+//! Authentication over HTTP: a service that knows the clients, and published keys.
 //!
-//! The service is sent one POST for each CONNECT, and what it does not allow is refused: an answer
-//! that is late, broken or an error lets nobody in. What it allowed is remembered for a while, by a
-//! keyed hash of what it was asked.
+//! The service gets one POST for each CONNECT. A client is refused unless the service allows it: an
+//! answer that is late, broken or an error lets no client in. Positive answers are cached for a
+//! while, by a keyed hash of the request.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,13 +17,13 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use super::{Credentials, Identity, jwt};
 use crate::config::{self, Secret};
 
-/// The largest answer that is read, in bytes.
+/// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
-/// Questions on their way at once; others are told that the server is busy.
+/// Concurrent requests; further clients are refused as the server is busy.
 const QUESTIONS_MAX: usize = 64;
-/// Answers that are remembered.
+/// Answers that are cached.
 const ANSWERS_MAX: usize = 100_000;
-/// As identities and logs have it.
+/// Name of the method in identities and logs.
 pub const METHOD: &str = "http";
 
 fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
@@ -49,11 +49,11 @@ fn agent(config: &config::Auth) -> Result<ureq::Agent, String> {
     Ok(builder.build().into())
 }
 
-/// The key set that stands at `auth.jwks_url`. Blocks. Where it cannot be had, the one that was had
-/// last goes on to count: `last`.
+/// Fetches the key set of `auth.jwks_url`. Blocks. Where that fails, the last good key set `last`
+/// stays in force.
 ///
 /// # Errors
-/// It is not there, or is none, and there never was one.
+/// The key set is missing or invalid, and there was no earlier one.
 pub fn keys(
     config: &config::Auth,
     url: &str,
@@ -67,7 +67,7 @@ pub fn keys(
         }
         Err(error) => match &*last {
             Some(text) => {
-                warn!("auth.jwks_url {url}: {error}; the keys that were fetched last go on to count");
+                warn!("auth.jwks_url {url}: {error}; the keys fetched last stay in force");
                 jwt::jwks(text)
             }
             None => Err(format!("auth.jwks_url {url}: {error}")),
@@ -85,15 +85,15 @@ fn fetch(config: &config::Auth, url: &str) -> Result<String, String> {
     response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(|error| wrong(&error))
 }
 
-/// What the service says.
+/// Verdict of the service.
 pub enum ServiceVerdict {
-    /// Let it in, as this.
+    /// Accept the client with this identity.
     Allow(Box<Identity>),
-    /// Do not.
+    /// Refuse the client.
     Deny,
-    /// Too many are asking.
+    /// Too many requests are under way.
     Busy,
-    /// It could not be asked.
+    /// The service could not be asked.
     Failed(String),
 }
 
@@ -113,13 +113,13 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Of the configuration; nothing is asked yet.
+    /// Creates the service of the configuration, without a request.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns the mistake in the configuration.
     pub fn new(config: &config::Auth, url: &str) -> Result<Service, String> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(format!("auth.http_url '{url}' begins neither with http:// nor with https://"));
+            return Err(format!("auth.http_url '{url}' must begin with http:// or https://"));
         }
         Ok(Service {
             url: url.to_owned(),
@@ -130,7 +130,7 @@ impl Service {
         })
     }
 
-    /// Asks about a client; `tag` makes a keyed hash of what was asked.
+    /// Asks about a client; `tag` makes a keyed hash of the request.
     pub async fn ask(&self, credentials: &Credentials<'_>, tag: impl Fn(&str) -> [u8; 32]) -> ServiceVerdict {
         let password = credentials.password.map(|bytes| String::from_utf8_lossy(bytes));
         let question = json!({
@@ -140,7 +140,7 @@ impl Service {
             "address": credentials.peer.address.to_string(),
             "listener": &*credentials.peer.listener,
         });
-        // The port of the client is another one each time.
+        // The port of the client differs each time.
         let what = [credentials.user_name, password.as_deref(), Some(credentials.client_id)];
         let tag = tag(&format!("{what:?} {:?} {}", credentials.peer.address.ip(), credentials.peer.listener));
         let now = Instant::now();
@@ -185,8 +185,8 @@ impl Service {
     }
 }
 
-/// `{"allow": true, "user": …, "client_id": …, "groups": […], "acl": {…}, "expires_at": …}`; all
-/// but the first may be missing.
+/// Reads `{"allow": true, "user": …, "client_id": …, "groups": […], "acl": {…}, "expires_at": …}`;
+/// all but the first may be missing.
 fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
     let answer: Value =
         serde_json::from_slice(body).map_err(|error| format!("its answer is no JSON: {error}"))?;

@@ -1,4 +1,4 @@
-//! From the configuration and the files that it names to a policy.
+//! Makes a policy of the configuration and the files that it names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::net::tls;
 /// Reads everything that `[auth]` and the listeners name.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// Returns everything that is wrong with it.
 pub fn load(config: &Config, numbers: &[EndpointId], lasting: &Arc<AuthState>) -> Result<Auth, Vec<String>> {
     match configured(config, numbers, lasting)? {
         Some(policy) => Ok(policy.into_auth()),
@@ -28,11 +28,11 @@ pub fn load(config: &Config, numbers: &[EndpointId], lasting: &Arc<AuthState>) -
     }
 }
 
-/// The policy; `None` where the configuration asks for none.
+/// Makes the policy; `None` where the configuration asks for none. `numbers` are those of the
+/// listeners.
 ///
 /// # Errors
-/// All that is wrong with the files.
-/// `numbers` are those of the listeners.
+/// Returns everything that is wrong with the files.
 pub fn configured(
     config: &Config,
     numbers: &[EndpointId],
@@ -83,7 +83,7 @@ pub fn configured(
     for (path, _) in rules.0.iter().filter(|(_, acl)| acl.is_empty()) {
         warn!("{path} holds no rule: every publish and subscribe is denied until it does");
     }
-    let entrance = |(place, listener): (usize, &Listener)| {
+    let endpoint = |(place, listener): (usize, &Listener)| {
         let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
         let verifier =
             tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
@@ -102,17 +102,17 @@ pub fn configured(
             acl: rules.get(config.acl_file(listener)),
         })
     };
-    let entrances: Result<Vec<EndpointAuth>, String> =
-        config.listeners.iter().enumerate().map(entrance).collect();
-    let entrances = entrances.map_err(|error| vec![error])?;
-    let any_rules = entrances.iter().any(|entrance| entrance.acl.is_some());
-    let open = |entrance: &EndpointAuth| {
-        entrance.methods.is_empty() && !entrance.closed && !entrance.client_id_is_user
+    let endpoints: Result<Vec<EndpointAuth>, String> =
+        config.listeners.iter().enumerate().map(endpoint).collect();
+    let endpoints = endpoints.map_err(|error| vec![error])?;
+    let any_rules = endpoints.iter().any(|endpoint| endpoint.acl.is_some());
+    let open = |endpoint: &EndpointAuth| {
+        endpoint.methods.is_empty() && !endpoint.closed && !endpoint.client_id_is_user
     };
-    if !any_rules && entrances.iter().all(open) {
+    if !any_rules && endpoints.iter().all(open) {
         return Ok(None);
     }
-    if any_rules && entrances.iter().all(open) {
+    if any_rules && endpoints.iter().all(open) {
         warn!(
             "there are rules (acl_file) and no authentication: user names are not believed, so only rules for everybody and \
                for clients without a user apply"
@@ -122,17 +122,17 @@ pub fn configured(
         config: auth.clone(),
         lasting: lasting.clone(),
         any_rules,
-        entrances,
+        endpoints,
         tokens,
         #[cfg(feature = "http")]
         service,
     }))
 }
 
-/// Who is not let in. A list that is not there yet bans nobody.
+/// Reads the bans. A missing list bans nobody.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// Returns everything that is wrong with it.
 pub(crate) fn bans(config: &Config) -> Result<Bans, Vec<String>> {
     let Some(path) = config.auth.ban_file.as_deref() else { return Ok(Bans::default()) };
     match std::fs::read_to_string(path) {
@@ -142,10 +142,10 @@ pub(crate) fn bans(config: &Config) -> Result<Bans, Vec<String>> {
     }
 }
 
-/// What opens the API of operators.
+/// Reads the token for the API of operators.
 ///
 /// # Errors
-/// What is wrong with the file; not what is in it.
+/// Returns the fault of the file, without its content.
 pub(crate) fn admin_token(admin: &config::Admin) -> Result<Option<Secret>, String> {
     let Some(path) = admin.token_file.as_deref() else { return Ok(admin.token.clone()) };
     let key = "admin.token_file";
@@ -155,12 +155,12 @@ pub(crate) fn admin_token(admin: &config::Admin) -> Result<Option<Secret>, Strin
     let text = Zeroizing::new(text_of(key, Path::new(path))?);
     let token = text.trim_end_matches(['\n', '\r']).as_bytes();
     match config::why_no_token(token) {
-        Some(why) => Err(format!("{key} {path}: what it holds {why}")),
+        Some(why) => Err(format!("{key} {path}: its content {why}")),
         None => Ok(Some(Secret::new(token))),
     }
 }
 
-/// What was read, by path: several listeners may share a file.
+/// Files that were read, by path: several listeners may share one.
 struct Files<T>(BTreeMap<String, Arc<T>>);
 
 impl<T> Default for Files<T> {
@@ -182,7 +182,7 @@ impl<T> Files<T> {
         if let Some(content) = read(Some(path), &format!("auth.{key}"), &mut found, parse) {
             self.0.insert(path.to_owned(), Arc::new(content));
         }
-        // Once, whoever shares it.
+        // An error of a shared file is reported once.
         errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>());
     }
 
@@ -214,7 +214,7 @@ fn read<T>(
 fn warn_of(passwords: &Passwords, rehash: bool) {
     let path = passwords.path.as_path();
     if why_not_secret("", path).is_some() {
-        warn!("auth.password_file {}: everybody on this machine can read it; chmod 600 it", path.display());
+        warn!("auth.password_file {}: every user of this machine can read it; run chmod 600", path.display());
     }
     if passwords.is_empty() {
         warn!("auth.password_file {} holds no user: add one with `lapwing user add NAME`", path.display());

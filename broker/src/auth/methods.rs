@@ -1,4 +1,4 @@
-//! What each method makes of the credentials of a client.
+//! The verdict of each authentication method on a client's credentials.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,23 +10,23 @@ use super::{AuthError, Credentials, Identity, certificate, jwt};
 use crate::config::Method;
 use crate::net::Peer;
 
-/// What a method says about credentials.
+/// Verdict of a method on credentials.
 pub(super) enum MethodResult {
-    /// That is who it is.
+    /// The credentials prove this identity.
     Identity(Box<Identity>),
-    /// They are not of its kind.
+    /// The credentials are for another method.
     Nothing,
-    /// They are, and they are wrong.
+    /// The credentials are for this method, and wrong.
     Wrong(AuthError),
-    /// There is no use in asking others.
+    /// No other method is to be tried.
     Stop(AuthError),
 }
 
-/// What a client is told that gave wrong credentials: nothing that helps it guess.
+/// Text for a client with wrong credentials; it must not help an attacker.
 pub(super) const WRONG: &str = "the user name or the password is wrong";
 
 impl ConfiguredPolicy {
-    /// Asks one method.
+    /// Tries one method.
     pub(super) async fn try_method(&self, method: Method, credentials: &Credentials<'_>) -> MethodResult {
         match method {
             Method::Certificate => self.by_certificate(credentials.peer),
@@ -38,10 +38,10 @@ impl ConfiguredPolicy {
 
     fn by_certificate(&self, peer: &Peer) -> MethodResult {
         let own = peer.certificates.as_ref().and_then(|chain| chain.first());
-        let (Some(own), Some(entrance)) = (own, self.entrance(peer)) else {
+        let (Some(own), Some(endpoint)) = (own, self.endpoint(peer)) else {
             return MethodResult::Nothing;
         };
-        match certificate::user(own, &entrance.certificate_user) {
+        match certificate::user(own, &endpoint.certificate_user) {
             Ok(user) => MethodResult::Identity(Box::new(Identity {
                 method: Method::Certificate.name(),
                 ..Identity::of(&user)
@@ -58,26 +58,28 @@ impl ConfiguredPolicy {
     #[cfg(feature = "http")]
     async fn by_service(&self, credentials: &Credentials<'_>) -> MethodResult {
         use super::http::ServiceVerdict;
-        let brought = credentials.user_name.is_some() || credentials.password.is_some();
-        let Some(service) = self.service.as_ref().filter(|_| brought) else { return MethodResult::Nothing };
-        match service.ask(credentials, |text| self.lasting.successes.keyed(text)).await {
+        let has_credentials = credentials.user_name.is_some() || credentials.password.is_some();
+        let Some(service) = self.service.as_ref().filter(|_| has_credentials) else {
+            return MethodResult::Nothing;
+        };
+        match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url says no".to_owned(),
+                text: "the service at auth.http_url refused the client".to_owned(),
                 told: Some(WRONG),
                 slow: true,
             }),
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "too many ask the service at auth.http_url",
+                "too many requests to the service at auth.http_url",
             )),
             ServiceVerdict::Failed(error) => MethodResult::Stop(AuthError {
-                told: Some("who this is cannot be found out now: come again later"),
+                told: Some("authentication service unavailable, try again later"),
                 ..AuthError::new(
                     ReasonCode::ServerUnavailable,
                     format!(
-                        "the service at auth.http_url could not be asked, so nobody is let in by it: {error}"
+                        "no answer from the service at auth.http_url, so its clients are refused: {error}"
                     ),
                 )
             }),
@@ -93,18 +95,18 @@ impl ConfiguredPolicy {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
             Ok(identity) => MethodResult::Identity(Box::new(identity)),
-            // It is nobody's password: there is no use in hashing it.
+            // No user can have such a password, so it is not hashed.
             Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is not believed: {error}"),
-                told: Some("the token is not good, or not any more"),
+                text: format!("the token is invalid: {error}"),
+                told: Some("the token is invalid or has expired"),
                 slow: true,
             }),
         }
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> MethodResult {
-        let passwords = self.entrance(credentials.peer).and_then(|entrance| entrance.passwords.as_ref());
+        let passwords = self.endpoint(credentials.peer).and_then(|endpoint| endpoint.passwords.as_ref());
         let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
             return MethodResult::Nothing;
         };
@@ -141,7 +143,7 @@ impl ConfiguredPolicy {
             }),
             Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
-                "more passwords wait to be checked than auth.password_queue_max: come again soon",
+                "more passwords wait to be checked than auth.password_queue_max, try again soon",
             )),
         }
     }

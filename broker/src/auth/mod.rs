@@ -1,8 +1,8 @@
-//! Who a client is and what it may do: the points where the broker asks.
+//! Authentication and authorization: the points where the broker asks.
 //!
-//! One [`Policy`] answers both. The default lets everybody do everything, which is right for a
-//! listener on loopback; a program that embeds the broker can bring its own. Enhanced
-//! authentication (`4.12`) is a [`AuthMethod`] for each method name.
+//! One [`Policy`] answers both. The default allows everything, which is right for a listener on
+//! loopback. A program that embeds the broker can bring its own. Enhanced authentication (`4.12`)
+//! is an [`AuthMethod`] for each method name.
 
 pub mod acl;
 pub mod audit;
@@ -33,72 +33,72 @@ pub use load::configured;
 use crate::message::Millis;
 use crate::net::Peer;
 
-/// A client that was let in: all that is known of who it is.
+/// Identity of an authenticated client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The user, if there is one. A session belongs to its user.
     pub user: Option<Arc<str>>,
-    /// The groups that the user is in.
+    /// Groups of the user.
     pub groups: Arc<[Box<str>]>,
-    /// The listener it came by.
+    /// The listener that the client came by.
     pub listener: Arc<str>,
-    /// How it was recognized, like `password`; empty: it was not.
+    /// Method that authenticated it, like `password`; empty: none did.
     pub method: &'static str,
-    /// When the credentials end, in seconds since the Unix epoch: the client is disconnected then.
+    /// End of the credentials, in seconds since the Unix epoch: the client is disconnected then.
     pub expires_at_s: Option<u64>,
-    /// The client identifier that goes with the credentials, in place of none or another.
+    /// The client identifier of the credentials, in place of none or another.
     pub client_id: Option<Arc<str>>,
-    /// The groups among them that came with the credentials; the others are as the rules say.
+    /// The groups that came with the credentials; the others are as the rules say.
     pub(crate) from_credentials: Arc<[Box<str>]>,
     /// Rules that came with the credentials.
     pub(crate) grants: Option<Arc<[acl::Rule]>>,
-    /// What the rules come to for this client.
+    /// Rights of this client, computed from the rules.
     pub(crate) rights: Option<Arc<acl::Rights>>,
 }
 
 impl Identity {
-    /// Moment at which the credentials end, on the broker's clock; `now` is its present. The wall
-    /// clock says how long they are good for.
+    /// Returns the time at which the credentials end, on the broker's clock; `now` is its present.
+    /// The wall clock says how long they are good for.
     pub(crate) fn expires_at(&self, now: Millis) -> Option<Millis> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
         Some(now.saturating_add(left))
     }
 
-    /// A user known by name and nothing else.
+    /// Returns the identity of a user known by name and nothing else.
     pub fn of(user: &str) -> Identity {
         Identity { user: Some(user.into()), ..Identity::default() }
     }
 }
 
-/// Why a client is not let in, or not any longer.
+/// Reason that a client is refused, or may not stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthError {
-    /// For CONNACK or DISCONNECT.
+    /// Reason code for CONNACK or DISCONNECT.
     pub reason: ReasonCode,
-    /// For the log: cause and remedy.
+    /// Text for the log: cause and remedy.
     pub text: String,
-    /// For the client, where the log says more than it should know.
+    /// Text for the client, where the log says more than the client should know.
     pub told: Option<&'static str>,
-    /// It may be guessing: the answer waits a second.
+    /// Set when the client may be guessing: the answer is delayed by a second.
     pub slow: bool,
 }
 
 impl AuthError {
-    /// With the same words for the log and for the client.
+    /// Creates an error with the same text for log and client.
     pub fn new(reason: ReasonCode, text: impl Into<String>) -> AuthError {
         AuthError { reason, text: text.into(), told: None, slow: false }
     }
 }
 
-/// What a client brings to be let in.
+/// Credentials of a client.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    /// Where it comes from, and its certificates.
+    /// Its address and certificates.
     pub peer: &'a Peer,
     /// The client identifier; empty when the server is to choose one.
     pub client_id: &'a str,
-    /// The one that the server has chosen for that case; else the same.
+    /// The client identifier that the server has chosen for that case; else the same.
     pub assigned_client_id: &'a str,
     /// The user name of CONNECT.
     pub user_name: Option<&'a str>,
@@ -116,43 +116,45 @@ impl std::fmt::Debug for Credentials<'_> {
     }
 }
 
-/// What a client wants to do with a topic.
+/// Action of a client on a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Publish to this topic name, a will included.
     Publish,
     /// Subscribe to this topic filter (the inner one of a shared subscription).
     Subscribe,
-    /// Be sent a message of this topic name.
+    /// Receive a message of this topic name.
     Receive,
 }
 
-/// An answer that may take a while: hashing a password, asking somebody.
+/// A verdict that may take a while: hashing a password, asking a service.
 pub type AuthFuture<'a> = Pin<Box<dyn Future<Output = Result<Identity, AuthError>> + Send + 'a>>;
 
-/// The one place that decides.
+/// Decides about identities and actions.
 pub trait Policy: Send + Sync {
-    /// Lets a client in, or says why not. The caller bounds the time.
+    /// Authenticates a client. The caller bounds the time.
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a>;
 
-    /// Whether a client may do this.
+    /// Returns `true` when a client may do this.
     fn allows(&self, identity: &Identity, client_id: &str, action: Action, topic: &str) -> bool;
 
-    /// Whether [`Action::Receive`] has to be asked at each delivery to this client.
+    /// Returns `true` when [`Action::Receive`] has to be asked at each delivery to this client.
     fn restricts_delivery(&self, _identity: &Identity) -> bool {
         true
     }
 
-    /// The rule that decides, for people.
+    /// Returns the deciding rule in words.
     fn rule(&self, _identity: &Identity, _client_id: &str, _action: Action, _topic: &str) -> String {
         "the policy of this program".to_owned()
     }
 
-    /// What has become of a client that an earlier policy let in: asked when this one takes its
-    /// place, and when a session is back that nobody has claimed since.
+    /// Renews the identity of a client that an earlier policy accepted.
+    ///
+    /// The broker asks when this policy replaces another, and when a session is back that no client
+    /// has claimed since.
     ///
     /// # Errors
-    /// Why it may not stay.
+    /// Returns the reason that the client may not stay.
     fn renew(
         &self,
         identity: &Identity,
@@ -163,7 +165,7 @@ pub trait Policy: Send + Sync {
     }
 }
 
-/// Everybody may do everything.
+/// Policy that allows everything to every client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllowAll;
 
@@ -182,45 +184,45 @@ impl Policy for AllowAll {
     }
 
     fn rule(&self, _: &Identity, _: &str, _: Action, _: &str) -> String {
-        "there are no rules: everybody may do everything".to_owned()
+        "there are no rules: every client may do everything".to_owned()
     }
 }
 
 /// An enhanced authentication method (`4.12`), known by its name.
 pub trait AuthMethod: Send + Sync {
-    /// As it stands in the Authentication Method property.
+    /// Returns the name in the Authentication Method property.
     fn name(&self) -> &str;
 
     /// Begins an exchange, at CONNECT or for a re-authentication.
     fn begin(&self, credentials: &Credentials<'_>) -> Box<dyn AuthExchange>;
 }
 
-/// One exchange of a method.
+/// One authentication exchange.
 pub trait AuthExchange: Send {
-    /// Takes the client's Authentication Data and says what comes next.
+    /// Takes the client's Authentication Data and returns the next step.
     fn step(&mut self, data: Option<&[u8]>) -> AuthStep;
 }
 
-/// What comes next in an exchange.
+/// Next step of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthStep {
     /// Send AUTH with this data and wait for the client's.
     Continue(Vec<u8>),
-    /// The client is let in; the data goes with CONNACK, or with AUTH after a re-authentication.
+    /// Accept the client; the data goes with CONNACK, or with AUTH after a re-authentication.
     Accept {
-        /// Who it is.
+        /// The proven identity.
         identity: Identity,
-        /// For the client.
+        /// Authentication Data for the client.
         data: Option<Vec<u8>>,
     },
-    /// It is not.
+    /// Refuse the client.
     Reject(ReasonCode),
 }
 
-/// Everything that a broker asks.
+/// Policy and methods of a broker.
 #[derive(Clone)]
 pub struct Auth {
-    /// Decides.
+    /// Decides about identities and actions.
     pub policy: Arc<dyn Policy>,
     /// Enhanced authentication methods.
     pub methods: Vec<Arc<dyn AuthMethod>>,
@@ -233,7 +235,7 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// The method of this name.
+    /// Returns the method of this name.
     pub fn method(&self, name: &str) -> Option<&Arc<dyn AuthMethod>> {
         self.methods.iter().find(|method| method.name() == name)
     }

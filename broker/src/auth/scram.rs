@@ -1,6 +1,6 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677) by MQTT 5's enhanced authentication: client and broker prove
-//! to each other that they know the password, which never crosses the wire and which the broker
-//! does not have.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677) by MQTT 5's enhanced authentication. Client and broker prove
+//! to each other that they know the password. It never crosses the network, and the broker does not
+//! have it.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::net::Peer;
 
 /// The name in MQTT's Authentication Method property.
 pub const METHOD: &str = "SCRAM-SHA-256";
-/// The least that RFC 7677 allows.
+/// Smallest number of iterations that RFC 7677 allows.
 const ITERATIONS_MIN: u32 = 4_096;
 const ITERATIONS_MAX: u32 = 5_000_000;
-/// What new verifiers get.
+/// Iterations of new verifiers.
 const ITERATIONS: u32 = 10_000;
 const KEY: usize = 32;
 
-/// What the broker keeps of a password to check it by SCRAM.
+/// Stored data that checks a password by SCRAM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verifier {
     iterations: u32,
@@ -50,7 +50,7 @@ fn sha256(data: &[u8]) -> [u8; KEY] {
 }
 
 impl Verifier {
-    /// Of a password, with a new salt.
+    /// Makes a verifier of a password, with a new salt.
     ///
     /// # Errors
     /// There is no randomness.
@@ -70,10 +70,10 @@ impl Verifier {
         Verifier { iterations, salt: salt.into(), stored_key, server_key: mac(&salted, b"Server Key") }
     }
 
-    /// Reads `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY`.
+    /// Parses `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY`.
     ///
     /// # Errors
-    /// What is wrong with it; nothing of it is repeated.
+    /// Returns the mistake, without any of the text.
     pub fn parse(text: &str) -> Result<Verifier, String> {
         let parsed = (|| {
             let rest = text.strip_prefix(METHOD)?.strip_prefix('$')?;
@@ -93,7 +93,7 @@ impl Verifier {
     }
 }
 
-/// As it stands in a file.
+/// Formats the verifier as a file has it.
 impl std::fmt::Display for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let encode = |bytes: &[u8]| STANDARD.encode(bytes);
@@ -107,7 +107,7 @@ impl std::fmt::Display for Verifier {
 pub struct Scram(Arc<ConfiguredPolicy>);
 
 impl Scram {
-    /// With the policy that knows the users.
+    /// Creates the method with the policy that knows the users.
     pub fn new(policy: Arc<ConfiguredPolicy>) -> Scram {
         Scram(policy)
     }
@@ -129,7 +129,7 @@ impl AuthMethod for Scram {
     }
 }
 
-/// One exchange.
+/// One SCRAM exchange.
 struct Exchange {
     policy: Arc<ConfiguredPolicy>,
     peer: Peer,
@@ -138,29 +138,29 @@ struct Exchange {
     stage: Stage,
 }
 
-/// What is waited for.
+/// Message that the exchange waits for.
 enum Stage {
     First,
     Final(Box<Challenge>),
     Over,
 }
 
-/// What the broker has said, and what it expects for it.
+/// The broker's challenge, and the proof that it expects.
 struct Challenge {
     user: String,
-    /// The user is there and may do this.
+    /// Set when the user exists and may use SCRAM.
     known: bool,
     verifier: Verifier,
-    /// What the client's first message begins with, in Base64 as it has to repeat it.
+    /// First part of the client's first message, in Base64 as the client has to repeat it.
     binding: String,
     nonce: String,
-    /// What the broker answers to the first message.
+    /// The broker's answer to the first message.
     reply: String,
     /// Both messages so far, as they are signed.
     signed: String,
 }
 
-/// A name as it stands in a message.
+/// Decodes a name of a message.
 fn decode_name(name: &str) -> Option<String> {
     let decoded = name.replace("=2C", ",").replace("=3D", "\u{0}");
     (!decoded.contains('=') && !name.contains('\u{0}') && !name.is_empty())
@@ -169,7 +169,7 @@ fn decode_name(name: &str) -> Option<String> {
 
 impl Exchange {
     fn first(&self, message: &str) -> Option<Challenge> {
-        // No channel binding, and nobody acts for somebody else.
+        // No channel binding, and no authorization identity.
         let bare = message.strip_prefix("n,,").or_else(|| message.strip_prefix("y,,"))?;
         let (header, _) = message.split_at(3);
         let mut parts = bare.split(',');
@@ -180,7 +180,7 @@ impl Exchange {
         let nonce = format!("{theirs}{}", STANDARD.encode(random));
         let found = self.policy.scram(&user, &self.peer);
         let known = found.is_some();
-        // Whoever is not there looks like everybody else, and the same each time.
+        // An unknown user gets the same challenge each time, like a known one.
         let verifier = found.unwrap_or_else(|| {
             let mut salt = self.policy.decoy_salt(&user).to_vec();
             salt.truncate(16);
@@ -191,7 +191,7 @@ impl Exchange {
         Some(Challenge { user, known, verifier, binding: STANDARD.encode(header), nonce, reply, signed })
     }
 
-    /// The proof of the broker, if that of the client is right.
+    /// Returns the broker's proof, if that of the client is right.
     fn last(challenge: &Challenge, message: &str) -> Option<String> {
         let (without_proof, proof) = message.rsplit_once(",p=")?;
         let mut parts = without_proof.split(',');
@@ -215,7 +215,7 @@ impl AuthExchange for Exchange {
         let message = data.and_then(|data| std::str::from_utf8(data).ok()).unwrap_or_default();
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::First => {
-                if let Err(reason) = self.policy.may_guess(&self.peer) {
+                if let Err(reason) = self.policy.may_attempt(&self.peer) {
                     return AuthStep::Reject(reason);
                 }
                 // A client may send nothing with CONNECT and be asked.
@@ -232,7 +232,7 @@ impl AuthExchange for Exchange {
             }
             Stage::Final(challenge) => {
                 let Some(proof) = Exchange::last(&challenge, message) else {
-                    self.policy.guessed_wrong(&self.peer);
+                    self.policy.attempt_failed(&self.peer);
                     return AuthStep::Reject(ReasonCode::NotAuthorized);
                 };
                 let identity = Identity { method: METHOD, ..Identity::of(&challenge.user) };

@@ -1,25 +1,25 @@
-//! Texts with `%u` (user), `%c` (client identifier): what a client calls itself stands in for them,
-//! and can never mean more than itself.
+//! Templates with `%u` (user) and `%c` (client identifier). A client chooses these values, so a
+//! value can never match more than itself.
 //!
-//! A value that holds a wildcard, a level separator or a control character stands in for nothing
-//! (CVE-2017-7650): such a text then matches nothing where it allows, and all it could have meant
-//! where it denies. Values are never expanded again.
+//! A value with a wildcard, a level separator or a control character is not inserted
+//! (CVE-2017-7650). Such a template matches nothing where it allows, and everything that it could
+//! mean where it denies. Values are never expanded again.
 
-/// What stands in.
+/// Values for a template.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
-    /// For `%u`.
+    /// Value of `%u`.
     pub user: Option<&'a str>,
-    /// For `%c`.
+    /// Value of `%c`.
     pub client_id: &'a str,
 }
 
-/// Whether there is anything to replace.
+/// Returns `true` when the text has a placeholder.
 pub fn has_any(text: &str) -> bool {
     text.contains("%u") || text.contains("%c")
 }
 
-/// Whether a value can stand in a topic filter and mean itself only.
+/// Returns `true` when the value can stand in a topic filter and match only itself.
 pub fn is_plain(value: &str) -> bool {
     !value.is_empty() && !value.contains(['+', '#', '/', '$']) && !value.chars().any(char::is_control)
 }
@@ -33,8 +33,8 @@ impl<'a> Values<'a> {
         .filter(|value| is_plain(value))
     }
 
-    /// The text with the values in it; else what of it stands before the first value that cannot
-    /// stand in.
+    /// Returns the text with its values; else the text before the first value that cannot be
+    /// inserted.
     pub fn expand<'t>(&self, text: &'t str) -> Result<String, &'t str> {
         let mut out = String::with_capacity(text.len() + 16);
         let mut rest = text;
@@ -50,8 +50,8 @@ impl<'a> Values<'a> {
         Ok(out)
     }
 
-    /// All that a filter could mean, where a value cannot stand in: the levels before it, and
-    /// everything below.
+    /// Returns a filter for everything that a template could mean. Where a value cannot be
+    /// inserted: the levels before it, and everything below.
     pub fn expand_widely(&self, filter: &str) -> String {
         self.expand(filter).unwrap_or_else(|before| match before.rfind('/') {
             Some(slash) => format!("{}/#", before.get(..slash).unwrap_or_default()),
@@ -60,7 +60,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Whether a client identifier is one that a template allows: `%u` is the user, a `*` at the end
+/// Returns `true` when a template allows the client identifier: `%u` is the user, a `*` at the end
 /// anything.
 pub fn allows_client_id(template: &str, user: Option<&str>, client_id: &str) -> bool {
     let (fixed, open) = template.strip_suffix('*').map_or((template, false), |fixed| (fixed, true));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stand_in_once_and_mean_themselves_only() {
+    fn values_are_inserted_once_and_match_only_themselves() {
         assert_eq!(values("c1").expand("a/%u/%c-x/%c").as_deref(), Ok("a/ann/c1-x/c1"));
         assert_eq!(values("%u").expand("a/%c").as_deref(), Ok("a/%u"), "not expanded again");
         for bad in ["+", "#", "a/#", "../x", "", "a\0b", "$SYS"] {
@@ -92,14 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn what_denies_denies_more_where_a_value_cannot_stand_in() {
+    fn a_denying_template_widens_where_a_value_cannot_be_inserted() {
         assert_eq!(values("a/b").expand_widely("secret/x-%c/y"), "secret/#");
         assert_eq!(values("#").expand_widely("%c/y"), "#");
         assert_eq!(values("c").expand_widely("secret/%c"), "secret/c");
     }
 
     #[test]
-    fn a_client_id_template_binds_the_client_id_to_the_user() {
+    fn a_template_binds_the_client_identifier_to_the_user() {
         assert!(allows_client_id("%u", Some("ann"), "ann") && !allows_client_id("%u", Some("ann"), "bob"));
         assert!(
             allows_client_id("%u-*", Some("ann"), "ann-7")

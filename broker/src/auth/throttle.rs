@@ -1,8 +1,8 @@
-//! Failures are counted per address: whoever guesses is slowed down, and soon not listened to for
+//! Counts failed attempts per address. An address that fails is slowed down, and soon refused for
 //! the rest of the minute.
 //!
-//! Only wrong credentials count, and credentials that are known to be right pass in any case, so
-//! that one broken device behind a router does not lock its neighbours out.
+//! Only wrong credentials count. Credentials that are known to be right pass in any case, so that
+//! one broken device behind a router does not lock its neighbours out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,16 +12,17 @@ use std::time::{Duration, Instant};
 const MINUTE: Duration = Duration::from_secs(60);
 /// Above this many addresses, those whose minute is over are forgotten.
 const ADDRESSES_KEPT: usize = 4_096;
-/// And above this many, all of them.
+/// Above this many addresses, all of them are forgotten.
 const ADDRESSES_MAX: usize = 65_536;
 
-/// The counts.
+/// Failed attempts by address.
 #[derive(Debug, Default)]
 pub struct Throttle {
     failures: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
-/// IPv6 addresses of one network count as one: whoever has one has billions.
+/// Returns the address, or the network of an IPv6 address: a client that has one such address has
+/// billions.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -33,7 +34,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Throttle {
-    /// Whether this address has failed `most` times within the minute; 0: it never has.
+    /// Returns `true` when this address has failed `most` times within the minute; 0 is no limit.
     pub fn is_shut(&self, address: Option<IpAddr>, most: u32, now: Instant) -> bool {
         let Some(address) = address.filter(|_| most > 0) else { return false };
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shut_out_after_so_many_failures_and_only_for_the_minute() {
+    fn an_address_is_locked_out_until_the_end_of_the_minute() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let bad = Some(IpAddr::from([192, 0, 2, 1]));
         for _ in 0..3 {

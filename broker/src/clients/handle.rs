@@ -1,7 +1,8 @@
-//! How others reach a live connection: who it is, what wakes it, and what it is asked.
+//! The handle by which other tasks reach a live connection: who its client is, its waker, and
+//! commands to it.
 //!
-//! A session is owned by the task of its connection. Who wants to know how it is, or wants it gone,
-//! leaves a question here and wakes the task, which answers in its next turn.
+//! The session is owned by the task of its connection. A task that wants a report of it, or wants
+//! it gone, leaves a command here and wakes the connection, which answers in its next turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -15,17 +16,17 @@ use crate::message::Millis;
 use crate::net::Peer;
 use crate::outbox::Outbox;
 
-/// How many questions wait for one connection.
+/// Number of commands that wait for one connection at most.
 const COMMANDS_MAX: usize = 16;
 
-/// See the module.
+/// Handle of one connection.
 #[derive(Debug)]
 pub struct ClientHandle {
     /// Whose session it is.
     pub user: Option<Arc<str>>,
-    /// Where it comes from.
+    /// Address and listener of the client.
     pub peer: Peer,
-    /// What the connection is called in the log.
+    /// Name of the connection in the log.
     pub label: Arc<str>,
     /// When it was let in.
     pub since: Millis,
@@ -39,10 +40,10 @@ pub struct ClientHandle {
     identity: Mutex<Arc<Identity>>,
 }
 
-/// What a connection is asked.
+/// Command to a connection.
 #[derive(Debug)]
 pub enum Command {
-    /// How its session is, with so many of its subscriptions.
+    /// Report on the session, with at most this many of its subscriptions.
     Report(usize, oneshot::Sender<SessionReport>),
     /// To end. Answered once its session has gone to where it belongs.
     Disconnect(DisconnectCommand),
@@ -58,7 +59,7 @@ pub struct DisconnectCommand {
 }
 
 impl ClientHandle {
-    /// Of a connection that is let in.
+    /// Makes the handle of a connection that is let in.
     pub fn new(identity: Arc<Identity>, peer: Peer, since: Millis) -> ClientHandle {
         ClientHandle {
             label: peer.address.to_string().into(),
@@ -73,7 +74,7 @@ impl ClientHandle {
         }
     }
 
-    /// Who the client is.
+    /// Identity of the client.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -95,7 +96,7 @@ impl ClientHandle {
         self.waker.wake();
     }
 
-    /// Whether there are questions: cheap enough for every turn.
+    /// Returns `true` when commands wait. Cheap enough for every turn.
     #[inline]
     pub fn has_commands(&self) -> bool {
         self.has_commands.load(Ordering::Acquire)

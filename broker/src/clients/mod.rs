@@ -1,4 +1,4 @@
-//! Client identifier → live connection or resting session, and the takeover between them.
+//! Client identifier → live connection or offline session, and the takeover between them.
 //!
 //! A session is owned by exactly one task. A new connection *claims* its client identifier: from
 //! that moment the registry names the new connection, and the old one is asked to hand the session
@@ -31,16 +31,16 @@ use crate::session::Session;
 pub enum CloseSignal {
     /// Another connection has claimed the session: send it there.
     TakenOver {
-        /// Where the session goes; `None` is sent when there is none.
+        /// Receiver of the session; gets `None` when there is none.
         to: oneshot::Sender<Option<OwnedSession>>,
-        /// Who has claimed it, for the log.
+        /// Name of the connection that has claimed it, for the log.
         by: Arc<str>,
     },
     /// The broker or its operator ends it.
     Closed(ReasonCode),
 }
 
-/// What a connection brings to its claim.
+/// Claim of a connection to a client identifier.
 #[derive(Debug)]
 pub struct ClaimRequest {
     /// Itself.
@@ -49,11 +49,11 @@ pub struct ClaimRequest {
     pub any_user: bool,
     /// Tells it when to end.
     pub close: oneshot::Sender<CloseSignal>,
-    /// How it is reached; a session belongs to its user.
+    /// Handle of the connection; the session belongs to its user.
     pub handle: Arc<ClientHandle>,
 }
 
-/// What a claim found.
+/// Result of a claim.
 #[derive(Debug)]
 pub enum Claim {
     /// Nobody has this client identifier.
@@ -85,7 +85,7 @@ enum Registration {
 pub enum ClientView<'a> {
     /// It is connected.
     Live(&'a Arc<ClientHandle>),
-    /// Its session rests.
+    /// Its session is offline.
     Offline(&'a OwnedSession, OfflineGeneration),
 }
 
@@ -179,7 +179,7 @@ impl Registry {
         claim
     }
 
-    /// Who has this client identifier, and the listener that it is connected to, if it is.
+    /// Identity of a client, and the listener that it is connected to, if it is.
     pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
             ClientView::Live(handle) => (handle.identity(), Some(handle.peer.place)),
@@ -250,7 +250,7 @@ impl Registry {
         own
     }
 
-    /// Asks something of a session that still rests as `rest` says; `remove` takes it out.
+    /// Asks something of a session that is still offline as `generation` says; `remove` takes it out.
     pub fn with_offline_session<T>(
         &self,
         client_id: &str,
@@ -282,7 +282,7 @@ impl Registry {
         rest
     }
 
-    /// Takes out a session that still rests as `rest` says.
+    /// Takes out a session that is still offline as `generation` says.
     pub fn remove_offline(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
         let mut inner = self.lock();
         match inner.entries.get(client_id) {
@@ -327,7 +327,7 @@ impl Registry {
         self.lock().entries.iter().filter_map(offline).collect()
     }
 
-    /// How many there are.
+    /// Number of clients by kind.
     pub fn counts(&self) -> Counts {
         let inner = self.lock();
         Counts { live: inner.live, live_max: inner.live_max, offline: inner.entries.len() - inner.live }

@@ -20,5 +20,14 @@ pub struct OwnedSession {
     pub identity: Arc<Identity>,
 }
 
+impl OwnedSession {
+    /// Tells the session queue what the session holds of it, and how much is in flight. To be called
+    /// after the pending messages or the flights were changed from outside.
+    pub fn sync_counts(&self) {
+        self.outbox.set_held(&self.session.outgoing.pending);
+        self.outbox.set_in_flight(self.session.outgoing.in_flight());
+    }
+}
+
 /// Names one rest of one session, so that a timer of an earlier rest does nothing.
 pub type OfflineGeneration = u64;

@@ -1,4 +1,4 @@
-//! What operators are told of one session.
+//! A report on one session, for operators.
 
 use lapwing_protocol::QoS;
 
@@ -7,26 +7,26 @@ use crate::message::Millis;
 use crate::session::Subscription;
 use crate::telemetry::metrics::Throughput;
 
-/// See the module. Copied by who owns the session, and bounded.
+/// Report on a session: a copy made by its owner, of bounded size.
 #[derive(Debug)]
 pub struct SessionReport {
     /// The groups of its user.
     pub groups: Vec<Box<str>>,
-    /// How it was recognized; empty: it was not.
+    /// Method that recognized the client; empty: none did.
     pub method: &'static str,
     /// Seconds it outlives its connection.
     pub expiry_s: u32,
-    /// While it rests: when it ends.
+    /// While it is offline: when it ends.
     pub ends_at: Option<Millis>,
-    /// What is published for a bad end.
+    /// Will, published when the connection ends badly.
     pub will: Option<WillReport>,
     /// Messages on their way to the client, and from it.
     pub in_flight: (usize, usize),
-    /// How many subscriptions it has.
+    /// Number of subscriptions.
     pub subscriptions_count: usize,
     /// The first of them.
     pub subscriptions: Vec<(Box<str>, Subscription)>,
-    /// What its connection adds.
+    /// Figures of the connection, if there is one.
     pub connection: Option<ConnectionReport>,
 }
 
@@ -37,7 +37,7 @@ pub struct WillReport {
     pub topic: Box<str>,
     /// Its QoS.
     pub qos: QoS,
-    /// Whether it is retained.
+    /// Set when the message is to be retained.
     pub retain: bool,
     /// Seconds from the end of the connection.
     pub delay_s: u32,
@@ -45,21 +45,21 @@ pub struct WillReport {
     pub payload_bytes: usize,
 }
 
-/// What only a live connection knows.
+/// Figures that only a live connection has.
 #[derive(Debug)]
 pub struct ConnectionReport {
     /// The protocol version.
     pub version: String,
     /// Seconds; 0 is none.
     pub keep_alive_s: u16,
-    /// What went through it.
+    /// Traffic since the connection began.
     pub flow: Throughput,
     /// The same in a second, of the last ten to twenty.
     pub rates: [f64; 4],
 }
 
 impl SessionReport {
-    /// Of a session, with so many of its subscriptions.
+    /// Makes the report, with at most this many subscriptions.
     pub fn of(owned: &OwnedSession, subscriptions_max: usize) -> SessionReport {
         let OwnedSession { session, identity, .. } = owned;
         let subscriptions = session.subscriptions.iter().take(subscriptions_max);

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::clients::owned::OfflineGeneration;
 use crate::message::Millis;
 
-/// What is due when.
+/// Timers of offline sessions, ordered by time.
 #[derive(Debug, Default)]
 pub struct SessionTimers {
     due: Mutex<BTreeSet<(Millis, Arc<str>, OfflineGeneration)>>,
@@ -17,7 +17,7 @@ pub struct SessionTimers {
 }
 
 impl SessionTimers {
-    /// Looks after the resting session of this client at this time.
+    /// Looks after the offline session of this client at this time.
     pub fn add(&self, at: Millis, client_id: Arc<str>, rest: OfflineGeneration) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let first = due.first().is_none_or(|(first, ..)| at < *first);

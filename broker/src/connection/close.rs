@@ -12,9 +12,10 @@ use lapwing_protocol::packet::{Disconnect, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{Connection, Exit, Negotiated};
+use crate::auth::audit;
 use crate::clients::CloseSignal;
 use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
@@ -23,9 +24,9 @@ use crate::core::will::PendingWill;
 use crate::message::Durability;
 use crate::net::Stream;
 
-/// How long the last bytes may take to be written, and the client to close its side.
+/// Time in which the last bytes have to be written, and the client has to close its side.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// What a client may still send while it is being told goodbye.
+/// Bytes that a client may still send while it is being disconnected.
 const LINGER_BYTES: u64 = 256 * 1024;
 
 impl Connection {
@@ -86,14 +87,14 @@ impl Connection {
     }
 
     fn log(&self, exit: &Exit) {
-        let (client, peer) = (&self.owned.session.client_id, &self.handle.peer.address);
+        let (client, peer) = (audit::client(&self.owned.session.client_id), &self.handle.peer.address);
         match exit {
             Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
             Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
-            Exit::Disconnected => debug!(%client, %peer, "client disconnected"),
+            Exit::Disconnected => info!(%client, %peer, "disconnected by the client"),
             Exit::Violation(reason, text) => {
                 self.endpoint.traffic.refused.add(1);
-                warn!(%client, %peer, user = ?self.owned.identity.user, %reason, "connection closed: {text}");
+                warn!(%client, %peer, user = %audit::user(&self.owned.identity), %reason, "connection closed: {text}");
             }
             Exit::Told(CloseSignal::TakenOver { by, .. }) => {
                 info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
@@ -130,9 +131,8 @@ pub(crate) fn settle(
     }
     // What the store has need not be in memory until the client is back.
     owned.outbox.spill(&mut session.outgoing.pending);
-    session.outgoing.recount();
-    owned.outbox.set_held(session.outgoing.pending.len(), session.outgoing.pending_bytes);
-    owned.outbox.set_in_flight(session.outgoing.in_flight());
+    owned.sync_counts();
+    let session = &mut owned.session;
     if ends {
         // The session and its will are over before anybody else has the client identifier.
         core.end_session(owned, Durability::None);

@@ -35,7 +35,7 @@ pub(crate) struct CommitQueue {
 #[derive(Debug)]
 pub(super) struct HeldAck {
     ticket: Ticket,
-    /// How many of the held bytes are its.
+    /// Number of its encoded bytes.
     len: usize,
     packet_type: PacketType,
 }

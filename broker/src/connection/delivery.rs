@@ -1,4 +1,4 @@
-//! How messages leave: out of the session, the outbox and the store, and as packets to the client.
+//! Messages out: from the session, the session queue and the store, as packets to the client.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use crate::session::Transmit;
 use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
-/// How many retained messages are looked up at once for a new subscription.
+/// Retained messages that one step looks up for a new subscription.
 const REPLAY_MESSAGES: usize = 64;
-/// What that is worth against a packet.
+/// Work of such a step, in packets.
 const REPLAY_WORK: u32 = 32;
 
-/// What was asked of the store.
+/// Question to the store.
 #[derive(Debug)]
 pub(super) enum Fetch {
     /// The next messages of the queue.
@@ -73,7 +73,7 @@ impl Connection {
         let outgoing = &self.owned.session.outgoing;
         if self.outbound.reported_pending != outgoing.pending.len() {
             self.outbound.reported_pending = outgoing.pending.len();
-            self.owned.outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
+            self.owned.outbox.set_held(&outgoing.pending);
         }
         if self.outbound.reported_in_flight != outgoing.in_flight() {
             self.outbound.reported_in_flight = outgoing.in_flight();
@@ -127,7 +127,7 @@ impl Connection {
                 }
                 continue;
             }
-            match outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, cx.waker()) {
+            match outbox.take(&mut outgoing.pending, cx.waker()) {
                 Take::Some => self.outbound.reported_pending = outgoing.pending.len(),
                 Take::Nothing => {
                     self.outbound.reported_pending = 0;
@@ -165,7 +165,6 @@ impl Connection {
                 Poll::Ready(paged) => paged.map(|Paged { mut deliveries, next }| {
                     self.owned.outbox.on_page(&mut deliveries, next);
                     outgoing.pending.extend(deliveries);
-                    outgoing.recount();
                 }),
             },
             Fetch::Flights(asked, reply) => match Pin::new(reply).poll(cx) {
@@ -374,7 +373,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether to write the topic name, and the alias to write.
+    /// Returns whether to write the topic name, and the alias to write.
     fn name_topic(&mut self, topic: &[u8]) -> (bool, Option<u16>) {
         let most = usize::from(self.negotiated.topic_alias_max);
         if most == 0 {

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::Packet;
-use lapwing_protocol::property::{Properties, PropertyId};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Version};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::negotiated::AliasedTopic;
 use super::{Connection, Exit};
+use crate::core::publish_rules::user_properties_fit;
 use crate::limits::budget::Pressure;
 use crate::limits::rate::RateLimits;
 use crate::message::Millis;
@@ -20,11 +20,11 @@ use crate::session::{Acknowledgement, Effect, Violation};
 use crate::store::{FlightStep, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
-/// How much one read takes at most.
+/// Bytes that one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
 /// Acknowledgements that wait for the store before no more packets are read.
 const HELD_ACKS_MAX: usize = 4_096;
-/// How often a connection looks whether memory is no longer short.
+/// Pause after which a connection asks again whether memory is still short, in milliseconds.
 const PAUSE_MS: Millis = 100;
 
 thread_local! {
@@ -53,9 +53,9 @@ impl Inbound {
     }
 }
 
-/// What a look at the stream brought.
+/// Result of one read.
 pub(super) enum ReadOutcome {
-    /// So many bytes.
+    /// Number of bytes that came.
     Some(usize),
     None,
     /// Nothing is read for now.
@@ -63,7 +63,8 @@ pub(super) enum ReadOutcome {
 }
 
 impl Connection {
-    /// Whether packets are taken in now. A client whose answers pile up is not read from.
+    /// Returns `true` when packets are taken in now. A client whose answers pile up is not read
+    /// from.
     pub(super) fn may_read(&self, now: Millis) -> bool {
         self.outbound.output.len() < self.endpoint.limits.write_buffer_bytes_max as usize
             && self.commits.acks.len() < HELD_ACKS_MAX
@@ -108,7 +109,7 @@ impl Connection {
     /// belongs to it is added: the others are handled where they are.
     fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
         while !self.inbound.input.is_empty() && !fresh.is_empty() {
-            let packet_bytes_max = self.negotiated.told.packet_bytes_max;
+            let packet_bytes_max = self.negotiated.announced.packet_bytes_max;
             let need = match frame::split(&self.inbound.input, self.negotiated.version, packet_bytes_max) {
                 Ok(Split::Incomplete { need }) => need.saturating_sub(self.inbound.input.len()).max(1),
                 // What is wrong with it is found out below.
@@ -150,7 +151,7 @@ impl Connection {
 
     /// Handles the whole packets at the front of `bytes` and returns how many bytes they took.
     pub(super) fn packets(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Exit> {
-        let packet_bytes_max = self.negotiated.told.packet_bytes_max;
+        let packet_bytes_max = self.negotiated.announced.packet_bytes_max;
         let output_max = self.endpoint.limits.write_buffer_bytes_max as usize;
         let version = self.negotiated.version;
         let mut used = 0;
@@ -221,7 +222,7 @@ impl Connection {
         user_properties_fit(properties, &self.endpoint.limits)
     }
 
-    /// What `bytes` break, with the figures where a limit is the cause.
+    /// Words for what `bytes` break, with the figures where a limit is the cause.
     #[cold]
     fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
         if bytes.first().is_some_and(|first| first >> 4 == PacketType::Publish as u8) {
@@ -231,7 +232,7 @@ impl Connection {
             (DecodeError::PacketTooLarge, Ok(Some(header))) => format!(
                 "a packet of {} bytes, limits.packet_bytes_max is {}",
                 header.header_len + header.remaining_len,
-                self.negotiated.told.packet_bytes_max
+                self.negotiated.announced.packet_bytes_max
             ),
             _ => error.text().to_owned(),
         };
@@ -260,7 +261,7 @@ impl Connection {
                 let ticket = self.step(&reply, recorded);
                 self.reply(reply, None, ticket);
             }
-            Effect::Publish(publish) => self.publish(&publish, now)?,
+            Effect::Publish(publish) => self.on_publish(&publish, now)?,
             Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default()),
@@ -274,15 +275,4 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-/// Whether a packet's user properties are within the bounds.
-pub(crate) fn user_properties_fit(properties: &Properties<'_>, limits: &crate::config::Limits) -> bool {
-    if !properties.has(PropertyId::UserProperty) {
-        return true;
-    }
-    let (count, bytes) = properties
-        .user_properties()
-        .fold((0, 0), |(count, bytes), (name, value)| (count + 1, bytes + name.len() + value.len()));
-    count <= limits.user_properties_max as usize && bytes <= limits.user_property_bytes_max as usize
 }

@@ -5,8 +5,9 @@
 //! a timer. What one wake produces leaves in one write. Nothing in here waits for another client:
 //! pushing to an outbox never blocks, and a client that does not read is not read from either.
 //!
-//! What a packet means is in [`packets`] and [`subscribe`], how messages leave in [`delivery`], how
-//! the connection ends in [`farewell`].
+//! The components know no role: [`inbound`] reads and decodes, [`publisher`] takes messages in,
+//! [`delivery`] sends them, [`commit_queue`] waits for the store, [`pacing`] keeps time, [`stats`]
+//! counts. [`handshake`] makes a connection, [`close`] ends it.
 
 mod close;
 mod commit_queue;
@@ -33,7 +34,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) use close::close;
-pub(crate) use inbound::user_properties_fit;
 use lapwing_protocol::ReasonCode;
 pub(crate) use reauth::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
 use time_slice::TimeSlice;
@@ -56,17 +56,17 @@ use crate::message::Millis;
 use crate::net::Stream;
 use crate::net::endpoint::Endpoint;
 
-/// How much is gathered before it is written.
+/// Bytes that are gathered before a write, copied and shared ones.
 const GATHER_BYTES: usize = 60 * 1024;
 const GATHER_SHARED_BYTES: usize = 256 * 1024;
-/// How much is taken in before others have a turn: what came is written again while it is in the
-/// cache of the processor.
+/// Bytes that are taken in before others have a turn: the input is written again while it is in the
+/// processor's cache.
 const TURN_BYTES: usize = 64 * 1024;
 /// The same of large packets. What is written of them leaves in equal parts of up to a segment: of
 /// three times as much, none is a half.
 const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
 const LARGE_PACKET_BYTES: usize = 4 * 1024;
-/// How often the loop goes round before it lets others have a turn.
+/// Rounds of one turn at most.
 const ROUNDS_MAX: usize = 8;
 /// Why the loop ended.
 #[derive(Debug)]
@@ -179,6 +179,9 @@ impl Connection {
         Poll::Pending
     }
 
+    // The phases are inlined: each has one caller, and moving a `Result<_, Exit>` through all of
+    // them took a hundred instructions a round.
+    #[inline(always)]
     fn round(&mut self, taken: &mut Taken, cx: &mut Context<'_>) -> Result<Round, Exit> {
         self.apply_settings()?;
         let now = self.core.now();
@@ -211,6 +214,7 @@ impl Connection {
     }
 
     /// Reads once, and passes on what came.
+    #[inline(always)]
     fn read(&mut self, now: Millis, taken: &mut Taken, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         let slot = &mut self.commits.slot;
         self.commits.store_full = self.core.store.poll_room(slot, cx).is_pending();
@@ -229,6 +233,7 @@ impl Connection {
     ///
     /// # Errors
     /// The request, once everything that had come is handled.
+    #[inline(always)]
     fn is_asked_to_close(&mut self, cx: &mut Context<'_>) -> Result<bool, Exit> {
         if let Some(signal) = self.pacing.close_requested.take() {
             if !(self.inbound.has_buffered_packets && self.pacing.slice.is_over()) {
@@ -251,6 +256,7 @@ impl Connection {
     }
 
     /// Puts the records of this round into the log, and releases what the store has made true.
+    #[inline(always)]
     fn commit(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<(), Exit> {
         self.commits.records.flush();
         let (store, session) = (&*self.core.store, &mut self.owned.session);
@@ -268,6 +274,7 @@ impl Connection {
     }
 
     /// Writes once; `true` when nothing is left.
+    #[inline(always)]
     fn write(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<bool, Exit> {
         let output = &mut self.outbound.output;
         let before = output.len();

@@ -4,14 +4,14 @@
 use lapwing_protocol::Version;
 use lapwing_protocol::alias::TopicPlace;
 
-/// What was agreed with the client at CONNECT.
+/// Terms of a connection, as CONNECT and CONNACK have them.
 #[derive(Debug)]
 pub struct Negotiated {
     /// Its protocol version.
     pub version: Version,
     /// The largest packet it takes, in bytes.
     pub packet_bytes_max: u32,
-    /// Whether reason strings and user properties may go with more than PUBLISH, CONNACK and
+    /// Set when reason strings and user properties may go with more than PUBLISH, CONNACK and
     /// DISCONNECT.
     pub problem_information: bool,
     /// The highest topic alias it takes, capped by our own limit.
@@ -20,11 +20,11 @@ pub struct Negotiated {
     pub keep_alive_s: u16,
     /// The enhanced authentication method.
     pub auth_method: Option<Box<str>>,
-    /// What the client was told.
-    pub told: AnnouncedLimits,
+    /// Limits that CONNACK has announced.
+    pub announced: AnnouncedLimits,
 }
 
-/// What CONNACK says of the broker: it stands for the connection, whatever a reload brings.
+/// Limits of the broker in CONNACK: they stand for the connection, whatever a reload brings.
 #[derive(Clone, Copy, Debug)]
 pub struct AnnouncedLimits {
     /// The largest packet that the broker takes, in bytes.
@@ -33,7 +33,7 @@ pub struct AnnouncedLimits {
     pub topic_aliases_max: u16,
     /// The highest QoS.
     pub qos_max: u8,
-    /// Whether messages can be retained.
+    /// Set when messages can be retained.
     pub retain_available: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a connection has yet to write: gathered while it works, written once per wake.
+//! Bytes that a connection has yet to write: gathered while it works, written once per wake.
 //!
 //! Headers and small payloads are copied next to each other; a large payload stays where it is and
 //! is written from there. An idle connection holds no buffer: the buffers go round within the
@@ -19,7 +19,7 @@ use crate::net::Stream;
 const SHARE_MIN: usize = 4 * 1024;
 /// The most pieces that one write takes.
 const PIECES_MAX: usize = 32;
-/// What one segment takes on loopback, which has the largest; those that a network card is handed
+/// Bytes of one segment on loopback, which has the largest. Segments that a network card is handed
 /// are about as large.
 const SEGMENT_BYTES: usize = 64_000;
 /// A buffer above this is not kept for others.
@@ -44,11 +44,11 @@ impl Piece {
     }
 }
 
-/// See the module.
+/// Output buffer of one connection.
 #[derive(Debug, Default)]
 pub struct Output {
     pieces: VecDeque<Piece>,
-    /// What of the first piece is written.
+    /// Bytes of the first piece that are written.
     written: usize,
     len: usize,
     unflushed: bool,
@@ -60,7 +60,7 @@ impl Output {
         self.len
     }
 
-    /// Whether payloads are written from where they are.
+    /// Returns `true` when payloads are written from where they are.
     pub fn shares(&self) -> bool {
         self.pieces.len() > 1
     }
@@ -148,9 +148,8 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    /// How much one write takes: of what is more than a segment holds, equal parts. A few bytes
-    /// that are left over for a segment of their own make the receiver's kernel believe that
-    /// all that comes takes much memory, and shrink its window.
+    /// Bytes of one write: what is more than a segment is split evenly. A tiny trailing segment
+    /// inflates the receiver's estimate of its memory, and Linux shrinks the TCP window.
     fn share(&self) -> usize {
         self.len.div_ceil(self.len.div_ceil(SEGMENT_BYTES).max(1))
     }

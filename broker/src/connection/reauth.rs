@@ -71,7 +71,7 @@ impl Connection {
                 self.expires_at = identity.expires_at(self.core.now());
                 self.set_identity(identity);
                 let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
-                info!(client = %client_id, user = ?identity.user, "re-authenticated");
+                info!(client = %client_id, user = %audit::user(identity), "re-authenticated");
                 audit::reauthenticated(client_id, identity);
                 // The new credentials may be worth less.
                 let snapshot = self.snapshot.clone();

@@ -11,7 +11,7 @@ use crate::message::{Millis, TraceId};
 use crate::session::Violation;
 use crate::telemetry::drop_reason::Reason;
 
-/// What the rules say no to.
+/// Refusals by the access rules.
 const DENIED_PUBLISH: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedPublish.text());
 
 pub(super) const DENIED_SUBSCRIBE: Violation =
@@ -21,7 +21,7 @@ const DENIED_DELIVERY: Violation = Violation::new(ReasonCode::NotAuthorized, Rea
 
 const DENIED_SOURCE: Violation = Violation::new(ReasonCode::NotAuthorized, Reason::DeniedSource.text());
 
-/// How often a client's refusals are worth a line in the log.
+/// Time between two lines of the log about one client's refusals, in milliseconds.
 const COMPLAIN_EVERY_MS: Millis = 1_000;
 
 impl From<Violation> for Exit {
@@ -37,14 +37,15 @@ impl Connection {
         publish: &Publish<'_>,
         topic: &str,
         reason: Reason,
-        followed: (Option<TraceId>, Millis),
+        id: Option<TraceId>,
+        at: Millis,
     ) {
         self.log_refusal("PUBLISH", topic, &refusal(reason));
         let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
         let rule = (reason == Reason::DeniedPublish && self.core.outcomes.traces.is_followed())
             .then(|| self.rule(Action::Publish, topic));
         let text = rule.as_deref().unwrap_or(reason.text());
-        let subject = self.subject(publish, topic, followed);
+        let subject = self.subject(publish, topic, id, at);
         self.core.outcomes.refused(reason, text, &subject, Some(self.owned.outbox.recipient()));
     }
 
@@ -72,7 +73,7 @@ impl Connection {
         audit::denied(packet, client_id, identity, topic, &rule, more_before);
     }
 
-    /// How many lines were held back, if it is time for one.
+    /// Returns how many lines were held back, if it is time for one.
     fn may_complain(&mut self) -> Option<u64> {
         let now = self.core.now();
         let stats = &mut self.stats;
@@ -86,13 +87,13 @@ impl Connection {
 
     fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let Some(hushed) = self.may_complain() else { return };
-        warn!(client = %self.owned.session.client_id, peer = %self.handle.peer.address, user = ?self.owned.identity.user, topic,
+        warn!(client = %audit::client(&self.owned.session.client_id), peer = %self.handle.peer.address, user = %audit::user(&self.owned.identity), topic,
             reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 }
 
-/// What a client is told of a message that is not taken, or not given to it.
-pub(super) const fn refusal(reason: Reason) -> Violation {
+/// Refusal that the client is told for a message that is not taken, or not delivered to it.
+pub(in crate::connection) const fn refusal(reason: Reason) -> Violation {
     let code = match reason {
         Reason::TopicLimit => ReasonCode::TopicNameInvalid,
         Reason::PayloadFormat => ReasonCode::PayloadFormatInvalid,

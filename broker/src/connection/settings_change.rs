@@ -1,4 +1,4 @@
-//! What becomes of a live connection when the snapshot is replaced under it.
+//! New settings on a live connection: its identity, its rights, its listener.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::clients::report::{self, SessionReport};
 use crate::outbox::QueueLimits;
 
 impl Connection {
-    /// Who the client is from now on.
+    /// Sets the identity of the client.
     pub(super) fn set_identity(&mut self, identity: Identity) {
         self.owned.identity = Arc::new(identity);
         self.handle.set_identity(self.owned.identity.clone());

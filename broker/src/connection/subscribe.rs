@@ -106,7 +106,7 @@ impl Connection {
             return Err(DENIED_SUBSCRIBE);
         }
         let mut options = subscription.options;
-        options.qos = options.qos.min(QoS::from_u8(self.negotiated.told.qos_max).unwrap_or_default());
+        options.qos = options.qos.min(QoS::from_u8(self.negotiated.announced.qos_max).unwrap_or_default());
         let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));
@@ -141,20 +141,12 @@ impl Connection {
                 continue;
             }
             let filter = &*mount::filter(self.endpoint.listener.mount_point.as_ref(), filter);
-            let group = core.router.group(filter);
-            let number = self.owned.session.number;
-            if !self.owned.session.subscriptions.remove(filter) {
+            let level = self.level();
+            let Some(removed) = core.remove_subscription(&mut self.owned, filter, level) else {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
-            }
-            core.router.unsubscribe(filter, number);
-            if let Some(group) = group {
-                core.reassign_shared(&mut self.owned, Some(group), false);
-            }
-            if self.owned.outbox.is_stored() {
-                let record = Record::Unsubscribed { session: number, filter: filter.into() };
-                ticket = ticket.and(core.store.append(record, self.level()));
-            }
+            };
+            ticket = ticket.and(removed);
             reasons.push(ReasonCode::Success);
         }
         let packet_id = unsubscribe.packet_id;

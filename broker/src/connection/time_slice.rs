@@ -1,13 +1,13 @@
-//! How long a connection keeps its thread: others that the thread serves wait meanwhile.
+//! The time slice of a connection: other connections of its thread wait meanwhile.
 
 use std::time::{Duration, Instant};
 
-/// How long it takes packets in, and how long it gathers then, if taking in took all of that.
+/// Time for reading; gathering has as much again when reading took all of it.
 const SLICE: Duration = Duration::from_micros(500);
 /// So much work is done before the clock is looked at.
 const CHECK_CLOCK_EVERY: u32 = 32;
 
-/// What was done in a turn. A turn of a few packets never looks at the clock.
+/// Work of one turn. A turn of a few packets never reads the clock.
 #[derive(Debug, Default)]
 pub(super) struct TimeSlice {
     work: u32,
@@ -34,7 +34,7 @@ impl TimeSlice {
         }
     }
 
-    /// Whether others are to have theirs.
+    /// Returns `true` when other connections are to have their turn.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.over

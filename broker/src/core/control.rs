@@ -15,13 +15,13 @@ pub(crate) enum ControlRequest {
     Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
     /// The list of bans is to be another.
     Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
-    /// What is logged is to be this; `None`: only to be told. The answer says what is logged.
+    /// Set the log level; `None` only asks. The answer is the level in force.
     Level(Option<String>, oneshot::Sender<Result<String, String>>),
 }
 
 const STOPS: &str = "the broker stops";
 
-/// How a reload went.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// The keys that have changed and count with the next start only, like `store.data_dir`.

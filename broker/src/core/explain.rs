@@ -1,5 +1,5 @@
-//! Who would get a message now, and who would not, and why: the same questions that a message asks
-//! on its way, asked without one.
+//! Explanation of a message before it is published: who would get it, who would not, and why. It
+//! asks the questions that a message meets on its way, without one.
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use crate::telemetry::drop_reason::Reason;
 pub struct Question<'a> {
     /// A valid topic name, as the broker knows it.
     pub topic: &'a str,
-    /// Who publishes it.
+    /// Client identifier of the publisher.
     pub from: Option<&'a str>,
-    /// How it is published.
+    /// QoS it is published with.
     pub qos: QoS,
     /// Its size, in bytes.
     pub bytes: usize,
@@ -31,27 +31,27 @@ pub struct Question<'a> {
     pub most: usize,
 }
 
-/// What would become of it.
+/// Answer to a question.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// What its publisher may do, if one was named.
-    pub publisher: Option<Publisher>,
+    /// Rights of the publisher, if one was named.
+    pub publisher: Option<ExplainedPublisher>,
     /// The size of what is retained on the topic.
     pub retained_bytes: Option<u64>,
-    /// How many sessions have a subscription that matches, each member of a group included.
+    /// Number of sessions with a matching subscription, each member of a group included.
     pub sessions: usize,
-    /// How many shared groups are among them.
+    /// Number of shared groups among them.
     pub groups: usize,
     /// A page of the sessions.
     pub receivers: Vec<Receiver>,
-    /// Where the next page begins, if there is one.
+    /// Session that the next page begins behind, if there is one.
     pub next: Option<SessionNumber>,
 }
 
-/// Who would publish.
+/// ExplainedPublisher of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publisher {
-    /// Whether the broker knows it: connected, or its session rests.
+pub struct ExplainedPublisher {
+    /// Set when the broker knows it: connected, or with an offline session.
     pub known: bool,
     /// Why it would not be taken.
     pub refused: Option<Reason>,
@@ -68,23 +68,23 @@ pub struct Receiver {
     pub client_id: Arc<str>,
     /// The user.
     pub user: Option<Arc<str>>,
-    /// Whether the client is there.
+    /// Set when the client is connected.
     pub connected: bool,
-    /// What it is subscribed with: the highest of all that match.
+    /// Granted QoS: the highest of all matching subscriptions.
     pub granted: QoS,
     /// The filters that match, a few at most.
     pub filters: Vec<Box<str>>,
-    /// How many there are.
+    /// Number of filters that match.
     pub filter_count: usize,
     /// The shared group that it is in.
     pub share: Option<ShareMatch>,
-    /// What waits for it: messages and bytes.
+    /// Messages and bytes that wait for it.
     pub waiting: (u64, u64),
-    /// What would become of the message.
+    /// Fate of the message for this session.
     pub verdict: Verdict,
 }
 
-/// What would become of a message for one session.
+/// Fate of a message for one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is sent.
@@ -118,18 +118,18 @@ impl Verdict {
         }
     }
 
-    /// Whether it would get the message, now or later.
+    /// Returns `true` when it would get the message, now or later.
     pub const fn gets(&self) -> bool {
         matches!(self, Verdict::Sent | Verdict::Kept)
     }
 }
 
 impl Core {
-    /// See the module.
+    /// Explains a message by the subscriptions, queues and rules of now.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let Question { topic, from, qos, bytes, after, most } = *question;
         let snapshot = self.settings.get();
-        let audience = self.router.audience(topic, (qos, bytes), after, most);
+        let audience = self.router.audience(topic, qos, bytes, after, most);
         let receivers: Vec<Receiver> = audience
             .listeners
             .into_iter()
@@ -138,7 +138,7 @@ impl Core {
         // A page that is not full is the last one.
         let last = receivers.last().map(|receiver| receiver.session).filter(|_| receivers.len() >= most);
         let more =
-            |last: &SessionNumber| !self.router.audience(topic, (qos, bytes), *last, 1).listeners.is_empty();
+            |last: &SessionNumber| !self.router.audience(topic, qos, bytes, *last, 1).listeners.is_empty();
         Explanation {
             publisher: from.map(|from| self.publisher(&snapshot, from, topic)),
             retained_bytes: self.router.retained.size_of(topic, self.now()),
@@ -149,7 +149,7 @@ impl Core {
         }
     }
 
-    /// Who somebody is by the rules of now, or why the rules do not know it any more.
+    /// Identity by the rules of now, or the reason why the rules do not know it any more.
     fn as_of_now(
         &self,
         snapshot: &Snapshot,
@@ -159,10 +159,10 @@ impl Core {
         snapshot.auth.policy.renew(identity, client_id, None).map_err(|refused| refused.text)
     }
 
-    fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> Publisher {
+    fn publisher(&self, snapshot: &Snapshot, client_id: &str, topic: &str) -> ExplainedPublisher {
         let Some((identity, _)) = self.registry.about(client_id) else {
             let rule = "no such client is connected, and it has no offline session".to_owned();
-            return Publisher { known: false, refused: None, rule };
+            return ExplainedPublisher { known: false, refused: None, rule };
         };
         let policy = &snapshot.auth.policy;
         let (allowed, rule) = match self.as_of_now(snapshot, &identity, client_id) {
@@ -174,7 +174,7 @@ impl Core {
         };
         let refused = if topic.starts_with('$') { Some(Reason::BrokerTopic) } else { None };
         let refused = refused.or((!allowed).then_some(Reason::DeniedPublish));
-        Publisher { known: true, refused, rule }
+        ExplainedPublisher { known: true, refused, rule }
     }
 
     fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {
@@ -202,7 +202,7 @@ impl Core {
         }
     }
 
-    /// What keeps a message from a session beside its queue.
+    /// Reason other than its queue that keeps a message from a session.
     fn verdict(
         &self,
         snapshot: &Snapshot,

@@ -1,9 +1,11 @@
-//! What all connections share, and what happens to messages and sessions beyond a single
-//! connection.
+//! State that all connections share, and its verbs: publishing, sessions, settings, recovery,
+//! explanations.
 
 pub mod control;
 pub mod explain;
+pub mod local;
 pub mod publish;
+pub(crate) mod publish_rules;
 pub mod recovery;
 mod sessions;
 pub mod settings;
@@ -21,7 +23,7 @@ use crate::limits::budget::Budget;
 use crate::limits::flapping::FlapDetector;
 use crate::limits::rate::UserRates;
 use crate::message::{Millis, Seq, SessionNumber};
-use crate::outbox::{DiskTotal, Outbox, QueueLimits};
+use crate::outbox::{DiskPart, DiskTotal, Outbox, QueueLimits};
 use crate::router::{Retained, RetainedLimits, Router};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -36,9 +38,9 @@ pub struct Core {
     pub router: Router,
     /// Sessions.
     pub registry: Registry,
-    /// What keeps them.
+    /// Store that keeps them.
     pub store: Arc<dyn Store>,
-    /// How often refusals have a line in the log.
+    /// Limiter of log lines about refusals.
     pub refusal_log: audit::LogLimiter,
     /// Counters.
     pub metrics: Metrics,
@@ -46,11 +48,11 @@ pub struct Core {
     pub outcomes: Arc<Outcomes>,
     /// Connections and memory.
     pub budget: Arc<Budget>,
-    /// Who comes too often.
+    /// Clients that connect too often.
     pub flapping: FlapDetector,
-    /// How fast users may publish.
+    /// Rates at which users may publish.
     pub user_rates: UserRates,
-    /// Timers of resting sessions.
+    /// Timers of offline sessions.
     pub timers: SessionTimers,
     /// Messages that are on disk only.
     pub disk_total: Arc<DiskTotal>,
@@ -87,7 +89,7 @@ impl Core {
         self.clock.now()
     }
 
-    /// How long the broker has run, in milliseconds.
+    /// Milliseconds since the broker started.
     pub fn uptime_ms(&self) -> Millis {
         self.clock.uptime_ms()
     }
@@ -113,7 +115,13 @@ impl Core {
     /// A queue for a new session; `stored`: the store keeps it.
     pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
         let outbox = if stored {
-            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), 0, (1, 0, 0))
+            Outbox::stored(
+                session,
+                self.queue_limits(),
+                self.disk_total.clone(),
+                0,
+                DiskPart { from: 1, count: 0, bytes: 0 },
+            )
         } else {
             Outbox::new(session, self.queue_limits())
         };
@@ -127,7 +135,7 @@ impl Core {
         session: SessionNumber,
         client_id: Arc<str>,
         last: Seq,
-        waiting: (Seq, u64, u64),
+        waiting: DiskPart,
     ) -> Arc<Outbox> {
         Arc::new(
             Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), last, waiting)

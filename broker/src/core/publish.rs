@@ -20,12 +20,12 @@ use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::trace::{Step, TraceSubject};
 
-/// What became of a published message.
+/// Result of a publish.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishResult {
     /// Its subscribers.
     pub routed: Routed,
-    /// Whether it could be retained, if it was to be.
+    /// Result of retaining it, if it was to be retained.
     pub retained: RetainResult,
     /// When its acknowledgement may go.
     pub ticket: Ticket,
@@ -88,11 +88,6 @@ impl Core {
     pub fn flush(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> BatchResult {
         // Nothing of it is stored; what makes room for it may be.
         self.router.flush(batch, wakers, &mut PublishRecord::new(&*self.store, Durability::None))
-    }
-
-    /// Publishes what the broker says about itself: that is never stored.
-    pub fn publish_own(&self, message: &Message) {
-        self.publish_for_nobody(message, PublishRecord::disabled());
     }
 
     fn publish_for_nobody(&self, message: &Message, record: PublishRecord<'_>) -> PublishResult {
@@ -177,8 +172,8 @@ impl Core {
         }
     }
 
-    /// Whether who published a retained message still may (CVE-2018-12546). Asked only when the
-    /// rules have changed since.
+    /// Returns `true` when the publisher of a retained message still may publish it
+    /// (CVE-2018-12546). Asked only when the rules have changed since.
     pub fn publisher_may(&self, snapshot: &Snapshot, message: &Message) -> bool {
         let Some(source) = message.source().filter(|_| message.published_at() < snapshot.since) else {
             return true;
@@ -191,8 +186,7 @@ impl Core {
     }
 }
 
-/// Who publishes, where it is kept with retained messages: where there are rules that can be asked
-/// again by name.
+/// Publisher, to be kept with a retained message; `None` where no rules can be asked again by name.
 pub fn published_by<'a>(
     config: &Config,
     identity: &'a Identity,

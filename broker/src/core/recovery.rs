@@ -1,4 +1,5 @@
-//! What an earlier run or a session that is over has left in the store, and who gets it now.
+//! Recovery: sessions that an earlier run left in the store, and stored messages of sessions that
+//! ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use crate::clients::owned::OwnedSession;
 use crate::core::Core;
 use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis, REPLAYED};
+use crate::outbox::DiskPart;
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, RetainedCursor, Session};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
 use crate::telemetry::drop_reason::Reason;
 
-/// How much of a queue is read at once.
+/// Messages and bytes that one read of a queue takes at most.
 pub(crate) const PAGE_MESSAGES: usize = 256;
 pub(crate) const PAGE_BYTES: usize = 256 * 1024;
 /// After a restart packet identifiers go on this far behind the last one known: after a crash, now
@@ -74,7 +76,12 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
             (count.saturating_sub(1), bytes.saturating_sub(u64::from(flight.size)))
         });
     let last = waiting.last.max(sent);
-    let outbox = core.stored_outbox(terms.number, terms.client_id.clone(), last, (sent + 1, count, bytes));
+    let outbox = core.stored_outbox(
+        terms.number,
+        terms.client_id.clone(),
+        last,
+        DiskPart { from: sent + 1, count, bytes },
+    );
     let mut session =
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;

@@ -46,7 +46,7 @@ impl Core {
     pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
-        outbox.take(&mut outgoing.pending, &mut outgoing.pending_bytes, Waker::noop());
+        outbox.take(&mut outgoing.pending, Waker::noop());
         let mut wakers = Vec::new();
         outgoing.reassign_shared(group, sent, |delivery, packet_id| {
             let mut journal = PublishRecord::new(&*self.store, Durability::None);
@@ -60,7 +60,7 @@ impl Core {
             }
             given
         });
-        outbox.set_held(outgoing.pending.len(), outgoing.pending_bytes);
+        owned.sync_counts();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -76,23 +76,37 @@ impl Core {
             session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
         let count = revoked.len();
         for filter in revoked {
-            let OwnedSession { session, outbox, identity } = &mut *owned;
+            let OwnedSession { session, identity, .. } = &*owned;
             let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
             let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
             audit::revoked(&session.client_id, identity, &filter, &rule);
             self.metrics.denied.add(1);
-            let (group, number) = (self.router.group(&filter), session.number);
-            session.subscriptions.remove(&filter);
-            self.router.unsubscribe(&filter, number);
-            let stored = outbox.is_stored();
-            if let Some(group) = group {
-                self.reassign_shared(owned, Some(group), false);
-            }
-            if stored {
-                self.store.append(Record::Unsubscribed { session: number, filter }, Durability::None);
-            }
+            self.remove_subscription(owned, &filter, Durability::None);
         }
         count
+    }
+
+    /// Removes a subscription from the session, the router and the store, and gives what a shared
+    /// group gave for it to other members. `None`: there was no such subscription.
+    pub fn remove_subscription(
+        &self,
+        owned: &mut OwnedSession,
+        filter: &str,
+        durability: Durability,
+    ) -> Option<Ticket> {
+        let (group, session) = (self.router.group(filter), owned.session.number);
+        if !owned.session.subscriptions.remove(filter) {
+            return None;
+        }
+        self.router.unsubscribe(filter, session);
+        if let Some(group) = group {
+            self.reassign_shared(owned, Some(group), false);
+        }
+        if !owned.outbox.is_stored() {
+            return Some(Ticket::default());
+        }
+        let record = Record::Unsubscribed { session, filter: filter.into() };
+        Some(self.store.append(record, durability))
     }
 
     /// A session is over: nothing of it stays, and a will that still waits is published
@@ -120,7 +134,7 @@ impl Core {
         self.forget_session(&mut owned, durability)
     }
 
-    /// Ends a session that still rests as `rest` says; `false`: it does not.
+    /// Ends a session that is still offline as `generation` says; `false`: it does not.
     pub fn end_offline(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration) -> bool {
         let Some(owned) = self.registry.remove_offline(client_id, rest) else { return false };
         if let Some(due) = owned.session.due_at() {
@@ -137,14 +151,13 @@ impl Core {
         poll_fn(|cx| self.store.poll(ticket, &mut slot, cx)).await
     }
 
-    /// What waits for a session in memory is for nobody any more.
+    /// Drops the messages in memory that wait for a session that is over.
     pub fn end_pending(&self, owned: &mut OwnedSession) {
         let OwnedSession { session, outbox, .. } = owned;
-        for delivery in session.outgoing.pending.drain(..) {
+        for delivery in session.outgoing.pending.take_all() {
             self.outcomes.dropped(Reason::SessionEnded, &delivery.message, outbox.recipient());
         }
-        session.outgoing.recount();
-        outbox.set_held(0, 0);
+        owned.sync_counts();
     }
 
     /// The end of all that still waits for a session, and its last record.
@@ -162,7 +175,7 @@ impl Core {
         }
     }
 
-    /// A timer of a resting session is due.
+    /// A timer of a offline session is due.
     pub fn on_session_timer(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration, now: Millis) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
         if self.registry.with_offline_session(client_id, rest, |session| ended(session)) == Some(true) {

@@ -1,5 +1,5 @@
-//! What a reload replaces: the configuration, who may do what, and the listeners with their TLS.
-//! One snapshot, replaced whole or not at all.
+//! Settings that a reload replaces: the configuration, the policy, and the listeners with their
+//! TLS. They are one snapshot, replaced whole or not at all.
 //!
 //! A new connection takes the snapshot of its moment; a live one sees by the generation that there
 //! is a newer one and takes that. What a client was told in CONNACK stands for its connection, and
@@ -23,11 +23,11 @@ pub struct Snapshot {
     pub config: Config,
     /// Its files as they were just before they were read.
     pub(crate) files: FileStamps,
-    /// Who may do what.
+    /// Policy and authentication methods.
     pub auth: Auth,
-    /// Who is not let in.
+    /// Bans in force.
     pub bans: Bans,
-    /// What opens the API of operators.
+    /// Token that opens the API of operators.
     pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
     pub endpoints: Vec<Arc<Endpoint>>,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Where the current one is.
+/// Cell with the current snapshot.
 #[derive(Debug)]
 pub struct Settings {
     current: RwLock<Arc<Snapshot>>,
@@ -71,7 +71,7 @@ pub struct Settings {
     gone: Mutex<RemovedTraffic>,
 }
 
-/// What went through listeners that are no more; their last connections may still be there.
+/// Traffic of listeners that are no more; their last connections may still be there.
 #[derive(Debug, Default)]
 struct RemovedTraffic {
     closed: TrafficTotals,
@@ -90,7 +90,8 @@ impl Settings {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether this is it; cheap enough for every wake of every connection.
+    /// Returns `true` when this is the current snapshot. Cheap enough for every wake of every
+    /// connection.
     #[inline]
     pub fn is_current(&self, snapshot: &Snapshot) -> bool {
         self.generation.load(Ordering::Acquire) == snapshot.generation
@@ -108,7 +109,7 @@ impl Settings {
         current.clone()
     }
 
-    /// What went through all listeners since the start.
+    /// Traffic through all listeners since the start.
     pub fn traffic(&self) -> TrafficTotals {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +129,7 @@ impl Settings {
     }
 }
 
-/// What tells one content of a file from another: modification and change time, length, inode.
+/// Identity of a file's content: modification and change time, length, inode.
 pub(crate) type FileStamp = Option<(i64, i64, i64, i64, u64, u64)>;
 
 /// The files of a configuration as they were at some moment.

@@ -47,13 +47,13 @@ impl FromIterator<u32> for SubscriptionIds {
 pub struct Delivery {
     /// The message.
     pub message: Message,
-    /// How it is to be delivered.
+    /// Terms to deliver it on.
     pub terms: DeliveryTerms,
-    /// Its place in the stored queue of the session; 0: it is in memory only.
+    /// Its slot in the stored queue of the session; 0: it is in memory only.
     pub seq: Seq,
 }
 
-/// How a message is to be delivered to one session.
+/// Terms on which one session gets a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryTerms {
     /// The QoS to deliver with, at most.

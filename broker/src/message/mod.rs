@@ -4,9 +4,10 @@
 //! The bytes are a fixed head, then topic name, forwarded properties and payload as they will be
 //! written to subscribers. Message expiry is a moment of the broker's clock here, so that whoever
 //! sends the message can say what is left of it. Who is done with one says so
-//! ([`Message::recycle`]): the last to do so leaves its memory to the next message (`spare`).
+//! ([`Message::recycle`]): the last to do so leaves its memory to the next message (`pool`).
 
 mod delivery;
+mod pending;
 mod pool;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use delivery::{Delivery, DeliveryTerms, SubscriptionIds};
 use lapwing_protocol::QoS;
 use lapwing_protocol::property::{Properties, Property, PropertyId, PropertyWriter};
+pub use pending::PendingQueue;
 
 /// A moment of the broker's clock ([`Clock`](crate::clock::Clock)), in milliseconds since the Unix
 /// epoch.
@@ -22,7 +24,7 @@ pub type Millis = u64;
 /// Names a session within this broker; never reused. 0 is the broker itself.
 pub type SessionNumber = u64;
 
-/// The place of a message in the stored queue of its session, from 1 on; 0 is none: the message is
+/// The slot of a message in the stored queue of its session, from 1 on; 0 is none: the message is
 /// in memory only.
 pub type Seq = u64;
 
@@ -35,7 +37,7 @@ const PUBLISHER: std::ops::Range<usize> = 8..16;
 const PROPERTIES_LEN: std::ops::Range<usize> = 16..20;
 const TOPIC_LEN: std::ops::Range<usize> = 20..22;
 const FLAGS: usize = 22;
-/// How many bytes at the end of the memory are none of the message; it follows from the length.
+/// Offset of the number of bytes behind the message that are not part of it; the length decides it.
 const PADDING: usize = 23;
 const PUBLISHED: std::ops::Range<usize> = 24..32;
 const HEAD: usize = 32;
@@ -51,7 +53,7 @@ const TRACE_BYTES: usize = 8;
 /// The longest source that is kept, in bytes.
 const SOURCE_MAX: usize = 4_096;
 
-/// Who published a message, kept with it where it is worth asking again whether they still may.
+/// Publisher of a message, kept with it where its right to publish may have to be asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedBy<'a> {
     /// The client identifier.
@@ -68,7 +70,7 @@ impl PublishedBy<'_> {
     }
 }
 
-/// What a message is made of.
+/// Parts that a message is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageParts<'a> {
     /// The topic name, after topic aliases.
@@ -109,7 +111,7 @@ impl PartialEq for Message {
 
 impl Eq for Message {}
 
-/// What is left of the life of a message.
+/// Remaining life of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
     /// It has no expiry.
@@ -267,7 +269,7 @@ impl Message {
         traced.then(|| TraceId::from_le_bytes(self.array(self.source_end()..self.size())))
     }
 
-    /// Who published it, where that was kept.
+    /// Publisher, where it was kept.
     pub fn source(&self) -> Option<PublishedBy<'_>> {
         let bytes = self.memory().get(self.payload_end()..self.source_end())?;
         let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
@@ -312,7 +314,7 @@ impl Message {
         self.flags() & RETAIN != 0
     }
 
-    /// Who published it.
+    /// Session that published it.
     #[inline]
     pub fn publisher(&self) -> SessionNumber {
         u64::from_le_bytes(self.array(PUBLISHER))
@@ -329,7 +331,7 @@ impl Message {
         Some(u64::from_le_bytes(self.array(EXPIRES))).filter(|at| *at != NEVER)
     }
 
-    /// What is left of its life (`[MQTT-3.3.2-6]`).
+    /// Remaining life (`[MQTT-3.3.2-6]`).
     #[inline]
     pub fn expiry(&self, now: Millis) -> Expiry {
         match self.expires_at() {

@@ -1,4 +1,4 @@
-//! How much may wait: for one session, and on disk for all of them.
+//! Limits of session queues: of one session, and of all on disk together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,9 +11,9 @@ pub struct QueueLimits {
     pub messages_max: usize,
     /// Bytes of messages.
     pub bytes_max: usize,
-    /// What happens to a message that does not fit.
+    /// Policy for a message that does not fit.
     pub policy: QueuePolicy,
-    /// Whether QoS 0 messages wait while the session rests.
+    /// Set when QoS 0 messages wait while the session is offline.
     pub keeps_qos0: bool,
     /// Bytes of messages on disk only, of this session.
     pub stored_bytes_max: u64,
@@ -59,7 +59,7 @@ impl DiskTotal {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether so many bytes more stay within the bound.
+    /// Returns `true` when this many bytes more stay within the bound.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.bytes() + bytes <= self.max.load(Ordering::Relaxed)
     }

@@ -1,13 +1,15 @@
-//! What waits for one session: the only object that two tasks touch.
+//! The session queue: messages that wait for one session. It is the only object that two tasks
+//! touch.
 //!
 //! Publishers push from their own tasks and never wait; the subscriber's task takes everything at
-//! once. It is bounded by count and by bytes, what the session has taken and not sent yet included.
-//! It belongs to the session, not to the connection: it goes on filling while the session rests.
+//! once. The queue is bounded by count and by bytes. Messages that the session has taken and not
+//! sent yet count too. The queue belongs to the session, not to the connection, so it fills while
+//! the session is offline.
 //!
-//! The outbox of a session that is stored has a second part behind the first: messages that are on
-//! disk only. What does not fit into memory goes there, and everything does while the session
-//! rests; all that is here of it is where it begins, and how much it is. The connection pages it in
-//! once the first part is empty.
+//! The queue of a stored session has a second part behind the first: messages that are on disk
+//! only. A message that does not fit into memory goes there, and every message while the session is
+//! offline. Memory knows only where that part begins and how large it is. The connection reads it
+//! page by page once the first part is empty.
 
 mod limits;
 
@@ -21,14 +23,14 @@ use lapwing_protocol::QoS;
 pub use limits::{DiskTotal, QueueLimits};
 
 use crate::config::QueuePolicy;
-use crate::message::{Delivery, Message, Seq, SessionNumber};
+use crate::message::{Delivery, Message, PendingQueue, Seq, SessionNumber};
 use crate::store::PreviousSlot;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::{Outcomes, Recipient};
 use crate::workers;
 
-/// What became of a pushed message.
+/// Result of a push.
 #[derive(Debug)]
 pub enum Pushed {
     /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
@@ -43,10 +45,10 @@ pub enum Pushed {
     Unavailable,
 }
 
-/// What became of messages that were offered together.
+/// Result of an offer of several messages.
 #[derive(Debug, Default)]
 pub struct Offered {
-    /// How many wait now.
+    /// Number of them that wait now.
     pub queued: usize,
     /// To be woken once the pusher has pushed all it has.
     pub waker: Option<Waker>,
@@ -61,34 +63,37 @@ impl Offered {
     }
 }
 
-/// How well a session can take a message.
+/// Readiness of a session for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Its client is there, and there is room.
     Ready,
     /// Its client is there.
     Full,
-    /// It rests.
+    /// it is offline.
     Away,
 }
 
-/// What a look into the outbox brought.
+/// Result of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
     /// Messages.
     Some,
     /// Nothing.
     Nothing,
-    /// Nothing in memory, but on disk from the first place up to the second, exclusive.
+    /// Nothing in memory, but on disk from the first slot up to the second, exclusive.
     Stored(Seq, Seq),
 }
 
 /// Messages that are on disk only.
 #[derive(Clone, Copy, Debug, Default)]
-struct DiskPart {
-    from: Seq,
-    count: u64,
-    bytes: u64,
+pub struct DiskPart {
+    /// Slot of the first.
+    pub from: Seq,
+    /// Number of them.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +101,7 @@ struct OutboxState {
     limits: QueueLimits,
     queue: VecDeque<Delivery>,
     bytes: usize,
-    /// What the session took and still holds.
+    /// Messages and bytes that the session has taken and still holds.
     held_messages: usize,
     held_bytes: usize,
     connected: bool,
@@ -104,7 +109,7 @@ struct OutboxState {
     connection: Option<Arc<AtomicWaker>>,
     closed: bool,
     waker: Option<Waker>,
-    /// The place that was given out last.
+    /// The slot that was given out last.
     last: Seq,
     disk: DiskPart,
 }
@@ -138,26 +143,21 @@ impl Outbox {
         }
     }
 
-    /// The outbox of a session that is stored: `last` is the place that was given out last, and
-    /// `count` messages of `bytes` wait on disk from `from` on.
+    /// The queue of a session that is stored: `last` is the slot that was given out last, and `disk`
+    /// is what waits on disk.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
         total: Arc<DiskTotal>,
         last: Seq,
-        (from, count, bytes): (Seq, u64, u64),
+        disk: DiskPart,
     ) -> Outbox {
-        total.add(bytes);
-        let inner = OutboxState {
-            limits: bounds,
-            last,
-            disk: DiskPart { from, count, bytes },
-            ..OutboxState::default()
-        };
+        total.add(disk.bytes);
+        let inner = OutboxState { limits: bounds, last, disk, ..OutboxState::default() };
         Outbox { disk_total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
-    /// Of this client.
+    /// Sets the client identifier.
     #[must_use]
     pub fn of(self, client_id: Arc<str>) -> Outbox {
         Outbox { recipient: Recipient::new(client_id), ..self }
@@ -173,7 +173,7 @@ impl Outbox {
         self.lock().limits = bounds;
     }
 
-    /// Whether its session is stored.
+    /// Returns `true` when the store keeps the session.
     pub fn is_stored(&self) -> bool {
         self.disk_total.is_some()
     }
@@ -268,7 +268,7 @@ impl Outbox {
         let size = delivery.message.size();
         let on_disk = stored && inner.is_for_the_disk(size);
         if (on_disk || !inner.has_room(size))
-            && let Some(refused) = self.make_room(inner, (size, on_disk), record, outcomes)
+            && let Some(refused) = self.make_room(inner, size, on_disk, record, outcomes)
         {
             return refused;
         }
@@ -294,7 +294,8 @@ impl Outbox {
     fn make_room(
         &self,
         inner: &mut OutboxState,
-        (size, on_disk): (usize, bool),
+        size: usize,
+        on_disk: bool,
         record: &PublishRecord<'_>,
         outcomes: &Outcomes,
     ) -> Option<Pushed> {
@@ -341,7 +342,7 @@ impl Outbox {
         PreviousSlot { session: self.session, seq: from, size, packet_id: None }
     }
 
-    /// What keeps a message of this size from being taken, in memory or on disk.
+    /// Reason why a message of this size has no room, in memory or on disk.
     #[inline]
     fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
@@ -369,7 +370,7 @@ impl Outbox {
         }
     }
 
-    /// What is on disk only begins at `from` now: so many messages of so many bytes fewer.
+    /// Moves the beginning of the disk part to `from`, and subtracts what lay before it.
     fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
         let stored = &mut inner.disk;
         let before = stored.bytes;
@@ -385,17 +386,13 @@ impl Outbox {
         }
     }
 
-    /// Moves everything that is in memory to the end of `into`, and says that the session now holds
-    /// what is in `into`. Nothing there: `waker` is kept for the next push.
-    pub fn take(&self, into: &mut VecDeque<Delivery>, held_bytes: &mut usize, waker: &Waker) -> Take {
+    /// Moves all messages in memory to the end of `into`; the session holds what is in `into` then.
+    /// With none in memory, `waker` is kept for the next push.
+    pub fn take(&self, into: &mut PendingQueue, waker: &Waker) -> Take {
         let mut inner = self.lock();
         let took = if !inner.queue.is_empty() {
-            if into.is_empty() {
-                std::mem::swap(into, &mut inner.queue);
-            } else {
-                into.append(&mut inner.queue);
-            }
-            *held_bytes += std::mem::take(&mut inner.bytes);
+            let bytes = std::mem::take(&mut inner.bytes);
+            into.append(&mut inner.queue, bytes);
             Take::Some
         } else {
             inner.waker = Some(waker.clone());
@@ -408,7 +405,7 @@ impl Outbox {
             }
         };
         inner.held_messages = into.len();
-        inner.held_bytes = *held_bytes;
+        inner.held_bytes = into.bytes();
         took
     }
 
@@ -435,7 +432,7 @@ impl Outbox {
 
     /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
     /// it is on disk only now.
-    pub fn spill(&self, pending: &mut VecDeque<Delivery>) {
+    pub fn spill(&self, pending: &mut PendingQueue) {
         let mut inner = self.lock();
         let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
         let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
@@ -450,17 +447,17 @@ impl Outbox {
         inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
     }
 
-    /// Where what is on disk only begins, and behind where it ends; `None` when there is nothing.
+    /// First slot of the disk part, and the slot behind its last; `None` when it is empty.
     pub fn on_disk(&self) -> Option<(Seq, Seq)> {
         let inner = self.lock();
         (inner.disk.count > 0).then_some((inner.disk.from, inner.last + 1))
     }
 
     /// Says how much of what was taken the session still holds.
-    pub fn set_held(&self, messages: usize, bytes: usize) {
+    pub fn set_held(&self, pending: &PendingQueue) {
         let mut inner = self.lock();
-        inner.held_messages = messages;
-        inner.held_bytes = bytes;
+        inner.held_messages = pending.len();
+        inner.held_bytes = pending.bytes();
     }
 
     /// Says how many messages of the session are on their way to the client.
@@ -468,7 +465,7 @@ impl Outbox {
         self.in_flight.store(messages, Ordering::Relaxed);
     }
 
-    /// How many messages are on their way to the client.
+    /// Number of messages on their way to the client.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -494,7 +491,7 @@ impl Outbox {
         self.overran.load(Ordering::Relaxed)
     }
 
-    /// The session rests from now on: QoS 0 messages are not kept.
+    /// The session is offline from now on: QoS 0 messages are not kept.
     pub fn disconnect(&self, outcomes: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
@@ -512,8 +509,8 @@ impl Outbox {
         }
     }
 
-    /// What would become of a message of this size now: whether a client is there for it, or why it
-    /// would not get it. Another may have to make room for it.
+    /// Predicts the push of a message of this size: `true` when a client is there for it, or the
+    /// reason why the session would not get it. Another message may have to make room for it.
     pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
         let inner = self.lock();
         if let Some(reason) = inner.absence(qos) {
@@ -528,7 +525,8 @@ impl Outbox {
         }
     }
 
-    /// Whether a message of this size would be taken without a drop, and go on its way.
+    /// Readiness for a message of this size: whether it would be taken without a drop, and go on
+    /// its way.
     pub fn readiness(&self, size: usize) -> Readiness {
         self.lock().readiness(size)
     }
@@ -626,8 +624,8 @@ mod tests {
     }
 
     fn taken(outbox: &Outbox) -> Vec<String> {
-        let mut into = VecDeque::new();
-        outbox.take(&mut into, &mut 0, Waker::noop());
+        let mut into = PendingQueue::default();
+        outbox.take(&mut into, Waker::noop());
         into.iter().map(|d| String::from_utf8_lossy(d.message.payload()).into_owned()).collect()
     }
 
@@ -653,7 +651,9 @@ mod tests {
         push(&outbox, "b");
         assert_eq!(taken(&outbox).len(), 2);
         assert!(matches!(push(&outbox, "c"), Pushed::Dropped(Reason::SessionQueueFull)));
-        outbox.set_held(1, 1);
+        let mut held = PendingQueue::default();
+        held.push_back(delivery("b", QoS::AtLeastOnce));
+        outbox.set_held(&held);
         assert!(matches!(push(&outbox, "d"), Pushed::Queued(_)));
     }
 

@@ -1,5 +1,5 @@
-//! Who is to have a topic, and by which subscriptions: for people who ask. Messages go another way,
-//! which keeps less.
+//! Receivers of a topic with the subscriptions that match, for people who ask. Messages take
+//! another way, which keeps less.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -11,53 +11,48 @@ use crate::message::SessionNumber;
 use crate::router::target::merge;
 use crate::router::{Group, Subscriber, Target};
 
-/// The filters of a session that are named; of more, only the number.
+/// Filters of a session that are named; further ones are only counted.
 const FILTERS_MAX: usize = 16;
 
-/// A session with the subscriptions by which it is to have a topic.
+/// A session with the subscriptions by which it receives a topic.
 #[derive(Clone, Debug)]
 pub struct Match {
-    /// Its subscriptions that match, in one.
+    /// Its matching subscriptions, merged into one.
     pub subscriber: Subscriber,
-    /// Their filters, a few at most.
+    /// Their filters, at most [`FILTERS_MAX`].
     pub filters: Vec<Box<str>>,
-    /// How many there are.
+    /// Number of its matching filters.
     pub filter_count: usize,
-    /// The shared group by which it is.
+    /// The shared group through which it matches.
     pub share: Option<ShareMatch>,
 }
 
-/// The place of a session in a shared group.
+/// A session's membership in a shared group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareMatch {
     /// The share name.
     pub name: Box<str>,
-    /// How many members there are.
+    /// Number of members.
     pub members: usize,
-    /// Whether the next message would go to this one.
+    /// Set when the next message would go to this member.
     pub is_next: bool,
 }
 
-/// Who is to have a topic.
+/// Receivers of a topic.
 #[derive(Clone, Debug, Default)]
 pub struct Matches {
-    /// How many sessions, each member of a group included.
+    /// Number of sessions, each member of a group included.
     pub sessions: usize,
-    /// How many shared groups.
+    /// Number of shared groups.
     pub groups: usize,
-    /// Those behind the one that was asked for, in the order of their numbers.
+    /// Receivers behind the requested one, in the order of their session numbers.
     pub listeners: Vec<Match>,
 }
 
 impl Router {
-    /// Who is to have such a message: `most` sessions with a number above `after`.
-    pub fn audience(
-        &self,
-        topic: &str,
-        (qos, size): (QoS, usize),
-        after: SessionNumber,
-        most: usize,
-    ) -> Matches {
+    /// Returns the receivers of such a message: at most `most` sessions with a number above
+    /// `after`.
+    pub fn audience(&self, topic: &str, qos: QoS, size: usize, after: SessionNumber, most: usize) -> Matches {
         let mut direct: BTreeMap<SessionNumber, (Vec<Subscriber>, Vec<Box<str>>)> = BTreeMap::new();
         let mut groups: Vec<(Box<str>, Box<str>, Arc<Group>)> = Vec::new();
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +99,7 @@ impl Router {
         audience.sessions = audience.listeners.len();
         audience.listeners.sort_by_key(Match::session);
         audience.listeners.retain(|listener| listener.session() > after);
-        // A session that is in several groups, too, is not torn apart.
+        // Keep a session whole that is also in several groups.
         let last = audience.listeners.get(most.saturating_sub(1)).map(Match::session);
         audience.listeners.retain(|listener| last.is_none_or(|last| listener.session() <= last));
         audience
@@ -112,7 +107,7 @@ impl Router {
 }
 
 impl Match {
-    /// The number of its session.
+    /// Returns the number of its session.
     pub fn session(&self) -> SessionNumber {
         self.subscriber.outbox.session()
     }

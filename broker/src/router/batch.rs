@@ -1,9 +1,9 @@
-//! Messages of one publisher that go to the same targets, passed on together.
+//! Messages of one publisher that go to the same targets, routed together.
 //!
-//! Only such that nobody waits to hear of, which are those of QoS 0 that are not retained: of
-//! others the acknowledgement says what became of each. They wait until their publisher has handled
-//! what it read, as the wakers of those who get them do. Each queue is locked once for all of them,
-//! which matters most where another thread takes from it.
+//! Only QoS 0 messages that are not retained are batched: the others need an individual result for
+//! their acknowledgement. A batch waits until its publisher has handled the current read, as the
+//! subscribers' wakers do. Each queue is locked once for the whole batch. That matters most where
+//! another thread takes from the queue.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -16,33 +16,34 @@ use crate::outbox::Offered;
 use crate::router::Target;
 use crate::store::publish_record::PublishRecord;
 
-/// So many pushes are one piece of work: others wait meanwhile.
+/// Largest number of pushes of one batch: other tasks wait meanwhile.
 const PUSHES_MAX: usize = 1_024;
 
 thread_local! {
     static SPARE: Cell<Vec<Message>> = const { Cell::new(Vec::new()) };
 }
 
-/// See the module. An empty one holds no memory: the list goes round in the thread.
+/// Messages of one publisher with the same targets. An empty batch holds no memory: the list is
+/// reused within the thread.
 #[derive(Debug, Default)]
 pub struct Batch {
     targets: Arc<[Target]>,
     messages: Vec<Message>,
 }
 
-/// What became of a batch.
+/// Result of routing a batch.
 #[derive(Debug, Default)]
 pub struct BatchResult {
-    /// Messages that were passed on.
+    /// Number of messages that were routed.
     pub messages: usize,
-    /// Of all of them.
+    /// Sums over all its messages.
     pub routed: Routed,
-    /// Those that a full outbox wants its publisher to hear of, by their place.
+    /// Messages that a full outbox refused on its publisher's behalf, by their position.
     pub refused: BTreeMap<usize, Message>,
 }
 
 impl Batch {
-    /// Whether there is something in it.
+    /// Returns `true` when the batch holds a message.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
@@ -54,11 +55,11 @@ impl Batch {
 }
 
 impl Router {
-    /// Adds a message of QoS 0 that is not retained to a batch.
+    /// Adds a QoS 0 message that is not retained to a batch.
     ///
     /// # Errors
-    /// The message, if what is in there is for others, or is enough: then that is to be [passed
-    /// on](Self::pass_on) first.
+    /// Returns the message when the batch has other targets or is full. The caller then
+    /// [flushes](Self::flush) first.
     #[inline]
     pub fn gather(&self, message: Message, cache: &mut RouteCache, batch: &mut Batch) -> Result<(), Message> {
         let targets = cache.targets(self, &message);
@@ -71,7 +72,7 @@ impl Router {
         Ok(())
     }
 
-    /// Passes on what is in a batch, as [`route`](Self::route) does one after the other.
+    /// Routes the messages of a batch, as [`route`](Self::route) does one after the other.
     pub fn flush(
         &self,
         batch: &mut Batch,
@@ -85,9 +86,8 @@ impl Router {
             for target in others {
                 self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, record));
             }
-            // Whoever gets them last gets ours: who sends them on another thread is then the only
-            // one to
-            // count their owners.
+            // The last target gets the publisher's own references: the sending thread is then the
+            // only one that counts their owners.
             self.give_all(last, messages.drain(..), &mut passed, now, (wakers, record));
         }
         messages.drain(..).for_each(Message::recycle);
@@ -95,7 +95,7 @@ impl Router {
         passed
     }
 
-    /// Gives them to one target: as long as it is ready, all under one lock, else one by one.
+    /// Pushes the messages to one target: under one lock while it is ready, else one by one.
     fn give_all(
         &self,
         target: &Target,
@@ -108,7 +108,7 @@ impl Router {
         let routed = &mut passed.routed;
         while messages.len() > 0 {
             let offered = match target {
-                // Here is nothing to gain; or it may be that the subscriber has published it.
+                // A run gains nothing here, or the subscriber may be the publisher.
                 _ if passed.messages == 1 => Offered::none(messages.next()),
                 Target::Session(subscriber, _) if subscriber.no_local => Offered::none(messages.next()),
                 Target::Session(subscriber, ids) => {
@@ -139,7 +139,7 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use crate::message::PendingQueue;
 
     use lapwing_protocol::QoS;
 
@@ -165,7 +165,7 @@ mod tests {
         })
     }
 
-    /// The outbox of a client that is there.
+    /// The outbox of a connected client.
     fn outbox(session: u64, messages_max: usize, policy: QueuePolicy) -> Arc<Outbox> {
         let bounds = QueueLimits { messages_max, bytes_max: 1 << 20, policy, ..QueueLimits::default() };
         let outbox = Arc::new(Outbox::new(session, bounds));
@@ -177,7 +177,7 @@ mod tests {
         Router::new(Retained::new(RetainedLimits::default()), Arc::default())
     }
 
-    /// Publishes as a connection does: what is to go first is passed on when it has to.
+    /// Publishes as a connection does: flushes the batch when it has to.
     fn publish(router: &Router, messages: &[(&str, &str)]) -> Vec<BatchResult> {
         let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
         let mut all = Vec::new();
@@ -192,8 +192,8 @@ mod tests {
     }
 
     fn taken(outbox: &Outbox) -> String {
-        let mut taken = VecDeque::new();
-        outbox.take(&mut taken, &mut 0, Waker::noop());
+        let mut taken = PendingQueue::default();
+        outbox.take(&mut taken, Waker::noop());
         taken
             .iter()
             .map(|delivery| String::from_utf8_lossy(delivery.message.payload()).into_owned())
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_gets_what_is_theirs_in_the_order_it_came() {
+    fn each_subscriber_gets_its_messages_in_order() {
         let router = router();
         let (both, one) = (outbox(1, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
         router.subscribe("#", subscriber(&both, QoS::AtMostOnce));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_nothing_of_its_own_gets_none_of_it() {
+    fn no_local_subscribers_do_not_get_their_own_messages() {
         let router = router();
         let (own, other) = (outbox(PUBLISHER, 99, QueuePolicy::Refuse), outbox(2, 99, QueuePolicy::Refuse));
         router.subscribe("t", Subscriber { no_local: true, ..subscriber(&own, QoS::AtMostOnce) });
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_queue_ends_as_it_would_alone() {
+    fn a_message_that_does_not_fit_ends_as_without_a_batch() {
         let ended = |policy, expected: &str, reason| {
             let router = router();
             let (full, other) = (outbox(1, 2, policy), outbox(2, 99, policy));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_to_very_many_is_one_piece_of_work() {
+    fn a_message_with_many_targets_is_not_batched() {
         let router = router();
         for session in 1..=600 {
             router.subscribe("t", subscriber(&outbox(session, 99, QueuePolicy::Refuse), QoS::AtMostOnce));

@@ -1,5 +1,5 @@
-//! Looking through the subscriptions, a page at a time: all of them, or those that match a topic.
-//! The lock is held for one page.
+//! Lists subscriptions a page at a time: all of them, or those that match a topic. The lock is held
+//! for one page.
 
 use std::num::NonZeroU32;
 use std::sync::PoisonError;
@@ -13,55 +13,56 @@ use crate::outbox::Readiness;
 use crate::router::Subscriber;
 use crate::router::table::SubscriptionTable;
 
-/// A subscription, as somebody looks through them.
+/// A subscription in a list.
 #[derive(Clone, Debug)]
 pub struct ListedSubscription {
-    /// Where it stands.
+    /// Its position in the list.
     pub place: SubscriptionKey,
-    /// The client.
+    /// The client identifier.
     pub client_id: std::sync::Arc<str>,
     /// The QoS granted.
     pub qos: QoS,
-    /// Nothing of its own.
+    /// Set when its own messages are not delivered to it.
     pub no_local: bool,
-    /// RETAIN stays as it was published.
+    /// Set when RETAIN stays as it was published.
     pub retain_as_published: bool,
     /// The Subscription Identifier.
     pub id: Option<NonZeroU32>,
-    /// Whether the client is there.
+    /// Set when the client is connected.
     pub connected: bool,
 }
 
-/// Where a subscription stands among all: they are in the order of filters (below each level `#`,
-/// `+`, then names), those of a filter in the order of share names (those without first) and of
-/// sessions.
+/// Position of a subscription among all.
+///
+/// They are ordered by filter (below each level `#`, `+`, then names). Those of one filter are
+/// ordered by share name (unshared first), then by session.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubscriptionKey {
-    /// The topic filter, without what makes it shared.
+    /// The topic filter, without its `$share` prefix.
     pub filter: String,
-    /// The share name; empty: it is not shared.
+    /// The share name; empty when it is not shared.
     pub share: String,
     /// The session.
     pub session: SessionNumber,
 }
 
-/// How many nodes of the tree one page passes.
+/// Largest number of tree nodes that one page visits.
 const NODES_MAX: usize = 4_096;
-/// Behind all share names.
+/// Sorts behind every share name.
 const LAST: char = char::MAX;
 
 impl SubscriptionKey {
-    /// Behind all that stands at this filter.
+    /// Returns a position behind all subscriptions of this filter.
     fn behind(filter: String) -> SubscriptionKey {
         SubscriptionKey { filter, share: LAST.to_string(), session: SessionNumber::MAX }
     }
 
-    /// As a text to go on from.
+    /// Encodes the position as a cursor.
     pub fn to_text(&self) -> String {
         format!("{}/{}/{}", self.session, self.share, self.filter)
     }
 
-    /// Reads [`to_text`](Self::to_text) back. No share name holds a `/`.
+    /// Decodes a cursor of [`to_text`](Self::to_text). No share name holds a `/`.
     pub fn from_text(text: &str) -> Option<SubscriptionKey> {
         let mut parts = text.splitn(3, '/');
         let session = parts.next()?.parse().ok()?;
@@ -70,14 +71,15 @@ impl SubscriptionKey {
     }
 }
 
-/// One page, as it fills.
+/// A page that is being filled.
 struct BrowsePage {
     most: usize,
     found: Vec<ListedSubscription>,
 }
 
 impl BrowsePage {
-    /// Adds what stands at a node behind a place; whether there was no room for all of it.
+    /// Adds the subscriptions of a node behind a position. Returns `true` when the page had no room
+    /// for all of them.
     fn fill(&mut self, filter: &str, node: &Node, after: Option<&SubscriptionKey>) -> bool {
         let own = after.filter(|after| after.filter == filter);
         let passed_own = own.is_some_and(|after| !after.share.is_empty());
@@ -132,8 +134,8 @@ impl BrowsePage {
 }
 
 impl Router {
-    /// So many subscriptions from behind a place on, and where to go on if there are more: there
-    /// may be more though none is here.
+    /// Returns a page of at most `most` subscriptions behind a position, and the next position. An
+    /// empty page may have a next one, too.
     pub fn browse(
         &self,
         after: Option<&SubscriptionKey>,
@@ -169,7 +171,7 @@ impl Router {
         (page.found, next)
     }
 
-    /// The same, of those that match a topic.
+    /// Returns a page of the subscriptions that match a topic, as [`browse`](Self::browse) does.
     pub fn matching(
         &self,
         topic: &str,
@@ -200,7 +202,7 @@ mod tests {
     use crate::outbox::{Outbox, QueueLimits};
     use crate::router::{Retained, RetainedLimits, subscriber};
 
-    /// Everything, in pages of so many.
+    /// Reads everything, in pages of this size.
     fn all(
         most: usize,
         look: impl Fn(Option<&SubscriptionKey>, usize) -> (Vec<ListedSubscription>, Option<SubscriptionKey>),
@@ -212,7 +214,7 @@ mod tests {
             found.extend(
                 page.iter().map(|s| format!("{} {} {}", s.place.filter, s.place.share, s.place.session)),
             );
-            // Through the text, as it comes back.
+            // Goes through the text form, as an API client does.
             match next {
                 Some(next) => after = SubscriptionKey::from_text(&next.to_text()),
                 None => return found,
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_any_size_hold_every_subscription_once_and_in_order() {
+    fn pages_list_every_subscription_once_and_in_order() {
         let router = Router::new(Retained::new(RetainedLimits::default()), std::sync::Arc::default());
         let filters = [
             "#",

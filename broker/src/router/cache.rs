@@ -1,4 +1,4 @@
-//! What one publisher remembers of the router: who is to have the topics that it used last.
+//! The route cache: targets of the topics that one publisher used last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use super::Router;
 use crate::message::Message;
 use crate::router::Target;
 
-/// Every publisher may remember this many topics, and this many targets in all.
+/// Topics, and targets in all, that every publisher may cache.
 const TOPICS: usize = 64;
 const TARGETS: usize = 4_096;
-/// More are remembered within bounds: bytes of one publisher, and of all.
+/// Bytes that one publisher may cache beyond that; all publishers share a bound, too.
 const PUBLISHER_BYTES_MAX: usize = 4 << 20;
 const ALL_BYTES_MAX: usize = 64 << 20;
-/// One in so many of those, as it comes: a topic that comes again is remembered soon, and topics
-/// that never do cost little.
+/// One in this many further topics is cached, at random. A topic that repeats is cached soon;
+/// topics that never do cost little.
 const ONE_IN: usize = 8;
-/// What a topic takes beyond its name and its targets: its place in the map, which may be twice as
-/// large as it has to be, and two allocations.
+/// Memory of a cached topic beyond its name and targets: its slot in the map, which may be twice as
+/// large as needed, and two allocations.
 const TOPIC_BYTES: usize = 128;
 
 /// The targets of the topics that one publisher used last, until any subscription changes.
 #[derive(Debug, Default)]
 pub struct RouteCache {
     generation: u64,
-    /// The one before: most publishers have one topic, or stay with it for a while.
+    /// The previous topic: most publishers have one, or stay with it for a while.
     last: (Vec<u8>, Arc<[Target]>),
-    /// Of those that have more than one.
+    /// Further topics, allocated when there is more than one.
     known: Option<Box<CachedTopics>>,
 }
 
@@ -35,16 +35,16 @@ pub struct RouteCache {
 struct CachedTopics {
     topics: HashMap<Box<[u8]>, Arc<[Target]>>,
     targets: usize,
-    /// Unknown topics since the last one that was remembered beyond that many.
+    /// Uncached topics since the last one that was cached beyond the free share.
     skipped: usize,
-    loan: CacheQuota,
+    quota: CacheQuota,
 }
 
-/// What all publishers remember beyond what each of them may, in bytes.
+/// Bytes that all publishers cache beyond their free shares.
 #[derive(Debug, Default)]
 pub(super) struct CacheUsage(Arc<AtomicUsize>);
 
-/// One publisher's part of that; dropped, it is given back.
+/// One publisher's part of [`CacheUsage`], returned when it is dropped.
 #[derive(Debug, Default)]
 struct CacheQuota {
     of: Option<Arc<AtomicUsize>>,
@@ -58,7 +58,7 @@ impl RouteCache {
             self.forget();
             self.generation = generation;
         }
-        // No topic is empty, so that the first one is none that is remembered.
+        // No topic is empty, so an empty `last` never matches.
         if *self.last.0 != *topic {
             let known = self.known.as_ref().and_then(|known| known.topics.get(topic).cloned());
             let targets = known.unwrap_or_else(|| self.look_up(router, message));
@@ -85,14 +85,14 @@ impl RouteCache {
         targets
     }
 
-    /// Gives the memory back.
+    /// Frees the memory.
     pub fn forget(&mut self) {
         *self = RouteCache::default();
     }
 }
 
 impl CachedTopics {
-    /// Starts afresh where there is no room for more.
+    /// Caches the targets of a topic; clears the cache first where there is no room.
     fn remember(&mut self, topic: &[u8], targets: &Arc<[Target]>, all: &CacheUsage) {
         if self.topics.len() >= TOPICS || self.targets >= TARGETS {
             self.skipped = (self.skipped + 1) % ONE_IN;
@@ -100,7 +100,7 @@ impl CachedTopics {
                 return;
             }
             let bytes = TOPIC_BYTES + topic.len() + size_of_val(&**targets);
-            if !self.loan.grow(bytes, all) {
+            if !self.quota.grow(bytes, all) {
                 *self = CachedTopics::default();
             }
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_remembers_ten_thousand_topics_and_gives_the_memory_back() {
+    fn a_publisher_caches_ten_thousand_topics_and_frees_them() {
         let (router, mut cache) = (router(), RouteCache::default());
         cache.targets(&router, &message("t/0"));
         assert!(cache.known.is_none(), "one topic needs no map");
@@ -185,14 +185,14 @@ mod tests {
             assert!(turns < 100, "{} of 10,001", topics(&cache));
         }
         assert!(lent(&router) > 1 << 20);
-        // Any subscription that changes.
+        // Change any subscription.
         router.unsubscribe("t/#", 1);
         assert_eq!(cache.targets(&router, &message("t/1")).len(), 0);
         assert_eq!((topics(&cache), lent(&router)), (0, 0));
     }
 
     #[test]
-    fn topics_that_never_come_again_are_hardly_remembered() {
+    fn topics_that_do_not_repeat_are_rarely_cached() {
         let (router, mut cache) = (router(), RouteCache::default());
         for n in 0..10_000 {
             assert_eq!(cache.targets(&router, &message(&format!("t/{n}"))).len(), 1);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_for_each_publisher_and_in_sum() {
+    fn the_cache_is_bounded_for_each_publisher_and_in_sum() {
         let router = router();
         let mut caches: Vec<RouteCache> = (0..20).map(|_| RouteCache::default()).collect();
         let long = "x".repeat(3_000);
@@ -209,9 +209,9 @@ mod tests {
         for n in 0..1_500 * ONE_IN {
             for cache in &mut caches {
                 assert_eq!(cache.targets(&router, &message(&format!("t/{n}/{long}"))).len(), 1);
-                let loan = cache.known.as_ref().map_or(0, |known| known.loan.bytes);
-                assert!(loan <= PUBLISHER_BYTES_MAX);
-                most = most.max(loan);
+                let bytes = cache.known.as_ref().map_or(0, |known| known.quota.bytes);
+                assert!(bytes <= PUBLISHER_BYTES_MAX);
+                most = most.max(bytes);
             }
             assert!(lent(&router) <= ALL_BYTES_MAX);
         }

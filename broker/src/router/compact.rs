@@ -1,5 +1,5 @@
-//! A map that is small when it holds little: most nodes of a topic tree have one child and one
-//! subscriber, few have 100,000.
+//! A map that is small when it holds little. Most nodes of a topic tree have one child and one
+//! subscriber; few have 100,000.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ impl<K, V> Default for SmallMap<K, V> {
     }
 }
 
-/// What it is to look at.
+/// A borrowed form of the map.
 enum View<'a, K, V> {
     List(&'a [(K, V)]),
     Tree(&'a BTreeMap<K, V>),
@@ -39,7 +39,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// Takes out all entries, which are few.
+    /// Takes all entries out of a small map.
     fn take(&mut self) -> Vec<(K, V)> {
         match std::mem::take(self) {
             SmallMap::One(entry) => vec![entry],
@@ -48,7 +48,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// Holds these, which are in order.
+    /// Stores sorted entries.
     fn put(&mut self, mut list: Vec<(K, V)>) {
         *self = match list.len() {
             1 => list.pop().map(SmallMap::One).unwrap_or_default(),
@@ -70,7 +70,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// All from behind a key on, in order; `None`: from the first.
+    /// Returns the entries behind a key, in order; `None` means from the first.
     pub(super) fn after<Q: Ord + ?Sized>(&self, key: Option<&Q>) -> Box<dyn Iterator<Item = (&K, &V)> + '_>
     where
         K: Borrow<Q>,
@@ -87,7 +87,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// The value that was there before.
+    /// Inserts a value and returns the previous one.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         if let SmallMap::Many(map) = self {
             return map.insert(key, value);
@@ -111,7 +111,8 @@ impl<K: Ord, V> SmallMap<K, V> {
     {
         if let SmallMap::Many(map) = self {
             let value = map.remove(key);
-            // Well below the limit, so that a map at the border does not change its kind each time.
+            // The bound is well below the limit, so that a map at the border does not change its
+            // form each time.
             if map.len() <= FEW_MAX / 2 {
                 let list = self.take();
                 self.put(list);
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_a_tree_holds_whatever_its_size() {
+    fn a_small_map_holds_what_a_tree_holds_at_any_size() {
         let (mut compact, mut tree) = (SmallMap::default(), BTreeMap::new());
         // Up to 25 entries and down to none again, each in an order of its own; some are set twice.
         let grow = (0..50_u32).map(|n| (n * 7 % 25, Some(n)));

@@ -1,4 +1,4 @@
-//! A shared group: its members and whose turn it is.
+//! A shared group: its members and the choice among them.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,101 +15,104 @@ use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::Outcomes;
 use crate::workers;
 
-/// The members of one share name and filter. Never changed: a change makes a new one, so that
-/// publishers need no lock.
+/// The members of one share name and filter. A group is immutable: a change makes a new one, so
+/// that publishers need no lock.
 #[derive(Debug)]
 pub struct Group {
-    /// Names the group for as long as it has members.
+    /// Number of the group for as long as it has members.
     pub id: NonZeroU32,
     pub(super) members: Vec<Subscriber>,
-    pub(super) turns: Balancer,
+    pub(super) balancer: Balancer,
 }
 
-/// Whose turn it is.
+/// Chooses the next member.
 #[derive(Debug)]
 pub(crate) struct Balancer {
     next: AtomicUsize,
-    /// Messages that were dealt out in runs, to all members.
+    /// Messages that all members got in runs.
     dealt: AtomicUsize,
-    parts: Vec<MemberShare>,
+    shares: Vec<MemberShare>,
 }
 
-/// What a member got in runs.
+/// Share of one member in the runs.
 #[derive(Debug, Default)]
 struct MemberShare {
-    /// Messages; each counts as many times as there are members.
+    /// Messages it got, each multiplied by the number of members.
     given: AtomicUsize,
-    /// Until then it may be passed over.
+    /// Time until which it may be skipped.
     served_until: AtomicU64,
 }
 
 impl Balancer {
     pub(super) fn new(members: usize, next: usize) -> Balancer {
-        let parts = (0..members).map(|_| MemberShare::default()).collect();
-        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), parts }
+        let shares = (0..members).map(|_| MemberShare::default()).collect();
+        Balancer { next: AtomicUsize::new(next), dealt: AtomicUsize::new(0), shares }
     }
 
     pub(super) fn next(&self) -> usize {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// For one message: strictly one after the other.
-    fn for_one(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.parts.len().max(1)
+    /// Chooses the member for one message: strictly round robin.
+    fn pick_for_one(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.shares.len().max(1)
     }
 
-    /// For a run: the next that has not had more than its part. One that is not near is passed over
-    /// while it was served just now and is not far behind, if there is one near that is not far
-    /// ahead.
+    /// Chooses the member for a run: the next that is not ahead of its share.
+    ///
+    /// A member of another thread is skipped while it was served just now and is not far behind, if
+    /// a member of this thread is not far ahead.
     fn pick_for_run(&self, now: Millis, is_near: impl Fn(usize) -> bool) -> usize {
         let (next, dealt) = (self.next(), self.dealt.load(Ordering::Relaxed));
-        let members = self.parts.len().max(1);
+        let members = self.shares.len().max(1);
         let slack = (AHEAD_MAX * members).cast_signed();
         let of = |skipped: usize| next.wrapping_add(skipped) % members;
-        // Both go round.
-        let ahead = |part: &MemberShare| part.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
-        let find = |most: usize, suits: &dyn Fn(usize, &MemberShare) -> bool| {
-            (0..most).find(|n| self.parts.get(of(*n)).is_some_and(|part| suits(of(*n), part)))
+        // Both counters wrap around.
+        let ahead =
+            |share: &MemberShare| share.given.load(Ordering::Relaxed).wrapping_sub(dealt).cast_signed();
+        let find = |most: usize, fits: &dyn Fn(usize, &MemberShare) -> bool| {
+            (0..most).find(|n| self.shares.get(of(*n)).is_some_and(|share| fits(of(*n), share)))
         };
-        let is_due = |at: usize, part: &MemberShare| {
-            let ahead = ahead(part);
-            let must = ahead < -slack || part.served_until.load(Ordering::Relaxed) <= now;
+        let is_next = |at: usize, share: &MemberShare| {
+            let ahead = ahead(share);
+            let must = ahead < -slack || share.served_until.load(Ordering::Relaxed) <= now;
             ahead <= 0 && (must || is_near(at))
         };
-        let skipped = find(members.min(LOOK_MAX), &is_due)
-            .or_else(|| find(members.min(LOOK_MAX), &|at, part| is_near(at) && ahead(part) <= slack))
-            // There is one, but that others change this meanwhile.
-            .or_else(|| find(members, &|_, part| ahead(part) <= 0))
+        let skipped = find(members.min(LOOK_MAX), &is_next)
+            .or_else(|| find(members.min(LOOK_MAX), &|at, share| is_near(at) && ahead(share) <= slack))
+            // At least one member is not ahead, unless another thread updated the counters
+            // concurrently.
+            .or_else(|| find(members, &|_, share| ahead(share) <= 0))
             .unwrap_or(0);
         self.next.fetch_add(skipped + 1, Ordering::Relaxed);
         of(skipped)
     }
 
-    /// This member got a run of so many.
+    /// Records that this member got a run of this length.
     fn record(&self, member: usize, run: usize, now: Millis) {
         self.dealt.fetch_add(run, Ordering::Relaxed);
-        if let Some(part) = self.parts.get(member) {
-            part.given.fetch_add(run * self.parts.len(), Ordering::Relaxed);
-            part.served_until.store(now + SERVED_MS, Ordering::Relaxed);
+        if let Some(share) = self.shares.get(member) {
+            share.given.fetch_add(run * self.shares.len(), Ordering::Relaxed);
+            share.served_until.store(now + SERVED_MS, Ordering::Relaxed);
         }
     }
 }
 
 impl Group {
-    /// The members.
+    /// Returns the members.
     pub(super) fn members(&self) -> &[Subscriber] {
         &self.members
     }
 
-    /// The members, beginning with the one whose turn it is.
+    /// Returns the members, beginning with the next in turn.
     fn in_turn(&self) -> impl Iterator<Item = &Subscriber> + Clone {
-        let turn = self.turns.for_one();
+        let turn = self.balancer.pick_for_one();
         let (before, after) = self.members.split_at_checked(turn).unwrap_or((&self.members, &[]));
         after.iter().chain(before)
     }
 
     /// Gives the message to the first member that takes it: one that is ready, else one that is
-    /// connected, else any. `ends` hears of it when none does.
+    /// connected, else any. `outcomes` hears of it when none does.
     pub(super) fn push(
         &self,
         message: &Message,
@@ -117,7 +120,7 @@ impl Group {
         outcomes: &Outcomes,
     ) -> Pushed {
         let (size, members) = (message.size(), self.in_turn());
-        // Mostly it is the one whose turn it is.
+        // Mostly the next in turn takes it.
         if let Some(member) = members.clone().next()
             && let Some(taken @ Pushed::Queued(_)) =
                 member.outbox.offer(self.delivery(member, message.clone()), record, outcomes)
@@ -136,7 +139,7 @@ impl Group {
                 }
             }
         }
-        // One that was becoming ready meanwhile was in none of the three.
+        // A member that became ready meanwhile was in none of the three passes.
         for member in members.filter(|_| tried < self.members.len()) {
             last = self.give(member, message, record, outcomes);
             full |= matches!(last, Pushed::Dropped(_));
@@ -154,9 +157,10 @@ impl Group {
         last
     }
 
-    /// Gives the next of some messages of one publisher, which came together, to the member whose
-    /// turn it is, of those that are ready: its equal part, or as many as wait for it already.
-    /// There are so many of them in all, and it is this time.
+    /// Gives a run of one publisher's batch to the next ready member.
+    ///
+    /// The run is the member's equal share, or as many as it has waiting already. `of` counts the
+    /// messages of the batch.
     pub(super) fn offer_run(
         &self,
         messages: &mut impl Iterator<Item = Message>,
@@ -165,19 +169,18 @@ impl Group {
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
-        let part = of.div_ceil(self.members.len().max(1));
+        let share = of.div_ceil(self.members.len().max(1));
         let mut rest = None;
         for _ in 0..self.members.len().min(LOOK_MAX) {
-            let turn = self.turns.pick_for_run(now, is_near);
+            let turn = self.balancer.pick_for_run(now, is_near);
             let Some(member) = self.members.get(turn) else { break };
-            let run = part.max(member.outbox.len()).min(RUN_MAX);
+            let run = share.max(member.outbox.len()).min(RUN_MAX);
             let mut run_of = rest.take().into_iter().chain(&mut *messages).take(run);
             let deliver = |message| self.delivery(member, message);
             let offered = member.outbox.offer_all(&mut run_of, deliver, outcomes);
-            // One that is away or full has had its turn, too: else it would be asked each time, and
-            // the one
-            // behind it would get all.
-            self.turns.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
+            // A member that is offline or full used its turn, too. Otherwise it would be asked each
+            // time, and the one behind it would get everything.
+            self.balancer.record(turn, if offered.queued == 0 { run } else { offered.queued }, now);
             if offered.queued > 0 {
                 return offered;
             }
@@ -201,10 +204,10 @@ impl Group {
         member.delivery(message, ids, Some(self.id))
     }
 
-    /// The member that would get a message of this size now; where none would, one that would be
-    /// asked first.
+    /// Returns the member that would get a message of this size now; where none would, one that
+    /// would be asked first.
     pub(super) fn next(&self, qos: QoS, size: usize) -> Option<&Subscriber> {
-        let turn = self.turns.next() % self.members.len().max(1);
+        let turn = self.balancer.next() % self.members.len().max(1);
         let in_turn = || self.members.iter().cycle().skip(turn).take(self.members.len());
         let ready = [Readiness::Ready, Readiness::Full, Readiness::Away].into_iter();
         let mut asked =
@@ -214,8 +217,8 @@ impl Group {
         std::iter::once(first).chain(asked).find(takes).or(Some(first))
     }
 
-    /// Gives what `leaving` did not get through to a member that is ready; `false` when none of
-    /// them can take it.
+    /// Gives a message that `leaving` did not get through to a ready member; returns `false` when
+    /// none of them can take it.
     pub(super) fn hand_over(
         &self,
         delivery: &Delivery,

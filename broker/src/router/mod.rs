@@ -1,9 +1,9 @@
-//! Who gets a message: three verbs, subscribe, unsubscribe, route.
+//! Routes messages to subscribers: subscribe, unsubscribe, route.
 //!
 //! Routing is a function call on the publisher's own task: collect the targets of the topic, push
-//! to their outboxes. The targets of a topic are cached by the publisher until any subscription
-//! changes ([`Router::generation`]), so that a topic that repeats costs no lock and no walk, and no
-//! lock is held while pushing.
+//! to their outboxes. The publisher caches the targets of a topic until any subscription changes
+//! ([`Router::generation`]). So a topic that repeats costs no lock and no walk, and no lock is held
+//! while pushing.
 
 mod audience;
 mod batch;
@@ -44,22 +44,22 @@ use crate::router::table::SubscriptionTable;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::outcomes::Outcomes;
 
-/// What became of a message.
+/// Result of routing a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routed {
-    /// Subscribers that matched.
+    /// Number of subscribers that matched.
     pub matched: usize,
-    /// Outboxes that took it.
+    /// Number of outboxes that took it.
     pub queued: usize,
-    /// Sessions that would have matched, but published it themselves and want nothing of their own.
+    /// Number of sessions that matched, but published it themselves with No Local.
     pub no_local: usize,
-    /// An outbox is full and its policy is to tell the publisher.
+    /// Set when an outbox is full and its policy is to refuse the publisher's message.
     pub refused: bool,
-    /// The store takes nothing now.
+    /// Set when the store cannot take the message now.
     pub unavailable: bool,
 }
 
-/// All subscriptions and retained messages.
+/// Subscriptions and retained messages of the broker.
 #[derive(Debug)]
 pub struct Router {
     subscriptions: RwLock<SubscriptionTable>,
@@ -71,7 +71,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Without subscriptions. `ends` hears of what goes no further.
+    /// Creates a router without subscriptions. `ends` hears of each message that is not delivered.
     pub fn new(retained: Retained, ends: Arc<Outcomes>) -> Router {
         Router {
             subscriptions: RwLock::default(),
@@ -87,8 +87,7 @@ impl Router {
         self.restore(filter, subscriber, None);
     }
 
-    /// As [`subscribe`](Self::subscribe), with the number that the shared group had in an earlier
-    /// run.
+    /// Restores a subscription, with the number that its shared group had in an earlier run.
     pub fn restore(&self, filter: &str, subscriber: Subscriber, group: Option<NonZeroU32>) {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
@@ -101,7 +100,7 @@ impl Router {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Removes it; `false` when there was none.
+    /// Removes a subscription; returns `false` when there was none.
     pub fn unsubscribe(&self, filter: &str, session: SessionNumber) -> bool {
         let mut table = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         let SubscriptionTable { trie, shares, count, shared_count } = &mut *table;
@@ -121,37 +120,37 @@ impl Router {
         removed
     }
 
-    /// No group gets a number up to this one: earlier runs have used them.
+    /// Reserves the group numbers up to this one: earlier runs have used them.
     pub fn restore_last_group(&self, last: u32) {
         self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).shares.restore_last(last);
     }
 
-    /// Changes with every subscription.
+    /// Returns a counter that changes with every subscription.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The number of subscriptions, and of shared ones.
+    /// Returns the number of subscriptions, and of shared ones.
     pub fn counts(&self) -> (usize, usize) {
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         (table.count, table.shared_count)
     }
 
-    /// The receivers of a topic from a publisher that has no subscription with No Local.
+    /// Returns the targets of a topic for a publisher without a No Local subscription.
     fn targets(&self, topic: &str) -> Vec<Target> {
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         table.trie.targets(topic)
     }
 
-    /// How many sessions and shared groups are to have a topic.
+    /// Returns the number of sessions and of shared groups that match a topic.
     pub fn count(&self, topic: &str) -> (usize, usize) {
         let targets = self.targets(topic);
         let sessions = targets.iter().filter(|target| matches!(target, Target::Session(..))).count();
         (sessions, targets.len() - sessions)
     }
 
-    /// Passes a message on. `cache` is the publisher's; what is to be woken is added to `wakers`,
-    /// for when the publisher has passed on all it has.
+    /// Routes a message to its targets. `cache` is the publisher's. Wakers of subscribers are added
+    /// to `wakers`, which the publisher wakes once it has routed everything.
     pub fn route(
         &self,
         message: &Message,
@@ -201,7 +200,7 @@ impl Router {
     }
 
     /// Gives a message of a shared group that `leaving` did not get through to another member
-    /// (`[MQTT-4.8.2-5]`); `false` when nobody else is there to take it.
+    /// (`[MQTT-4.8.2-5]`). Returns `false` when no other member can take it.
     pub fn reassign(
         &self,
         delivery: &Delivery,
@@ -216,7 +215,7 @@ impl Router {
         group.is_some_and(|group| group.hand_over(delivery, leaving, wakers, record, &self.outcomes))
     }
 
-    /// The group of a shared subscription.
+    /// Returns the group of a shared subscription.
     pub fn group(&self, filter: &str) -> Option<NonZeroU32> {
         let (name, inner) = topic::shared(filter)?;
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
@@ -235,7 +234,7 @@ impl Routed {
     }
 }
 
-/// Where a session's outbox is shown to the router, for tests of this room.
+/// Makes a subscriber of a session's outbox, for tests of this room.
 #[cfg(test)]
 pub(crate) fn subscriber(outbox: &Arc<crate::outbox::Outbox>, qos: lapwing_protocol::QoS) -> Subscriber {
     Subscriber { outbox: outbox.clone(), qos, no_local: false, retain_as_published: false, id: None }

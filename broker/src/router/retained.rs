@@ -1,11 +1,10 @@
 //! Retained messages (`3.3.1.3`): the last message of each topic, in the order of their levels.
 //!
-//! The order is what makes delivery cheap in memory: a new subscription remembers the topic it was
-//! sent last and asks for the next few, as fast as its client reads, whatever happens to the store
-//! meanwhile.
+//! The order makes delivery cheap in memory. A new subscription keeps the last topic that it was
+//! sent, and asks for the next few as fast as its client reads. The store may change meanwhile.
 //!
-//! All topics are in memory, the messages only as far as the cache goes where a store has them: the
-//! others are fetched when somebody wants them.
+//! All topics are in memory. Messages are in memory as far as the cache goes where the store has
+//! them; the others are fetched on demand.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -20,50 +19,50 @@ use crate::session::RetainedCursor;
 use crate::store::Store;
 use crate::store::publish_record::PublishRecord;
 
-/// What became of a message to be retained.
+/// Result of keeping a retained message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetainResult {
-    /// It is the retained message of its topic now, or its empty payload removed that.
+    /// It is the retained message of its topic now, or its empty payload removed the old one.
     Kept,
-    /// There are too many: 0x97.
+    /// The limit of retained messages is reached: 0x97.
     Full,
-    /// The store takes nothing now: 0x97.
+    /// The store cannot take it now: 0x97.
     Unavailable,
 }
 
-/// What a look for more messages brought.
+/// Result of a look for more messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Perhaps some, and there may be more.
+    /// There may be more messages.
     More,
-    /// Perhaps some, and there are no more.
+    /// There are no more messages.
     End,
-    /// Perhaps some; then those of these topics have to be fetched from the store.
+    /// The messages of these topics have to be fetched from the store first.
     Fetch(Vec<Box<str>>),
 }
 
-/// What the store was asked for, by topic; `None`: it has none.
+/// Messages that the store returned, by topic; `None`: it has none.
 pub type Fetched = HashMap<Box<str>, Option<Message>>;
 
-/// The store.
+/// The retained messages of the broker.
 #[derive(Debug)]
 pub struct Retained {
     inner: RwLock<RetainedState>,
 }
 
-/// How much room there is.
+/// Limits of the retained messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RetainedLimits {
-    /// Messages.
+    /// Largest number of messages.
     pub messages_max: usize,
-    /// Bytes of them.
+    /// Largest number of their bytes.
     pub bytes_max: u64,
-    /// How many bytes of them stay in memory: all where nothing else keeps them.
+    /// Bytes of messages that stay in memory; no limit where nothing else keeps them.
     pub cache_bytes_max: u64,
 }
 
 impl RetainedLimits {
-    /// As it is configured.
+    /// Returns the configured limits.
     pub fn of(config: &Config, store: &dyn Store) -> RetainedLimits {
         RetainedLimits {
             messages_max: config.limits.retained_messages_max as usize,
@@ -78,27 +77,27 @@ struct RetainedState {
     space: RetainedLimits,
     messages: BTreeMap<RetainedKey, ()>,
     bytes: u64,
-    /// The part of it that is in memory.
+    /// Bytes of messages in memory.
     cached: u64,
-    /// Where making room in memory goes on.
+    /// Topic at which eviction from memory continues.
     eviction_cursor: Option<Box<str>>,
-    /// The broker's own messages among them: no client can make them more, so they do not count
-    /// against the bounds.
+    /// Number of the broker's own messages. Clients cannot add to them, so they do not count
+    /// against the limits.
     own: usize,
 }
 
-/// A topic in the order of levels: `a/b` comes before `a-b`, so that all topics below one prefix
-/// stand together.
+/// A topic in the order of levels: `a/b` sorts before `a-b`, so that all topics below one prefix
+/// are adjacent.
 #[derive(Debug)]
 enum RetainedKey {
     Message(Message),
-    /// The store has it.
+    /// A message that only the store has.
     Stored(Box<StoredRetained>),
-    /// To ask with.
+    /// A key for look-ups.
     Topic(Box<str>),
 }
 
-/// What is known of a message that only the store has.
+/// Facts in memory about a message that only the store has.
 #[derive(Debug)]
 struct StoredRetained {
     topic: Box<str>,
@@ -138,15 +137,15 @@ impl PartialEq for RetainedKey {
 
 impl Eq for RetainedKey {}
 
-/// How many topics one call walks over, so that no walk keeps others waiting.
+/// Largest number of topics that one call visits, so that no walk delays others.
 const VISITS_MAX: usize = 1_024;
 
-/// What is left of one call.
+/// Remaining work of one call.
 struct Slice {
     messages: usize,
     visits: usize,
-    /// Topics whose messages have to be fetched; nothing is delivered behind the first, so that the
-    /// order stays.
+    /// Topics whose messages have to be fetched. Nothing is delivered behind the first, so that the
+    /// order holds.
     missing: Vec<Box<str>>,
 }
 
@@ -176,17 +175,17 @@ impl Slice {
 }
 
 impl Retained {
-    /// An empty store.
+    /// Creates an empty set with these limits.
     pub fn new(space: RetainedLimits) -> Retained {
         Retained { inner: RwLock::new(RetainedState { space, ..RetainedState::default() }) }
     }
 
-    /// Another bound. What is there already stays.
+    /// Replaces the limits. Present messages stay.
     pub fn set_limits(&self, space: RetainedLimits) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).space = space;
     }
 
-    /// Takes over what an earlier run has kept; no bounds but the cache's hold.
+    /// Restores a message of an earlier run; only the limit of the cache holds.
     pub fn restore(&self, message: Message) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let size = message.size() as u64;
@@ -199,9 +198,9 @@ impl Retained {
         inner.insert(key);
     }
 
-    /// Keeps a message in place of the one that its topic had; an empty payload only removes
-    /// (`[MQTT-3.3.1-6]`). Its place in the log is reserved here, so that log and memory agree
-    /// on which of two messages is the last.
+    /// Keeps a message in place of the previous one of its topic; an empty payload only removes
+    /// (`[MQTT-3.3.1-6]`). Its LSN is reserved here, so that log and memory agree on the last of
+    /// two messages.
     pub fn keep(&self, message: &Message, record: &mut PublishRecord<'_>) -> RetainResult {
         let key = RetainedKey::Message(message.clone());
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -229,20 +228,20 @@ impl Retained {
         RetainResult::Kept
     }
 
-    /// The size of the retained message of a topic, in bytes, if it has one.
+    /// Returns the size of a topic's retained message in bytes.
     pub fn size_of(&self, topic: &str, now: Millis) -> Option<u64> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let key = inner.messages.get_key_value(&RetainedKey::Topic(topic.into())).map(|(key, ())| key);
         key.filter(|key| !key.has_expired(now)).map(RetainedKey::size)
     }
 
-    /// Number and bytes.
+    /// Returns number and bytes of the messages.
     pub fn len(&self) -> (usize, u64) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         (inner.messages.len(), inner.bytes)
     }
 
-    /// The next few messages for a new subscription. `fetched` has what the store was asked for.
+    /// Collects the next few messages for a new subscription. `fetched` has the store's replies.
     pub fn next(
         &self,
         replay: &mut RetainedCursor,
@@ -256,7 +255,7 @@ impl Retained {
             if slice.is_used_up() {
                 return Next::More;
             }
-            // A filter without wildcards, the most usual kind, is one look-up.
+            // A filter without wildcards, the most usual one, is a single look-up.
             if !topic::has_wildcard(filter) {
                 let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
                 let key =
@@ -275,7 +274,7 @@ impl Retained {
         Next::End
     }
 
-    /// Walks on over the topics of one filter; `true` when it stopped before their end.
+    /// Visits further topics of one filter; returns `true` when it stopped before their end.
     fn walk(
         &self,
         replay: &mut RetainedCursor,
@@ -294,7 +293,7 @@ impl Retained {
                 into.extend(slice.deliver(replay, key, fetched));
             }
             slice.visit(found);
-            // What has to be fetched is walked over once more.
+            // Topics that have to be fetched are visited once more.
             if slice.missing.is_empty() && (found || slice.is_used_up()) {
                 replay.after = Some(topic.into());
             }
@@ -302,9 +301,9 @@ impl Retained {
         })
     }
 
-    /// Shows `most` topics that match a filter, in order from behind `after` on, with the bytes
-    /// that their messages take; the topic to go on behind, if there are more. It may be that
-    /// none is shown and there are more.
+    /// Shows at most `most` topics that match a filter, in order from behind `after`, with the
+    /// bytes of their messages. Returns the topic to continue behind, if there may be more; a page
+    /// may be empty and have a next one.
     pub fn browse(
         &self,
         filter: &str,
@@ -335,8 +334,8 @@ impl Retained {
         last
     }
 
-    /// Removes what has expired, a slice of the store at a time: walks on after `after`, returns
-    /// where it stopped. `forget` hears of each topic while nobody else can give it a new
+    /// Removes expired messages, a slice at a time: continues behind `after` and returns the topic
+    /// where it stopped. `forget` is called for each topic before another thread can give it a new
     /// message.
     pub fn sweep(
         &self,
@@ -365,21 +364,21 @@ impl Retained {
     }
 }
 
-/// A retained message, as somebody looks through them.
+/// A retained message in a list.
 pub struct RetainedEntry<'a> {
     /// Its topic.
     pub topic: &'a str,
-    /// What it takes.
+    /// Size of the message in bytes.
     pub bytes: u64,
-    /// The message; `None`: only the store has it.
+    /// The message; `None` when only the store has it.
     pub message: Option<&'a Message>,
-    /// The broker says it of itself.
+    /// Set when the broker itself published it.
     pub is_own: bool,
 }
 
 impl RetainedState {
-    /// Visits topics in order from behind `after` on, those that match the filter and those that
-    /// had to be looked at on the way, until `visit` says that it is enough: `true` then.
+    /// Visits topics in order from behind `after`: those that match the filter, and those looked at
+    /// on the way. Returns `true` when `visit` ended it.
     fn walk(
         &self,
         filter: &str,
@@ -429,8 +428,7 @@ impl RetainedState {
         }
     }
 
-    /// Lets go of messages that the store has, round and round, until there are no more than
-    /// `bytes` in memory.
+    /// Evicts messages that the store has, round robin, until at most `bytes` are in memory.
     fn make_room(&mut self, bytes: u64) {
         let start = self
             .eviction_cursor
@@ -485,7 +483,7 @@ impl RetainedKey {
         }
     }
 
-    /// Its part of the cache.
+    /// Returns its bytes in the cache.
     fn cached(&self) -> u64 {
         match self {
             RetainedKey::Message(message) => message.size() as u64,
@@ -513,7 +511,8 @@ fn delivery(replay: &RetainedCursor, message: &Message) -> Option<Delivery> {
     Some(Delivery { message: message.clone(), terms, seq: 0 })
 }
 
-/// What all topics that match begin with: the filter up to its first wildcard; whole levels only.
+/// Returns the common prefix of all matching topics: the filter up to its first wildcard, whole
+/// levels only.
 fn literal_prefix(filter: &str) -> &str {
     let wildcard = filter.find(['+', '#']).unwrap_or(filter.len());
     let prefix = filter.get(..wildcard).unwrap_or("");
@@ -521,15 +520,15 @@ fn literal_prefix(filter: &str) -> &str {
     if filter.get(wildcard..) == Some("#") { prefix.strip_suffix('/').unwrap_or(prefix) } else { prefix }
 }
 
-/// Where to look after a topic that does not match.
+/// Next position after a topic that does not match.
 enum SeekStep {
     Next,
     Seek(Box<str>),
     End,
 }
 
-/// The level that differs says where the next topic that could match stands: a literal that is
-/// still ahead is jumped to, a branch that is behind it or too deep is left as a whole.
+/// Finds the next topic that could match from the level that differs. A literal that is still ahead
+/// is jumped to. A branch that is behind the filter or too deep is skipped as a whole.
 fn after_mismatch(filter: &str, topic: &str) -> SeekStep {
     let mut passed = 0;
     let mut levels = filter.split('/');
@@ -595,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_memory_is_fetched_and_comes_in_its_place() {
+    fn messages_outside_the_cache_are_fetched_and_stay_in_order() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 1_000, bytes_max: 1 << 30, cache_bytes_max: 300 });
         let all: Vec<_> = (0..20).map(|n| message(&format!("t/{n:02}"), "x", None)).collect();
@@ -624,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_in_small_steps_brings_what_the_plain_matcher_would_and_each_topic_once() {
+    fn a_cursor_in_small_steps_finds_each_matching_topic_once() {
         let levels = ["a", "b", "a-b", "", "c", "ab", "$x", "a\u{1}"];
         let retained = Retained::new(RetainedLimits {
             messages_max: 10_000,
@@ -695,7 +694,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_messages_are_neither_delivered_nor_kept_for_long() {
+    fn expired_messages_are_not_delivered_and_are_swept() {
         let retained =
             Retained::new(RetainedLimits { messages_max: 10, bytes_max: 1_000, cache_bytes_max: u64::MAX });
         retained.keep(&message("t", "1", Some(10)), &mut PublishRecord::disabled());

@@ -1,18 +1,17 @@
 //! Shared subscriptions (`4.8.2`): each message goes to one member of the group.
 //!
-//! Members take turns. What a publisher sent at once is dealt out in equal parts, as message by
-//! message, but each part in one run; and a member that has more waiting anyway may get as much
-//! again in a row. So what a publisher sends at once leaves in fewer pieces, and its
-//! client's kernel has fewer to handle (docs/PERFORMANCE.md). Runs are bounded, and who got longer
-//! ones waits until the others had as much.
+//! A batch is split evenly between the members, each share as one contiguous run. A member with a
+//! backlog may get a run of up to twice its share, at most [`RUN_MAX`]. So a batch leaves in fewer
+//! pieces, and the client's kernel has fewer to handle (docs/PERFORMANCE.md). A member that got a
+//! longer run waits until the others had as much.
 //!
-//! To wake a member that another thread serves costs more than all the rest. So while messages
-//! flow, those that the publisher's own thread serves go before the others, which still get as much
-//! in the long run: they are a few dozen behind at most, and wait a few milliseconds.
+//! Waking a member of another thread costs more than everything else. While messages flow, members
+//! of the publisher's own thread go first. The others get as much in the long run: they are at most
+//! a few dozen messages behind, and wait a few milliseconds.
 //!
-//! One that is connected and has room goes before one that rests or is full; where all rest, the
-//! message waits with one of them. What a member leaves unacknowledged goes to another
-//! ([`Group::hand_over`]).
+//! A member that is connected and has room goes before one that is offline or full. Where all
+//! members are offline, the message waits with one of them. Messages that a member leaves
+//! unacknowledged go to another ([`Group::hand_over`]).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -23,17 +22,17 @@ use crate::message::{Millis, SessionNumber};
 use crate::router::group::Balancer;
 use crate::router::{Group, Subscriber};
 
-/// The most messages in a row that a member gets of one publisher.
+/// Longest run that a member gets of one publisher.
 pub(crate) const RUN_MAX: usize = 16;
-/// So many messages beyond its part a member may have had that is served by its publishers' thread.
+/// Messages that a member of the publisher's own thread may have had beyond its share.
 pub(crate) const AHEAD_MAX: usize = 64;
-/// Who is served by another thread waits so long at most for a publisher that has something, in
-/// milliseconds.
+/// Longest time in milliseconds that a member of another thread waits for a publisher that has
+/// messages.
 pub(crate) const SERVED_MS: Millis = 5;
-/// So many members are looked at for one that is served by the publisher's thread.
+/// Members that are searched for one of the publisher's own thread.
 pub(crate) const LOOK_MAX: usize = 16;
 
-/// All groups.
+/// The shared groups of the broker.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     groups: HashMap<NonZeroU32, Arc<Group>>,
@@ -59,7 +58,7 @@ impl Shares {
         self.last_id = self.last_id.max(last);
     }
 
-    /// Adds or replaces a member; `true` when it is new.
+    /// Adds or replaces a member; returns `true` when it is new.
     pub(super) fn join(
         &mut self,
         node: &mut Node,
@@ -68,7 +67,7 @@ impl Shares {
         known: Option<NonZeroU32>,
     ) -> bool {
         let (id, next, mut members) = match node.share(name) {
-            Some(group) => (group.id, group.turns.next(), group.members.clone()),
+            Some(group) => (group.id, group.balancer.next(), group.members.clone()),
             None => (known.unwrap_or_else(|| self.next_id()), 0, Vec::new()),
         };
         let session = subscriber.outbox.session();
@@ -82,12 +81,12 @@ impl Shares {
                 true
             }
         };
-        let turns = Balancer::new(members.len(), next);
-        self.set(node, name, Group { id, members, turns });
+        let balancer = Balancer::new(members.len(), next);
+        self.set(node, name, Group { id, members, balancer });
         new
     }
 
-    /// Removes a member; `false` when it was none.
+    /// Removes a member; returns `false` when it was none.
     pub(super) fn leave(&mut self, node: &mut Node, name: &str, session: SessionNumber) -> bool {
         let Some(group) = node.share(name).cloned() else { return false };
         let members: Vec<Subscriber> =
@@ -97,8 +96,8 @@ impl Shares {
             self.groups.remove(&group.id);
             node.set_share(name, None);
         } else {
-            let turns = Balancer::new(members.len(), group.turns.next());
-            self.set(node, name, Group { id: group.id, members, turns });
+            let balancer = Balancer::new(members.len(), group.balancer.next());
+            self.set(node, name, Group { id: group.id, members, balancer });
         }
         left
     }
@@ -112,7 +111,7 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use crate::message::PendingQueue;
     use std::task::Waker;
     use std::thread;
 
@@ -127,7 +126,7 @@ mod tests {
     use crate::telemetry::drop_reason::Reason;
     use crate::telemetry::outcomes::Outcomes;
 
-    /// A group whose clients are there, and what a publisher has.
+    /// A group whose clients are connected, and its publisher.
     struct Workers {
         router: Router,
         outboxes: Vec<Arc<Outbox>>,
@@ -144,7 +143,7 @@ mod tests {
             Workers { router, outboxes }
         }
 
-        /// So many jobs that one publisher sent at once.
+        /// Publishes this many jobs in one batch.
         fn burst(&self, jobs: usize) {
             self.burst_at(0, jobs);
         }
@@ -157,7 +156,7 @@ mod tests {
             self.router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled());
         }
 
-        /// Another thread serves the later half of them.
+        /// Serves the later half of the members by another thread.
         fn spread(&self) {
             let far = self.outboxes.iter().skip(self.outboxes.len() / 2);
             thread::scope(|scope| {
@@ -165,17 +164,17 @@ mod tests {
             });
         }
 
-        /// How many wait for each.
+        /// Returns the number of jobs that wait for each member.
         fn wait(&self) -> Vec<usize> {
             self.outboxes.iter().map(|outbox| outbox.len()).collect()
         }
 
-        /// How many wait for each, who takes them now.
+        /// Takes the waiting jobs of each member, and returns their numbers.
         fn take(&self) -> Vec<usize> {
             let take = |outbox: &Arc<Outbox>| {
-                let mut taken = VecDeque::new();
-                outbox.take(&mut taken, &mut 0, Waker::noop());
-                outbox.set_held(0, 0);
+                let mut taken = PendingQueue::default();
+                outbox.take(&mut taken, Waker::noop());
+                outbox.set_held(&PendingQueue::default());
                 taken.len()
             };
             self.outboxes.iter().map(take).collect()
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_one_at_a_time_go_to_one_member_after_the_other() {
+    fn single_jobs_go_round_robin() {
         let workers = Workers::new(3, unbounded());
         for done in 1..=4 {
             for n in 0..3 {
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_at_once_are_dealt_out_in_equal_parts() {
+    fn a_batch_is_split_evenly() {
         let workers = Workers::new(4, unbounded());
         for (jobs, most) in [(2, 1), (4, 1), (10, 3), (3, 1), (16, 4), (64, 16), (100, 32)] {
             workers.burst(jobs);
@@ -223,10 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_behind_get_runs_and_nobody_more_than_the_others_in_the_long_run() {
-        // As 50 publishers send where nobody is idle; of two of them one may always have many and
-        // the other
-        // one.
+    fn members_with_a_backlog_get_runs_and_equal_shares_in_the_long_run() {
+        // As 50 publishers send where no member is idle; in two of the cases one member may always
+        // have many and the other one.
         for (bursts, members) in [(&[9][..], 4), (&[16, 1], 2), (&[17], 2), (&[3, 100, 5], 3), (&[1, 2], 5)] {
             let workers = Workers::new(members, unbounded());
             for burst in bursts.iter().cycle().take(300) {
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_serves_them_members_get_as_much_as_the_others_in_the_long_run() {
+    fn members_of_all_threads_get_equal_shares_in_the_long_run() {
         for (bursts, members) in [(&[10][..], 4), (&[16, 1], 2), (&[3, 100, 5], 3), (&[2], 40)] {
             let workers = Workers::new(members, unbounded());
             workers.spread();
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_come_at_once_now_and_then_go_to_all_whoever_serves_them() {
+    fn occasional_batches_go_to_members_of_all_threads() {
         let workers = Workers::new(4, unbounded());
         workers.spread();
         for n in 1..100 {
@@ -271,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_flows_is_first_for_those_that_its_thread_serves() {
+    fn a_steady_flow_prefers_members_of_the_publishers_thread() {
         let workers = Workers::new(4, unbounded());
         workers.spread();
         workers.burst(4);
@@ -285,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_member_rests_the_others_get_equal_parts_and_it_is_owed_nothing() {
+    fn an_offline_member_is_owed_nothing_when_it_returns() {
         let workers = Workers::new(3, unbounded());
         workers.outboxes[1].disconnect(&Outcomes::default());
         for _ in 0..100 {
@@ -301,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_or_offline_member_cannot_take_of_a_burst_the_others_get() {
+    fn others_get_the_jobs_of_a_full_or_offline_member() {
         let workers = Workers::new(3, QueueLimits { messages_max: 5, ..unbounded() });
         workers.outboxes[1].disconnect(&Outcomes::default());
-        // Of the second burst, there is no room for two.
+        // The queue has no room for two jobs of the second burst.
         for (jobs, taken) in [(9, 9), (12, 10)] {
             workers.burst(jobs);
             let got = workers.take();

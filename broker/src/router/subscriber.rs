@@ -1,4 +1,4 @@
-//! A subscription as the router sees it: the session's queue and the granted options.
+//! A subscription as the router sees it: the session queue and the granted options.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::session::Subscription;
 /// A session's interest in a topic filter.
 #[derive(Clone, Debug)]
 pub struct Subscriber {
-    /// Where its messages go.
+    /// Queue for its messages.
     pub outbox: Arc<Outbox>,
     /// The QoS granted.
     pub qos: QoS,
-    /// Nothing of its own (`[MQTT-3.8.3-3]`).
+    /// Set when its own messages are not delivered to it (`[MQTT-3.8.3-3]`).
     pub no_local: bool,
-    /// RETAIN stays as it was published.
+    /// Set when RETAIN stays as it was published.
     pub retain_as_published: bool,
     /// The Subscription Identifier.
     pub id: Option<NonZeroU32>,
 }
 
 impl Subscriber {
-    /// A session's subscription as the router has it.
+    /// Returns a session's subscription in the router's form.
     pub fn new(outbox: &Arc<Outbox>, held: &Subscription) -> Subscriber {
         Subscriber {
             outbox: outbox.clone(),
@@ -36,7 +36,7 @@ impl Subscriber {
         }
     }
 
-    /// The message as this subscriber gets it (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`,
+    /// Returns the delivery of a message to this subscriber (`[MQTT-3.8.4-8]`, `[MQTT-3.3.1-12]`,
     /// `[MQTT-3.3.1-13]`).
     pub(super) fn delivery(
         &self,

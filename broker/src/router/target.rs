@@ -9,13 +9,13 @@ use crate::router::{Group, Subscriber};
 /// One receiver of a topic.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A session with all its subscriptions that match, in one (`[MQTT-3.3.4-2]`).
+    /// A session with all its matching subscriptions, merged into one (`[MQTT-3.3.4-2]`).
     Session(Subscriber, SubscriptionIds),
-    /// A shared group: one of its members.
+    /// A shared group: one of its members gets the message.
     Share(Arc<Group>),
 }
 
-/// The subscriptions of one session that match a topic, as one: the highest QoS, all identifiers.
+/// Merges the matching subscriptions of each session: the highest QoS, all identifiers.
 pub(super) fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target> {
     matched.sort_by_key(|subscriber| subscriber.outbox.session());
     let mut merged: Vec<(Subscriber, Vec<u32>)> = Vec::with_capacity(matched.len());

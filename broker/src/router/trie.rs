@@ -1,8 +1,8 @@
 //! The subscriptions as a tree of topic levels.
 //!
-//! Nodes live in one arena and name each other by index. Every walk is a loop with a stack of its
-//! own: a topic of 32,768 levels costs no recursion, and a walk visits each node at most once,
-//! however the wildcards are laid.
+//! Nodes live in one arena and name each other by index. Every walk is a loop with its own stack: a
+//! topic of 32,768 levels costs no recursion. A walk visits each node at most once, however the
+//! wildcards are placed.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::router::{Group, Subscriber, Target};
 type Index = u32;
 const ROOT: Index = 0;
 
-/// One topic level. What is below it by a wildcard is apart from the rest: each walk asks for it.
+/// One topic level. Wildcard children are kept apart from the rest: each walk asks for them.
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    /// Below `#` and below `+`; the root, which is below nothing, where there is none.
+    /// The children `#` and `+`; the root's index, which is nobody's child, stands for none.
     multi: Index,
     single: Index,
-    /// Below levels that are names.
+    /// Children that are names.
     names: SmallMap<SmolStr, Index>,
     subscribers: SmallMap<SessionNumber, Subscriber>,
-    /// Shared groups by name; few topics have any.
+    /// Shared groups by name; few filters have any.
     shares: Option<Box<SmallMap<Box<str>, Arc<Group>>>>,
 }
 
@@ -53,7 +53,7 @@ impl Node {
         }
     }
 
-    /// The subscriptions here from behind a session on, in the order of sessions.
+    /// Returns the subscriptions here behind a session, in the order of sessions.
     pub(super) fn subscribers_behind(
         &self,
         session: Option<SessionNumber>,
@@ -61,7 +61,7 @@ impl Node {
         self.subscribers.after(session.as_ref()).map(|(_, subscriber)| subscriber)
     }
 
-    /// The shared groups here, in the order of their names.
+    /// Returns the shared groups here, in the order of their names.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Arc<Group>)> {
         let groups = self.shares.iter().flat_map(|shares| shares.after::<str>(None));
         groups.map(|(name, group)| (&**name, group))
@@ -76,7 +76,7 @@ impl Node {
         childless && !self.has_subscriptions()
     }
 
-    /// What is below a level of a filter.
+    /// Returns the child for a level of a filter.
     fn child(&self, level: &str) -> Option<Index> {
         match level {
             "#" => below(self.multi),
@@ -85,7 +85,7 @@ impl Node {
         }
     }
 
-    /// Sets that; `ROOT`: there is nothing any more.
+    /// Sets the child for a level; `ROOT` removes it.
     fn set_child(&mut self, level: &str, child: Index) {
         match level {
             "#" => self.multi = child,
@@ -95,7 +95,7 @@ impl Node {
         }
     }
 
-    /// The levels behind one, and what is below each: `#`, `+`, then names in their order.
+    /// Returns the levels behind one with their children: `#`, `+`, then names in their order.
     fn levels(&self, after: Option<&str>) -> impl Iterator<Item = (&str, Index)> {
         let rank = match after {
             None => 0,
@@ -113,7 +113,7 @@ fn below(child: Index) -> Option<Index> {
     (child != ROOT).then_some(child)
 }
 
-/// The tree.
+/// The topic tree of all subscriptions.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
@@ -135,7 +135,7 @@ impl Trie {
         self.at(index)?.child(level)
     }
 
-    /// The node of a filter, if there is one.
+    /// Returns the node of a filter, if there is one.
     pub(super) fn node(&self, filter: &str) -> Option<&Node> {
         let mut index = ROOT;
         for level in filter.split('/') {
@@ -144,7 +144,7 @@ impl Trie {
         self.at(index)
     }
 
-    /// The node of a filter, made where it is missing.
+    /// Returns the node of a filter, made where it is missing.
     pub(super) fn node_mut(&mut self, filter: &str) -> &mut Node {
         let mut index = ROOT;
         for level in filter.split('/') {
@@ -163,7 +163,7 @@ impl Trie {
         &mut self.nodes[index as usize]
     }
 
-    /// Changes the node of a filter, then removes the branch as far as nothing is left on it.
+    /// Changes the node of a filter, then removes the branch as far as it is empty.
     pub(super) fn edit(&mut self, filter: &str, change: impl FnOnce(&mut Node) -> bool) -> bool {
         let mut path = vec![ROOT];
         for level in filter.split('/') {
@@ -186,14 +186,14 @@ impl Trie {
         changed
     }
 
-    /// Visits the nodes behind that of a filter, in the order of their levels, until `visit` says
-    /// that it is enough. It hears the filter of each.
+    /// Visits the nodes behind that of a filter, in the order of their levels, until `visit` ends
+    /// it. `visit` gets the filter of each node.
     pub(super) fn walk(
         &self,
         after: Option<&str>,
         mut visit: impl FnMut(&dyn Fn() -> String, &Node) -> bool,
     ) {
-        // For each level of the path: what stands behind it at its node.
+        // For each level of the path: its node's children behind that level.
         let mut stack = Vec::new();
         let mut path: Vec<&str> = Vec::new();
         let mut here = Some(ROOT);
@@ -224,7 +224,7 @@ impl Trie {
         }
     }
 
-    /// The filters that match a topic and their nodes.
+    /// Returns the filters that match a topic, with their nodes.
     pub(super) fn matching(&self, topic: &str) -> Vec<(String, &Node)> {
         let mut found = Vec::new();
         let longer = |path: &str, index: Index, level: &str| match index {
@@ -254,7 +254,7 @@ impl Trie {
         found
     }
 
-    /// Everybody who gets a topic, each session once.
+    /// Returns the targets of a topic, each session once.
     pub(super) fn targets(&self, topic: &str) -> Vec<Target> {
         let mut matched = Vec::new();
         let mut targets = Vec::new();
@@ -264,7 +264,7 @@ impl Trie {
                 targets.extend(shares.values().cloned().map(Target::Share));
             }
         };
-        // A node and what is left of the topic below it; `None` is the end.
+        // A node and the rest of the topic below it; `None` is the end.
         let mut stack: Vec<(Index, Option<&str>)> = vec![(ROOT, Some(topic))];
         while let Some((index, rest)) = stack.pop() {
             let Some(node) = self.at(index) else { continue };
@@ -299,7 +299,7 @@ impl Trie {
         targets
     }
 
-    /// The nodes in use, the root aside.
+    /// Returns the number of nodes in use, the root aside.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.nodes.len() - self.free.len() - 1
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_on_behind_any_level_that_is_there_or_was() {
+    fn a_walk_continues_behind_a_present_or_removed_level() {
         let long = "a level that is longer than those that are kept in their place";
         let filters = ["#", "!", "+", "+/#", "+/x", "a", "a/#", "a/+", "a/!", long];
         let mut trie = Trie::default();
@@ -393,7 +393,7 @@ mod tests {
 
     // 5.0: [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
     #[test]
-    fn overlapping_subscriptions_of_a_session_become_one_with_the_highest_qos_and_all_identifiers() {
+    fn overlapping_subscriptions_merge_to_the_highest_qos_and_all_identifiers() {
         let outbox = outbox(7);
         let mut trie = Trie::default();
         for (filter, qos, id) in

@@ -206,12 +206,12 @@ async fn admit(
             Err(refusal) => refusal,
         },
         Ok(Some(Err(refusal))) => refusal,
-        Err(true) => {
+        Err(Cut::Timeout) => {
             traffic.refused.add(1);
             warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
             return None;
         }
-        Err(false) => {
+        Err(Cut::Stopped) => {
             debug!(peer = %address, "closed before CONNECT: the broker stops");
             return None;
         }
@@ -221,16 +221,23 @@ async fn admit(
     None
 }
 
-/// Runs a future with a timeout. The error is true when the time ran out, and false when the broker
-/// stops.
+/// Reason why a connection was cut before it was let in.
+enum Cut {
+    /// The time ran out.
+    Timeout,
+    /// The broker stops.
+    Stopped,
+}
+
+/// Runs a future with a timeout, until the broker stops.
 async fn within<T>(
     future: Pin<&mut impl Future<Output = T>>,
     timeout: Duration,
     stopped: &mut watch::Receiver<bool>,
-) -> Result<T, bool> {
+) -> Result<T, Cut> {
     tokio::select! {
-        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
-        _ = stopped.wait_for(|stopped| *stopped) => Err(false),
+        result = tokio::time::timeout(timeout, future) => result.map_err(|_| Cut::Timeout),
+        _ = stopped.wait_for(|stopped| *stopped) => Err(Cut::Stopped),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::admin::{Admin, AdminListener};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::{self, Config};
 use crate::core::control::{self, ListenerName, Reloaded};
+use crate::core::local::Local;
 use crate::core::settings::{Settings, Snapshot};
 use crate::core::{Core, recovery};
 use crate::net::{self, BindError, ControlSocket};
@@ -29,6 +30,7 @@ use crate::otlp;
 use crate::server::drain::TaskCounter;
 use crate::server::listeners::Listeners;
 use crate::server::reload::ReloadContext;
+use crate::server::sys_topics::SysTopics;
 use crate::store::{self, DurableStore, MemoryStore, Options, Store};
 use crate::workers::WorkerPool;
 
@@ -190,10 +192,11 @@ impl Builder {
         // From here on this socket answers that the broker is not ready yet.
         doors.into_iter().flatten().for_each(|door| drop(background.spawn(operators.clone().run(door))));
         recovery::restore(&core).map_err(StartError::Store)?;
-        sys_topics::announce(&core);
+        let mut sys_topics = SysTopics::new(&core);
+        sys_topics.announce();
         listeners.replace(&core, &numbers, fresh).await;
         background.spawn(housekeeping::run(core.clone()));
-        background.spawn(sys_topics::run(core.clone()));
+        background.spawn(sys_topics.run());
         background.spawn(reload::run(core.clone(), own, listeners, requests));
         Ok(Broker {
             core,
@@ -287,6 +290,17 @@ impl Broker {
     /// Listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> Vec<Arc<str>> {
         self.listeners.borrow().iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Opens a session inside this process, to publish and to subscribe without a socket. Its name tells
+    /// it from others in traces.
+    pub fn local(&self, name: &str) -> Local {
+        Local::open(&self.core, name)
+    }
+
+    /// The figures of now, in the text format of Prometheus: those of `/metrics` (`docs/MONITORING.md`).
+    pub fn figures(&self) -> String {
+        crate::admin::exposition(&self.core)
     }
 
     /// Address of `[admin]`, with its real port.

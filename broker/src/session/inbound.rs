@@ -17,7 +17,7 @@ pub enum ReceivedIds {
     Bits {
         /// 65,536 of them.
         words: Box<[u64; WORDS]>,
-        /// How many are set.
+        /// Number of identifiers that are set.
         count: usize,
     },
 }

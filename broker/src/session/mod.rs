@@ -42,15 +42,15 @@ pub struct Session {
     pub user: Option<Arc<str>>,
     /// Seconds it outlives its connection.
     pub expiry_s: u32,
-    /// What it is subscribed to.
+    /// Subscriptions of the session, and retained messages that new ones still bring.
     pub subscriptions: Subscriptions,
     /// Messages to the client.
     pub outgoing: Outgoing,
     /// The message for a bad end.
     pub will: Option<Will>,
-    /// While it rests: when the will is due.
+    /// While it is offline: when the will is due.
     pub will_at: Option<Millis>,
-    /// While it rests: when it ends.
+    /// While it is offline: when it ends.
     pub ends_at: Option<Millis>,
     /// The store knows of it.
     pub recorded: bool,
@@ -65,7 +65,7 @@ pub struct Acknowledgement {
     pub packet_type: PacketType,
     /// The packet identifier.
     pub packet_id: PacketId,
-    /// How it went.
+    /// Reason code to answer with.
     pub reason: ReasonCode,
 }
 
@@ -75,7 +75,7 @@ impl Acknowledgement {
     }
 }
 
-/// What the connection is to do after a packet.
+/// Task of the connection after a packet.
 #[derive(Debug, PartialEq)]
 pub enum Effect<'p> {
     /// Nothing.
@@ -188,7 +188,7 @@ impl Session {
         self.due_at()
     }
 
-    /// When the resting session has to be looked after next.
+    /// When the offline session has to be looked after next.
     pub fn due_at(&self) -> Option<Millis> {
         self.will_at.into_iter().chain(self.ends_at).min()
     }

@@ -1,12 +1,13 @@
-//! What goes to the client: resends first, then retained messages for new subscriptions, then the
-//! outbox, in order.
+//! Packets for the client: resends first, then retained messages for new subscriptions, then the
+//! session queue, in order.
 //!
-//! One order for all (`4.6`): a message that has to wait for quota holds back those behind it, QoS
-//! 0 included, so that a subscriber sees what it gets in the order it was published.
+//! One order holds for all (`4.6`). A message that waits for quota holds back those behind it, QoS
+//! 0 included. So a subscriber sees its messages in the order in which they were published.
 //!
-//! What the store has of a session is not kept in memory while it rests: a flight knows the place
-//! of its message, and gets it back ([`Outgoing::missing`], [`Outgoing::supply`]) before it is sent
-//! again. What becomes of stored messages is noted as [`Outcome`]s, for the connection to pass on.
+//! Messages that the store has are not kept in memory while the session is offline. A flight knows
+//! the slot of its message and gets the message back ([`Outgoing::unloaded`], [`Outgoing::load`])
+//! before it is sent again. Each end of a stored message is noted as an [`Outcome`] for the
+//! connection to record.
 
 pub(super) mod flights;
 
@@ -17,7 +18,7 @@ use flights::{Flight, Flights};
 use lapwing_protocol::flight::{Answer, Outbound, OutboundState, OutboundStore};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
-use crate::message::{Delivery, Expiry, Message, Millis, REPLAYED, Seq};
+use crate::message::{Delivery, Expiry, Message, Millis, PendingQueue, REPLAYED, Seq};
 use crate::session::outcome::size;
 use crate::session::{KeptFlight, Outcome, Terms};
 use crate::telemetry::drop_reason::Reason;
@@ -27,7 +28,7 @@ use crate::telemetry::drop_reason::Reason;
 pub enum Transmit {
     /// PUBLISH.
     Publish {
-        /// What, and how.
+        /// The message, and the terms to deliver it on.
         delivery: Delivery,
         /// For QoS 1 and 2.
         packet_id: Option<PacketId>,
@@ -47,21 +48,19 @@ fn wait_max(terms: &Terms) -> Millis {
 pub struct Outgoing {
     machine: Outbound,
     flights: Flights,
-    /// How long a message of the outbox may wait.
+    /// Longest wait of a message in the session queue, in milliseconds.
     wait_max: Millis,
     /// Flights that this connection has yet to send again.
     unsent: usize,
     /// Retained messages for new subscriptions; filled a few at a time as the client reads.
     pub replay: VecDeque<Delivery>,
     /// Taken from the outbox.
-    pub pending: VecDeque<Delivery>,
-    /// The size of what is in `pending`.
-    pub pending_bytes: usize,
+    pub pending: PendingQueue,
     /// Messages that became void before they were sent, and why, since it was taken last.
     pub lost: Vec<(Reason, Message)>,
-    /// What became of stored messages, since it was taken last.
+    /// Ends of stored messages since this was taken last.
     pub outcomes: Vec<Outcome>,
-    /// Whether the session is stored.
+    /// Set when the store keeps the session.
     stored: bool,
     last_replayed: Seq,
 }
@@ -77,8 +76,7 @@ impl Outgoing {
             flights: Flights::default(),
             unsent: 0,
             replay: VecDeque::new(),
-            pending: VecDeque::new(),
-            pending_bytes: 0,
+            pending: PendingQueue::default(),
             lost: Vec::new(),
         }
     }
@@ -115,7 +113,6 @@ impl Outgoing {
         };
         self.replay.retain(&mut keep);
         self.pending.retain(keep);
-        self.recount();
         self.pending.shrink_to_fit();
         self.flights.shrink_to_fit();
         for flight in self.flights.iter_mut().filter(|flight| flight.seq != 0) {
@@ -141,7 +138,7 @@ impl Outgoing {
         self.flights.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
     }
 
-    /// Whether only the store has messages of flights.
+    /// Returns `true` when only the store has the messages of some flights.
     pub fn is_missing_any(&self) -> bool {
         self.flights.iter().any(Flight::is_away)
     }
@@ -166,19 +163,13 @@ impl Outgoing {
         });
     }
 
-    /// What is in `pending` was changed from outside.
-    pub fn recount(&mut self) {
-        self.pending_bytes = self.pending.iter().map(|delivery| delivery.message.size()).sum();
-    }
-
     pub(super) fn poll(&mut self, now: Millis) -> Option<Transmit> {
         if self.unsent > 0 {
             return self.resend();
         }
         loop {
             let replaying = !self.replay.is_empty();
-            let queue = if replaying { &mut self.replay } else { &mut self.pending };
-            let next = queue.front()?;
+            let next = if replaying { self.replay.front()? } else { self.pending.front()? };
             // Retained messages may be as old as they like.
             let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
             let expired = match next.message.expiry(now) {
@@ -189,10 +180,7 @@ impl Outgoing {
             if expired.is_none() && next.terms.qos != QoS::AtMostOnce {
                 flight = Some(self.machine.start(next.terms.qos, &self.flights)?);
             }
-            let mut delivery = queue.pop_front()?;
-            if !replaying {
-                self.pending_bytes = self.pending_bytes.saturating_sub(delivery.message.size());
-            }
+            let mut delivery = if replaying { self.replay.pop_front()? } else { self.pending.pop_front()? };
             if let Some(reason) = expired {
                 // `[MQTT-3.3.2-5]`
                 self.dropped(&delivery);
@@ -297,8 +285,7 @@ impl Outgoing {
         flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
-    /// Whether more could be sent if there was more: nothing is waiting and the quota is not used
-    /// up.
+    /// Returns `true` when the client could get more: nothing waits, and the quota is not used up.
     pub fn is_hungry(&self) -> bool {
         self.unsent == 0 && self.replay.is_empty() && self.pending.is_empty()
     }
@@ -331,7 +318,6 @@ impl Outgoing {
             });
         }
         self.pending.retain(|delivery| !given(delivery, None));
-        self.recount();
     }
 
     /// Messages sent and not acknowledged.

@@ -12,33 +12,33 @@ pub struct KeptFlight {
     pub packet_id: PacketId,
     /// Flights were first sent in this order.
     pub order: u64,
-    /// What it waits for.
+    /// State of its flow.
     pub state: OutboundState,
-    /// The place of its message.
+    /// The slot of its message.
     pub seq: Seq,
     /// The size of its message, in bytes.
     pub size: u32,
 }
 
-/// What has become of a stored message.
+/// Step of a stored message that has to be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is over: acknowledged, expired, or too large for the client.
     Done {
-        /// Its place.
+        /// Its slot.
         seq: Seq,
         /// Its size, in bytes.
         size: u32,
-        /// What it was sent with.
+        /// Identifier that it was sent with.
         packet_id: Option<PacketId>,
     },
     /// The client has it (PUBREC).
     HandedOver {
-        /// Its place.
+        /// Its slot.
         seq: Seq,
         /// Its size, in bytes.
         size: u32,
-        /// What it was sent with.
+        /// Identifier that it was sent with.
         packet_id: PacketId,
     },
     /// Its identifier is free again (PUBCOMP).

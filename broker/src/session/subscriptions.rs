@@ -1,5 +1,5 @@
-//! What a session is subscribed to, and the retained messages that its new subscriptions still have
-//! to bring.
+//! Subscriptions of a session, and cursors over the retained messages that its new subscriptions
+//! still bring.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,7 +38,7 @@ impl RetainedCursor {
         self.filters.iter().map(|(filter, _)| &**filter)
     }
 
-    /// Whether no filter asked.
+    /// Returns `true` when no filter asked.
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()
     }
@@ -54,7 +54,8 @@ impl RetainedCursor {
         self.after = None;
     }
 
-    /// Whether the topic came with an earlier filter: a message that matches several comes once.
+    /// Returns `true` when an earlier filter of this cursor has brought the topic: each message
+    /// comes once.
     pub fn has_come(&self, topic: &str) -> bool {
         self.filters.iter().take(self.at).any(|(filter, _)| topic::matches(filter, topic))
     }
@@ -106,22 +107,22 @@ impl Subscriptions {
         self.held.get(filter)
     }
 
-    /// Whether retained messages for this filter are still to be sent.
+    /// Returns `true` while retained messages for this filter are still to be sent.
     pub fn is_replaying(&self, filter: &str) -> bool {
         self.cursors.iter().any(|replay| replay.filters.iter().any(|(asked, _)| **asked == *filter))
     }
 
-    /// Whether there is one with exactly this filter.
+    /// Returns `true` when there is a subscription with exactly this filter.
     pub fn contains(&self, filter: &str) -> bool {
         self.held.contains_key(filter)
     }
 
-    /// How many.
+    /// Number of subscriptions.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` when there is none.
     #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()

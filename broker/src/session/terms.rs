@@ -1,6 +1,6 @@
 //! Terms that a session is opened with.
 
-/// What one connection brings to a session.
+/// Limits that one connection brings to its session.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// The most QoS 1 and 2 messages that the client may have open with us.
@@ -9,6 +9,6 @@ pub struct Terms {
     pub in_flight_max: u16,
     /// Session Expiry Interval, in seconds.
     pub expiry_s: u32,
-    /// How long a message may wait for the client, in seconds.
+    /// Longest wait of a message for the client, in seconds.
     pub message_expiry_max_s: u32,
 }

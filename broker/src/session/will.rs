@@ -15,7 +15,7 @@ pub struct Will {
     pub properties: Box<[u8]>,
     /// Its QoS.
     pub qos: QoS,
-    /// Whether it is retained.
+    /// Set when the message is to be retained.
     pub retain: bool,
     /// Message Expiry Interval, in seconds from its publication.
     pub expiry_s: Option<u32>,

@@ -236,9 +236,9 @@ mod tests {
         traces.record(&subject(id, "home/temp"), Some(&phone), Step::Dropped(Reason::Offline));
         traces.record(&subject(id, "home/temp"), Some(&tv), Step::Dropped(Reason::SessionQueueFull));
         traces.record(&subject(None, "other"), Some(&phone), Step::Dropped(Reason::Expired));
-        assert_eq!(steps(&mut of_topic), ["-:retained", "phone:passed over", "tv:dropped"]);
-        assert_eq!(steps(&mut of_phone), ["phone:passed over", "phone:dropped"]);
-        assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:passed over", "tv:dropped"]);
+        assert_eq!(steps(&mut of_topic), ["-:retained", "phone:skipped", "tv:dropped"]);
+        assert_eq!(steps(&mut of_phone), ["phone:skipped", "phone:dropped"]);
+        assert_eq!(steps(&mut of_kitchen), ["-:retained", "phone:skipped", "tv:dropped"]);
     }
 
     #[test]

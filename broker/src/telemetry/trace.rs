@@ -132,7 +132,7 @@ impl Step {
             Step::Matched { .. } => "matched",
             Step::Queued { .. } => "queued",
             Step::Dropped(reason) => match reason.kind() {
-                ReasonKind::Skipped => "passed over",
+                ReasonKind::Skipped => "skipped",
                 ReasonKind::Refused | ReasonKind::Lost => "dropped",
             },
             Step::Sent { .. } => "sent",

@@ -756,8 +756,8 @@ fn a_log_level_set_by_the_api_lasts_until_the_configuration_sets_one() {
     operated.ctl(&["log", "info"]);
     let mut loud = operated.connect("loud");
     loud.ask("pingreq", &[], "pingresp").unwrap();
-    wait_until("it is logged", || operated.logged().contains("accepted client=loud"));
-    assert!(!operated.logged().contains("accepted client=quiet"));
+    wait_until("it is logged", || operated.logged().contains("connected client=loud"));
+    assert!(!operated.logged().contains("connected client=quiet"));
     operated.ctl(&["log", "debug"]);
     let path = operated.folder.0.join("lapwing.toml");
     let text = std::fs::read_to_string(&path).unwrap();

@@ -121,12 +121,12 @@ fn a_trace_goes_from_the_publisher_to_each_acknowledgement_or_drop_reason() {
     assert_eq!(of_tv, ["tv queued -", "tv sent -", "tv acknowledged -"]);
     all.retain(|told| !told.starts_with("tv ") && !told.starts_with("- "));
     all.sort();
-    assert_eq!(all, ["kitchen passed over no_local", "phone passed over offline"]);
+    assert_eq!(all, ["kitchen skipped no_local", "phone skipped offline"]);
 
     // Another topic is not followed.
     kitchen.publish("garden/temp", "x", &[]);
     kitchen.publish("home/nobody", "x", &[]);
-    assert_eq!(trace.story(3), ["- accepted -", "- matched -", "phone passed over offline"]);
+    assert_eq!(trace.story(3), ["- accepted -", "- matched -", "phone skipped offline"]);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_trace_names_the_rule_of_a_refusal_and_follows_wills() {
     assert_eq!(told(&refused), "- refused denied_publish");
     assert!(refused["detail"].as_str().unwrap().contains("acl.toml"), "{refused}");
     drop(ann);
-    assert_eq!(trace.story(2), ["- accepted -", "- passed over no_subscriber"]);
+    assert_eq!(trace.story(2), ["- accepted -", "- skipped no_subscriber"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ const RULES: &str = "[[rule]]\nusers = ['root']\nall = ['#']\n[[rule]]\nusers = 
 fn the_audit_log_has_logins_refusals_takeovers_denials_revocations_and_reloads() {
     let mut broker = Program::with("").users(RULES).start();
     let ann = broker.client("ann");
-    let line = broker.wait_for("accepted");
+    let line = broker.wait_for("connected");
     for word in ["client=ann", "user=ann", "peer=127.0.0.1:", "listener=mqtt://", "method=\"password\""] {
         assert!(line.contains(word), "{word} is missing in: {line}");
     }

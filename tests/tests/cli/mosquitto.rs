@@ -417,7 +417,7 @@ fn a_refused_anonymous_client_is_told_why_and_the_log_names_the_remedy() {
     let mut broker = Program::by(&["-c", "mosquitto.conf"]).inside(&folder.0).start();
     let (_, connack) = Client::knock(&broker.address("mqtt"), "5.0", &[("id", "first")]).unwrap();
     assert_eq!(code(&connack), 0x87);
-    let told = "no user name and password were sent, and this listener lets nobody in without";
+    let told = "no user name and password were sent, and this listener requires them";
     assert_eq!(connack["p.reason_string"], told);
     let line = broker.wait_for("no credentials were sent");
     let listener = format!("mqtt://127.0.0.1:{}", ports[0]);

@@ -107,7 +107,7 @@ fn test_config_says_that_a_good_file_is_good_and_serves_nothing() {
     let file = folder.file("lapwing.toml", "[limits]\nreceive_maximum = 3\n");
     let tested = run(&["--test-config", "-c", &file.display().to_string()]);
     assert!(tested.status.success());
-    assert_eq!(String::from_utf8_lossy(&tested.stdout).trim(), "the configuration is good");
+    assert_eq!(String::from_utf8_lossy(&tested.stdout).trim(), "the configuration is valid");
 }
 
 #[test]

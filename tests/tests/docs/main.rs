@@ -2,6 +2,7 @@
 
 mod conformance;
 mod operations;
+mod prose;
 mod rooms;
 mod test_drive;
 mod tidy;

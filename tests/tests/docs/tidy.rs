@@ -50,9 +50,9 @@ fn the_machine_of_the_client_knows_no_link_clock_or_executor_and_formats_nothing
 /// Files of the broker's library that may have a lock, and who shares it.
 const LOCKS: &[(&str, &str)] = &[
     ("auth/http.rs", "answers of the service, asked by all connections"),
-    ("auth/password/hashing.rs", "the queue of passwords that wait for a hash"),
-    ("auth/password/mod.rs", "counts of guesses"),
-    ("auth/password/successes.rs", "passwords that were verified lately"),
+    ("auth/password/hash_pool.rs", "the queue of passwords that wait for a hash"),
+    ("auth/password/mod.rs", "counts of failed attempts"),
+    ("auth/password/verified_cache.rs", "passwords that were verified lately"),
     ("auth/throttle.rs", "addresses that wait for their answer"),
     ("clients/handle.rs", "commands of operators to a connection"),
     ("clients/mod.rs", "the registry"),

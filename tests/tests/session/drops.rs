@@ -395,7 +395,7 @@ fn every_drop_reason_is_documented_and_tested() {
             let kind = match reason.kind() {
                 ReasonKind::Refused => "not taken",
                 ReasonKind::Lost => "not delivered",
-                ReasonKind::Skipped => "passed over",
+                ReasonKind::Skipped => "skipped",
             };
             (reason.name(), reason.text(), kind)
         })

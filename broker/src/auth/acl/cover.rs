@@ -1,6 +1,6 @@
-//! What a topic filter says about another one.
+//! Relations between topic filters: covering and overlapping.
 
-/// Levels of a filter, `a/#` as `a` and `#`.
+/// Returns `true` for topics that begin with `$`, which wildcards do not match.
 fn is_own(filter: &str) -> bool {
     filter.starts_with('$')
 }
@@ -9,7 +9,7 @@ fn begins_with_wildcard(filter: &str) -> bool {
     filter.starts_with(['+', '#'])
 }
 
-/// Whether everything that `inner` matches is matched by `outer`, too.
+/// Returns `true` when `outer` matches everything that `inner` matches.
 pub fn covers(outer: &str, inner: &str) -> bool {
     if is_own(inner) && begins_with_wildcard(outer) {
         return false;
@@ -25,7 +25,7 @@ pub fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
-/// Whether there is a topic that both match.
+/// Returns `true` when a topic exists that both match.
 pub fn overlaps(one: &str, other: &str) -> bool {
     if (is_own(one) && begins_with_wildcard(other)) || (is_own(other) && begins_with_wildcard(one)) {
         return false;
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_covers_what_can_only_bring_what_it_brings() {
+    fn a_filter_covers_filters_that_match_a_subset() {
         let yes = [
             ("#", "#"),
             ("#", "a/+/b"),

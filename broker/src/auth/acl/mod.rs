@@ -1,11 +1,11 @@
-//! Access rules: who may publish to and subscribe to what.
+//! Access rules: rights to publish and to subscribe.
 //!
-//! A rule that denies wins over every rule that allows, whatever their order; what no rule allows
-//! is denied. So a list of rules can be read in any order, and adding one that allows never undoes
-//! one that denies.
+//! A rule that denies wins over every rule that allows, whatever their order. Topics without an
+//! allowing rule are denied. So a list of rules can be read in any order, and a rule that allows
+//! never undoes one that denies.
 //!
 //! A subscription is allowed when one rule allows all that it could bring. Where a rule denies a
-//! part of it, that part is not delivered: every message is asked about again when it is sent.
+//! part of it, that part is not delivered: the policy is asked again for every message.
 
 mod cover;
 mod mosquitto;
@@ -20,12 +20,12 @@ use lapwing_protocol::topic;
 use super::template::Values;
 use super::{Action, Identity};
 
-/// Where a rule stands.
+/// Location of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleLocation {
-    /// The file, or what it is called.
+    /// The file, or another name of the list.
     pub file: Arc<str>,
-    /// Its line, from 1 on; 0: it has none.
+    /// Line of the file, from 1; 0: it has none.
     pub line: usize,
 }
 
@@ -41,23 +41,23 @@ impl std::fmt::Display for RuleLocation {
 /// One rule about one topic filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// It denies; else it allows.
+    /// Set when it denies; else it allows.
     pub denies: bool,
-    /// It is about publishing.
+    /// Set when it concerns publishing.
     pub publish: bool,
-    /// It is about subscribing, and about what is delivered.
+    /// Set when it concerns subscribing and delivery.
     pub subscribe: bool,
     /// The topic filter, perhaps with `%u` and `%c`.
     pub filter: Box<str>,
-    /// `%u` and `%c` stand for values.
+    /// Set when the filter has `%u` or `%c`.
     pub is_template: bool,
-    /// Only for these listeners, by name; empty: all.
+    /// Names of the listeners that it is limited to; empty: all.
     pub listeners: Arc<[Box<str>]>,
-    /// Only for these client identifiers; empty: all.
+    /// Client identifiers that it is limited to; empty: all.
     pub clients: Arc<[Box<str>]>,
-    /// Where it stands.
+    /// Location of the rule.
     pub source: RuleLocation,
-    /// Whom it is about, for people.
+    /// Subject of the rule in words.
     pub subject: Arc<str>,
 }
 
@@ -94,7 +94,7 @@ impl std::fmt::Display for Rule {
     }
 }
 
-/// Whom a rule is about.
+/// Subject of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     Everyone,
@@ -119,11 +119,11 @@ impl std::fmt::Display for Subject {
 pub struct Acl {
     file: Arc<str>,
     rules: HashMap<Subject, Arc<[Rule]>>,
-    /// The groups of each user.
+    /// Groups of each user.
     groups: HashMap<Box<str>, Vec<Box<str>>>,
 }
 
-/// What a parser collects.
+/// Rules and mistakes that a parser collects.
 #[derive(Debug)]
 struct Draft {
     file: Arc<str>,
@@ -169,10 +169,10 @@ impl Draft {
 }
 
 impl Acl {
-    /// Reads a text: TOML where the name ends in `.toml`, else Mosquitto's format.
+    /// Parses a text: TOML where the name ends in `.toml`, else Mosquitto's format.
     ///
     /// # Errors
-    /// Every mistake, with its line.
+    /// Returns every mistake, with its line.
     pub fn parse(text: &str, name: &str) -> Result<Acl, Vec<String>> {
         let draft = if Path::new(name).extension().is_some_and(|e| e == "toml") {
             table::parse(text, name)
@@ -182,21 +182,21 @@ impl Acl {
         draft.finish()
     }
 
-    /// Whether there is no rule at all: everything is denied then.
+    /// Returns `true` when there is no rule: everything is denied then.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// The groups that the file puts a user in, beside those that it brings.
-    pub fn groups_of(&self, user: Option<&str>, brought: &[Box<str>]) -> Arc<[Box<str>]> {
-        let mut groups: Vec<Box<str>> = brought.to_vec();
+    /// Returns the groups of a user: those of the file, and those that came with its credentials.
+    pub fn groups_of(&self, user: Option<&str>, from_credentials: &[Box<str>]) -> Arc<[Box<str>]> {
+        let mut groups: Vec<Box<str>> = from_credentials.to_vec();
         groups.extend(user.and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
         groups.sort();
         groups.dedup();
         groups.into()
     }
 
-    /// What a client may do: the lists that concern it, and what depends on its names worked out.
+    /// Returns the rights of a client: the lists that concern it, and its templates expanded.
     /// `grants` come with its credentials.
     pub fn rights(&self, identity: &Identity, client_id: &str, wide: bool) -> Rights {
         let mut subjects = vec![Subject::Everyone];
@@ -210,7 +210,7 @@ impl Acl {
     }
 }
 
-/// The decision about one thing.
+/// Decision about one action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
     /// This rule allows it, and none denies it.
@@ -221,21 +221,21 @@ pub enum Decision<'a> {
     NoRule,
 }
 
-/// What one client may do.
+/// Rights of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rights {
     file: Arc<str>,
-    /// Rules as they stand in the file; those that depend on the client are passed over.
+    /// Rules as the file has them; templates are skipped.
     shared: Box<[Arc<[Rule]>]>,
-    /// Those, worked out, and those that came with the credentials.
+    /// Expanded templates, and rules that came with the credentials.
     own: Box<[Rule]>,
-    /// A subscription is allowed where some of it is.
+    /// Set when a subscription is allowed where a part of it is.
     wide: bool,
     reads_all: bool,
 }
 
 impl Rights {
-    /// Of a client without a file of rules: what its credentials grant.
+    /// Returns the rights of a client without a file of rules: those that its credentials grant.
     pub fn granted(identity: &Identity, client_id: &str, wide: bool) -> Rights {
         Rights::new("its credentials".into(), Vec::new(), identity, client_id, wide)
     }
@@ -275,7 +275,7 @@ impl Rights {
         shared.chain(&self.own)
     }
 
-    /// The decision, with the rule that makes it.
+    /// Returns the decision, with the deciding rule.
     pub fn decide(&self, action: Action, topic: &str) -> Decision<'_> {
         let mut allowed = Decision::NoRule;
         for rule in self.rules().filter(|rule| rule.is_about(action)) {
@@ -289,23 +289,23 @@ impl Rights {
         allowed
     }
 
-    /// The decision alone.
+    /// Returns `true` when the action is allowed.
     pub fn allows(&self, action: Action, topic: &str) -> bool {
         matches!(self.decide(action, topic), Decision::Allowed(_))
     }
 
-    /// Whether every message may be delivered, those of topics that begin with `$` apart.
+    /// Returns `true` when every message may be delivered, topics that begin with `$` apart.
     pub fn reads_all(&self) -> bool {
         self.reads_all
     }
 
-    /// The rules that deny a part of what a subscription would bring.
+    /// Returns the rules that deny a part of a subscription.
     #[cfg(feature = "internals")]
     pub fn exceptions<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Rule> {
         self.rules().filter(|rule| rule.denies && rule.subscribe && cover::overlaps(&rule.filter, filter))
     }
 
-    /// The rule that decides, for people.
+    /// Returns the deciding rule in words.
     pub fn explain(&self, action: Action, topic: &str) -> String {
         match self.decide(action, topic) {
             Decision::Allowed(rule) | Decision::Denied(rule) => rule.to_string(),

@@ -1,9 +1,9 @@
 //! Mosquitto's format: `user NAME`, `topic [read|write|readwrite|deny] FILTER`, `pattern [...]
 //! FILTER`.
 //!
-//! As there, `topic` lines before the first `user` are for clients without a user, and `pattern`
-//! lines are for everybody, wherever they stand. Other than there, `deny` wins over every line that
-//! allows.
+//! As in Mosquitto, `topic` lines before the first `user` are for clients without a user, and
+//! `pattern` lines are for everybody, wherever they stand. Unlike Mosquitto, `deny` wins over every
+//! line that allows.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ pub(super) fn parse(text: &str, name: &str) -> Draft {
                     "write" => (false, true, false, filter.trim()),
                     "readwrite" => (false, true, true, filter.trim()),
                     "deny" => (true, true, true, filter.trim()),
-                    // No access is read and write; the filter may hold spaces.
+                    // Without a word of access a line is for read and write; the filter may hold
+                    // spaces.
                     _ => (false, true, true, rest),
                 };
                 if filter.is_empty() {

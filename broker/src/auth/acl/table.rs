@@ -27,8 +27,7 @@ use toml::de::{DeTable, DeValue};
 use super::{Draft, Rule, RuleLocation, Subject};
 use crate::auth::template;
 
-/// What a key of a rule does: whether it denies, and whether it is about publishing and
-/// subscribing.
+/// Effects of the keys of a rule: denies, concerns publishing, concerns subscribing.
 const EFFECTS: &[(&str, (bool, bool, bool))] = &[
     ("publish", (false, true, false)),
     ("subscribe", (false, false, true)),
@@ -79,7 +78,7 @@ pub(super) fn parse(text: &str, name: &str) -> Draft {
     draft
 }
 
-/// The texts of a list, with their lines.
+/// Returns the texts of a list, with their lines.
 fn texts(value: &Spanned<DeValue<'_>>, text: &str, key: &str, draft: &mut Draft) -> Vec<(usize, Box<str>)> {
     let mut out = Vec::new();
     let mut one = |value: &Spanned<DeValue<'_>>| match value.get_ref() {
@@ -148,7 +147,7 @@ fn rule_of(table: &DeTable<'_>, text: &str, at: usize, draft: &mut Draft) {
     }
     let names_somebody = ["users", "groups", "anonymous"].iter().any(|key| table.contains_key(*key));
     match (subjects.is_empty(), names_somebody) {
-        // An empty list is nobody, not everybody.
+        // An empty list means nobody, not everybody.
         (true, true) => return,
         (true, false) => subjects.push(Subject::Everyone),
         _ => {}

@@ -1,7 +1,7 @@
-//! The keys that tokens are checked with: PEM files, JWKS files, and a shared secret.
+//! Keys that verify tokens: PEM files, JWKS files, and a shared secret.
 //!
-//! Each key knows the one algorithm that it is for. What a token says of its algorithm only chooses
-//! among keys, so a public key can never be taken for a shared secret, and "none" is no algorithm.
+//! Each key knows its one algorithm. The algorithm in a token only chooses among keys. So a public
+//! key can never be taken for a shared secret, and "none" is no algorithm.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,9 +17,10 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-/// HS256 is as strong as its secret, and nobody counts how often it is guessed at (RFC 7518, 3.2).
+/// Smallest secret of HS256, in bytes. HS256 is as strong as its secret, and attempts at it cannot
+/// be counted (RFC 7518, 3.2).
 const SECRET_BYTES_MIN: usize = 32;
-/// Keys of one file.
+/// Largest number of keys in one file.
 const KEYS_MAX: usize = 256;
 
 enum KeyAlgorithm {
@@ -33,7 +34,7 @@ enum KeyAlgorithm {
     EdDsa(Vec<u8>),
 }
 
-/// One key.
+/// One key that verifies tokens.
 pub struct TokenKey {
     id: Option<String>,
     kind: KeyAlgorithm,
@@ -50,7 +51,7 @@ fn bytes(text: &Value) -> Option<Vec<u8>> {
 }
 
 impl TokenKey {
-    /// As a token names it.
+    /// Returns the name of the algorithm in a token.
     pub fn algorithm(&self) -> &'static str {
         match self.kind {
             KeyAlgorithm::Hs256(_) => "HS256",
@@ -60,13 +61,13 @@ impl TokenKey {
         }
     }
 
-    /// Whether it may be the one of a token with this header.
+    /// Returns `true` when a token with this header may be signed by this key.
     pub fn fits(&self, algorithm: &str, id: Option<&str>) -> bool {
         let same = |own: &str| id.is_none_or(|id| id == own);
         self.algorithm() == algorithm && self.id.as_deref().is_none_or(same)
     }
 
-    /// Whether the signature is by it.
+    /// Returns `true` when the signature was made by this key.
     pub fn verifies(&self, signed: &[u8], by: &[u8]) -> bool {
         let public = |algorithm: &'static dyn signature::VerificationAlgorithm, key: &[u8]| {
             signature::UnparsedPublicKey::new(algorithm, key).verify(signed, by).is_ok()
@@ -83,7 +84,7 @@ impl TokenKey {
     }
 }
 
-/// The shared secret of HS256: the bytes of a file, without the newline at its end.
+/// Makes the shared secret of HS256: the bytes of a file, without the newline at its end.
 ///
 /// # Errors
 /// It is too short.
@@ -110,7 +111,7 @@ fn public(info: &SubjectPublicKeyInfoRef<'_>) -> Result<KeyAlgorithm, String> {
     }
 }
 
-/// Public keys, or certificates, in PEM form.
+/// Parses public keys, or certificates, in PEM form.
 ///
 /// # Errors
 /// There is none, or one of another kind.
@@ -137,10 +138,10 @@ pub fn pem(text: &str) -> Result<Vec<TokenKey>, String> {
     }
 }
 
-/// A JWK set (RFC 7517). Keys that are for something else are passed over.
+/// Parses a JWK set (RFC 7517). Keys for other uses are skipped.
 ///
 /// # Errors
-/// It is none, or holds no key that can be used.
+/// The text is no JWK set, or holds no key that can be used.
 pub fn jwks(text: &str) -> Result<Vec<TokenKey>, String> {
     let set: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     let keys = set["keys"].as_array().ok_or("no JWK set: it has no list \"keys\"")?;
@@ -167,7 +168,7 @@ pub fn jwks(text: &str) -> Result<Vec<TokenKey>, String> {
     };
     let keys: Vec<TokenKey> = keys.iter().take(KEYS_MAX).filter_map(usable).collect();
     if keys.is_empty() {
-        return Err("no key in it is for RS256, ES256, EdDSA or HS256".to_owned());
+        return Err("it has no key for RS256, ES256, EdDSA or HS256".to_owned());
     }
     Ok(keys)
 }

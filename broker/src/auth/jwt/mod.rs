@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519) as passwords: whoever signs them says who the client is, what it may
-//! do, and for how long.
+//! JSON Web Tokens (RFC 7519) as passwords. The signer of a token says who the client is, its
+//! rights, and their end.
 
 mod keys;
 
@@ -15,24 +15,24 @@ use super::acl::{Rule, RuleLocation};
 use super::{Identity, template};
 use crate::config;
 
-/// The longest token, in bytes.
+/// Longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// The longest name that a token gives, in bytes.
+/// Longest name in a token, in bytes.
 const NAME_BYTES_MAX: usize = 512;
-/// The most groups and rules in one token.
+/// Largest number of groups and rules in one token.
 const ITEMS_MAX: usize = 256;
-/// As identities and logs have it.
+/// Name of the method in identities and logs.
 pub const METHOD: &str = "jwt";
 
-/// The keys, and what tokens have to say.
+/// Keys and required claims of tokens.
 #[derive(Debug)]
 pub struct Tokens {
-    /// Of all files.
+    /// Keys of all files.
     pub keys: Vec<TokenKey>,
 }
 
-/// Names of a grant in a token, and what they allow or deny: (denies, publish, subscribe). The
-/// short ones are EMQX's.
+/// Names of a grant in a token, with their effects: (denies, publish, subscribe). The short ones
+/// are EMQX's.
 const GRANTS: [(&str, (bool, bool, bool)); 9] = [
     ("publish", (false, true, false)),
     ("pub", (false, true, false)),
@@ -45,7 +45,7 @@ const GRANTS: [(&str, (bool, bool, bool)); 9] = [
     ("deny", (true, true, true)),
 ];
 
-/// Whether it may be a token at all: a JSON object, two dots.
+/// Returns `true` when the password has the form of a token: a JSON object and two dots.
 pub fn looks_like(password: &[u8]) -> bool {
     password.starts_with(b"eyJ") && password.iter().filter(|byte| **byte == b'.').count() == 2
 }
@@ -62,7 +62,7 @@ pub(super) fn name(value: &Value, claim: &str) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| format!("its claim '{claim}' is no name"))
 }
 
-/// A text, or a list of them.
+/// Reads a text, or a list of texts.
 pub(super) fn texts(value: &Value, claim: &str) -> Result<Vec<Box<str>>, String> {
     let text = |value: &Value| value.as_str().map(Box::from);
     let all = match value {
@@ -74,10 +74,10 @@ pub(super) fn texts(value: &Value, claim: &str) -> Result<Vec<Box<str>>, String>
 }
 
 impl Tokens {
-    /// Whom a token names; `now_s` in seconds since the Unix epoch.
+    /// Returns the identity that a token names; `now_s` in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// Why it is not believed; nothing of its signature is repeated.
+    /// Returns the reason that the token is refused, without its signature.
     pub fn identity(&self, token: &[u8], config: &config::Auth, now_s: u64) -> Result<Identity, String> {
         let claims = self.claims(token)?;
         self.check(&claims, config, now_s)?;
@@ -101,7 +101,7 @@ impl Tokens {
         })
     }
 
-    /// What a token says, its signature checked.
+    /// Returns the claims of a token after its signature was verified.
     fn claims(&self, token: &[u8]) -> Result<Value, String> {
         let token = std::str::from_utf8(token).ok().filter(|token| token.len() <= TOKEN_BYTES_MAX);
         let token = token.ok_or_else(|| format!("it is no text of at most {TOKEN_BYTES_MAX} bytes"))?;
@@ -158,8 +158,8 @@ impl Tokens {
     }
 }
 
-/// The rules in a token: `{"publish": ["a/#"], "subscribe": ["b/+"], "deny": ["a/secret"]}`;
-/// `None`: it says nothing of rules.
+/// Returns the rules in a token: `{"publish": ["a/#"], "subscribe": ["b/+"], "deny":
+/// ["a/secret"]}`; `None`: it has no rules.
 pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc<[Rule]>>, String> {
     if claim.is_null() {
         return Ok(None);
@@ -180,7 +180,7 @@ pub(super) fn grants(claim: &Value, name: &str, user: &str) -> Result<Option<Arc
             let checked = sample.expand(&filter).unwrap_or_default();
             if topic::check_filter(&checked).is_err() || rules.len() >= ITEMS_MAX {
                 return Err(format!(
-                    "its claim '{name}' has what is no topic filter, or more than {ITEMS_MAX}"
+                    "its claim '{name}' has an invalid topic filter, or more than {ITEMS_MAX}"
                 ));
             }
             rules.push(Rule {

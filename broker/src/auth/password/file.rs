@@ -1,5 +1,5 @@
-//! The password file: `USER:HASH`, one a line, as Mosquitto has it; with `:SCRAM-SHA-256$…` behind
-//! it where the user may authenticate by SCRAM, too.
+//! The password file: `USER:HASH`, one a line, as in Mosquitto; `:SCRAM-SHA-256$…` follows where
+//! the user may authenticate by SCRAM, too.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -10,31 +10,31 @@ use std::path::{Path, PathBuf};
 use super::Hash;
 use crate::auth::scram::Verifier;
 
-/// What is known of a user's password.
+/// Stored data of a user's password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordEntry {
-    /// Of the password.
+    /// Hash of the password.
     pub hash: Hash,
-    /// For SCRAM.
+    /// SCRAM verifier of the password.
     pub scram: Option<Verifier>,
 }
 
 /// All users of a file.
 #[derive(Clone, Debug)]
 pub struct Passwords {
-    /// Where it was read from.
+    /// Path of the file.
     pub path: PathBuf,
     users: HashMap<Box<str>, PasswordEntry>,
-    /// For those who are not there: takes as long as a user of the file does.
+    /// Hash for unknown users: it takes as long as one of the file does.
     decoy: Option<Hash>,
-    /// There are hashes of more than one kind, or of more than one cost.
+    /// Set when the file has hashes of several kinds or costs.
     pub is_mixed: bool,
 }
 
-/// Why a name cannot be a user's.
+/// Checks that a name can be a user's.
 ///
 /// # Errors
-/// That.
+/// Returns the reason that it cannot.
 pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         Err("the user has no name".to_owned())
@@ -46,10 +46,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl Passwords {
-    /// Reads a text; `name` is what errors call it.
+    /// Parses a text; errors call it `name`.
     ///
     /// # Errors
-    /// Every mistake, with its line. Nothing of a hash is repeated.
+    /// Returns every mistake, with its line and without its hash.
     pub fn parse(text: &str, name: &str) -> Result<Passwords, Vec<String>> {
         let mut users = HashMap::new();
         let mut errors = Vec::new();
@@ -79,28 +79,28 @@ impl Passwords {
         }
     }
 
-    /// The user's entry.
+    /// Returns the user's entry.
     pub fn get(&self, user: &str) -> Option<&PasswordEntry> {
         self.users.get(user)
     }
 
-    /// What to hash with for those who are not there.
+    /// Returns the hash to check for unknown users.
     pub fn decoy(&self) -> Option<&Hash> {
         self.decoy.as_ref()
     }
 
-    /// How many users there are.
+    /// Returns the number of users.
     #[cfg(feature = "internals")]
     pub fn len(&self) -> usize {
         self.users.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` when there is no user.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
     }
 
-    /// All users, in the order of their names.
+    /// Returns all users, in the order of their names.
     #[cfg(feature = "internals")]
     pub fn names(&self) -> Vec<(&str, &PasswordEntry)> {
         let mut names: Vec<_> = self.users.iter().map(|(name, entry)| (&**name, entry)).collect();
@@ -129,7 +129,7 @@ fn entry(line: &str) -> Result<(&str, PasswordEntry), String> {
     Ok((user, PasswordEntry { hash: Hash::parse(hash)?, scram }))
 }
 
-/// A line of the file.
+/// Returns a line of the file.
 pub fn line(user: &str, entry: &PasswordEntry) -> String {
     match &entry.scram {
         Some(scram) => format!("{user}:{}:{scram}", entry.hash),
@@ -137,19 +137,19 @@ pub fn line(user: &str, entry: &PasswordEntry) -> String {
     }
 }
 
-/// Goes through the lines of a file and gives each to `judge`, with the name of its user: `None`
-/// takes it out. Comments stay as they are; `append` comes behind them. The file is replaced at
-/// once, for its owner only.
+/// Edits the lines of a file: `judge` gets each with the name of its user, and `None` removes it.
+///
+/// Comments stay; `append` is added at the end. The file is replaced as a whole, and readable by
+/// its owner only.
 ///
 /// # Errors
-/// Of the disk.
+/// Returns the error of the disk.
 pub fn edit(
     path: &Path,
     judge: &mut dyn FnMut(&str, &str) -> Option<String>,
     append: &[String],
 ) -> std::io::Result<()> {
-    // The folder is locked, since the file itself is replaced: two who edit it at once do not lose
-    // each
+    // The folder is locked, since the file itself is replaced: concurrent edits do not lose each
     // other's lines.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let lock = std::fs::File::open(folder)?;
@@ -167,7 +167,7 @@ pub fn edit(
     replace(path, out.as_bytes())
 }
 
-/// Writes a file beside the other and puts it in its place. A link stays one; owner and mode of an
+/// Writes a new file beside the old one and renames it. A link stays a link. Owner and mode of an
 /// existing file are kept where they are stricter.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -180,9 +180,8 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         file.write_all(bytes)?;
         if let Ok(old) = std::fs::metadata(path) {
             use std::os::unix::fs::MetadataExt;
-            // Best effort: only root may give a file away. A group that could read it still can,
-            // others
-            // never.
+            // Best effort: only root may give a file away. A group that could read it still can;
+            // others never can.
             let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
             file.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o640 | 0o600))?;
         }
@@ -200,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_told_with_their_line_and_all_at_once() {
+    fn every_mistake_is_reported_with_its_line() {
         let good = format!("a:$6$AAAA${}", "A".repeat(86));
         let text = format!("{good}\n\nb\n{good}\n:x\nc:plain\n# a comment\n");
         let errors = Passwords::parse(&text, "pw").unwrap_err();

@@ -6,23 +6,23 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::{digest, pbkdf2};
 use subtle::ConstantTimeEq;
 
-/// The most PBKDF2 iterations that are taken from a file: a larger number would only keep the
-/// broker busy (CVE-2018-12551).
+/// Largest number of PBKDF2 iterations that is taken from a file: more would only keep the broker
+/// busy (CVE-2018-12551).
 const ITERATIONS_MAX: u32 = 5_000_000;
-/// The most memory of one hash, in KiB.
+/// Largest memory of one hash, in KiB.
 const MEMORY_KIB_MAX: u32 = 1 << 20;
-/// The most passes over it.
+/// Largest number of passes over it.
 const PASSES_MAX: u32 = 64;
 const LANES_MAX: u32 = 16;
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
-/// What argon2id costs.
+/// Cost of argon2id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// Memory, in KiB.
     pub memory_kib: u32,
-    /// Passes over it.
+    /// Passes over that memory.
     pub passes: u32,
 }
 
@@ -61,10 +61,10 @@ fn number(text: &str, what: &str, most: u32) -> Result<u32, String> {
 }
 
 impl Hash {
-    /// Reads it as it stands in a file.
+    /// Parses a stored hash.
     ///
     /// # Errors
-    /// What is wrong with it; nothing of it is repeated.
+    /// Returns the mistake, without any of the text.
     pub fn parse(text: &str) -> Result<Hash, String> {
         let fields: Vec<&str> = text.split('$').collect();
         match fields.as_slice() {
@@ -121,7 +121,7 @@ impl Hash {
     /// Hashes a new password.
     ///
     /// # Errors
-    /// There is no randomness, or the cost is none.
+    /// There is no randomness, or the cost is invalid.
     pub fn make(password: &[u8], cost: Cost, memory: &mut Vec<Block>) -> Result<Hash, String> {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).map_err(|error| format!("no randomness: {error}"))?;
@@ -167,14 +167,14 @@ impl Hash {
         }
     }
 
-    /// Whether this is the password; compared in constant time. `memory` is kept from one call to
-    /// the next.
+    /// Returns `true` when this is the password; compared in constant time. `memory` is kept from
+    /// one call to the next.
     pub fn verify(&self, password: &[u8], memory: &mut Vec<Block>) -> bool {
         let (Hash::Argon2id { hash, .. } | Hash::Pbkdf2 { hash, .. } | Hash::Sha512 { hash, .. }) = self;
         self.compute(password, memory).is_some_and(|computed| computed.ct_eq(hash).into())
     }
 
-    /// Costs as much and belongs to nobody.
+    /// Returns a hash of the same cost that no password matches.
     pub fn decoy(&self) -> Hash {
         let mut decoy = self.clone();
         let (Hash::Argon2id { hash, .. } | Hash::Pbkdf2 { hash, .. } | Hash::Sha512 { hash, .. }) =
@@ -185,13 +185,13 @@ impl Hash {
         decoy
     }
 
-    /// Whether it is one of Mosquitto's.
+    /// Returns `true` when it is one of Mosquitto's.
     pub fn is_foreign(&self) -> bool {
         !matches!(self, Hash::Argon2id { .. })
     }
 }
 
-/// As it stands in a file.
+/// Formats the hash as a file has it.
 impl std::fmt::Display for Hash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -218,7 +218,7 @@ mod tests {
     const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
 
     #[test]
-    fn a_password_is_recognized_and_one_flipped_bit_is_not() {
+    fn a_password_matches_and_one_flipped_bit_does_not() {
         let mut memory = Vec::new();
         let hash = Hash::make(b"correct horse", CHEAP, &mut memory).unwrap();
         let read = Hash::parse(&hash.to_string()).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused_without_repeating_it() {
+    fn a_malformed_hash_is_refused_without_repeating_it() {
         for bad in [
             "",
             "secret",

@@ -1,10 +1,10 @@
-//! Passwords: the file of users, hashing without keeping anybody waiting, and the memory of what
-//! was right.
+//! Passwords: the file of users, hashing that delays no other client, and the cache of verified
+//! ones.
 
 mod file;
 mod hash;
-mod hashing;
-mod successes;
+mod hash_pool;
+mod verified_cache;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,60 +16,60 @@ use std::time::Instant;
 pub use file::check_name;
 pub use file::{PasswordEntry, Passwords, edit, line};
 pub use hash::{Cost, Hash};
-pub use hashing::{HashPool, HashQueueFull};
-pub use successes::VerifiedCache;
+pub use hash_pool::{HashPool, HashQueueFull};
 use tracing::{info, warn};
+pub use verified_cache::VerifiedCache;
 
 use super::throttle::Throttle;
 use crate::config;
 use crate::config::Secret;
 
-/// What is found out about a password.
+/// Result of a password check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// It is the user's.
+    /// The password is the user's.
     Right,
-    /// It is not, or there is no such user.
+    /// The password is wrong, or there is no such user.
     Wrong,
-    /// The address has failed too often to be listened to.
+    /// The address has failed too often.
     LockedOut,
     /// Too many passwords wait to be hashed.
     Busy,
 }
 
-/// What outlives a reload: threads, counts, and what was found right.
+/// State that outlives a reload: threads, counts, and verified passwords.
 #[derive(Debug)]
 pub struct AuthState {
-    /// Hashes.
-    pub hashing: HashPool,
-    /// Counts failures.
+    /// Threads that hash.
+    pub hash_pool: HashPool,
+    /// Failed attempts by address.
     pub throttle: Arc<Throttle>,
-    /// Remembers what was right.
-    pub successes: VerifiedCache,
+    /// Verified passwords.
+    pub verified: VerifiedCache,
     /// The key set that was fetched last.
     #[cfg(feature = "http")]
     pub published: Mutex<Option<String>>,
-    /// Users whose line is to be written anew: what it was, and what it is to be.
+    /// Users whose line is to be replaced: the old hash and the new entry.
     rehashed: Mutex<HashMap<Box<str>, (Hash, PasswordEntry)>>,
 }
 
 impl AuthState {
-    /// With the bounds of the configuration.
+    /// Creates the state with the limits of the configuration.
     pub fn new(config: &config::Auth) -> AuthState {
         AuthState {
-            hashing: HashPool::new(config.password_hashers_max as usize, config.password_queue_max as usize),
-            throttle: Arc::default(),
-            successes: VerifiedCache::new(
-                config.password_cache_entries_max as usize,
-                config.password_cache_s,
+            hash_pool: HashPool::new(
+                config.password_hashers_max as usize,
+                config.password_queue_max as usize,
             ),
+            throttle: Arc::default(),
+            verified: VerifiedCache::new(config.password_cache_entries_max as usize, config.password_cache_s),
             #[cfg(feature = "http")]
             published: Mutex::default(),
             rehashed: Mutex::default(),
         }
     }
 
-    /// Whether this is the user's password.
+    /// Checks a user's password.
     pub async fn check(
         &self,
         config: &config::Auth,
@@ -80,7 +80,7 @@ impl AuthState {
     ) -> Checked {
         let entry = passwords.get(user);
         let now = Instant::now();
-        if entry.is_some_and(|entry| self.successes.knows(user, &entry.hash, password, now)) {
+        if entry.is_some_and(|entry| self.verified.knows(user, &entry.hash, password, now)) {
             return Checked::Right;
         }
         if self.throttle.is_shut(address, config.failures_per_address_max, now) {
@@ -92,12 +92,12 @@ impl AuthState {
         };
         let secret = Secret::new(password);
         let known = entry.is_some();
-        // Where listeners have files of their own, those stay as they are.
+        // Files of single listeners are not rewritten.
         let own = config.password_file.as_deref().is_some_and(|path| *passwords.path == *Path::new(path));
         let rehash = (config.password_rehash && own && known && hash.is_foreign()).then(|| cost(config));
         let (throttle, most) = (self.throttle.clone(), config.failures_per_address_max);
-        let checked = self.hashing.run(move |memory| {
-            // Others from there may have failed while this one waited.
+        let checked = self.hash_pool.run(move |memory| {
+            // Other clients of this address may have failed while this one waited.
             if throttle.is_shut(address, most, Instant::now()) {
                 return (Checked::LockedOut, None);
             }
@@ -113,7 +113,7 @@ impl AuthState {
             Err(HashQueueFull) => Checked::Busy,
             Ok(Some((Checked::Right, anew))) => {
                 if let Some(entry) = entry {
-                    self.successes.learn(user, &entry.hash, password, now);
+                    self.verified.learn(user, &entry.hash, password, now);
                     if let Some(hash) = anew {
                         let new = PasswordEntry { hash, scram: entry.scram.clone() };
                         let mut rehashed = self.rehashed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,8 +127,7 @@ impl AuthState {
         }
     }
 
-    /// Writes what was hashed anew, all at once. A user whose line has changed meanwhile keeps it.
-    /// Blocks.
+    /// Writes the new hashes, all at once. A line that has changed meanwhile is kept. Blocks.
     pub fn write_rehashed(&self, path: &Path) {
         let rehashed = std::mem::take(&mut *self.rehashed.lock().unwrap_or_else(PoisonError::into_inner));
         if rehashed.is_empty() {
@@ -152,13 +151,13 @@ impl AuthState {
         }
     }
 
-    /// Whether [`write_rehashed`](Self::write_rehashed) has anything to do.
+    /// Returns `true` when [`write_rehashed`](Self::write_rehashed) has something to write.
     pub fn has_rehashed(&self) -> bool {
         !self.rehashed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
-/// What new passwords cost.
+/// Returns the cost of new passwords.
 pub fn cost(config: &config::Auth) -> Cost {
     let memory_kib = u32::try_from(config.password_memory_bytes / 1024).unwrap_or(u32::MAX);
     Cost { memory_kib, passes: config.password_passes }

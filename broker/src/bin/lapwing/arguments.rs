@@ -16,16 +16,16 @@ pub struct Arguments {
     /// The configuration: TOML (every key: `lapwing config --reference`), or a mosquitto.conf
     #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// What kind of file that is, where its name and content do not tell
+    /// The kind of that file, where name and content do not tell
     #[arg(long, value_enum, global = true, requires = "config")]
     format: Option<Kind>,
     /// The port to listen on, on this machine only; 0 for any free one
     #[arg(short, long)]
     port: Option<u16>,
-    /// The folder of the state, made if it is not there [default: lapwing-data]
+    /// The folder of the state, created if it is missing [default: lapwing-data]
     #[arg(short, long, value_name = "FOLDER", global = true)]
     data_dir: Option<String>,
-    /// Keep everything in memory only: a restart forgets it
+    /// Keep everything in memory only: a restart loses it
     #[arg(long, conflicts_with = "data_dir")]
     in_memory: bool,
     /// The address to listen on, like 0.0.0.0:1883, in place of this machine only; needs
@@ -48,23 +48,23 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look after the state on disk
+    /// Check, export, import or back up the state on disk
     #[command(subcommand)]
     Store(commands::store::StoreCommand),
-    /// Look after the users and their passwords
+    /// Manage users and their passwords
     #[command(subcommand)]
     User(commands::user::User),
-    /// Look after who is not let in
+    /// Ban clients, users and addresses
     #[command(subcommand)]
     Ban(commands::ban::BanCommand),
-    /// Look into a running broker, and act on it
+    /// Inspect a running broker, and act on it
     Ctl(commands::ctl::Ctl),
     /// Make certificates to try TLS with, and for devices
     Cert(commands::cert::Cert),
     /// Say what a client may do, and which rule decides
     ///
-    /// By the configuration and its files, without a broker. `lapwing ctl explain` says who would
-    /// get a message of a broker that runs.
+    /// Reads the configuration and its files, without a broker. `lapwing ctl explain` names the
+    /// receivers of a message in a running broker.
     Explain(commands::explain::Explain),
     /// Print the configuration that is in force, and where each value came from
     Config(commands::config::ConfigCommand),
@@ -82,13 +82,13 @@ pub enum Command {
     /// Watch which topics are busy (lapwing top --help)
     #[command(disable_help_flag = true)]
     Top,
-    /// Print what makes a shell complete these commands
+    /// Print shell completions
     Completions(commands::manual::Completions),
     /// Print the manual page, or write one for each command into a folder
     Man(commands::manual::Man),
 }
 
-/// See [`Format`].
+/// The format of a configuration file, see [`Format`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Kind {
     Toml,
@@ -105,7 +105,7 @@ impl Kind {
 }
 
 impl Arguments {
-    /// Where the configuration comes from.
+    /// Returns the source of the configuration.
     pub fn source(&self) -> Source {
         let level = match (self.quiet, self.verbose) {
             (true, _) => Some(("warn", "--quiet")),

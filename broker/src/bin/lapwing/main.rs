@@ -1,4 +1,4 @@
-//! The program: what is asked of it, and who does it. Everything else is the library.
+//! The program: parses its arguments and runs the command. Everything else is the library.
 
 mod arguments;
 mod commands;
@@ -37,7 +37,7 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A configuration that makes sense.
+/// Reads and checks the configuration.
 fn read(source: &Source) -> Result<lapwing::internals::config::Reading, String> {
     let reading = source.read().map_err(|errors| errors.to_string())?;
     reading.config.check().map_err(|errors| errors.to_string())?;
@@ -59,7 +59,7 @@ fn run(command: &Command, source: &Source) -> Result<ExitCode, String> {
         Command::Convert(convert) => commands::config::convert(convert).map_err(|error| error.to_string()),
         Command::Completions(completions) => commands::manual::completions(completions),
         Command::Man(man) => commands::manual::man(man),
-        // The tools have arguments of their own and were run before.
+        // The tools have their own parser and were run before.
         Command::Pub | Command::Sub | Command::Rr | Command::Top => Ok(ExitCode::SUCCESS),
         Command::Config(command) => commands::config::run(command, source).map_err(|error| error.to_string()),
     }
@@ -69,6 +69,6 @@ fn test(source: &Source) -> Result<ExitCode, String> {
     let reading = read(source)?;
     lapwing::check_files(&reading.config)?;
     reading.warnings.iter().for_each(|text| eprintln!("lapwing: {text}"));
-    println!("the configuration is good");
+    println!("the configuration is valid");
     Ok(ExitCode::SUCCESS)
 }

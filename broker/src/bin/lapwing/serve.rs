@@ -1,4 +1,4 @@
-//! The broker as a program: its log, its signals, its first and last words.
+//! The broker as a program: its log, its signals, its first and last lines.
 
 use std::io::IsTerminal;
 use std::num::NonZero;
@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::systemd::{self, Watchdog};
 use crate::{commands, fail};
 
-/// What changes the level of the log.
+/// Handle that changes the level of the log.
 type Level = reload::Handle<EnvFilter, Registry>;
 
 /// Serves until a signal ends it.
@@ -54,7 +54,7 @@ fn start_log(reading: &Reading) -> Result<Level, String> {
 
 async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
     let listen =
-        |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "a signal cannot be listened to")).ok();
+        |kind: SignalKind| signal(kind).map_err(|error| warn!(%error, "failed to listen for a signal")).ok();
     let (mut terminate, mut interrupt, mut hangup) =
         (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
     let local = reading.config.is_local();
@@ -82,8 +82,8 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
             () = next(&mut terminate) => break,
             () = next(&mut interrupt) => break,
             () = next(&mut hangup) => {
-                info!("SIGHUP: reading the configuration, users, rules, keys and certificates anew");
-                // How it went is in the log.
+                info!("SIGHUP: reading configuration, users, rules, keys and certificates again");
+                // The log has the result.
                 systemd::reloading();
                 let _ = broker.reload().await;
                 systemd::ready(&broker.listeners());
@@ -91,7 +91,7 @@ async fn serve(source: Source, reading: Reading, level: Level) -> ExitCode {
         }
     }
     systemd::stopping();
-    info!("stopping: clients are told, and have limits.shutdown_timeout_s to read it");
+    info!("stopping: clients are disconnected within limits.shutdown_timeout_s");
     tokio::select! {
         () = broker.stop() => ExitCode::SUCCESS,
         () = next(&mut terminate) => fail(&"stopped at once by a second signal"),

@@ -1,5 +1,5 @@
-//! What systemd wants to know of a service (`Type=notify`, `WatchdogSec=`): ready, reloading,
-//! stopping, alive. Without systemd nothing is said.
+//! Notifications for systemd (`Type=notify`, `WatchdogSec=`): ready, reloading, stopping, alive.
+//! Without systemd nothing is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::warn;
 
-/// Says it; that systemd does not hear it is no reason to stop.
+/// Sends a notification; the broker goes on when systemd does not get it.
 fn say(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        warn!(%error, "systemd cannot be told ($NOTIFY_SOCKET)");
+        warn!(%error, "systemd cannot be notified ($NOTIFY_SOCKET)");
     }
 }
 
-/// Clients are served.
+/// Tells systemd that clients are served.
 pub fn ready(listeners: &[Arc<str>]) {
     say(&[NotifyState::Ready, NotifyState::Status(&format!("serves {}", listeners.join(", ")))]);
 }
 
-/// The configuration is read anew; [`ready`] ends that.
+/// Tells systemd that the configuration is being read again; [`ready`] ends that.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => say(&[NotifyState::Reloading, now]),
@@ -29,17 +29,17 @@ pub fn reloading() {
     }
 }
 
-/// Clients are told goodbye.
+/// Tells systemd that the broker stops.
 pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// When the watchdog is to be told that the broker is alive: at half its time. It is told once all
-/// threads that serve clients have had a turn, so one that stands still is found out.
+/// Timer of the watchdog: half its time. The watchdog is notified once all threads that serve
+/// clients have had a turn, so a stuck thread is found.
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {
-    /// As the environment asks for.
+    /// Creates the timer that the environment asks for.
     pub fn new() -> Watchdog {
         let pause =
             sd_notify::watchdog_enabled().map(|time| time / 2).filter(|pause| *pause > Duration::ZERO);
@@ -50,7 +50,7 @@ impl Watchdog {
         }))
     }
 
-    /// Waits until it is time and the broker is alive, and says so. May be given up.
+    /// Waits until it is time and the broker is alive, and notifies the watchdog. Cancel safe.
     pub async fn alive(&mut self, broker: &Broker) {
         match &mut self.0 {
             Some(interval) => {

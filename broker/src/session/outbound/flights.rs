@@ -18,14 +18,14 @@ pub(crate) struct Flight {
     pub delivery: Option<Delivery>,
     /// Over this connection.
     pub sent: bool,
-    /// The place of its message in the store; 0: none.
+    /// The slot of its message in the store; 0: none.
     pub seq: Seq,
     /// The size of its message, in bytes.
     pub size: u32,
 }
 
 impl Flight {
-    /// Whether only the store has its message.
+    /// Returns `true` when only the store has the message.
     pub fn is_away(&self) -> bool {
         self.delivery.is_none() && self.state != OutboundState::AwaitPubComp
     }
@@ -35,13 +35,13 @@ impl Flight {
     }
 }
 
-/// See the module. Identifiers are given out in rising order, so that one is found by halving; but
+/// Flights in the order of their identifiers. Identifiers are given out in rising order, so that one is found by halving; but
 /// for the few messages during which they begin at 1 again, or with one left that is as old as
 /// that, when each is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     all: VecDeque<Flight>,
-    /// How often an identifier is below the one before it.
+    /// Number of identifiers that are below the one before them.
     falls: usize,
 }
 

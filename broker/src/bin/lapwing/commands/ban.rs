@@ -1,5 +1,4 @@
-//! `lapwing ban add|remove|list`: who is not let in. A running broker sees the change within
-//! seconds.
+//! `lapwing ban add|remove|list`: the list of bans. A running broker sees a change within seconds.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,30 +7,30 @@ use clap::{Args, Subcommand};
 use lapwing::internals::auth::ban::{self, Ban, Change, Whom};
 use lapwing::internals::config::{Config, network};
 
-/// See the module.
+/// Commands for the list of bans.
 #[derive(Debug, Subcommand)]
 pub enum BanCommand {
-    /// Let somebody in no more; who is connected is disconnected
+    /// Ban a client, user or address, and disconnect it
     Add {
         #[command(flatten)]
         whom: WhomArguments,
-        /// For how long, like 10m, 2h or 7days; without it until it is removed
+        /// The duration, like 10m, 2h or 7days; without it until it is removed
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<std::time::Duration>,
-        /// Why, for the log
+        /// The reason, for the log
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Let somebody in again
+    /// Remove a ban
     Remove {
         #[command(flatten)]
         whom: WhomArguments,
     },
-    /// Print all of them
+    /// Print all bans
     List,
 }
 
-/// Exactly one of them.
+/// Subject of a ban: exactly one of these.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub struct WhomArguments {
@@ -61,10 +60,10 @@ impl WhomArguments {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the reason that it failed.
 pub fn run(command: &BanCommand, config: &Config) -> Result<ExitCode, String> {
     let path = config.auth.ban_file.as_ref().map(PathBuf::from).ok_or(
         "which list? Add -c FILE with a configuration that has auth.ban_file, as the broker is started with it",
@@ -81,9 +80,9 @@ pub fn run(command: &BanCommand, config: &Config) -> Result<ExitCode, String> {
         BanCommand::Remove { whom } => {
             let whom = whom.whom()?;
             if Change::Remove(whom.clone()).carry_out(&path)?.is_none() {
-                return Err(format!("{whom} is not in {name}; `lapwing ban list` prints who is"));
+                return Err(format!("{whom} is not in {name}; `lapwing ban list` prints all bans"));
             }
-            eprintln!("{whom} is let in again");
+            eprintln!("{whom} is no longer banned");
         }
         BanCommand::List => {
             for ban in ban::list(&path)?.iter().filter(|ban| ban.holds(ban::now_s())) {

@@ -1,6 +1,6 @@
-//! `lapwing cert server|device`: a certificate authority of one's own, so that TLS takes one
-//! command to try. The authority is made with the first certificate; who trusts `ca.pem` trusts
-//! what it signs.
+//! `lapwing cert server|device`: a private certificate authority, so that TLS takes one command to
+//! try. The authority is made with the first certificate; a client that trusts `ca.pem` trusts all
+//! it signs.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -20,17 +20,17 @@ use x509_cert::der::Decode;
 
 const AUTHORITY: &str = "Lapwing local authority";
 const DAY: Duration = Duration::from_secs(86_400);
-/// What clients that look at it take at most, in days.
+/// Longest validity that strict clients accept, in days.
 const SERVER_DAYS: u32 = 397;
 const AUTHORITY_DAYS: u32 = 3_650;
 
-/// See the module.
+/// Commands for certificates.
 #[derive(Args, Debug)]
 pub struct Cert {
-    /// Where the certificates and keys are, made if it is not there
+    /// The folder of certificates and keys, created if it is missing
     #[arg(long, default_value = "certificates", global = true)]
     folder: PathBuf,
-    /// For how many days the certificate is good
+    /// Days that the certificate is valid
     #[arg(long, global = true)]
     days: Option<u32>,
     #[command(subcommand)]
@@ -39,22 +39,22 @@ pub struct Cert {
 
 #[derive(Debug, Subcommand)]
 enum CertCommand {
-    /// A certificate for the broker; prints the lines for its configuration
+    /// Make a certificate for the broker; print the lines for its configuration
     Server {
         /// The address to listen on, in the printed lines
         #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8883")]
         listen: String,
-        /// The names and addresses that clients know it by [default: localhost, 127.0.0.1, ::1 and
+        /// The names and addresses that clients use for it [default: localhost, 127.0.0.1, ::1 and
         /// the name of this machine]
         names: Vec<String>,
     },
-    /// A certificate for each of these devices, which is who they are to the broker
+    /// Make a certificate for each of these devices: its name is the device's user
     Device {
         /// Their names: letters, digits, and - _ .
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Take back the certificates of these devices: writes crl.pem, for client_crl_file
+    /// Revoke the certificates of these devices: writes crl.pem, for client_crl_file
     Revoke {
         /// Their names
         #[arg(required = true)]
@@ -79,7 +79,7 @@ fn params(names: Vec<String>, common_name: &str, days: u32) -> Result<Certificat
     Ok(params)
 }
 
-/// Writes a file that is not there yet, or takes the place of the one of `over`.
+/// Writes a new file, or replaces the one at `over`.
 fn write(path: &Path, text: &str, secret: bool, over: bool) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
     if over {
@@ -90,7 +90,7 @@ fn write(path: &Path, text: &str, secret: bool, over: bool) -> Result<(), String
     file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())).map_err(wrong)
 }
 
-/// The authority in the folder, made if there is none.
+/// Returns the authority of the folder, made if there is none.
 fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let (certificate_file, key_file) = (folder.join("ca.pem"), folder.join("ca-key.pem"));
     if key_file.exists() {
@@ -141,12 +141,12 @@ fn sign(
     write(&folder.join(format!("{file}.pem")), &certificate.pem(), false, true)
 }
 
-/// The revocation list with the certificates of these devices on it, besides those that were.
+/// Adds the certificates of these devices to the revocation list.
 fn revoke(folder: &Path, names: &[String]) -> Result<(), String> {
     if !folder.join("ca-key.pem").exists() {
         return Err(format!("there is no authority in {}: name its --folder", folder.display()));
     }
-    // Serial numbers in hexadecimal, a line each: a list that is signed cannot be added to.
+    // Serial numbers in hexadecimal, one a line: a signed list cannot be extended.
     let list = folder.join("revoked");
     let known = std::fs::read_to_string(&list).unwrap_or_default();
     let mut serials: Vec<String> = known.lines().map(str::to_owned).collect();
@@ -187,10 +187,10 @@ fn revoke(folder: &Path, names: &[String]) -> Result<(), String> {
     write(&list, &(serials.join("\n") + "\n"), false, true)
 }
 
-/// Carries it out.
+/// Runs the command.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the reason that it failed.
 pub fn run(cert: &Cert) -> Result<ExitCode, String> {
     let folder = &cert.folder;
     std::fs::DirBuilder::new()

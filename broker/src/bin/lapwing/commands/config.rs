@@ -1,5 +1,5 @@
-//! `lapwing config`: the configuration that is in force, and the reference of all keys. `lapwing
-//! convert`: from mosquitto.conf.
+//! `lapwing config`: the configuration in force, and the reference of all keys. `lapwing convert`:
+//! TOML from a mosquitto.conf.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,19 +7,19 @@ use std::process::ExitCode;
 use clap::Args;
 use lapwing::internals::config::{Config, ConfigErrors, Format, Source};
 
-/// See the module.
+/// Options of `lapwing config`.
 #[derive(Debug, Args)]
 pub struct ConfigCommand {
-    /// Print all keys with defaults, ranges and what they do, as Markdown
+    /// Print all keys with defaults, ranges and descriptions, as Markdown
     #[arg(long)]
     reference: bool,
 }
 
-/// Prints it as TOML, each line with where its value came from. What makes no sense together is
-/// shown all the same, and said.
+/// Prints the configuration as TOML, each line with the source of its value. Contradictions are
+/// printed, and reported.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Returns the mistakes in it.
 pub fn run(command: &ConfigCommand, source: &Source) -> Result<ExitCode, ConfigErrors> {
     if command.reference {
         print!("{}", Config::reference());
@@ -31,17 +31,17 @@ pub fn run(command: &ConfigCommand, source: &Source) -> Result<ExitCode, ConfigE
     reading.config.check().map(|()| ExitCode::SUCCESS)
 }
 
-/// See the module.
+/// Options of `lapwing convert`.
 #[derive(Debug, Args)]
 pub struct Convert {
     /// The mosquitto.conf
     file: PathBuf,
 }
 
-/// Prints the TOML that does the same, with what has no meaning here above it.
+/// Prints the equivalent TOML, with the options that have no meaning here above it.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// Returns the mistakes in the file.
 pub fn convert(convert: &Convert) -> Result<ExitCode, ConfigErrors> {
     let (file, format) = (Some(convert.file.clone()), Some(Format::Mosquitto));
     let reading = Source { file, format, ..Source::default() }.read()?;

@@ -1,4 +1,4 @@
-//! `lapwing explain`: which rule decides what a client may do.
+//! `lapwing explain`: the rule that decides about an action of a client.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use lapwing::internals::auth::password::AuthState;
 use lapwing::internals::auth::{Action, Policy, configured};
 use lapwing::internals::config::Config;
 
-/// See the module.
+/// Options of `lapwing explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The user; without it a client that has none
@@ -20,10 +20,10 @@ pub struct Explain {
     /// A group that comes with the credentials, as with a token; can be given several times
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// The listener, by its name in the configuration; the first one if it is not said
+    /// The listener, by its name in the configuration; the first one by default
     #[arg(long)]
     listener: Option<String>,
-    /// What it wants to do
+    /// The action
     action: Wanted,
     /// The topic name, or the topic filter to subscribe to
     topic: String,
@@ -35,19 +35,19 @@ enum Wanted {
     Publish,
     /// Subscribe to the filter
     Subscribe,
-    /// Be sent a message of the topic
+    /// Receive a message of the topic
     Receive,
 }
 
 /// Prints the decision and the rule; success when it is allowed.
 ///
 /// # Errors
-/// What is wrong with the configuration or its files.
+/// Returns the mistakes in the configuration or its files.
 pub fn run(explain: &Explain, config: &Config) -> Result<ExitCode, String> {
     let Explain { user, client, groups, listener, action, topic } = explain;
     let lasting = Arc::new(AuthState::new(&config.auth));
     let Some(policy) = configured(config, &[], &lasting).map_err(|errors| errors.join("\n"))? else {
-        println!("allowed\nneither authentication nor rules are configured: everybody may do everything");
+        println!("allowed\nneither authentication nor rules are configured: every client may do everything");
         return Ok(ExitCode::SUCCESS);
     };
     let identity = policy.imagine(user.as_deref(), client, groups, listener.as_deref())?;

@@ -1,18 +1,18 @@
-//! Where the log goes: to standard error, one event a line. What clients call themselves and their
-//! topics stands in it, so control characters are escaped: nobody writes lines of their own, or
-//! commands for the terminal of whoever reads.
+//! Output of the log: standard error, one event a line. Names and topics from clients are in it, so
+//! control characters are escaped. No client writes its own lines, or commands for the reader's
+//! terminal.
 
 use std::io::{Stderr, Write};
 
 /// Standard error, line by line.
 pub struct Lines {
     to: Stderr,
-    /// The colours of the log itself are left alone; those of others it has escaped itself.
+    /// Set for a terminal: colours of the log itself are kept; it has escaped those of clients.
     coloured: bool,
 }
 
 impl Lines {
-    /// `coloured`: for a terminal.
+    /// Creates the output; `coloured` for a terminal.
     pub fn new(coloured: bool) -> Lines {
         Lines { to: std::io::stderr(), coloured }
     }
@@ -23,7 +23,7 @@ impl Lines {
 }
 
 impl Write for Lines {
-    /// One event.
+    /// Writes one event.
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);

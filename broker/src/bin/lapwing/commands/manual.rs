@@ -1,4 +1,4 @@
-//! `lapwing completions` and `lapwing man`: made from the arguments as they are declared.
+//! `lapwing completions` and `lapwing man`: made from the declared arguments.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -10,28 +10,28 @@ use clap_complete::Shell;
 use super::tools::Tools;
 use crate::arguments::Arguments;
 
-/// See the module.
+/// Options of `lapwing completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell
     shell: Shell,
 }
 
-/// See the module.
+/// Options of `lapwing man`.
 #[derive(Debug, Args)]
 pub struct Man {
-    /// Where a page for each command is written; without it the page of lapwing itself is printed
+    /// The folder for a page of each command; without it the page of lapwing itself is printed
     folder: Option<PathBuf>,
 }
 
-/// Prints what a shell reads.
+/// Prints the completions for a shell.
 pub fn completions(completions: &Completions) -> Result<ExitCode, String> {
     let mut text = Vec::new();
     clap_complete::generate(completions.shell, &mut whole(), "lapwing", &mut text);
     print(&text)
 }
 
-/// Prints or writes pages.
+/// Prints the manual page, or writes all pages.
 pub fn man(man: &Man) -> Result<ExitCode, String> {
     let Some(folder) = &man.folder else {
         let mut text = Vec::new();
@@ -49,8 +49,8 @@ fn print(text: &[u8]) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// All commands in one. The tools use some letters of the broker's arguments for other things; so
-/// those that count for every command are given to each of the others by hand.
+/// Returns all commands in one. The tools use some letters of the broker's arguments for other
+/// things. So the arguments of every command are added to each of the others by hand.
 fn whole() -> Command {
     let root = Arguments::command();
     let everywhere: Vec<Arg> = root.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();

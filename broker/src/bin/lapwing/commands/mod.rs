@@ -1,4 +1,4 @@
-//! Commands that look after what a broker uses, without starting one.
+//! Commands that manage the files of a broker, without starting one.
 
 pub mod ban;
 pub mod cert;

@@ -1,5 +1,5 @@
-//! Reading a password: from the terminal without echo, else the first line of standard input; never
-//! from the arguments, which every process of the machine can see.
+//! Reads a password: from the terminal without echo, else the first line of standard input.
+//! Passwords are no arguments, since every process of the machine can read those.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-/// Longer than MQTT can carry is no password.
+/// Longest password that MQTT can carry, in bytes.
 const BYTES_MAX: u64 = 65_535;
 
-/// Turns the echo on again, whatever happens.
+/// Guard that turns the echo on again.
 struct Silence<'t> {
     terminal: &'t File,
     before: Termios,
@@ -42,10 +42,10 @@ fn line(from: impl Read) -> std::io::Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-/// Reads a password; `twice`: asks again, so that a slip is noticed.
+/// Reads a password; `twice` asks again, so that a typing error is noticed.
 ///
 /// # Errors
-/// That there is none, or that the two differ.
+/// There is none, or the two differ.
 pub fn read(user: &str, twice: bool) -> Result<Zeroizing<Vec<u8>>, String> {
     let password = if std::io::stdin().is_terminal() {
         let mut terminal =

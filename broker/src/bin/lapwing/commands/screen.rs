@@ -1,18 +1,18 @@
-//! What is shown anew every few seconds.
+//! A screen that is drawn every few seconds.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-/// What is shown where the height of the terminal is not known.
+/// Rows where the height of the terminal is unknown.
 const ROWS: usize = 40;
 
-/// A terminal, drawn anew each time, or plain text.
+/// A terminal that is redrawn, or plain text.
 pub struct Screen {
     live: bool,
 }
 
 impl Screen {
-    /// A live one takes the terminal for itself until it is dropped.
+    /// Creates a screen; a live one owns the terminal until it is dropped.
     pub fn new(live: bool) -> Screen {
         if live {
             print!("\x1b[?1049h\x1b[?25l");
@@ -20,7 +20,7 @@ impl Screen {
         Screen { live }
     }
 
-    /// How many lines it shows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         if !self.live {
             return ROWS;
@@ -30,10 +30,10 @@ impl Screen {
         if rows < 4 { ROWS } else { rows - 1 }
     }
 
-    /// Shows this, in place of what it showed before where it is live.
+    /// Shows the text; a live screen replaces its previous one.
     ///
     /// # Errors
-    /// Of standard output.
+    /// Returns the error of standard output.
     pub fn show(&self, text: &str) -> io::Result<()> {
         let mut out = String::new();
         if self.live {

@@ -6,32 +6,32 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use lapwing::internals::store::tools;
 
-/// See the module.
+/// Commands for the state on disk.
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Read all of it, say what there is and what is damaged
+    /// Read the whole state, and report its content and damage
     Check,
-    /// Write all of it to a file that other versions and engines can read
+    /// Write the whole state to a file that other versions and engines can read
     Export {
         /// A new file
         file: PathBuf,
     },
-    /// Make a new state of an export
+    /// Make a new state from an export
     Import {
         /// The export
         file: PathBuf,
     },
-    /// Copy it into a new folder, also while a broker uses it
+    /// Copy the state into a new folder, also while a broker uses it
     Backup {
         /// A new folder; `lapwing --data-dir` starts with it
         folder: PathBuf,
     },
 }
 
-/// Carries it out.
+/// Runs the command.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the reason that it failed.
 pub fn run(command: &StoreCommand, data_dir: &Path) -> Result<ExitCode, lapwing::internals::store::Problem> {
     match command {
         StoreCommand::Check => {

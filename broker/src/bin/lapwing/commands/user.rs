@@ -10,30 +10,29 @@ use lapwing::internals::auth::scram::Verifier;
 use lapwing::internals::config::Config;
 use zeroize::Zeroizing;
 
-/// See the module.
+/// Commands for the password file.
 #[derive(Debug, Subcommand)]
 pub enum User {
-    /// Add a user, or give one a new password: asked for on the terminal, or the first line of
-    /// standard input
+    /// Add a user, or set a new password: asked for on the terminal, or the first line of standard
+    /// input
     Add {
         /// The user
         name: String,
-        /// Let it authenticate by SCRAM-SHA-256, too. What is stored for that costs less to guess
-        /// than argon2id
+        /// Allow SCRAM-SHA-256, too. Its stored data costs less to attack than argon2id
         #[arg(long)]
         scram: bool,
-        /// Make up a password that nobody can guess, and print it
+        /// Generate a strong password, and print it
         #[arg(long)]
         generate: bool,
     },
-    /// Remove a user; its connections are ended
+    /// Remove a user, and close its connections
     Remove {
         /// The user
         name: String,
     },
-    /// Print all users, and how their passwords are kept
+    /// Print all users, and how their passwords are stored
     List,
-    /// Say whether a password is the user's
+    /// Check a password of a user
     Check {
         /// The user
         name: String,
@@ -55,17 +54,17 @@ fn write(path: &Path, user: &str, new: Option<String>) -> Result<(), String> {
     edit(path, &mut judge, &append).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// 128 bits that can be typed.
+/// Returns 128 random bits in a form that can be typed.
 fn generate() -> Result<Zeroizing<Vec<u8>>, String> {
     let mut random = Zeroizing::new([0u8; 16]);
     getrandom::fill(&mut *random).map_err(|error| format!("no randomness: {error}"))?;
     Ok(Zeroizing::new(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()))
 }
 
-/// Carries it out.
+/// Runs the command.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the reason that it failed.
 pub fn run(command: &User, config: &Config) -> Result<ExitCode, String> {
     let path = config.auth.password_file.as_ref().map(PathBuf::from).ok_or(
         "which file? Add --password-file FILE, or -c FILE with a configuration that has auth.password_file",
@@ -73,7 +72,7 @@ pub fn run(command: &User, config: &Config) -> Result<ExitCode, String> {
     match command {
         User::Add { name, scram, generate: made } => {
             check_name(name)?;
-            // A broken file is told before anything is asked.
+            // A broken file is reported before the password is asked for.
             let known =
                 path.exists().then(|| read(&path)).transpose()?.is_some_and(|all| all.get(name).is_some());
             let password = if *made { generate()? } else { super::password::read(name, true)? };

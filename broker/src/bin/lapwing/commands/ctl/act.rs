@@ -1,4 +1,4 @@
-//! `lapwing ctl disconnect|ban|bans|unban|session|log`: what changes something.
+//! `lapwing ctl disconnect|ban|bans|unban|session|log`: commands that change something.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::table::{Cell, Column, Sheet, plain, table, text};
 use super::{Desk, Part};
 use crate::commands::ban::WhomArguments;
 
-/// A client.
+/// Argument that names a client.
 #[derive(Args, Debug)]
 pub struct Named {
     /// The client identifier
@@ -29,7 +29,7 @@ impl Named {
 
 #[derive(Debug, Subcommand)]
 pub enum Session {
-    /// End a session with all that waits in it; its client is disconnected
+    /// End a session, delete its queue, and disconnect its client
     Delete(Named),
 }
 
@@ -45,15 +45,15 @@ impl Session {
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl ban`.
 #[derive(Args, Debug)]
 pub struct Ban {
     #[command(flatten)]
     whom: WhomArguments,
-    /// For how long, like 10m, 2h or 7days; without it until it is lifted
+    /// The duration, like 10m, 2h or 7days; without it until it is lifted
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     time: Option<Duration>,
-    /// Why, for the log
+    /// The reason, for the log
     #[arg(long)]
     reason: Option<String>,
 }
@@ -75,7 +75,7 @@ impl Ban {
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl bans`.
 #[derive(Args, Debug)]
 pub struct Bans {
     #[command(flatten)]
@@ -105,7 +105,7 @@ fn until(ban: &Value) -> String {
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl unban`.
 #[derive(Args, Debug)]
 pub struct Unban {
     #[command(flatten)]
@@ -116,16 +116,16 @@ impl Unban {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let WhomArguments { client, user, address } = self.whom.clone();
         let query = [("client", client), ("user", user), ("address", address)];
-        let lifted = |answer: &Value| format!("{} is let in again\n", plain(&answer["whom"]));
+        let lifted = |answer: &Value| format!("{} is no longer banned\n", plain(&answer["whom"]));
         desk.show(("DELETE", "/bans"), &query, None, lifted).await
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl log`.
 #[derive(Args, Debug)]
 pub struct Log {
     /// error, warn, info, debug, trace, or a filter like
-    /// info,audit=warn,lapwing::internals::net=debug; without it what is logged now is shown
+    /// info,audit=warn,lapwing::internals::net=debug; without it the current level is shown
     level: Option<String>,
 }
 

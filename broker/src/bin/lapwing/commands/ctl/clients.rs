@@ -6,21 +6,21 @@ use super::link::{Said, encoded};
 use super::table::{Cell, Column, Sheet, bytes, duration, number, plain, size, table, text, time};
 use super::{Desk, Part};
 
-/// See the module.
+/// Options of `lapwing ctl clients`.
 #[derive(Args, Debug)]
 pub struct Clients {
-    /// Those whose client identifier this is; * is anything, ? any one character
+    /// A pattern for client identifiers; * is anything, ? any one character
     pattern: Option<String>,
-    /// Those of this user
+    /// Only clients of this user
     #[arg(long)]
     user: Option<String>,
-    /// Those connected from this address or network
+    /// Only clients connected from this address or network
     #[arg(long)]
     address: Option<String>,
-    /// Those connected by this listener: its name or URL
+    /// Only clients connected by this listener: its name or URL
     #[arg(long)]
     listener: Option<String>,
-    /// Only these
+    /// Only clients in this state
     #[arg(long, value_enum)]
     state: Option<State>,
     #[command(flatten)]
@@ -60,7 +60,7 @@ impl Clients {
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl client`.
 #[derive(Args, Debug)]
 pub struct Client {
     /// The client identifier
@@ -142,7 +142,7 @@ fn detail(answer: &serde_json::Value) -> String {
             );
         }
     }
-    for ended in answer["ends"].as_array().into_iter().flatten() {
+    for ended in answer["outcomes"].as_array().into_iter().flatten() {
         sheet.say("not arrived", &format!("{} {}", plain(&ended["messages"]), plain(&ended["reason"])));
     }
     sheet.line("subscriptions", text(&answer["subscriptions_count"]));

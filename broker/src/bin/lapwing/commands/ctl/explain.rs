@@ -1,4 +1,4 @@
-//! `lapwing ctl explain`: who would get a message.
+//! `lapwing ctl explain`: the receivers of a message.
 
 use clap::Args;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::link::{Said, with_query};
 use super::table::{Cell, Column, Sheet, number, plain, table, text};
 use super::{Desk, Part, print};
 
-/// See the module.
+/// Options of `lapwing ctl explain`.
 #[derive(Args, Debug)]
 pub struct Explain {
     /// The topic name, mount point included
@@ -15,10 +15,10 @@ pub struct Explain {
     /// The client that would publish it
     #[arg(long, value_name = "CLIENT")]
     from: Option<String>,
-    /// How it would be published
+    /// The QoS of the message
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
-    /// How large it would be
+    /// The size of its payload
     #[arg(long, default_value_t = 0)]
     bytes: u32,
     #[command(flatten)]
@@ -57,7 +57,7 @@ impl Explain {
         }
         print(&shown(&whole, &receivers)).map_err(Said::Link)?;
         if !next.is_null() {
-            eprintln!("lapwing: there are more; --limit says how many are shown");
+            eprintln!("lapwing: there are more; use --limit to show them");
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ fn shown(answer: &Value, receivers: &[Value]) -> String {
     let publisher = &answer["publisher"];
     if !publisher.is_null() {
         let verdict = match (publisher["known"] == true, publisher["reason"].as_str()) {
-            (false, _) => "nothing is known of it".to_owned(),
+            (false, _) => "the client is unknown".to_owned(),
             (true, None) => "may publish it".to_owned(),
             (true, Some(reason)) => format!("may not publish it ({reason})"),
         };

@@ -1,4 +1,4 @@
-//! The way to the broker: HTTP over its Unix socket, or over TCP with its token.
+//! Connection to the broker: HTTP over its Unix socket, or over TCP with its token.
 
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
@@ -18,31 +18,30 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{Ctl, Query};
 
-/// Where the sockets of brokers are that were not started here: that of the installed service, and
-/// of a container.
+/// Sockets of brokers that were not started here: the installed service, and a container.
 const USUAL: [&str; 3] =
     ["/run/lapwing/lapwing.sock", "/var/lib/lapwing/lapwing.sock", "/mosquitto/data/lapwing.sock"];
-/// How long a connection may take to be made.
+/// Time limit for connecting.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// How long a broker may take to answer: a little longer than it gives itself.
+/// Time limit for an answer: a little longer than the broker gives itself.
 const ANSWER_TIME: Duration = Duration::from_secs(35);
-/// The largest answer that is taken, in bytes.
+/// Largest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The longest line of a stream, in bytes.
+/// Longest line of a stream, in bytes.
 const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// See the module.
+/// Address of the broker, with the token for TCP.
 pub enum Link {
     Socket(PathBuf),
     Address { host: String, token: Option<Secret> },
 }
 
-/// Why there is no answer, or not the one that was wanted.
+/// Reason that there is no answer, or an error in place of it.
 pub enum Said {
-    /// The broker was not reached, or did not speak as it should.
+    /// The broker was not reached, or did not speak HTTP as it should.
     Link(String),
-    /// It said why not: `{error, remedy}`.
+    /// The broker's error: `{error, remedy}`.
     Failure(Value),
 }
 
@@ -82,14 +81,14 @@ impl Body for Sent {
 }
 
 impl Link {
-    /// Where the broker is, as the arguments and the configuration say it.
+    /// Finds the broker by the arguments and the configuration.
     ///
     /// # Errors
-    /// That they do not say it.
+    /// They do not name it.
     pub fn find(ctl: &Ctl, source: &Source) -> Result<Link, String> {
         let config = || source.read().map(|reading| reading.config).map_err(|errors| errors.to_string());
         match (&ctl.socket, &ctl.url) {
-            (Some(_), Some(_)) => Err("--socket and --url: one of them will do".to_owned()),
+            (Some(_), Some(_)) => Err("--socket and --url exclude each other".to_owned()),
             (None, None) if ctl.token_file.is_some() => {
                 Err("--token-file is for --url: the socket needs no token".to_owned())
             }
@@ -119,24 +118,24 @@ impl Link {
                 let candidates: Vec<PathBuf> = own.into_iter().chain(usual).collect();
                 let there = candidates.iter().find(|path| !matches!(path.try_exists(), Ok(false)));
                 there.or(candidates.first()).cloned().map(Link::Socket).ok_or_else(|| {
-                    "this configuration gives the broker no socket: set admin.socket, or use --url with admin.address and its token"
+                    "the configuration has no socket: set admin.socket, or use --url with admin.address and its token"
                         .to_owned()
                 })
             }
         }
     }
 
-    /// Asks for something and waits for the whole answer.
+    /// Sends a request and waits for the whole answer.
     ///
     /// # Errors
-    /// [`Said`]
+    /// Returns [`Said`].
     pub async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Said> {
         let answer = async {
             let response = self.send(method, path, body).await?;
             let good = response.status().is_success();
             let bytes = whole(response.into_body()).await?;
             let value = serde_json::from_slice(&bytes).map_err(|_| {
-                Said::Link(format!("{self}: this is no answer of Lapwing's API: is another program there?"))
+                Said::Link(format!("{self}: this is not Lapwing's API: is another program there?"))
             })?;
             if good { Ok(value) } else { Err(Said::Failure(value)) }
         };
@@ -144,10 +143,10 @@ impl Link {
         tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(slow()))
     }
 
-    /// Asks for a stream and hands on each of its values as it comes, until it ends.
+    /// Asks for a stream and passes on each of its values as it comes, until it ends.
     ///
     /// # Errors
-    /// [`Said`], or what `each` returns.
+    /// Returns [`Said`], or the error of `each`.
     pub async fn lines(
         &self,
         path: &str,
@@ -181,7 +180,7 @@ impl Link {
         let connect = async {
             Ok(match self {
                 Link::Socket(path) => {
-                    TokioIo::new(Box::new(UnixStream::connect(path).await?) as Box<dyn Wire>)
+                    TokioIo::new(Box::new(UnixStream::connect(path).await?) as Box<dyn LinkStream>)
                 }
                 Link::Address { host, .. } => TokioIo::new(Box::new(TcpStream::connect(host).await?) as _),
             })
@@ -198,7 +197,7 @@ impl Link {
         }
         if let Link::Address { token: Some(token), .. } = self {
             let value = HeaderValue::from_bytes(&[b"Bearer ", token.reveal()].concat());
-            let mut value = value.map_err(|_| wrong(&"the token has characters that no token has"))?;
+            let mut value = value.map_err(|_| wrong(&"the token has invalid characters"))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
@@ -237,10 +236,10 @@ impl std::fmt::Display for Link {
     }
 }
 
-/// Bytes of either way.
-trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+/// Bytes of either transport.
+trait LinkStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> LinkStream for T {}
 
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, Said> {
     let mut bytes = Vec::new();
@@ -253,10 +252,10 @@ async fn whole(mut body: Incoming) -> Result<Vec<u8>, Said> {
     Ok(bytes)
 }
 
-/// The next bytes of an answer.
+/// Returns the next bytes of an answer.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Said> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Said::Link(format!("the answer did not come whole: {error}")))?;
+        let frame = frame.map_err(|error| Said::Link(format!("the answer is incomplete: {error}")))?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
         }
@@ -277,14 +276,14 @@ fn of_config(config: &Config) -> Result<Option<Secret>, String> {
     }
 }
 
-/// A path with what is said of a query.
+/// Returns a path with its query.
 pub fn with_query(path: &str, query: &Query<'_>) -> String {
     let said = query.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_ref()?))));
     let said: Vec<String> = said.collect();
     if said.is_empty() { path.to_owned() } else { format!("{path}?{}", said.join("&")) }
 }
 
-/// A text as a part of a URL.
+/// Encodes a text as a part of a URL.
 pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,7 +1,7 @@
-//! `lapwing ctl`: looks into a running broker and acts on it, by its API ([`link`]).
+//! `lapwing ctl`: inspects a running broker and acts on it, through its API ([`link`]).
 //!
-//! Each command is a file of its own: what it asks, and how the answer is shown to people
-//! ([`table`]). With `--json` it is the answer of the API as it came.
+//! Each command is a file of its own: its request, and the form of the answer for people
+//! ([`table`]). With `--json` the answer of the API is printed as it came.
 
 mod act;
 mod clients;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use self::link::{Link, Said};
 
-/// See the module.
+/// Options of `lapwing ctl`.
 #[derive(Args, Debug)]
 pub struct Ctl {
     /// The Unix socket of the broker [default: as the configuration says,
@@ -36,7 +36,7 @@ pub struct Ctl {
     /// http://127.0.0.1:9883; needs its token
     #[arg(long, global = true)]
     url: Option<String>,
-    /// A file that holds the token; or LAPWING_ADMIN__TOKEN, or the configuration says it
+    /// A file with the token [default: LAPWING_ADMIN__TOKEN, or the configuration]
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
     /// Print the answer as JSON
@@ -58,41 +58,41 @@ enum CtlCommand {
     Top(top::Top),
     /// Disconnect a client; its session waits for it
     Disconnect(act::Named),
-    /// Let somebody in no more; who is connected is disconnected
+    /// Ban a client, user or address, and disconnect it
     Ban(act::Ban),
-    /// List who is banned
+    /// List bans
     Bans(act::Bans),
-    /// Let somebody in again
+    /// Lift a ban
     Unban(act::Unban),
-    /// Look after sessions
+    /// Manage sessions
     #[command(subcommand)]
     Session(act::Session),
     /// List subscriptions
     Subscriptions(subscriptions::Subscriptions),
-    /// List who would get a message of a topic
+    /// List the subscriptions that match a topic
     Who(subscriptions::Who),
-    /// Look after retained messages
+    /// Manage retained messages
     #[command(subcommand)]
     Retained(retained::Retained),
-    /// List the listeners, with what went through each
+    /// List the listeners, with their traffic
     Listeners,
-    /// Show or set what is logged
+    /// Show or set the level of the log
     Log(act::Log),
     /// Say who would get a message on a topic now, and who would not, and why
     ///
-    /// Of the broker as it runs. `lapwing explain` says, without a broker, which rule decides what
-    /// one client may do.
+    /// Asks the running broker. `lapwing explain` says, without a broker, which rule decides about
+    /// one client.
     Explain(explain::Explain),
-    /// Follow messages on their way, live
+    /// Follow messages through the broker, live
     Trace(trace::Trace),
-    /// Read the configuration and its files anew
+    /// Read the configuration and its files again
     Reload,
 }
 
-/// Carries it out.
+/// Runs the command.
 ///
 /// # Errors
-/// Why it was not done.
+/// Returns the reason that it failed.
 pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
     let desk = Desk { link: Link::find(ctl, source)?, json: ctl.json };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -126,17 +126,17 @@ pub fn run(ctl: &Ctl, source: &Source) -> Result<ExitCode, String> {
     }
 }
 
-/// What every command has at hand.
+/// Link and output of a command.
 struct Desk {
     link: Link,
     json: bool,
 }
 
-/// Names and values of a query; what is not said is left out.
+/// Names and values of a query; a `None` is left out.
 type Query<'a> = [(&'a str, Option<String>)];
 
 impl Desk {
-    /// Asks for something and shows what came: as JSON, or as `text` makes it.
+    /// Sends a request and shows the answer: as JSON, or as `text` formats it.
     async fn show(
         &self,
         (method, path): (&str, &str),
@@ -149,7 +149,7 @@ impl Desk {
         print(&shown).map_err(Said::Link)
     }
 
-    /// Asks for a list, page by page, until there are `limit` items or no more, and shows it.
+    /// Requests a list, page by page, until there are `limit` items or no more, and shows it.
     async fn list(
         &self,
         path: &str,
@@ -176,16 +176,16 @@ impl Desk {
         }
         print(&text(&items)).map_err(Said::Link)?;
         if !next.is_null() {
-            eprintln!("lapwing: there are more; --limit says how many are shown");
+            eprintln!("lapwing: there are more; use --limit to show them");
         }
         Ok(())
     }
 }
 
-/// A part of a list.
+/// Arguments of a list.
 #[derive(Args, Debug)]
 struct Part {
-    /// How many are shown at most
+    /// The number of items to show
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
@@ -196,7 +196,7 @@ impl Part {
     }
 }
 
-/// Whoever reads it may have had enough.
+/// A closed pipe is no error.
 fn print(text: &str) -> Result<(), String> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -9,10 +9,9 @@ pub async fn run(desk: &Desk) -> Result<(), Said> {
             answer["restart"].as_array().into_iter().flatten().map(table::plain).collect();
         match restart.is_empty() {
             true => "reloaded\n".to_owned(),
-            false => format!(
-                "reloaded; these have changed and count with the next start only: {}\n",
-                restart.join(", ")
-            ),
+            false => {
+                format!("reloaded; these changes take effect with the next start: {}\n", restart.join(", "))
+            }
         }
     })
     .await

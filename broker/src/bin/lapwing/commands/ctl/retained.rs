@@ -11,13 +11,13 @@ use super::{Desk, Part};
 pub enum Retained {
     /// List retained messages
     List(List),
-    /// Count them
+    /// Count retained messages
     Count(Which),
-    /// Delete them: their subscribers get an empty message each
+    /// Delete retained messages: their subscribers get an empty message each
     Delete(All),
 }
 
-/// See the module.
+/// Options of `lapwing ctl retained list`.
 #[derive(Args, Debug)]
 pub struct List {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub struct List {
     part: Part,
 }
 
-/// Those of a filter.
+/// A topic filter with a default.
 #[derive(Args, Debug)]
 pub struct Which {
     /// A topic filter; quote it, since shells have uses for + and #
@@ -34,14 +34,14 @@ pub struct Which {
     filter: String,
 }
 
-/// Those of a filter that has to be said.
+/// A required topic filter.
 #[derive(Args, Debug)]
 pub struct All {
     /// A topic filter; quote it, since shells have uses for + and #
     filter: String,
 }
 
-/// How much of a payload is shown, in characters.
+/// Characters of a payload that are shown.
 const PAYLOAD_SHOWN: usize = 60;
 
 impl Retained {

@@ -7,12 +7,12 @@ use super::link::Said;
 use super::table::{Column, number, table, text};
 use super::{Desk, Part};
 
-/// See the module.
+/// Options of `lapwing ctl subscriptions`.
 #[derive(Args, Debug)]
 pub struct Subscriptions {
-    /// Those whose topic filter this is; * is anything, ? any one character
+    /// A pattern for topic filters; * is anything, ? any one character
     pattern: Option<String>,
-    /// Those of clients whose identifier this is; * is anything, ? any one character
+    /// A pattern for client identifiers; * is anything, ? any one character
     #[arg(long, value_name = "PATTERN")]
     client: Option<String>,
     #[command(flatten)]
@@ -26,7 +26,7 @@ impl Subscriptions {
     }
 }
 
-/// See the module.
+/// Options of `lapwing ctl who`.
 #[derive(Args, Debug)]
 pub struct Who {
     /// The topic name

@@ -1,39 +1,39 @@
-//! Answers for people's eyes.
+//! Tables and values for people.
 
 use serde_json::Value;
 
-/// A column: its head, and what stands in it.
+/// A column: its head, and the function that makes its cells.
 pub type Column<'a> = (&'a str, &'a dyn Fn(&Value) -> Cell);
 
-/// What stands in one place.
+/// Content of a cell.
 pub enum Cell {
-    /// To the left.
+    /// A text, aligned left.
     Text(String),
-    /// To the right.
+    /// A number, aligned right.
     Number(String),
 }
 
-/// A text, or - where there is none.
+/// Returns a cell with a text, or - where there is none.
 pub fn text(value: &Value) -> Cell {
     Cell::Text(plain(value))
 }
 
-/// A number, or - where there is none.
+/// Returns a cell with a number, or - where there is none.
 pub fn number(value: &Value) -> Cell {
     Cell::Number(plain(value))
 }
 
-/// A size in bytes.
+/// Returns a cell with a size in bytes.
 pub fn size(value: &Value) -> Cell {
     Cell::Number(value.as_u64().map_or_else(|| plain(value), bytes))
 }
 
-/// A time in milliseconds, to the second.
+/// Returns a cell with a time in milliseconds, to the second.
 pub fn time(value: &Value) -> Cell {
     Cell::Number(value.as_u64().map_or_else(|| plain(value), duration))
 }
 
-/// Like 1.5 MiB.
+/// Formats bytes like 1.5 MiB.
 pub fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut amount, mut at) = (count as f64, 0);
@@ -45,12 +45,12 @@ pub fn bytes(count: u64) -> String {
     if at == 0 { format!("{count} {unit}") } else { format!("{amount:.1} {unit}") }
 }
 
-/// Milliseconds like 2h 5m 1s.
+/// Formats milliseconds like 2h 5m 1s.
 pub fn duration(ms: u64) -> String {
     humantime::format_duration(std::time::Duration::from_secs(ms / 1000)).to_string()
 }
 
-/// A value as a text that does nothing to a terminal.
+/// Returns a value as a text that is safe for a terminal.
 pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -63,7 +63,7 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// With its control characters escaped.
+/// Escapes the control characters of a text.
 pub fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -72,7 +72,7 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
-/// Rows below a head, as wide as they need to be.
+/// Formats rows below a head, as wide as they need to be.
 pub fn table(columns: &[Column<'_>], items: &[Value]) -> String {
     if items.is_empty() {
         return "none\n".to_owned();
@@ -121,7 +121,7 @@ pub fn table(columns: &[Column<'_>], items: &[Value]) -> String {
     out
 }
 
-/// Names with what they are, a line each.
+/// Names and values, one pair a line.
 #[derive(Default)]
 pub struct Sheet(Vec<(&'static str, String)>);
 

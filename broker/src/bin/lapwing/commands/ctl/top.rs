@@ -13,10 +13,10 @@ use super::table::{Cell, Column, number, size, table, text};
 use super::{Desk, print};
 use crate::commands::screen::Screen;
 
-/// See the module.
+/// Options of `lapwing ctl top`.
 #[derive(Args, Debug)]
 pub struct Top {
-    /// What to order by
+    /// The figure to order by
     #[arg(long, value_enum, default_value = "messages")]
     by: By,
     /// Seconds between two looks
@@ -48,7 +48,7 @@ impl Top {
                 By::Messages => "messages",
                 By::Bytes => "bytes",
             };
-            // Above the table stand two lines.
+            // Two lines stand above the table.
             let limit = screen.rows().saturating_sub(2).clamp(1, 1_000);
             let query = [("by", Some(by.to_owned())), ("limit", Some(limit.to_string()))];
             let answer = desk.link.ask("GET", &with_query("/busiest", &query), None).await?;

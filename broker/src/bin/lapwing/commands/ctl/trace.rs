@@ -1,4 +1,4 @@
-//! `lapwing ctl trace`: messages on their way, as they go.
+//! `lapwing ctl trace`: live traces of messages.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -10,24 +10,24 @@ use super::Desk;
 use super::link::{Said, with_query};
 use super::table::plain;
 
-/// See the module.
+/// Options of `lapwing ctl trace`.
 #[derive(Args, Debug)]
 pub struct Trace {
-    /// Only what comes from this client or goes to it
+    /// Only messages from this client or to it
     #[arg(long)]
     client: Option<String>,
     /// Only topics that this filter matches, mount point included
     #[arg(long, value_name = "FILTER")]
     topic: Option<String>,
-    /// How long
+    /// Seconds that the trace lasts
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
-    /// End after so many lines
+    /// End after this many lines
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
-/// How many messages are remembered by what was said of them.
+/// Messages that are remembered as introduced.
 const INTRODUCED_MAX: usize = 1_024;
 
 impl Trace {
@@ -43,14 +43,14 @@ impl Trace {
         let followed = desk.link.lines(&path, |line| {
             let of_trace = line["step"] == "started" || line["step"] == "ended";
             let shown = if desk.json { format!("{line}\n") } else { shown(&line, &mut introduced) };
-            // What is redirected holds nothing but events.
+            // A redirected output holds nothing but events.
             if of_trace && !desk.json {
                 eprint!("{shown}");
                 return Ok(());
             }
             match std::io::stdout().write_all(shown.as_bytes()) {
                 Ok(()) => {}
-                // Whoever reads it has had enough.
+                // A closed pipe ends the trace.
                 Err(error) => {
                     ended = error.kind() == ErrorKind::BrokenPipe;
                     return Err(Said::Link(format!("standard output: {error}")));
@@ -70,8 +70,8 @@ impl Trace {
     }
 }
 
-/// A line for people: the time of day (UTC), the number of the message, who published what where
-/// that was not said yet, and what happened to whom.
+/// Formats an event: time of day (UTC), number of the message, step and subscriber. The first line
+/// about a message has its publisher and topic, too.
 fn shown(line: &Value, introduced: &mut VecDeque<u64>) -> String {
     let at = line["at"].as_str().and_then(|at| at.get(11..23)).unwrap_or("-");
     let step = plain(&line["step"]);
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_story_of_a_message_is_one_introduction_and_a_line_for_each_step() {
+    fn the_first_line_introduces_a_message_and_each_step_has_a_line() {
         let line = |message: Value, client: Value, step: &str, reason: Value, detail: &str| {
             json!({
                 "at": "2026-01-02T12:03:04.123Z", "message": message, "from": "kitchen", "topic": "home/\u{1b}temp", "qos": 1, "bytes": 64,

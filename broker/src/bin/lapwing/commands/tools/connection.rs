@@ -1,5 +1,5 @@
-//! A connection to a broker: packets in and out, flights, keep-alive. One task owns it; whatever is
-//! awaited may be given up.
+//! A connection to a broker: packets in and out, flights, keep-alive. One task owns it; its futures
+//! are cancel safe.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,21 +23,21 @@ use super::link::{self, Bytes};
 use super::options::Client;
 use super::properties::Command;
 
-/// How long CONNACK, PINGRESP and the last flush may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What is written at the latest when so much has gathered.
+/// Time limit for CONNACK, PINGRESP and the last flush.
+const RESPONSE_TIME: Duration = Duration::from_secs(20);
+/// Bytes that gather before they are written.
 pub const GATHERED_BYTES: usize = 64 * 1024;
-/// What is read at once.
+/// Bytes that one read takes.
 const READ_BYTES: usize = 32 * 1024;
-/// The packet identifiers of SUBSCRIBE and UNSUBSCRIBE; those of messages count up from 1.
+/// Packet identifier of SUBSCRIBE and UNSUBSCRIBE; those of messages count up from 1.
 const SUBSCRIBE_ID: u16 = 65_535;
 const UNSUBSCRIBE_ID: u16 = 65_534;
-/// The most aliases that are kept for a broker.
+/// Largest number of aliases that the client offers.
 const ALIASES_MAX: usize = 65_535;
-/// The code of libmosquitto for a connection that was lost.
+/// Exit code of libmosquitto for a lost connection.
 const CONNECTION_LOST: u8 = 7;
 
-/// The flights of this client.
+/// Outbound flights of this client.
 #[derive(Default)]
 struct Flights(BTreeMap<PacketId, OutboundState>);
 
@@ -55,7 +55,7 @@ impl OutboundStore for Flights {
     }
 }
 
-/// The QoS 2 messages that were printed and are not released.
+/// QoS 2 messages that were printed and are not released.
 #[derive(Default)]
 struct Received(BTreeSet<PacketId>);
 
@@ -77,7 +77,7 @@ impl InboundStore for Received {
     }
 }
 
-/// A message that came. It is acknowledged with the next call.
+/// A received message. The next call acknowledges it.
 pub struct Message {
     pub topic: String,
     flags: u8,
@@ -86,14 +86,14 @@ pub struct Message {
 }
 
 impl Message {
-    /// All of it; the topic may be empty there, where it came as an alias.
+    /// Returns the packet; its topic is empty where the broker sent an alias.
     pub fn publish(&self) -> Publish<'_> {
         // It was decoded when it came.
         Publish::decode(self.flags, &self.body, self.version).unwrap_or_default()
     }
 }
 
-/// What came.
+/// An event of the connection.
 pub enum Event {
     Message(Message),
     /// The broker has the message, or refused it.
@@ -106,11 +106,11 @@ pub enum Event {
     Unsubscribed,
 }
 
-/// See the module.
+/// A connection to a broker, with its flights.
 pub struct Connection {
     stream: Box<dyn Bytes>,
     input: Vec<u8>,
-    /// What of the input was used.
+    /// Bytes of the input that were parsed.
     used: usize,
     output: Vec<u8>,
     version: Version,
@@ -120,11 +120,11 @@ pub struct Connection {
     flights: Flights,
     inbound: Inbound,
     received: Received,
-    /// The acknowledgement of the message that was handed out last.
+    /// Acknowledgement of the last returned message.
     due: Option<(PacketType, PacketId)>,
     aliases: BTreeMap<u16, String>,
     debug: bool,
-    /// What the broker allows.
+    /// Largest packet that the broker accepts.
     pub packet_bytes_max: u32,
     pub qos_max: QoS,
     pub session_present: bool,
@@ -138,9 +138,9 @@ fn block(bytes: &[u8], place: Place) -> Properties<'_> {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects, and waits for CONNACK.
     pub async fn open(client: &Client) -> Result<Connection, Failure> {
-        let stream = match timeout(PATIENCE, link::open(&client.target)).await {
+        let stream = match timeout(RESPONSE_TIME, link::open(&client.target)).await {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::of(client.target.authority(), "no answer")),
         };
@@ -165,7 +165,7 @@ impl Connection {
             response_information: None,
             disconnect_block: client.blocks.bytes(Command::Disconnect),
         };
-        match timeout(PATIENCE, connection.greet(client)).await {
+        match timeout(RESPONSE_TIME, connection.greet(client)).await {
             Ok(greeted) => greeted?,
             Err(_) => return Err(Failure::of(client.target.authority(), "no CONNACK")),
         }
@@ -200,7 +200,7 @@ impl Connection {
             };
             return match raw.decode(self.version)? {
                 Packet::ConnAck(connack) => self.welcome(client, &connack),
-                _ => Err(Failure::new("the broker answered CONNECT with something else")),
+                _ => Err(Failure::new("the broker did not answer CONNECT with CONNACK")),
             };
         }
     }
@@ -223,12 +223,11 @@ impl Connection {
         self.session_present = connack.session_present;
         self.response_information = properties.response_information().map(str::to_owned);
         let keep_alive_s = properties.server_keep_alive_s().unwrap_or(client.keep_alive_s);
-        self.keep_alive = ClientKeepAlive::new(keep_alive_s, PATIENCE.as_millis() as u32, self.now_ms());
+        self.keep_alive = ClientKeepAlive::new(keep_alive_s, RESPONSE_TIME.as_millis() as u32, self.now_ms());
         Ok(())
     }
 
-    /// Takes over what the connection before it has to remember, if the broker has the session
-    /// still.
+    /// Takes over the state of the previous connection, if the broker still has the session.
     pub fn resume(&mut self, earlier: &mut Connection) {
         if self.session_present {
             self.received = std::mem::take(&mut earlier.received);
@@ -240,22 +239,22 @@ impl Connection {
         self.start.elapsed().as_millis() as u32
     }
 
-    /// The bytes that wait to be written.
+    /// Returns the number of bytes that wait to be written.
     pub fn gathered(&self) -> usize {
         self.output.len()
     }
 
-    /// QoS 1 and 2 messages that are not acknowledged.
+    /// Returns the number of unacknowledged QoS 1 and 2 messages.
     pub fn in_flight(&self) -> u16 {
         self.outbound.in_flight()
     }
 
-    /// Whether a message of this QoS may be sent now.
+    /// Returns `true` when a message of this QoS may be sent now.
     pub fn has_room(&self, qos: QoS) -> bool {
         qos == QoS::AtMostOnce || self.outbound.has_quota()
     }
 
-    /// Appends a packet to what is written next.
+    /// Appends a packet to the output.
     fn send(&mut self, packet: &Packet<'_>) -> Result<(), Failure> {
         let failed = |error| Failure::of(packet.packet_type(), error);
         let len = packet.encoded_len(self.version, self.packet_bytes_max).map_err(failed)?;
@@ -271,21 +270,21 @@ impl Connection {
         Ok(())
     }
 
-    /// Appends a message to what is written next; there must be [room](Self::has_room) for it.
+    /// Appends a message to the output; there must be [room](Self::has_room) for it.
     pub fn publish(&mut self, message: &Publish<'_>) -> Result<(), Failure> {
         let mut message = *message;
         message.qos = message.qos.min(self.qos_max);
         if message.qos != QoS::AtMostOnce {
             let started = self.outbound.start(message.qos, &self.flights);
             let (id, state) =
-                started.ok_or_else(|| Failure::new("more messages on their way than there are numbers"))?;
+                started.ok_or_else(|| Failure::new("more messages in flight than packet identifiers"))?;
             self.flights.0.insert(id, state);
             message.packet_id = Some(id);
         }
         self.send(&Packet::Publish(message))
     }
 
-    /// Asks for messages.
+    /// Sends SUBSCRIBE.
     pub fn subscribe(&mut self, list: &[Subscription<'_>], properties: &[u8]) -> Result<(), Failure> {
         let packet_id = PacketId::new(SUBSCRIBE_ID).unwrap_or(PacketId::MAX);
         let properties = block(properties, Place::Packet(PacketType::Subscribe));
@@ -296,7 +295,7 @@ impl Connection {
         }))
     }
 
-    /// Asks for no more messages of these filters.
+    /// Sends UNSUBSCRIBE.
     pub fn unsubscribe(&mut self, filters: &[&str], properties: &[u8]) -> Result<(), Failure> {
         let packet_id = PacketId::new(UNSUBSCRIBE_ID).unwrap_or(PacketId::MAX);
         let properties = block(properties, Place::Packet(PacketType::Unsubscribe));
@@ -307,27 +306,29 @@ impl Connection {
         }))
     }
 
-    /// Says goodbye; what was handed out is acknowledged.
+    /// Acknowledges the last returned message, and disconnects.
     pub async fn close(mut self) -> Result<(), Failure> {
         self.acknowledge()?;
         let bytes = std::mem::take(&mut self.disconnect_block);
         let properties = block(&bytes, Place::Packet(PacketType::Disconnect));
         self.send(&Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }))?;
-        let farewell = async {
+        let close = async {
             self.flush().await?;
             // The broker may have closed already.
             let _ = self.stream.shutdown().await;
             Ok(())
         };
-        timeout(PATIENCE, farewell).await.unwrap_or_else(|_| Err(lost("what was sent last is not taken")))
+        timeout(RESPONSE_TIME, close)
+            .await
+            .unwrap_or_else(|_| Err(lost("the last packets could not be sent")))
     }
 
-    /// Writes what was gathered. May be given up and called again.
+    /// Writes the output. Cancel safe.
     pub async fn flush(&mut self) -> Result<(), Failure> {
         while !self.output.is_empty() {
             let n = self.stream.write(&self.output).await.map_err(lost)?;
             if n == 0 {
-                return Err(lost("nothing more is taken"));
+                return Err(lost("no more packets could be sent"));
             }
             self.output.drain(..n);
         }
@@ -341,17 +342,17 @@ impl Connection {
         }
         self.input.reserve(READ_BYTES);
         match self.stream.read_buf(&mut self.input).await {
-            Ok(0) => Err(lost("the broker closed it")),
+            Ok(0) => Err(lost("the broker closed the connection")),
             Ok(_) => Ok(()),
             Err(error) => Err(lost(error)),
         }
     }
 
-    /// The next whole packet.
+    /// Returns the next whole packet.
     fn take(&mut self) -> Result<Option<Raw>, Failure> {
         let rest = self.input.get(self.used..).unwrap_or_default();
         let split = frame::split(rest, self.version, limits::PACKET_BYTES_MAX);
-        match split.map_err(|error| Failure::of("the broker sent no MQTT", error))? {
+        match split.map_err(|error| Failure::of("the broker did not send MQTT", error))? {
             Split::Incomplete { .. } => Ok(None),
             Split::Frame { frame, len } => {
                 let raw =
@@ -376,7 +377,7 @@ impl Connection {
         }
     }
 
-    /// Waits for what comes next, and writes, acknowledges and pings on the way. May be given up.
+    /// Waits for the next event, and writes, acknowledges and pings meanwhile. Cancel safe.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         self.acknowledge()?;
         loop {
@@ -424,21 +425,21 @@ impl Connection {
             }
             Packet::SubAck(suback) => return Ok(Some(Event::Subscribed(suback.reasons.iter().collect()))),
             Packet::UnsubAck(_) => return Ok(Some(Event::Unsubscribed)),
-            Packet::Disconnect(farewell) => {
-                let text = farewell.properties.reason_string();
+            Packet::Disconnect(disconnect) => {
+                let text = disconnect.properties.reason_string();
                 return Err(Failure::refused(
                     "the broker ended the connection",
-                    farewell.reason,
+                    disconnect.reason,
                     text,
                     self.version,
                 ));
             }
             Packet::PingResp => return Ok(None),
-            other => return Err(Failure::of("not expected from a broker", other.packet_type())),
+            other => return Err(Failure::of("unexpected packet from the broker", other.packet_type())),
         };
         let (answer, ack, over) = answer;
         match answer {
-            Answer::Violation => Err(Failure::new("the broker acknowledged what was not sent")),
+            Answer::Violation => Err(Failure::new("the broker acknowledged a message that was not sent")),
             Answer::PubRel(reason) => {
                 self.send(&Packet::PubRel(Ack::new(ack.packet_id, reason)))?;
                 Ok(None)
@@ -451,14 +452,13 @@ impl Connection {
         }
     }
 
-    /// The topic of a message that is new.
+    /// Returns the topic of a new message; `None` for a repeated one.
     fn arrived(&mut self, publish: &Publish<'_>) -> Result<Option<String>, Failure> {
         let topic = match publish.properties.topic_alias() {
             None => publish.topic.to_owned(),
             Some(alias) if publish.topic.is_empty() => {
                 let known = self.aliases.get(&alias).cloned();
-                known
-                    .ok_or_else(|| Failure::new("the broker used a topic alias that it had not introduced"))?
+                known.ok_or_else(|| Failure::new("the broker used a topic alias without its topic"))?
             }
             Some(alias) => {
                 if self.aliases.len() < ALIASES_MAX {
@@ -470,7 +470,7 @@ impl Connection {
         let Some(id) = publish.packet_id else { return Ok(Some(topic)) };
         let arrival = self.inbound.publish(publish.qos, publish.packet_id, &mut self.received);
         match arrival {
-            Err(ReceiveMaximumExceeded) => Err(Failure::new("the broker sent more at once than it may")),
+            Err(ReceiveMaximumExceeded) => Err(Failure::new("the broker exceeded the Receive Maximum")),
             Ok(Arrival::Repeated) => {
                 self.send(&Packet::PubRec(Ack::new(id, ReasonCode::Success)))?;
                 Ok(None)
@@ -485,7 +485,7 @@ impl Connection {
     }
 }
 
-/// A packet as it came.
+/// A packet before it is decoded.
 struct Raw {
     packet_type: PacketType,
     flags: u8,
@@ -505,7 +505,7 @@ fn lost(why: impl std::fmt::Display) -> Failure {
 }
 
 impl Failure {
-    /// Whether connecting again may help.
+    /// Returns `true` when connecting again may help.
     pub fn is_lost_connection(&self) -> bool {
         self.code == CONNECTION_LOST
     }

@@ -1,39 +1,39 @@
-//! How a tool ends when it does not end well: what it says, and the exit code that scripts look at.
+//! Failure of a tool: its text, and the exit code that scripts look at.
 
 use std::fmt::Display;
 
 use lapwing_protocol::{ReasonCode, Version};
 
-/// Why a tool ends.
+/// Failure that ends a tool.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// What standard error gets; nothing where it is empty.
+    /// Text for standard error; empty: nothing is printed.
     pub text: String,
 }
 
-/// The time of `-W` is over; mosquitto_sub's code for it.
+/// Exit code for the end of `-W`, as in mosquitto_sub.
 const TIMED_OUT: u8 = 27;
 
 impl Failure {
-    /// Anything without a reason code: exit code 1.
+    /// Creates a failure without a reason code: exit code 1.
     pub fn new(text: impl Into<String>) -> Failure {
         Failure { code: 1, text: text.into() }
     }
 
-    /// An error in some words.
+    /// Creates a failure of an error and its context.
     pub fn of(what: impl Display, error: impl Display) -> Failure {
         Failure::new(format!("{what}: {error}"))
     }
 
-    /// `-W` is over.
+    /// Creates the failure for the end of `-W`.
     pub fn timed_out() -> Failure {
         Failure { code: TIMED_OUT, text: "timed out (-W)".to_owned() }
     }
 
-    /// The broker said no: its reason code is the exit code, before MQTT 5 that of CONNACK
-    /// (`3.2.2.3` of MQTT 3.1.1).
+    /// Creates the failure for a refusal by the broker. Its reason code is the exit code, before
+    /// MQTT 5 that of CONNACK (`3.2.2.3` of MQTT 3.1.1).
     pub fn refused(what: &str, reason: ReasonCode, text: Option<&str>, version: Version) -> Failure {
         let code = match reason {
             reason if version.has_properties() => reason as u8,

@@ -1,4 +1,4 @@
-//! How a message is printed: `-v`, `-F FORMAT` with the letters of mosquitto_sub, JSON.
+//! Formats of messages: `-v`, `-F FORMAT` with the letters of mosquitto_sub, JSON.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use super::connection::Message;
 use super::failure::Failure;
 use super::properties::name_of;
 
-/// How messages are printed.
+/// Format of printed messages.
 #[derive(Debug)]
 pub enum Format {
     /// The payload.
@@ -22,14 +22,14 @@ pub enum Format {
     Verbose,
     /// A line of JSON.
     Json,
-    /// `-F`.
+    /// Pieces of `-F`.
     Pieces(Vec<Piece>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     Text(Vec<u8>),
-    /// `%`, with its letter.
+    /// A `%` with its letter.
     Field {
         letter: char,
         width: usize,
@@ -37,7 +37,7 @@ pub enum Piece {
         left: bool,
         zeros: bool,
     },
-    /// `@`, with its letter.
+    /// An `@` with its letter.
     Time(char),
 }
 
@@ -45,7 +45,7 @@ const FIELDS: &str = "ACDEFIJjlmPpqRrStUXx";
 const TIMES: &str = "YmdHMSFTsNz";
 
 impl Format {
-    /// Reads `-F`.
+    /// Parses the text of `-F`.
     pub fn parse(text: &str) -> Result<Format, Failure> {
         let wrong = |what: String| Failure::of(format_args!("-F {text}"), what);
         let (mut pieces, mut plain) = (Vec::new(), Vec::new());
@@ -138,8 +138,8 @@ impl Format {
         Ok(Format::Pieces(pieces))
     }
 
-    /// Appends the message as it is printed, without the end of the line. An error is told instead
-    /// of the message.
+    /// Appends the formatted message, without the end of the line. An error is returned in place of
+    /// it.
     pub fn print(&self, message: &Message, out: &mut Vec<u8>) -> Result<(), Failure> {
         let publish = message.publish();
         let now = SystemTime::now();
@@ -230,7 +230,7 @@ fn since_1970(now: SystemTime) -> Duration {
     now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Parts of the time, UTC.
+/// Formats a part of the time, UTC.
 fn time(letter: char, now: SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(now).to_string();
     let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or_default().to_owned();
@@ -272,7 +272,7 @@ fn json_line(
     }
     if payload_is_json {
         let payload = serde_json::from_slice(publish.payload)
-            .map_err(|error| Failure::of(format_args!("the payload on '{topic}' is no JSON"), error))?;
+            .map_err(|error| Failure::of(format_args!("the payload on '{topic}' is not JSON"), error))?;
         line.insert("payload".into(), payload);
     } else {
         match std::str::from_utf8(publish.payload) {
@@ -280,7 +280,7 @@ fn json_line(
             Err(_) => line.insert("payload_base64".into(), json!(STANDARD.encode(publish.payload))),
         };
     }
-    // A map of such values is always written.
+    // A map of such values can always be written.
     let _ = serde_json::to_writer(out, &line);
     Ok(())
 }
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_is_read_and_what_is_none_is_named() {
+    fn a_format_is_parsed_or_refused_with_its_mistake() {
         let Ok(Format::Pieces(pieces)) = Format::parse(r"a%%\t%-08.3t@Y") else { panic!("a format") };
         let field = Piece::Field { letter: 't', width: 8, precision: Some(3), left: true, zeros: true };
         assert_eq!(pieces, [Piece::Text(b"a%\t".to_vec()), field, Piece::Time('Y')]);

@@ -24,7 +24,7 @@ pub trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Bytes for S {}
 
-/// What is trusted, and who we are.
+/// Trusted authorities, and the client's certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     pub ca_file: Option<String>,
@@ -35,7 +35,7 @@ pub struct Tls {
     pub alpn: Option<String>,
 }
 
-/// Where systems keep the authorities that they trust.
+/// Files of trusted authorities in usual systems.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -54,7 +54,7 @@ pub async fn open(target: &Target) -> Result<Box<dyn Bytes>, Failure> {
         None => Box::new(stream),
         Some(tls) => {
             let name = ServerName::try_from(target.host.clone())
-                .map_err(|_| Failure::new(format!("'{}' is no name for a server", target.host)))?;
+                .map_err(|_| Failure::new(format!("'{}' is not a server name", target.host)))?;
             let connector = TlsConnector::from(Arc::new(configure(tls)?));
             let stream = connector.connect(name, stream).await.map_err(|error| explain(target, &error))?;
             Box::new(stream)
@@ -161,7 +161,7 @@ fn configure(tls: &Tls) -> Result<ClientConfig, Failure> {
     Ok(config)
 }
 
-/// `--insecure`: the certificate is of a trusted authority, whatever name it is for.
+/// `--insecure`: verifies that a trusted authority signed the certificate, but no host name.
 #[derive(Debug)]
 struct AnyHostName(Arc<WebPkiServerVerifier>);
 

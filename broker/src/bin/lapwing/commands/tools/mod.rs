@@ -2,8 +2,8 @@
 //! _sub and _rr where they mean the same.
 //!
 //! Their flags are letters that the broker's own arguments use for other things (`-c`, `-p`, `-h`),
-//! so they are read by a parser of their own. What they say goes through `lapwing-protocol` (codec,
-//! flights, keep-alive), and `connection` is what they all share: one task, nothing shared.
+//! so the tools have their own parser. Protocol logic is that of `lapwing-protocol` (codec,
+//! flights, keep-alive). All tools share `connection`: one task, no shared state.
 
 mod connection;
 mod failure;
@@ -34,7 +34,7 @@ pub struct Tools {
 #[derive(Debug, Subcommand)]
 #[command(disable_help_flag = true, disable_help_subcommand = true)]
 enum Tool {
-    /// Publish messages: of the command line, of files, of standard input
+    /// Publish messages from the command line, files or standard input
     Pub(Box<publish::Publish>),
     /// Print the messages of topic filters
     Sub(Box<subscribe::Subscribe>),
@@ -46,7 +46,7 @@ enum Tool {
     Top(Box<top::Top>),
 }
 
-/// Runs a tool, if one is asked for.
+/// Runs a tool, if the arguments name one.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.collect();
     let tool = arguments.get(1).and_then(|first| first.to_str())?;
@@ -83,7 +83,7 @@ fn finish(chosen: Tool, name: &str) -> ExitCode {
                     Tool::Top(tool) => top::run(*tool).await,
                 }
             });
-            // A read of standard input cannot be given up; the process ends with it.
+            // A read of standard input cannot be cancelled; the process ends with it.
             runtime.shutdown_background();
             result
         });

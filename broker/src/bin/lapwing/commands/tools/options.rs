@@ -1,4 +1,4 @@
-//! What all tools are told: where the broker is, who the client is, its will.
+//! Options of all tools: the broker's address, the client's identity, its will.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::link::Tls;
 use super::properties::{Blocks, Command};
 
-/// Where and who.
+/// Address, identity and will.
 #[derive(Debug, Args)]
 pub struct ConnectOptions {
     /// The broker's host [default: localhost]
@@ -46,7 +46,7 @@ pub struct ConnectOptions {
     /// The user name
     #[arg(short, long, allow_hyphen_values = true)]
     username: Option<String>,
-    /// The password; everybody on this machine can read it there: the environment variable is the
+    /// The password; every user of this machine can read it there: the environment variable is the
     /// better place
     #[arg(
         short = 'P',
@@ -116,13 +116,13 @@ pub struct ConnectOptions {
     /// TLS: the application protocol to offer
     #[arg(long, value_name = "PROTOCOL")]
     tls_alpn: Option<String>,
-    /// Say on standard error what is sent and received
+    /// Print packets sent and received on standard error
     #[arg(short, long)]
     pub debug: bool,
     /// Print no error messages
     #[arg(long)]
     pub quiet: bool,
-    /// Taken and always so: nothing waits for more to send
+    /// Accepted, and always so: no packet waits for another
     #[arg(long, hide = true)]
     nodelay: bool,
     /// Print help
@@ -130,26 +130,26 @@ pub struct ConnectOptions {
     help: Option<bool>,
 }
 
-/// A QoS as it is written.
+/// Parses a QoS.
 pub fn qos(text: &str) -> Result<QoS, String> {
     text.parse().ok().and_then(QoS::from_u8).ok_or_else(|| "0, 1 or 2".to_owned())
 }
 
-/// A topic name to publish to.
+/// Checks a topic name to publish to.
 pub fn check_name(topic: &str) -> Result<(), Failure> {
     topic::check_name(topic).map_err(|error| wrong_topic(topic, error))
 }
 
-/// A topic filter.
+/// Checks a topic filter.
 pub fn check_filter(filter: &str) -> Result<(), Failure> {
     topic::check_filter(filter).map_err(|error| wrong_topic(filter, error))
 }
 
 fn wrong_topic(topic: &str, error: TopicError) -> Failure {
     let why = match error {
-        TopicError::Empty => "a topic has one letter at least",
+        TopicError::Empty => "a topic has at least one character",
         TopicError::Nul => "a topic has no U+0000",
-        TopicError::TooLong => "a topic has 65,535 bytes at most",
+        TopicError::TooLong => "a topic has at most 65,535 bytes",
         TopicError::Wildcard => "+ and # are for topic filters, not for the topic of a message",
         TopicError::MultiLevelPlace | TopicError::SingleLevelPlace => {
             "+ stands for one whole level, # for all at the end"
@@ -159,13 +159,13 @@ fn wrong_topic(topic: &str, error: TopicError) -> Failure {
     Failure::new(format!("'{topic}': {why}"))
 }
 
-/// The most that may be waited.
+/// Parses a time limit.
 pub fn seconds(text: &str) -> Result<std::time::Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
     std::time::Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// Where to.
+/// Address of a broker.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     pub host: String,
@@ -177,7 +177,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// `HOST:PORT`.
+    /// Returns `HOST:PORT`.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {
             return format!("[{}]:{}", self.host, self.port);
@@ -195,7 +195,7 @@ pub struct Will {
     pub retain: bool,
 }
 
-/// All that is known before the first byte.
+/// Everything that CONNECT needs.
 #[derive(Debug)]
 pub struct Client {
     pub target: Target,
@@ -247,7 +247,7 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
         "mqtts" => (true, false),
         "ws" => (false, true),
         "wss" => (true, true),
-        _ => return Err(wrong("the scheme is none of mqtt, mqtts, ws, wss")),
+        _ => return Err(wrong("the scheme must be mqtt, mqtts, ws or wss")),
     };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let (login, place) =
@@ -264,7 +264,7 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
         None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
-    let port = port.map(|port| port.parse().map_err(|_| wrong("the port is no number"))).transpose()?;
+    let port = port.map(|port| port.parse().map_err(|_| wrong("the port is not a number"))).transpose()?;
     if host.is_empty() {
         return Err(wrong("no host"));
     }
@@ -272,7 +272,7 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
 }
 
 impl ConnectOptions {
-    /// Everything in its place; `tool` begins the client identifier.
+    /// Returns the client of these options; `tool` begins the client identifier.
     pub fn client(&self, tool: &str, version: Version) -> Result<Client, Failure> {
         let mut blocks = Blocks::default();
         for words in self.property_words() {
@@ -321,7 +321,7 @@ impl ConnectOptions {
         })
     }
 
-    /// The words of each `-D`: the parser has them in one list.
+    /// Returns the words of each `-D`: the parser has them in one list.
     fn property_words(&self) -> Vec<&[String]> {
         let (mut all, mut rest) = (Vec::new(), self.properties.as_slice());
         while !rest.is_empty() {
@@ -344,7 +344,7 @@ impl ConnectOptions {
             Some(other) => return Err(Failure::new(format!("-V {other}: 31, 311 or 5"))),
         };
         if wants_five && version != Version::V5 {
-            return Err(Failure::new("-D and -x are of MQTT 5: leave -V out, or say -V 5"));
+            return Err(Failure::new("-D and -x need MQTT 5: leave -V out, or use -V 5"));
         }
         Ok(version)
     }
@@ -357,7 +357,7 @@ impl ConnectOptions {
             || self.insecure;
         let tls = url.map_or(wanted || self.port == Some(8883), |url| url.tls);
         if wanted && !tls {
-            return Err(Failure::new("the URL is without TLS (mqtts:// and wss:// are with it)"));
+            return Err(Failure::new("the URL has no TLS: use mqtts:// or wss://"));
         }
         for file in [&self.cafile, &self.cert, &self.key].into_iter().flatten() {
             if !Path::new(file).exists() {

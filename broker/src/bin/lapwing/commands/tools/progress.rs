@@ -1,31 +1,31 @@
-//! A bar on standard error for what takes long, on a terminal only.
+//! A progress bar on standard error for long jobs, on a terminal only.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often it is drawn.
+/// Time between two drawings.
 const PAUSE: Duration = Duration::from_millis(200);
 const WIDTH: usize = 30;
 
-/// What was done so far.
+/// Progress of a tool.
 pub struct Progress {
     shown: bool,
     start: Instant,
     drawn: Option<Instant>,
-    /// The bytes that there are to read, where that is known.
+    /// Bytes to read, where that is known.
     total: Option<u64>,
     read: u64,
     messages: u64,
 }
 
 impl Progress {
-    /// Shown where standard error is a terminal and `wanted`.
+    /// Creates a bar; shown where standard error is a terminal and `wanted`.
     pub fn new(wanted: bool, total: Option<u64>) -> Progress {
         let shown = wanted && std::io::stderr().is_terminal();
         Progress { shown, start: Instant::now(), drawn: None, total, read: 0, messages: 0 }
     }
 
-    /// One more message, made of so many bytes.
+    /// Counts a message of this many bytes.
     pub fn message(&mut self, bytes: u64) {
         self.read += bytes;
         self.messages += 1;
@@ -36,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// The last word.
+    /// Draws the last line.
     pub fn finish(&mut self) {
         if self.drawn.is_some() {
             let line = self.line(self.start.elapsed());
@@ -45,7 +45,7 @@ impl Progress {
     }
 
     fn draw(&self, line: &str) {
-        // A terminal that is gone is no reason to stop.
+        // A lost terminal is no reason to stop.
         let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
         let _ = std::io::stderr().flush();
     }
@@ -69,7 +69,7 @@ impl Progress {
     }
 }
 
-/// Bytes for people.
+/// Formats bytes for people.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),

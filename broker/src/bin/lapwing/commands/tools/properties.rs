@@ -82,8 +82,8 @@ impl Given {
     }
 }
 
-/// The properties that a client may set, as the standard calls them, and the highest number for
-/// those that are numbers.
+/// Properties that a client may set, with their names in the standard, and the highest value of
+/// numbers.
 const NAMES: [(&str, PropertyId, Option<u32>); 18] = [
     ("payload-format-indicator", PropertyId::PayloadFormatIndicator, Some(1)),
     ("message-expiry-interval", PropertyId::MessageExpiryInterval, Some(u32::MAX)),
@@ -105,13 +105,13 @@ const NAMES: [(&str, PropertyId, Option<u32>); 18] = [
     ("user-property", PropertyId::UserProperty, None),
 ];
 
-/// The name of a property.
+/// Returns the name of a property.
 pub fn name_of(id: PropertyId) -> &'static str {
     NAMES.iter().find(|(_, known, _)| *known == id).map_or("", |(name, ..)| name)
 }
 
 impl Blocks {
-    /// Reads the words behind one `-D`.
+    /// Parses the words behind one `-D`.
     pub fn add(&mut self, words: &[String]) -> Result<(), Failure> {
         let wrong = |why: String| Failure::of(format_args!("-D {}", words.join(" ")), why);
         let [command, name, rest @ ..] = words else {
@@ -153,7 +153,7 @@ impl Blocks {
         self.default(command, Given { id, number, text: String::new(), second: String::new() })
     }
 
-    /// As [`default_number`](Self::default_number), for text.
+    /// Adds a text as [`default_number`](Self::default_number) adds a number.
     pub fn default_text(&mut self, command: Command, id: PropertyId, text: &str) -> Result<(), Failure> {
         self.default(command, Given { id, number: 0, text: text.to_owned(), second: String::new() })
     }
@@ -169,25 +169,25 @@ impl Blocks {
         self.all.push((command, given));
         match self.encode(command) {
             Ok(_) => Ok(()),
-            Err(_) => Err("that property, with that value or twice, is not valid there".to_owned()),
+            Err(_) => Err("the property is invalid there, with that value or twice".to_owned()),
         }
     }
 
-    /// Whether there are any.
+    /// Returns `true` when there is no property.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// The block for a packet.
+    /// Returns the block for a packet.
     pub fn bytes(&self, command: Command) -> Vec<u8> {
-        // What is not valid was found when it was added.
+        // Invalid properties were refused when they were added.
         self.encode(command).unwrap_or_default()
     }
 
     fn encode(&self, command: Command) -> Result<Vec<u8>, EncodeError> {
         let own = || self.all.iter().filter(|(packet, _)| *packet == command).map(|(_, given)| given);
         let list: Vec<Property<'_>> = own().map(Given::property).collect();
-        // No property takes more beside its text.
+        // No property takes more bytes beside its text.
         let room = own().map(|given| 16 + given.text.len() + given.second.len()).sum();
         let mut bytes = vec![0; room];
         let len = encode_block(&list, command.place(), &mut bytes)?;

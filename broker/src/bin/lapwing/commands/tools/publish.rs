@@ -15,10 +15,10 @@ use super::options::{Client, ConnectOptions, check_name, qos, seconds};
 use super::progress::Progress;
 use super::properties::Command;
 
-/// The longest line of `-l`.
+/// Longest line of `-l`, in bytes.
 const LINE_BYTES_MAX: u64 = 256 << 20;
 
-/// See the module.
+/// Options of `lapwing pub`.
 #[derive(Debug, Args)]
 pub struct Publish {
     #[command(flatten)]
@@ -47,13 +47,13 @@ pub struct Publish {
     /// The broker keeps the message for later subscribers
     #[arg(short, long)]
     retain: bool,
-    /// Publish the message so many times
+    /// Publish the message this many times
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
     /// Seconds between the repetitions
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     repeat_delay: Duration,
-    /// Say on standard output what was published, as JSON
+    /// Print published messages on standard output, as JSON
     #[arg(long)]
     json: bool,
     /// Draw no progress bar
@@ -61,7 +61,7 @@ pub struct Publish {
     no_progress: bool,
 }
 
-/// What became of the messages.
+/// Results of the published messages.
 struct Publisher<'c> {
     connection: Connection,
     client: &'c Client,
@@ -75,7 +75,7 @@ struct Publisher<'c> {
     last_refusal: Option<Failure>,
 }
 
-/// Publishes.
+/// Runs `lapwing pub`.
 pub async fn run(options: Publish) -> Result<(), Failure> {
     let client = options.connect.client("pub", Version::V311)?;
     let topic = options.topic.as_deref().or(client.topic.as_deref());
@@ -84,11 +84,11 @@ pub async fn run(options: Publish) -> Result<(), Failure> {
     let ways = [options.message.is_some(), options.stdin_line, options.stdin_file, options.null_message];
     if !ways.contains(&true) && options.file.is_empty() {
         return Err(Failure::new(
-            "say what to publish: -m MESSAGE, -f FILE, -n for an empty one, -s or -l for standard input",
+            "name the message: -m MESSAGE, -f FILE, -n for an empty one, -s or -l for standard input",
         ));
     }
     if !options.file.is_empty() && ways != [false, options.stdin_line, false, false] {
-        return Err(Failure::new("-f goes together with -l only"));
+        return Err(Failure::new("-f needs -l here"));
     }
     let mut total = None;
     for file in &options.file {
@@ -151,7 +151,7 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    /// Waits, but not without listening to the broker.
+    /// Waits, and handles packets of the broker meanwhile.
     async fn pause(&mut self, time: Duration) -> Result<(), Failure> {
         let until = tokio::time::Instant::now() + time;
         while let Ok(event) = tokio::time::timeout_at(until, self.connection.next()).await {
@@ -163,13 +163,12 @@ impl Publisher<'_> {
     async fn lines(&mut self, mut lines: impl AsyncBufRead + Unpin) -> Result<(), Failure> {
         let mut line = Vec::new();
         loop {
-            // A line whose reading was given up goes on where it was. While there is none, the
-            // broker is
-            // listened to.
+            // A cancelled read of a line continues where it was. While there is no line, packets of
+            // the broker are handled.
             let read = async { (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await };
             let read = tokio::select! {
                 biased;
-                read = read => read.map_err(|error| Failure::of("what was to be read", error))?,
+                read = read => read.map_err(|error| Failure::of("failed to read the input", error))?,
                 event = self.connection.next() => {
                     self.happened(event?);
                     continue;

@@ -15,7 +15,7 @@ use super::options::{ConnectOptions, check_name, qos, seconds};
 use super::properties::Command;
 use super::subscribe::{Next, Printed, Printer, next};
 
-/// See the module.
+/// Options of `lapwing rr`.
 #[derive(Debug, Args)]
 pub struct Request {
     #[command(flatten)]
@@ -43,15 +43,15 @@ pub struct Request {
     /// The QoS of request and response
     #[arg(short, long, default_value = "0", value_parser = qos)]
     qos: QoS,
-    /// The broker keeps the request
+    /// Let the broker retain the request
     #[arg(short, long)]
     retain: bool,
-    /// End after so many seconds, with exit code 27
+    /// End after this many seconds, with exit code 27
     #[arg(short = 'W', long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
 }
 
-/// Asks, waits, prints.
+/// Runs `lapwing rr`.
 pub async fn run(options: Request) -> Result<(), Failure> {
     let mut client = options.connect.client("rr", Version::V5)?;
     let topic = options.topic.clone().or_else(|| client.topic.clone());
@@ -83,7 +83,7 @@ pub async fn run(options: Request) -> Result<(), Failure> {
             Next::Interrupted => return connection.close().await,
         };
         match event {
-            // The request leaves when the response can be heard.
+            // The request leaves once the response can be received.
             Event::Subscribed(reasons) => {
                 if let Some(reason) = reasons.iter().find(|reason| reason.is_failure()) {
                     let what = format!("the broker refused '{response_topic}'");
@@ -105,7 +105,7 @@ pub async fn run(options: Request) -> Result<(), Failure> {
             }
             Event::Message(message) => {
                 let answers = properties.correlation_data();
-                // What was there before is no answer.
+                // A message that was there before is no response.
                 if !asked || answers.is_some() && answers != message.publish().properties.correlation_data() {
                     continue;
                 }
@@ -130,7 +130,7 @@ async fn payload(options: &Request) -> Result<Vec<u8>, Failure> {
         stdin().read_to_end(&mut payload).await.map_err(|error| Failure::of("standard input", error))?;
     } else if !options.null_message {
         return Err(Failure::new(
-            "say what to ask: -m MESSAGE, -f FILE, -s for standard input, -n for nothing",
+            "name the request: -m MESSAGE, -f FILE, -s for standard input, -n for an empty one",
         ));
     }
     Ok(payload)

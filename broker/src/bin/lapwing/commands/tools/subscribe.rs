@@ -15,11 +15,11 @@ use super::format::Format;
 use super::options::{Client, ConnectOptions, check_filter, qos, seconds};
 use super::properties::Command;
 
-/// The pauses between attempts to connect again.
+/// Pauses between attempts to reconnect.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
 
-/// See the module.
+/// Options of `lapwing sub`.
 #[derive(Debug, Args)]
 pub struct Subscribe {
     #[command(flatten)]
@@ -35,16 +35,16 @@ pub struct Subscribe {
     /// End a subscription of an earlier connection of the same session
     #[arg(short = 'U', long, action = ArgAction::Append, value_name = "FILTER")]
     unsubscribe: Vec<String>,
-    /// The highest QoS to be sent with
+    /// The highest QoS of received messages
     #[arg(short, long, default_value = "0", value_parser = qos)]
     qos: QoS,
-    /// End after so many messages
+    /// End after this many messages
     #[arg(short = 'C', long, value_name = "MESSAGES")]
     count: Option<u64>,
-    /// End after so many seconds, with exit code 27
+    /// End after this many seconds, with exit code 27
     #[arg(short = 'W', long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// End when the broker has answered to all subscriptions
+    /// End when the broker has answered all subscriptions
     #[arg(short = 'E', long)]
     exit_after_subscribe: bool,
     /// Print no retained messages
@@ -56,36 +56,36 @@ pub struct Subscribe {
     /// Remove the retained messages that come
     #[arg(long)]
     remove_retained: bool,
-    /// MQTT 5: show the retain flag as it was published
+    /// MQTT 5: keep the retain flag as it was published
     #[arg(long)]
     retain_as_published: bool,
     /// MQTT 5: when retained messages are sent
     #[arg(long, value_enum, default_value = "always")]
     retain_handling: Handling,
-    /// MQTT 5: not what this client itself publishes
+    /// MQTT 5: do not receive messages that this client publishes
     #[arg(long)]
     no_local: bool,
 }
 
-/// How messages are printed.
+/// Format options.
 #[derive(Debug, Args)]
 pub struct Printed {
-    /// The topic before each payload
+    /// Print the topic before each payload
     #[arg(short, long)]
     verbose: bool,
-    /// How to print: mosquitto_sub's letters, such as '%t %p' (all of them: docs/TOOLS.md)
+    /// The format: mosquitto_sub's letters, such as '%t %p' (all of them: docs/TOOLS.md)
     #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose", allow_hyphen_values = true)]
     format: Option<String>,
-    /// A line of JSON for each message
+    /// Print a line of JSON for each message
     #[arg(long, conflicts_with_all = ["verbose", "format"])]
     json: bool,
-    /// No end of line after each message
+    /// Print no end of line after each message
     #[arg(short = 'N', long = "no-eol")]
     no_eol: bool,
 }
 
 impl Printed {
-    /// As it was asked for.
+    /// Returns the format that the options ask for.
     pub fn format(&self) -> Result<Format, Failure> {
         match &self.format {
             Some(format) => Format::parse(format),
@@ -103,7 +103,7 @@ enum Handling {
     Never,
 }
 
-/// Standard output: written when nothing more is there to print.
+/// Buffered standard output, flushed before the tool waits.
 pub struct Printer {
     format: Format,
     eol: bool,
@@ -111,12 +111,12 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// For the options.
+    /// Creates the output for these options.
     pub fn new(printed: &Printed) -> Result<Printer, Failure> {
         Ok(Printer { format: printed.format()?, eol: !printed.no_eol, out: Vec::new() })
     }
 
-    /// Prints a message, or says why not.
+    /// Prints a message, or returns the reason that it cannot.
     pub fn print(&mut self, message: &Message) -> Result<(), Failure> {
         let at = self.out.len();
         match self.format.print(message, &mut self.out) {
@@ -130,20 +130,20 @@ impl Printer {
         if self.out.len() > super::connection::GATHERED_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what was printed.
+    /// Flushes the output.
     pub fn flush(&mut self) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         let written = stdout.write_all(&self.out).and_then(|()| stdout.flush());
         self.out.clear();
         written.map_err(|error| match error.kind() {
-            // Whoever read it has enough.
+            // The reader closed the pipe.
             ErrorKind::BrokenPipe => Failure { code: 1, text: String::new() },
             _ => Failure::of("standard output", error),
         })
     }
 }
 
-/// Why the next event is not waited for any longer.
+/// Reason that the wait for the next event ended.
 pub enum Next {
     Event(Event),
     /// `-W` is over.
@@ -152,7 +152,7 @@ pub enum Next {
     Interrupted,
 }
 
-/// The next event; what was printed is shown before it is waited for.
+/// Flushes the output and waits for the next event.
 pub async fn next(
     connection: &mut Connection,
     printer: &mut Printer,
@@ -189,16 +189,16 @@ struct Subscriber<'c> {
     printer: Printer,
     deadline: Option<Instant>,
     printed: u64,
-    /// It was subscribed once: a lost connection is made anew.
+    /// Set once the broker granted a subscription: a lost connection is made again from then on.
     settled: bool,
 }
 
-/// Subscribes and prints.
+/// Runs `lapwing sub`.
 pub async fn run(options: Subscribe) -> Result<(), Failure> {
     let client = options.connect.client("sub", Version::V311)?;
     let filters: Vec<String> = options.topic.iter().chain(&client.topic).cloned().collect();
     if filters.is_empty() && options.unsubscribe.is_empty() {
-        return Err(Failure::new("name what to subscribe to with -t"));
+        return Err(Failure::new("name a topic filter with -t"));
     }
     for filter in filters.iter().chain(&options.unsubscribe).chain(&options.filter_out) {
         check_filter(filter)?;
@@ -220,7 +220,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         match ended {
             Err(failure) if failure.is_lost_connection() && subscriber.settled => {
                 if !options.connect.quiet {
-                    eprintln!("lapwing sub: {}; connecting again", failure.text);
+                    eprintln!("lapwing sub: {}; reconnecting", failure.text);
                 }
             }
             Err(failure) => return Err(failure),
@@ -246,7 +246,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
 }
 
 impl Subscriber<'_> {
-    /// Until the end or the loss of the connection; inside, how the tool ends.
+    /// Handles events until the end or the loss of the connection; the inner result is the tool's.
     async fn listen(&mut self, connection: &mut Connection) -> Result<Result<(), Failure>, Failure> {
         self.ask(connection)?;
         let mut awaited =
@@ -300,7 +300,7 @@ impl Subscriber<'_> {
         connection.subscribe(&list, &blocks.bytes(Command::Subscribe))
     }
 
-    /// What the broker says to the subscriptions; a failure where it granted none.
+    /// Checks the reason codes of SUBACK; a failure where none was granted.
     fn judge(&self, reasons: &[ReasonCode]) -> Option<Failure> {
         let mut refused = reasons.iter().zip(&self.filters).filter(|(reason, _)| reason.is_failure());
         for (reason, filter) in refused.clone() {
@@ -312,10 +312,10 @@ impl Subscriber<'_> {
         if reasons.iter().any(|reason| !reason.is_failure()) {
             return None;
         }
-        Some(Failure::refused("nothing was subscribed to", *last, None, self.client.version))
+        Some(Failure::refused("no subscription was granted", *last, None, self.client.version))
     }
 
-    /// A message; whether it was the last.
+    /// Handles a message; returns `true` when it was the last.
     fn message(&mut self, connection: &mut Connection, message: &Message) -> Result<bool, Failure> {
         let publish = message.publish();
         let options = self.options;

@@ -1,4 +1,4 @@
-//! `lapwing top`: which topics are busy, as a tree, live in the terminal.
+//! `lapwing top`: the busiest topics, as a tree, live in the terminal.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,23 +16,23 @@ use super::options::{ConnectOptions, check_filter, seconds};
 use super::progress::size;
 use crate::commands::screen::Screen;
 
-/// The most places of the tree; what is new beyond it counts for the levels above it.
+/// Largest number of tree nodes; topics beyond it count for the levels above them.
 const PLACES_MAX: usize = 50_000;
-/// What the broker says of itself, for the first line.
+/// Topics of the broker's own figures, for the first line.
 const SYS: &str = "$SYS/broker/#";
 
-/// See the module.
+/// Options of `lapwing top`.
 #[derive(Debug, Args)]
 pub struct Top {
     #[command(flatten)]
     pub connect: ConnectOptions,
-    /// What to watch; can be given several times
+    /// A topic filter to watch; can be given several times
     #[arg(short, long, action = ArgAction::Append, value_name = "FILTER", default_value = "#")]
     topic: Vec<String>,
-    /// The levels of topics to tell apart
+    /// The number of topic levels to tell apart
     #[arg(long, value_name = "LEVELS", default_value_t = 4)]
     depth: usize,
-    /// What to order by
+    /// The figure to order by
     #[arg(long, value_enum, default_value = "messages")]
     by: By,
     /// Seconds between two looks
@@ -57,7 +57,7 @@ struct Node {
     bytes: u64,
 }
 
-/// What was seen since the last look.
+/// Messages since the last look, by topic level.
 struct Tree {
     root: Node,
     places: usize,
@@ -66,25 +66,25 @@ struct Tree {
     sys: BTreeMap<String, String>,
 }
 
-/// A look in the making.
+/// A look that is being drawn.
 struct Look {
     by: By,
-    /// What counts less is not shown.
+    /// Smallest weight that is shown.
     least: (u64, u64),
     seconds: f64,
-    /// The rows that are left.
+    /// Number of rows left.
     rows: usize,
     text: String,
 }
 
-/// Watches.
+/// Runs `lapwing top`.
 pub async fn run(options: Top) -> Result<(), Failure> {
     let client = options.connect.client("top", Version::V5)?;
     for filter in &options.topic {
         check_filter(filter)?;
     }
     if options.interval.is_zero() {
-        return Err(Failure::new("--interval is more than 0"));
+        return Err(Failure::new("--interval must be more than 0"));
     }
     let mut connection = Connection::open(&client).await?;
     let filters = options.topic.iter().map(String::as_str).chain([SYS]);
@@ -105,7 +105,7 @@ pub async fn run(options: Top) -> Result<(), Failure> {
         tokio::select! {
             event = connection.next() => match event? {
                 Event::Message(message) => tree.count(&message),
-                // The broker's own topics may be refused; what is watched may not.
+                // The broker's own topics may be refused; the watched ones may not.
                 Event::Subscribed(reasons) => {
                     let mut watched = reasons.iter().zip(&options.topic);
                     if let Some((reason, filter)) = watched.find(|(reason, _)| reason.is_failure()) {
@@ -139,7 +139,7 @@ impl Tree {
             }
             return;
         }
-        // What the broker kept was not published now.
+        // A retained message was not published now.
         let live = u64::from(!publish.retain);
         let bytes = if publish.retain { 0 } else { publish.payload.len() as u64 };
         let mut node = &mut self.root;
@@ -156,7 +156,7 @@ impl Tree {
         }
     }
 
-    /// The tree as text, with what was seen in `time`; the counting begins anew.
+    /// Draws the tree, with the counts of `time`, and resets them.
     fn look(&mut self, time: Duration, rows: usize) -> String {
         let seconds = time.as_secs_f64().max(0.001);
         let sys = |name: &str| self.sys.get(name).map_or("?", String::as_str);
@@ -171,9 +171,8 @@ impl Tree {
             "bytes/s",
             "messages",
         );
-        // The busiest places: a level is at least as busy as what is below it, so no place is shown
-        // without
-        // those above it.
+        // The busiest nodes: a level is at least as busy as those below it, so no node is shown
+        // without its parents.
         let mut weights = Vec::new();
         self.root.weights(self.by, &mut weights);
         weights.sort_unstable_by(|a, b| b.cmp(a));
@@ -195,7 +194,7 @@ impl Node {
         self.bytes += bytes;
     }
 
-    /// How much it counts: now, then since the beginning.
+    /// Returns the weight of a node: now, then since the start.
     fn weight(&self, by: By) -> (u64, u64) {
         (if by == By::Messages { self.messages } else { self.bytes }, self.all)
     }
@@ -216,7 +215,7 @@ impl Node {
             look.rows = less;
             let rate = node.messages as f64 / look.seconds;
             let bytes = size((node.bytes as f64 / look.seconds) as u64);
-            // A topic is a stranger's text.
+            // Topics come from strangers.
             let name: String =
                 level.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect();
             let slash = if node.below.is_empty() { "" } else { "/" };
@@ -231,7 +230,7 @@ impl Node {
         self.below.values_mut().for_each(Node::begin_anew);
     }
 
-    /// Forgets places that were not busy since the beginning anew; how many.
+    /// Removes nodes without messages since the last reset; returns their number.
     fn forget_idle(&mut self) -> usize {
         let before = self.size();
         self.below.retain(|_, node| node.messages > 0);
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_come_first_with_what_is_above_them_and_the_rest_is_cut() {
+    fn the_busiest_topics_come_first_with_their_parents() {
         let mut tree = tree(&[("a/quiet", 1), ("b/busy", 10), ("b/x", 2), ("c", 4)]);
         let text = tree.look(Duration::from_secs(1), 6);
         let names: Vec<_> = text.lines().skip(2).map(|line| line[40..].to_owned()).collect();

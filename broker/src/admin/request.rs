@@ -1,20 +1,20 @@
-//! What is asked of a route: by whom, about what, with which parameters.
+//! Requests to a route: their operator, path and parameters.
 
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
 use super::Admin;
-use super::answer::ApiError;
-use super::shape::Schema;
+use super::response::ApiError;
+use super::schema::Schema;
 use crate::auth::audit;
 
-/// Who asks, for the audit log.
+/// The operator behind a request, for the audit log.
 #[derive(Clone, Debug)]
 pub(super) enum Operator {
     /// A process at the Unix socket.
     Socket { user_id: u32, process_id: Option<i32> },
-    /// Who has the token.
+    /// A client with the token.
     Token(SocketAddr),
 }
 
@@ -39,11 +39,11 @@ pub(super) struct Parameter {
     pub doc: &'static str,
 }
 
-/// What a parameter may be.
+/// Values that a parameter may have.
 #[derive(Clone, Copy)]
 pub(super) enum ParameterKind {
     Text,
-    /// From the first to the second.
+    /// A number between the two, inclusive.
     Number(u64, u64),
     Choice(&'static [&'static str]),
 }
@@ -80,27 +80,27 @@ impl Parameter {
     }
 }
 
-/// How long a page is, where the query does not say.
+/// Items on a page where the query has no limit.
 const LIMIT_DEFAULT: usize = 100;
-/// The longest page.
+/// Items on the longest page.
 pub(super) const LIMIT_MAX: u64 = 1_000;
 /// The parameters of every list.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     kind: ParameterKind::Number(1, LIMIT_MAX),
     required: false,
-    doc: "The most items of a page; 100 where it is not said.",
+    doc: "The most items of a page; 100 by default.",
 };
 pub(super) const CURSOR: Parameter = Parameter::text(
     "cursor",
-    "Where the page begins: `next` of the page before. A page may hold fewer items than `limit`, or none, and not be the last.",
+    "Position behind which the page begins: `next` of the previous page. A page may hold fewer items than `limit`, or none, and not be the last.",
 );
 
-/// See the module.
+/// A request to a route of the API.
 pub(super) struct ApiRequest {
     pub admin: Admin,
     pub who: Operator,
-    /// What stands in the path where the route has {…}, in order.
+    /// Parts of the path in place of the route's {…}, in order.
     pub path: Vec<String>,
     query: Vec<(&'static str, String)>,
     body: Vec<u8>,
@@ -117,35 +117,35 @@ impl ApiRequest {
         ApiRequest { admin, who, path, query, body }
     }
 
-    /// A line in the audit log: what is done, to whom or what.
+    /// Writes a line into the audit log: the action with its subject.
     pub fn audit(&self, action: &str) {
         audit::operator(&self.who, action);
     }
 
-    /// The first part of the path that is not the route's own.
+    /// Returns the first variable part of the path.
     pub fn name(&self) -> &str {
         self.path.first().map_or("", String::as_str)
     }
 
-    /// A parameter.
+    /// Returns a parameter.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
-    /// How long the page is.
+    /// Returns the number of items on a page.
     pub fn limit(&self) -> usize {
         self.text(LIMIT.name).and_then(|value| value.parse().ok()).unwrap_or(LIMIT_DEFAULT)
     }
 
-    /// Where the page begins.
+    /// Returns the position behind which the page begins.
     pub fn cursor(&self) -> Option<&str> {
         self.text(CURSOR.name)
     }
 
-    /// The body.
+    /// Parses the body.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns the mistake in it.
     pub fn read<T: Schema>(&self) -> Result<T, ApiError> {
         let remedy = "GET /api/v1/openapi.json describes it";
         let value: Value = serde_json::from_slice(&self.body)
@@ -154,10 +154,10 @@ impl ApiRequest {
     }
 }
 
-/// The parameters of a query, as far as the route knows them.
+/// Parses the parameters of a query that the route knows.
 ///
 /// # Errors
-/// What is wrong with one.
+/// Returns the mistake in one.
 pub(super) fn query(
     text: &str,
     known: &'static [Parameter],
@@ -175,7 +175,7 @@ pub(super) fn query(
             return Err(ApiError::bad(format!("the parameter {name:?} is not known"), remedy));
         };
         if found.iter().any(|(known, _)| *known == parameter.name) {
-            return Err(ApiError::bad(format!("{} is there twice", parameter.name), "give it once"));
+            return Err(ApiError::bad(format!("{} is given twice", parameter.name), "give it once"));
         }
         parameter.check(&value)?;
         found.push((parameter.name, value));
@@ -191,11 +191,11 @@ pub(super) fn query(
     Ok(found)
 }
 
-/// A part of a path or query as text. A `+` is a space to some and itself to others, and a wildcard
-/// of MQTT: neither is guessed.
+/// Decodes a part of a path or query. A `+` is refused: it is a space to some programs, itself to
+/// others, and a wildcard of MQTT.
 ///
 /// # Errors
-/// What cannot be told.
+/// Returns the part that is ambiguous or malformed.
 pub(super) fn decode(text: &str) -> Result<String, ApiError> {
     if text.contains('+') {
         return Err(ApiError::bad(
@@ -203,8 +203,7 @@ pub(super) fn decode(text: &str) -> Result<String, ApiError> {
             "write %20 for a space, and %2B for a +",
         ));
     }
-    let wrong =
-        || ApiError::bad(format!("{text:?} is not encoded as a URL is"), "write %25 for a %, and UTF-8");
+    let wrong = || ApiError::bad(format!("{text:?} is not URL-encoded"), "write %25 for a %, and UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

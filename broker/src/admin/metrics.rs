@@ -1,11 +1,11 @@
-//! What only reads: figures, health, readiness and version.
+//! Pages for monitoring: metrics, health, readiness and version.
 
 use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
-use super::answer::{JSON, ResponseBody, TEXT, response};
 use super::exposition::{self, Form};
+use super::response::{JSON, ResponseBody, TEXT, response};
 use crate::store::Health;
 
 const PATHS: &str = "There are /metrics, /healthz, /readyz and /version; and /api/v1/openapi.json, which describes the API.\n";
@@ -30,8 +30,8 @@ impl Admin {
         }
     }
 
-    /// The kernel is asked for some figures, and takes its time where there are many open files: on
-    /// a thread of its own.
+    /// Some figures come from the kernel, which is slow where many files are open. So they are read
+    /// on a blocking thread.
     async fn metrics(&self, form: Form) -> Response<ResponseBody> {
         let core = self.core.clone();
         match tokio::task::spawn_blocking(move || exposition::write(&core, form)).await {
@@ -40,14 +40,14 @@ impl Admin {
         }
     }
 
-    /// Why the broker should be started anew.
+    /// Returns the reason to restart the broker, if there is one.
     fn unhealthy(&self) -> Option<&'static str> {
         (self.core.store.figures().health == Health::Failed).then_some(
-            "the store has failed: a write or a sync did not succeed, and nothing more is acknowledged",
+            "the store has failed: a write or a sync failed, and no message is acknowledged any more",
         )
     }
 
-    /// Why no client should be sent here now.
+    /// Returns the reason to send no client here now, if there is one.
     fn unready(&self) -> Option<&'static str> {
         if *self.stopped.borrow() {
             return Some("the broker stops");
@@ -58,7 +58,7 @@ impl Admin {
         match self.core.store.figures().health {
             Health::Good => None,
             Health::Full => {
-                Some("the disk of the store is full: no new message is taken that has to be kept")
+                Some("the disk of the store is full: new messages that must be stored are refused")
             }
             Health::Failed => self.unhealthy(),
         }
@@ -72,7 +72,7 @@ fn judged(problem: Option<&'static str>) -> Response<ResponseBody> {
     }
 }
 
-/// OpenMetrics, unless somebody can only read what was before it.
+/// Returns OpenMetrics, unless the client accepts only the older format.
 fn form(headers: &HeaderMap) -> Form {
     let accepted: Vec<&str> =
         headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();

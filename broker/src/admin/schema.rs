@@ -1,25 +1,25 @@
-//! What goes over the API: values that know how they are written as JSON, how they are read, and
-//! how the document describes them.
+//! Schemas of the API: values with their JSON form, their parser and their description in the
+//! OpenAPI document.
 //!
-//! A structure is declared once, with [`object`]; its fields, its JSON and its schema cannot
+//! A structure is declared once, with [`object`]; so its fields, its JSON and its schema cannot
 //! differ.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-/// See the module.
+/// A value of the API with JSON form and schema.
 pub(super) trait Schema: Sized {
-    /// As the document of the API describes it (JSON Schema).
+    /// Returns its JSON Schema for the OpenAPI document.
     fn schema() -> Value;
 
-    /// As it is sent.
+    /// Returns its JSON form.
     fn json(self) -> Value;
 
-    /// As it comes; the error says what was expected.
+    /// Parses its JSON form; the error says what was expected.
     fn read(value: &Value) -> Result<Self, String>;
 
-    /// What a field of it is where the field is missing.
+    /// Returns the value of a field that is missing, if it may be.
     fn missing() -> Option<Self> {
         None
     }
@@ -92,15 +92,15 @@ impl<T: Schema> Schema for Vec<T> {
 
 /// One page of a list.
 pub(super) struct ListPage<T> {
-    /// What is on it.
+    /// Items of the page.
     pub items: Vec<T>,
-    /// What `cursor` of the next page is; none: this is the last.
+    /// Value for `cursor` to get the next page; none: this is the last.
     pub next: Option<String>,
 }
 
 impl<T: Schema> Schema for ListPage<T> {
     fn schema() -> Value {
-        let next = "What `cursor` of the next page is; null: this is the last page.";
+        let next = "Value for `cursor` to get the next page; null: this is the last page.";
         json!({
             "type": "object",
             "properties": {
@@ -118,13 +118,13 @@ impl<T: Schema> Schema for ListPage<T> {
     }
 }
 
-/// A field of an object, described.
+/// Adds a description to the schema of a field.
 pub(super) fn described(mut schema: Value, doc: &str) -> Value {
     schema["description"] = doc.trim().into();
     schema
 }
 
-/// Takes a field out of what came.
+/// Takes a field out of a parsed object.
 pub(super) fn field<T: Schema>(from: &mut Map<String, Value>, name: &str) -> Result<T, String> {
     match from.remove(name) {
         Some(value) => T::read(&value).map_err(|expected| format!("{name}: expected {expected}")),
@@ -132,28 +132,28 @@ pub(super) fn field<T: Schema>(from: &mut Map<String, Value>, name: &str) -> Res
     }
 }
 
-/// Nothing may be left.
+/// Returns an error for fields that are not known.
 pub(super) fn no_more(left: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
     left.keys()
         .next()
         .map_or(Ok(()), |name| Err(format!("{name} is not known; there is {}", known.join(", "))))
 }
 
-/// Declares a structure that goes over the API.
+/// Declares a structure of the API.
 macro_rules! object {
     ($(#[doc = $object_doc:literal])+ $Name:ident { $($(#[doc = $doc:literal])+ $name:ident: $t:ty,)+ }) => {
         $(#[doc = $object_doc])+
         pub(super) struct $Name { $($(#[doc = $doc])+ pub $name: $t,)+ }
 
-        impl $crate::admin::shape::Schema for $Name {
+        impl $crate::admin::schema::Schema for $Name {
             fn schema() -> serde_json::Value {
                 let mut properties = serde_json::Map::new();
                 let mut required: Vec<&str> = Vec::new();
                 $(
-                    let schema = <$t as $crate::admin::shape::Schema>::schema();
+                    let schema = <$t as $crate::admin::schema::Schema>::schema();
                     let doc = concat!($($doc),+);
-                    properties.insert(stringify!($name).to_owned(), $crate::admin::shape::described(schema, doc));
-                    if <$t as $crate::admin::shape::Schema>::missing().is_none() {
+                    properties.insert(stringify!($name).to_owned(), $crate::admin::schema::described(schema, doc));
+                    if <$t as $crate::admin::schema::Schema>::missing().is_none() {
                         required.push(stringify!($name));
                     }
                 )+
@@ -170,14 +170,14 @@ macro_rules! object {
                 let mut object = serde_json::Map::new();
                 $(object.insert(
                     stringify!($name).to_owned(),
-                    <$t as $crate::admin::shape::Schema>::json(self.$name),
+                    <$t as $crate::admin::schema::Schema>::json(self.$name),
                 );)+
                 object.into()
             }
             fn read(value: &serde_json::Value) -> Result<Self, String> {
                 let mut from = value.as_object().cloned().ok_or("an object")?;
-                let read = Self { $($name: $crate::admin::shape::field(&mut from, stringify!($name))?,)+ };
-                $crate::admin::shape::no_more(&from, &[$(stringify!($name)),+])?;
+                let read = Self { $($name: $crate::admin::schema::field(&mut from, stringify!($name))?,)+ };
+                $crate::admin::schema::no_more(&from, &[$(stringify!($name)),+])?;
                 Ok(read)
             }
         }

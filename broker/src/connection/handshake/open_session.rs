@@ -8,7 +8,7 @@ use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
 use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
 use crate::auth::{Identity, audit};
@@ -49,29 +49,9 @@ pub(crate) async fn open_session(
         close: end_sender,
         handle: handle.clone(),
     };
-    let earlier = match core.registry.claim(&client_id, claimant) {
-        Claim::Fresh => None,
-        Claim::Offline(owned, rest) => {
-            if let Some(due) = owned.session.due_at() {
-                core.timers.remove(due, &client_id, rest);
-            }
-            Some(owned)
-        }
-        Claim::Live(from) => {
-            audit::takeover(&client_id, &identity, &handle.label);
-            from.await.ok().flatten()
-        }
-        claim @ (Claim::ForeignUser | Claim::Full) => {
-            let (reason, text) = match claim {
-                Claim::ForeignUser => (
-                    ReasonCode::ClientIdentifierNotValid,
-                    format!("the client identifier '{client_id}' belongs to another user"),
-                ),
-                _ => (
-                    ReasonCode::QuotaExceeded,
-                    "limits.sessions_max is reached, or the broker stops".to_owned(),
-                ),
-            };
+    let earlier = match claim(core, &client_id, &identity, claimant).await {
+        Ok(earlier) => earlier,
+        Err((reason, text)) => {
             let mut output = Output::default();
             ConnectError::new(request.negotiated.version, reason, text.clone()).write(&mut output);
             return Err(Box::new(Rejection { stream, output, text: Some(text), slow: false, _place: place }));
@@ -89,8 +69,7 @@ pub(crate) async fn open_session(
     } else {
         Ticket::default()
     };
-    info!(client = %client_id, peer = %handle.peer.address, listener = %handle.peer.listener, user = ?owned.identity.user,
-        version = %request.negotiated.version, session_present, "connected");
+    audit::connected(&handle.peer, &client_id, &owned.identity, &request.negotiated.version, session_present);
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
     let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
@@ -126,6 +105,40 @@ pub(crate) async fn open_session(
     }))
 }
 
+/// Claims the client identifier, and takes its session over from whoever has it.
+///
+/// # Errors
+/// Reason code and words for the client.
+async fn claim(
+    core: &Arc<Core>,
+    client_id: &Arc<str>,
+    identity: &Identity,
+    request: ClaimRequest,
+) -> Result<Option<OwnedSession>, (ReasonCode, String)> {
+    let label = request.handle.label.clone();
+    match core.registry.claim(client_id, request) {
+        Claim::Fresh => Ok(None),
+        Claim::Offline(owned, generation) => {
+            if let Some(due) = owned.session.due_at() {
+                core.timers.remove(due, client_id, generation);
+            }
+            Ok(Some(owned))
+        }
+        Claim::Live(from) => {
+            audit::takeover(client_id, identity, &label);
+            Ok(from.await.ok().flatten())
+        }
+        Claim::ForeignUser => {
+            let text = format!("the client identifier '{client_id}' belongs to another user");
+            Err((ReasonCode::ClientIdentifierNotValid, text))
+        }
+        Claim::Full => {
+            let text = "limits.sessions_max is reached, or the broker stops".to_owned();
+            Err((ReasonCode::QuotaExceeded, text))
+        }
+    }
+}
+
 /// A connection that its client has closed is noticed within this time.
 const FAREWELL: Duration = Duration::from_millis(50);
 
@@ -147,7 +160,7 @@ async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
     wait_released(core, client_id, fight.wait).await;
 }
 
-/// Whether nobody has this client identifier any more, within this time.
+/// Returns `true` when the client identifier is released within this time.
 async fn wait_released(core: &Core, client_id: &Arc<str>, within: Duration) -> bool {
     let (mut waited, mut pause) = (Duration::ZERO, Duration::from_millis(2));
     while waited < within {
@@ -194,8 +207,7 @@ fn owned(
     }
 }
 
-/// What the properties of CONNACK take at most, apart from texts of the client and the
-/// configuration.
+/// Bytes of CONNACK's properties at most, apart from texts of the client and the configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
 fn connack(

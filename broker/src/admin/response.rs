@@ -1,4 +1,4 @@
-//! What comes back: a value, a stream of lines, or why not.
+//! Responses of the API: a value, a stream of lines, or an error.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,13 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
-/// A JSON value a line, as long as the client listens.
+/// Content type of a stream: a JSON value a line, as long as the client listens.
 pub(super) const LINES: &str = "application/x-ndjson";
 
-/// The bytes of an answer.
+/// Body of a response.
 pub(super) enum ResponseBody {
     Whole(Bytes),
-    /// As they come; ends when the sender is dropped, and the sender hears when the client is gone.
+    /// Bytes as they come. It ends when the sender is dropped; the sender notices when the client
+    /// is gone.
     Stream {
         from: mpsc::Receiver<Bytes>,
         _permit: Option<OwnedSemaphorePermit>,
@@ -54,15 +55,15 @@ impl Body for ResponseBody {
     }
 }
 
-/// What a route answers.
+/// Result of a route.
 pub(super) enum ApiResponse {
     Value(Value),
-    /// A JSON value with a newline each, as they come.
+    /// JSON values with a newline each, as they come.
     Lines(mpsc::Receiver<Bytes>, Option<OwnedSemaphorePermit>),
 }
 
 impl ApiResponse {
-    /// With the permit that a stream keeps for as long as it goes on.
+    /// Adds the permit that a stream keeps until it ends.
     pub fn with(self, permit: Option<OwnedSemaphorePermit>) -> ApiResponse {
         match self {
             ApiResponse::Lines(from, _) => ApiResponse::Lines(from, permit),
@@ -84,7 +85,7 @@ impl ApiResponse {
     }
 }
 
-/// Why something was not done, and what to do about it.
+/// Error of the API, with its remedy.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub status: StatusCode,
@@ -97,59 +98,59 @@ impl ApiError {
         ApiError { status, error: error.into(), remedy: remedy.into() }
     }
 
-    /// What was asked makes no sense.
+    /// The request is malformed.
     pub fn bad(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, error, remedy)
     }
 
-    /// There is no such thing.
+    /// The thing does not exist.
     pub fn missing(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, error, remedy)
     }
 
-    /// It cannot be done as the broker is now.
+    /// The request contradicts the state of the broker.
     pub fn conflict(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, error, remedy)
     }
 
-    /// It could not be done, through no fault of who asks.
+    /// The broker failed to do it; the request is fine.
     pub fn unavailable(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
     }
 
-    /// The path is there, with these methods.
+    /// The path exists, with these methods.
     pub fn method(allow: &str) -> ApiError {
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method", format!("use {allow}"))
     }
 
-    /// More than is taken.
+    /// The request is too large.
     pub fn too_large(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error, remedy)
     }
 
-    /// Another kind of body was expected.
+    /// The body has another content type than expected.
     pub fn media_type(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy)
     }
 
-    /// Nobody said who it is.
+    /// The request has no valid token.
     pub fn unauthorized(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, error, remedy)
     }
 
-    /// It is not done here, whoever asks.
+    /// The broker does not do this for any client.
     pub fn forbidden(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::FORBIDDEN, error, remedy)
     }
 
-    /// As the document of the API describes it.
+    /// Returns its schema for the OpenAPI document.
     pub fn schema() -> Value {
         json!({
             "type": "object",
             "title": "Failure",
             "properties": {
-                "error": { "type": "string", "description": "What is wrong." },
-                "remedy": { "type": "string", "description": "What to do about it." },
+                "error": { "type": "string", "description": "The error." },
+                "remedy": { "type": "string", "description": "The remedy." },
             },
             "required": ["error", "remedy"],
             "additionalProperties": false,
@@ -172,7 +173,7 @@ impl ApiError {
     }
 }
 
-/// A whole answer.
+/// Makes a response of a whole body.
 pub(super) fn response(
     status: StatusCode,
     content_type: &'static str,

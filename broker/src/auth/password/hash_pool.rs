@@ -1,10 +1,9 @@
-//! The threads that hash passwords: at most half of the cores, at low priority, and a bounded queue
-//! before them.
+//! The threads that hash passwords: at most half of the cores, at low priority, behind a bounded
+//! queue.
 //!
-//! Hashing is slow on purpose. In threads of its own it keeps nobody else waiting, however many
-//! devices come back at once; in a bounded queue it cannot be used to fill the memory. Threads
-//! begin with the first password, and keep the memory that argon2id works in as long as there is
-//! something to do.
+//! Hashing is slow on purpose. Threads of its own keep it from delaying others, however many
+//! devices reconnect at once. The bounded queue keeps it from filling the memory. Threads start
+//! with the first password, and keep the memory of argon2id as long as there are jobs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -15,19 +14,19 @@ use argon2::Block;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-/// How long a thread without work keeps its memory.
+/// Time after which an idle thread frees its memory.
 const KEEP_MEMORY: Duration = Duration::from_secs(10);
-/// How much less urgent than the rest of the broker hashing is.
+/// Niceness of the hashing threads.
 const NICE: i32 = 10;
 
-/// One thing to hash: does it with the thread's memory, and answers by itself.
+/// One job: it hashes with the thread's memory, and sends its own answer.
 type Job = Box<dyn FnOnce(&mut Vec<Block>) + Send>;
 
-/// The queue is full.
+/// Error of a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashQueueFull;
 
-/// See the module.
+/// Threads that hash passwords, with their queue.
 #[derive(Debug)]
 pub struct HashPool {
     threads_max: usize,
@@ -37,7 +36,7 @@ pub struct HashPool {
 }
 
 impl HashPool {
-    /// `threads_max` 0: half of the cores, at least one.
+    /// Creates the pool; `threads_max` 0 stands for half of the cores, at least one.
     pub fn new(threads_max: usize, queue_max: usize) -> HashPool {
         let half = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
         let threads_max = if threads_max == 0 { half } else { threads_max };
@@ -58,17 +57,17 @@ impl HashPool {
         send
     }
 
-    /// Lets a thread do this. `None`: the thread failed.
+    /// Runs a job on a thread. `None`: the thread failed.
     ///
     /// # Errors
-    /// [`Full`]
+    /// Returns [`HashQueueFull`] when too many jobs wait.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Vec<Block>) -> T + Send + 'static,
     ) -> Result<Option<T>, HashQueueFull> {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move |memory| {
-            // Whoever asked may have gone meanwhile.
+            // The caller may have given up meanwhile.
             if !answer.is_closed() {
                 let _ = answer.send(work(memory));
             }
@@ -81,9 +80,8 @@ impl HashPool {
 }
 
 fn serve(queue: &Mutex<Receiver<Job>>) {
-    // Best effort: without it hashing competes like everybody else. On Linux this is about the
-    // thread
-    // alone.
+    // Best effort: without it hashing competes with the other threads. On Linux this concerns only
+    // the calling thread.
     let _ = rustix::process::nice(NICE);
     let mut memory = Vec::new();
     loop {

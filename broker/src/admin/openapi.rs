@@ -1,9 +1,9 @@
-//! The document of the API itself.
+//! The OpenAPI document of the API.
 
-use super::answer::ApiError;
-use super::call::ApiRequest;
+use super::request::ApiRequest;
+use super::response::ApiError;
 use super::routes;
-use super::shape::Schema;
+use super::schema::Schema;
 use crate::admin::route::{Route, route};
 
 pub(super) const ROUTES: &[Route] = &[route!(GET "/openapi.json", "This document", [], document => Document)];

@@ -1,8 +1,8 @@
-//! What was found right is remembered, so that devices that come back are not hashed again.
+//! Cache of verified passwords, so that devices that reconnect are not hashed again.
 //!
-//! Kept is a keyed hash of user, stored hash and password; its key is random, never leaves the
-//! process and dies with it. A password cannot be read off it, and a user whose stored hash changes
-//! is forgotten by that.
+//! It holds a keyed hash of user, stored hash and password. The key is random, never leaves the
+//! process, and ends with it. A password cannot be read from the cache, and a user whose stored
+//! hash changes is no longer in it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,16 +14,16 @@ use super::Hash;
 
 type Tag = [u8; 16];
 
-/// See the module.
+/// Cache of verified passwords.
 pub struct VerifiedCache {
     key: hmac::Key,
-    /// 0: nothing is remembered, as where there is no randomness.
+    /// Largest number of entries; 0: none, as where there is no randomness.
     entries_max: usize,
     age_max: Duration,
     known: Mutex<Known>,
 }
 
-/// Two generations: when the younger is full, the elder is forgotten.
+/// Two generations: when the younger is full, the elder is dropped.
 #[derive(Default)]
 struct Known {
     young: HashMap<Tag, Instant>,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for VerifiedCache {
 }
 
 impl VerifiedCache {
-    /// Remembers so many for so long; 0 of either: none.
+    /// Creates a cache for so many entries of such an age; 0 of either: none.
     pub fn new(entries_max: usize, age_max_s: u32) -> VerifiedCache {
         let mut key = [0; 32];
         let random = getrandom::fill(&mut key).is_ok();
@@ -51,7 +51,7 @@ impl VerifiedCache {
         }
     }
 
-    /// Bytes that belong to a text, and that only this process can make.
+    /// Returns a keyed hash of a text, which only this process can make.
     pub fn keyed(&self, text: &str) -> [u8; 32] {
         hmac::sign(&self.key, &[b"text:", text.as_bytes()].concat()).as_ref().try_into().unwrap_or([0; 32])
     }
@@ -66,7 +66,7 @@ impl VerifiedCache {
         context.sign().as_ref().get(..16)?.try_into().ok()
     }
 
-    /// Whether it was found right before.
+    /// Returns `true` when the password was verified before.
     pub fn knows(&self, user: &str, hash: &Hash, password: &[u8], now: Instant) -> bool {
         let Some(tag) = self.tag(user, hash, password) else { return false };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ impl VerifiedCache {
         }
     }
 
-    /// Remembers it.
+    /// Adds a verified password.
     pub fn learn(&self, user: &str, hash: &Hash, password: &[u8], now: Instant) {
         let Some(tag) = self.tag(user, hash, password) else { return };
         self.insert(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner), tag, now);
@@ -105,19 +105,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_success_is_known_for_its_time_for_its_hash_and_within_the_bound() {
+    fn a_verified_password_expires_and_the_cache_is_bounded() {
         let hash = Hash::Sha512 { salt: [1; 8].into(), hash: [2; 64].into() };
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(11));
-        let successes = VerifiedCache::new(4, 10);
-        successes.learn("u", &hash, b"p", now);
-        assert!(successes.knows("u", &hash, b"p", now));
-        assert!(!successes.knows("u", &hash, b"q", now) && !successes.knows("v", &hash, b"p", now));
-        assert!(!successes.knows("u", &hash.decoy(), b"p", now), "its hash has changed");
-        assert!(!successes.knows("u", &hash, b"p", later));
+        let verified = VerifiedCache::new(4, 10);
+        verified.learn("u", &hash, b"p", now);
+        assert!(verified.knows("u", &hash, b"p", now));
+        assert!(!verified.knows("u", &hash, b"q", now) && !verified.knows("v", &hash, b"p", now));
+        assert!(!verified.knows("u", &hash.decoy(), b"p", now), "its hash has changed");
+        assert!(!verified.knows("u", &hash, b"p", later));
         for n in 0..10u8 {
-            successes.learn("u", &hash, &[n], now);
+            verified.learn("u", &hash, &[n], now);
         }
-        let known = successes.known.lock().unwrap();
+        let known = verified.known.lock().unwrap();
         assert!(known.young.len() + known.old.len() <= 4);
     }
 }
