@@ -292,13 +292,14 @@ impl Broker {
         self.listeners.borrow().iter().map(|(_, name)| name.clone()).collect()
     }
 
-    /// Opens a session inside this process, to publish and to subscribe without a socket. Its name tells
-    /// it from others in traces.
+    /// Opens a session inside this process, to publish and to subscribe without a socket. Its name
+    /// tells it from others in traces.
     pub fn local(&self, name: &str) -> Local {
         Local::open(&self.core, name)
     }
 
-    /// The figures of now, in the text format of Prometheus: those of `/metrics` (`docs/MONITORING.md`).
+    /// The figures of now, in the text format of Prometheus: those of `/metrics`
+    /// (`docs/MONITORING.md`).
     pub fn figures(&self) -> String {
         crate::admin::exposition(&self.core)
     }

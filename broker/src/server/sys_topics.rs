@@ -47,8 +47,8 @@ impl SysTopics {
         SysTopics { core: core.clone(), local: Local::open(core, "sys") }
     }
 
-    /// Measures memory every second, or every five where nothing comes in, and publishes the figures as
-    /// often as the configuration says, until the broker stops.
+    /// Measures memory every second, or every five where nothing comes in, and publishes the
+    /// figures as often as the configuration says, until the broker stops.
     pub(crate) async fn run(mut self) {
         let core = self.core.clone();
         let configured = || u64::from(core.settings.get().config.mqtt.sys_interval_s);
@@ -110,7 +110,8 @@ impl SysTopics {
         let _ = self.local.publish_message(&message, None);
     }
 
-    /// Publishes what does not change: before the first client is there, so that it finds it retained.
+    /// Publishes what does not change: before the first client is there, so that it finds it
+    /// retained.
     pub(crate) fn announce(&mut self) {
         if self.core.settings.get().config.mqtt.sys_interval_s > 0 {
             self.set("version", &format!("lapwing version {}", crate::VERSION));

@@ -1,5 +1,5 @@
-//! Writes frozen memtables into the checkpoint: one function for each table, all in one transaction.
-//! Also copies a snapshot for a backup.
+//! Writes frozen memtables into the checkpoint: one function for each table, all in one
+//! transaction. Also copies a snapshot for a backup.
 
 use std::io;
 use std::path::Path;
