@@ -222,7 +222,7 @@ fn a_token_that_could_be_guessed_or_read_refuses_the_start_and_is_not_shown() {
     refused(&format!("token_file = '{short}'"), "shorter than 16");
     refused("token_file = 'nowhere'", "admin.token_file nowhere");
     let good = secret_file(&folder, "good", "hunter2hunter2hunter2\n").display().to_string();
-    refused(&format!("token = 'hunter2hunter2hunter2'\ntoken_file = '{good}'"), "exclude each other");
+    refused(&format!("token = 'hunter2hunter2hunter2'\ntoken_file = '{good}'"), "one of them will do");
     assert!(test(&format!("token_file = '{good}'"), &[]).0);
     assert!(test("", &[("LAPWING_ADMIN__TOKEN_FILE", &good)]).0);
     assert!(!test("", &[("LAPWING_ADMIN__TOKEN", "hunter2")]).0);
