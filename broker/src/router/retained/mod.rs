@@ -6,7 +6,7 @@
 //! All topics are in memory. Messages are in memory as far as the cache goes where the store has
 //! them; the others are fetched on demand.
 
-mod browse;
+pub(super) mod browse;
 mod cursor;
 mod key;
 mod sweep;
@@ -20,8 +20,6 @@ use crate::config::Config;
 use crate::message::{Message, Millis};
 use crate::store::Store;
 use crate::store::publish_record::PublishRecord;
-
-pub use browse::RetainedEntry;
 
 /// Result of keeping a retained message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
