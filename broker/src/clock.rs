@@ -1,14 +1,14 @@
 //! The broker's clock: milliseconds since the Unix epoch at its start, and monotonic from there.
 //!
-//! What is kept on disk names moments, so the clock goes on over a restart, time spent down
-//! included. A jump of the wall clock while the broker runs moves nothing; one that happened before
-//! it started can make it begin late, never early.
+//! Times on disk must stay valid over a restart, so the clock continues and includes downtime. A
+//! jump of the wall clock while the broker runs has no effect. A jump before the start can make
+//! this clock begin late, never early.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::message::Millis;
 
-/// See the module.
+/// Monotonic clock that begins at the wall clock's time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     base: Millis,
@@ -16,24 +16,24 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts now, and not before `last`, the last moment that is known to have passed.
+    /// Starts now, but not before `last`, the latest time that is known to have passed.
     pub fn after(last: Millis) -> Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let wall = Millis::try_from(wall.as_millis()).unwrap_or(Millis::MAX / 2);
         Clock { base: wall.max(last), started: Instant::now() }
     }
 
-    /// How far the wall clock is behind this one at its start.
+    /// Milliseconds that the wall clock was behind this clock at the start.
     pub fn ahead_ms(&self) -> Millis {
         self.base.saturating_sub(Clock::after(0).base)
     }
 
-    /// The moment.
+    /// Current time.
     pub fn now(&self) -> Millis {
         self.base + self.uptime_ms()
     }
 
-    /// Since the start.
+    /// Milliseconds since the start.
     pub fn uptime_ms(&self) -> Millis {
         Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX / 4)
     }
@@ -46,12 +46,12 @@ mod tests {
     const DAY_MS: Millis = 86_400_000;
 
     #[test]
-    fn a_wall_clock_that_was_set_by_a_day_makes_time_stand_or_leap_but_never_go_back() {
+    fn time_never_goes_back_when_the_wall_clock_was_set_by_a_day() {
         let wall = Clock::after(0).now();
-        // Set back: the last run saw a moment that the wall clock has not reached.
+        // Set back: the last run saw a time that the wall clock has not reached.
         let behind = Clock::after(wall + DAY_MS);
         assert!(behind.now() >= wall + DAY_MS && behind.now() < wall + DAY_MS + 60_000);
-        assert!(behind.ahead_ms() > DAY_MS - 60_000, "nobody could be told");
+        assert!(behind.ahead_ms() > DAY_MS - 60_000, "the lag is not reported");
         // Set forward: it is believed.
         let forward = Clock::after(wall - DAY_MS);
         assert!(forward.now() >= wall && forward.now() < wall + 60_000);

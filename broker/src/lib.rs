@@ -43,6 +43,7 @@ pub use crate::auth::{
 };
 pub use crate::config::{Config, ConfigErrors, Listener, Secret};
 pub use crate::core::control::Reloaded;
+pub use crate::core::local::{Local, LocalError, LocalMessage};
 pub use crate::net::BindError;
 pub use crate::server::{Broker, Builder, StartError, check_files};
 pub use crate::store::OpenError;

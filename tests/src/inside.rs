@@ -45,6 +45,16 @@ impl Inside {
         self.broker.admin().expect("[admin] has an address").to_string()
     }
 
+    /// Opens a session inside the process.
+    pub fn local(&self, name: &str) -> lapwing::Local {
+        self.broker.local(name)
+    }
+
+    /// The broker's figures, in the text format of Prometheus.
+    pub fn figures(&self) -> String {
+        self.broker.figures()
+    }
+
     /// Stops it as the program would at SIGTERM.
     pub fn stop(self) {
         let Inside { runtime, broker, .. } = self;

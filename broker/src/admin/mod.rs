@@ -76,6 +76,11 @@ const BODY_BYTES_MAX: usize = 65_536;
 /// Pause of the accept loop when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// The figures of now, in the text format of Prometheus.
+pub(crate) fn exposition(core: &Core) -> String {
+    exposition::write(core, exposition::Form::Plain)
+}
+
 /// The HTTP service for operators.
 #[derive(Clone)]
 pub(crate) struct Admin {

@@ -1,4 +1,4 @@
-//! What would make a start fail, found before any port is opened.
+//! Checks for problems that would make a start fail, before any port is opened.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -8,14 +8,14 @@ use rustix::fs::{Access, access};
 
 use super::{Admin, Config, ConfigErrors, Listener, Method, Telemetry, Transport};
 
-/// The shortest token that is taken, in bytes.
+/// Shortest accepted token, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
 
 impl Config {
-    /// Checks what the configuration says, and that the files are there that it names.
+    /// Checks the configuration, and the files that it names.
     ///
     /// # Errors
-    /// Everything that would make the start fail.
+    /// All problems that would make the start fail.
     pub fn check(&self) -> Result<(), ConfigErrors> {
         let mut errors = Vec::new();
         if self.listeners.is_empty() {
@@ -55,11 +55,10 @@ impl Config {
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
-    /// Checks what a start needs of this machine beside files: folders that can be written,
-    /// interfaces.
+    /// Checks the requirements on this machine: writable folders, network interfaces.
     ///
     /// # Errors
-    /// All that is not there.
+    /// All missing requirements.
     pub fn check_machine(&self) -> Result<(), ConfigErrors> {
         let mut errors = Vec::new();
         if !self.store.in_memory {
@@ -141,19 +140,19 @@ impl Admin {
         errors
     }
 
-    /// Whether there is to be a token.
+    /// True when a token is configured.
     pub(crate) fn has_token(&self) -> bool {
         self.token.is_some() || self.token_file.is_some()
     }
 
-    /// Whether only this machine can reach the address.
+    /// True when only this machine can reach the address.
     pub(crate) fn is_local(&self) -> bool {
         let site = |address: &String| Listener { address: address.clone(), ..Listener::default() };
         self.address.as_ref().is_none_or(|address| site(address).is_local())
     }
 }
 
-/// Why a text is no token; the text itself is not shown.
+/// Reason why a token is not acceptable; it does not show the token.
 pub(crate) fn why_no_token(token: &[u8]) -> Option<String> {
     let remedy = "make one with: openssl rand -hex 32";
     if !token.iter().all(u8::is_ascii_graphic) {
@@ -165,7 +164,7 @@ pub(crate) fn why_no_token(token: &[u8]) -> Option<String> {
         .then(|| format!("is shorter than {TOKEN_BYTES_MIN} characters and could be guessed: {remedy}"))
 }
 
-/// What a listener needs and does not find.
+/// Missing requirement of a listener, if any.
 fn lacks(listener: &Listener) -> Option<String> {
     if let Some(name) = &listener.interface
         && !Path::new("/sys/class/net").join(name).exists()
@@ -176,7 +175,7 @@ fn lacks(listener: &Listener) -> Option<String> {
     lacks_folder(path)
 }
 
-/// What the path of a socket needs and does not find.
+/// Reason why the path of a socket cannot be used, if any.
 fn lacks_folder(path: &Path) -> Option<String> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
         return Some(format!("{} is there and is no socket", path.display()));
@@ -189,9 +188,9 @@ fn lacks_folder(path: &Path) -> Option<String> {
     }
 }
 
-/// Why nothing can be made in a folder, or the folder itself not.
+/// Reason why files cannot be created in a folder, or the folder itself.
 fn why_not_writable(folder: &Path) -> Option<String> {
-    // What is there already, on the way to it.
+    // Nearest ancestor that exists.
     let absolute = std::path::absolute(folder).ok()?;
     let there = absolute.ancestors().find(|path| std::fs::symlink_metadata(path).is_ok())?;
     if !there.is_dir() {

@@ -1,5 +1,4 @@
-//! What a declaration of a key is made of: its type, with what it may be, and how it is read, shown
-//! and set.
+//! Parts of a key's declaration: its type, its range, and how it is parsed, shown and set.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -7,44 +6,44 @@ use std::path::PathBuf;
 use super::value::{self, Given, Unit};
 use crate::config::Secret;
 
-/// A key with all that is known about it; `T` is what it is set in.
+/// Declaration of a key; `T` is the section or listener that holds it.
 pub struct ConfigKey<T> {
-    /// Its section.
+    /// Section of the key.
     pub section: &'static str,
-    /// Its name.
+    /// Name of the key.
     pub name: &'static str,
-    /// What it does.
+    /// Documentation of the key.
     pub doc: &'static str,
-    /// Its default, as text.
+    /// Default value, as text.
     pub default: fn() -> String,
-    /// What it may be, as text.
+    /// Allowed values, as text.
     pub range: &'static str,
-    /// When a change of it counts.
+    /// Time at which a change takes effect.
     pub reload: Reload,
-    /// Sets it; the error says what was expected.
+    /// Sets the key; the error says which values are expected.
     pub(super) set: fn(&mut T, &Given) -> Result<(), String>,
-    /// Its value as it is written in TOML; [`NONE`]: it is not set.
+    /// Value in TOML; [`NONE`] when the key is not set.
     pub(super) show: fn(&T) -> String,
-    /// Takes it over from another.
+    /// Copies the value of another.
     pub(super) copy: fn(&mut T, &T),
 }
 
-/// A key that is not set.
+/// Text for a key that is not set.
 pub(super) const NONE: &str = "none";
 
-/// When a change of a key counts.
+/// Time at which a change of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// As soon as the configuration is read anew.
+    /// As soon as the configuration is reloaded.
     Now,
-    /// For clients that connect from then on: the others were told another value.
+    /// For new connections: existing clients were told the old value.
     Connect,
-    /// With the next start.
+    /// At the next start.
     Restart,
 }
 
 impl Reload {
-    /// For the reference.
+    /// Text for the reference.
     pub(super) const fn text(self) -> &'static str {
         match self {
             Reload::Now => "at once",
@@ -60,7 +59,7 @@ pub(super) trait Parse: Sized {
     fn show(&self) -> String;
 }
 
-/// For keys that are no numbers.
+/// Range of keys that are not numbers.
 pub(super) const ANY: RangeInclusive<u64> = 0..=u64::MAX;
 
 macro_rules! parse_numbers {
@@ -111,7 +110,7 @@ impl Parse for Secret {
     fn parse(given: &Given, _: &str, _: RangeInclusive<u64>) -> Result<Self, String> {
         value::text(given).map(|text| Secret::new(text.as_bytes()))
     }
-    /// For a file; [`print`](super::print) hides it from people.
+    /// For a file; [`print`](super::print) hides it in output for people.
     fn show(&self) -> String {
         quoted(&String::from_utf8_lossy(self.reveal()))
     }
@@ -141,18 +140,18 @@ impl Parse for Vec<String> {
     }
 }
 
-/// A text as TOML has it.
+/// Quotes a string for TOML.
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A list of texts as TOML has it.
+/// Formats a list of strings for TOML.
 pub(super) fn listed(texts: &[impl AsRef<str>]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| quoted(text.as_ref())).collect();
     format!("[{}]", texts.join(", "))
 }
 
-/// The words of an enum.
+/// Declares the words of an enum.
 macro_rules! words {
     ($name:ident { $($variant:ident = $text:literal,)+ }) => {
         impl Parse for $name {
@@ -178,7 +177,7 @@ macro_rules! choices {
 }
 pub(super) use choices;
 
-/// When a change counts, where the declaration does not say: at once.
+/// Reload behavior of a declaration; the default is at once.
 macro_rules! reload {
     () => {
         $crate::config::declare::Reload::Now
@@ -189,7 +188,7 @@ macro_rules! reload {
 }
 pub(super) use reload;
 
-/// One key, in `$target.$($field).+`.
+/// Declares one key, in `$target.$($field).+`.
 macro_rules! key {
     ($Target:ty, $section:expr, [$($field:ident).+], $name:ident: $t:ty = $default:expr, $range:expr, [$($reload:ident)?], $doc:expr) => {
         $crate::config::declare::ConfigKey::<$Target> {

@@ -1,4 +1,4 @@
-//! From TOML to values.
+//! Reads TOML into values.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::keys::SECTIONS;
 use super::reading::{Origin, Reading, unknown, unknown_section};
 use super::value::Given;
 
-/// A file, and where in it something stands.
+/// A TOML text, with lookup of line numbers.
 struct File<'a> {
     text: &'a str,
     name: &'a str,
@@ -23,7 +23,7 @@ impl File<'_> {
     }
 }
 
-/// Takes over what a text says; `name` is what errors call it.
+/// Reads a TOML text; `name` is the file's name in errors.
 pub(super) fn read(text: &str, name: &str, reading: &mut Reading) {
     let file = File { text, name };
     match DeTable::parse(text) {
@@ -37,7 +37,7 @@ pub(super) fn read(text: &str, name: &str, reading: &mut Reading) {
 
 type TomlItem<'t, 'i> = (&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>);
 
-/// The entries of a table in the order of the text.
+/// Entries of a table in the order of the text.
 fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<TomlItem<'t, 'i>> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);

@@ -1,9 +1,9 @@
-//! Files that the configuration names: reading one, and the reason why it cannot be read.
+//! Files that the configuration names: their contents, and the reason when they cannot be read.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The text of a file, or why there is none: a folder, no right, no UTF-8.
+/// Contents of a file, or the reason why it cannot be read as UTF-8 text.
 pub(crate) fn text_of(key: &str, path: &Path) -> Result<String, String> {
     if let Some(error) = why_not_readable(key, path) {
         return Err(error);
@@ -11,7 +11,7 @@ pub(crate) fn text_of(key: &str, path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{key} {}: {error}", path.display()))
 }
 
-/// Why a file with a secret in it is not used: others can read it.
+/// Reason why a file with a secret is not used: other users can read it.
 pub(crate) fn why_not_secret(key: &str, path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
     (mode & 0o006 != 0).then(|| {
@@ -23,7 +23,7 @@ pub(crate) fn why_not_secret(key: &str, path: &Path) -> Option<String> {
     })
 }
 
-/// Why a file cannot be read: who tried, and what its permissions are.
+/// Reason why a file cannot be read, with the user and its permissions.
 pub(crate) fn why_not_readable(key: &str, path: &Path) -> Option<String> {
     let error = match std::fs::File::open(path) {
         Ok(_) if path.is_dir() => return Some(format!("{key} {} is a folder, not a file", path.display())),

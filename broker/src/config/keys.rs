@@ -1,5 +1,4 @@
-//! The declarations: every key of every section but the listeners', which are in
-//! [`listener`](super::listener).
+//! Declarations of all keys, except those of listeners ([`listener`](super::listener)).
 
 use lapwing_protocol::topic;
 
@@ -11,55 +10,55 @@ use crate::message::Durability;
 
 words! { Durability { Always = "always", Interval = "interval", None = "none", } }
 choices! {
-    /// What to do about a damaged file.
+    /// Reaction to a damaged file.
     OnCorruption {
         /// Do not start.
         #[default]
         Refuse = "refuse",
-        /// Set it aside and start with what is sound.
+        /// Set the file aside and start with the sound part.
         Quarantine = "quarantine",
     }
 }
 
 choices! {
-    /// What happens to a message for a session whose queue is full.
+    /// Reaction to a message for a session whose queue is full.
     QueuePolicy {
-        /// It is dropped.
+        /// Drop the new message.
         #[default]
         DropNewest = "drop_newest",
-        /// The oldest one is dropped in its place.
+        /// Drop the oldest message of the queue.
         DropOldest = "drop_oldest",
-        /// The publisher is told: 0x97 in MQTT 5.
+        /// Refuse the message: MQTT 5 publishers get 0x97.
         Refuse = "refuse",
-        /// It is dropped, and the client that does not keep up is disconnected: 0x97 in MQTT 5.
+        /// Drop the message and disconnect the slow client (MQTT 5: 0x97).
         Disconnect = "disconnect",
     }
 }
 
 choices! {
-    /// What happens to a subscription that is wider than what the rules allow.
+    /// Reaction to a subscription that is wider than the rules allow.
     WideSubscriptions {
-        /// It is refused: 0x87.
+        /// Refuse it with 0x87.
         #[default]
         Refuse = "refuse",
-        /// It is accepted where some of it is allowed, and brings only that.
+        /// Accept it if the rules allow a part of it, and deliver only that part.
         Filter = "filter",
     }
 }
 
 choices! {
-    /// What an MQTT 3 client is told that publishes what it may not.
+    /// Reaction to a forbidden PUBLISH from an MQTT 3 client.
     DeniedPublish {
-        /// That all is well: there is no other answer, and the message is dropped.
+        /// Acknowledge and drop it: MQTT 3 has no negative answer.
         #[default]
         Acknowledge = "acknowledge",
-        /// Its connection is closed.
+        /// Close the connection.
         Close = "close",
     }
 }
 
 choices! {
-    /// The form of a log line.
+    /// Format of a log line.
     LogFormat {
         /// For people.
         #[default]
@@ -83,337 +82,332 @@ macro_rules! sections {
             }
         })+
 
-        /// Every key, section by section.
+        /// All keys, section by section.
         pub(super) const KEYS: &[ConfigKey<Config>] = &[$($(
             key!(Config, stringify!($section), [$section.$name], $name: $t = $default, $range, [$($reload)?], concat!($($doc),+)),
         )+)+];
 
-        /// The sections.
+        /// Names of the sections.
         pub(super) const SECTIONS: &[&str] = &[$(stringify!($section)),+];
     };
 }
 
 sections! {
-    /// What the broker offers.
+    /// Features that the broker offers.
     Mqtt mqtt {
-        /// The highest QoS that is offered; told to MQTT 5 clients.
+        /// Highest QoS; told to MQTT 5 clients.
         qos_max: u8 = 2, 0..=2, Connect;
-        /// Whether messages can be retained; told to MQTT 5 clients.
+        /// Allow retained messages; told to MQTT 5 clients.
         retain_available: bool = true, ANY, Connect;
-        /// Whether a payload that is said to be UTF-8 text (payload format indicator 1) is checked,
-        /// and refused with 0x99 if it is not.
+        /// Check that a payload with payload format indicator 1 is UTF-8 text, and refuse it with
+        /// 0x99 if it is not.
         payload_format_checked: bool = false, ANY;
-        /// The Response Information that is given to clients that ask for it.
+        /// Response Information for clients that request it.
         response_information: Option<String> = None, ANY;
-        /// Another server: every CONNECT is answered with 0x9C (use another server) and this
-        /// reference. None: serve.
+        /// Reference to another server. If set, every CONNECT is answered with 0x9C (use another
+        /// server) and this text.
         server_reference: Option<String> = None, ANY;
         /// With server_reference: answer 0x9D (server moved) instead.
         server_moved: bool = false, ANY;
-        /// How often the $SYS topics are published, in seconds; 0 turns them off.
+        /// Interval between publications of the $SYS topics, in seconds; 0 turns them off.
         sys_interval_s: u32 = 10, 0..=86_400;
     }
-    /// What is bounded. "Unlimited" is never a default.
+    /// Limits. None is unlimited by default.
     Limits limits {
-        /// The time from accept to CONNECT, TLS and WebSocket included, in seconds; up to a tenth
-        /// more, so that a crowd is not sent away in one moment.
+        /// Time from accept to CONNECT, including TLS and WebSocket handshakes, in seconds. It is
+        /// spread by up to a tenth more, so that a burst of connections does not time out at once.
         connect_timeout_s: u32 = 10, 1..=3_600;
-        /// The largest packet before CONNECT is accepted, in bytes.
+        /// Largest packet before CONNECT is accepted, in bytes.
         packet_bytes_before_connect: u64 = 65_536, 128..=16_777_216;
-        /// The largest packet, in bytes; told to MQTT 5 clients.
+        /// Largest packet, in bytes; told to MQTT 5 clients.
         packet_bytes_max: u32 = 16_777_216, 128..=268_435_460, Connect;
-        /// The most levels of a topic name or filter.
+        /// Maximum number of levels of a topic name or filter.
         topic_levels_max: u32 = 128, 1..=65_535;
-        /// The longest topic name or filter, in bytes.
+        /// Longest topic name or filter, in bytes.
         topic_bytes_max: u32 = 65_535, 1..=65_535;
-        /// The longest client identifier, in bytes.
+        /// Longest client identifier, in bytes.
         client_id_bytes_max: u32 = 256, 23..=65_535;
-        /// The most user properties in one packet.
+        /// Maximum number of user properties in one packet.
         user_properties_max: u32 = 64, 0..=65_535;
-        /// The most bytes of names and values of user properties in one packet.
+        /// Maximum total size of names and values of user properties in one packet, in bytes.
         user_property_bytes_max: u64 = 8_192, 0..=16_777_216;
-        /// How many QoS 1 and 2 messages a client may have unacknowledged; told to MQTT 5 clients,
-        /// and 0x93 above.
+        /// Maximum number of unacknowledged QoS 1 and 2 messages from a client. Told to MQTT 5
+        /// clients; more are refused with 0x93.
         receive_maximum: u16 = 64, 1..=65_535, Connect;
-        /// How many QoS 1 and 2 messages are sent to a client before it acknowledges; its own
-        /// Receive Maximum if that is less.
+        /// Maximum number of unacknowledged QoS 1 and 2 messages sent to a client, or its own
+        /// Receive Maximum if that is lower.
         in_flight_max: u16 = 64, 1..=65_535, Connect;
-        /// How many messages wait for one session.
+        /// Maximum number of messages in a session queue.
         queued_messages_max: u32 = 1_000, 1..=100_000_000;
-        /// How many bytes of messages wait for one session.
+        /// Maximum size of a session queue, in bytes.
         queued_bytes_max: u64 = 1_048_576, 1_024..=1_099_511_627_776;
-        /// What happens when a queue is full.
+        /// Reaction to a full session queue.
         queue_policy: QueuePolicy = QueuePolicy::DropNewest, ANY;
-        /// Whether QoS 0 messages wait for a session without a connection.
+        /// Queue QoS 0 messages for offline sessions.
         queue_qos0: bool = false, ANY;
-        /// How much may wait to be written to a client before nothing more is read from it, in
-        /// bytes.
+        /// Bytes that may wait to be written to a client; above it nothing more is read from that
+        /// client.
         write_buffer_bytes_max: u64 = 262_144, 4_096..=1_073_741_824;
-        /// How long a client may not read before it is disconnected, in seconds.
+        /// Time without progress in writing after which a client is disconnected, in seconds.
         write_stall_timeout_s: u32 = 20, 1..=3_600;
-        /// The topic aliases that a client may use; told to MQTT 5 clients.
+        /// Number of topic aliases that a client may use; told to MQTT 5 clients.
         topic_aliases_in_max: u16 = 16, 0..=65_535, Connect;
-        /// The topic aliases that the broker uses towards a client that allows them.
+        /// Number of topic aliases that the broker uses towards a client that allows them.
         topic_aliases_out_max: u16 = 16, 0..=65_535, Connect;
-        /// How many subscriptions a session may have.
+        /// Maximum number of subscriptions of a session.
         subscriptions_max: u32 = 50_000, 1..=10_000_000;
-        /// How many messages are retained.
+        /// Maximum number of retained messages.
         retained_messages_max: u32 = 100_000, 0..=100_000_000;
-        /// How many bytes of messages are retained.
+        /// Maximum total size of retained messages, in bytes.
         retained_bytes_max: u64 = 1_073_741_824, 0..=1_099_511_627_776;
-        /// How many sessions there are, connected or not.
+        /// Maximum number of sessions, connected or offline.
         sessions_max: u32 = 1_000_000, 1..=100_000_000;
-        /// How long a session may outlive its connection, in seconds; told to MQTT 5 clients that
-        /// ask for more, and what MQTT 3 sessions get.
+        /// Maximum time that a session outlives its connection, in seconds. Told to MQTT 5 clients
+        /// that ask for more; MQTT 3 sessions get this value.
         session_expiry_max_s: u32 = 2_592_000, 0..=4_294_967_295, Connect;
-        /// The longest keep-alive, in seconds; 0: no cap. A cap holds for clients without
-        /// keep-alive too.
+        /// Longest keep-alive, in seconds; 0: no limit. A limit also applies to clients without
+        /// keep-alive.
         keep_alive_max_s: u32 = 0, 0..=65_535, Connect;
-        /// The longest will delay, in seconds.
+        /// Longest will delay, in seconds.
         will_delay_max_s: u32 = 86_400, 0..=4_294_967_295, Connect;
-        /// How long a message may wait in a queue, in seconds; its own expiry if that is less.
+        /// Maximum time that a message waits in a queue, in seconds, or its own expiry if that is
+        /// shorter.
         message_expiry_max_s: u32 = 604_800, 1..=4_294_967_295, Connect;
-        /// How many connections there are; 0: nine tenths of the limit of open files.
+        /// Maximum number of connections; 0: nine tenths of the limit of open files.
         connections_max: u32 = 0, 0..=100_000_000;
-        /// How many connections an address may have; loopback is free.
+        /// Maximum number of connections from one address; loopback is exempt.
         connections_per_address_max: u32 = 10_000, 1..=100_000_000;
-        /// How many connections have not sent CONNECT yet; more wait in the kernel's queue.
+        /// Maximum number of connections that have not sent CONNECT; more wait in the kernel's
+        /// queue.
         handshakes_max: u32 = 500, 1..=1_000_000;
-        /// How often an address may connect in a second; loopback is free.
+        /// Maximum connects per second from one address; loopback is exempt.
         connects_per_address_per_s: u32 = 1_000, 1..=1_000_000;
-        /// How many connections of one address may not have sent CONNECT yet when nine tenths of
-        /// handshakes_max are taken; loopback is free.
+        /// Maximum number of connections from one address that have not sent CONNECT, enforced when
+        /// nine tenths of handshakes_max are in use; loopback is exempt.
         handshakes_per_address_max: u32 = 100, 1..=1_000_000;
-        /// How many messages a client may publish in a second; more wait, and are not read until
-        /// then. 0: any number.
+        /// Maximum messages per second from one client; 0: no limit. The broker reads more only
+        /// when the rate allows it.
         publishes_per_client_per_s: u32 = 0, 0..=10_000_000;
-        /// How many bytes of PUBLISH packets a client may send in a second; more wait. 0: any
-        /// number.
+        /// Maximum bytes of PUBLISH packets per second from one client; 0: no limit. More wait.
         publish_bytes_per_client_per_s: u64 = 0, 0..=1_099_511_627_776;
-        /// How many messages all clients of a user may publish in a second; more wait. 0: any
-        /// number.
+        /// Maximum messages per second from all clients of a user; 0: no limit. More wait.
         publishes_per_user_per_s: u32 = 0, 0..=10_000_000;
-        /// How many bytes of PUBLISH packets all clients of a user may send in a second; more wait.
-        /// 0: any number.
+        /// Maximum bytes of PUBLISH packets per second from all clients of a user; 0: no limit.
+        /// More wait.
         publish_bytes_per_user_per_s: u64 = 0, 0..=1_099_511_627_776;
-        /// How often a client identifier may connect within flapping_window_s before it is banned
-        /// for flapping_ban_s; 0: any number.
+        /// Maximum connects of a client identifier within flapping_window_s; one more bans it for
+        /// flapping_ban_s. 0: no limit.
         flapping_connects_max: u32 = 0, 0..=1_000_000;
-        /// See flapping_connects_max, in seconds.
+        /// Window of flapping_connects_max, in seconds.
         flapping_window_s: u32 = 60, 1..=86_400;
-        /// See flapping_connects_max, in seconds.
+        /// Duration of the ban by flapping_connects_max, in seconds.
         flapping_ban_s: u32 = 300, 1..=31_536_000;
-        /// Whether two clients that throw each other out by the same client identifier are slowed
-        /// down: each takeover within ten seconds of the last waits longer, up to 5 s.
+        /// Slow down two clients that disconnect each other by the same client identifier: each
+        /// takeover within ten seconds of the last waits longer, up to 5 s.
         takeovers_damped: bool = true, ANY;
-        /// The memory of the process, in bytes, at which no new client is let in; 0: 80 % of the
-        /// machine's or the control group's.
+        /// Memory of the process at which new clients are refused, in bytes; 0: 80 % of the memory
+        /// of the machine or control group.
         memory_budget_bytes: u64 = 0, 0..=1_099_511_627_776;
-        /// The part of it, in percent, at which PUBLISH packets wait.
+        /// Percentage of memory_budget_bytes at which PUBLISH packets wait.
         memory_pause_percent: u32 = 70, 1..=100;
-        /// How long a stop waits for clients that do not read, in seconds.
+        /// Maximum time that a stop waits for clients that do not read, in seconds.
         shutdown_timeout_s: u32 = 10, 0..=3_600;
     }
-    /// Who clients are and what they may do (docs/SECURITY.md). Without any of it everybody may do
-    /// everything.
+    /// Authentication and access rules (docs/SECURITY.md). Without any of these keys every client
+    /// may do everything.
     Auth auth {
-        /// Whether clients without credentials are let in beside those with. Without any
-        /// authentication everybody is. Also for each listener.
+        /// Accept clients without credentials beside those with. Without any authentication all
+        /// clients are accepted. Also for each listener.
         allow_anonymous: bool = false, ANY;
-        /// The users and their passwords, one a line; made by `lapwing user add`. Files of
-        /// mosquitto_passwd are read as they are.
+        /// Users and their passwords, one a line; written by `lapwing user add`. Files of
+        /// mosquitto_passwd work unchanged.
         password_file: Option<String> = None, ANY;
-        /// Whether a password that Mosquitto hashed ($6$, $7$) is hashed anew with argon2id, in the
-        /// file, when its user logs in.
+        /// Rehash passwords of Mosquitto ($6$, $7$) with argon2id, in the file, when their users
+        /// log in.
         password_rehash: bool = false, ANY;
-        /// The memory that argon2id takes for a new password, in bytes.
+        /// Memory of argon2id for a new password, in bytes.
         password_memory_bytes: u64 = 8_388_608, 65_536..=1_073_741_824;
-        /// How often argon2id passes over that memory for a new password.
+        /// Number of passes of argon2id over that memory for a new password.
         password_passes: u32 = 1, 1..=64;
-        /// How many passwords are hashed at once; 0: half of the cores.
+        /// Maximum number of passwords that are hashed at once; 0: half of the cores.
         password_hashers_max: u32 = 0, 0..=1_024, Restart;
-        /// How many passwords wait to be hashed; above that clients are told that the server is
-        /// busy (0x89).
+        /// Maximum number of passwords that wait to be hashed; above it clients are refused as
+        /// server busy (0x89).
         password_queue_max: u32 = 1_000, 1..=100_000, Restart;
-        /// How long a password that was found right needs no hashing again, in seconds; 0: never.
-        /// What is remembered is in memory only, and not the password.
+        /// Time for which a correct password needs no hashing again, in seconds; 0: never. The
+        /// broker keeps a keyed digest in memory, not the password.
         password_cache_s: u32 = 86_400, 0..=31_536_000, Restart;
-        /// How many of them are remembered.
+        /// Maximum number of cached passwords.
         password_cache_entries_max: u32 = 100_000, 0..=10_000_000, Restart;
-        /// How many wrong passwords within a minute before an address (a /64 network of IPv6) is
-        /// refused with 0x9F for the rest of it; 0: any number.
+        /// Maximum number of wrong passwords from an address (IPv6: a /64 network) in a minute;
+        /// more logins are refused with 0x9F for the rest of it. 0: no limit.
         failures_per_address_max: u32 = 10, 0..=1_000_000;
-        /// The public keys of those who sign tokens, PEM: RSA for RS256, EC P-256 for ES256,
-        /// Ed25519 for EdDSA. A token (JWT) is sent as password.
+        /// Public keys that verify tokens, PEM: RSA for RS256, EC P-256 for ES256, Ed25519 for
+        /// EdDSA. A token (JWT) is sent as password.
         jwt_key_file: Option<String> = None, ANY;
         /// The same as a JWK set.
         jwks_file: Option<String> = None, ANY;
-        /// The secret of HS256, at least 32 bytes, for nobody else's eyes.
+        /// Secret of HS256, at least 32 bytes; only the owner may have access to the file.
         jwt_secret_file: Option<String> = None, ANY;
-        /// Who a token must be by (iss). None: anybody with such a key.
+        /// Required issuer of a token (iss). None: any issuer with a valid key.
         jwt_issuer: Option<String> = None, ANY;
-        /// Whom a token must be for (aud). None: anybody.
+        /// Required audience of a token (aud). None: any.
         jwt_audience: Option<String> = None, ANY;
-        /// Whether a token must end (exp). When it does, its client is disconnected with 0xA0.
+        /// Require that a token expires (exp). At that time its client is disconnected with 0xA0.
         jwt_expiry_required: bool = true, ANY;
-        /// How far the clocks of those who sign may be off, in seconds.
+        /// Tolerated clock difference to the issuers of tokens, in seconds.
         jwt_leeway_s: u32 = 30, 0..=3_600;
-        /// The claim that is the user.
+        /// Claim that holds the user name.
         jwt_user_claim: String = "sub".to_owned(), ANY;
-        /// The claim that is the only client identifier that the token is good for. None, or a
+        /// Claim that holds the only client identifier that the token is valid for. None, or a
         /// token without it: any.
         jwt_client_id_claim: Option<String> = None, ANY;
-        /// The claim that lists groups.
+        /// Claim that lists groups.
         jwt_groups_claim: String = "groups".to_owned(), ANY;
-        /// The claim that holds access rules: {"publish": ["a/#"], "subscribe": ["b/+"], "all": [],
-        /// "deny": []}. They come on top of those of acl_file.
+        /// Claim that holds access rules: {"publish": ["a/#"], "subscribe": ["b/+"], "all": [],
+        /// "deny": []}. They add to those of acl_file.
         jwt_acl_claim: String = "acl".to_owned(), ANY;
-        /// Where a JWK set is published, as https://…/jwks.json (needs a build with the feature
-        /// http).
+        /// URL of a JWK set, like https://…/jwks.json (needs a build with the feature http).
         jwks_url: Option<String> = None, ANY;
-        /// How often it is fetched anew, in seconds.
+        /// Interval between two downloads of jwks_url, in seconds.
         jwks_refresh_s: u32 = 3_600, 10..=604_800;
-        /// A service that says who may come in: it is sent a POST for each CONNECT (needs a build
-        /// with the feature http; docs/SECURITY.md).
+        /// Authentication service that gets a POST for each CONNECT (needs a build with the feature
+        /// http; docs/SECURITY.md).
         http_url: Option<String> = None, ANY;
-        /// How long it, or jwks_url, may take to answer, in milliseconds; after that nobody is let
-        /// in.
+        /// Maximum response time of http_url and jwks_url, in milliseconds; after it the client is
+        /// refused.
         http_timeout_ms: u32 = 2_000, 10..=60_000;
-        /// How long it is not asked again about the same credentials that it allowed, in seconds;
-        /// 0: it always is.
+        /// Time for which accepted credentials are not sent to http_url again, in seconds; 0: they
+        /// always are.
         http_cache_s: u32 = 60, 0..=86_400;
-        /// The authorities of its certificate, and of that of jwks_url, PEM. None: those of the
-        /// Web.
+        /// Certificate authorities for http_url and jwks_url, PEM. None: those of the Web.
         http_ca_file: Option<String> = None, ANY;
-        /// Mosquitto's psk_file. There are no pre-shared keys here: rustls has none. Client
-        /// certificates do what they do.
+        /// Mosquitto's psk_file. Pre-shared keys are not supported, since rustls has none; use
+        /// client certificates.
         psk_file: Option<String> = None, ANY;
-        /// The client identifier that a user must have: a text in which %u is the user, and a * at
-        /// the end is anything. None: any.
+        /// Client identifier that a user must have; %u is the user name, a final * matches
+        /// anything. None: any.
         client_id_template: Option<String> = None, ANY;
-        /// The access rules: TOML if it ends in .toml, else Mosquitto's format. Without it
-        /// everybody who is let in may do everything; with it nothing that no rule allows.
+        /// Access rules: TOML if the name ends in .toml, else Mosquitto's format. Without it
+        /// accepted clients may do everything; with it only what a rule allows.
         acl_file: Option<String> = None, ANY;
-        /// Who is not let in: clients, users and addresses; made by `lapwing ban add`. A file that
-        /// is not there yet bans nobody.
+        /// Banned clients, users and addresses; written by `lapwing ban add`. A missing file bans
+        /// nobody.
         ban_file: Option<String> = None, ANY;
-        /// What happens to a subscription that is wider than what the rules allow, as # is where
-        /// a/# is allowed: "refuse" it, or "filter" what it brings.
+        /// Reaction to a subscription that is wider than the rules allow, like # where a/# is
+        /// allowed: "refuse" it, or "filter" its messages.
         wide_subscriptions: WideSubscriptions = WideSubscriptions::Refuse, ANY;
-        /// Whether a retained message is delivered only as long as its publisher may publish to its
-        /// topic.
+        /// Deliver a retained message only while its publisher may publish to its topic.
         retained_source_checked: bool = true, ANY;
-        /// What an MQTT 3 client is told that publishes what it may not: "acknowledge" and drop, or
-        /// "close" the connection. MQTT 5 has 0x87 for it.
+        /// Reaction to a forbidden PUBLISH from an MQTT 3 client: "acknowledge" and drop, or
+        /// "close" the connection. MQTT 5 clients get 0x87.
         denied_publish: DeniedPublish = DeniedPublish::Acknowledge, ANY;
-        /// Whether a session can only be resumed and taken over by the user that made it; another
-        /// one with the same client identifier is refused with 0x85.
+        /// Let only the user that created a session resume it or take it over; others with the same
+        /// client identifier are refused with 0x85.
         sessions_belong_to_users: bool = true, ANY;
-        /// Whether a client whose right to one of its subscriptions is revoked is disconnected
-        /// (0x87), rather than only losing the subscription.
+        /// Disconnect a client (0x87) when its right to one of its subscriptions is revoked,
+        /// instead of only removing the subscription.
         revoked_disconnects: bool = false, ANY;
-        /// Whether sessions at rest end, with all that waits in them, when a reload finds that
-        /// their user was removed. Otherwise they wait for their expiry, and nobody can resume
-        /// them.
+        /// End offline sessions, with their queued messages, when a reload finds that their user
+        /// was removed. Otherwise they last until they expire, and nobody can resume them.
         removed_users_end_sessions: bool = false, ANY;
     }
-    /// Where the state is kept, and how safely (docs/PROMISES.md).
+    /// Location and durability of the state (docs/PROMISES.md).
     Store store {
-        /// The folder of the state; made if it is not there. `--data-dir` says it, too.
+        /// Folder of the state; created if it is missing. Also `--data-dir`.
         data_dir: String = "lapwing-data".to_owned(), ANY, Restart;
-        /// Keep everything in memory only: a restart forgets it. `--in-memory` says it, too.
+        /// Keep everything in memory only: a restart loses it. Also `--in-memory`.
         in_memory: bool = false, ANY, Restart;
-        /// What an acknowledgement of a stored message means: "always" - it is on disk; "interval"
-        /// - it is written, and synced by a timer; "none" - it will be written soon. Also for each
-        /// listener.
+        /// Guarantee behind an acknowledgement of a stored message: "always" - it is on disk;
+        /// "interval" - it is written, and synced by a timer; "none" - it will be written soon.
+        /// Also for each listener.
         durability: Durability = Durability::Always, ANY;
-        /// Topic filters whose messages are kept as "always" says, whatever the listener says.
+        /// Topic filters of messages with durability "always", whatever the listener's durability.
         topics_always: Vec<String> = Vec::new(), ANY;
-        /// Topic filters whose messages are kept as "interval" says.
+        /// Topic filters of messages with durability "interval".
         topics_interval: Vec<String> = Vec::new(), ANY;
-        /// Topic filters whose messages are kept as "none" says.
+        /// Topic filters of messages with durability "none".
         topics_none: Vec<String> = Vec::new(), ANY;
-        /// How long "interval" may leave what is written unsynced, in milliseconds.
+        /// Maximum time that durability "interval" leaves written data unsynced, in milliseconds.
         sync_interval_ms: u32 = 1_000, 1..=3_600_000, Restart;
-        /// The least time between two syncs, in milliseconds: 10 to 20 spares an SD card, at the
-        /// price of slower acknowledgements.
+        /// Minimum time between two syncs, in milliseconds. 10 to 20 reduces wear of an SD card,
+        /// but acknowledgements are slower.
         min_sync_interval_ms: u32 = 0, 0..=60_000, Restart;
-        /// What to do at the start about a damaged file: "refuse" to start, or "quarantine" it and
-        /// use what is sound.
+        /// Reaction to a damaged file at the start: "refuse" to start, or "quarantine" it and use
+        /// the sound part.
         on_corruption: OnCorruption = OnCorruption::Refuse, ANY, Restart;
-        /// How many bytes of messages wait on disk for one session, beyond what is in memory; then
-        /// limits.queue_policy decides.
+        /// Maximum size of a session queue on disk, beyond its part in memory, in bytes; then
+        /// limits.queue_policy applies.
         queue_bytes_max: u64 = 268_435_456, 0..=1_099_511_627_776;
-        /// How many messages wait on disk for one session.
+        /// Maximum number of messages in a session queue on disk.
         queue_messages_max: u32 = 100_000_000, 1..=100_000_000;
-        /// How many bytes of messages wait on disk for all sessions.
+        /// Maximum size of all session queues on disk, in bytes.
         queues_bytes_max: u64 = 2_147_483_648, 0..=1_099_511_627_776;
-        /// How many bytes of retained messages stay in memory; the others are read when somebody
-        /// wants them.
+        /// Memory for retained messages, in bytes; others are read from disk when a client needs
+        /// them.
         retained_cache_bytes: u64 = 16_777_216, 0..=1_099_511_627_776;
-        /// How much log there is between two checkpoints, in bytes, or memory of what stands in it,
-        /// whichever is reached first; up to four times as much while a disk is slow.
+        /// Write a checkpoint after this many bytes of log, or of index memory. Up to 4 times as
+        /// much while the disk is slow.
         window_bytes: u64 = 33_554_432, 65_536..=1_073_741_824, Restart;
-        /// The cache of the checkpoint, in bytes of memory.
+        /// Cache memory of the checkpoint, in bytes.
         cache_bytes: u64 = 8_388_608, 1_048_576..=1_073_741_824, Restart;
     }
-    /// For operators: figures and health (docs/MONITORING.md), and what looks into the broker and
-    /// changes it (docs/ADMIN.md), over HTTP.
+    /// HTTP endpoint for operators: metrics and health (docs/MONITORING.md), API (docs/ADMIN.md).
     Admin admin {
-        /// Where it listens, as 127.0.0.1:9883. Figures, health and version can be read there by
-        /// whoever can connect; the rest is served with a token only. None: nowhere.
+        /// Address to listen on, like 127.0.0.1:9883. Metrics, health and version are readable by
+        /// anyone who can connect; the API needs a token. None: no endpoint.
         address: Option<String> = None, ANY, Restart;
-        /// Whether figures and version can be read without a token at an address that others than
-        /// this machine can reach.
+        /// Serve metrics and version without a token at an address that other machines can reach.
         open: bool = false, ANY, Restart;
-        /// What a request to /api must bring ("Authorization: Bearer TOKEN"), at least 16
+        /// Token that a request to /api must send ("Authorization: Bearer TOKEN"), at least 16
         /// characters.
         token: Option<Secret> = None, ANY;
-        /// A file that holds the token, for nobody else's eyes, in place of token.
+        /// File that holds the token, in place of token; only the owner may have access.
         token_file: Option<String> = None, ANY;
-        /// The Unix socket that `lapwing ctl` talks to, for the user that runs the broker and root
-        /// (mode 600). None: lapwing.sock in store.data_dir, and no socket with store.in_memory.
-        /// "off": no socket.
+        /// Unix socket of `lapwing ctl`, for root and the user that runs the broker (mode 600).
+        /// None: lapwing.sock in store.data_dir, and no socket with store.in_memory. "off": no
+        /// socket.
         socket: Option<String> = None, ANY, Restart;
     }
-    /// The ways of single messages as traces of OpenTelemetry (needs a build with the feature otlp;
+    /// Export of message traces to OpenTelemetry (needs a build with the feature otlp;
     /// docs/MONITORING.md).
     Telemetry telemetry {
-        /// The collector, by OTLP over HTTP, as http://127.0.0.1:4318; /v1/traces is added. None:
-        /// nothing is traced.
+        /// URL of the collector, OTLP over HTTP, like http://127.0.0.1:4318; /v1/traces is
+        /// appended. None: no export.
         otlp_endpoint: Option<String> = None, ANY, Restart;
-        /// More heads of each request to it, as "authorization=Bearer TOKEN,other=value".
+        /// Additional HTTP headers for the collector, like "authorization=Bearer
+        /// TOKEN,other=value".
         otlp_headers: Option<Secret> = None, ANY, Restart;
-        /// A file that holds them, for nobody else's eyes, in place of otlp_headers.
+        /// File that holds the headers, in place of otlp_headers; only the owner may have access.
         otlp_headers_file: Option<String> = None, ANY, Restart;
-        /// How long the collector may take to answer, in milliseconds.
+        /// Maximum response time of the collector, in milliseconds.
         otlp_timeout_ms: u32 = 5_000, 10..=60_000, Restart;
-        /// What the broker is called in traces (service.name).
+        /// Name of the broker in traces (service.name).
         service_name: String = "lapwing".to_owned(), ANY, Restart;
-        /// Whether, of the messages with a traceparent, only those are traced whose publisher
-        /// traces them (its flag "sampled").
+        /// Export a message with a traceparent only if its publisher
+        /// samples it (its flag "sampled").
         sampled_only: bool = true, ANY, Restart;
-        /// How many of a million messages without a traceparent begin a trace of their own.
+        /// Number of messages without a traceparent, of a million, that begin a trace of their own.
         untraced_per_million: u32 = 0, 0..=1_000_000, Restart;
-        /// How long spans are gathered before they are sent, in milliseconds.
+        /// Time for which spans are gathered before they are sent, in milliseconds.
         interval_ms: u32 = 1_000, 10..=60_000, Restart;
-        /// How many spans wait to be sent, and how many deliveries that are under way are followed;
-        /// what does not fit is counted.
+        /// Maximum number of spans that wait to be sent, and of unfinished deliveries; what does
+        /// not fit is counted.
         spans_max: u32 = 8_192, 1..=1_000_000, Restart;
     }
-    /// What is written to the log.
+    /// The log.
     Log log {
-        /// What is logged: error, warn, info, debug, trace, or a filter like
+        /// Level of the log: error, warn, info, debug, trace, or a filter like
         /// "info,lapwing::net=debug".
         level: String = "info".to_owned(), ANY;
-        /// The form of a line.
+        /// Format of a log line.
         format: LogFormat = LogFormat::Text, ANY, Restart;
     }
 }
 
 impl Store {
-    /// How safely a message of this topic is kept: as its topic filters say, else its listener,
-    /// else the store.
+    /// Durability of a message of this topic: by the topic filters, else the listener, else the
+    /// store.
     pub fn durability_of(&self, topic: &str, listener: Option<Durability>) -> Durability {
         let matched = |filters: &[String]| filters.iter().any(|filter| topic::matches(filter, topic));
         let of_topic = [

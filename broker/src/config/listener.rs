@@ -1,4 +1,4 @@
-//! One `[[listener]]`: where clients connect, and how.
+//! One `[[listener]]`: address, transport and its own settings.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -14,12 +14,12 @@ use crate::config::template::check_template;
 use crate::config::why_not_readable;
 use crate::message::Durability;
 
-/// A network, or one address.
+/// Parses a network, or one address.
 pub fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// What is spoken on a listener.
+/// Transport of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// MQTT over TCP.
@@ -36,7 +36,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// As it stands in the name of a listener.
+    /// Scheme in the name of a listener.
     pub const fn scheme(self) -> &'static str {
         match self {
             Transport::Tcp => "mqtt",
@@ -47,47 +47,47 @@ impl Transport {
         }
     }
 
-    /// Whether TLS is part of it.
+    /// True when TLS is part of it.
     pub const fn has_tls(self) -> bool {
         matches!(self, Transport::Tls | Transport::Wss)
     }
 
-    /// Whether WebSocket is part of it.
+    /// True when WebSocket is part of it.
     pub const fn has_websocket(self) -> bool {
         matches!(self, Transport::Ws | Transport::Wss)
     }
 }
 
-/// Whether clients show a certificate.
+/// Client certificate policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// They are not asked.
+    /// Clients are not asked for one.
     #[default]
     None,
-    /// One that is shown must be good.
+    /// A certificate is verified if the client has one.
     Optional,
-    /// Without a good one there is no connection.
+    /// A valid certificate is required.
     Required,
 }
 
-/// What tells who a client is.
+/// Authentication method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// The client certificate.
     Certificate,
-    /// A token as password, by keys.
+    /// A token as password, verified by keys.
     Jwt,
     /// User name and password, by the password file.
     Password,
-    /// Whatever it is, by a service over HTTP.
+    /// Any credentials, by a service over HTTP.
     Http,
 }
 
 impl Method {
-    /// All of them, in the order in which they are tried.
+    /// All methods, in the order in which they are tried.
     pub const ALL: [Method; 4] = [Method::Certificate, Method::Jwt, Method::Password, Method::Http];
 
-    /// As it is called in the configuration and in logs.
+    /// Name in the configuration and in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Method::Certificate => "certificate",
@@ -97,7 +97,7 @@ impl Method {
         }
     }
 
-    /// The key that it needs.
+    /// Key that the method needs.
     pub(super) const fn needs(self) -> &'static str {
         match self {
             Method::Certificate => "client_certificate = \"optional\" or \"required\"",
@@ -113,10 +113,10 @@ words! { ClientCertificate { None = "none", Optional = "optional", Required = "r
 words! { Method { Certificate = "certificate", Jwt = "jwt", Password = "password", Http = "http", } }
 words! { Family { Any = "any", Ipv4 = "ipv4", Ipv6 = "ipv6", } }
 
-/// The address families of a listener.
+/// Address families of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// Those that its host has.
+    /// All families that the host has.
     #[default]
     Any,
     /// IPv4 only.
@@ -160,7 +160,7 @@ impl Parse for Mode {
     }
 }
 
-/// How names are taken from certificates.
+/// Templates that make user names from certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Templates(pub Vec<String>);
 
@@ -175,7 +175,7 @@ impl Parse for Templates {
     }
 }
 
-/// What is put before the topics of a listener; ends with a slash or not.
+/// Prefix of the topics of a listener; the trailing slash is optional.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountPoint(pub String);
 
@@ -194,7 +194,7 @@ impl Parse for MountPoint {
 
 macro_rules! listener {
     ($($(#[doc = $doc:literal])+ $name:ident: $t:ty = $default:expr, $range:expr $(, $reload:ident)? $(=> $shown:literal)?;)+) => {
-        /// A listener.
+        /// Settings of a listener.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Listener { $($(#[doc = $doc])+ pub $name: $t,)+ }
 
@@ -204,7 +204,7 @@ macro_rules! listener {
             }
         }
 
-        /// Every key of a listener.
+        /// All keys of a listener.
         pub(super) const KEYS: &[ConfigKey<Listener>] = &[$(
             ConfigKey {
                 $(default: || $shown.to_owned(),)?
@@ -215,92 +215,92 @@ macro_rules! listener {
 }
 
 listener! {
-    /// What rules and logs of authentication call it.
+    /// Name in access rules and authentication logs.
     name: Option<String> = None, ANY => "its address";
-    /// Host and port; `localhost` is IPv4 and IPv6 of this machine, `*` every address that it has,
-    /// port 0 any free one. Another address is another listener, to a reload as well.
+    /// Host and port. `localhost` is IPv4 and IPv6 of this machine, `*` every address of it, port 0
+    /// any free one. For a reload, another address is another listener.
     address: String = "localhost:1883".to_owned(), ANY;
-    /// The address families that it listens on, if its host has several: "any", "ipv4" or "ipv6".
+    /// Address families to listen on, if the host has several: "any", "ipv4" or "ipv6".
     address_family: Family = Family::Any, ANY;
-    /// The network interface that it takes connections from, like "eth0"; none: all.
+    /// Network interface to accept connections from, like "eth0"; none: all.
     interface: Option<String> = None, ANY;
     /// "tcp", "tls", "ws", "wss" or "unix".
     transport: Transport = Transport::Tcp, ANY, Connect;
-    /// The Unix socket.
+    /// Path of the Unix socket.
     path: Option<PathBuf> = None, ANY;
-    /// The permissions of the Unix socket, in octal.
+    /// Permissions of the Unix socket, in octal.
     socket_mode: Mode = Mode(0o660), ANY;
-    /// Everybody who can reach the address may connect. Needed for any address but loopback, as
-    /// long as there is no authentication.
+    /// Accept everybody who can reach the address. Required for any address but loopback, as long
+    /// as there is no authentication.
     open: bool = false, ANY;
-    /// What tells who a client is, in the order in which it is tried: a list of "certificate",
-    /// "jwt", "password", "http"; empty: nothing.
+    /// Authentication methods, in the order in which they are tried: a list of "certificate",
+    /// "jwt", "password", "http"; empty: none.
     authentication: Option<Vec<Method>> = None, ANY => "all that is configured";
-    /// Whether clients without credentials are let in beside those with. Said to be false on a
-    /// listener without any authentication, it lets nobody in.
+    /// Accept clients without credentials beside those with. If false on a listener without any
+    /// authentication, nobody can connect.
     allow_anonymous: Option<bool> = None, ANY => "auth.allow_anonymous";
-    /// The users of this listener and their passwords.
+    /// Users of this listener and their passwords.
     password_file: Option<String> = None, ANY => "auth.password_file";
-    /// The access rules of this listener.
+    /// Access rules of this listener.
     acl_file: Option<String> = None, ANY => "auth.acl_file";
-    /// Whether the user is the client identifier, whatever the client calls itself.
+    /// Use the user name as client identifier, whatever the client sends.
     client_id_is_user: bool = false, ANY, Connect;
-    /// What is put before every topic name and filter of its clients, and taken away from what they
-    /// are sent: they live in a world of their own, without $SYS. Rules are asked about the whole
-    /// names. A change of it leaves subscriptions of kept sessions where they were.
+    /// Prefix of every topic name and filter of the listener's clients, removed again from messages
+    /// to them. They see only the topics below it, without $SYS. Access rules apply to whole names.
+    /// A change does not move subscriptions of existing sessions.
     mount_point: Option<MountPoint> = None, ANY;
-    /// How many connections it has.
+    /// Maximum number of connections of the listener.
     connections_max: Option<u32> = None, 1..=100_000_000 => "any number within limits.connections_max";
-    /// The highest QoS that is offered on it.
+    /// Highest QoS of the listener.
     qos_max: Option<u8> = None, 0..=2, Connect => "mqtt.qos_max";
-    /// The largest packet, in bytes.
+    /// Largest packet, in bytes.
     packet_bytes_max: Option<u32> = None, 128..=268_435_460, Connect => "limits.packet_bytes_max";
-    /// The topic aliases that a client may use.
+    /// Number of topic aliases that a client may use.
     topic_aliases_in_max: Option<u16> = None, 0..=65_535, Connect => "limits.topic_aliases_in_max";
-    /// The longest keep-alive, in seconds; 0: no cap.
+    /// Longest keep-alive, in seconds; 0: no limit.
     keep_alive_max_s: Option<u32> = None, 0..=65_535, Connect => "limits.keep_alive_max_s";
-    /// The certificate chain of the server, PEM.
+    /// Certificate chain of the server, PEM.
     certificate_file: Option<PathBuf> = None, ANY, Connect;
-    /// Its private key, PEM.
+    /// Private key of the server, PEM.
     key_file: Option<PathBuf> = None, ANY, Connect;
-    /// The certificate authorities of clients, PEM; a folder: all of its files.
+    /// Certificate authorities of clients, PEM; a folder: all of its files.
     client_ca_file: Option<PathBuf> = None, ANY;
-    /// Whether clients show a certificate: "none", "optional" or "required".
+    /// Client certificates: "none", "optional" or "required".
     client_certificate: ClientCertificate = ClientCertificate::None, ANY, Connect;
-    /// The revocation lists of those authorities, PEM; one for each authority of the chain, and
-    /// none that is overdue.
+    /// Revocation lists of those authorities, PEM: one for each authority of the chain, and none
+    /// overdue.
     client_crl_file: Option<PathBuf> = None, ANY;
-    /// How the user is taken from a client certificate: the first of these that it can fill, from
-    /// its alternative names (URI, DNS, e-mail), its common name or all of its subject ({subject},
-    /// as CN=a,O=b); other text may stand around. Set it to let certificates name users beside
-    /// other methods.
+    /// Templates that make the user name from a client certificate; the first that can be filled
+    /// counts. They use the alternative names (URI, DNS, e-mail), the common name, or the whole
+    /// subject ({subject}, like CN=a,O=b), with other text around. Set it to let certificates name
+    /// users beside other methods.
     certificate_user: Templates = Templates::default(), ANY => "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication";
-    /// The paths of the WebSocket; "*" is any.
+    /// Paths of the WebSocket; "*" is any.
     websocket_paths: Vec<String> = vec!["/mqtt".to_owned(), "/".to_owned()], ANY, Connect;
-    /// The origins whose pages may connect, like "https://example.org"; empty: all, and clients
-    /// that are no browser in any case.
+    /// Origins whose pages may connect, like "https://example.org"; empty: all. Clients other than
+    /// browsers may always connect.
     websocket_origins: Vec<String> = Vec::new(), ANY, Connect;
-    /// Addresses or networks of proxies, like "10.0.0.0/8": a connection from there must begin with
-    /// a header of the PROXY protocol, version 1 or 2, and is its client's. From elsewhere no such
-    /// header is believed.
+    /// Addresses or networks of proxies, like "10.0.0.0/8". A connection from there must begin with
+    /// a PROXY protocol header, version 1 or 2, which names the client. The header is not accepted
+    /// from other addresses.
     proxy_protocol_from: Vec<IpNet> = Vec::new(), ANY, Connect;
-    /// The protocols that TLS offers by ALPN, like ["mqtt", "x-amzn-mqtt-ca"]; a client that names
-    /// only others is refused. Empty: it is not looked at.
+    /// Protocols that TLS offers by ALPN, like ["mqtt", "x-amzn-mqtt-ca"]; a client that offers
+    /// only others is refused. Empty: ALPN is ignored.
     alpn: Vec<String> = Vec::new(), ANY, Connect;
-    /// Small packets leave at once (TCP_NODELAY).
+    /// Send small packets at once (TCP_NODELAY).
     nodelay: bool = true, ANY, Connect;
-    /// After so many seconds of silence the kernel asks whether the peer is there; 0 turns it off.
+    /// Seconds of silence after which the kernel probes the peer; 0 turns it off.
     tcp_keep_alive_s: u32 = 60, 0..=32_767, Connect;
-    /// After so many seconds without an answer from the peer's kernel the connection is over; 0:
-    /// the system's default.
+    /// Seconds without an answer from the peer's kernel after which the connection ends; 0: the
+    /// system's default.
     tcp_user_timeout_s: u32 = 30, 0..=2_147_483, Connect;
-    /// What an acknowledgement of a stored message means to clients of this listener: "always",
-    /// "interval" or "none".
+    /// Guarantee behind an acknowledgement of a stored message to clients of this listener:
+    /// "always", "interval" or "none".
     durability: Option<Durability> = None, ANY => "store.durability";
 }
 
 impl Listener {
-    /// As errors and logs call it.
+    /// Name in errors and logs.
     pub fn title(&self) -> String {
         match (&self.path, self.transport) {
             (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
@@ -308,8 +308,8 @@ impl Listener {
         }
     }
 
-    /// What it listens on: two listeners of the same site cannot be open at once, unless the port
-    /// is any free one.
+    /// The address or path that it binds. Two listeners of the same site cannot be open at once,
+    /// unless the port is 0.
     pub(crate) fn site(&self) -> String {
         match (&self.path, self.transport) {
             (Some(path), Transport::Unix) => format!("unix:{}", path.display()),
@@ -317,15 +317,14 @@ impl Listener {
         }
     }
 
-    /// Whether clients of this machine only can connect.
+    /// True when only clients of this machine can connect.
     pub fn is_local(&self) -> bool {
         self.transport == Transport::Unix
             || self.interface.as_deref() == Some("lo")
             || self.addresses().unwrap_or_default().iter().all(|address| address.ip().is_loopback())
     }
 
-    /// What it listens on. `localhost` may be known for one family only; it means both, as `*`
-    /// does.
+    /// Addresses to bind. `localhost` may resolve to one family only; it means both, as `*` does.
     pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         let port = |host: &str| self.address.strip_prefix(host)?.parse::<u16>().ok();
         let both = |port, four: Ipv4Addr, six: Ipv6Addr| vec![(four, port).into(), (six, port).into()];
@@ -345,13 +344,13 @@ impl Listener {
         Ok(addresses)
     }
 
-    /// As rules and logs of authentication call it.
+    /// Name in access rules and authentication logs.
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.title())
     }
 
-    /// What would make it fail, as far as can be told without opening the port. `authenticates`:
-    /// nobody gets in who has not shown who it is.
+    /// Problems that can be found without opening the port. `authenticates`: every client must
+    /// authenticate.
     pub(super) fn check(&self, authenticates: bool) -> Vec<String> {
         let mut errors = Vec::new();
         let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.title()));

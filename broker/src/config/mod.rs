@@ -1,8 +1,8 @@
-//! The configuration: each key is declared once, in [`keys`] or [`listener`], with its name,
-//! default, range, words, and when a change of it counts.
+//! The configuration. Each key is declared once, in [`keys`] or [`listener`], with its name,
+//! default, range, words and reload behavior.
 //!
-//! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` all derive from the
-//! declarations. A mistake is told with file and line, all mistakes of a file at once, and a
+//! The file is TOML. The parser, the checks and `docs/CONFIGURATION.md` derive from the
+//! declarations. An error names file and line. All errors of a file are reported at once, a
 //! misspelt key with the nearest one.
 
 mod check;
@@ -43,24 +43,24 @@ pub use source::Source;
 #[cfg(feature = "internals")]
 pub use source::{Flags, Format};
 
-/// All of it.
+/// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where clients connect.
+    /// Listeners for clients.
     pub listeners: Vec<Listener>,
-    /// What the broker offers.
+    /// Features that the broker offers.
     pub mqtt: Mqtt,
-    /// What is bounded.
+    /// Limits.
     pub limits: Limits,
-    /// Who clients are and what they may do.
+    /// Authentication and access rules.
     pub auth: Auth,
-    /// Where the state is kept.
+    /// Location and durability of the state.
     pub store: Store,
-    /// Figures and health for operators.
+    /// HTTP endpoint for operators.
     pub admin: Admin,
-    /// Traces for a collector.
+    /// Export of traces.
     pub telemetry: Telemetry,
-    /// What is written to the log.
+    /// The log.
     pub log: Log,
 }
 
@@ -80,7 +80,7 @@ impl Default for Config {
     }
 }
 
-/// What is wrong with a configuration, one line each.
+/// Errors of a configuration, one line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);
 
@@ -93,36 +93,35 @@ impl std::fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Reads a TOML text; `name` is what errors call it.
+    /// Reads a TOML text; `name` is the file's name in errors.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// All errors in it.
     pub fn from_toml(text: &str, name: &str) -> Result<Config, ConfigErrors> {
         let mut reading = Reading::default();
         file::read(text, name, &mut reading);
         reading.finish().map(|reading| reading.config)
     }
 
-    /// Reads a file, and those that it includes.
+    /// Reads a file, and its includes.
     ///
     /// # Errors
-    /// That it cannot be read, or every mistake in it.
+    /// The reason why it cannot be read, or all errors in it.
     pub fn from_file(path: &Path) -> Result<Config, ConfigErrors> {
         let source = Source { file: Some(path.to_owned()), ..Source::default() };
         source.read().map(|reading| reading.config)
     }
 
-    /// What tells who the clients of a listener are, in the order in which it is tried: as the
-    /// listener says, or everything that is configured.
+    /// Authentication methods of a listener, in the order in which they are tried: those of the
+    /// listener, or all that are configured.
     pub fn methods(&self, listener: &Listener) -> Vec<Method> {
         match &listener.authentication {
             Some(methods) => methods.clone(),
             None => {
                 let others = Method::ALL.into_iter().filter(|method| *method != Method::Certificate);
                 let mut methods: Vec<Method> = others.filter(|method| self.has(*method, listener)).collect();
-                // Beside other methods a certificate only opens the door, unless it is said that it
-                // names
-                // users, too.
+                // Beside other methods a certificate only allows the connection, unless templates
+                // make it name users, too.
                 let names = methods.is_empty() || !listener.certificate_user.0.is_empty();
                 if names && self.has(Method::Certificate, listener) {
                     methods.insert(0, Method::Certificate);
@@ -132,7 +131,7 @@ impl Config {
         }
     }
 
-    /// Whether a method has what it needs.
+    /// True when the keys that a method needs are set.
     fn has(&self, method: Method, listener: &Listener) -> bool {
         match method {
             Method::Certificate => listener.client_certificate != ClientCertificate::None,
@@ -142,17 +141,17 @@ impl Config {
         }
     }
 
-    /// The users of a listener.
+    /// Password file of a listener.
     pub(crate) fn password_file<'a>(&'a self, listener: &'a Listener) -> Option<&'a str> {
         listener.password_file.as_deref().or(self.auth.password_file.as_deref())
     }
 
-    /// The access rules of a listener.
+    /// Access rules of a listener.
     pub(crate) fn acl_file<'a>(&'a self, listener: &'a Listener) -> Option<&'a str> {
         listener.acl_file.as_deref().or(self.auth.acl_file.as_deref())
     }
 
-    /// Whether nobody gets in by a listener who has not shown who it is.
+    /// True when every client of a listener must authenticate.
     fn authenticates(&self, listener: &Listener) -> bool {
         let anonymous = listener.allow_anonymous.unwrap_or(self.auth.allow_anonymous);
         listener.client_certificate == ClientCertificate::Required
@@ -160,7 +159,7 @@ impl Config {
             || (!self.methods(listener).is_empty() && !anonymous)
     }
 
-    /// Where the socket of `lapwing ctl` is; `None`: there is none.
+    /// Path of the socket of `lapwing ctl`; `None` without one.
     pub fn control_socket(&self) -> Option<PathBuf> {
         match self.admin.socket.as_deref() {
             Some("off") => None,
@@ -170,12 +169,12 @@ impl Config {
         }
     }
 
-    /// Whether clients of this machine only can connect.
+    /// True when only clients of this machine can connect.
     pub fn is_local(&self) -> bool {
         self.listeners.iter().all(Listener::is_local)
     }
 
-    /// The files that a reload reads anew.
+    /// Files that a reload reads again.
     pub fn files(&self) -> Vec<PathBuf> {
         let of_listeners = self.listeners.iter().flat_map(|listener| {
             [
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+    fn a_file_sets_its_keys_and_leaves_the_rest() {
         let text = "[limits]\nreceive_maximum = 10\nsession_expiry_max_s = \"2d\"\nqueued_bytes_max = '64 KiB'\nqueue_policy = 'refuse'\n\
                     [mqtt]\nresponse_information = 'r/'\n[[listener]]\naddress = '127.0.0.1:0'\ntransport = 'ws'\n";
         let config = Config::from_toml(text, "x.toml").unwrap();
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_with_its_line_and_the_nearest_key() {
+    fn every_mistake_is_reported_with_its_line_and_the_nearest_key() {
         let found = errors(
             "[limits]\nrecieve_maximum = 1\nin_flight_max = 0\n[mqt]\n[mqtt]\nqos_max = \"two\"\n[[listener]]\nadress = 'x'\n",
         );
@@ -260,19 +259,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
+    fn a_key_in_the_wrong_section_is_reported_with_the_right_one() {
         let found = errors("[mqtt]\nreceive_maximum = 1\n");
         assert!(found[0].contains("belongs in [limits]"), "{found:?}");
         assert!(errors("receive_maximum = 1\n")[0].contains("belongs in [limits]"));
     }
 
     #[test]
-    fn broken_toml_is_told_with_its_line() {
+    fn broken_toml_is_reported_with_its_line() {
         assert!(errors("[limits]\nx = = 1\n")[0].starts_with("x.toml:2: "));
     }
 
     #[test]
-    fn an_open_listener_must_be_meant() {
+    fn an_open_listener_needs_open_true() {
         let text = "[[listener]]\naddress = '0.0.0.0:1883'\n";
         let refused = Config::from_toml(text, "x.toml").unwrap().check().unwrap_err();
         assert!(refused.0[0].contains("open = true"), "{refused}");
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn traces_need_a_build_with_otlp_and_a_url_and_their_heads_are_nobodys_business() {
+    fn traces_need_a_build_with_otlp_and_a_url_and_hide_their_headers() {
         let text = "[telemetry]\notlp_endpoint = 'localhost:4318'\notlp_headers = 'a=hush'\n";
         let config = Config::from_toml(text, "x.toml").unwrap();
         let errors = config.check().unwrap_err().to_string();
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_sets_keys_and_is_told_when_it_is_wrong() {
+    fn the_environment_sets_keys_and_errors_name_the_variable() {
         let good = read(&[
             ("LAPWING_LIMITS__RECEIVE_MAXIMUM", "9"),
             ("LAPWING_LISTENER__1__TRANSPORT", "ws"),

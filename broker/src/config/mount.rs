@@ -1,5 +1,5 @@
-//! Mount points: the topics of the clients of a listener stand below a topic of its own. Here is
-//! where names go in and come out; everything else, rules included, knows the whole names.
+//! Mount points: the topics of a listener's clients lie below a prefix. Names are translated here;
+//! everything else, access rules included, uses whole names.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,13 @@ use lapwing_protocol::topic;
 
 use crate::config::MountPoint;
 
-/// A topic name of a client, as the broker knows it.
+/// Converts a client's topic name to the broker's.
 pub(crate) fn name<'t>(mount: Option<&MountPoint>, name: &'t str) -> Cow<'t, str> {
     mount.map_or(Cow::Borrowed(name), |mount| format!("{}{name}", mount.0).into())
 }
 
-/// A topic filter of a client, as the broker knows it; that of a group stays behind the group's
-/// name.
+/// Converts a client's topic filter to the broker's; the prefix goes behind the name of a shared
+/// group.
 pub(crate) fn filter<'t>(mount: Option<&MountPoint>, filter: &'t str) -> Cow<'t, str> {
     let Some(mount) = mount else { return Cow::Borrowed(filter) };
     match topic::shared(filter) {
@@ -25,7 +25,7 @@ pub(crate) fn filter<'t>(mount: Option<&MountPoint>, filter: &'t str) -> Cow<'t,
     }
 }
 
-/// A topic name of the broker, as a client knows it; `None`: it is not of its world.
+/// Converts a broker's topic name to the client's; `None` if it is not below the mount point.
 pub(crate) fn seen<'t>(mount: Option<&MountPoint>, name: &'t [u8]) -> Option<&'t [u8]> {
     match mount {
         None => Some(name),
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_in_below_the_mount_point_and_come_out_without_it() {
+    fn names_gain_the_mount_point_and_lose_it_again() {
         let mount = Some(&MountPoint("house/".to_owned()));
         assert_eq!(name(mount, "a/b"), "house/a/b");
         assert_eq!(filter(mount, "#"), "house/#");

@@ -1,4 +1,5 @@
-//! The configuration as text: what is in force and why, as TOML, and the reference of all keys.
+//! The configuration as text: the effective values with their sources, as TOML, and the reference
+//! of all keys.
 
 use super::declare::{ConfigKey, NONE, Reload};
 use super::keys::{KEYS, SECTIONS};
@@ -7,11 +8,11 @@ use super::reading::KeyScope;
 use super::reading::Reading;
 use super::{Config, listener};
 
-/// What stands in place of a secret.
+/// Text in place of a secret.
 #[cfg(feature = "internals")]
 const HIDDEN: &str = "\"(hidden)\"";
 
-/// A value for people's eyes: neither a secret nor the password in a URL.
+/// A value for output: secrets, and passwords in URLs, are hidden.
 #[cfg(feature = "internals")]
 fn shown(name: &str, value: String) -> String {
     if ["password", "token", "secret", "headers"].iter().any(|secret| name.ends_with(secret)) && value != NONE
@@ -25,7 +26,7 @@ fn shown(name: &str, value: String) -> String {
 }
 
 impl Reading {
-    /// All that is in force as TOML, each line with where its value came from.
+    /// The effective configuration as TOML, each line with the source of its value.
     #[cfg(feature = "internals")]
     pub fn effective(&self) -> String {
         let mut out = String::new();
@@ -61,7 +62,7 @@ impl Reading {
 }
 
 impl Config {
-    /// As TOML: what differs from the defaults.
+    /// TOML of all values that differ from the defaults.
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let default = Config::default();
@@ -84,7 +85,7 @@ impl Config {
         out
     }
 
-    /// Takes over from what is running the keys that count with the next start only; those that
+    /// Takes over from the running configuration the keys that need a restart; returns those that
     /// differ.
     pub(crate) fn keep_restart(&mut self, running: &Config) -> Vec<String> {
         let all = KEYS.iter().filter(|key| key.reload == Reload::Restart);
@@ -93,7 +94,7 @@ impl Config {
         changed.iter().map(|key| format!("{}.{}", key.section, key.name)).collect()
     }
 
-    /// The keys whose values are others, and whether listeners have changed.
+    /// Keys whose values differ, and `listener` if listeners differ.
     pub(crate) fn differs(&self, before: &Config) -> Vec<String> {
         let changed = KEYS.iter().filter(|key| (key.show)(self) != (key.show)(before));
         let mut changed: Vec<_> = changed.map(|key| format!("{}.{}", key.section, key.name)).collect();
@@ -103,7 +104,7 @@ impl Config {
         changed
     }
 
-    /// All keys as a document in Markdown.
+    /// Markdown reference of all keys.
     pub fn reference() -> String {
         let mut out = String::from(
             "# Configuration\n\nMade by `lapwing config --reference` from the declarations in `broker/src/config/`; a test compares. \

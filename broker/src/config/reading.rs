@@ -1,5 +1,5 @@
-//! A configuration while it is read: every value is set here, whatever it comes from, and
-//! remembered with where it came from.
+//! A configuration while it is read: every value is set here, from any source, and remembered with
+//! its origin.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use super::keys::{KEYS, SECTIONS};
 use super::value::Given;
 use super::{Config, ConfigErrors, Listener, listener};
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A line of a file.
     File(String, usize),
-    /// A variable of the environment.
+    /// An environment variable.
     Environment(String),
-    /// An argument of the command line.
+    /// A command line argument.
     Flag(&'static str),
 }
 
@@ -30,23 +30,23 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// See the module.
+/// A configuration in progress, with its errors and warnings.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// As far as it is read.
+    /// The configuration as read so far.
     pub config: Config,
-    /// What has no meaning here, with what to use instead.
+    /// Options without effect, with their replacements.
     pub warnings: Vec<String>,
     pub(super) errors: Vec<String>,
-    /// By section (or number of listener) and name.
+    /// Origins by section (or number of listener) and name.
     origins: BTreeMap<(KeyScope, &'static str), Origin>,
-    /// The listeners are no longer the default.
+    /// Set when listeners were given, so that the default one is replaced.
     listeners_said: bool,
-    /// Other files that it names, to be read behind it.
+    /// Included files, to be read after the current one.
     pub(super) includes: Vec<(PathBuf, Origin)>,
 }
 
-/// What a key belongs to.
+/// Owner of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum KeyScope {
     Section(&'static str),
@@ -54,16 +54,16 @@ pub(super) enum KeyScope {
 }
 
 impl Reading {
-    /// Where a value came from; `None`: it is the default.
+    /// Origin of a value; `None` for the default.
     #[cfg(feature = "internals")]
     pub(super) fn origin(&self, place: KeyScope, name: &'static str) -> Option<&Origin> {
         self.origins.get(&(place, name))
     }
 
-    /// The result.
+    /// Completes the reading.
     ///
     /// # Errors
-    /// Every mistake that was found.
+    /// All errors that were found.
     pub fn finish(self) -> Result<Reading, ConfigErrors> {
         if self.errors.is_empty() { Ok(self) } else { Err(ConfigErrors(self.errors)) }
     }
@@ -72,7 +72,7 @@ impl Reading {
         self.errors.push(format!("{origin}: {what}"));
     }
 
-    /// Sets a key of a section; `at` is where its value stands, if that is not where its name does.
+    /// Sets a key of a section; `at` is the position of its value, if it differs from the name's.
     pub(super) fn set(&mut self, section: &str, name: &str, given: &Given, origin: Origin) {
         let Some(key) = KEYS.iter().find(|key| key.section == section && key.name == name) else {
             return self.wrong(&origin, unknown(name, section));
@@ -85,7 +85,7 @@ impl Reading {
         }
     }
 
-    /// A new listener, in place of the default one if it is the first; its number.
+    /// Adds a listener, in place of the default one if it is the first; returns its number.
     pub(super) fn add_listener(&mut self, listener: Listener) -> usize {
         if !std::mem::replace(&mut self.listeners_said, true) {
             self.config.listeners.clear();
@@ -108,7 +108,7 @@ impl Reading {
         }
     }
 
-    /// What `LAPWING_…` variables say.
+    /// Reads the `LAPWING_…` variables.
     pub(super) fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
         let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with("LAPWING_")).collect();
         // Listeners in their order.
@@ -147,7 +147,8 @@ impl Reading {
         }
     }
 
-    /// `KEY_FILE` names a file that holds the value of `KEY`, where there is no key of that name.
+    /// Value of a variable. `KEY_FILE` names a file that holds the value of `KEY`, unless there is
+    /// a key of that name.
     fn value_of<'a>(
         &mut self,
         name: &'a str,
@@ -167,7 +168,7 @@ impl Reading {
         }
     }
 
-    /// A folder stands for its files of this extension, by name.
+    /// Files of this extension in a folder, by name; a file stands for itself.
     pub(super) fn files_of(&mut self, path: &Path, extension: &str, origin: &Origin) -> Vec<PathBuf> {
         if !path.is_dir() {
             return vec![path.to_owned()];

@@ -1,18 +1,18 @@
-//! Bytes that nobody is to see: never printed, and overwritten when they are dropped.
+//! Secret bytes: never printed, and overwritten when they are dropped.
 
 use zeroize::Zeroizing;
 
-/// See the module.
+/// A secret; its `Debug` output hides the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes a copy.
+    /// Copies the bytes.
     pub fn new(bytes: &[u8]) -> Secret {
         Secret(Zeroizing::new(bytes.to_vec()))
     }
 
-    /// The bytes, for the one who has to use them.
+    /// The secret bytes.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! Where a configuration comes from: a file with those that it includes, the environment, the
-//! command line, in this order. Kept by the program, so that a reload reads the same places again.
+//! Source of a configuration: a file with its includes, the environment, the command line, in this
+//! order. The program keeps it, so that a reload reads the same places again.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +7,20 @@ use super::reading::{Origin, Reading};
 use super::value::Given;
 use super::{ConfigErrors, file, mosquitto};
 
-/// See the module.
+/// The places that a configuration is read from.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// The main file.
+    /// Main file.
     pub file: Option<PathBuf>,
-    /// What kind it is of; none: that is found out.
+    /// Format of the main file; `None`: it is detected.
     pub format: Option<Format>,
-    /// The variables of the environment.
+    /// Environment variables.
     pub environment: Vec<(String, String)>,
-    /// What the command line says.
+    /// Command line options.
     pub flags: Flags,
 }
 
-/// The kinds of files.
+/// File formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// lapwing.toml.
@@ -30,7 +30,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the content, and where that says nothing by the extension.
+    /// Detects the format by the content, or else by the extension.
     fn of(text: &str, path: &Path) -> Format {
         let extension = path.extension().and_then(|extension| extension.to_str());
         match mosquitto::looks_like(text) {
@@ -44,9 +44,9 @@ impl Format {
 /// Keys that the command line sets.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// The port of the first listener.
+    /// Port of the first listener.
     pub port: Option<u16>,
-    /// The address of the first listener.
+    /// Address of the first listener.
     pub listen: Option<String>,
     /// `auth.password_file`.
     pub password_file: Option<String>,
@@ -54,15 +54,15 @@ pub struct Flags {
     pub data_dir: Option<String>,
     /// `store.in_memory`.
     pub in_memory: bool,
-    /// `log.level`, with the flag that says it.
+    /// `log.level`, with the flag that set it.
     pub level: Option<(&'static str, &'static str)>,
 }
 
 impl Source {
-    /// Reads everything.
+    /// Reads all sources.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// All errors in them.
     pub fn read(&self) -> Result<Reading, ConfigErrors> {
         let mut reading = Reading::default();
         if let Some(path) = &self.file {
@@ -87,7 +87,7 @@ impl Source {
     }
 }
 
-/// Hands the text of a file to what reads it.
+/// Passes the text of a file to the reader of its format.
 pub(super) fn text_of(
     path: &Path,
     reading: &mut Reading,

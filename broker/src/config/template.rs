@@ -1,13 +1,13 @@
-//! Templates like `{cn}` or `plant-{dns}`, filled with the names that a client certificate has.
+//! Templates like `{cn}` or `plant-{dns}`, filled with names of a client certificate.
 
 const KINDS: [&str; 5] = ["{uri}", "{dns}", "{email}", "{cn}", "{subject}"];
 
-/// The names in a certificate, by kind, in the order of `KINDS`.
+/// Names in a certificate, by kind, in the order of `KINDS`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct CertificateNames(pub(crate) [Vec<String>; 5]);
 
 impl CertificateNames {
-    /// The template with the names in it; `None`: the certificate has no name of a kind.
+    /// Fills the template; `None` if the certificate has no name of a kind.
     pub(crate) fn fill(&self, template: &str) -> Result<Option<String>, String> {
         let mut out = String::new();
         let mut rest = template;
@@ -36,10 +36,10 @@ impl CertificateNames {
     }
 }
 
-/// Whether a template can be filled at all.
+/// Checks the syntax of a template.
 ///
 /// # Errors
-/// What it may be.
+/// The allowed forms.
 pub fn check_template(template: &str) -> Result<(), String> {
     let one = || vec!["x".to_owned()];
     let names = CertificateNames([one(), one(), one(), one(), one()]);
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_template_that_can_be_filled_counts_and_what_is_ambiguous_does_not() {
+    fn the_first_template_that_can_be_filled_unambiguously_counts() {
         let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let names = CertificateNames([
             text(&[]),

@@ -1,6 +1,6 @@
 //! Values of keys: from a TOML value or the text of an environment variable, with units.
 
-/// A value as it was given, before it has a type.
+/// A value as it was given, without a type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Given {
     Integer(i64),
@@ -22,7 +22,7 @@ impl std::fmt::Display for Given {
     }
 }
 
-/// What a number counts, for its units.
+/// Unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Count,
@@ -31,7 +31,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// From the name of the key: `…_s` and `…_bytes…` say it.
+    /// Unit by the name of the key: `…_s` and `…_bytes…`.
     pub(super) fn of(name: &str) -> Unit {
         if name.ends_with("_s") && !name.ends_with("_per_s") && !name.ends_with("per_address_per_s") {
             Unit::Seconds
@@ -70,7 +70,7 @@ impl Unit {
     }
 }
 
-/// A number with or without a unit; what was expected if it is none.
+/// Parses a number with or without a unit; the error says what is expected.
 pub(super) fn number(given: &Given, unit: Unit) -> Result<u64, String> {
     let parsed = match given {
         Given::Integer(n) => u64::try_from(*n).ok(),
@@ -110,7 +110,7 @@ pub(super) fn list(given: &Given) -> Result<Vec<String>, String> {
     }
 }
 
-/// One of several words.
+/// Parses one of several words.
 pub(super) fn choice<T: Copy>(given: &Given, all: &[(&str, T)]) -> Result<T, String> {
     let words = || all.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
     match given {

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::Packet;
-use lapwing_protocol::property::{Properties, PropertyId};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Version};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::negotiated::AliasedTopic;
 use super::{Connection, Exit};
+use crate::core::publish_rules::user_properties_fit;
 use crate::limits::budget::Pressure;
 use crate::limits::rate::RateLimits;
 use crate::message::Millis;
@@ -261,7 +261,7 @@ impl Connection {
                 let ticket = self.step(&reply, recorded);
                 self.reply(reply, None, ticket);
             }
-            Effect::Publish(publish) => self.publish(&publish, now)?,
+            Effect::Publish(publish) => self.on_publish(&publish, now)?,
             Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default()),
@@ -275,15 +275,4 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-/// Returns `true` when a packet's user properties are within the limits.
-pub(crate) fn user_properties_fit(properties: &Properties<'_>, limits: &crate::config::Limits) -> bool {
-    if !properties.has(PropertyId::UserProperty) {
-        return true;
-    }
-    let (count, bytes) = properties
-        .user_properties()
-        .fold((0, 0), |(count, bytes), (name, value)| (count + 1, bytes + name.len() + value.len()));
-    count <= limits.user_properties_max as usize && bytes <= limits.user_property_bytes_max as usize
 }

@@ -4,15 +4,15 @@ use std::task::Waker;
 
 use lapwing_protocol::alias::{self, AliasError};
 use lapwing_protocol::packet::Publish;
-use lapwing_protocol::{QoS, ReasonCode, topic};
+use lapwing_protocol::{QoS, ReasonCode};
 
 use super::negotiated::AliasedTopic;
 use super::{Connection, Exit};
 use crate::auth::Action;
 use crate::config::{DeniedPublish, mount};
 use crate::connection::refusals::refusal;
-use crate::connection::user_properties_fit;
 use crate::core::publish::published_by;
+use crate::core::publish_rules;
 use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
 use crate::router::{Batch, BatchResult, RouteCache};
 use crate::session::Violation;
@@ -35,13 +35,13 @@ pub(crate) struct Publisher {
 
 impl Connection {
     /// Takes a message in: checks it, passes it on, acknowledges it.
-    pub(super) fn publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
+    pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
         self.stats.counters.publish_received += 1;
         self.stats.counters.publish_bytes_received += publish.payload.len() as u64;
         // Taken out, so that the topic name may borrow from it beside `self`.
         let mut aliases = std::mem::take(&mut self.inbound.aliases);
         let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
-        let outcome = topic.map(|topic| self.take_message(publish, topic, now));
+        let outcome = topic.map(|topic| self.accept(publish, topic, now));
         self.inbound.aliases = aliases;
         let outcome = outcome.inspect_err(|_| self.core.outcomes.drops.add(Reason::Violation, 1))?;
         let (reason, ticket, text) = match outcome {
@@ -80,7 +80,7 @@ impl Connection {
     }
 
     /// Takes a message in, or says to all who want to know why not.
-    fn take_message(
+    fn accept(
         &mut self,
         publish: &Publish<'_>,
         topic: &str,
@@ -91,7 +91,7 @@ impl Connection {
         }
         let outcome = self.route(publish, topic, now, None);
         if let Err(reason) = outcome {
-            self.not_taken(publish, topic, reason, (None, now));
+            self.not_taken(publish, topic, reason, None, now);
         }
         outcome
     }
@@ -129,59 +129,26 @@ impl Connection {
         now: Millis,
         trace: Option<TraceId>,
     ) -> Result<(ReasonCode, Ticket), Reason> {
-        let (limits, config) = (&self.endpoint.limits, &self.snapshot.config);
-        if topic.len() > limits.topic_bytes_max as usize
-            || topic::level_count(topic) > limits.topic_levels_max as usize
-        {
-            return Err(Reason::TopicLimit);
-        }
-        if topic.starts_with('$') {
-            return Err(Reason::BrokerTopic);
-        }
-        if !user_properties_fit(&publish.properties, limits) {
-            return Err(Reason::UserProperties);
-        }
-        if config.mqtt.payload_format_checked
-            && publish.properties.payload_format_indicator() == Some(1)
-            && std::str::from_utf8(publish.payload).is_err()
-        {
-            return Err(Reason::PayloadFormat);
-        }
+        let endpoint = &self.endpoint;
+        publish_rules::check(topic, &publish.properties, publish.payload, &endpoint.limits, &endpoint.mqtt)?;
         let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
-        let session = &self.owned.session;
-        if !self.snapshot.auth.policy.allows(&self.owned.identity, &session.client_id, Action::Publish, topic)
-        {
+        let (number, client_id) = (self.owned.session.number, &self.owned.session.client_id);
+        if !self.snapshot.auth.policy.allows(&self.owned.identity, client_id, Action::Publish, topic) {
             return Err(Reason::DeniedPublish);
         }
         if trace.is_some() {
-            self.tell_accepted(publish, topic, (trace, now));
+            self.tell_accepted(publish, topic, trace, now);
         }
-        let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
-        let source =
-            published_by(config, &self.owned.identity, &session.client_id).filter(|_| publish.retain);
-        let content = MessageParts {
-            topic,
-            properties: forwarded(&publish.properties, &mut self.publisher.scratch),
-            payload: publish.payload,
-            qos: publish.qos,
-            retain: publish.retain,
-            publisher: session.number,
-            published_at: now,
-            expires_at,
-        };
-        let mut message = Message::from_source(&content, source);
-        if let Some(id) = trace {
-            message = message.with_trace(id);
-        }
+        let message = self.message(publish, topic, now, trace);
         // Nobody is told what becomes of it.
         if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
             self.gather_message(message);
             return Ok((ReasonCode::Success, Ticket::default()));
         }
-        let durability = config.store.durability_of(topic, self.endpoint.listener.durability);
+        let durability = self.snapshot.config.store.durability_of(topic, self.endpoint.listener.durability);
         let received =
             publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce && self.owned.outbox.is_stored());
-        let received = received.map(|packet_id| (session.number, packet_id));
+        let received = received.map(|packet_id| (number, packet_id));
         self.flush();
         let core = &self.core;
         let (cache, wakers) = (&mut self.publisher.cache, &mut self.publisher.wakers);
@@ -207,6 +174,36 @@ impl Connection {
             }
         }
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
+    }
+
+    /// The message that a PUBLISH brings, with `topic` as the broker knows it.
+    #[inline]
+    fn message(
+        &mut self,
+        publish: &Publish<'_>,
+        topic: &str,
+        now: Millis,
+        trace: Option<TraceId>,
+    ) -> Message {
+        let expires_at = publish.properties.message_expiry_interval_s().map(|s| now + u64::from(s) * 1000);
+        let session = &self.owned.session;
+        let source = published_by(&self.snapshot.config, &self.owned.identity, &session.client_id)
+            .filter(|_| publish.retain);
+        let content = MessageParts {
+            topic,
+            properties: forwarded(&publish.properties, &mut self.publisher.scratch),
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            publisher: session.number,
+            published_at: now,
+            expires_at,
+        };
+        let message = Message::from_source(&content, source);
+        match trace {
+            Some(id) => message.with_trace(id),
+            None => message,
+        }
     }
 
     fn gather_message(&mut self, message: Message) {

@@ -37,14 +37,15 @@ impl Connection {
         publish: &Publish<'_>,
         topic: &str,
         reason: Reason,
-        followed: (Option<TraceId>, Millis),
+        id: Option<TraceId>,
+        at: Millis,
     ) {
         self.log_refusal("PUBLISH", topic, &refusal(reason));
         let topic = &*mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
         let rule = (reason == Reason::DeniedPublish && self.core.outcomes.traces.is_followed())
             .then(|| self.rule(Action::Publish, topic));
         let text = rule.as_deref().unwrap_or(reason.text());
-        let subject = self.subject(publish, topic, followed);
+        let subject = self.subject(publish, topic, id, at);
         self.core.outcomes.refused(reason, text, &subject, Some(self.owned.outbox.recipient()));
     }
 
@@ -92,7 +93,7 @@ impl Connection {
 }
 
 /// Refusal that the client is told for a message that is not taken, or not delivered to it.
-pub(super) const fn refusal(reason: Reason) -> Violation {
+pub(in crate::connection) const fn refusal(reason: Reason) -> Violation {
     let code = match reason {
         Reason::TopicLimit => ReasonCode::TopicNameInvalid,
         Reason::PayloadFormat => ReasonCode::PayloadFormatInvalid,

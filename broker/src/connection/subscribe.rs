@@ -141,20 +141,12 @@ impl Connection {
                 continue;
             }
             let filter = &*mount::filter(self.endpoint.listener.mount_point.as_ref(), filter);
-            let group = core.router.group(filter);
-            let number = self.owned.session.number;
-            if !self.owned.session.subscriptions.remove(filter) {
+            let level = self.level();
+            let Some(removed) = core.remove_subscription(&mut self.owned, filter, level) else {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
-            }
-            core.router.unsubscribe(filter, number);
-            if let Some(group) = group {
-                core.reassign_shared(&mut self.owned, Some(group), false);
-            }
-            if self.owned.outbox.is_stored() {
-                let record = Record::Unsubscribed { session: number, filter: filter.into() };
-                ticket = ticket.and(core.store.append(record, self.level()));
-            }
+            };
+            ticket = ticket.and(removed);
             reasons.push(ReasonCode::Success);
         }
         let packet_id = unsubscribe.packet_id;

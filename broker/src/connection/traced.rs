@@ -24,7 +24,8 @@ impl Connection {
         &'a self,
         publish: &Publish<'a>,
         topic: &'a str,
-        (id, at): (Option<TraceId>, Millis),
+        id: Option<TraceId>,
+        at: Millis,
     ) -> TraceSubject<'a> {
         let from = Some(&self.owned.session.client_id);
         let properties = publish.properties.as_bytes();
@@ -43,11 +44,11 @@ impl Connection {
         let since = id.map(|_| SystemTime::now());
         let outcome = self.route(publish, topic, now, id);
         if let Err(reason) = outcome {
-            self.not_taken(publish, topic, reason, (id, now));
+            self.not_taken(publish, topic, reason, id, now);
         }
         if let Some(since) = since {
             let topic = mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
-            let subject = self.subject(publish, &topic, (id, now));
+            let subject = self.subject(publish, &topic, id, now);
             self.core.outcomes.traces.routed(&subject, since, outcome.err());
         }
         outcome
@@ -61,14 +62,9 @@ impl Connection {
     }
 
     #[cold]
-    pub(super) fn tell_accepted(
-        &self,
-        publish: &Publish<'_>,
-        topic: &str,
-        followed: (Option<TraceId>, Millis),
-    ) {
+    pub(super) fn tell_accepted(&self, publish: &Publish<'_>, topic: &str, id: Option<TraceId>, at: Millis) {
         if self.core.outcomes.traces.is_followed() {
-            let (subject, rule) = (self.subject(publish, topic, followed), self.rule(Action::Publish, topic));
+            let (subject, rule) = (self.subject(publish, topic, id, at), self.rule(Action::Publish, topic));
             self.core.outcomes.traces.record(&subject, None, Step::Accepted(rule.into()));
         }
     }

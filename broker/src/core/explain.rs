@@ -129,7 +129,7 @@ impl Core {
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let Question { topic, from, qos, bytes, after, most } = *question;
         let snapshot = self.settings.get();
-        let audience = self.router.audience(topic, (qos, bytes), after, most);
+        let audience = self.router.audience(topic, qos, bytes, after, most);
         let receivers: Vec<Receiver> = audience
             .listeners
             .into_iter()
@@ -138,7 +138,7 @@ impl Core {
         // A page that is not full is the last one.
         let last = receivers.last().map(|receiver| receiver.session).filter(|_| receivers.len() >= most);
         let more =
-            |last: &SessionNumber| !self.router.audience(topic, (qos, bytes), *last, 1).listeners.is_empty();
+            |last: &SessionNumber| !self.router.audience(topic, qos, bytes, *last, 1).listeners.is_empty();
         Explanation {
             publisher: from.map(|from| self.publisher(&snapshot, from, topic)),
             retained_bytes: self.router.retained.size_of(topic, self.now()),

@@ -3,7 +3,9 @@
 
 pub mod control;
 pub mod explain;
+pub mod local;
 pub mod publish;
+pub(crate) mod publish_rules;
 pub mod recovery;
 mod sessions;
 pub mod settings;
@@ -21,7 +23,7 @@ use crate::limits::budget::Budget;
 use crate::limits::flapping::FlapDetector;
 use crate::limits::rate::UserRates;
 use crate::message::{Millis, Seq, SessionNumber};
-use crate::outbox::{DiskTotal, Outbox, QueueLimits};
+use crate::outbox::{DiskPart, DiskTotal, Outbox, QueueLimits};
 use crate::router::{Retained, RetainedLimits, Router};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -113,7 +115,13 @@ impl Core {
     /// A queue for a new session; `stored`: the store keeps it.
     pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
         let outbox = if stored {
-            Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), 0, (1, 0, 0))
+            Outbox::stored(
+                session,
+                self.queue_limits(),
+                self.disk_total.clone(),
+                0,
+                DiskPart { from: 1, count: 0, bytes: 0 },
+            )
         } else {
             Outbox::new(session, self.queue_limits())
         };
@@ -127,7 +135,7 @@ impl Core {
         session: SessionNumber,
         client_id: Arc<str>,
         last: Seq,
-        waiting: (Seq, u64, u64),
+        waiting: DiskPart,
     ) -> Arc<Outbox> {
         Arc::new(
             Outbox::stored(session, self.queue_limits(), self.disk_total.clone(), last, waiting)

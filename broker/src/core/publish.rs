@@ -90,11 +90,6 @@ impl Core {
         self.router.flush(batch, wakers, &mut PublishRecord::new(&*self.store, Durability::None))
     }
 
-    /// Publishes what the broker says about itself: that is never stored.
-    pub fn publish_own(&self, message: &Message) {
-        self.publish_for_nobody(message, PublishRecord::disabled());
-    }
-
     fn publish_for_nobody(&self, message: &Message, record: PublishRecord<'_>) -> PublishResult {
         let mut wakers = Vec::new();
         let published = self.publish(message, record, None, &mut RouteCache::default(), &mut wakers);

@@ -12,6 +12,7 @@ use crate::clients::owned::OwnedSession;
 use crate::core::Core;
 use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis, REPLAYED};
+use crate::outbox::DiskPart;
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, RetainedCursor, Session};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
@@ -75,7 +76,12 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
             (count.saturating_sub(1), bytes.saturating_sub(u64::from(flight.size)))
         });
     let last = waiting.last.max(sent);
-    let outbox = core.stored_outbox(terms.number, terms.client_id.clone(), last, (sent + 1, count, bytes));
+    let outbox = core.stored_outbox(
+        terms.number,
+        terms.client_id.clone(),
+        last,
+        DiskPart { from: sent + 1, count, bytes },
+    );
     let mut session =
         Session::restored(terms.number, terms.client_id, terms.user, &flights, last_id, &received);
     session.expiry_s = terms.expiry_s;

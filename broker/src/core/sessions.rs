@@ -76,23 +76,37 @@ impl Core {
             session.subscriptions.iter().map(|(filter, _)| filter).filter(denied).map(Box::from).collect();
         let count = revoked.len();
         for filter in revoked {
-            let OwnedSession { session, outbox, identity } = &mut *owned;
+            let OwnedSession { session, identity, .. } = &*owned;
             let inner = topic::shared(&filter).map_or(&*filter, |(_, inner)| inner);
             let rule = policy.rule(identity, &session.client_id, Action::Subscribe, inner);
             audit::revoked(&session.client_id, identity, &filter, &rule);
             self.metrics.denied.add(1);
-            let (group, number) = (self.router.group(&filter), session.number);
-            session.subscriptions.remove(&filter);
-            self.router.unsubscribe(&filter, number);
-            let stored = outbox.is_stored();
-            if let Some(group) = group {
-                self.reassign_shared(owned, Some(group), false);
-            }
-            if stored {
-                self.store.append(Record::Unsubscribed { session: number, filter }, Durability::None);
-            }
+            self.remove_subscription(owned, &filter, Durability::None);
         }
         count
+    }
+
+    /// Removes a subscription from the session, the router and the store, and gives what a shared
+    /// group gave for it to other members. `None`: there was no such subscription.
+    pub fn remove_subscription(
+        &self,
+        owned: &mut OwnedSession,
+        filter: &str,
+        durability: Durability,
+    ) -> Option<Ticket> {
+        let (group, session) = (self.router.group(filter), owned.session.number);
+        if !owned.session.subscriptions.remove(filter) {
+            return None;
+        }
+        self.router.unsubscribe(filter, session);
+        if let Some(group) = group {
+            self.reassign_shared(owned, Some(group), false);
+        }
+        if !owned.outbox.is_stored() {
+            return Some(Ticket::default());
+        }
+        let record = Record::Unsubscribed { session, filter: filter.into() };
+        Some(self.store.append(record, durability))
     }
 
     /// A session is over: nothing of it stays, and a will that still waits is published

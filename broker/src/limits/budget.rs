@@ -1,5 +1,4 @@
-//! The bounds that count across connections: how many there are, from where, how many are not let
-//! in yet, and memory.
+//! Bounds across connections: number of connections, per address, before CONNECT, and memory.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,30 +12,30 @@ use crate::config::Limits;
 use crate::limits::memory::{self, AllocatorStats, Reserve};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// This part of the memory budget may come in before memory is measured again.
+/// Fraction of the memory budget that may arrive before memory is measured again.
 const UNMEASURED_PARTS: u64 = 32;
-/// Above this many addresses, those that are of no interest any more are forgotten.
+/// Above this number of addresses, those without connections and recent connects are forgotten.
 const ADDRESSES_KEPT: usize = 1_024;
 
-/// The bounds and what is used of them.
+/// The bounds, and their current use.
 #[derive(Debug)]
 pub struct Budget {
     limits: BudgetLimits,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, Address>>,
-    /// Connections that have not been let in yet; the others wait in the kernel's queue.
+    /// Permits for connections before CONNECT; further connections wait in the kernel's queue.
     pub handshakes: Arc<Semaphore>,
     pressure: AtomicU8,
-    /// What [`measure`](Self::measure) said last.
+    /// Last result that [`measure`](Self::measure) reported.
     told: AtomicU8,
-    /// What comes in has changed the pressure, and that is to be told.
+    /// Notified when received bytes have changed the pressure, before it was reported.
     pub changed: Notify,
-    /// Bytes that came from clients since memory was measured last.
+    /// Bytes received from clients since memory was measured last.
     unmeasured: AtomicU64,
     reserve: Reserve,
 }
 
-/// What a reload may change.
+/// Limits that a reload can change.
 #[derive(Debug, Default)]
 struct BudgetLimits {
     connections_max: AtomicUsize,
@@ -51,24 +50,24 @@ struct BudgetLimits {
 #[derive(Debug)]
 struct Address {
     connections: usize,
-    /// Of those, connections that have not sent CONNECT.
+    /// Number of those connections that have not sent CONNECT.
     handshakes: usize,
     second: Instant,
     connects: u32,
 }
 
-/// How short memory is.
+/// Memory pressure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
-    /// It is not.
+    /// Memory is not short.
     None = 0,
     /// PUBLISH packets are not read.
     Pause = 1,
-    /// And no new client is let in.
+    /// New clients are refused, too.
     Refuse = 2,
 }
 
-/// Why a connection is not accepted.
+/// Limit that refused a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionLimit {
     /// `limits.connections_max`.
@@ -84,7 +83,7 @@ pub enum ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// The key that sets the bound.
+    /// Configuration key of the limit.
     pub const fn key(self) -> &'static str {
         match self {
             ConnectionLimit::Connections => "limits.connections_max",
@@ -96,28 +95,28 @@ impl ConnectionLimit {
     }
 }
 
-/// What is used, and of how much.
+/// Current use and its limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Connections, those that are not let in yet included.
+    /// Connections, including those before CONNECT.
     pub connections: usize,
-    /// `limits.connections_max`, or what it is on this machine.
+    /// `limits.connections_max`, or the default for this machine.
     pub connections_max: usize,
-    /// `limits.memory_budget_bytes`, or what it is on this machine.
+    /// `limits.memory_budget_bytes`, or the default for this machine.
     pub memory_bytes_max: u64,
 }
 
-/// A counted connection; dropping it gives the place back.
+/// A counted connection; dropping it counts the connection out.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     budget: Arc<Budget>,
     address: Option<IpAddr>,
-    /// It has not sent CONNECT.
+    /// Set until CONNECT has come.
     handshake: bool,
 }
 
 impl Budget {
-    /// With the bounds of the configuration, those that depend on the machine included.
+    /// Creates a budget with the configured limits, and the machine's where they are defaults.
     pub fn new(limits: &Limits) -> Budget {
         let budget = Budget {
             limits: BudgetLimits::default(),
@@ -134,7 +133,7 @@ impl Budget {
         budget
     }
 
-    /// Other bounds. Who is there already stays.
+    /// Changes the limits. Existing connections stay.
     pub fn set_limits(&self, limits: &Limits) {
         let connections_max = match limits.connections_max {
             0 => file_descriptors_max().map_or(1_000, |most| most / 10 * 9),
@@ -157,9 +156,8 @@ impl Budget {
         let before = bounds.handshakes_max.swap(handshakes_max, Ordering::Relaxed);
         match handshakes_max.checked_sub(before) {
             Some(more) => self.handshakes.add_permits(more),
-            // Those that are in use are missed for a while: the bound is reached with the next
-            // reload at the
-            // latest.
+            // Permits in use cannot be taken away now: the limit is reached with the next reload at
+            // the latest.
             None => {
                 let fewer = self.handshakes.forget_permits(before - handshakes_max);
                 bounds.handshakes_max.store(before - fewer, Ordering::Relaxed);
@@ -167,8 +165,8 @@ impl Budget {
         }
     }
 
-    /// Counts a connection in. `address` is `None` for those that are free of bounds per address
-    /// (loopback, Unix sockets).
+    /// Counts a connection in. `address` is `None` for those without bounds per address (loopback,
+    /// Unix sockets).
     pub fn enter(
         self: &Arc<Self>,
         address: Option<IpAddr>,
@@ -183,18 +181,18 @@ impl Budget {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(ConnectionLimit::Connections);
         }
-        // From here on the drop of the place counts it out again.
+        // From here on, dropping the permit counts the connection out.
         let mut place = ConnectionPermit { budget: self.clone(), address: None, handshake: false };
         place.set_address(address, now)?;
         Ok(place)
     }
 
-    /// Fewer than a tenth of the places for those who have not sent CONNECT are left.
+    /// True when less than a tenth of the permits for connections before CONNECT is left.
     fn handshakes_are_scarce(&self) -> bool {
         self.handshakes.available_permits() * 10 <= self.limits.handshakes_max.load(Ordering::Relaxed)
     }
 
-    /// How much of it is used, and the bounds.
+    /// Current use and limits.
     pub fn usage(&self) -> Usage {
         Usage {
             connections: self.connections.load(Ordering::Relaxed),
@@ -203,7 +201,7 @@ impl Budget {
         }
     }
 
-    /// How short memory is, as last measured.
+    /// Pressure as last measured.
     pub fn pressure(&self) -> Pressure {
         match self.pressure.load(Ordering::Relaxed) {
             0 => Pressure::None,
@@ -212,7 +210,7 @@ impl Budget {
         }
     }
 
-    /// So many bytes came from a client. Memory is measured by the clock, too, but it can be filled
+    /// Counts bytes from a client. Memory is also measured by a timer, but clients can fill it
     /// faster than that.
     #[inline]
     pub fn took_in(&self, bytes: usize) {
@@ -225,8 +223,8 @@ impl Budget {
         }
     }
 
-    /// Resident memory counts without what the allocator holds for the next who asks: it may keep
-    /// that for good, and a broker that waited for it would wait for nothing.
+    /// Samples the pressure. Free heap memory does not count as used: the allocator may never
+    /// return it to the kernel, and a broker that waited for that would wait forever.
     fn sample(&self, now: Instant) -> Pressure {
         let taken_in = self.unmeasured.swap(0, Ordering::Relaxed);
         let most = self.limits.memory_bytes_max.load(Ordering::Relaxed);
@@ -245,26 +243,25 @@ impl Budget {
         pressure
     }
 
-    /// Measures the process's memory; returns the pressure if it has changed since this was asked
-    /// last.
+    /// Measures the process's memory. Returns the pressure if it has changed since the last call.
     pub fn measure(&self, now: Instant) -> Option<Pressure> {
         let pressure = self.sample(now);
         (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 
-    /// Memory is not short, and nothing has come in since it was measured.
+    /// True when memory is not short and nothing was received since it was measured.
     pub fn is_calm(&self) -> bool {
         self.pressure() == Pressure::None && self.unmeasured.load(Ordering::Relaxed) == 0
     }
 
-    /// What the allocator holds, where it says so.
+    /// Heap statistics, if the allocator provides them.
     pub fn heap(&self, now: Instant) -> Option<AllocatorStats> {
         self.reserve.shown(now)
     }
 }
 
 impl ConnectionPermit {
-    /// Says where it is from, once: at the accept, or when a proxy has said it. As of
+    /// Sets the client's address, once: at accept, or from the PROXY header. Errors as
     /// [`Budget::enter`].
     pub fn set_address(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), ConnectionLimit> {
         let Some(address) = address.filter(|_| self.address.is_none()) else { return Ok(()) };
@@ -278,7 +275,7 @@ impl ConnectionPermit {
         if entry.connections >= budget.limits.per_address_max.load(Ordering::Relaxed) {
             return Err(ConnectionLimit::PerAddress);
         }
-        // Many devices behind one router are welcome as long as they keep nobody out.
+        // Many devices behind one router are welcome while other addresses can still connect.
         if entry.handshakes >= budget.limits.handshakes_per_address_max.load(Ordering::Relaxed)
             && budget.handshakes_are_scarce()
         {
@@ -294,7 +291,7 @@ impl ConnectionPermit {
         Ok(())
     }
 
-    /// CONNECT has come.
+    /// Marks that CONNECT has come.
     pub fn handshake_done(&mut self) {
         let Some(address) = self.address.filter(|_| std::mem::take(&mut self.handshake)) else { return };
         let mut addresses = self.budget.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -321,7 +318,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The soft limit of open files, from the kernel's own words.
+/// Soft limit of open files, from `/proc/self/limits`.
 pub(crate) fn file_descriptors_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
@@ -337,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_counted_in_all_and_per_address_and_counted_out() {
+    fn connections_are_counted_in_total_and_per_address() {
         let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
@@ -351,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_connects_so_often_in_a_second() {
+    fn connects_per_second_of_an_address_are_bounded() {
         let limits = Limits { connects_per_address_per_s: 2, ..Limits::default() };
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
@@ -361,11 +358,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_connections_without_connect() {
+    fn connections_before_connect_of_an_address_are_bounded() {
         let limits = Limits { handshakes_per_address_max: 1, handshakes_max: 10, ..Limits::default() };
         let (budget, now) = (budget(limits), Instant::now());
         let far = Some(IpAddr::from([192, 0, 2, 1]));
-        // As long as there are places for others, one address may have several.
+        // While permits are plentiful, one address may have several.
         let _several =
             [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.handshake_done());
         let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
@@ -375,14 +372,14 @@ mod tests {
         let second = budget.enter(far, now).unwrap();
         assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);
         drop(second);
-        // A proxy says later whose it is.
+        // The proxy names the client's address later.
         let mut proxied = budget.enter(None, now).unwrap();
         assert_eq!(proxied.set_address(far, now), Ok(()));
         assert_eq!(budget.enter(None, now).unwrap().set_address(far, now), Err(ConnectionLimit::Handshakes));
     }
 
     #[test]
-    fn memory_above_the_budget_is_pressure() {
+    fn memory_above_the_budget_causes_pressure() {
         let budget = budget(Limits { memory_budget_bytes: 1, ..Limits::default() });
         assert_eq!(budget.measure(Instant::now()), Some(Pressure::Refuse));
         assert_eq!(budget.measure(Instant::now()), None);

@@ -1,6 +1,7 @@
-//! Clients that come too often: those that flap, and those that throw each other out because they
-//! have the same client identifier. The first are banned for a while if that is asked for; the
-//! second are named, both of them, and slowed down.
+//! Detection of clients that connect too often: flapping, and takeover fights.
+//!
+//! A flapping client is banned for a while, if the configuration asks for it. Clients that take one
+//! identifier from each other are logged, both of them, and slowed down.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,41 +10,40 @@ use std::time::Duration;
 use crate::config::Limits;
 use crate::message::Millis;
 
-/// A takeover within this time of the last belongs to the same quarrel, in milliseconds.
+/// Milliseconds after a takeover in which the next one belongs to the same fight.
 const FIGHT_MS: Millis = 10_000;
-/// So many takeovers in a row are nobody's quarrel: a network that breaks, a restart that is tried
-/// again.
+/// Takeovers in a row that are not delayed: a broken network or a retried restart looks like one.
 const FREE_TAKEOVERS: u32 = 3;
-/// The first wait, doubled each time.
+/// First delay of a takeover, doubled each time.
 const WAIT_MS: u64 = 250;
 const WAIT_MS_MAX: u64 = 5_000;
-/// Above this many client identifiers, those of no interest any more are forgotten; and above the
-/// second, all.
+/// Above this number of client identifiers, those without recent connects are forgotten; above
+/// [`KEPT_MAX`], all of them.
 const KEPT: usize = 4_096;
 const KEPT_MAX: usize = 65_536;
 
 #[derive(Debug, Default)]
 struct ConnectHistory {
-    /// When its connects were counted from, and how many there were.
+    /// Start of the current window, and number of connects in it.
     since: Millis,
     connects: u32,
     banned_until: Millis,
-    /// Takeovers in a row, and when the last was.
+    /// Takeovers in a row, and the time of the last one.
     takeovers: u32,
     last_takeover: Millis,
     told_at: Option<Millis>,
 }
 
-/// What there is to be done about a takeover.
+/// Reaction to a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakeoverFight {
-    /// The claim waits so long.
+    /// Delay of the claim.
     pub wait: Duration,
-    /// It is worth a line in the log: one for each client identifier in ten seconds.
+    /// True when the log gets a line: once in ten seconds for each client identifier.
     pub log: bool,
 }
 
-/// See the module.
+/// History of connects and takeovers of each client identifier.
 #[derive(Debug, Default)]
 pub struct FlapDetector(Mutex<HashMap<Arc<str>, ConnectHistory>>);
 
@@ -70,10 +70,10 @@ impl FlapDetector {
         f(clients.entry(client_id.clone()).or_default())
     }
 
-    /// A client connects.
+    /// Counts a connect of a client.
     ///
     /// # Errors
-    /// For how long it is banned, since it came more often than `limits.flapping_connects_max`.
+    /// The duration of the ban, after more connects than `limits.flapping_connects_max`.
     pub fn connects(&self, client_id: &Arc<str>, limits: &Limits, now: Millis) -> Result<(), Duration> {
         if limits.flapping_connects_max == 0 {
             return Ok(());
@@ -96,7 +96,7 @@ impl FlapDetector {
         })
     }
 
-    /// A client is about to throw out another connection with its client identifier.
+    /// Counts an attempt to take over another connection with this client identifier.
     pub fn takes_over(&self, client_id: &Arc<str>, now: Millis) -> TakeoverFight {
         self.with(client_id, now, 0, |client| {
             client.takeovers = if now < client.last_takeover + FIGHT_MS { client.takeovers + 1 } else { 1 };
@@ -113,7 +113,7 @@ impl FlapDetector {
         })
     }
 
-    /// The other connection had ended already: it was no takeover.
+    /// Takes a takeover back: the other connection had ended already.
     pub fn undo(&self, client_id: &Arc<str>, now: Millis, fight: TakeoverFight) {
         self.with(client_id, now, 0, |client| {
             client.takeovers = client.takeovers.saturating_sub(1);
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_flaps_is_banned_for_a_while_where_that_is_asked_for() {
+    fn a_flapping_client_is_banned_for_a_while_if_configured() {
         let limits = Limits { flapping_connects_max: 3, ..Limits::default() };
         let (arrivals, id, other): (_, Arc<str>, Arc<str>) =
             (FlapDetector::default(), "a".into(), "b".into());
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(arrivals.connects(&id, &limits, now + 100_003), Err(Duration::from_secs(200)));
         assert_eq!(arrivals.connects(&other, &limits, now + 3), Ok(()));
         assert_eq!(arrivals.connects(&id, &limits, now + 300_003), Ok(()));
-        // Three in each minute are no flapping.
+        // Three connects in each minute are no flapping.
         for n in 0..30 {
             assert_eq!(arrivals.connects(&other, &limits, now + 100_000 + n * 20_000), Ok(()));
         }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarrel_is_slowed_down_and_told_and_a_reconnect_is_not() {
+    fn a_takeover_fight_is_delayed_and_logged_and_a_reconnect_is_not() {
         let (flapping, id): (_, Arc<str>) = (FlapDetector::default(), "a".into());
         let now = 1_000_000;
         let waits: Vec<u64> =

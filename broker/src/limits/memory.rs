@@ -1,9 +1,9 @@
-//! How much memory there is, and how much of it the process uses.
+//! Memory of the machine, and the process's use of it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The memory of the control group, or of the machine.
+/// Memory of the control group, or else of the machine, in bytes.
 pub(crate) fn machine_bytes() -> Option<u64> {
     let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .iter()
@@ -14,15 +14,15 @@ pub(crate) fn machine_bytes() -> Option<u64> {
     Some(group.map_or(total, |group| group.min(total)))
 }
 
-/// The process's resident memory.
+/// Resident memory of the process, in bytes.
 pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let owned = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(owned.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// What the allocator was last found to hold, since finding out takes its time: it goes through its
-/// lists, and whoever asks it for memory meanwhile waits (0.2 s for a million free pieces).
+/// Last sample of the allocator's statistics. Sampling is slow: the allocator walks its lists, and
+/// threads that allocate meanwhile wait (0.2 s for a million free pieces).
 #[derive(Debug, Default)]
 pub(crate) struct Reserve {
     last: Mutex<Option<HeapSample>>,
@@ -35,14 +35,14 @@ struct HeapSample {
     heap: Option<AllocatorStats>,
 }
 
-/// A look may take this part of the time.
+/// Sampling may take this fraction of the time.
 const SHARE_OF_TIME: u32 = 100;
-/// Who only wants to show it does not look again when the last look took longer.
+/// Statistics for display are not sampled anew when the last sample took longer than this.
 const IDLE_SAMPLE_MAX: Duration = Duration::from_millis(5);
 
 impl Reserve {
-    /// Of use for a decision: as of now, or as of the last look if that was so long that another
-    /// would be too much, but that what has come in since took its part of it.
+    /// Free heap bytes for a pressure decision. The last sample is reused until 100 times its
+    /// duration has passed; bytes received since are subtracted.
     pub fn needed(&self, now: Instant, taken: u64) -> Option<AllocatorStats> {
         if let Some(heap) = lock(&self.last).as_mut().and_then(|last| last.heap.as_mut()) {
             heap.free_bytes = heap.free_bytes.saturating_sub(taken);
@@ -50,7 +50,7 @@ impl Reserve {
         self.sample(now, |last| now.saturating_duration_since(last.at) >= last.took * SHARE_OF_TIME)
     }
 
-    /// To be shown.
+    /// Statistics for display.
     pub fn shown(&self, now: Instant) -> Option<AllocatorStats> {
         self.sample(now, |last| last.took <= IDLE_SAMPLE_MAX)
     }
@@ -70,16 +70,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the allocator says.
+/// Allocator statistics.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocatorStats {
-    /// What it has from the kernel.
+    /// Bytes that the allocator has from the kernel.
     pub system_bytes: u64,
-    /// Of that, what nobody uses.
+    /// Number of those bytes that are free.
     pub free_bytes: u64,
 }
 
-/// Of glibc's allocator; `None` where there is another one.
+/// Statistics of glibc's allocator; `None` with another one.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]
 fn heap() -> Option<AllocatorStats> {
     use malloc_info::info::{SystemType, TotalType};
@@ -94,7 +94,7 @@ fn heap() -> Option<AllocatorStats> {
     })
 }
 
-/// Of glibc's allocator; `None` where there is another one.
+/// Statistics of glibc's allocator; `None` with another one.
 #[cfg(not(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc"))))]
 fn heap() -> Option<AllocatorStats> {
     None
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_look_is_not_repeated_soon() {
+    fn a_slow_sample_is_not_repeated_soon() {
         let (reserve, now) = (Reserve::default(), Instant::now());
         let long = HeapSample {
             at: now,
@@ -123,8 +123,8 @@ mod tests {
 
     #[cfg(all(target_os = "linux", target_env = "gnu", not(feature = "mimalloc")))]
     #[test]
-    fn memory_that_the_allocator_holds_in_reserve_is_told() {
-        // The last one stays and keeps the allocator from giving the others back to the kernel.
+    fn free_heap_memory_is_reported() {
+        // The last block stays and keeps the allocator from giving the others back to the kernel.
         let mut blocks: Vec<Vec<u8>> = (0..20_000).map(|_| vec![1; 2_000]).collect();
         let (full, owned) = (heap().unwrap().free_bytes, resident_bytes().unwrap());
         let last = blocks.pop();

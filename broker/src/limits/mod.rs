@@ -1,5 +1,4 @@
-//! Bounds that the broker keeps across connections: connections and memory, rates, clients that
-//! come too often.
+//! Limits across connections: their number, memory, publish rates, flapping clients.
 
 pub mod budget;
 pub mod flapping;

@@ -1,8 +1,8 @@
-//! How fast clients and users may publish. Who is over the rate is not read from until it has time
-//! again: nothing is lost, and TCP slows the publisher down.
+//! Publish rates of clients and users. The broker stops reading from a publisher above its rate:
+//! nothing is lost, and TCP slows it down.
 //!
-//! A meter is one number: the moment up to which what was taken is paid for, each message moving it
-//! on by its price. One second may be taken ahead, so that short bursts pass.
+//! A token bucket is one number: the time until which everything taken is paid for. Each message
+//! moves it forward by its price. One second may be taken ahead, so that short bursts pass.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +12,15 @@ use crate::config::Limits;
 use crate::message::Millis;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// Above this many users, those without a connection are forgotten.
+/// Above this number of users, those without a connection are forgotten.
 const USERS_KEPT: usize = 1_024;
 
-/// One meter, of messages or of bytes.
+/// One token bucket, of messages or of bytes.
 #[derive(Debug, Default)]
 struct TokenBucket(AtomicU64);
 
 impl TokenBucket {
-    /// The moment from which more can be taken, in nanoseconds.
+    /// Time from which more can be taken, in nanoseconds.
     fn free_at(&self) -> u64 {
         self.0.load(Ordering::Relaxed).saturating_sub(SECOND_NS)
     }
@@ -28,13 +28,14 @@ impl TokenBucket {
     fn charge(&self, count: u64, per_s: u64, now_ns: u64) {
         let price = u64::try_from(u128::from(count) * u128::from(SECOND_NS) / u128::from(per_s.max(1)));
         let price = price.unwrap_or(u64::MAX);
-        // Nobody saves up more than the one second.
+        // At most one second is saved up.
         let paid = |until: u64| Some(until.max(now_ns).saturating_add(price));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
     }
 }
 
-/// What one publisher, or all of a user, may take in a second; 0: any number.
+/// Messages and bytes that a publisher, or all clients of a user, may send in a second; 0: any
+/// number.
 #[derive(Debug)]
 struct RateLimit {
     messages_per_s: u64,
@@ -72,19 +73,19 @@ impl RateLimit {
     }
 }
 
-/// What a connection publishes is charged here; without bounds there is nothing to charge.
+/// Limits that a connection's messages are charged to; empty without limits.
 #[derive(Debug, Default)]
 pub struct RateLimits {
     own: Option<RateLimit>,
     user: Option<Arc<UserRate>>,
 }
 
-/// That of all clients of a user.
+/// Limit of all clients of a user together.
 #[derive(Debug)]
 pub struct UserRate(RateLimit);
 
 impl RateLimits {
-    /// Takes a PUBLISH of so many bytes, or says when it can be taken.
+    /// Takes a PUBLISH of this size, or returns the time when it can be taken.
     pub fn take(&self, bytes: usize, now: Millis) -> Result<(), Millis> {
         if self.own.is_none() && self.user.is_none() {
             return Ok(());
@@ -100,19 +101,19 @@ impl RateLimits {
     }
 }
 
-/// The allowances of all users that are there.
+/// Limits of all users with connections.
 #[derive(Debug, Default)]
 pub struct UserRates(Mutex<HashMap<Arc<str>, Weak<UserRate>>>);
 
 impl UserRates {
-    /// What a new connection of this user may publish.
+    /// Limits of a new connection of this user.
     pub fn rate_limits(&self, user: Option<&Arc<str>>, limits: &Limits) -> RateLimits {
         let own = RateLimit::new(limits.publishes_per_client_per_s, limits.publish_bytes_per_client_per_s);
         let of_user = || RateLimit::new(limits.publishes_per_user_per_s, limits.publish_bytes_per_user_per_s);
         let user = user.and_then(|user| {
             let fresh = of_user()?;
             let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // A reload may have changed how much it is.
+            // A reload may have changed the limit.
             let same = |known: &Arc<UserRate>| known.0.is_like(&fresh);
             if let Some(known) = users.get(user).and_then(Weak::upgrade).filter(same) {
                 return Some(known);
@@ -132,7 +133,7 @@ impl UserRates {
 mod tests {
     use super::*;
 
-    /// How many messages pass when a client sends all the time from `from` to `to`.
+    /// Number of messages that pass when a client sends all the time from `from` to `to`.
     fn passed(rates: &[&RateLimits], bytes: usize, from: Millis, to: Millis) -> u64 {
         let mut count = 0;
         for now in from..to {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_its_rate_and_one_second_ahead_at_most() {
+    fn a_client_gets_its_rate_and_at_most_one_second_ahead() {
         let limits = Limits { publishes_per_client_per_s: 100, ..Limits::default() };
         let rates = UserRates::default().rate_limits(None, &limits);
         let now = 1_000_000;
@@ -158,10 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_when_the_next_message_can_be_taken() {
+    fn a_refusal_says_when_the_next_message_can_be_taken() {
         let limits = Limits { publish_bytes_per_client_per_s: 1_000, ..Limits::default() };
         let rates = UserRates::default().rate_limits(None, &limits);
-        // A message larger than a second's worth passes, and is paid for by waiting.
+        // A message larger than one second's worth passes, and later ones wait for it.
         assert_eq!(rates.take(5_000, 1_000_000), Ok(()));
         assert_eq!(rates.take(1, 1_000_000), Err(1_004_000));
         assert_eq!(rates.take(1, 1_003_999), Err(1_004_000));
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_of_a_user_share_what_the_user_has() {
+    fn the_clients_of_a_user_share_its_rate() {
         let limits = Limits { publishes_per_user_per_s: 100, ..Limits::default() };
         let users = UserRates::default();
         let (u, v): (Arc<str>, Arc<str>) = ("u".into(), "v".into());
@@ -178,6 +179,6 @@ mod tests {
         assert!((1_099..=1_102).contains(&passed(&[&one, &two], 10, now, now + 10_000)));
         assert!((1_099..=1_102).contains(&passed(&[&other], 10, now, now + 10_000)));
         let anonymous = users.rate_limits(None, &limits);
-        assert_eq!(anonymous.take(10, now), Ok(()), "without a user there is no bound per user");
+        assert_eq!(anonymous.take(10, now), Ok(()), "without a user there is no limit per user");
     }
 }

@@ -8,27 +8,27 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{Config, Limits, Listener, Mqtt};
 use crate::telemetry::metrics::Traffic;
 
-/// What tells a listener from all others, as long as the broker runs.
+/// Number of a listener, unique as long as the broker runs.
 pub type EndpointId = u64;
 
-/// A listener as the configuration has it now, with what holds for its clients.
+/// A listener's configuration in force, with the limits of its clients.
 pub struct Endpoint {
-    /// Stays with the listener, however often it changes.
+    /// Stays with the listener, however often its settings change.
     pub number: EndpointId,
-    /// Its own keys.
+    /// The listener's own keys.
     pub listener: Listener,
-    /// What the broker offers there.
+    /// `[mqtt]`, with the listener's overrides.
     pub mqtt: Mqtt,
-    /// What is bounded there.
+    /// `[limits]`, with the listener's overrides.
     pub limits: Limits,
-    /// Its TLS.
+    /// TLS settings, if the listener has TLS.
     pub tls: Option<TlsAcceptor>,
-    /// What went through it.
+    /// Traffic counters.
     pub traffic: Arc<Traffic>,
     connections: Arc<AtomicUsize>,
 }
 
-/// A connection that a listener counts; dropping it counts it out.
+/// A counted connection of a listener; dropping it counts the connection out.
 #[derive(Debug)]
 pub struct ConnectionGuard(Arc<AtomicUsize>);
 
@@ -39,7 +39,8 @@ impl Drop for ConnectionGuard {
 }
 
 impl Endpoint {
-    /// The keys of the listener in place of the common ones; `before` is what it was until now.
+    /// Merges the listener's keys over the common ones. `before` is the endpoint that this one
+    /// replaces.
     pub fn new(
         number: EndpointId,
         config: &Config,
@@ -64,12 +65,12 @@ impl Endpoint {
         }
     }
 
-    /// How many connections it has.
+    /// Number of connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection in; `None`: the listener has all that it may have.
+    /// Counts a connection in; `None` when `connections_max` is reached.
     pub fn admit(&self) -> Option<ConnectionGuard> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let entered = ConnectionGuard(self.connections.clone());

@@ -1,4 +1,4 @@
-//! A connection on its way from the accept to MQTT: whose it is, and the handshakes below MQTT.
+//! A connection between accept and MQTT: PROXY header, TLS and WebSocket handshakes.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -11,10 +11,10 @@ use super::proxy::{self, Header};
 use super::{Peer, PeerAddress, Stream, Transport, websocket};
 use crate::net::endpoint::Endpoint;
 
-/// How much of what a client has said is read when it is accepted.
+/// Bytes that are read at once when a connection is accepted.
 const FIRST_BYTES: usize = 256;
 
-/// Why a connection did not come as far as MQTT.
+/// Reason why a connection did not reach MQTT.
 #[derive(Debug)]
 pub struct EstablishError(String);
 
@@ -26,7 +26,7 @@ impl std::fmt::Display for EstablishError {
 
 impl std::error::Error for EstablishError {}
 
-/// A connection as the system hands it over. No runtime knows of it yet.
+/// A connection as the system returned it, not yet registered with a runtime.
 #[derive(Debug)]
 #[allow(missing_docs)] // Named as their transports.
 pub enum RawStream {
@@ -34,15 +34,15 @@ pub enum RawStream {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// What a connection is served by, and where it comes from.
+/// Endpoint of a connection, and its remote address.
 pub struct AcceptedFrom {
     address: PeerAddress,
-    /// The name of the listener, with the port.
+    /// Name of the listener, with its port.
     listener: Arc<str>,
     endpoint: Arc<Endpoint>,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub struct Accepted {
     raw: RawStream,
     origin: AcceptedFrom,
@@ -53,34 +53,35 @@ enum SocketStream {
     Unix(UnixStream),
 }
 
-/// A connection that belongs to the runtime that will serve it.
+/// A connection registered with the runtime that will serve it.
 pub struct Incoming {
     stream: SocketStream,
-    /// What had come already by then.
+    /// Bytes that had come by then.
     prefix: Zeroizing<Vec<u8>>,
     origin: AcceptedFrom,
 }
 
-/// Whose connection it is, before a byte of theirs was judged.
+/// Result of the PROXY header: a client's connection, or a health check of the proxy itself.
 pub enum ProxyVerdict {
-    /// This client's.
+    /// Connection of a client.
     Client(Incoming),
-    /// A proxy's own, like a health check: there is nothing to serve.
+    /// The proxy's own connection, like a health check: there is nothing to serve.
     Proxy,
 }
 
 impl AcceptedFrom {
-    /// Where it comes from.
+    /// Remote address.
     pub fn address(&self) -> &PeerAddress {
         &self.address
     }
 
-    /// What it is served by.
+    /// Endpoint that serves the connection.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// Whether it comes from a proxy that says whose it is. Its address is not a client's then.
+    /// True when the connection comes from a proxy that must send a PROXY header. The address is
+    /// then not the client's.
     pub fn is_proxy(&self) -> bool {
         let ip = self.address.ip().map(|ip| ip.to_canonical());
         ip.is_some_and(|ip: IpAddr| {
@@ -90,31 +91,31 @@ impl AcceptedFrom {
 }
 
 impl Accepted {
-    /// By the listener of this name, to be served as this says.
-    pub fn new(raw: RawStream, listener: Arc<str>, gate: Arc<Endpoint>) -> Accepted {
+    /// Creates a connection accepted by the listener of this name, to be served by this endpoint.
+    pub fn new(raw: RawStream, listener: Arc<str>, endpoint: Arc<Endpoint>) -> Accepted {
         let address = match &raw {
             RawStream::Tcp(_, address) => PeerAddress::Ip(*address),
             RawStream::Unix(_) => PeerAddress::Unix,
         };
-        Accepted { raw, origin: AcceptedFrom { address, listener, endpoint: gate } }
+        Accepted { raw, origin: AcceptedFrom { address, listener, endpoint } }
     }
 
-    /// As the system handed it over.
+    /// The system's socket.
     #[cfg(feature = "internals")]
     pub fn raw(&self) -> &RawStream {
         &self.raw
     }
 
-    /// Where it comes from, and what it is served by.
+    /// Endpoint and remote address.
     pub fn origin(&self) -> &AcceptedFrom {
         &self.origin
     }
 
-    /// Makes it one of the runtime that this is called in. A client of plain MQTT has mostly said
-    /// all of its CONNECT by now: then nobody has to wait for it.
+    /// Registers the connection with the current runtime. A plain MQTT client has mostly sent its
+    /// whole CONNECT by now: then the broker does not have to wait for it.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn enter(self) -> io::Result<Incoming> {
         let Accepted { raw, origin } = self;
         let plain = origin.endpoint.listener.transport == Transport::Tcp && !origin.is_proxy();
@@ -131,19 +132,20 @@ impl Accepted {
     }
 }
 
-/// What there is to read. An error, or the end, comes again when it is read for good.
+/// Reads the bytes that are there already. An error, or the end, is reported again by the next
+/// read.
 fn first_bytes(mut stream: &std::net::TcpStream) -> Zeroizing<Vec<u8>> {
     let mut buffer = [0; FIRST_BYTES];
     let n = stream.read(&mut buffer).unwrap_or(0);
     let came = buffer.get_mut(..n).unwrap_or(&mut []);
     let bytes = Zeroizing::new(came.to_vec());
-    // There may be a password in it.
+    // They may contain a password.
     came.zeroize();
     bytes
 }
 
 impl Incoming {
-    /// Where it comes from, and what it is served by.
+    /// Endpoint and remote address.
     pub fn origin(&self) -> &AcceptedFrom {
         &self.origin
     }
@@ -153,17 +155,17 @@ impl Incoming {
         if !self.prefix.is_empty() {
             return;
         }
-        // An error shows itself when it is read.
+        // The next read reports the error.
         let _ = match &self.stream {
             SocketStream::Tcp(stream) => stream.readable().await,
             SocketStream::Unix(stream) => stream.readable().await,
         };
     }
 
-    /// Reads what a proxy says of it. The caller bounds the time.
+    /// Reads the PROXY header of a connection from a proxy. The caller bounds the time.
     ///
     /// # Errors
-    /// That it does not say it as it should.
+    /// A missing or malformed header.
     pub async fn read_proxy_header(mut self) -> Result<ProxyVerdict, EstablishError> {
         if !self.origin.is_proxy() {
             return Ok(ProxyVerdict::Client(self));
@@ -179,11 +181,11 @@ impl Incoming {
         }
     }
 
-    /// Goes through TLS and WebSocket; with the stream comes what was read of it already. The
-    /// caller bounds the time.
+    /// Performs the TLS and WebSocket handshakes. Returns the stream and the bytes that were read
+    /// of it already. The caller bounds the time.
     ///
     /// # Errors
-    /// What went wrong, with what it looks like.
+    /// The failure, and a hint at the protocol that the client seems to speak.
     pub async fn establish(mut self) -> Result<(Stream, Vec<u8>, Peer), EstablishError> {
         let begun = std::mem::take(&mut *self.prefix);
         let (stream, peer) = self.open().await?;
@@ -191,16 +193,13 @@ impl Incoming {
     }
 
     async fn open(self) -> Result<(Stream, Peer), EstablishError> {
-        let Incoming {
-            stream: carrier,
-            origin: AcceptedFrom { address, listener: name, endpoint: gate },
-            ..
-        } = self;
-        let config = &gate.listener;
+        let Incoming { stream: carrier, origin: AcceptedFrom { address, listener: name, endpoint }, .. } =
+            self;
+        let config = &endpoint.listener;
         let peer = |certificates| Peer {
             address,
             listener: name.clone(),
-            place: gate.number,
+            place: endpoint.number,
             transport: config.transport,
             certificates,
         };
@@ -209,11 +208,11 @@ impl Incoming {
             SocketStream::Tcp(stream) => stream,
         };
         let fail = |text: String| EstablishError(format!("on listener {name}: {text}"));
-        let Some(acceptor) = &gate.tls else {
+        let Some(acceptor) = &endpoint.tls else {
             return match config.transport {
                 Transport::Ws => {
-                    if let Some(looks) = looks_like(&tcp, Transport::Ws).await {
-                        return Err(fail(looks));
+                    if let Some(hint) = looks_like(&tcp, Transport::Ws).await {
+                        return Err(fail(hint));
                     }
                     let stream = websocket::accept(tcp, config).await.map_err(fail)?;
                     Ok((Stream::Ws(Box::new(stream)), peer(None)))
@@ -221,8 +220,8 @@ impl Incoming {
                 _ => Ok((Stream::Tcp(tcp), peer(None))),
             };
         };
-        if let Some(looks) = looks_like(&tcp, Transport::Tls).await {
-            return Err(fail(looks));
+        if let Some(hint) = looks_like(&tcp, Transport::Tls).await {
+            return Err(fail(hint));
         }
         let tls =
             acceptor.accept(tcp).await.map_err(|error| fail(format!("TLS handshake failed: {error}")))?;
@@ -239,7 +238,7 @@ impl Incoming {
     }
 }
 
-/// The first byte tells who came to the wrong port.
+/// Guesses from the first byte which protocol a client speaks that came to the wrong port.
 async fn looks_like(stream: &TcpStream, wanted: Transport) -> Option<String> {
     let mut first = [0u8; 1];
     if stream.peek(&mut first).await.ok()? == 0 {

@@ -21,10 +21,10 @@ use super::{Transport, tls};
 use crate::config;
 use crate::net::endpoint::{Endpoint, EndpointId};
 
-/// How many connections the kernel keeps until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4_096;
 
-/// Why a listener could not be opened.
+/// Reason why a listener could not be opened.
 #[derive(Debug)]
 pub struct BindError(String);
 
@@ -46,11 +46,11 @@ pub struct ListeningSocket {
     socket: OpenSocket,
     name: Arc<str>,
     number: EndpointId,
-    /// What its connections have from the start.
+    /// Options that accepted connections inherit from the listening socket.
     inherited: Option<Tuning>,
 }
 
-/// The options of TCP that the configuration sets.
+/// TCP options of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tuning {
     nodelay: bool,
@@ -58,20 +58,19 @@ struct Tuning {
     user_timeout_s: u32,
 }
 
-/// Reads the certificates and keys of a listener; `None`: it has no TLS.
+/// Reads the certificates and keys of a listener; `None` without TLS.
 ///
 /// # Errors
-/// What is not good.
+/// The file, and the reason.
 pub fn prepare(listener: &config::Listener) -> Result<Option<TlsAcceptor>, BindError> {
     let acceptor = listener.transport.has_tls().then(|| tls::acceptor(listener)).transpose();
     acceptor.map_err(|error| BindError(format!("listener {}: {error}", listener.title())))
 }
 
-/// Opens a listener, after its files were read by [`prepare`]: one socket, or one for each of its
-/// addresses.
+/// Opens a listener whose files [`prepare`] has read: one socket for each of its addresses.
 ///
 /// # Errors
-/// Why it cannot be opened; nothing stays open then.
+/// The reason; no socket stays open then.
 pub fn bind(listener: &config::Listener, number: EndpointId) -> Result<Vec<ListeningSocket>, BindError> {
     match listener.transport {
         Transport::Unix => bind_unix(listener, number).map(|listener| vec![listener]),
@@ -146,10 +145,10 @@ fn open(address: SocketAddr, interface: Option<&str>) -> io::Result<TcpListener>
     Ok(socket.into())
 }
 
-/// Opens the socket of `[admin]`; `None` where there is to be none.
+/// Opens the socket of `[admin]`; `None` if none is configured.
 ///
 /// # Errors
-/// Why it cannot be opened.
+/// The reason why it cannot be opened.
 pub fn bind_admin(admin: &config::Admin) -> Result<Option<tokio::net::TcpListener>, BindError> {
     let Some(address) = &admin.address else { return Ok(None) };
     let fail = |error: io::Error| {
@@ -158,7 +157,7 @@ pub fn bind_admin(admin: &config::Admin) -> Result<Option<tokio::net::TcpListene
     let site = config::Listener { address: address.clone(), ..config::Listener::default() };
     let addresses = site.addresses().map_err(fail)?;
     let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "there is no such address");
-    // `localhost` is two: the first that can be had will do.
+    // `localhost` has two addresses: the first that can be bound is enough.
     for address in addresses {
         match open(address, None) {
             Ok(socket) => return tokio::net::TcpListener::from_std(socket).map(Some).map_err(fail),
@@ -168,17 +167,17 @@ pub fn bind_admin(admin: &config::Admin) -> Result<Option<tokio::net::TcpListene
     Err(fail(failed))
 }
 
-/// The socket of `lapwing ctl`; its file is gone when it is dropped.
+/// Control socket of `lapwing ctl`; dropping it removes its file.
 pub struct ControlSocket {
     socket: tokio::net::UnixListener,
     path: PathBuf,
 }
 
-/// Opens it. Nobody but the owner can connect, not even before its mode is set: until then nobody
-/// listens.
+/// Opens the control socket. Only the owner can connect, even before the mode is set: until then
+/// the socket does not listen.
 ///
 /// # Errors
-/// Why it cannot be opened.
+/// The reason why it cannot be opened.
 pub fn bind_control(path: &Path) -> Result<ControlSocket, BindError> {
     let open = || {
         remove_stale(path)?;
@@ -199,12 +198,12 @@ impl ControlSocket {
     /// Waits for a connection.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
         self.socket.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Where it is.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -228,7 +227,7 @@ fn bind_unix(config: &config::Listener, number: EndpointId) -> Result<ListeningS
     Ok(ListeningSocket { socket: OpenSocket::Unix(socket, path), name, number, inherited: None })
 }
 
-/// Gives the Unix sockets among listeners the permissions that they are to have now.
+/// Sets the configured permissions of all Unix sockets among the listeners.
 pub fn permit(listeners: &[config::Listener]) {
     for listener in listeners.iter().filter(|listener| listener.transport == Transport::Unix) {
         let _ = permit_one(listener).inspect_err(|error| warn!("listener {}: {error}", listener.title()));
@@ -240,7 +239,7 @@ fn permit_one(listener: &config::Listener) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.socket_mode.0))
 }
 
-/// A socket that nobody serves any more is in the way; one that is served is not ours to take.
+/// Removes a socket that no process serves any more; one that is served is not ours to take.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
@@ -253,12 +252,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl ListeningSocket {
-    /// Like `mqtt://127.0.0.1:1883`, with the real port.
+    /// Name with the real port, like `mqtt://127.0.0.1:1883`.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// What its connections are served by.
+    /// Number of the endpoint that serves the connections.
     pub fn number(&self) -> EndpointId {
         self.number
     }
@@ -266,7 +265,7 @@ impl ListeningSocket {
     /// Waits for a connection.
     ///
     /// # Errors
-    /// Those of the system, such as no file descriptor left.
+    /// Errors of the system, such as no file descriptor left.
     pub async fn accept(&self) -> io::Result<RawStream> {
         match &self.socket {
             OpenSocket::Tcp(listener) => {
@@ -280,7 +279,7 @@ impl ListeningSocket {
         }
     }
 
-    /// The connection, served as the listener is now.
+    /// Pairs the connection with the endpoint in force.
     pub fn admit(&self, raw: RawStream, endpoint: Arc<Endpoint>) -> Accepted {
         if let RawStream::Tcp(stream, _) = &raw {
             let tuning = Tuning::of(&endpoint.listener);
@@ -292,7 +291,7 @@ impl ListeningSocket {
     }
 }
 
-/// The runtime hears of what happens to a listening socket.
+/// Registers a listening socket with the runtime.
 fn watch<L: AsFd + AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
     #[expect(
         deprecated,
@@ -301,7 +300,7 @@ fn watch<L: AsFd + AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
     AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
-/// Waits for a connection and takes it.
+/// Waits for a connection and accepts it.
 async fn next<L: AsFd + AsRawFd, C>(
     listener: &AsyncFd<L>,
     accept: impl Fn(&L) -> io::Result<C>,
@@ -310,7 +309,7 @@ async fn next<L: AsFd + AsRawFd, C>(
         let mut ready = listener.readable().await?;
         let accepted = accept(listener.get_ref());
         let none = matches!(&accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        // To ask whether there is another costs less than to try to accept one that is not there.
+        // A poll for another connection costs less than a failed accept.
         if none || (accepted.is_ok() && !has_more(listener.get_ref())) {
             ready.clear_ready();
         }
@@ -320,7 +319,7 @@ async fn next<L: AsFd + AsRawFd, C>(
     }
 }
 
-/// Whether a connection waits to be accepted.
+/// True when a connection waits to be accepted.
 fn has_more(listener: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
 }
@@ -349,8 +348,8 @@ impl Tuning {
         let _ = socket.set_tcp_user_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()));
     }
 
-    /// Sets a listening socket so that its connections begin that way, which is six system calls
-    /// less for each of them. Only Linux is known to hand all of it on.
+    /// Sets the options on the listening socket, so that its connections inherit them. This saves
+    /// six system calls for each connection. Only Linux is known to pass all of them on.
     fn bequeath(self, socket: SockRef<'_>) -> Option<Tuning> {
         if !cfg!(target_os = "linux") {
             return None;
@@ -373,7 +372,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_has_the_options_of_its_listener_also_when_they_have_changed() {
+    async fn a_connection_has_the_current_options_of_its_listener() {
         let config = config::Listener {
             address: "127.0.0.1:0".to_owned(),
             tcp_keep_alive_s: 77,

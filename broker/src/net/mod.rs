@@ -1,8 +1,8 @@
 //! Transports: TCP, TLS, WebSocket, WebSocket over TLS, Unix socket. All end as one byte stream
 //! type, [`Stream`].
 //!
-//! Opening happens in two steps: all files of all listeners are read first, then the ports are
-//! opened, so that a bad certificate is told before any client finds an open port.
+//! Listeners open in two steps: first the files of all listeners are read, then the ports are
+//! opened. So a bad certificate is reported before any client finds an open port.
 
 pub mod endpoint;
 mod entering;
@@ -31,7 +31,7 @@ use websocket::WebSocket;
 
 use crate::config::Transport;
 
-/// The bytes of a connection, whatever carries them.
+/// Byte stream of a connection, over any transport.
 #[allow(missing_docs)] // Named as their transports.
 pub enum Stream {
     Tcp(TcpStream),
@@ -41,22 +41,22 @@ pub enum Stream {
     Wss(Box<WebSocket<TlsStream<TcpStream>>>),
 }
 
-/// Who is at the other end.
+/// The remote side of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Remote address.
     pub address: PeerAddress,
-    /// The listener it came to, like `mqtt://127.0.0.1:1883`.
+    /// Name of its listener, like `mqtt://127.0.0.1:1883`.
     pub listener: Arc<str>,
-    /// What tells that listener from all others, as long as the broker runs.
+    /// Number of that listener, unique as long as the broker runs.
     pub place: u64,
-    /// What carries its bytes.
+    /// Transport of the connection.
     pub transport: Transport,
-    /// The certificates it has shown, its own first; they were verified.
+    /// Verified client certificates, the client's own first.
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// An address of a client.
+/// Address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerAddress {
     /// Address and port.
@@ -66,7 +66,7 @@ pub enum PeerAddress {
 }
 
 impl PeerAddress {
-    /// The address without the port.
+    /// Address without the port.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             PeerAddress::Ip(address) => Some(address.ip()),
@@ -85,7 +85,7 @@ impl std::fmt::Display for PeerAddress {
 }
 
 impl Stream {
-    /// Whether it is a socket and nothing else: no layer above it has an end of its own.
+    /// True for a plain socket: no layer above it has an end of its own.
     pub fn is_bare(&self) -> bool {
         matches!(self, Stream::Tcp(_) | Stream::Unix(_))
     }

@@ -1,51 +1,51 @@
-//! The PROXY protocol, versions 1 and 2: a proxy in front says whose connection it passes on.
+//! The PROXY protocol, versions 1 and 2: a proxy names the client whose connection it forwards.
 //!
-//! Only proxies that are listed are believed, and they must say it: a client that could say it
-//! itself could be anybody. The header is read byte for byte and nothing behind it, so that TLS and
-//! MQTT find their first byte where it belongs.
+//! Only listed proxies are believed, and they must send a header: otherwise any client could claim
+//! any address. The header is read exactly and nothing behind it, so that TLS and MQTT find their
+//! first byte.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How version 2 begins.
+/// First bytes of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Bytes of signature, version and command, family, length.
 const V2_HEAD: usize = 16;
-/// The longest header of version 1, its line end included, in bytes.
+/// Longest header of version 1 with its line end, in bytes.
 const V1_MAX: usize = 107;
-/// The longest of version 2 that is read: addresses take 216 bytes at most, the rest is additions
-/// that nobody asked for.
+/// Longest header of version 2 that is read. Addresses take at most 216 bytes; the rest are
+/// extensions, which are ignored.
 const V2_MAX: usize = 4_096;
 
-/// What a header says.
+/// Content of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The connection is this client's.
+    /// Connection of this client.
     Client(SocketAddr),
-    /// It is the proxy's own, like a health check; or the proxy does not know whose it is.
+    /// The proxy's own connection, like a health check, or one of an unknown client.
     Proxy,
 }
 
-/// What stands at the front of bytes.
+/// Result of a search for a header at the front of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderScan {
-    /// A header of so many bytes.
+    /// A header with this number of bytes.
     Header(Header, usize),
-    /// The beginning of one: at least so many bytes more belong to it.
+    /// The beginning of a header: at least this number of bytes is missing.
     Incomplete(usize),
 }
 
-/// Reads a header from the front of bytes.
+/// Finds a header at the front of bytes.
 ///
 /// # Errors
-/// Why it is none.
+/// The reason why there is none.
 pub fn find(bytes: &[u8]) -> Result<HeaderScan, &'static str> {
     if bytes.is_empty() {
         return Ok(HeaderScan::Incomplete(SIGNATURE.len()));
     }
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
-    // Nothing begins like both.
+    // No input begins like both versions.
     if begins(&SIGNATURE) {
         return v2(bytes);
     }
@@ -55,12 +55,12 @@ pub fn find(bytes: &[u8]) -> Result<HeaderScan, &'static str> {
     match bytes.iter().take(V1_MAX).position(|byte| *byte == b'\n') {
         Some(end) => v1(bytes.get(..end).unwrap_or(&[])).map(|header| HeaderScan::Header(header, end + 1)),
         None if bytes.len() >= V1_MAX => Err("a PROXY header without an end"),
-        // The line end is all that is certain to be missing.
+        // Only the line end is certainly missing.
         None => Ok(HeaderScan::Incomplete(1)),
     }
 }
 
-/// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883\r`.
+/// Parses `PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883\r`.
 fn v1(line: &[u8]) -> Result<Header, &'static str> {
     const WRONG: &str = "a PROXY header of version 1 that is not as it should be";
     let line = line.strip_suffix(b"\r").and_then(|line| std::str::from_utf8(line).ok()).ok_or(WRONG)?;
@@ -104,17 +104,18 @@ fn v2(bytes: &[u8]) -> Result<HeaderScan, &'static str> {
             let ip: [u8; 16] = body.first_chunk().copied().ok_or("a PROXY header without its address")?;
             Header::Client(SocketAddr::new(IpAddr::from(ip), port(32)?))
         }
-        // Unix sockets and datagrams: whose it is cannot be said.
+        // Unix sockets and datagrams: the client is unknown.
         (1, _) => Header::Proxy,
         _ => return Err("a PROXY header with a command that is not known"),
     };
     Ok(HeaderScan::Header(header, len))
 }
 
-/// Reads the header of a connection; `None`: it was closed before a byte came, as health checks do.
+/// Reads the header of a connection; `None` if it was closed before the first byte, as by health
+/// checks.
 pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Header>, String> {
     let mut bytes = Vec::new();
-    // The shortest header of either version has this many.
+    // Length of the shortest header of either version.
     let mut more = SIGNATURE.len();
     loop {
         let before = bytes.len();
@@ -138,7 +139,7 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opt
 mod tests {
     use super::*;
 
-    /// A header of version 2 for TCP over IPv4 with this much behind the addresses.
+    /// A header of version 2 for TCP over IPv4, with this number of bytes behind the addresses.
     fn binary(command: u8, family: u8, addresses: &[u8], additions: usize) -> Vec<u8> {
         let mut bytes = SIGNATURE.to_vec();
         bytes.extend([command, family]);
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_say_whose_connection_it_is_and_take_no_byte_behind_the_header() {
+    fn both_versions_name_the_client_and_take_no_byte_behind_the_header() {
         for (bytes, header) in headers() {
             let mut more = bytes.clone();
             more.extend(b"\x10\x0c\x00\x04MQTT");
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn bytes_that_are_no_header_are_refused() {
         let long = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 200]].concat();
         for bytes in [
             &b"\x10\x0c\x00\x04MQTT"[..],

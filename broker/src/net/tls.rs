@@ -1,5 +1,5 @@
-//! TLS 1.2 and 1.3 by rustls. Its provider of cryptography is named here, ring or by a feature
-//! aws-lc-rs: no process-wide default decides.
+//! TLS 1.2 and 1.3 by rustls. Its crypto provider is named here: ring, or aws-lc-rs by a feature.
+//! No process-wide default decides.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{ClientCertificate, Listener, why_not_secret};
 
-/// Reads the files of a listener.
+/// Reads the TLS files of a listener.
 ///
 /// # Errors
-/// What is wrong with which file.
+/// The file, and the reason.
 pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     let certificate_file = config.certificate_file.as_deref().ok_or("TLS needs a certificate_file")?;
     let key_file = config.key_file.as_deref().ok_or("TLS needs a key_file")?;
@@ -47,17 +47,17 @@ pub(super) fn acceptor(config: &Listener) -> Result<TlsAcceptor, String> {
     })?;
     // No early data: a replayed CONNECT or PUBLISH would be accepted twice.
     server.max_early_data_size = 0;
-    // Tickets are sealed with a key of this process that changes every few hours: a key that leaks
+    // Tickets are sealed with a key of this process that rotates every few hours: a key that leaks
     // later opens no old session.
     server.ticketer = provider::Ticketer::new().map_err(|error| error.to_string())?;
     server.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
 
-/// What judges the certificates of clients; `None` where they are not asked for any.
+/// Verifier of client certificates; `None` when clients are not asked for any.
 ///
 /// # Errors
-/// What is wrong with which file.
+/// The file, and the reason.
 pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
     if config.client_certificate == ClientCertificate::None {
         return Ok(None);
@@ -89,7 +89,7 @@ pub(crate) fn verifier(config: &Listener) -> Result<Option<Arc<dyn ClientCertVer
     built.map(Some).map_err(|error| format!("client_ca_file {}, client_crl_file: {error}", ca_file.display()))
 }
 
-/// A folder stands for its files.
+/// Returns the files of a folder, or the file itself.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

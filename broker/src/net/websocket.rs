@@ -22,20 +22,20 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::config::Listener;
 
-/// The longest frame and message that is taken; a packet may span any number of them.
+/// Longest frame and message that is accepted; a packet may span any number of them.
 const FRAME_BYTES_MAX: usize = 1 << 20;
-/// How much goes into one frame.
+/// Payload bytes of one outgoing frame.
 const WRITE_BYTES: usize = 64 * 1024;
-/// The upgrade request.
+/// Longest upgrade request, in bytes.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
-/// What is read on from a client that was refused, so that it gets to read why.
+/// Bytes that are still read from a refused client, so that it receives the reason.
 const LINGER_BYTES: u64 = 1 << 20;
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// A byte stream in WebSocket frames.
 pub struct WebSocket<S> {
     inner: WebSocketStream<Rewound<S>>,
-    /// What is left of the frame that came last.
+    /// Unread bytes of the last frame.
     rest: Bytes,
     closing: bool,
 }
@@ -49,7 +49,7 @@ pub struct Rewound<S> {
 /// Answers the upgrade request.
 ///
 /// # Errors
-/// Why it was refused; the client got the HTTP status.
+/// The reason for the refusal; the client got the HTTP status.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     listener: &Listener,
@@ -78,10 +78,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Asks for the upgrade, as a client.
+/// Requests the upgrade, as a client.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is none.
 #[cfg(feature = "internals")]
 pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
@@ -97,8 +97,8 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Reads the request up to its empty line. What is no upgrade, or has no end, is answered here: the
-/// library would only close.
+/// Reads the request up to its empty line. A request that is no upgrade, or too long, is answered
+/// here: the library would only close.
 async fn request_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Vec<u8>, String> {
     let mut head = Vec::new();
     let refusal = loop {
@@ -208,7 +208,7 @@ fn io_error(error: Error) -> io::Error {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// Tells the peer why, as far as that is possible without waiting.
+    /// Sends a close frame with the reason, as far as that is possible without waiting.
     fn close(&mut self, code: CloseCode, reason: &'static str, cx: &mut Context<'_>) {
         if !std::mem::replace(&mut self.closing, true) {
             let frame = CloseFrame { code, reason: reason.into() };

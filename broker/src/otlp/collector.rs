@@ -11,21 +11,21 @@ use zeroize::Zeroizing;
 use super::recorder::{End, Span, SpanKind};
 use crate::config::{self, Secret, text_of, why_not_secret};
 
-/// Where traces go.
+/// Path of the traces endpoint.
 const PATH: &str = "/v1/traces";
-/// The largest answer that is read, in bytes.
+/// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 65_536;
 
-/// Why a batch was not taken.
+/// Reason why a batch was not accepted.
 #[derive(Debug)]
 pub(super) enum ExportError {
-    /// It may be taken later.
+    /// Temporary failure: worth a retry.
     ForNow(String),
-    /// It never will be.
+    /// Permanent failure.
     Final(String),
 }
 
-/// The collector of `telemetry.otlp_endpoint`.
+/// Client of the collector of `telemetry.otlp_endpoint`.
 pub(crate) struct Collector {
     url: String,
     agent: ureq::Agent,
@@ -34,10 +34,10 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Of the configuration, if it names one; nothing is sent yet.
+    /// Creates a client for the configured collector, if there is one; sends nothing yet.
     ///
     /// # Errors
-    /// What is wrong with it; not what is secret.
+    /// The problem, without secrets.
     pub fn new(config: &config::Telemetry) -> Result<Option<Collector>, String> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let (key, headers) = match &config.otlp_headers_file {
@@ -66,7 +66,7 @@ impl Collector {
         }))
     }
 
-    /// A batch as it is sent.
+    /// A batch in the form in which it is sent.
     pub(super) fn write(&self, spans: &[Span]) -> String {
         let resource = json!({ "attributes": [
             text("service.name", &self.service),
@@ -78,7 +78,7 @@ impl Collector {
         json!({ "resourceSpans": [{ "resource": resource, "scopeSpans": scopes }] }).to_string()
     }
 
-    /// Sends it; how many of its spans the collector did not want.
+    /// Sends a batch; returns the number of spans that the collector rejected.
     pub(super) fn send(&self, body: &str) -> Result<u64, ExportError> {
         let mut request = self.agent.post(&self.url).header("content-type", "application/json");
         for (name, value) in &self.headers {
@@ -90,21 +90,21 @@ impl Collector {
             200..=299 => {
                 let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
                 let answer: Value = serde_json::from_slice(&answer.unwrap_or_default()).unwrap_or_default();
-                // Numbers of 64 bits are texts in JSON that is made of protocol buffers.
+                // JSON of protocol buffers writes numbers of 64 bits as strings.
                 let rejected = &answer["partialSuccess"]["rejectedSpans"];
                 let as_text = rejected.as_str().and_then(|text| text.parse().ok());
                 Ok(rejected.as_u64().or(as_text).unwrap_or(0))
             }
-            // Those that the standard wants to be sent again.
+            // Statuses that the OTLP standard asks to retry.
             429 | 502..=504 => Err(ExportError::ForNow(format!("status {status}"))),
             _ => Err(ExportError::Final(format!("status {status}"))),
         }
     }
 }
 
-/// `name=value,name=value`. Errors do not say what stands there.
+/// Parses `name=value,name=value`. Errors do not contain the text.
 fn parse(secret: &Secret) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-    let wrong = || "expected heads of HTTP as name=value,name=value".to_owned();
+    let wrong = || "expected HTTP headers as name=value,name=value".to_owned();
     let text = std::str::from_utf8(secret.reveal()).map_err(|_| wrong())?;
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let header = |pair: &str| {
@@ -131,8 +131,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// As the semantic conventions for messaging have it. The topic is no part of the name: there may
-/// be one for each device.
+/// A span in the semantic conventions for messaging. The topic is not part of the name: each device
+/// may have its own.
 fn span(span: &Span) -> Value {
     const PRODUCER: u8 = 4;
     const CONSUMER: u8 = 5;

@@ -8,11 +8,11 @@ use ring::digest::{Context as Hash, SHA256};
 use crate::message::TraceId;
 use crate::telemetry::trace::TraceSubject;
 
-/// The name of the user property.
+/// Name of the user property.
 const TRACEPARENT: &str = "traceparent";
 const SAMPLED: u8 = 1;
 
-/// The span of the publisher.
+/// The publisher's span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Parent {
     pub trace: [u8; 16],
@@ -21,8 +21,7 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// The one that a message names; `None`: none, or one that is not well formed, which counts as
-    /// none.
+    /// Parses the span that a message names; `None` if there is none or it is malformed.
     pub fn of(properties: &[u8]) -> Option<Parent> {
         let properties = Properties::parse(properties, Place::Packet(PacketType::Publish)).ok()?;
         if !properties.has(PropertyId::UserProperty) {
@@ -30,7 +29,7 @@ impl Parent {
         }
         let mut found = properties.user_properties().filter(|(name, _)| *name == TRACEPARENT);
         let (_, text) = found.next()?;
-        // Two of them: nobody can know which one is meant.
+        // With two of them, the right one is unknown.
         found.next().is_none().then(|| Parent::parse(text)).flatten()
     }
 
@@ -42,7 +41,7 @@ impl Parent {
             span: hex(parts.next()?)?,
             flags: hex::<1>(parts.next()?)?[0],
         };
-        // Later versions may have more behind it; 255 is none.
+        // Later versions may append fields; version 255 is invalid.
         let well_formed = version != u8::MAX && (version != 0 || parts.next().is_none());
         (well_formed && parent.trace != [0; 16] && parent.span != [0; 8]).then_some(parent)
     }
@@ -52,7 +51,7 @@ impl Parent {
     }
 }
 
-/// Lower case only, as the standard has it.
+/// Parses lower-case hexadecimal digits, as the standard requires.
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: &u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -70,9 +69,9 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// The broker's own span of a message. It is made of what travels with the message, so that a
-/// delivery finds it again behind queues, disk and restarts; the moment keeps two brokers apart
-/// that one message passes.
+/// The broker's own span of a message. It derives from data that travels with the message, so a
+/// delivery finds it again behind queues, disk and restarts. The publish time keeps two brokers
+/// apart that handle the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Own {
     pub trace: [u8; 16],
@@ -96,13 +95,13 @@ impl Own {
         }
     }
 
-    /// The identifier of a span below it: one of a delivery to a client that began then.
+    /// Identifier of a child span: a delivery to a client that began at this time.
     pub fn below(&self, client: &str, since: u64) -> [u8; 8] {
         identifiers(&[&self.trace, &self.span, client.as_bytes(), &since.to_le_bytes()]).0
     }
 }
 
-/// A span and a trace that are others for other parts.
+/// Derives a span identifier and a trace identifier from the parts.
 fn identifiers(parts: &[&[u8]]) -> ([u8; 8], [u8; 16]) {
     let mut hash = Hash::new(&SHA256);
     parts.iter().for_each(|part| hash.update(part));
@@ -112,9 +111,9 @@ fn identifiers(parts: &[&[u8]]) -> ([u8; 8], [u8; 16]) {
     (std::array::from_fn(|_| next()), std::array::from_fn(|_| next()))
 }
 
-/// Whether the message of a number is among so many of a million.
+/// True when the message of this number is in a sample of `per_million` out of a million.
 pub(super) fn chosen(id: TraceId, per_million: u32) -> bool {
-    // The finaliser of splitmix64: numbers in a row are spread evenly.
+    // Finalizer of splitmix64: it spreads consecutive numbers evenly.
     let mixed = (id ^ id >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ mixed >> 31) % 1_000_000 < u64::from(per_million)
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_is_read_as_the_standard_has_it_or_counts_as_none() {
+    fn a_malformed_traceparent_counts_as_none() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let parent = Parent::parse(good).unwrap();
         assert_eq!((parent.trace[0], parent.trace[15], parent.span[0]), (0x0a, 0x9c, 0xb7));
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn about_as_many_of_a_million_are_chosen_as_were_asked_for() {
+    fn the_sampled_share_is_close_to_the_configured_one() {
         let count = |per_million| (1..=100_000).filter(|id| chosen(*id, per_million)).count();
         assert_eq!((count(0), count(1_000_000)), (0, 100_000));
         assert!((900..1_100).contains(&count(10_000)), "{}", count(10_000));

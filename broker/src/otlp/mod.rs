@@ -1,12 +1,12 @@
-//! The ways of single messages as spans of OpenTelemetry, for a collector: one more reader of
+//! Export of message traces as OpenTelemetry spans to a collector: a reader of
 //! [`trace`](crate::telemetry::trace).
 //!
-//! A message brings the trace that it belongs to in its user property `traceparent`, which goes on
-//! to its subscribers as it is. The broker adds a span for itself, from the PUBLISH until it is
-//! passed on, and below it one for each delivery, from the match to the acknowledgement or the
-//! reason why there is none. `context` reads and makes identifiers, `recorder` makes spans of what
-//! it is told, `collector` sends them, on a thread of its own. What does not fit into the bounds is
-//! counted, and nobody waits for anything.
+//! A message carries its trace in the user property `traceparent`, which reaches its subscribers
+//! unchanged. The broker adds a span for itself, from the PUBLISH until the message is routed.
+//! Below it is one span for each delivery, from the match to the acknowledgement or the drop
+//! reason. `context` reads and makes identifiers, `recorder` makes spans from events, `collector`
+//! sends them, on a thread of its own. Spans beyond the limits are counted and dropped; nothing
+//! waits for the exporter.
 
 mod collector;
 mod context;
@@ -23,12 +23,13 @@ use self::collector::ExportError;
 use self::recorder::Recorder;
 use crate::core::Core;
 
-/// How often there is a line in the log while the collector takes nothing.
+/// Interval of log lines while the collector accepts nothing.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// The shortest and the longest pause before a batch is sent again.
+/// Shortest and longest pause before a batch is sent again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What exports. Dropping it ends that at once; [`stop`](Telemetry::stop) sends first what waits.
+/// The running exporter. Dropping it ends it at once; [`stop`](Telemetry::stop) first sends the
+/// waiting spans.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     recorder: Arc<Recorder>,
@@ -36,10 +37,10 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Exports what the traces of a broker are told.
+    /// Starts to export the trace events of a broker.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread could not be started.
     pub fn start(collector: Collector, core: &Core) -> Result<Telemetry, String> {
         let config = &core.settings.get().config.telemetry;
         let recorder = Arc::new(Recorder::new(config));
@@ -59,11 +60,11 @@ impl Telemetry {
         Ok(Telemetry { recorder, ended })
     }
 
-    /// Sends what waits, if that takes no longer than this.
+    /// Sends the waiting spans, within the timeout.
     pub async fn stop(mut self, timeout: Duration) {
         self.recorder.stop();
         if tokio::time::timeout(timeout, &mut self.ended).await.is_err() {
-            warn!("the collector of telemetry.otlp_endpoint did not take the last spans in time");
+            warn!("the collector of telemetry.otlp_endpoint did not accept the last spans in time");
         }
     }
 }
@@ -79,7 +80,7 @@ struct Sender {
     recorder: Arc<Recorder>,
     collector: Collector,
     interval: Duration,
-    /// When the log said last that the collector takes nothing; `None`: it does.
+    /// Time of the last warning; `None` while the collector accepts spans.
     warned: Option<Instant>,
 }
 
@@ -101,7 +102,7 @@ impl Sender {
                         self.recorder.sent.add(count - rejected);
                         self.recorder.dropped.add(rejected);
                         if self.warned.take().is_some() {
-                            info!("the collector of telemetry.otlp_endpoint takes spans again");
+                            info!("the collector of telemetry.otlp_endpoint accepts spans again");
                         }
                         pause = shortest;
                         break;
@@ -113,7 +114,7 @@ impl Sender {
                     }
                     Err(ExportError::ForNow(why)) => {
                         self.warn(&why);
-                        // The last try is one that began when the broker stopped already.
+                        // The last attempt is one that began after the broker was asked to stop.
                         if stopping {
                             return self.recorder.dropped.add(count);
                         }
@@ -129,7 +130,7 @@ impl Sender {
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
             let dropped = self.recorder.dropped.get();
-            warn!(dropped, "the collector of telemetry.otlp_endpoint takes no spans: {why}");
+            warn!(dropped, "the collector of telemetry.otlp_endpoint accepts no spans: {why}");
         }
     }
 }

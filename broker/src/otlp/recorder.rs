@@ -1,4 +1,4 @@
-//! SpanKind happens to messages, made into spans that wait to be sent.
+//! Makes spans of the events of messages; they wait here to be sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use crate::telemetry::drop_reason::{Reason, ReasonKind};
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::trace::{Step, TraceExporter, TraceSubject, cut};
 
-/// How many spans are sent at once.
+/// Number of spans in one batch.
 const BATCH: usize = 512;
 
-/// A moment as OpenTelemetry has it, in nanoseconds since the Unix epoch.
+/// OpenTelemetry time, in nanoseconds since the Unix epoch.
 type Nanos = u64;
 
 fn nanos(at: SystemTime) -> Nanos {
@@ -24,22 +24,22 @@ fn nanos(at: SystemTime) -> Nanos {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// SpanKind a span is about.
+/// Subject of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpanKind {
-    /// The broker takes a message and finds out whom it is for.
+    /// The broker receives a message and finds its targets.
     Route,
-    /// One subscriber gets it.
+    /// Delivery to one subscriber.
     Deliver,
 }
 
-/// How it ended.
+/// End of a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Well,
-    /// As MQTT has it, and no error.
+    /// Skipped by MQTT's own rules; no error.
     PassedOver(Reason),
-    /// The message went no further here.
+    /// The message was dropped here.
     Dropped(Reason),
     /// The client answered with this reason code.
     Declined(u8),
@@ -62,7 +62,7 @@ pub(super) struct Span {
     pub end: End,
 }
 
-/// See the module.
+/// Recorder of message events; holds the spans that wait to be sent.
 #[derive(Debug)]
 pub(super) struct Recorder {
     sampled_only: bool,
@@ -70,15 +70,15 @@ pub(super) struct Recorder {
     spans_max: usize,
     state: Mutex<RecorderState>,
     changed: Condvar,
-    /// Spans that a collector took.
+    /// Spans that a collector accepted.
     pub sent: Counter,
-    /// Spans that did not fit, or that no collector took.
+    /// Spans that did not fit, or that no collector accepted.
     pub dropped: Counter,
 }
 
 #[derive(Debug, Default)]
 struct RecorderState {
-    /// When deliveries began that have not ended, those of the oldest messages first.
+    /// Start times of unfinished deliveries, those of the oldest messages first.
     under_way: BTreeMap<(TraceId, Arc<str>), Nanos>,
     ended: VecDeque<Span>,
     stopping: bool,
@@ -101,8 +101,7 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// SpanKind is to be sent next: waits for a span, and then for more for `interval`. Nothing:
-    /// that was all.
+    /// Next batch: waits for a span, and then for more for `interval`. Empty after the last one.
     pub fn next_batch(&self, interval: Duration) -> Vec<Span> {
         let idle = |state: &mut RecorderState| state.ended.is_empty() && !state.stopping;
         let state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
@@ -113,14 +112,14 @@ impl Recorder {
         state.ended.drain(..count).collect()
     }
 
-    /// Waits; `true`: no longer, since the broker stops.
+    /// Waits; returns true at once when the broker stops.
     pub fn pause(&self, time: Duration) -> bool {
         let goes_on = |state: &mut RecorderState| !state.stopping;
         let waited = self.changed.wait_timeout_while(self.lock(), time, goes_on);
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 
-    /// No more is to come.
+    /// Marks that no more spans will come.
     pub fn stop(&self) {
         self.lock().stopping = true;
         self.changed.notify_all();
@@ -131,14 +130,14 @@ impl Recorder {
         if state.under_way.contains_key(&delivery) {
             return;
         }
-        // One that will never end must not keep its place for ever.
+        // A delivery that never ends must not keep its slot forever.
         if state.under_way.len() >= self.spans_max && state.under_way.pop_first().is_some() {
             self.dropped.add(1);
         }
         state.under_way.insert(delivery, nanos(SystemTime::now()));
     }
 
-    /// When a delivery began that ends now.
+    /// Start time of a delivery that ends now.
     fn began(&self, delivery: (TraceId, &Arc<str>)) -> Option<Nanos> {
         self.lock().under_way.remove(&(delivery.0, delivery.1.clone()))
     }
@@ -152,7 +151,7 @@ impl Recorder {
         state.ended.push_back(span);
         let count = state.ended.len();
         drop(state);
-        // The sender waits for the first one, and then for a whole batch.
+        // The sender waits for the first span, and then for a whole batch.
         if count == 1 || count == BATCH {
             self.changed.notify_all();
         }
@@ -223,7 +222,7 @@ impl TraceExporter for Recorder {
     fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step) {
         let Some(id) = subject.id else { return };
         match (step, client) {
-            // The span of the broker says that nobody was to have it: it has none below it.
+            // The broker's span says that there was no target: it has no child.
             (Step::Dropped(Reason::NoSubscriber), None) => {}
             (Step::Dropped(reason), _) => {
                 let since = client.and_then(|client| self.began((id, client)));

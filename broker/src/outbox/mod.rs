@@ -87,10 +87,13 @@ pub enum Take {
 
 /// Messages that are on disk only.
 #[derive(Clone, Copy, Debug, Default)]
-struct DiskPart {
-    from: Seq,
-    count: u64,
-    bytes: u64,
+pub struct DiskPart {
+    /// Slot of the first.
+    pub from: Seq,
+    /// Number of them.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -140,22 +143,17 @@ impl Outbox {
         }
     }
 
-    /// The outbox of a session that is stored: `last` is the slot that was given out last, and
-    /// `count` messages of `bytes` wait on disk from `from` on.
+    /// The queue of a session that is stored: `last` is the slot that was given out last, and `disk`
+    /// is what waits on disk.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
         total: Arc<DiskTotal>,
         last: Seq,
-        (from, count, bytes): (Seq, u64, u64),
+        disk: DiskPart,
     ) -> Outbox {
-        total.add(bytes);
-        let inner = OutboxState {
-            limits: bounds,
-            last,
-            disk: DiskPart { from, count, bytes },
-            ..OutboxState::default()
-        };
+        total.add(disk.bytes);
+        let inner = OutboxState { limits: bounds, last, disk, ..OutboxState::default() };
         Outbox { disk_total: Some(total), inner: Mutex::new(inner), ..Outbox::new(session, bounds) }
     }
 
@@ -270,7 +268,7 @@ impl Outbox {
         let size = delivery.message.size();
         let on_disk = stored && inner.is_for_the_disk(size);
         if (on_disk || !inner.has_room(size))
-            && let Some(refused) = self.make_room(inner, (size, on_disk), record, outcomes)
+            && let Some(refused) = self.make_room(inner, size, on_disk, record, outcomes)
         {
             return refused;
         }
@@ -296,7 +294,8 @@ impl Outbox {
     fn make_room(
         &self,
         inner: &mut OutboxState,
-        (size, on_disk): (usize, bool),
+        size: usize,
+        on_disk: bool,
         record: &PublishRecord<'_>,
         outcomes: &Outcomes,
     ) -> Option<Pushed> {

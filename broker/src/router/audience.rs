@@ -52,13 +52,7 @@ pub struct Matches {
 impl Router {
     /// Returns the receivers of such a message: at most `most` sessions with a number above
     /// `after`.
-    pub fn audience(
-        &self,
-        topic: &str,
-        (qos, size): (QoS, usize),
-        after: SessionNumber,
-        most: usize,
-    ) -> Matches {
+    pub fn audience(&self, topic: &str, qos: QoS, size: usize, after: SessionNumber, most: usize) -> Matches {
         let mut direct: BTreeMap<SessionNumber, (Vec<Subscriber>, Vec<Box<str>>)> = BTreeMap::new();
         let mut groups: Vec<(Box<str>, Box<str>, Arc<Group>)> = Vec::new();
         let table = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);

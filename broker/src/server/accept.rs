@@ -1,4 +1,4 @@
-//! The loop of one listener: accept, count in, hand over to a task of its own.
+//! Accept loop of one listener: accepts, counts, and spawns a task for each connection.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -9,24 +9,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
-use crate::auth::ban::{self, Ban};
+use crate::auth::ban;
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
+use crate::core::settings::Snapshot;
 use crate::limits::budget::ConnectionPermit;
-use crate::net::endpoint::Endpoint;
+use crate::net::endpoint::{ConnectionGuard, Endpoint};
 use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, Peer, ProxyVerdict, Stream};
 use crate::server::drain::{TaskCounter, TaskGuard};
 use crate::workers::WorkerPool;
 
-/// How long accepting rests when the process has no file descriptor left.
+/// Pause of the accept loop when the process has no file descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// After so many connections the others that this thread serves have theirs: each is a task more in
-/// the queue that they wait in.
+/// Connections accepted in a row before this thread's other tasks run: each connection adds a task
+/// to their queue.
 const ACCEPT_BURST: u32 = 8;
-/// Those who say nothing are sent away at so many different moments.
+/// Number of steps over which the CONNECT timeout is spread, so that a burst of silent connections
+/// does not time out at once.
 const TIMEOUT_JITTER_STEPS: u32 = 64;
 
-/// Serves a listener until the broker stops, or `closed` says that the listener is no more.
+/// Serves a listener until the broker stops, or `closed` reports that the listener was removed.
 pub(crate) async fn run(
     core: Arc<Core>,
     workers: Arc<WorkerPool>,
@@ -44,7 +46,7 @@ pub(crate) async fn run(
             tokio::task::yield_now().await;
         }
         let accept = async {
-            // Those who are not let in yet are bounded; the rest wait in the kernel's queue.
+            // Connections before CONNECT are bounded; the rest wait in the kernel's queue.
             let permit = core.budget.handshakes.clone().acquire_owned().await.ok();
             (permit, listener.accept().await)
         };
@@ -54,7 +56,7 @@ pub(crate) async fn run(
             accepted = accept => accepted,
         };
         let now = Instant::now();
-        // One line a second is enough to know.
+        // One log line a second is enough.
         let mut complain = |text: String| {
             if warned.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
                 warn!(listener = %listener.name(), "{text}");
@@ -74,69 +76,66 @@ pub(crate) async fn run(
         let snapshot = core.settings.get();
         let Some(endpoint) = snapshot.endpoint(listener.number()) else { continue };
         let accepted = listener.admit(accepted, endpoint.clone());
-        let origin = accepted.origin();
-        // Whose connection a proxy passes on is only known when it has said so.
-        let address = if origin.is_proxy() { None } else { counted(origin) };
-        let banned = |ban: &Ban| {
-            format!("connection from {} closed: {} is banned ({})", origin.address(), ban.whom, ban.reason)
-        };
-        let traffic = &endpoint.traffic;
-        if let Some(text) = snapshot.bans.of_address(address, ban::now_s()).map(banned) {
-            traffic.refused.add(1);
-            complain(text);
-            continue;
-        }
-        let Some(entered) = endpoint.admit() else {
-            traffic.refused.add(1);
-            complain(format!(
-                "connection from {} closed: connections_max of this listener is reached",
-                origin.address()
-            ));
-            continue;
-        };
-        match core.budget.enter(address, now) {
-            Ok(place) => {
-                traffic.connections.add(1);
-                let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
-                // One connection from its first byte to its last. What letting it in takes is in a
-                // box, which
-                // is given back then.
-                let admitted =
-                    Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
-                let counted = (TaskGuard::new(&connections), entered);
-                workers.spawn(async move {
-                    if let Some(connection) = admitted.await {
-                        connection.run().await;
-                    }
-                    drop(counted);
-                });
+        let (entered, place) = match count_in(&core, &snapshot, endpoint, accepted.origin(), now) {
+            Ok(counted) => counted,
+            Err(reason) => {
+                endpoint.traffic.refused.add(1);
+                complain(format!("connection from {} closed: {reason}", accepted.origin().address()));
+                continue;
             }
-            Err(full) => {
-                traffic.refused.add(1);
-                complain(format!("connection from {} closed: {} is reached", origin.address(), full.key()));
+        };
+        endpoint.traffic.connections.add(1);
+        let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
+        // Serves one connection from its first byte to its last. The state of the handshake is
+        // boxed and freed when it is over.
+        let admitted = Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
+        let counted = (TaskGuard::new(&connections), entered);
+        workers.spawn(async move {
+            if let Some(connection) = admitted.await {
+                connection.run().await;
             }
-        }
+            drop(counted);
+        });
     }
 }
 
-/// How long a client has until its CONNECT, as one of so many: up to a tenth more than
-/// `limits.connect_timeout_s`, so that a crowd that came at once is not sent away at once, which
-/// would hold up the others.
+/// Counts a connection in; the error is the reason why it is refused.
+fn count_in(
+    core: &Core,
+    snapshot: &Snapshot,
+    endpoint: &Endpoint,
+    origin: &AcceptedFrom,
+    now: Instant,
+) -> Result<(ConnectionGuard, ConnectionPermit), String> {
+    // The client behind a proxy is known only after the PROXY header.
+    let address = if origin.is_proxy() { None } else { counted(origin) };
+    if let Some(ban) = snapshot.bans.of_address(address, ban::now_s()) {
+        return Err(format!("{} is banned ({})", ban.whom, ban.reason));
+    }
+    let entered = endpoint.admit().ok_or("connections_max of this listener is reached")?;
+    match core.budget.enter(address, now) {
+        Ok(place) => Ok((entered, place)),
+        Err(full) => Err(format!("{} is reached", full.key())),
+    }
+}
+
+/// CONNECT timeout of the n-th connection: up to a tenth more than `limits.connect_timeout_s`. So a
+/// burst of connections does not time out at once, which would delay others.
 fn connect_timeout(connect_timeout_s: u32, nth: usize) -> Duration {
     let timeout = Duration::from_secs(u64::from(connect_timeout_s));
     timeout + timeout / (10 * TIMEOUT_JITTER_STEPS) * (nth as u32 % TIMEOUT_JITTER_STEPS)
 }
 
-/// The address that counts for bounds per address; loopback is free of them.
+/// Address that counts for limits per address; `None` for loopback, which is exempt.
 fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
     origin.address().ip().filter(|ip| !ip.is_loopback())
 }
 
-/// The bytes of a client, with those that were read already, who it is, and what it is served by.
+/// Stream of a client, the bytes read already, its peer data and its endpoint.
 type Established = (Stream, Vec<u8>, Peer, Arc<Endpoint>);
 
-/// Finds out whose connection it is, and goes through TLS and WebSocket. `None`: there is nobody to
-/// serve.
+/// Reads the PROXY header, and performs the TLS and WebSocket handshakes. `None`: there is no
+/// client to serve.
 async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit) -> Option<Established> {
     let (address, traffic) = (*entering.origin().address(), entering.origin().endpoint().traffic.clone());
     let refuse = |error: String| {
@@ -146,7 +145,7 @@ async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit
     let entering = match entering.read_proxy_header().await {
         Ok(ProxyVerdict::Client(entering)) => entering,
         Ok(ProxyVerdict::Proxy) => {
-            debug!(peer = %address, "the proxy looked whether the broker is there");
+            debug!(peer = %address, "health check of the proxy");
             return None;
         }
         Err(error) => {
@@ -170,7 +169,7 @@ async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit
     Some((stream, begun, peer, endpoint))
 }
 
-/// Lets a client in, or says why not.
+/// Performs the MQTT handshake, or logs the reason of the refusal.
 async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
@@ -185,14 +184,13 @@ async fn admit(
         let entering = match accepted.enter() {
             Ok(entering) => entering,
             Err(error) => {
-                warn!(peer = %address, "a connection was lost as it came: {error}");
+                warn!(peer = %address, "failed to register accepted connection: {error}");
                 return None;
             }
         };
         entering.first_byte().await;
-        // Who says nothing costs next to nothing: what an introduction needs is there from its
-        // first byte
-        // to its last, in a box.
+        // A silent connection costs next to nothing: the memory of the handshake is boxed, and
+        // allocated with its first byte.
         Box::pin(async {
             let (stream, begun, peer, endpoint) = establish(&core, entering, &mut place).await?;
             Some(handshake::read_connect(&core, endpoint, (stream, begun), peer, place).await)
@@ -208,12 +206,12 @@ async fn admit(
             Err(refusal) => refusal,
         },
         Ok(Some(Err(refusal))) => refusal,
-        Err(true) => {
+        Err(Cut::Timeout) => {
             traffic.refused.add(1);
             warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
             return None;
         }
-        Err(false) => {
+        Err(Cut::Stopped) => {
             debug!(peer = %address, "closed before CONNECT: the broker stops");
             return None;
         }
@@ -223,15 +221,23 @@ async fn admit(
     None
 }
 
-/// The result in time, or whether it was the time that ran out (else the broker stops).
+/// Reason why a connection was cut before it was let in.
+enum Cut {
+    /// The time ran out.
+    Timeout,
+    /// The broker stops.
+    Stopped,
+}
+
+/// Runs a future with a timeout, until the broker stops.
 async fn within<T>(
     future: Pin<&mut impl Future<Output = T>>,
     timeout: Duration,
     stopped: &mut watch::Receiver<bool>,
-) -> Result<T, bool> {
+) -> Result<T, Cut> {
     tokio::select! {
-        result = tokio::time::timeout(timeout, future) => result.map_err(|_| true),
-        _ = stopped.wait_for(|stopped| *stopped) => Err(false),
+        result = tokio::time::timeout(timeout, future) => result.map_err(|_| Cut::Timeout),
+        _ = stopped.wait_for(|stopped| *stopped) => Err(Cut::Stopped),
     }
 }
 
@@ -240,17 +246,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_that_came_at_once_is_sent_away_one_by_one_within_a_tenth_more_than_the_timeout() {
+    fn connect_timeouts_of_a_burst_spread_over_a_tenth_of_the_timeout() {
         for timeout_s in [1, 10, u32::MAX] {
             let (timeout, crowd) = (Duration::from_secs(timeout_s.into()), TIMEOUT_JITTER_STEPS as usize);
             let all: Vec<Duration> = (0..crowd).map(|nth| connect_timeout(timeout_s, nth)).collect();
-            assert_eq!(all[0], timeout, "nobody is sent away before it");
+            assert_eq!(all[0], timeout, "no client times out before it");
             let steps: Vec<Duration> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(steps.iter().all(|step| *step == steps[0] && *step > Duration::ZERO), "{all:?}");
-            // All of the tenth is used, but for a step and what a division leaves.
+            // All of the tenth is used, except one step and the remainder of the division.
             let most = timeout + timeout / 10;
             assert!(all[crowd - 1] < most && all[crowd - 1] + 2 * steps[0] > most, "{all:?}");
-            // The next ones begin anew.
+            // The steps repeat.
             assert_eq!(
                 (connect_timeout(timeout_s, crowd), connect_timeout(timeout_s, 3 * crowd + 1)),
                 (all[0], all[1])

@@ -1,4 +1,4 @@
-//! Counts of running tasks, so that a stop can wait until none is left.
+//! Counters of running tasks, so that a stop can wait for the last one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts connections or listeners, so that a stop can wait for the last.
+/// Number of running tasks of one kind, connections or listeners.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCounter {
     count: AtomicUsize,
@@ -18,7 +18,7 @@ impl TaskCounter {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until there is none.
+    /// Waits until no task is left.
     pub(crate) async fn none(&self) {
         loop {
             let mut ended = pin!(self.ended.notified());
@@ -31,7 +31,7 @@ impl TaskCounter {
     }
 }
 
-/// One of the counted.
+/// Membership of one task in the count.
 pub(crate) struct TaskGuard(Arc<TaskCounter>);
 
 impl TaskGuard {

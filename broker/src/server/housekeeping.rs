@@ -1,5 +1,5 @@
-//! The timers that no connection owns: the end of a resting session, a will that waits, expired
-//! retained messages.
+//! Timers that no connection owns: expiry of offline sessions, delayed wills, expired retained
+//! messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::message::Durability;
 use crate::store::Record;
 
-/// How often a slice of the retained messages is looked through for expired ones.
+/// Interval between two slices of the scan for expired retained messages.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the broker stops.
@@ -30,7 +30,7 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
-/// Looks through a slice of the retained messages.
+/// Removes expired messages of one slice; returns the topic where the next slice begins.
 fn sweep_retained(core: &Core, after: Option<Box<str>>) -> Option<Box<str>> {
     core.router.retained.sweep(after, core.now(), |topic| {
         core.store.append(Record::RetainedExpired { topic: topic.into() }, Durability::None);

@@ -1,5 +1,5 @@
-//! The open listeners. A reload opens those that are new and closes those that are gone; one whose
-//! address stays keeps its socket, whatever else changes about it.
+//! The open listeners. A reload opens new ones and closes removed ones. A listener whose address
+//! stays keeps its socket, whatever other settings change.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::server::accept;
 use crate::server::drain::{TaskCounter, TaskGuard};
 use crate::workers::WorkerPool;
 
-/// See the module.
+/// The open listeners, and the parts that their accept loops need.
 pub(crate) struct Listeners {
     /// In the order of the configuration.
     open: Vec<OpenListener>,
@@ -31,7 +31,7 @@ pub(crate) struct Listeners {
 /// An open listener.
 struct OpenListener {
     number: EndpointId,
-    /// As it was when it was opened.
+    /// Configuration with which it was opened.
     config: config::Listener,
     names: Vec<Arc<str>>,
     closed: watch::Sender<bool>,
@@ -46,7 +46,7 @@ impl OpenListener {
     }
 }
 
-/// A listener whose sockets are open, and nobody serves them yet.
+/// A listener with open sockets that are not served yet.
 pub(crate) struct BoundListener {
     config: config::Listener,
     number: EndpointId,
@@ -54,25 +54,24 @@ pub(crate) struct BoundListener {
 }
 
 impl Listeners {
-    /// None is open. The tallies count acceptors and connections, the receiver says when all of
-    /// them end; the crew serves the connections.
+    /// Starts without listeners. The counters count accept loops and connections, the receiver ends
+    /// them, the workers serve the connections.
     pub(crate) fn new(
         stopped: watch::Receiver<bool>,
         acceptors: Arc<TaskCounter>,
         connections: Arc<TaskCounter>,
-        crew: Arc<WorkerPool>,
+        workers: Arc<WorkerPool>,
     ) -> Listeners {
         let names = watch::Sender::new(Vec::new());
-        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, workers: crew }
+        Listeners { open: Vec::new(), last: 0, names, stopped, connections, acceptors, workers }
     }
 
-    /// The names of those that are open.
+    /// Names of the open listeners.
     pub(crate) fn names(&self) -> watch::Receiver<Vec<ListenerName>> {
         self.names.subscribe()
     }
 
-    /// The numbers of the listeners of a configuration: the old ones for those that are open
-    /// already.
+    /// Endpoint numbers of a configuration's listeners; those that are open already keep theirs.
     pub(crate) fn numbers(&mut self, config: &Config) -> Vec<EndpointId> {
         let mut free: Vec<(String, EndpointId)> =
             self.open.iter().map(|served| (served.config.site(), served.number)).collect();
@@ -92,10 +91,10 @@ impl Listeners {
         numbers
     }
 
-    /// Opens those that are new.
+    /// Opens the new listeners.
     ///
     /// # Errors
-    /// Why one cannot be opened; all is as before then.
+    /// The reason why one cannot be opened; nothing has changed then.
     pub(crate) async fn bind(
         &mut self,
         core: Option<&Arc<Core>>,
@@ -109,7 +108,8 @@ impl Listeners {
             Ok(fresh) => return Ok(fresh),
             Err(error) => error,
         };
-        // One that is to go may be in the way, as localhost:1883 is in that of 0.0.0.0:1883.
+        // A listener that is to close may be in the way, as localhost:1883 is in that of
+        // 0.0.0.0:1883.
         let (stay, gone) =
             std::mem::take(&mut self.open).into_iter().partition(|s| numbers.contains(&s.number));
         self.open = stay;
@@ -128,14 +128,14 @@ impl Listeners {
         for (config, number) in before {
             match bind_all(&[(&config, number)]) {
                 Ok(fresh) => fresh.into_iter().for_each(|fresh| self.serve(core, fresh)),
-                Err(error) => warn!("{error}: it was open, and could not be opened again"),
+                Err(error) => warn!("failed to reopen a listener: {error}"),
             }
         }
         Err(error)
     }
 
-    /// Serves the new ones and closes those that are gone. The snapshot with all of them is in
-    /// place.
+    /// Serves the new listeners and closes the removed ones. The snapshot with all of them is in
+    /// force already.
     pub(crate) async fn replace(
         &mut self,
         core: &Arc<Core>,

@@ -1,4 +1,4 @@
-//! Starting and stopping the broker, and the tasks that run beside the connections.
+//! Start and stop of the broker, and the tasks that run beside the connections.
 
 pub(crate) mod accept;
 pub(crate) mod drain;
@@ -21,6 +21,7 @@ use crate::admin::{Admin, AdminListener};
 use crate::auth::{Auth, AuthMethod, Policy};
 use crate::config::{self, Config};
 use crate::core::control::{self, ListenerName, Reloaded};
+use crate::core::local::Local;
 use crate::core::settings::{Settings, Snapshot};
 use crate::core::{Core, recovery};
 use crate::net::{self, BindError, ControlSocket};
@@ -29,15 +30,16 @@ use crate::otlp;
 use crate::server::drain::TaskCounter;
 use crate::server::listeners::Listeners;
 use crate::server::reload::ReloadContext;
+use crate::server::sys_topics::SysTopics;
 use crate::store::{self, DurableStore, MemoryStore, Options, Store};
 use crate::workers::WorkerPool;
 
-/// A running broker. Dropping it ends it at once; [`stop`](Broker::stop) ends it well.
+/// A running broker. Dropping it ends it at once; [`stop`](Broker::stop) shuts it down in order.
 #[derive(Debug)]
 pub struct Broker {
     core: Arc<Core>,
     listeners: watch::Receiver<Vec<ListenerName>>,
-    /// Closed when no new connection is to be accepted.
+    /// True when no new connection is to be accepted.
     stopping: watch::Sender<bool>,
     acceptors: Arc<TaskCounter>,
     background: JoinSet<()>,
@@ -50,12 +52,12 @@ pub struct Broker {
     telemetry: Option<otlp::Telemetry>,
 }
 
-/// Why a broker did not start.
+/// Reason why a broker did not start.
 #[derive(Debug)]
 pub enum StartError {
     /// The configuration is wrong.
     Config(config::ConfigErrors),
-    /// A file that the configuration names is not good.
+    /// A file that the configuration names cannot be used.
     Files(String),
     /// A listener could not be opened.
     Bind(net::BindError),
@@ -79,7 +81,7 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// What a broker is started with.
+/// Options that a broker is started with.
 pub struct Builder {
     config: Config,
     auth: Option<Auth>,
@@ -90,14 +92,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The configuration; the default listens on loopback, port 1883.
+    /// Sets the configuration; the default listens on loopback, port 1883.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Who may do what, in place of what `[auth]` of the configuration says.
+    /// Sets an access policy in place of the `[auth]` section's.
     #[must_use]
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.auth.get_or_insert_default().policy = Arc::new(policy);
@@ -111,7 +113,7 @@ impl Builder {
         self
     }
 
-    /// Where the state is kept; the default is what `[store]` of the configuration says.
+    /// Sets a store in place of the `[store]` section's.
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
@@ -119,7 +121,8 @@ impl Builder {
         self
     }
 
-    /// Where [`Broker::reload`] gets the configuration anew; without it the one of the start stays.
+    /// Sets the function that [`Broker::reload`] reads the configuration with; without it the
+    /// configuration of the start stays.
     #[must_use]
     pub fn source(
         mut self,
@@ -129,24 +132,23 @@ impl Builder {
         self
     }
 
-    /// What a reload that changes `log.level` calls with it; without it the level of the start
-    /// stays.
+    /// Sets the function that a reload calls when `log.level` has changed; without it the level of
+    /// the start stays.
     #[must_use]
     pub fn log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.level = Some(Arc::new(set));
         self
     }
 
-    /// Serves connections by so many threads, each with a runtime: that of the caller, best one of
-    /// a single thread, and others of the broker's own. The default is 1: the runtime of the
-    /// caller does all.
+    /// Sets the number of connection threads. The caller's runtime (ideally current-thread) is the
+    /// first; the broker starts the rest. The default is 1.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
     }
 
-    /// Opens the listeners and serves, on the tokio runtime of the caller.
+    /// Opens the listeners and serves them, on the tokio runtime of the caller.
     ///
     /// # Errors
     /// [`StartError`]; no port stays open then.
@@ -154,11 +156,11 @@ impl Builder {
         self.config.check().map_err(StartError::Config)?;
         self.config.check_machine().map_err(StartError::Config)?;
         let own = ReloadContext::new(&self.config, self.auth, self.source, self.level);
-        let crew = Arc::new(WorkerPool::start(self.threads).map_err(StartError::Threads)?);
+        let workers = Arc::new(WorkerPool::start(self.threads).map_err(StartError::Threads)?);
         let (stopping, stopped) = watch::channel(false);
         let (acceptors, connections) = <(Arc<TaskCounter>, Arc<TaskCounter>)>::default();
         let mut listeners =
-            Listeners::new(stopped.clone(), acceptors.clone(), connections.clone(), crew.clone());
+            Listeners::new(stopped.clone(), acceptors.clone(), connections.clone(), workers.clone());
         let numbers = listeners.numbers(&self.config);
         let snapshot = reload::load(self.config, &numbers, &own, None).map_err(StartError::Files)?;
         let fresh = listeners.bind(None, &snapshot.config, &numbers).await.map_err(StartError::Bind)?;
@@ -187,13 +189,14 @@ impl Builder {
         let control_path = control.as_ref().map(|socket| socket.path().to_owned());
         let doors = [admin_socket.map(AdminListener::Address), control.map(AdminListener::Socket)];
         let operators = Admin::new(core.clone(), names.clone(), stopped, reloads.clone());
-        // It tells from here on that the broker is not ready yet.
+        // From here on this socket answers that the broker is not ready yet.
         doors.into_iter().flatten().for_each(|door| drop(background.spawn(operators.clone().run(door))));
         recovery::restore(&core).map_err(StartError::Store)?;
-        sys_topics::announce(&core);
+        let mut sys_topics = SysTopics::new(&core);
+        sys_topics.announce();
         listeners.replace(&core, &numbers, fresh).await;
         background.spawn(housekeeping::run(core.clone()));
-        background.spawn(sys_topics::run(core.clone()));
+        background.spawn(sys_topics.run());
         background.spawn(reload::run(core.clone(), own, listeners, requests));
         Ok(Broker {
             core,
@@ -202,7 +205,7 @@ impl Builder {
             acceptors,
             background,
             connections,
-            workers: crew,
+            workers,
             reloads,
             admin,
             control: control_path,
@@ -212,11 +215,11 @@ impl Builder {
     }
 }
 
-/// Reads every file that a configuration names, and looks for all else that it needs of this
-/// machine, as a start would.
+/// Reads all files that a configuration names, and checks everything else that a start needs of
+/// this machine.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All problems.
 pub fn check_files(config: &Config) -> Result<(), String> {
     config.check_machine().map_err(|errors| errors.to_string())?;
     let numbers: Vec<_> = (0u64..).take(config.listeners.len()).collect();
@@ -225,14 +228,13 @@ pub fn check_files(config: &Config) -> Result<(), String> {
     reload::load(config.clone(), &numbers, &ReloadContext::new(config, None, None, None), None).map(drop)
 }
 
-/// The socket of `lapwing ctl`. Where it is only the default, a broker that cannot have it starts
-/// without.
+/// Opens the socket of `lapwing ctl`. A failure is only logged when the path is the default.
 fn bind_control(config: &Config, own_store: bool) -> Result<Option<ControlSocket>, BindError> {
     let meant = config.admin.socket.is_some();
     let path = config.control_socket().filter(|_| meant || !own_store);
     let Some(path) = path else {
         if config.store.in_memory && !meant {
-            info!("no socket for `lapwing ctl`, since nothing is kept on disk: set admin.socket for one");
+            info!("no socket for `lapwing ctl`: nothing is kept on disk; set admin.socket for one");
         }
         return Ok(None);
     };
@@ -249,7 +251,7 @@ fn bind_control(config: &Config, own_store: bool) -> Result<Option<ControlSocket
     }
 }
 
-/// What `[store]` says.
+/// Opens the store of the `[store]` section.
 fn open_store(config: &config::Store) -> Result<Arc<dyn Store>, store::OpenError> {
     if config.in_memory {
         return Ok(Arc::new(MemoryStore::default()));
@@ -280,32 +282,43 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    /// What to start a broker with.
+    /// Returns the options to start a broker with.
     pub fn builder() -> Builder {
         Builder { config: Config::default(), auth: None, store: None, source: None, level: None, threads: 1 }
     }
 
-    /// The listeners with their real ports, as `mqtt://127.0.0.1:1883`.
+    /// Listeners with their real ports, as `mqtt://127.0.0.1:1883`.
     pub fn listeners(&self) -> Vec<Arc<str>> {
         self.listeners.borrow().iter().map(|(_, name)| name.clone()).collect()
     }
 
-    /// Where `[admin]` listens, with its real port.
+    /// Opens a session inside this process, to publish and to subscribe without a socket. Its name tells
+    /// it from others in traces.
+    pub fn local(&self, name: &str) -> Local {
+        Local::open(&self.core, name)
+    }
+
+    /// The figures of now, in the text format of Prometheus: those of `/metrics` (`docs/MONITORING.md`).
+    pub fn figures(&self) -> String {
+        crate::admin::exposition(&self.core)
+    }
+
+    /// Address of `[admin]`, with its real port.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// Where the socket of `lapwing ctl` is.
+    /// Path of the socket of `lapwing ctl`.
     pub fn control_socket(&self) -> Option<&Path> {
         self.control.as_deref()
     }
 
-    /// Reads the configuration anew where it came from ([`Builder::source`]), and its files: users,
-    /// rules, keys and certificates; the files are also read when one of them changes. All of
-    /// it counts, or nothing.
+    /// Reads the configuration from its source again ([`Builder::source`]), and its files: users,
+    /// rules, keys and certificates. The broker also does that when one of the files changes. The
+    /// whole configuration is replaced, or nothing.
     ///
     /// # Errors
-    /// What is wrong with it; all stays as it was then.
+    /// All problems; nothing has changed then.
     pub async fn reload(&self) -> Result<Reloaded, String> {
         control::ask(&self.reloads, None).await
     }
@@ -314,19 +327,19 @@ impl Broker {
     /// touching the clients of others.
     ///
     /// # Errors
-    /// What is wrong with it; all stays as it was then.
+    /// All problems; nothing has changed then.
     pub async fn reload_with(&self, config: Config) -> Result<Reloaded, String> {
         control::ask(&self.reloads, Some(config)).await
     }
 
-    /// Waits until every thread that serves clients has had a turn for this: where one stands
-    /// still, that is for ever.
+    /// Waits until every thread that serves clients has had a turn for this; a stalled thread makes
+    /// it wait forever.
     pub async fn heartbeat(&self) {
         self.workers.heartbeat().await;
     }
 
-    /// Accepts no more, tells every client (DISCONNECT with 0x8B in MQTT 5), writes what is under
-    /// way, and ends within `limits.shutdown_timeout_s`.
+    /// Shuts down: accepts no more, sends DISCONNECT (0x8B in MQTT 5) to every client, writes
+    /// pending data, and ends within `limits.shutdown_timeout_s`.
     pub async fn stop(mut self) {
         #[cfg(feature = "otlp")]
         let began = std::time::Instant::now();
@@ -342,7 +355,7 @@ impl Broker {
             );
         }
         self.background.shutdown().await;
-        // The last records are written in this thread's time.
+        // The last records are written while this thread waits.
         self.core.store.close();
         #[cfg(feature = "otlp")]
         if let Some(telemetry) = self.telemetry.take() {

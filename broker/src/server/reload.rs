@@ -1,10 +1,10 @@
-//! Reading everything anew: the configuration and its files on request (SIGHUP), the files when one
-//! of them has changed.
+//! Reload of the configuration and its files: on request (SIGHUP), or when one of the files has
+//! changed.
 //!
-//! Everything is read first, new listeners are opened, then it replaces what there was at once;
-//! where anything is wrong, nothing is replaced. Files are looked at by their metadata every
-//! [`LOOK_EVERY`]; a change counts once the files have been still for a moment, so that a file that
-//! is being written is not read by halves.
+//! Everything is read first, then new listeners are opened, then all is replaced at once. After any
+//! error, nothing is replaced. Files are checked by their metadata every [`CHECK_FILES_EVERY`]. A
+//! change counts once the files have been unchanged for [`QUIET_PERIOD`], so that no half-written
+//! file is read.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use crate::net::endpoint::{Endpoint, EndpointId};
 use crate::outbox::QueueLimits;
 use crate::server::listeners::Listeners;
 
-/// How often the files are looked at.
+/// Interval between two checks of the files.
 const CHECK_FILES_EVERY: Duration = Duration::from_secs(2);
-/// How long they have to be still.
+/// Time for which the files must stay unchanged before they are read.
 const QUIET_PERIOD: Duration = Duration::from_millis(300);
-/// How often a file that never is still is looked at before it is read anyway.
-const QUIET_LOOKS_MAX: usize = 20;
-/// Resting sessions that are looked through in one go.
+/// Number of checks after which files that keep changing are read anyway.
+const QUIET_CHECKS_MAX: usize = 20;
+/// Offline sessions that are checked in one go.
 const SLICE: usize = 1_000;
 
-/// Reads the configuration anew from where it came.
+/// Function that reads the configuration from its source again.
 pub(crate) type ConfigReader = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
 
 fn stamp(path: &Path) -> FileStamp {
@@ -46,45 +46,46 @@ fn stamps(config: &Config) -> FileStamps {
     config.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }
 
-/// Reads all files as a start does. `numbers` are those of the listeners, `before` is what is in
-/// force.
+/// Reads all files as a start does. `numbers` are the endpoint numbers of the listeners, `before`
+/// is the snapshot in force.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All problems.
 pub(crate) fn load(
     config: Config,
     numbers: &[EndpointId],
     own: &ReloadContext,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, String> {
-    // Before any is read: one that changes meanwhile is another then, and is read again.
+    // Taken before any file is read: a file that changes meanwhile has another stamp and is read
+    // again.
     let files = stamps(&config);
     let endpoint = |(listener, number): (&Listener, &EndpointId)| {
         let tls = net::prepare(listener).map_err(|error| error.to_string())?;
         let before = before.and_then(|before| before.endpoint(*number)).map(|endpoint| &**endpoint);
         Ok(Arc::new(Endpoint::new(*number, &config, listener, tls, before)))
     };
-    let gates: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(endpoint).collect();
+    let endpoints: Result<Vec<_>, String> = config.listeners.iter().zip(numbers).map(endpoint).collect();
     let auth = match &own.auth {
         Some(auth) => Ok(auth.clone()),
         None => auth::load::load(&config, numbers, &own.auth_state).map_err(|errors| errors.join("\n")),
     };
     let bans = auth::load::bans(&config).map_err(|errors| errors.join("\n"));
     let token = auth::load::admin_token(&config.admin);
-    match (auth, gates, bans, token) {
-        (Ok(auth), Ok(gates), Ok(bans), Ok(admin_token)) => {
-            Ok(Snapshot { config, files, auth, bans, admin_token, endpoints: gates, since: 0, generation: 0 })
+    match (auth, endpoints, bans, token) {
+        (Ok(auth), Ok(endpoints), Ok(bans), Ok(admin_token)) => {
+            Ok(Snapshot { config, files, auth, bans, admin_token, endpoints, since: 0, generation: 0 })
         }
-        (auth, gates, bans, token) => {
-            let errors = [auth.err(), gates.err(), bans.err(), token.err()];
+        (auth, endpoints, bans, token) => {
+            let errors = [auth.err(), endpoints.err(), bans.err(), token.err()];
             Err(errors.into_iter().flatten().collect::<Vec<_>>().join("\n"))
         }
     }
 }
 
-/// What reloads leave in place.
+/// Parts that reloads do not replace.
 pub(crate) struct ReloadContext {
-    /// The policy of the program that embeds the broker, in place of the configuration's.
+    /// Policy of the embedding program, in place of the configuration's.
     auth: Option<Auth>,
     auth_state: Arc<AuthState>,
     source: Option<ConfigReader>,
@@ -104,7 +105,7 @@ impl ReloadContext {
     fn set_level(&self, level: &str) -> Result<(), String> {
         match &self.level {
             Some(set) => set(level),
-            None => Err("this program does not let its log be changed".to_owned()),
+            None => Err("this program does not support changes of its log level".to_owned()),
         }
     }
 }
@@ -119,10 +120,10 @@ pub(crate) async fn run(
     let own = Arc::new(own);
     let mut known = core.settings.get().files.clone();
     let mut fetched = Instant::now();
-    // What an operator has set, until `log.level` is another.
+    // Log level that an operator has set, valid until `log.level` changes.
     let mut level: Option<String> = None;
-    let mut look = tokio::time::interval(CHECK_FILES_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut check = tokio::time::interval(CHECK_FILES_EVERY);
+    check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let snapshot = core.settings.get();
         let auth = &snapshot.config.auth;
@@ -140,7 +141,7 @@ pub(crate) async fn run(
                     }
                     ControlRequest::Ban(change, reply) => {
                         let changed = change_bans(&core, change).await;
-                        // What it wrote itself is no news.
+                        // The broker's own write to the ban file is no change.
                         if let (Ok(true), Some(path)) = (&changed, auth.ban_file.as_ref().map(PathBuf::from)) {
                             let stamp = stamp(&path);
                             known.insert(path, stamp);
@@ -154,8 +155,8 @@ pub(crate) async fn run(
                     }
                 }
             }
-            // Where there is nothing to look at, an idle broker is not woken for it.
-            _ = look.tick(), if watches => {
+            // Without files to check, an idle broker does not wake.
+            _ = check.tick(), if watches => {
                 if let (true, Some(path)) = (own.auth_state.has_rehashed(), auth.password_file.clone()) {
                     let own = own.clone();
                     let _ = tokio::task::spawn_blocking(move || own.auth_state.write_rehashed(path.as_ref())).await;
@@ -179,13 +180,13 @@ pub(crate) async fn run(
     }
 }
 
-/// The files as they were when they were last looked at, for a reload that was refused as they were
-/// `before` it.
+/// Stamps as of the last check. After a refused reload they are those of `before`, so that the
+/// files are not read again until they change.
 fn seen(core: &Core, reloaded: &Result<Reloaded, String>, before: FileStamps) -> FileStamps {
     if reloaded.is_ok() { core.settings.get().files.clone() } else { before }
 }
 
-/// Puts another list of bans in force, in its file and here; whether that was another than before.
+/// Puts a changed ban list in force, in its file and in memory; returns true when it differs.
 async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban::NotChanged> {
     let snapshot = core.settings.get();
     let path = snapshot.config.auth.ban_file.as_ref().map(PathBuf::from).ok_or(ban::NotChanged::NoList)?;
@@ -196,9 +197,9 @@ async fn change_bans(core: &Arc<Core>, change: ban::Change) -> Result<bool, ban:
     Ok(true)
 }
 
-/// The stamps once they do not change any more.
+/// Waits until the stamps no longer change, and returns them.
 async fn when_still(config: &Config, mut last: FileStamps) -> FileStamps {
-    for _ in 0..QUIET_LOOKS_MAX {
+    for _ in 0..QUIET_CHECKS_MAX {
         tokio::time::sleep(QUIET_PERIOD).await;
         let now = stamps(config);
         if now == last {
@@ -209,7 +210,7 @@ async fn when_still(config: &Config, mut last: FileStamps) -> FileStamps {
     last
 }
 
-/// Replaces everything, or leaves all as it is, and says so.
+/// Replaces everything, or nothing, and logs the result.
 async fn reload(
     core: &Arc<Core>,
     own: &Arc<ReloadContext>,
@@ -229,7 +230,7 @@ async fn reload(
     Ok(Reloaded { restart })
 }
 
-/// Reads everything and puts it in place; the keys that need a restart.
+/// Reads everything and puts it in force; returns the changed keys that need a restart.
 async fn replace(
     core: &Arc<Core>,
     own: &Arc<ReloadContext>,
@@ -270,15 +271,15 @@ async fn replace(
     Ok(restart)
 }
 
-/// Files and names of hosts are looked at on a thread of their own.
+/// Runs file and DNS operations on a thread of their own.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// What the new rules take from sessions that rest: they would go on to collect messages that
-/// nobody may have.
+/// Applies the new rules to offline sessions: otherwise they would collect messages that their
+/// clients may no longer receive.
 async fn revise_offline(core: &Arc<Core>) {
     let snapshot = core.settings.get();
     let policy = &*snapshot.auth.policy;

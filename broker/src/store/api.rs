@@ -1,4 +1,4 @@
-//! The durability seam: the trait `Store`, and what goes through it.
+//! The durability seam: the trait `Store` and its types.
 
 use std::iter;
 use std::task::{Context, Poll};
@@ -10,20 +10,20 @@ use crate::message::{Delivery, Durability, Message, Millis, Seq, SessionNumber};
 use crate::store::{Entry, KeptSession, OpenError, Record};
 use crate::telemetry::metrics::HistogramSnapshot;
 
-/// A log sequence number: all records up to it are one prefix of the log. 0 is durable from the
-/// start.
+/// Log sequence number. Records are durable in its order; 0 is durable from the start.
 pub type Lsn = u64;
 
-/// What an acknowledgement waits for. The default waits for nothing.
+/// Condition of an acknowledgement: a record, and how durable it must be. The default is always
+/// met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ticket {
-    /// The place in the log; 0: none.
+    /// LSN of the record; 0: none.
     pub lsn: Lsn,
-    /// What has to become of it.
+    /// Required durability.
     pub durability: Durability,
 }
 
-/// The store takes nothing new now: the disk is full, or it has failed.
+/// The store accepts no new messages: the disk is full, or it has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable;
 
@@ -31,27 +31,27 @@ pub struct Unavailable;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed;
 
-/// Where a task is registered to be woken: at most once, however often it asks.
+/// Registration of a task that waits: at most one waker, however often it polls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WakerSlot {
     pub(crate) epoch: u64,
 }
 
-/// How the store is.
+/// Health of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Health {
-    /// Well.
+    /// The store works.
     #[default]
     Good = 0,
-    /// There is no space for new messages; acknowledgements of old ones still go through.
+    /// The disk is full: new messages are refused, acknowledgements of old ones are still recorded.
     Full = 1,
     /// A write or a sync failed: nothing is acknowledged any more.
     Failed = 2,
 }
 
 impl Health {
-    /// As `$SYS/broker/store/health` has it.
+    /// Text of `$SYS/broker/store/health`.
     pub const fn text(self) -> &'static str {
         match self {
             Health::Good => "good",
@@ -64,130 +64,129 @@ impl Health {
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// How it is.
+    /// Health.
     pub health: Health,
-    /// Bytes of records that were handed over, before framing.
+    /// Bytes of records, before framing.
     pub record_bytes: u64,
-    /// Bytes written to the log, padding included.
+    /// Bytes written to the log, including padding.
     pub log_bytes: u64,
     /// Bytes written to the checkpoint.
     pub checkpoint_bytes: u64,
-    /// Times that the disk was asked to keep what was written.
+    /// Number of syncs.
     pub syncs: u64,
-    /// How long those of the log took.
+    /// Duration of the syncs of the log.
     pub sync_time: HistogramSnapshot,
-    /// Checkpoints made.
+    /// Number of checkpoints.
     pub checkpoints: u64,
-    /// Segments of the log that are kept since messages of queues stand in them.
+    /// Log segments that are kept because they hold queued messages.
     pub segments_kept: u64,
-    /// Messages that were moved out of such segments, since little else was left in them.
+    /// Messages that were moved out of mostly empty segments.
     pub moved: u64,
-    /// Rows and frames found corrupt.
+    /// Corrupt rows and frames that were found.
     pub corrupt: u64,
 }
 
-/// What to read of a session's queue.
+/// Request for one page of a session queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Whose.
+    /// Session of the queue.
     pub session: SessionNumber,
-    /// From here on.
+    /// First slot.
     pub from: Seq,
-    /// Up to here, exclusive.
+    /// End of the slots, exclusive.
     pub until: Seq,
-    /// At most so many messages.
+    /// Maximum number of messages.
     pub messages_max: usize,
-    /// And no further one once they have so many bytes.
+    /// Size in bytes after which the page ends.
     pub bytes_max: usize,
 }
 
-/// A part of a queue.
+/// One page of a session queue.
 #[derive(Debug, Default, PartialEq)]
 pub struct Paged {
-    /// Messages in order; places that are empty were passed over.
+    /// Messages in order; empty slots were skipped.
     pub deliveries: Vec<Delivery>,
-    /// Where the next page begins.
+    /// First slot of the next page.
     pub next: Seq,
 }
 
-/// An answer that comes later; none comes where the store has failed.
+/// A later answer; the sender is dropped when the store fails.
 pub type ReadReply<T> = oneshot::Receiver<T>;
 
-/// A place for records.
+/// A place to record changes of the broker's state.
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Whether records are worth making: `false` when appending is free of any effect.
+    /// Returns `false` when appending has no effect, so that records need not be made.
     fn is_durable(&self) -> bool;
 
-    /// Reserves the next place in the log for a message. It must be filled soon: what comes behind
-    /// it waits.
+    /// Reserves the next LSN for a message. It must be filled soon: later records wait for it.
     ///
     /// # Errors
-    /// [`Unavailable`]: the message is not to be taken.
+    /// [`Unavailable`]: the message must be refused.
     fn reserve(&self) -> Result<Lsn, Unavailable>;
 
-    /// As [`reserve`](Self::reserve), for a record that must not be refused: it is about what the
-    /// store has already.
+    /// As [`reserve`](Self::reserve), for a record that cannot be refused: it concerns state that
+    /// the store already has.
     fn reserve_always(&self) -> Lsn;
 
-    /// Fills reserved places. Never waits.
+    /// Fills reserved LSNs. Never blocks.
     fn fill(&self, entries: &mut dyn Iterator<Item = Entry>);
 
-    /// Takes a record that must not be refused. Never waits.
+    /// Appends a record that cannot be refused. Never blocks.
     fn append(&self, record: Record, durability: Durability) -> Ticket {
         let lsn = self.reserve_always();
         self.fill(&mut iter::once(Entry::new(lsn, record, durability)));
         Ticket { lsn, durability }
     }
 
-    /// Ready once the ticket is good, or never will be; until then the task of `cx` is woken when
-    /// it may be.
+    /// Ready when the ticket's condition is met, or the store has failed. Until then the task of
+    /// `cx` is woken when that may have changed.
     fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
 
-    /// Ready when there is room for more records; messages are not read from clients until then.
+    /// Ready when there is room for more records. Until then connections read no more messages.
     fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Messages of a queue.
+    /// Reads one page of a session queue.
     fn queued(&self, page: PageRequest) -> ReadReply<Paged>;
 
-    /// Messages in these places, in any order; those that are not there are missing.
-    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
+    /// Reads the messages in these slots, in any order; empty slots are omitted.
+    fn read_at(&self, session: SessionNumber, slots: Vec<Seq>) -> ReadReply<Vec<Delivery>>;
 
-    /// The retained messages of these topics; those that have none are missing.
+    /// Reads the retained messages of these topics; topics without one are omitted.
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>>;
 
-    /// A number for a session or a connection, never given before.
+    /// Returns a unique number for a session or a connection.
     fn next_number(&self) -> u64;
 
-    /// The clock that the store's moments are of.
+    /// Clock of the store's times.
     fn clock(&self) -> Clock;
 
     /// Figures since the start.
     fn figures(&self) -> Figures;
 
-    /// What an earlier run left; asked once, at the start.
+    /// State of the previous run; called once, at the start.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The state cannot be read.
     fn recover(&self) -> Result<Recovered, OpenError>;
 
-    /// Every retained message that an earlier run left, in any order; asked once, at the start.
+    /// Passes on every retained message of the previous run, in any order; called once, at the
+    /// start.
     ///
     /// # Errors
-    /// That they cannot be read.
+    /// The messages cannot be read.
     fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError>;
 
-    /// Writes and syncs all there is, and takes nothing more. May block for as long as the disk
-    /// needs.
+    /// Writes and syncs all records, and accepts no more. May block for as long as the disk needs.
     fn close(&self);
 }
 
-/// What an earlier run left.
+/// State of the previous run.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The sessions.
+    /// Its sessions.
     pub sessions: Vec<KeptSession>,
-    /// The highest number of a shared group.
+    /// Highest number of a shared group.
     pub last_group: u32,
-    /// The last moment that the earlier run is known to have seen.
+    /// Latest time that the previous run is known to have reached.
     pub last_clock: Millis,
 }

@@ -1,5 +1,5 @@
-//! The socket beside the state: a running broker is asked for a backup there, since nobody else may
-//! touch its files.
+//! Control socket in the state folder: a running broker makes a backup on request, since no other
+//! process may touch its files.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -19,16 +19,16 @@ use crate::store::Health;
 use crate::store::error::Problem;
 use crate::store::sync::lock;
 
-/// Its name.
+/// File name of the socket.
 pub(super) const SOCKET: &str = "control.sock";
-/// How long one who asks may take to say what.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest request, in bytes.
+/// Time that a client has to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest request, in bytes.
 const LINE_MAX: u64 = 8_192;
-/// How often a checkpoint on its way is looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Interval between checks of a checkpoint in progress.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// The thread that answers; dropping it ends it.
+/// Thread that answers requests; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Control {
     path: PathBuf,
@@ -36,8 +36,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens in the folder of the state. A socket there is one of a broker that is gone: the
-    /// folder is locked.
+    /// Listens in the state folder. A socket that exists belongs to a dead broker: the folder is
+    /// locked.
     pub(super) fn start(shared: Arc<Shared>, folder: &Path) -> io::Result<Control> {
         let path = folder.join(SOCKET);
         let _ = std::fs::remove_file(&path);
@@ -49,7 +49,7 @@ impl Control {
                     return;
                 }
                 if let Err(error) = answer(&shared, stream) {
-                    warn!(%error, "a request to the control socket was not answered");
+                    warn!(%error, "failed to answer a request to the control socket");
                 }
             }
         })?;
@@ -59,7 +59,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Wakes the thread, which sees that the store is closed.
+        // Wakes the thread, which finds the store closed.
         drop(UnixStream::connect(&self.path));
         let _ = std::fs::remove_file(&self.path);
         if let Some(thread) = self.thread.take() {
@@ -69,7 +69,7 @@ impl Drop for Control {
 }
 
 fn answer(shared: &Shared, stream: UnixStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     let mut line = String::new();
     let mut reader = BufReader::new(io::Read::take(&stream, LINE_MAX));
     reader.read_line(&mut line)?;
@@ -78,18 +78,18 @@ fn answer(shared: &Shared, stream: UnixStream) -> io::Result<()> {
             Ok(()) => "done".to_owned(),
             Err(error) => error.to_string(),
         },
-        None => "the request is not known".to_owned(),
+        None => "unknown request".to_owned(),
     };
     writeln!(&stream, "{answer}")
 }
 
-/// Brings the checkpoint up to date, then copies it as it is at that moment.
+/// Brings the checkpoint up to date, then copies it.
 pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
     let problem = |error: io::Error| format!("{}: {error}", to.display());
     if to.exists() && std::fs::read_dir(to).map_err(problem)?.next().is_some() {
         return Err(format!("{} is not empty: name a new folder", to.display()).into());
     }
-    // It holds what the folder of the state does: for its owner only.
+    // It holds the same data as the state folder: only the owner may read it.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(problem)?;
     let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
     loop {
@@ -97,13 +97,13 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
             break;
         }
         if shared.health() != Health::Good || lock(&shared.segments).closed {
-            return Err("the store is not well: no backup can be made of it".into());
+            return Err("the store has failed: no backup can be made of it".into());
         }
         if lock(&shared.view).frozen.is_none() {
             lock(&shared.pending).freeze = true;
             shared.append(Record::Nothing, Durability::Always);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_EVERY);
     }
     let _reading = shared.reading.read();
     let read = lock(&shared.view).checkpoint.read()?;

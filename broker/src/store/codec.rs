@@ -1,8 +1,8 @@
-//! Records and rows as bytes: the same codec in the log, in the checkpoint and in an export.
-//! `FORMAT.md` draws it.
+//! Encoding of records and rows: the same in the log, in the checkpoint and in an export.
+//! `FORMAT.md` describes it.
 //!
-//! Reading trusts nothing: a length is checked before it is used, and bytes that are left over make
-//! the whole invalid.
+//! The decoder trusts nothing: it checks a length before it uses it, and bytes that are left over
+//! make the whole input invalid.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -18,10 +18,10 @@ use super::record::{
 use crate::message::{Delivery, DeliveryTerms, Message, SubscriptionIds};
 use crate::session::{Subscription, Will};
 
-/// The kind of [`Record::Published`].
+/// Kind of [`Record::Published`].
 const PUBLISHED: u8 = 5;
 
-/// Reads from the front of bytes; `None` at the first thing that is not as it should be.
+/// Decodes from the front of bytes; `None` at the first invalid byte.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
         Message::from_bytes(self.bytes()?)
     }
 
-    /// The whole, if nothing is left.
+    /// Decodes the whole input: bytes that are left over make it invalid.
     pub(super) fn all<T>(bytes: &'a [u8], read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let mut reader = Reader(bytes);
         let value = read(&mut reader)?;
@@ -111,7 +111,7 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// What `put` adds, as bytes with their length.
+/// Bytes that `put` adds, with their length.
 pub(super) fn put_sized(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.push(0);
@@ -161,7 +161,7 @@ fn put_share(out: &mut Vec<u8>, share: Option<NonZeroU32>) {
     put_number(out, share.map_or(0, |id| u64::from(id.get())));
 }
 
-/// How a message is delivered to one session.
+/// Terms of a delivery to one session.
 pub(super) fn put_terms(out: &mut Vec<u8>, terms: &DeliveryTerms) {
     out.push(terms.qos as u8 | u8::from(terms.retain) << 2);
     put_ids(out, &terms.subscription_ids);
@@ -212,7 +212,7 @@ fn will(reader: &mut Reader<'_>) -> Option<Will> {
     })
 }
 
-/// A session's terms.
+/// Terms of a session.
 pub(super) fn put_session(out: &mut Vec<u8>, terms: &SessionTerms) {
     put_number(out, terms.number);
     put_bytes(out, terms.client_id.as_bytes());
@@ -277,7 +277,7 @@ pub(super) fn subscription(reader: &mut Reader<'_>) -> Option<KeptSubscription> 
     })
 }
 
-/// Reads a delivery: its terms, with the message that `message` finds behind them.
+/// Decodes a delivery: its terms, then the message by `message`.
 pub(super) fn delivery(
     reader: &mut Reader<'_>,
     seq: u64,
@@ -314,7 +314,7 @@ pub(super) fn flight(reader: &mut Reader<'_>, packet_id: PacketId) -> Option<Kep
     Some(KeptFlight { packet_id, state, order: reader.number()?, seq: reader.number()?, size: reader.u32()? })
 }
 
-/// What waits in a queue.
+/// Counts of a queue.
 pub(super) fn put_waiting(out: &mut Vec<u8>, waiting: &Waiting) {
     put_number(out, waiting.last);
     put_number(out, waiting.count);
@@ -331,7 +331,7 @@ pub(super) fn waiting(reader: &mut Reader<'_>) -> Option<Waiting> {
     })
 }
 
-/// Where in a packed record its message stands, if it is one that queues may have.
+/// Range of the message in a packed record, if queues may refer to it.
 pub(super) fn message_in(record: &[u8]) -> Option<Range<usize>> {
     let mut reader = Reader(record);
     if reader.u8()? != PUBLISHED {
@@ -342,7 +342,7 @@ pub(super) fn message_in(record: &[u8]) -> Option<Range<usize>> {
     Some(start..start.checked_add(len)?)
 }
 
-/// Adds a record: kind, then its fields.
+/// Encodes a record: kind, then its fields.
 pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
     match record {
         Record::Nothing => out.push(0),
@@ -370,10 +370,10 @@ pub(super) fn put_record(out: &mut Vec<u8>, record: &Record) {
             put_message(out, message);
             out.push(u8::from(*retained));
             put_number(out, queued.as_slice().len() as u64);
-            for place in queued.as_slice() {
-                put_number(out, place.session);
-                put_number(out, place.seq);
-                put_terms(out, &place.terms);
+            for slot in queued.as_slice() {
+                put_number(out, slot.session);
+                put_number(out, slot.seq);
+                put_terms(out, &slot.terms);
             }
             let beside = beside.as_ref();
             put_option(out, beside.and_then(|beside| beside.received), put_packet);
@@ -427,7 +427,7 @@ fn packet(reader: &mut Reader<'_>) -> Option<(u64, PacketId)> {
     Some((reader.number()?, reader.packet_id()?))
 }
 
-/// Reads one record.
+/// Decodes one record.
 pub(super) fn record(reader: &mut Reader<'_>) -> Option<Record> {
     Some(match reader.u8()? {
         0 => Record::Nothing,
@@ -495,7 +495,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_of_any_length_can_be_put_before_it_is_known() {
+    fn a_length_can_be_filled_in_after_its_bytes() {
         for len in [0, 1, 127, 128, 300, 20_000] {
             let bytes = vec![9; len];
             let (mut known, mut found) = (vec![1], vec![1]);

@@ -9,7 +9,7 @@ pub(super) struct Counters {
     pub(super) log_bytes: Counter,
     pub(super) checkpoint_bytes: Counter,
     pub(super) syncs: Counter,
-    /// How long syncs of the log took.
+    /// Duration of the syncs of the log.
     pub(super) sync_time: Histogram,
     pub(super) checkpoints: Counter,
     pub(super) moved: Counter,

@@ -1,6 +1,6 @@
-//! The durable store: its threads, and its side of the [`Store`] seam.
+//! The durable store: its threads, and its implementation of [`Store`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -35,18 +35,18 @@ use crate::store::{
     Unavailable, WakerSlot, reader,
 };
 
-/// A log of so many segments at the start is made a checkpoint soon: each run begins a segment of
-/// its own.
+/// Number of log segments at the start that triggers a checkpoint soon: each run begins a segment
+/// of its own.
 const SEGMENTS_LEFT: usize = 2;
 
-/// See the module.
+/// Store with a write-ahead log and a checkpoint in one folder.
 #[derive(Debug)]
 pub struct DurableStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Where a backup is asked for.
+    /// Control socket for backups.
     control: Mutex<Option<Control>>,
-    /// What was found at the start, until it is asked for.
+    /// State found at the start, until it is fetched.
     found: Mutex<Option<RecoveredState>>,
 }
 
@@ -58,7 +58,7 @@ struct RecoveredState {
 }
 
 impl DurableStore {
-    /// Opens the state in a folder, or begins it there.
+    /// Opens the state in a folder, or creates it there.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -73,10 +73,10 @@ impl DurableStore {
         Ok(store)
     }
 
-    /// Copies the state as it is now into a new folder, while it is in use.
+    /// Copies the current state into a new folder, while the store is in use.
     ///
     /// # Errors
-    /// That the folder is not empty or cannot be written to, or that the store is not well.
+    /// The folder is not empty or cannot be written, or the store has failed.
     #[cfg(feature = "internals")]
     pub fn backup(&self, to: &Path) -> Result<(), crate::store::error::Problem> {
         crate::store::backup::backup(&self.shared, to)
@@ -111,9 +111,6 @@ impl DurableStore {
         let mut full: Vec<(u64, Lsn)> = scan.segments.clone();
         let mut kept = meta.lsn;
         if !scan.damage.is_empty() {
-            // The damaged log was set aside; what was sound in it goes to the checkpoint before it
-            // is let go.
-            let writing = || OpenError::io(format!("writing {path}"));
             view.active.close(&queues);
             let meta = Meta {
                 lsn: applied,
@@ -123,49 +120,26 @@ impl DurableStore {
                 salt: meta.salt,
                 segment: next_id + 1,
             };
-            if let Some(db) = view.checkpoint.database() {
-                let log = Log::new(disk.clone());
-                let settled = checkpoint::write(&db, &view.active, &meta, &log, options.segment_bytes)
-                    .map_err(writing())?;
-                needed.retain(|segment| !settled.freed.contains(segment));
-            }
-            view.active = view.active.following();
+            save_sound_records(&disk, &options, &mut view, &meta, &mut full, &mut needed)
+                .map_err(OpenError::io(format!("writing {path}")))?;
             kept = applied;
-            for (id, _) in full.extract_if(.., |(id, _)| !needed.contains(id)) {
-                disk.remove(&segments::name(id)).map_err(writing())?;
-            }
-            disk.sync_folder(segments::FOLDER).map_err(writing())?;
         }
         next_id += 1;
-        let mut supply =
+        let mut pool =
             SegmentPool { full, needed, kept: VecDeque::from([(0, kept)]), ..SegmentPool::default() };
-        let old = supply.reusable(0);
+        let old = pool.reusable(0);
         let first = segments::prepare(&*disk, next_id, old, options.segment_bytes, Preallocation::Zeroed)
             .map_err(OpenError::io(format!("making {}", disk.path(&segments::name(next_id)))))?;
         queues.shrink_to_fit();
-        let left = supply.full.iter().filter(|(_, last)| *last > kept).count();
-        supply.next_id = next_id;
+        let left = pool.full.iter().filter(|(_, last)| *last > kept).count();
+        pool.next_id = next_id;
         let shared = Arc::new(Shared::new(
             Parts { disk, options, counters, clock, number, salt: meta.salt },
             view,
-            supply,
+            pool,
         ));
         let writer = Writer::new(shared.clone(), first, queues, applied);
-        let (keeping, reading) = (shared.clone(), shared.clone());
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let watched = Watched(shared.clone());
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                let _watched = watched;
-                run();
-            })
-        };
-        let threads = [
-            spawn("store-writer", Box::new(move || writer.run())),
-            spawn("store-keeper", Box::new(move || checkpointer::run(&keeping))),
-            spawn("store-reader", Box::new(move || reader::run(&reading))),
-        ];
-        let threads: io::Result<Vec<_>> = threads.into_iter().collect();
-        let threads = threads.map_err(OpenError::io("starting a thread"))?;
+        let threads = spawn_threads(&shared, writer).map_err(OpenError::io("starting a thread"))?;
         if left >= SEGMENTS_LEFT {
             // Runs that were too short for a checkpoint of their own.
             lock(&shared.pending).freeze = true;
@@ -188,8 +162,7 @@ impl DurableStore {
     }
 }
 
-/// A thread of the store: without it nothing becomes durable, so that its panic is a failure of the
-/// store.
+/// Watches a thread of the store: its panic is a failure of the store.
 struct Watched(Arc<Shared>);
 
 impl Drop for Watched {
@@ -203,6 +176,25 @@ impl Drop for Watched {
     }
 }
 
+/// Starts the threads of the store; the writer is the first.
+fn spawn_threads(shared: &Arc<Shared>, writer: Writer) -> io::Result<Vec<JoinHandle<()>>> {
+    let (for_checkpointer, for_reader) = (shared.clone(), shared.clone());
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let watched = Watched(shared.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _watched = watched;
+            run();
+        })
+    };
+    let threads = [
+        spawn("store-writer", Box::new(move || writer.run())),
+        spawn("checkpointer", Box::new(move || checkpointer::run(&for_checkpointer))),
+        spawn("store-reader", Box::new(move || reader::run(&for_reader))),
+    ];
+    threads.into_iter().collect()
+}
+
+/// Opens the checkpoint, or begins a new one after a damaged one was set aside.
 fn open_checkpoint(
     disk: &Arc<dyn Disk>,
     counters: &Arc<Counters>,
@@ -234,6 +226,28 @@ fn open_checkpoint(
     }
 }
 
+/// Writes the sound records of a damaged log into the checkpoint, and removes the segments that are
+/// no longer needed. The damaged log was set aside before.
+fn save_sound_records(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    view: &mut ReadView,
+    meta: &Meta,
+    full: &mut Vec<(u64, Lsn)>,
+    needed: &mut BTreeSet<u64>,
+) -> io::Result<()> {
+    if let Some(db) = view.checkpoint.database() {
+        let log = Log::new(disk.clone());
+        let settled = checkpoint::write(&db, &view.active, meta, &log, options.segment_bytes)?;
+        needed.retain(|segment| !settled.freed.contains(segment));
+    }
+    view.active = view.active.following();
+    for (id, _) in full.extract_if(.., |(id, _)| !needed.contains(id)) {
+        disk.remove(&segments::name(id))?;
+    }
+    disk.sync_folder(segments::FOLDER)
+}
+
 /// Reads the log behind the checkpoint into a table.
 fn replay(
     disk: &dyn Disk,
@@ -245,30 +259,30 @@ fn replay(
         let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
         let mut table = MemTable::default();
         let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, place| {
-            // A damaged log is set aside: its messages are not left in it.
+        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, reference| {
+            // A damaged log is set aside: no message may stay in it.
             table.apply(
                 lsn,
-                AppliedRecord::of(record, place.filter(|_| beyond == OnDamage::Stop)),
+                AppliedRecord::of(record, reference.filter(|_| beyond == OnDamage::Stop)),
                 &mut queues,
             );
         })?;
         Ok((table, queues, scan))
     };
     let (table, queues, scan) = read(OnDamage::Stop)?;
-    let place = |damage: &Damage| disk.path(&segments::name(damage.segment));
+    let file = |damage: &Damage| disk.path(&segments::name(damage.segment));
     if let Some(torn) = &scan.torn {
         info!(
-            file = place(torn),
+            file = file(torn),
             offset = torn.offset,
             "the end of the log was torn and is cut; it was never acknowledged"
         );
-        cut(disk, torn).map_err(OpenError::io(format!("cutting {}", place(torn))))?;
+        cut(disk, torn).map_err(OpenError::io(format!("cutting {}", file(torn))))?;
     }
     let Some(damage) = scan.damage.first() else { return Ok((table, queues, scan)) };
     if options.on_corruption == OnCorruption::Refuse {
         return Err(OpenError::Corrupt {
-            file: place(damage),
+            file: file(damage),
             offset: damage.offset,
             what: damage.what.clone(),
         });
@@ -276,8 +290,8 @@ fn replay(
     let (mut table, mut queues, mut scan) = read(OnDamage::GoOn)?;
     let doing = || OpenError::io("setting the damaged log aside");
     disk.create_folder(segments::QUARANTINE).map_err(doing())?;
-    // Without the checkpoint nobody knows what became of messages in segments that were kept for a
-    // backlog: what they say is old, and only the log behind the last of them goes together.
+    // Without the checkpoint, uses of segments kept for a backlog are unknown, and their records
+    // are old. Only the log behind the last of them is contiguous.
     let begins = scan.contiguous_from;
     if meta.lsn == 0 && begins > 0 {
         let kept: Vec<u64> = scan.segments.iter().map(|(id, _)| *id).filter(|id| *id < begins).collect();
@@ -292,7 +306,7 @@ fn replay(
     }
     for damage in &scan.damage {
         warn!(
-            file = place(damage),
+            file = file(damage),
             offset = damage.offset,
             what = damage.what,
             "the log is damaged here: it is set aside, and what is sound of it is used"
@@ -313,7 +327,7 @@ fn set_aside(disk: &dyn Disk, segment: u64) -> io::Result<()> {
     to.sync()
 }
 
-/// Overwrites what is behind a torn end with zeros, so that nothing of it is taken for sound later.
+/// Overwrites the bytes behind a torn end with zeros, so that they are never taken for sound later.
 fn cut(disk: &dyn Disk, torn: &Damage) -> io::Result<()> {
     let file = disk.open(&segments::name(torn.segment), false)?;
     let len = file.len()?;
@@ -354,8 +368,8 @@ impl Store for DurableStore {
         self.ask(|sender| Wanted::Queued(page, sender))
     }
 
-    fn read_at(&self, session: SessionNumber, places: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
-        self.ask(|sender| Wanted::Placed(session, places, sender))
+    fn read_at(&self, session: SessionNumber, slots: Vec<Seq>) -> ReadReply<Vec<Delivery>> {
+        self.ask(|sender| Wanted::Placed(session, slots, sender))
     }
 
     fn retained(&self, topics: Vec<Box<str>>) -> ReadReply<Vec<Message>> {
@@ -396,13 +410,13 @@ impl Store for DurableStore {
         drop(lock(&self.control).take());
         let mut threads = lock(&self.threads);
         let mut threads = threads.drain(..);
-        // The writer first: it may still need the keeper.
+        // The writer ends first: it may still need the checkpointer.
         if let Some(writer) = threads.next() {
             let _ = writer.join();
         }
         lock(&self.shared.segments).closed = true;
         self.shared.supply_changed.notify_all();
-        self.shared.nudge_reader();
+        self.shared.wake_reader();
         threads.for_each(|thread| drop(thread.join()));
         self.shared.wake();
     }

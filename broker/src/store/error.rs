@@ -1,28 +1,28 @@
-//! Why a store does not open, in words that name cause and remedy.
+//! Reasons why a store does not open; their texts name cause and remedy.
 
 use std::io;
 
-/// Why the state cannot be opened.
+/// Reason why the state cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The disk said no.
+    /// The disk returned an error.
     Io {
-        /// What was being done.
+        /// Failed operation.
         doing: String,
-        /// What it said.
+        /// Error of the disk.
         error: io::Error,
     },
     /// Another process has it.
     Locked(String),
-    /// It was written by a newer version, or is not ours.
+    /// It was written by a newer version, or not by lapwing.
     Foreign(String),
     /// It is damaged.
     Corrupt {
-        /// The file.
+        /// File name.
         file: String,
-        /// Where in it, in bytes.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// What is wrong there.
+        /// Kind of damage.
         what: String,
     },
 }
@@ -62,5 +62,5 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// What went wrong, in words.
+/// Any problem, as text.
 pub type Problem = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,5 @@
-//! The store that keeps nothing beyond the process: the state in memory is all there is, so all of
-//! it is durable at once.
+//! The store without durability: the state in memory is all there is, so all of it counts as
+//! durable at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use crate::store::{
     Failed, Figures, Lsn, PageRequest, Paged, ReadReply, Recovered, Store, Ticket, Unavailable, WakerSlot,
 };
 
-/// See the module.
+/// Store in memory only.
 #[derive(Debug)]
 pub struct MemoryStore {
     clock: Clock,
@@ -26,7 +26,7 @@ impl Default for MemoryStore {
     }
 }
 
-/// Nothing is there, and that is known at once.
+/// An empty answer, available at once.
 fn empty<T: Default>() -> ReadReply<T> {
     let (sender, receiver) = oneshot::channel();
     let _ = sender.send(T::default());

@@ -1,12 +1,12 @@
-//! The durability seam: where the broker's state goes so that an acknowledgement can mean "kept".
+//! The durability seam: it records the broker's state, so that an acknowledgement can mean "kept".
 //!
-//! The rest of the broker hands records over and gets a place in the log at once; it lets an
-//! acknowledgement go when the [`Ticket`] for that place says so. Nothing here assumes that a store
-//! is local or answers at once: places become durable in batches, at any later time, and whoever
-//! waits is woken. In memory everything is durable immediately.
+//! The broker hands records over and gets an LSN at once. It sends an acknowledgement when the
+//! [`Ticket`] for that LSN is good. Nothing here assumes that a store is local or answers at once:
+//! records become durable in batches, at any later time, and waiting tasks are woken. In memory
+//! everything is durable immediately.
 //!
-//! `FORMAT.md` beside this file draws what [`DurableStore`] writes, `docs/PROMISES.md` says what it
-//! is worth.
+//! `FORMAT.md` beside this file describes the files of [`DurableStore`], `docs/PROMISES.md` its
+//! guarantees.
 
 mod api;
 mod backup;
@@ -54,8 +54,8 @@ pub use wal::disk::{Disk, DiskFile, Folder};
 use crate::message::Durability;
 
 impl Ticket {
-    /// Waits for both. One that waits for nothing adds nothing: no sync may ever come for its
-    /// record.
+    /// Combines two tickets. A ticket that is good already adds nothing: no sync may ever come for
+    /// its record.
     #[must_use]
     pub fn and(self, other: Ticket) -> Ticket {
         match (self.is_free(), other.is_free()) {
@@ -65,7 +65,7 @@ impl Ticket {
         }
     }
 
-    /// Whether there is nothing to wait for.
+    /// True when there is nothing to wait for.
     pub fn is_free(&self) -> bool {
         self.lsn == 0 || self.durability == Durability::None
     }

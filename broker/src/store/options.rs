@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use crate::config::OnCorruption;
 
-/// How a store is to be.
+/// Options of a durable store.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long `Durability::Interval` may leave what is written unsynced.
+    /// Maximum time that `Durability::Interval` leaves written data unsynced.
     pub sync_interval: Duration,
-    /// The least time between two syncs.
+    /// Minimum time between two syncs.
     pub min_sync_interval: Duration,
-    /// How much log there is between two checkpoints, in bytes, or memory of what stands in it,
-    /// whichever is reached first; up to four times as much while a disk is slow.
+    /// Bytes of log, or of memtable memory, between two checkpoints. Up to four times as much while
+    /// the disk is slow.
     pub window_bytes: u64,
-    /// A segment of the log, in bytes.
+    /// Size of a log segment, in bytes.
     pub segment_bytes: u64,
-    /// The memory of the checkpoint's cache, in bytes.
+    /// Cache memory of the checkpoint, in bytes.
     pub cache_bytes: usize,
-    /// The memory of records that wait to be written, in bytes.
+    /// Maximum memory of records that wait to be written, in bytes.
     pub pending_bytes_max: usize,
-    /// What to do about a damaged file.
+    /// Reaction to a damaged file.
     pub on_corruption: OnCorruption,
 }
 

@@ -1,5 +1,6 @@
-//! What one message writes to the log: its place there is reserved before anybody gets it, so that
-//! whatever becomes of it later stands behind it; one record says where it was queued.
+//! Builds the log record of one published message. The LSN is reserved before routing, so every
+//! later record about the message has a higher LSN. One record names all queues that took the
+//! message.
 
 use std::iter;
 
@@ -11,18 +12,19 @@ use crate::store::{
     Unavailable,
 };
 
-/// Where records go.
+/// Destination of the record.
 #[derive(Debug)]
 enum To<'s> {
-    /// Nowhere: nothing is stored.
+    /// Nothing is stored.
     Nowhere,
-    /// Into the log, at once.
+    /// The log, at once.
     Store(&'s dyn Store),
-    /// To those of the same turn of a connection.
+    /// The batch of a connection's turn.
     Records(&'s mut RecordBatch),
 }
 
-/// See the module. Dropped without [`write`](Journal::write), it leaves nothing.
+/// Record of one published message. Dropped without [`commit`](PublishRecord::commit), it leaves
+/// nothing.
 #[derive(Debug)]
 pub struct PublishRecord<'s> {
     to: To<'s>,
@@ -32,19 +34,19 @@ pub struct PublishRecord<'s> {
 }
 
 impl<'s> PublishRecord<'s> {
-    /// Of a message that is to be as durable as this.
+    /// Record of a message with this durability.
     pub fn new(store: &'s dyn Store, durability: Durability) -> PublishRecord<'s> {
         let to = if store.is_durable() { To::Store(store) } else { To::Nowhere };
         PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
-    /// Of a message that is to be as durable as this; what is written of it goes with others.
+    /// Record of a message with this durability, written with others of the batch.
     pub fn in_batch(records: &'s mut RecordBatch, durability: Durability) -> PublishRecord<'s> {
         let to = if records.store().is_some() { To::Records(records) } else { To::Nowhere };
         PublishRecord { to, durability, reserved: None, queued: QueueSlots::None }
     }
 
-    /// Of a message that is never stored.
+    /// Record of a message that is never stored.
     pub fn disabled() -> PublishRecord<'s> {
         PublishRecord {
             to: To::Nowhere,
@@ -54,12 +56,12 @@ impl<'s> PublishRecord<'s> {
         }
     }
 
-    /// Whether nothing is stored.
+    /// True when nothing is stored.
     pub fn is_off(&self) -> bool {
         matches!(self.to, To::Nowhere)
     }
 
-    /// Reserves the place, once.
+    /// Reserves the LSN, once.
     ///
     /// # Errors
     /// [`Unavailable`]
@@ -74,12 +76,12 @@ impl<'s> PublishRecord<'s> {
         Ok(())
     }
 
-    /// A stored queue has it now, at the delivery's place.
+    /// Adds a queue that has the message now, in the delivery's slot.
     pub fn queued(&mut self, session: SessionNumber, delivery: &Delivery) {
         self.queued.push(QueueSlot::of(session, delivery));
     }
 
-    /// Another message, dropped for this one, is over.
+    /// Adds that another message, dropped for this one, is finished.
     pub fn acknowledged(&self, origin: PreviousSlot) {
         let store = match &self.to {
             To::Nowhere => None,
@@ -91,8 +93,8 @@ impl<'s> PublishRecord<'s> {
         }
     }
 
-    /// Writes the record; what its acknowledgement waits for. Nothing is written, and nothing
-    /// waited for, where nobody kept the message after all.
+    /// Writes the record; returns the ticket of its acknowledgement. If no queue took the message,
+    /// nothing is written, and the ticket is free.
     pub fn commit(
         mut self,
         message: &Message,

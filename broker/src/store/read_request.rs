@@ -5,7 +5,7 @@ use tokio::sync::oneshot::Sender;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::{Lsn, PageRequest, Paged};
 
-/// A question to the reader: it is answered once everything up to `after` can be read.
+/// A request to the reader, to be answered once records up to `after` can be read.
 #[derive(Debug)]
 pub(super) struct ReadRequest {
     pub(super) after: Lsn,

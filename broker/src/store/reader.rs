@@ -1,5 +1,5 @@
-//! Reading rows: the active table over the frozen one over the checkpoint. One thread does it, so
-//! that nobody who serves clients waits for the disk.
+//! The reader: looks up rows in the active table, then the frozen one, then the checkpoint. It is
+//! one thread, so that no connection waits for the disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,11 +17,10 @@ use crate::store::read_request::Wanted;
 use crate::store::sync::lock;
 use crate::store::{Health, PageRequest, Paged};
 
-/// How many rows of a table are looked at under its lock for one page, at most, for each message
-/// that is wanted.
-const LOOKED_AT: usize = 4;
-/// How long the reader sleeps at most while somebody waits for an answer.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Rows of a table scanned under its lock for one page, for each requested message.
+const SCANNED_PER_MESSAGE: usize = 4;
+/// Longest sleep of the reader while a request waits.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
 pub(super) fn run(shared: &Shared) {
@@ -38,14 +37,13 @@ pub(super) fn run(shared: &Shared) {
                     requests.clear();
                     return;
                 }
-                // Who puts a question in, ends the store or lets it fail does that with this lock;
-                // only what
-                // waits to be written is looked after by the clock as well. An idle broker is
-                // not woken.
+                // New requests, the end of the store and its failure are signalled under this lock.
+                // Only records that wait to be written need the timer. An idle broker does not
+                // wake.
                 if requests.is_empty() {
                     drop(shared.requests_changed.wait(requests));
                 } else {
-                    drop(shared.requests_changed.wait_timeout(requests, LOOK_EVERY));
+                    drop(shared.requests_changed.wait_timeout(requests, CHECK_EVERY));
                 }
                 continue;
             }
@@ -62,7 +60,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
     let mut bad = 0;
     let result = match wanted {
         Wanted::Queued(page, to) => page_of(shared, page, &mut bad).map(|rows| drop(to.send(rows))),
-        Wanted::Placed(session, places, to) => {
+        Wanted::Placed(session, slots, to) => {
             let one = |seq: &Seq| PageRequest {
                 session,
                 from: *seq,
@@ -71,7 +69,7 @@ fn answer(shared: &Shared, wanted: Wanted) {
                 bytes_max: usize::MAX,
             };
             let pages: std::io::Result<Vec<_>> =
-                places.iter().map(|seq| page_of(shared, one(seq), &mut bad)).collect();
+                slots.iter().map(|seq| page_of(shared, one(seq), &mut bad)).collect();
             pages.map(|pages| drop(to.send(pages.into_iter().flat_map(|page| page.deliveries).collect())))
         }
         Wanted::Retained(topics, to) => topics
@@ -83,11 +81,11 @@ fn answer(shared: &Shared, wanted: Wanted) {
     drop(reading);
     shared.counters.corrupt.add(bad);
     if let Err(error) = result {
-        error!(%error, "the store could not be read");
+        error!(%error, "failed to read the store");
     }
 }
 
-/// The state of one moment, and what the active table says about a part of it.
+/// State of one moment, with a part of the active table.
 fn snapshot<T>(
     shared: &Shared,
     look: impl FnOnce(&MemTable) -> T,
@@ -102,8 +100,8 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         return Ok(Paged { deliveries: Vec::new(), next: until });
     }
     let ((active, gone), frozen, read) = snapshot(shared, |active| {
-        // The page ends at the latest where what is behind was not looked at.
-        let most = messages_max.saturating_mul(LOOKED_AT).max(1);
+        // The page ends where the scan of the table ended.
+        let most = messages_max.saturating_mul(SCANNED_PER_MESSAGE).max(1);
         let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
         for ((_, seq), ()) in active.gone.range((session, from)..(session, until)) {
             if gone.len() >= most {
@@ -130,9 +128,8 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         found.push(delivery);
         found.len() >= messages_max || bytes >= bytes_max
     };
-    // Rows are in one place only, and what came later is in the later table: three runs in order,
-    // one
-    // behind the other.
+    // A row is in one table only, and later rows are in the later table: three sorted runs follow
+    // each other.
     let mut done = false;
     read.queue(session, from..until, bad, |seq, row| {
         if gone.contains(&seq)
@@ -151,7 +148,7 @@ fn page_of(shared: &Shared, page: PageRequest, bad: &mut u64) -> std::io::Result
         }
         let message = match row.body() {
             Ok(message) => Some(message.clone()),
-            Err(place) => read.logged(&place, bad)?,
+            Err(reference) => read.logged(&reference, bad)?,
         };
         done = message.is_some_and(|message| {
             full(&mut found, Delivery { message, terms: row.terms(), seq: row.seq() })
@@ -169,7 +166,7 @@ fn retained(shared: &Shared, topic: &str, bad: &mut u64) -> std::io::Result<Opti
     }
 }
 
-/// Everything that is known of the sessions: what the log adds to those of the checkpoint.
+/// All sessions: those of the checkpoint with the changes of the log.
 pub(super) fn sessions(
     mut all: HashMap<SessionNumber, KeptSession>,
     table: &MemTable,
@@ -209,7 +206,7 @@ pub(super) fn sessions(
     all.into_values().collect()
 }
 
-/// Every retained message: the log's over the checkpoint's.
+/// All retained messages: the log's over the checkpoint's.
 pub(super) fn each_retained(
     view: &ReadView,
     bad: &mut u64,

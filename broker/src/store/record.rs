@@ -1,5 +1,4 @@
-//! What the store is told, one change at a time; and what it gives back of a session after a
-//! restart.
+//! Records: each is one change of the broker's state. Also the state of a session after a restart.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,59 +10,59 @@ pub use crate::session::KeptFlight;
 use crate::session::{Subscription, Will};
 use crate::store::Lsn;
 
-/// What is known of a session itself.
+/// State of a session itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionTerms {
-    /// Its number.
+    /// Number of the session.
     pub number: SessionNumber,
-    /// The client identifier.
+    /// Client identifier.
     pub client_id: Arc<str>,
-    /// Whose it is.
+    /// User that owns the session.
     pub user: Option<Arc<str>>,
     /// Session Expiry Interval, in seconds; 0: it is kept only for its will.
     pub expiry_s: u32,
-    /// Its will.
+    /// Will message.
     pub will: Option<Will>,
-    /// A connection serves it.
+    /// Set while a connection serves it.
     pub connected: bool,
-    /// While it rests: when the will is due.
+    /// While offline: due time of the will.
     pub will_at: Option<Millis>,
-    /// While it rests: when it ends.
+    /// While offline: end of the session.
     pub ends_at: Option<Millis>,
 }
 
-/// A message's place in the queue of one session.
+/// Slot of a message in one session queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSlot {
-    /// Whose queue.
+    /// Session of the queue.
     pub session: SessionNumber,
-    /// Where in it.
+    /// Number in the queue.
     pub seq: Seq,
-    /// How it is to be delivered.
+    /// Terms of the delivery.
     pub terms: DeliveryTerms,
 }
 
 impl QueueSlot {
-    /// The place of a delivery.
+    /// Slot of a delivery.
     pub fn of(session: SessionNumber, delivery: &Delivery) -> QueueSlot {
         QueueSlot { session, seq: delivery.seq, terms: delivery.terms.clone() }
     }
 }
 
-/// The queues that took a message: mostly one, which costs no allocation.
+/// Queues that took a message: mostly one, which needs no allocation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum QueueSlots {
-    /// None.
+    /// No queue.
     #[default]
     None,
-    /// One.
+    /// One queue.
     One(QueueSlot),
-    /// Several.
+    /// Several queues.
     Many(Vec<QueueSlot>),
 }
 
 impl QueueSlots {
-    /// One more.
+    /// Adds a slot.
     pub fn push(&mut self, queued: QueueSlot) {
         *self = match std::mem::take(self) {
             QueueSlots::None => QueueSlots::One(queued),
@@ -75,7 +74,7 @@ impl QueueSlots {
         };
     }
 
-    /// All of them.
+    /// All slots.
     pub fn as_slice(&self) -> &[QueueSlot] {
         match self {
             QueueSlots::None => &[],
@@ -87,38 +86,38 @@ impl QueueSlots {
 
 impl FromIterator<QueueSlot> for QueueSlots {
     fn from_iter<I: IntoIterator<Item = QueueSlot>>(all: I) -> QueueSlots {
-        all.into_iter().fold(QueueSlots::None, |mut places, queued| {
-            places.push(queued);
-            places
+        all.into_iter().fold(QueueSlots::None, |mut slots, queued| {
+            slots.push(queued);
+            slots
         })
     }
 }
 
-/// Where a message comes from when it changes hands within the broker.
+/// Slot that a message leaves when it moves within the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousSlot {
-    /// The session that had it.
+    /// Session that had it.
     pub session: SessionNumber,
-    /// Its place there.
+    /// Number in its queue.
     pub seq: Seq,
-    /// Its size, in bytes.
+    /// Size of the message, in bytes.
     pub size: u32,
-    /// The packet identifier that it was sent with.
+    /// Packet identifier that it was sent with.
     pub packet_id: Option<PacketId>,
 }
 
-/// What a message that was routed changes beside queues and topics. Few do, so that it stands in a
-/// box: every record goes from thread to thread.
+/// Changes by a routed message beyond queues and topics. They are rare and therefore boxed: every
+/// record moves between threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extras {
-    /// The QoS 2 packet that brought it: not to be taken again until it is released.
+    /// QoS 2 packet that brought the message: it must not be accepted again before PUBREL.
     pub received: Option<(SessionNumber, PacketId)>,
-    /// It was another session's before.
+    /// Slot in another session that the message leaves.
     pub origin: Option<PreviousSlot>,
 }
 
 impl Extras {
-    /// In a box, if there is something.
+    /// Boxes the values if there are any.
     pub fn of(
         received: Option<(SessionNumber, PacketId)>,
         origin: Option<PreviousSlot>,
@@ -127,96 +126,96 @@ impl Extras {
     }
 }
 
-/// One change of what the broker keeps; all of it or nothing survives.
+/// One change of the broker's state; it survives as a whole or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// Nothing: a place that was not needed.
+    /// No change: the LSN was not needed.
     Nothing,
     /// A session began or changed its terms.
     Session(Box<SessionTerms>),
-    /// A session ended with all it had.
+    /// A session ended, and its state is removed.
     SessionEnded {
-        /// Which.
+        /// Number of the session.
         session: SessionNumber,
     },
-    /// A subscription was made or replaced.
+    /// A subscription was added or replaced.
     Subscribed {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The topic filter, `$share/…` included.
+        /// Topic filter, including `$share/…`.
         filter: Box<str>,
-        /// What it is.
+        /// The subscription.
         subscription: KeptSubscription,
     },
     /// A subscription was removed.
     Unsubscribed {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The topic filter.
+        /// Topic filter.
         filter: Box<str>,
     },
     /// A message was routed.
     Published {
         /// The message.
         message: Message,
-        /// It is the retained message of its topic now, or removes that.
+        /// Set when it becomes the retained message of its topic, or removes that.
         retained: bool,
-        /// The queues that took it.
+        /// Queues that took it.
         queued: QueueSlots,
-        /// What else it changes, if anything.
+        /// Other changes, if any.
         beside: Option<Box<Extras>>,
     },
-    /// A retained message has expired.
+    /// A retained message expired.
     RetainedExpired {
-        /// Its topic.
+        /// Topic name.
         topic: Box<str>,
     },
     /// A step of the exchange of one message with a client.
     Exchange(FlightStep),
 }
 
-/// What a step of an exchange changes. Most records of clients that acknowledge are such, so that
-/// they are small.
+/// A step of an exchange. Most records of clients that acknowledge are such steps, so they are
+/// small.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FlightStep {
     /// A message was sent to the client of a session.
     Sent {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The packet identifier.
+        /// Packet identifier.
         packet_id: PacketId,
-        /// The message's place.
+        /// Slot of the message.
         seq: Seq,
-        /// The QoS it was sent with, 1 or 2.
+        /// QoS of the delivery, 1 or 2.
         qos: QoS,
-        /// Its size, in bytes.
+        /// Size of the message, in bytes.
         size: u32,
-        /// The message, where no queue has it (see [`REPLAYED`](crate::message::REPLAYED)).
+        /// The message, if no queue has it (see [`REPLAYED`](crate::message::REPLAYED)).
         body: Option<Box<Delivery>>,
     },
-    /// A message is over for a session: acknowledged, expired, dropped.
+    /// A message is finished for a session: acknowledged, expired, dropped.
     Acknowledged(PreviousSlot),
     /// The client has a QoS 2 message (PUBREC): the identifier stays until PUBCOMP.
     PubRecReceived(PreviousSlot),
-    /// A QoS 2 message is over (PUBCOMP).
+    /// A QoS 2 exchange ended (PUBCOMP).
     Completed {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The packet identifier.
+        /// Packet identifier.
         packet_id: PacketId,
     },
-    /// A QoS 2 message was taken in; of an export, where its message is elsewhere.
+    /// A QoS 2 message was received; in an export, without the message.
     Received {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The packet identifier.
+        /// Packet identifier.
         packet_id: PacketId,
     },
     /// A client released a QoS 2 message (PUBREL).
     Released {
-        /// Whose.
+        /// Number of the session.
         session: SessionNumber,
-        /// The packet identifier.
+        /// Packet identifier.
         packet_id: PacketId,
     },
 }
@@ -227,61 +226,61 @@ impl From<FlightStep> for Record {
     }
 }
 
-/// A subscription as it is kept.
+/// A stored subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptSubscription {
     /// Options and identifier.
     pub held: Subscription,
-    /// The number of the shared group.
+    /// Number of the shared group.
     pub group: Option<NonZeroU32>,
-    /// Its retained messages are still to be sent.
+    /// Set when its retained messages are still to be sent.
     pub replay: bool,
 }
 
-/// What waits in a queue.
+/// Counts of a session queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// The place that the next message gets is above this.
+    /// The next message gets a slot above this one.
     pub last: Seq,
-    /// Messages, those on their way included.
+    /// Number of messages, including those in flight.
     pub count: u64,
-    /// Their bytes.
+    /// Size of these messages, in bytes.
     pub bytes: u64,
-    /// The packet identifier that was used last; 0: none.
+    /// Packet identifier that was used last; 0: none.
     pub packet_id: u16,
 }
 
-/// A session as an earlier run left it.
+/// A session of the previous run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeptSession {
-    /// Its terms.
+    /// Terms of the session.
     pub terms: SessionTerms,
-    /// Its subscriptions by filter.
+    /// Subscriptions by filter.
     pub subscriptions: Vec<(Box<str>, KeptSubscription)>,
-    /// What was on its way to the client, in the order of the first sending.
+    /// Messages in flight, in the order of their first sending.
     pub flights: Vec<KeptFlight>,
-    /// The QoS 2 messages that the client has not released.
+    /// QoS 2 messages that the client has not released.
     pub received: Vec<PacketId>,
-    /// What waits.
+    /// Counts of the queue.
     pub waiting: Waiting,
 }
 
-/// A record for its place in the log.
+/// A record with its LSN.
 #[derive(Debug)]
 pub struct Entry {
-    /// The place.
+    /// LSN of the record.
     pub lsn: Lsn,
     /// The record.
     pub record: Record,
-    /// How it is to be kept.
+    /// Requested durability.
     pub durability: Durability,
-    /// The crc32c of its message.
+    /// crc32c of its message.
     pub(super) sum: u32,
-    /// An estimate of the memory that it takes, in bytes.
+    /// Estimated memory, in bytes.
     pub(in crate::store) estimated_bytes: usize,
 }
 
-/// An estimate of the memory that a record takes.
+/// Estimated memory of a record, in bytes.
 pub(in crate::store) fn estimated_bytes(record: &Record) -> usize {
     match record {
         Record::Published { message, queued, .. } => 96 + message.size() + 48 * queued.as_slice().len(),

@@ -1,5 +1,5 @@
-//! Records that one connection makes in one turn: they go to the log together, under one lock,
-//! packed behind each other.
+//! Record batch: the records of one connection's turn go to the log together, under one lock, with
+//! consecutive encoding.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::message::Durability;
 use crate::session::{Outcome, Session};
 use crate::store::{Lsn, Store, Ticket, Unavailable};
 
-/// With so many, or so much memory in bytes, they go at once: what comes behind the first of them
-/// in the log waits for it.
+/// Maximum number of records, and of their memory in bytes, before the batch is flushed: later
+/// records in the log wait for its first one.
 const ENTRIES_MAX: usize = 128;
 const BYTES_MAX: usize = 64 << 10;
 
@@ -18,28 +18,28 @@ thread_local! {
     static SPARE: Cell<Vec<Entry>> = const { Cell::new(Vec::new()) };
 }
 
-/// See the module. An empty one holds no memory: the list goes round in the thread. Dropped, it
-/// puts what is left, so that nobody waits for a place for ever.
+/// Records of one turn. An empty batch holds no memory: a thread reuses one list. Dropping it
+/// flushes the rest, so that no LSN stays unfilled.
 #[derive(Debug)]
 pub struct RecordBatch {
-    /// `None`: nothing is kept.
+    /// `None`: nothing is stored.
     store: Option<Arc<dyn Store>>,
     entries: Vec<Entry>,
     bytes: usize,
 }
 
 impl RecordBatch {
-    /// For this store.
+    /// Creates a batch for this store.
     pub fn of(store: &Arc<dyn Store>) -> RecordBatch {
         RecordBatch { store: store.is_durable().then(|| store.clone()), entries: Vec::new(), bytes: 0 }
     }
 
-    /// The store, if it keeps anything.
+    /// The store, if it is durable.
     pub fn store(&self) -> Option<&dyn Store> {
         self.store.as_deref()
     }
 
-    /// Reserves the next place, as [`Store::reserve`].
+    /// Reserves the next LSN, as [`Store::reserve`].
     ///
     /// # Errors
     /// [`Unavailable`]
@@ -47,7 +47,7 @@ impl RecordBatch {
         self.store.as_ref().map_or(Ok(0), |store| store.reserve())
     }
 
-    /// Fills a place.
+    /// Fills an LSN.
     #[inline]
     pub fn fill(&mut self, lsn: Lsn, record: Record, durability: Durability) {
         if self.entries.capacity() == 0 {
@@ -61,7 +61,7 @@ impl RecordBatch {
         }
     }
 
-    /// Takes a record that must not be refused, as [`Store::append`].
+    /// Appends a record that cannot be refused, as [`Store::append`].
     pub fn append(&mut self, record: Record, durability: Durability) -> Ticket {
         let Some(store) = &self.store else { return Ticket::default() };
         let lsn = store.reserve_always();
@@ -69,14 +69,15 @@ impl RecordBatch {
         Ticket { lsn, durability }
     }
 
-    /// Tells what has become of messages of a session; what an answer to that waits for.
+    /// Appends the outcomes of a session's messages; returns the ticket for the answer to the
+    /// client.
     pub fn append_outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
         let number = session.number;
         let origin = |seq, size, packet_id| PreviousSlot { session: number, seq, size, packet_id };
         let mut ticket = Ticket::default();
         for outcome in session.outgoing.outcomes.drain(..) {
             ticket = ticket.and(match outcome {
-                // A message that comes twice is what QoS 1 allows: no sync for that.
+                // QoS 1 allows duplicates: a lost record is harmless, so it needs no sync.
                 Outcome::Done { seq, size, packet_id } => self
                     .append(FlightStep::Acknowledged(origin(seq, size, packet_id)).into(), Durability::None),
                 Outcome::HandedOver { seq, size, packet_id } => self.append(
@@ -91,7 +92,7 @@ impl RecordBatch {
         ticket
     }
 
-    /// Puts them into the log.
+    /// Writes the batch into the log.
     #[inline]
     pub fn flush(&mut self) {
         if self.entries.is_empty() {

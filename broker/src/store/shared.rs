@@ -1,4 +1,4 @@
-//! What the store's threads and the broker's tasks share.
+//! State that the store's threads and the broker's tasks share.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::iter;
@@ -23,49 +23,49 @@ use crate::store::wal::pending::PendingLog;
 use crate::store::wal::segments::Segment;
 use crate::store::{Failed, Figures, Health, Lsn, Ticket, WakerSlot};
 
-/// The newest state that can be read: two tables over the checkpoint.
+/// Latest readable state: two tables over the checkpoint.
 #[derive(Debug)]
 pub(super) struct ReadView {
     pub(super) active: MemTable,
     pub(super) frozen: Option<Arc<MemTable>>,
     pub(super) frozen_meta: Meta,
     pub(super) checkpoint: Checkpoint,
-    /// The last record that is in the tables.
+    /// Last record in the tables.
     pub(super) applied: Lsn,
 }
 
-/// Between the writer, which uses segments up, and the keeper, which makes new ones.
+/// Segments between the writer, which fills them, and the checkpointer, which prepares new ones.
 #[derive(Debug, Default)]
 pub(super) struct SegmentPool {
     pub(super) ready: VecDeque<Segment>,
-    /// Segments that are full, with their last record.
+    /// Full segments, with their last record.
     pub(super) full: Vec<(u64, Lsn)>,
-    /// Segments that the checkpoint has messages in.
+    /// Segments that hold messages of the checkpoint.
     pub(super) needed: BTreeSet<u64>,
-    /// Those that it has none in any more, since that checkpoint: somebody may still read an older
-    /// one.
+    /// Segments that hold none any more, with the number of that checkpoint: a reader may still
+    /// need an older one.
     pub(super) freed: Vec<(u64, u64)>,
     pub(super) next_id: u64,
-    /// The last segment that was filled had few frames: no need to make every single sync cheap.
+    /// Set when the last full segment had few frames, so that cheap syncs matter less.
     pub(super) large_frames: bool,
-    /// The log up to here is in the checkpoint with this number; behind the newest, older ones that
-    /// somebody may still look at.
+    /// Number of each checkpoint, and its last record. Behind the newest are older ones that may be
+    /// pinned.
     pub(super) kept: VecDeque<(u64, Lsn)>,
-    /// A checkpoint was asked for, and how many were made.
+    /// Set when a checkpoint was requested. Then the number of checkpoints made.
     pub(super) wanted: bool,
     pub(super) made: u64,
-    /// The disk said that it is full.
+    /// Set when the disk reported that it is full.
     pub(super) no_space: bool,
     pub(super) closed: bool,
 }
 
 impl SegmentPool {
-    /// The log up to here is in the newest checkpoint.
+    /// Last record of the newest checkpoint.
     pub(super) fn kept(&self) -> Lsn {
         self.kept.back().map_or(0, |(_, kept)| *kept)
     }
 
-    /// A checkpoint with this number was made, of the log up to this record.
+    /// Registers a checkpoint with this number, of the log up to this record.
     pub(super) fn settle(&mut self, settled: CheckpointResult, made: u64, kept_to: Lsn) {
         self.kept.push_back((made, kept_to));
         let CheckpointResult { kept, freed, .. } = settled;
@@ -74,12 +74,11 @@ impl SegmentPool {
         self.freed.extend(freed.into_iter().map(|segment| (made, segment)));
     }
 
-    /// Takes a segment that nobody needs any more, if nobody looks at a checkpoint older than
+    /// Takes a segment that is no longer needed, unless a reader pins a checkpoint older than
     /// `oldest`.
     pub(super) fn reusable(&mut self, oldest: u64) -> Option<u64> {
-        // Tables that were looked at together with an older checkpoint may say of messages behind
-        // it that
-        // they are in the log.
+        // Tables that were read together with an older checkpoint may refer to messages behind it
+        // in the log.
         while self.kept.get(1).is_some_and(|(made, _)| *made <= oldest) {
             self.kept.pop_front();
         }
@@ -104,23 +103,23 @@ struct Waiters {
     epoch: u64,
 }
 
-/// What the store stands on.
+/// Parts that [`Shared::new`] is built from.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: Options,
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
-    /// The highest number that was given out.
+    /// Highest number that was assigned.
     pub(super) number: u64,
-    /// Of the frames of the log.
+    /// Salt of the log's frames.
     pub(super) salt: u32,
 }
 
-/// No place comes behind this one: no log gets there.
+/// LSN that no log reaches: none is reserved from here on.
 const SEALED: Lsn = 1 << 62;
 
-/// See the module.
+/// State that the store's threads and the broker's tasks share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
@@ -129,12 +128,12 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) number: AtomicU64,
     pub(super) salt: u32,
-    /// The last place in the log that was given out.
+    /// Last reserved LSN.
     reserved: AtomicU64,
     closed: AtomicBool,
     pub(super) pending: Mutex<PendingLog>,
-    /// The inbox has no room: asked by every connection each time that it is woken, so without its
-    /// lock.
+    /// Set when the pending log has no room. Every connection checks it each time it wakes, so it
+    /// is outside the lock.
     pub(super) pending_full: AtomicBool,
     pub(super) pending_filled: Condvar,
     pub(super) view: Mutex<ReadView>,
@@ -142,7 +141,7 @@ pub(super) struct Shared {
     pub(super) supply_changed: Condvar,
     pub(super) requests: Mutex<Vec<ReadRequest>>,
     pub(super) requests_changed: Condvar,
-    /// Read while somebody reads the checkpoint.
+    /// Held for reading while a thread reads the checkpoint.
     pub(super) reading: RwLock<()>,
     pub(super) written: AtomicU64,
     pub(super) durable: AtomicU64,
@@ -151,7 +150,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(ground: Parts, view: ReadView, supply: SegmentPool) -> Shared {
+    pub(super) fn new(ground: Parts, view: ReadView, pool: SegmentPool) -> Shared {
         let Parts { disk, options, counters, clock, number, salt } = ground;
         let last = view.applied;
         Shared {
@@ -167,7 +166,7 @@ impl Shared {
             pending_full: AtomicBool::new(false),
             pending_filled: Condvar::new(),
             view: Mutex::new(view),
-            segments: Mutex::new(supply),
+            segments: Mutex::new(pool),
             supply_changed: Condvar::new(),
             requests: Mutex::default(),
             requests_changed: Condvar::new(),
@@ -187,7 +186,7 @@ impl Shared {
         }
     }
 
-    /// Sets it; a failure stays.
+    /// Sets the health; a failure is final.
     pub(super) fn set_health(&self, health: Health) {
         let before = self.health.fetch_max(health as u8, Ordering::AcqRel);
         if health == Health::Good && before == Health::Full as u8 {
@@ -197,18 +196,18 @@ impl Shared {
             self.wake();
             self.pending_filled.notify_all();
             self.supply_changed.notify_all();
-            self.nudge_reader();
+            self.wake_reader();
         }
     }
 
-    /// The reader is to look around.
-    pub(super) fn nudge_reader(&self) {
-        // With its lock, so that it does not begin to wait between its look and this.
+    /// Wakes the reader.
+    pub(super) fn wake_reader(&self) {
+        // Under its lock, so that the reader does not miss this between its check and its wait.
         drop(lock(&self.requests));
         self.requests_changed.notify_all();
     }
 
-    /// Wakes everybody who waits for a ticket or for room.
+    /// Wakes all tasks that wait for a ticket or for room.
     pub(super) fn wake(&self) {
         let mut waiters = lock(&self.waiters);
         if waiters.wakers.is_empty() {
@@ -220,13 +219,13 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// `look` until it finds something; registers the task before it looks for the last time.
-    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
-        if let Some(found) = look() {
+    /// Polls `attempt` until it returns a value; registers the task before the last attempt.
+    fn wait<T>(&self, slot: &mut WakerSlot, cx: &Context<'_>, attempt: impl Fn() -> Option<T>) -> Poll<T> {
+        if let Some(found) = attempt() {
             return Poll::Ready(found);
         }
         let mut waiters = lock(&self.waiters);
-        if let Some(found) = look() {
+        if let Some(found) = attempt() {
             return Poll::Ready(found);
         }
         if slot.epoch != waiters.epoch {
@@ -256,18 +255,18 @@ impl Shared {
         })
     }
 
-    /// Gives out the next place in the log, to be filled soon; none is left for what is new once
-    /// the store closes.
+    /// Reserves the next LSN, to be filled soon; `None` once the store closes.
     pub(super) fn reserve(&self) -> Option<Lsn> {
         if self.is_closed() {
             return None;
         }
-        // Who knows of a record takes its own place behind it: a counter has one order for all.
+        // A thread that knows of a record reserves a later LSN: one atomic counter has one order
+        // for all threads.
         Some(self.reserved.fetch_add(1, Ordering::Relaxed) + 1).filter(|lsn| *lsn < SEALED)
     }
 
-    /// The same for what must not be refused. Where nothing is taken any more it is a place that is
-    /// never reached.
+    /// Reserves an LSN for a record that cannot be refused. After the store has closed it is one
+    /// that is never reached.
     pub(super) fn reserve_always(&self) -> Lsn {
         match self.health() {
             Health::Failed => Lsn::MAX,
@@ -275,48 +274,48 @@ impl Shared {
         }
     }
 
-    /// Ends the log behind this place; `false`: others were given out.
+    /// Ends the log behind this LSN; `false` if later ones were reserved.
     pub(super) fn seal(&self, last: Lsn) -> bool {
         self.reserved.compare_exchange(last, SEALED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// The last place that was given out.
+    /// Last reserved LSN.
     fn reserved(&self) -> Lsn {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Fills reserved places.
+    /// Fills reserved LSNs.
     pub(super) fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
-        let mut inbox = lock(&self.pending);
+        let mut pending = lock(&self.pending);
         let mut wakes = false;
         for entry in entries {
-            wakes |= entry.lsn != Lsn::MAX && inbox.fill(entry);
+            wakes |= entry.lsn != Lsn::MAX && pending.fill(entry);
         }
-        if inbox.bytes() >= self.options.pending_bytes_max {
+        if pending.bytes() >= self.options.pending_bytes_max {
             self.pending_full.store(true, Ordering::Release);
         }
-        drop(inbox);
+        drop(pending);
         if wakes {
             self.pending_filled.notify_one();
         }
     }
 
-    /// Puts a record at the end of the log.
+    /// Appends a record to the log.
     pub(super) fn append(&self, record: Record, durability: Durability) -> Ticket {
         let lsn = self.reserve_always();
         self.fill(&mut iter::once(Entry::new(lsn, record, durability)));
         Ticket { lsn, durability }
     }
 
-    /// Nobody will write what is in the log's inbox, or comes there.
+    /// Drops all records that are not written: the writer has stopped.
     pub(super) fn abandon(&self) {
         lock(&self.pending).abandon(self.reserved());
     }
 
-    /// Nothing new is taken; the writer ends once all is written.
+    /// Accepts no more; the writer ends once all records are written.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        // With its lock, so that it does not begin to wait between its look and this.
+        // Under its lock, so that the writer does not miss this between its check and its wait.
         drop(lock(&self.pending));
         self.pending_filled.notify_all();
     }
@@ -333,12 +332,12 @@ impl Shared {
         !self.pending_full.load(Ordering::Acquire) || self.health() == Health::Failed
     }
 
-    /// The last place in the log that was reserved; what is there will be written without delay.
+    /// Last reserved LSN; records up to it are written without delay.
     pub(super) fn flush_soon(&self) -> Lsn {
-        let mut inbox = lock(&self.pending);
-        inbox.needed = self.reserved();
-        let (tail, sleeping) = (inbox.needed, std::mem::take(&mut inbox.sleeping));
-        drop(inbox);
+        let mut pending = lock(&self.pending);
+        pending.needed = self.reserved();
+        let (tail, sleeping) = (pending.needed, std::mem::take(&mut pending.sleeping));
+        drop(pending);
         if sleeping {
             self.pending_filled.notify_one();
         }
@@ -368,34 +367,34 @@ mod tests {
     use crate::store::pins::ReaderPins;
 
     #[test]
-    fn a_segment_is_not_used_again_while_somebody_looks_at_a_checkpoint_that_does_not_have_it_yet() {
-        let looks = Arc::new(ReaderPins::default());
-        let mut supply = SegmentPool {
+    fn a_segment_is_not_reused_while_an_older_checkpoint_is_pinned() {
+        let pins = Arc::new(ReaderPins::default());
+        let mut pool = SegmentPool {
             full: vec![(1, 10), (2, 20)],
             kept: VecDeque::from([(0, 0)]),
             ..SegmentPool::default()
         };
-        // Tables say that messages are in both.
-        let early = looks.begin();
-        supply.settle(CheckpointResult::default(), looks.made(), 10);
-        let later = looks.begin();
-        supply.settle(CheckpointResult::default(), looks.made(), 20);
-        assert_eq!((supply.kept(), supply.reusable(looks.oldest())), (20, None));
+        // Tables refer to messages in both segments.
+        let early = pins.begin();
+        pool.settle(CheckpointResult::default(), pins.made(), 10);
+        let later = pins.begin();
+        pool.settle(CheckpointResult::default(), pins.made(), 20);
+        assert_eq!((pool.kept(), pool.reusable(pins.oldest())), (20, None));
         drop(early);
-        assert_eq!(supply.reusable(looks.oldest()), Some(1));
-        assert_eq!(supply.reusable(looks.oldest()), None);
+        assert_eq!(pool.reusable(pins.oldest()), Some(1));
+        assert_eq!(pool.reusable(pins.oldest()), None);
         drop(later);
-        assert_eq!(supply.reusable(looks.oldest()), Some(2));
+        assert_eq!(pool.reusable(pins.oldest()), Some(2));
     }
 
     #[test]
-    fn a_segment_that_a_checkpoint_has_messages_in_is_used_again_once_a_later_one_has_none() {
-        let mut supply =
+    fn a_segment_is_reused_once_a_later_checkpoint_has_no_messages_in_it() {
+        let mut pool =
             SegmentPool { full: vec![(1, 10)], kept: VecDeque::from([(0, 0)]), ..SegmentPool::default() };
-        supply.settle(CheckpointResult { kept: vec![1], ..CheckpointResult::default() }, 1, 10);
-        assert_eq!(supply.reusable(1), None);
-        supply.settle(CheckpointResult { freed: vec![1], ..CheckpointResult::default() }, 2, 10);
-        assert_eq!(supply.reusable(1), None, "somebody looks at the one before");
-        assert_eq!(supply.reusable(2), Some(1));
+        pool.settle(CheckpointResult { kept: vec![1], ..CheckpointResult::default() }, 1, 10);
+        assert_eq!(pool.reusable(1), None);
+        pool.settle(CheckpointResult { freed: vec![1], ..CheckpointResult::default() }, 2, 10);
+        assert_eq!(pool.reusable(1), None, "the checkpoint before it is pinned");
+        assert_eq!(pool.reusable(2), Some(1));
     }
 }

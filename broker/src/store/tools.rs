@@ -1,4 +1,4 @@
-//! What an operator does with the state on disk: `lapwing store check|export|import|backup`.
+//! Operations on the state on disk: `lapwing store check|export|import|backup`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,30 +24,30 @@ use crate::store::wal::frame::{self, FrameScan, Head};
 use crate::store::wal::segments::{self, OnDamage, ScanFrom};
 use crate::store::{PageRequest, Store, Ticket, WakerSlot};
 
-/// Stands in the frames of an export in place of a segment.
+/// Segment number in the frames of an export.
 const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
-/// How many records one frame of an export has at most, and about how many bytes.
+/// Maximum number of records in one frame of an export, and their approximate size in bytes.
 const EXPORT_RECORDS: usize = 1_000;
 const EXPORT_BYTES: usize = 1 << 20;
-/// How many rows are read at once.
+/// Rows that are read at once.
 const PAGE_ROWS: usize = 500;
 
-/// What a check found.
+/// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Sessions.
+    /// Number of sessions.
     pub sessions: u64,
-    /// Their subscriptions.
+    /// Number of subscriptions.
     pub subscriptions: u64,
-    /// Messages in their queues.
+    /// Number of queued messages.
     pub messages: u64,
-    /// Messages on their way to clients.
+    /// Number of messages in flight.
     pub in_flight: u64,
-    /// Retained messages.
+    /// Number of retained messages.
     pub retained: u64,
-    /// Records of the log that are not in the checkpoint yet.
+    /// Number of log records that the checkpoint lacks.
     pub log_records: u64,
-    /// What is damaged: file, place, and what is wrong.
+    /// Damaged parts: file, offset, and kind of damage.
     pub damage: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The folder, if there is a state in it and nobody else has it.
+/// Locks the folder, if it holds a state and no other process has it.
 fn existing(folder: &Path) -> Result<Folder, Problem> {
     if !folder.join(checkpoint::FILE).is_file() {
         return Err(
@@ -79,10 +79,10 @@ fn existing(folder: &Path) -> Result<Folder, Problem> {
     }
 }
 
-/// Looks for damage, and where there is none opens the state as a broker would and reads all of it.
+/// Looks for damage. If there is none, opens the state as a broker would and reads all of it.
 ///
 /// # Errors
-/// That it cannot be read at all.
+/// The state cannot be read at all.
 pub fn check(folder: &Path) -> Result<Report, Problem> {
     let disk: Arc<dyn Disk> = Arc::new(existing(folder)?);
     let mut report = Report::default();
@@ -126,11 +126,11 @@ pub fn check(folder: &Path) -> Result<Report, Problem> {
     Ok(report)
 }
 
-/// The records of a log as they would be replayed, from its first on; with `beyond_damage` also
-/// those behind what is damaged.
+/// Records of a log in the order of a replay, from its first on; with `beyond_damage` also those
+/// behind damaged parts.
 ///
 /// # Errors
-/// That it cannot be read, or was written by a newer version.
+/// The log cannot be read, or was written by a newer version.
 pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, OpenError> {
     let beyond = if beyond_damage { OnDamage::GoOn } else { OnDamage::Stop };
     let mut records = Vec::new();
@@ -190,7 +190,7 @@ impl Exporter {
             first: self.next,
             count: self.records.len() as u32,
             len: self.frame.len() as u32,
-            outcomes: last,
+            is_last: last,
             ..Head::default()
         };
         self.frame.seal(&head);
@@ -202,10 +202,11 @@ impl Exporter {
     }
 }
 
-/// Writes the state as records to a file that any engine can read (`FORMAT.md`); how many records.
+/// Writes the state as records to a file that any store can read (`FORMAT.md`); returns their
+/// number.
 ///
 /// # Errors
-/// That the state cannot be read or the file not be written.
+/// The state cannot be read, or the file cannot be written.
 pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
     let store = DurableStore::on(Arc::new(existing(folder)?), Options::default())?;
     let created = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
@@ -253,7 +254,7 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
         };
         out.put(FlightStep::Sent { session, packet_id, seq, qos, size, body }.into())?;
         if flight.state == OutboundState::AwaitPubComp {
-            // Its message is the client's already: only the identifier is left.
+            // The client has the message already: only the identifier is left.
             let origin = PreviousSlot { session, seq: 0, size: 0, packet_id: Some(packet_id) };
             out.put(FlightStep::PubRecReceived(origin).into())?;
         }
@@ -264,10 +265,10 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
     Ok(())
 }
 
-/// Makes a new state of an export; how many records.
+/// Creates a new state from an export; returns the number of records.
 ///
 /// # Errors
-/// That there is a state already, or that the file is no whole export.
+/// There is a state already, or the export is incomplete.
 pub fn import(folder: &Path, file: &Path) -> Result<u64, Problem> {
     let shown = file.display();
     if folder.join(checkpoint::FILE).exists() {
@@ -278,7 +279,7 @@ pub fn import(folder: &Path, file: &Path) -> Result<u64, Problem> {
         .into());
     }
     let mut input = std::fs::File::open(file).map_err(|error| format!("{shown}: {error}"))?;
-    // Once through all of it before anything is made of it.
+    // The whole export is verified before anything is created.
     let count = each_frame(&mut input, &mut |_| Ok(())).map_err(|error| format!("{shown}: {error}"))?;
     let store = DurableStore::open(folder, Options::default())?;
     let mut input = std::fs::File::open(file)?;
@@ -305,7 +306,7 @@ fn each_frame(
         if bytes.is_empty() {
             return Err("the export is not whole: its end is missing".into());
         }
-        // The head says how much more belongs to it.
+        // The head states the length of the rest.
         let len = frame::stated_len(&bytes).ok_or("this is no export of lapwing")?;
         let more = (frame::HEAD + len).next_multiple_of(frame::PAGE) - frame::PAGE;
         input.by_ref().take(more as u64).read_to_end(&mut bytes)?;
@@ -321,17 +322,17 @@ fn each_frame(
         let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
         next = head.last() + 1;
         give(records.into_iter().map(|(record, _)| record).collect())?;
-        if head.outcomes {
+        if head.is_last {
             return Ok(next - 1);
         }
     }
 }
 
-/// Copies the state into a new folder, which a broker can be started with. A broker that runs on it
-/// makes the copy itself.
+/// Copies the state into a new folder that a broker can start with. A broker that runs on it makes
+/// the copy itself.
 ///
 /// # Errors
-/// That there is no state, or that the copy cannot be made.
+/// There is no state, or the copy cannot be made.
 pub fn backup(folder: &Path, to: &Path) -> Result<(), Problem> {
     let to = std::path::absolute(to)?;
     if let Ok(mut broker) = UnixStream::connect(folder.join(super::backup::SOCKET)) {

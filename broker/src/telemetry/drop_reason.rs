@@ -1,39 +1,39 @@
-//! Reasons why a message went no further: a closed list, the same in figures, API and traces.
+//! Drop reasons: a closed list, the same in metrics, API and traces.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What kind of end a reason is.
+/// Kind of a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReasonKind {
-    /// The broker did not take it from its publisher.
+    /// The broker did not accept the message from its publisher.
     Refused,
-    /// It was taken, and a subscriber that was to have it does not get it.
+    /// The message was accepted, but a subscriber does not receive it.
     Lost,
-    /// Nobody was to have it, or nobody who is there: as MQTT has it, and no drop.
+    /// No present client was to receive it, by MQTT's own rules; no drop.
     Skipped,
 }
 
 macro_rules! reasons {
     ($($(#[doc = $text:literal])+ $name:ident $word:literal $kind:ident,)+) => {
-        /// Why a message went no further.
+        /// Reason why a message was not delivered.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[doc = $text])+ $name,)+ }
 
         impl Reason {
-            /// All of them.
+            /// All reasons.
             pub const ALL: [Reason; [$(Reason::$name),+].len()] = [$(Reason::$name),+];
 
-            /// As figures, API and traces call it.
+            /// Name in metrics, API and traces.
             pub const fn name(self) -> &'static str {
                 match self { $(Reason::$name => $word,)+ }
             }
 
-            /// What kind of end it is.
+            /// Kind of the reason.
             pub const fn kind(self) -> ReasonKind {
                 match self { $(Reason::$name => ReasonKind::$kind,)+ }
             }
 
-            /// In words.
+            /// Description.
             pub const fn text(self) -> &'static str {
                 match self { $(Reason::$name => concat!($($text),+).trim_ascii(),)+ }
             }
@@ -42,69 +42,68 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// this client may not publish to this topic
+    /// the client may not publish to this topic
     DeniedPublish "denied_publish" Refused,
-    /// topics that start with $ are the broker's own
+    /// topics that start with $ are reserved for the broker
     BrokerTopic "broker_topic" Refused,
-    /// the topic is longer than limits.topic_bytes_max or limits.topic_levels_max
+    /// the topic exceeds limits.topic_bytes_max or limits.topic_levels_max
     TopicLimit "topic_limit" Refused,
-    /// more user properties than limits.user_properties_max allows, or
-    /// limits.user_property_bytes_max
+    /// the user properties exceed limits.user_properties_max or limits.user_property_bytes_max
     UserProperties "user_properties" Refused,
-    /// the payload is not the UTF-8 text it is said to be
+    /// the payload is declared as UTF-8 text, but is not
     PayloadFormat "payload_format" Refused,
-    /// the PUBLISH broke MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias,
-    /// receive maximum), and its connection was closed
+    /// the PUBLISH violates MQTT or what was agreed at CONNECT (size, QoS, retain, topic alias,
+    /// receive maximum); the connection was closed
     Violation "violation" Refused,
     /// limits.retained_messages_max or limits.retained_bytes_max is reached
     RetainedFull "retained_full" Refused,
     /// the message cannot be stored: the disk is full, or the store has failed
     StoreRefused "store_refused" Refused,
-    /// a subscriber's queue is full and limits.queue_policy is refuse
+    /// a subscriber's session queue is full, and limits.queue_policy is refuse
     SessionQueueRefused "session_queue_refused" Refused,
-    /// the queue of the subscriber was full: this message did not get in
-    /// (limits.queued_messages_max, limits.queued_bytes_max)
+    /// the subscriber's session queue was full (limits.queued_messages_max,
+    /// limits.queued_bytes_max)
     SessionQueueFull "session_queue_full" Lost,
-    /// the queue of the subscriber was full: it was the oldest there and made room
-    /// (limits.queue_policy is drop_oldest)
+    /// the subscriber's session queue was full; its oldest message made room (limits.queue_policy
+    /// is drop_oldest)
     SessionQueueOldest "session_queue_oldest" Lost,
-    /// the queue of the session on disk was full (store.queue_messages_max, store.queue_bytes_max)
+    /// the session queue on disk was full (store.queue_messages_max, store.queue_bytes_max)
     SessionQueueDiskFull "session_queue_disk_full" Lost,
-    /// the queues on disk were full, all together (store.queues_bytes_max)
+    /// all session queues on disk together were full (store.queues_bytes_max)
     DiskQueuesFull "disk_queues_full" Lost,
-    /// no member of the shared group could take it: their queues were full
+    /// no member of the shared group could take it: their session queues were full
     NoMember "no_member" Lost,
-    /// this client may not have messages of this topic
+    /// the subscriber may not receive messages of this topic
     DeniedDelivery "denied_delivery" Lost,
-    /// who published this retained message may not any more
+    /// the publisher of the retained message may no longer publish to its topic
     DeniedSource "denied_source" Lost,
     /// the topic is not below the mount point of the listener
     MountPoint "mount_point" Lost,
-    /// it is larger than the Maximum Packet Size of the subscriber
+    /// the message is larger than the subscriber's Maximum Packet Size
     TooLarge "too_large" Lost,
-    /// its own expiry passed while it waited
+    /// the message expired in the session queue
     Expired "expired" Lost,
-    /// it waited longer than limits.message_expiry_max_s
+    /// the message waited longer than limits.message_expiry_max_s
     WaitedTooLong "waited_too_long" Lost,
-    /// the store does not have it any more: damage, or a disk that was changed
+    /// the store no longer has the message: damage, or a replaced disk
     StoreLost "store_lost" Lost,
-    /// it waited for a session that ended
+    /// the session ended before delivery
     SessionEnded "session_ended" Lost,
-    /// no subscription matched, and it was not retained
+    /// no subscription matched, and the message was not retained
     NoSubscriber "no_subscriber" Skipped,
-    /// the subscriber published it itself and subscribed with No Local
+    /// the subscriber published the message itself and subscribed with No Local
     NoLocal "no_local" Skipped,
-    /// the subscriber is away, and QoS 0 is not kept for it (limits.queue_qos0)
+    /// the subscriber is offline, and QoS 0 is not queued for it (limits.queue_qos0)
     Offline "offline" Skipped,
 }
 
 impl Reason {
-    /// Those that count as dropped.
+    /// Reasons that count as drops.
     pub fn drops() -> impl Iterator<Item = Reason> {
         Reason::ALL.into_iter().filter(|reason| reason.kind() != ReasonKind::Skipped)
     }
 
-    /// Those that do not.
+    /// Reasons that do not count as drops.
     pub fn skipped() -> impl Iterator<Item = Reason> {
         Reason::ALL.into_iter().filter(|reason| reason.kind() == ReasonKind::Skipped)
     }
@@ -116,24 +115,24 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Ends by reason.
+/// Counters by reason.
 #[derive(Debug, Default)]
 pub struct Drops([AtomicU64; Reason::ALL.len()]);
 
 impl Drops {
-    /// So many more.
+    /// Adds to a reason.
     pub fn add(&self, reason: Reason, n: u64) {
         if let Some(count) = self.0.get(reason as usize) {
             count.fetch_add(n, Ordering::Relaxed);
         }
     }
 
-    /// So many so far.
+    /// Count of a reason.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
-    /// All that count as dropped.
+    /// Sum of all reasons that count as drops.
     pub fn sum(&self) -> u64 {
         Reason::drops().map(|reason| self.get(reason)).sum()
     }
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_has_a_name_of_its_own_and_words_and_counts_alone() {
+    fn each_reason_has_its_own_name_text_and_counter() {
         let mut names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         names.sort_unstable();
         names.dedup();

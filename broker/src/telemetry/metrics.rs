@@ -1,7 +1,7 @@
-//! Counters of what the broker did, cheap enough for every message.
+//! Counters of the broker's work, cheap enough for every message.
 //!
-//! Each listener counts its own traffic; the broker's is the sum of them all, those that are gone
-//! included.
+//! Each listener counts its own traffic. The broker's total is the sum over all listeners,
+//! including removed ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,36 +28,36 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// The sum so far.
+    /// Current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often something took how long.
+/// Histogram of durations.
 #[derive(Debug, Default)]
 pub struct Histogram {
     counts: [Counter; CLASSES],
     micros: Counter,
 }
 
-/// What a [`Histogram`] says at a moment.
+/// State of a [`Histogram`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistogramSnapshot {
-    /// How often it took at most each of the [`BOUNDS_MICROS`] and longer than the one before; the
-    /// last: longer than all.
+    /// Count of durations up to each of the [`BOUNDS_MICROS`] and above the one before; the last
+    /// counts longer ones.
     pub counts: [u64; CLASSES],
-    /// All of it, in microseconds.
+    /// Sum of all durations, in microseconds.
     pub micros: u64,
 }
 
 const CLASSES: usize = BOUNDS_MICROS.len() + 1;
-/// The upper bounds of the classes, in microseconds.
+/// Upper bounds of the classes, in microseconds.
 pub const BOUNDS_MICROS: [u64; 12] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 impl Histogram {
-    /// It took so long once.
+    /// Counts one duration.
     pub fn observe(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let class = BOUNDS_MICROS.iter().position(|bound| micros <= *bound);
@@ -67,7 +67,7 @@ impl Histogram {
         self.micros.add(micros);
     }
 
-    /// What was observed until now.
+    /// Current state.
     pub fn get(&self) -> HistogramSnapshot {
         HistogramSnapshot {
             counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, Counter::get)),
@@ -77,11 +77,11 @@ impl Histogram {
 }
 
 counters! {
-    /// What belongs to no listener, since the start.
+    /// Counters that belong to no listener, since the start.
     Metrics {
-        /// Clients that could not say who they are.
+        /// Clients that failed to authenticate.
         authentication_failures,
-        /// Things that clients were not allowed to do.
+        /// Actions that the access rules denied.
         denied,
         /// Sessions that expired.
         sessions_expired,
@@ -95,11 +95,11 @@ macro_rules! traffic {
         written { $(#[$written_doc:meta])* $written:ident, }
     ) => {
         counters! {
-            /// What went through one listener.
+            /// Traffic counters of one listener.
             Traffic { $($(#[$own_doc])* $own,)+ $($(#[$doc])* $name,)+ $(#[$written_doc])* $written, }
         }
 
-        /// The counters of one listener, or of several, at one moment.
+        /// Counters of one listener, or of several, at one moment.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct TrafficTotals {
             $($(#[$own_doc])* pub $own: u64,)+
@@ -108,7 +108,7 @@ macro_rules! traffic {
         }
 
         impl TrafficTotals {
-            /// Adds those of a listener.
+            /// Adds the counters of a listener.
             pub fn add(&mut self, traffic: &Traffic) {
                 $(self.$own += traffic.$own.get();)+
                 $(self.$name += traffic.$name.get();)+
@@ -116,22 +116,21 @@ macro_rules! traffic {
             }
         }
 
-        /// What one connection counts for itself and adds to its listener's counters once in a
-        /// while: a counter that all cores write
-        /// to costs as much as everything else about a small message.
+        /// Counters of one connection, added to its listener's from time to time. A counter that
+        /// all cores write to costs as much as everything else about a small message.
         #[derive(Debug, Default)]
         pub struct LocalCounters {
             $($(#[$doc])* pub $name: u64,)+
-            /// Messages that no subscription matched, since this was added.
+            /// Messages that no subscription matched, since the last [`add_to`](Self::add_to).
             pub no_subscriber: u64,
-            /// Messages that were not for who published them, since this was added.
+            /// Messages skipped by No Local, since the last [`add_to`](Self::add_to).
             pub no_local: u64,
-            /// What was added already, and what was written.
+            /// Totals that were added or written already.
             flow: Throughput,
         }
 
         impl LocalCounters {
-            /// Adds what was counted, and begins again.
+            /// Adds the counts to the listener's counters, and begins again.
             #[inline]
             pub fn add_to(&mut self, traffic: &Traffic, drops: &Drops) {
                 self.flow.messages_received += self.publish_received;
@@ -152,27 +151,27 @@ traffic! {
     connections {
         /// Network connections accepted.
         connections,
-        /// Connections refused or closed for breaking a rule.
+        /// Connections refused, or closed for breaking a rule.
         refused,
     }
     flow {
-        /// Packets that came in.
+        /// Packets received.
         packets_received,
-        /// Packets that went out.
+        /// Packets sent.
         packets_sent,
-        /// PUBLISH packets that came in.
+        /// PUBLISH packets received.
         publish_received,
-        /// PUBLISH packets that went out.
+        /// PUBLISH packets sent.
         publish_sent,
-        /// Payload bytes that came in.
+        /// Payload bytes received.
         publish_bytes_received,
-        /// Payload bytes that went out.
+        /// Payload bytes sent.
         publish_bytes_sent,
-        /// Bytes that came in.
+        /// Bytes received.
         bytes_received,
     }
     written {
-        /// Bytes that went out.
+        /// Bytes sent.
         bytes_sent,
     }
 }
@@ -184,14 +183,14 @@ impl LocalCounters {
         drops.add(Reason::NoLocal, std::mem::take(&mut self.no_local));
     }
 
-    /// Whether anything came or went since this was added to the listener's counters last: messages
+    /// True when a packet was received or sent since the last [`add_to`](Self::add_to); messages
     /// are packets, too.
     #[inline]
     pub fn has_news(&self) -> bool {
         (self.bytes_received | self.packets_sent | self.packets_received) != 0
     }
 
-    /// Bytes were written, with those of the packets that were counted before.
+    /// Counts bytes written, with the packets that were counted before.
     #[inline]
     pub fn wrote(&mut self, bytes: u64, traffic: &Traffic) {
         self.flow.bytes_sent += bytes;
@@ -199,22 +198,22 @@ impl LocalCounters {
     }
 }
 
-/// What went through one connection.
+/// Totals of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Throughput {
-    /// PUBLISH packets that came in.
+    /// PUBLISH packets received.
     pub messages_received: u64,
-    /// PUBLISH packets that went out.
+    /// PUBLISH packets sent.
     pub messages_sent: u64,
-    /// Bytes that came in.
+    /// Bytes received.
     pub bytes_received: u64,
-    /// Bytes that went out.
+    /// Bytes sent.
     pub bytes_sent: u64,
 }
 
-/// How fast a connection is: what went through it by the beginning of this stretch of time, and of
-/// the one before. Nothing is done by a clock: a connection that does nothing is not woken for it,
-/// and one without messages needs no memory for it.
+/// Rates of a connection, from its totals at the beginning of this window and of the one before. It
+/// needs no timer: an idle connection does not wake for it, and one without messages needs no
+/// memory for it.
 #[derive(Debug, Default)]
 pub struct RateWindow {
     past: Option<Box<Past>>,
@@ -227,16 +226,16 @@ struct Past {
     begin: (Millis, Throughput),
 }
 
-/// How long a stretch is.
+/// Length of a window.
 const WINDOW_MS: Millis = 10_000;
 
 impl RateWindow {
-    /// Of a connection that begins.
+    /// Starts with the first window.
     pub fn new(now: Millis) -> RateWindow {
         RateWindow { past: None, end: now + WINDOW_MS }
     }
 
-    /// Something is done now, and not yet added.
+    /// Moves the windows on before new work is counted.
     #[inline]
     pub fn pass(&mut self, now: Millis, counters: &LocalCounters) {
         if now >= self.end {
@@ -260,13 +259,13 @@ impl RateWindow {
         self.end = now + WINDOW_MS;
     }
 
-    /// The first stretch begins with the connection.
+    /// The first window begins with the connection.
     fn past(&self) -> Past {
         let first = (self.end.saturating_sub(WINDOW_MS), Throughput::default());
         self.past.as_deref().copied().unwrap_or(Past { before: first, begin: first })
     }
 
-    /// What went through it in all, and in a second of the last ten to twenty.
+    /// Totals, and rates per second over the last ten to twenty seconds.
     pub fn rates(&self, now: Millis, counters: &LocalCounters) -> (Throughput, [f64; 4]) {
         let (all, (since, before)) = (counters.flow, self.past().before);
         if now >= self.end + WINDOW_MS {
@@ -289,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_of_a_connection_is_that_of_its_last_seconds() {
+    fn the_rate_of_a_connection_covers_its_last_seconds() {
         let (traffic, mut counters, mut pace) =
             (Traffic::default(), LocalCounters::default(), RateWindow::new(1_000));
         let turn = |counters: &mut LocalCounters, pace: &mut RateWindow, now| {

@@ -1,5 +1,4 @@
-//! Observations of the running broker: counters, reasons why messages went no further, and traces
-//! of single messages.
+//! Telemetry of the running broker: counters, drop reasons, and traces of single messages.
 
 pub mod drop_reason;
 pub mod metrics;

@@ -1,9 +1,9 @@
-//! Why a message did not arrive: every end that is not a delivery, under one of a closed list of
-//! reasons, the same in figures, API and traces.
+//! Outcomes of messages that were not delivered: each has a reason of a closed list, the same in
+//! metrics, API and traces.
 //!
-//! A message ends where it is noticed that it goes no further: there [`Ends`] is told, once for
-//! each that does not get it. What only waits (a client that is too fast, memory that is short) has
-//! no end, and no reason here.
+//! The component that stops a message reports it to [`Outcomes`], once for each client that does
+//! not receive it. A message that only waits (for a rate limit or memory) has no outcome, and no
+//! reason here.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,33 +15,32 @@ use crate::message::{Delivery, Message};
 use crate::telemetry::drop_reason::{Drops, Reason};
 use crate::telemetry::trace::{Step, TraceFilter, TraceItem, TraceSubject, Traces};
 
-/// A session as outcomes name it: its client identifier, and counts of the messages that went no
-/// further.
+/// A session as outcomes name it: its client identifier, and its drop counters.
 #[derive(Debug, Default)]
 pub struct Recipient {
     client_id: Arc<str>,
-    /// Made with the first message that counts.
+    /// Allocated with the first message that counts.
     drops: OnceLock<Box<Drops>>,
 }
 
 impl Recipient {
-    /// A session of this client, with nothing counted.
+    /// Creates a recipient with this client identifier and empty counters.
     pub fn new(client_id: Arc<str>) -> Recipient {
         Recipient { client_id, drops: OnceLock::new() }
     }
 
-    /// The client identifier.
+    /// Client identifier.
     pub fn client_id(&self) -> &Arc<str> {
         &self.client_id
     }
 
-    /// Messages to or from the client that went no further, since its session began or the broker
+    /// Drops and skips of messages to or from the client, since its session began or the broker
     /// started.
     pub fn drops(&self) -> Option<&Drops> {
         self.drops.get().map(|drops| &**drops)
     }
 
-    /// Number of them that count as dropped.
+    /// Number of those that count as dropped.
     pub fn dropped(&self) -> u64 {
         self.drops().map_or(0, Drops::sum)
     }
@@ -51,22 +50,22 @@ impl Recipient {
     }
 }
 
-/// Who hears of the ends: the figures, and those who trace.
+/// Receiver of all outcomes: counters and traces.
 #[derive(Debug)]
 pub struct Outcomes {
-    /// The figures.
+    /// Counters of all reasons.
     pub drops: Drops,
-    /// Who follows messages.
+    /// Traces that follow messages.
     pub traces: Traces,
 }
 
 impl Outcomes {
-    /// Nothing has ended yet.
+    /// Starts with empty counters.
     pub fn new(clock: Clock) -> Outcomes {
         Outcomes { drops: Drops::default(), traces: Traces::new(clock) }
     }
 
-    /// A message goes no further on its way to a session.
+    /// Reports that a message for a session was dropped.
     #[cold]
     pub fn dropped(&self, reason: Reason, message: &Message, recipient: &Recipient) {
         self.drops.add(reason, 1);
@@ -80,21 +79,21 @@ impl Outcomes {
         }
     }
 
-    /// As [`ended`](Self::ended), for messages that are on disk only.
+    /// As [`dropped`](Self::dropped), for messages that are on disk only.
     #[cold]
     pub fn dropped_on_disk(&self, reason: Reason, n: u64, recipient: &Recipient) {
         self.drops.add(reason, n);
         recipient.count(reason, n);
     }
 
-    /// A message waits for a session; for traces.
+    /// Reports to traces that a message was queued for a session.
     #[cold]
     pub(crate) fn queued(&self, delivery: &Delivery, recipient: &Recipient, connected: bool) {
         let step = Step::Queued { connected, shared: delivery.terms.share.is_some() };
         self.traces.record(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
-    /// It was given to the network; for traces.
+    /// Reports to traces that a message was given to the network.
     #[cold]
     pub(crate) fn sent(
         &self,
@@ -107,7 +106,7 @@ impl Outcomes {
         self.traces.record(&TraceSubject::of(&delivery.message), Some(recipient.client_id()), step);
     }
 
-    /// A session wants nothing of its own; counted by who publishes
+    /// Reports a message that its own subscriber published. The publisher counts it
     /// ([`LocalCounters`](crate::telemetry::metrics::LocalCounters)).
     #[inline]
     pub(crate) fn skipped_no_local(&self, message: &Message, recipient: &Recipient) {
@@ -117,7 +116,7 @@ impl Outcomes {
         }
     }
 
-    /// No session was to have it, or none of a group could.
+    /// Reports a message that no session was to receive, or no member of a group could take.
     #[cold]
     pub fn dropped_for_all(&self, reason: Reason, message: &Message) {
         self.drops.add(reason, 1);
@@ -126,7 +125,7 @@ impl Outcomes {
         }
     }
 
-    /// A message was not taken from its publisher, whose outbox counts that.
+    /// Reports a message that was refused; the publisher's counters include it.
     #[cold]
     pub fn refused(
         &self,
@@ -146,7 +145,7 @@ impl Outcomes {
 }
 
 impl Outcomes {
-    /// Begins a trace; `None`: there are as many as there may be.
+    /// Begins a trace; `None` when the maximum number of traces runs.
     pub fn follow(self: &Arc<Self>, filter: TraceFilter) -> Option<TraceStream> {
         let (number, told) = self.traces.begin(filter)?;
         Some(TraceStream { outcomes: self.clone(), number, items: told })
@@ -159,7 +158,7 @@ impl Default for Outcomes {
     }
 }
 
-/// A trace that somebody reads; dropping it ends it.
+/// A live trace; dropping it ends the trace.
 #[derive(Debug)]
 pub struct TraceStream {
     outcomes: Arc<Outcomes>,
@@ -168,16 +167,16 @@ pub struct TraceStream {
 }
 
 impl TraceStream {
-    /// What comes next. May be dropped at any time.
+    /// Next item. The future may be dropped at any time.
     pub async fn next(&mut self) -> TraceItem {
         match self.items.recv().await {
             Some(told) => told,
-            // It is told until it is dropped.
+            // The sender lives until the trace is dropped.
             None => std::future::pending().await,
         }
     }
 
-    /// What has come, if anything has; behind it, how much was lost that was not told yet.
+    /// Items that have arrived, then the number of lost events that was not reported yet.
     pub fn rest(&mut self) -> impl Iterator<Item = TraceItem> + '_ {
         let lost = self.outcomes.traces.take_lost(self.number);
         let told = &mut self.items;
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_hears_of_the_messages_of_its_topic_that_come_from_or_go_to_its_client() {
+    fn a_trace_gets_messages_of_its_topic_from_or_to_its_client() {
         let outcomes: Arc<Outcomes> = Arc::default();
         let traces = &outcomes.traces;
         let mut of_topic = follow(&outcomes, filter("", "home/+"));
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_in_time_is_lost_and_counted_where_it_was() {
+    fn events_not_read_in_time_are_lost_and_counted_in_order() {
         let outcomes: Arc<Outcomes> = Arc::default();
         let traces = &outcomes.traces;
         let mut following = follow(&outcomes, TraceFilter::default());
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_a_few_traces_at_most_and_none_costs_anything_once_it_is_over() {
+    fn traces_are_limited_and_cost_nothing_once_they_are_over() {
         let outcomes: Arc<Outcomes> = Arc::default();
         let traces = &outcomes.traces;
         let mut all: Vec<TraceStream> =
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_an_event_is_long() {
+    fn texts_in_an_event_are_short() {
         let outcomes: Arc<Outcomes> = Arc::default();
         let traces = &outcomes.traces;
         let mut following = follow(&outcomes, TraceFilter::default());

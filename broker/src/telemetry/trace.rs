@@ -1,13 +1,14 @@
-//! Live traces: somebody follows messages on their way, from the PUBLISH that brought them to the
-//! acknowledgement of each subscriber, or to the reason why there is none.
+//! Live traces: an operator follows messages from the PUBLISH to the acknowledgement of each
+//! subscriber, or to the drop reason.
 //!
-//! While nobody does, a message costs one relaxed load where it could be told. While somebody does,
-//! each message that a trace could want gets a number, which travels with it, over queues, the disk
-//! and a restart, so that its story can be read together. Nothing waits for a reader: what a trace
-//! does not take in time is lost, and it is told how much. Payloads are never shown.
+//! Without a trace, a message costs one relaxed load at each point that could report an event. With
+//! one, each message that a trace could want gets a number. It travels with the message through
+//! queues, disk and restarts, so that its events can be read together. Nothing waits for a reader:
+//! events that a trace does not take in time are lost, and their number is reported. Payloads are
+//! never shown.
 //!
-//! One more reader may [`Export`] the ways of those messages that ask for it: others cost a look at
-//! their own flags then.
+//! One more reader, a [`TraceExporter`], may export the messages that ask for it. Other messages
+//! then cost a check of their flags.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,19 +22,19 @@ use crate::clock::Clock;
 use crate::message::{Message, Millis, TraceId};
 use crate::telemetry::drop_reason::{Reason, ReasonKind};
 
-/// How many traces there are at once.
+/// Maximum number of concurrent traces.
 pub const TRACES_MAX: usize = 4;
-/// How many events wait for the reader of a trace.
+/// Maximum number of events that wait for the reader of a trace.
 pub const EVENTS_MAX: usize = 4_096;
-/// How many messages are remembered by who published them.
+/// Number of messages whose publishers are remembered.
 const PUBLISHERS_MAX: usize = 4_096;
-/// The longest topic name and the longest words in an event, in bytes.
+/// Longest topic name and longest text in an event, in bytes.
 pub(super) const TEXT_MAX: usize = 512;
 
-/// What a trace wants; all of it has to fit.
+/// Filter of a trace; all set fields must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceFilter {
-    /// The client that published the message, or that the event is about.
+    /// Client that published the message, or that the event is about.
     pub client: Option<Box<str>>,
     /// A valid topic filter.
     pub topic: Option<Box<str>>,
@@ -43,7 +44,7 @@ impl TraceFilter {
     fn wants_topic(&self, name: &str) -> bool {
         match &self.topic {
             Some(filter) => topic::matches(filter, name),
-            // As with `#`: what the broker says of itself has to be asked for.
+            // As with `#`: the broker's own topics have to be requested.
             None => !name.starts_with('$'),
         }
     }
@@ -54,30 +55,28 @@ impl TraceFilter {
     }
 }
 
-/// The message that an event is about.
+/// Message that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceSubject<'a> {
-    /// Its number, if it is followed since it came.
+    /// Number of the message, if a trace has wanted it since its PUBLISH.
     pub id: Option<TraceId>,
-    /// Who published it, if the caller knows.
+    /// Publisher, if the caller knows it.
     pub from: Option<&'a Arc<str>>,
-    /// The topic name, as the broker knows it.
+    /// Topic name, as the broker knows it.
     pub topic: &'a str,
-    /// As published.
+    /// QoS as published.
     pub qos: QoS,
-    /// The size of its payload.
+    /// Size of the payload, in bytes.
     pub bytes: usize,
-    /// The properties that it came with, or those that go with it: user properties are the same in
-    /// both.
+    /// Properties as received or as sent: user properties are the same in both.
     pub properties: &'a [u8],
-    /// When it was published.
-    // Only the exporter of traces reads it.
+    /// Time of publication.
     #[cfg_attr(not(feature = "otlp"), allow(dead_code))]
     pub at: Millis,
 }
 
 impl TraceSubject<'_> {
-    /// A message on its way.
+    /// Subject for a message in transfer.
     pub fn of(message: &Message) -> TraceSubject<'_> {
         let (topic, qos, bytes) = (message.topic_str(), message.qos(), message.payload().len());
         let (properties, at) = (message.properties(), message.published_at());
@@ -88,35 +87,35 @@ impl TraceSubject<'_> {
 /// One step of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It was taken; the rule that allows it.
+    /// Accepted by this rule.
     Accepted(Box<str>),
-    /// It was not taken, and in words why.
+    /// Refused for this reason, with details.
     Refused(Reason, Box<str>),
-    /// It is the retained message of its topic now, or removed that.
+    /// Became the retained message of its topic, or removed that.
     Retained,
-    /// So many sessions and shared groups have a subscription that matches.
+    /// Matched with subscriptions.
     Matched {
-        /// Sessions.
+        /// Number of sessions.
         sessions: usize,
-        /// Groups, each of which gives it to one member.
+        /// Number of shared groups; each delivers it to one member.
         groups: usize,
     },
-    /// It waits for a client.
+    /// Queued for a client.
     Queued {
-        /// The client is connected.
+        /// Set when the client is connected.
         connected: bool,
-        /// As a member of a shared group.
+        /// Set for a member of a shared group.
         shared: bool,
     },
-    /// It goes no further.
+    /// Dropped or skipped.
     Dropped(Reason),
-    /// It was given to the network.
+    /// Given to the network.
     Sent {
-        /// How it was sent.
+        /// QoS of the delivery.
         qos: QoS,
         /// For QoS 1 and 2.
         packet_id: Option<PacketId>,
-        /// It was sent over an earlier connection before.
+        /// Set when it was sent over an earlier connection before.
         again: bool,
     },
     /// The client has answered: PUBACK or PUBREC.
@@ -124,7 +123,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// As JSON and people read it.
+    /// Name in JSON and in output for people.
     pub const fn name(&self) -> &'static str {
         match self {
             Step::Accepted(_) => "accepted",
@@ -141,7 +140,7 @@ impl Step {
         }
     }
 
-    /// Why it ends here.
+    /// Drop reason, if it ends here.
     pub const fn reason(&self) -> Option<Reason> {
         match self {
             Step::Refused(reason, _) | Step::Dropped(reason) => Some(*reason),
@@ -149,7 +148,7 @@ impl Step {
         }
     }
 
-    /// More about it, in words.
+    /// Details in words.
     pub fn detail(&self) -> String {
         let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
         match self {
@@ -173,54 +172,53 @@ impl Step {
     }
 }
 
-/// What a trace is told.
+/// An event of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When.
+    /// Time of the event.
     pub at: Millis,
-    /// The number of the message; `None`: it came before the trace.
+    /// Number of the message; `None` if its PUBLISH came before the trace.
     pub message: Option<TraceId>,
-    /// Who published it, where that is known still.
+    /// Publisher, if it is still known.
     pub from: Option<Arc<str>>,
-    /// The subscriber that it is about, if it is about one.
+    /// Subscriber that it is about, if any.
     pub client: Option<Arc<str>>,
-    /// The topic name.
+    /// Topic name.
     pub topic: Box<str>,
-    /// As published.
+    /// QoS as published.
     pub qos: QoS,
-    /// The size of the payload.
+    /// Size of the payload, in bytes.
     pub bytes: usize,
-    /// What happened.
+    /// The step.
     pub step: Step,
 }
 
-/// What comes out of a trace.
+/// Item of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceItem {
     /// An event.
     Event(Event),
-    /// So many events would have stood here: they came faster than they were read.
+    /// Number of events lost at this point: they came faster than they were read.
     Lost(u64),
 }
 
-/// Who takes the ways of single messages out of the broker: all that it is told is of a message
-/// that it wants.
+/// Exporter of message traces; the broker reports only messages that it wants.
 pub(crate) trait TraceExporter: std::fmt::Debug + Send + Sync {
-    /// Whether it may want a message that comes with these properties.
+    /// Returns true when it may want a message with these properties.
     fn may_want(&self, properties: &[u8]) -> bool;
-    /// Whether it wants the message of this number.
+    /// Returns true when it wants the message of this number.
     fn wants(&self, id: TraceId, properties: &[u8]) -> bool;
-    /// It came, and was taken or refused.
+    /// Reports that the message was accepted or refused.
     fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>);
-    /// Something happened to it, perhaps on its way to a client.
+    /// Reports a step of the message, perhaps towards a client.
     fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: &Step);
-    /// How many spans were sent, and how many were not, since there were too many.
+    /// Number of spans sent, and of spans lost because there were too many.
     fn spans(&self) -> (u64, u64);
 }
 
-/// Somebody follows messages.
+/// Set while traces run.
 const FOLLOWED: u8 = 1;
-/// There is an [`Export`].
+/// Set when there is a [`TraceExporter`].
 const EXPORTED: u8 = 2;
 
 /// All traces.
@@ -236,7 +234,7 @@ pub struct Traces {
 struct TracesState {
     traces: Vec<Trace>,
     last: u64,
-    /// Who published the messages that were numbered last, in the order of their numbers.
+    /// Publishers of the messages that were numbered last, in the order of their numbers.
     pub(super) publishers: VecDeque<(TraceId, Arc<str>)>,
 }
 
@@ -249,18 +247,18 @@ struct Trace {
 }
 
 impl Traces {
-    /// None.
+    /// Starts without traces.
     pub(crate) fn new(clock: Clock) -> Traces {
         Traces { on: AtomicU8::new(0), clock, inner: Mutex::default(), export: OnceLock::new() }
     }
 
-    /// Whether anybody may want to know anything.
+    /// True when any trace or exporter may want something.
     #[inline]
     pub fn is_on(&self) -> bool {
         self.on.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether anybody may want to know what becomes of a message.
+    /// True when any trace or exporter may want a message.
     #[inline]
     pub fn wants(&self, message: &Message) -> bool {
         match self.on.load(Ordering::Relaxed) {
@@ -269,12 +267,12 @@ impl Traces {
         }
     }
 
-    /// Whether anybody follows anything, live.
+    /// True when a live trace runs.
     pub(crate) fn is_followed(&self) -> bool {
         self.on.load(Ordering::Relaxed) & FOLLOWED != 0
     }
 
-    /// Exports from here on. Once.
+    /// Sets the exporter, once.
     #[cfg(feature = "otlp")]
     pub(crate) fn set_export(&self, export: Arc<dyn TraceExporter>) {
         if self.export.set(export).is_ok() {
@@ -282,12 +280,12 @@ impl Traces {
         }
     }
 
-    /// Where the ways of messages are exported to.
+    /// The exporter, if it is set.
     pub(crate) fn export(&self) -> Option<&dyn TraceExporter> {
         self.export.get().map(|export| &**export)
     }
 
-    /// Where those of a message are, if they are.
+    /// The exporter, if it wants this message.
     fn export_of(&self, subject: &TraceSubject<'_>) -> Option<&dyn TraceExporter> {
         if self.on.load(Ordering::Relaxed) & EXPORTED == 0 {
             return None;
@@ -300,8 +298,8 @@ impl Traces {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a trace: its number, and what is told of it. `None`: there are as many as there may
-    /// be.
+    /// Begins a trace: returns its number and the receiver of its items. `None` when the maximum
+    /// number of traces runs.
     pub(super) fn begin(&self, filter: TraceFilter) -> Option<(u64, mpsc::Receiver<TraceItem>)> {
         let mut inner = self.lock();
         if inner.traces.len() >= TRACES_MAX {
@@ -315,14 +313,14 @@ impl Traces {
         Some((number, told))
     }
 
-    /// Number of events of a trace that were lost and not told yet; they count as told now.
+    /// Number of lost events of a trace that were not reported yet; they count as reported now.
     pub(super) fn take_lost(&self, number: u64) -> u64 {
         let mut inner = self.lock();
         let own = inner.traces.iter_mut().find(|trace| trace.number == number);
         own.map_or(0, |trace| std::mem::take(&mut trace.lost))
     }
 
-    /// A PUBLISH came: the number of the message, if a trace may want it. `next` makes one.
+    /// Number of a new message, if a trace may want it; `next` creates one.
     #[cold]
     pub(crate) fn number(
         &self,
@@ -331,7 +329,7 @@ impl Traces {
         next: impl FnOnce() -> u64,
     ) -> Option<TraceId> {
         let export = self.export().filter(|export| export.may_want(properties));
-        // Whom it will go to is not known yet.
+        // The recipients are not known yet.
         let follows = |inner: &TracesState| inner.traces.iter().any(|trace| trace.filter.wants_topic(topic));
         let inner = if self.is_followed() { Some(self.lock()).filter(|inner| follows(inner)) } else { None };
         let Some(mut inner) = inner else {
@@ -346,7 +344,7 @@ impl Traces {
         Some(id)
     }
 
-    /// Something happened to a message, perhaps on its way to a client.
+    /// Reports a step of a message, perhaps towards a client.
     #[cold]
     pub(crate) fn record(&self, subject: &TraceSubject<'_>, client: Option<&Arc<str>>, step: Step) {
         if let Some(export) = self.export_of(subject) {
@@ -382,7 +380,7 @@ impl Traces {
         }
     }
 
-    /// A message that came was taken or refused.
+    /// Reports that a message was accepted or refused.
     #[cold]
     pub(crate) fn routed(&self, subject: &TraceSubject<'_>, since: SystemTime, refused: Option<Reason>) {
         if let Some(export) = self.export_of(subject) {
@@ -390,7 +388,7 @@ impl Traces {
         }
     }
 
-    /// Number of publishers that are remembered for the traces that run.
+    /// Number of publishers that are remembered for the running traces.
     #[cfg(test)]
     pub(super) fn publishers(&self) -> usize {
         self.lock().publishers.len()

@@ -1,11 +1,10 @@
-//! The threads that serve connections, each with a runtime of its own: its tasks, its epoll, its
+//! The threads that serve connections. Each has a runtime of its own, with its tasks, epoll and
 //! timers.
 //!
-//! A connection stays with its thread. One runtime whose threads take tasks from each other spreads
-//! work more evenly, but it wakes the others for every task that becomes ready: with two threads, a
-//! message of fan-in took half as much CPU time again (docs/PERFORMANCE.md). What is fair to others
-//! on the same thread is seen to by the bound of a connection's turn. All that is no connection
-//! runs on the runtime of the caller.
+//! A connection stays on its thread. A work-stealing runtime spreads work more evenly, but wakes
+//! other threads for every task that becomes ready. With two threads, a message of fan-in took half
+//! as much CPU time again (docs/PERFORMANCE.md). The time slice of a connection keeps it fair to
+//! others on the same thread. Everything but connections runs on the runtime of the caller.
 
 mod wakeups;
 
@@ -19,7 +18,7 @@ use tokio::sync::watch;
 use wakeups::WakeQueue;
 pub use wakeups::this_thread;
 
-/// See the module. Its threads end once it is dropped, and what they serve then with them.
+/// The workers. Their threads, and the connections on them, end when it is dropped.
 #[derive(Debug)]
 pub struct WorkerPool {
     workers: Vec<Worker>,
@@ -30,11 +29,11 @@ pub struct WorkerPool {
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
-    /// Of its thread, if it is one.
+    /// Wake queue of the worker's thread, if it has one.
     wakes: Option<Arc<WakeQueue>>,
 }
 
-/// A connection that a member serves.
+/// Membership of a connection in its worker's count.
 struct ConnectionCount(Arc<AtomicUsize>);
 
 impl Drop for ConnectionCount {
@@ -44,11 +43,11 @@ impl Drop for ConnectionCount {
 }
 
 impl WorkerPool {
-    /// So many threads: the runtime that this is called in, whose thread accepts connections and
-    /// does all the rest, and others.
+    /// Starts this number of workers: the current runtime, whose thread also accepts connections
+    /// and does everything else, and others.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn start(threads: usize) -> io::Result<WorkerPool> {
         let (over, watched) = watch::channel(());
         let mut members = vec![Worker::here()];
@@ -60,54 +59,54 @@ impl WorkerPool {
 
     /// Waits until every thread has had a turn for this.
     pub async fn heartbeat(&self) {
-        for member in &self.workers {
-            let _ = member.runtime.spawn(async {}).await;
+        for worker in &self.workers {
+            let _ = worker.runtime.spawn(async {}).await;
         }
     }
 
-    /// Lets the member that has the fewest connections serve one.
+    /// Spawns a connection on the worker with the fewest connections.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let fewest = self.workers.iter().min_by_key(|member| member.connections.load(Ordering::Relaxed));
-        let Some(Worker { runtime, connections, wakes: mailbox }) = fewest else { return };
+        let fewest = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let Some(Worker { runtime, connections, wakes }) = fewest else { return };
         connections.fetch_add(1, Ordering::Relaxed);
         let served = ConnectionCount(connections.clone());
         let connection = async move {
             connection.await;
             drop(served);
         };
-        match mailbox {
-            Some(mailbox) => runtime.spawn(mailbox.clone().run(connection)),
+        match wakes {
+            Some(wakes) => runtime.spawn(wakes.clone().run(connection)),
             None => runtime.spawn(connection),
         };
     }
 }
 
 impl Worker {
-    fn new(runtime: Handle, mailbox: Option<Arc<WakeQueue>>) -> Worker {
-        Worker { runtime, connections: Arc::default(), wakes: mailbox }
+    fn new(runtime: Handle, wakes: Option<Arc<WakeQueue>>) -> Worker {
+        Worker { runtime, connections: Arc::default(), wakes }
     }
 
-    /// The runtime of the caller.
+    /// Worker on the runtime of the caller.
     fn here() -> Worker {
         let runtime = Handle::current();
-        // Where it has several threads, none of them is that of its tasks.
-        let mailbox = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(|| {
-            let (mailbox, drainer) = WakeQueue::here();
+        // Tasks of a multi-thread runtime do not stay on one thread: no wake queue.
+        let wakes = (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(|| {
+            let (wakes, drainer) = WakeQueue::here();
             runtime.spawn(drainer);
-            mailbox
+            wakes
         });
-        Worker::new(runtime, mailbox)
+        Worker::new(runtime, wakes)
     }
 
-    /// A thread of its own, until the crew is over.
+    /// Starts a worker with its own thread, until the pool is dropped.
     fn start(n: usize, mut over: watch::Receiver<()>) -> io::Result<Worker> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let serve = move || {
-            let (mailbox, drainer) = WakeQueue::here();
+            let (wakes, drainer) = WakeQueue::here();
             runtime.spawn(drainer);
-            let _ = ready.send(mailbox);
+            let _ = ready.send(wakes);
             let _ = runtime.block_on(over.changed());
         };
         thread::Builder::new().name(format!("connections-{n}")).spawn(serve)?;
@@ -123,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection: who serves it, and what ends it.
+    /// A connection: the thread that serves it, and the sender that ends it.
     async fn connect(workers: &WorkerPool) -> (ThreadId, oneshot::Sender<()>) {
         let (said, mut says) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_thread_gets_as_many_connections_as_the_others() {
+    async fn connections_spread_evenly_over_the_threads() {
         let workers = WorkerPool::start(3).unwrap();
         let mut all = Vec::new();
         for _ in 0..6 {
@@ -143,10 +142,10 @@ mod tests {
         }
         let of = |thread| all.iter().filter(|(of, _)| *of == thread).count();
         assert!(all.iter().all(|(thread, _)| of(*thread) == 2));
-        // The place of one that has ended is taken first.
+        // The worker whose connection has ended is chosen first.
         let (left, end) = all.remove(3);
         end.send(()).unwrap();
-        while workers.workers.iter().map(|member| member.connections.load(Ordering::Relaxed)).sum::<usize>()
+        while workers.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum::<usize>()
             > 5
         {
             workers.heartbeat().await;

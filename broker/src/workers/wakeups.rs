@@ -1,9 +1,9 @@
-//! How another thread wakes the tasks of one: it leaves their wakers there, and one task of that
-//! thread wakes them all.
+//! Wake-ups between threads: another thread leaves wakers here, and one task of this thread wakes
+//! them all.
 //!
-//! A runtime is told of each task that another thread wakes by a system call of its own. Here only
-//! the first of many makes one: a message for a hundred subscribers, or a sync that as many
-//! publishers wait for, is one for each thread.
+//! A runtime learns of each task that another thread wakes by a system call. Here only the first of
+//! many makes one. So a message for a hundred subscribers, or a sync that a hundred publishers wait
+//! for, costs one for each thread.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -20,14 +20,14 @@ thread_local! {
     };
 }
 
-/// The number of this thread, from 1 on.
+/// Number of this thread, from 1 on.
 #[inline]
 pub fn this_thread() -> u64 {
     THREAD.with(|thread| *thread)
 }
 
-/// The wakers that others have left, and who wakes them. There is one for each connection at most,
-/// and those of what it waits for.
+/// Wakers that other threads left, and the task that wakes them. There is at most one for each
+/// connection and the things that it waits for.
 #[derive(Debug)]
 pub struct WakeQueue {
     thread: u64,
@@ -35,7 +35,7 @@ pub struct WakeQueue {
     drainer: AtomicWaker,
 }
 
-/// The waker of a task, as others see it.
+/// Waker of a task, as other threads see it.
 struct RemoteWaker {
     task: Waker,
     queue: Arc<WakeQueue>,
@@ -62,25 +62,25 @@ impl Drop for WakeQueue {
 }
 
 impl WakeQueue {
-    /// An empty one for this thread, and the task that is to run on it.
+    /// Creates an empty queue for this thread, and the task that must run on it.
     pub fn here() -> (Arc<WakeQueue>, impl Future<Output = ()> + Send + 'static) {
         let thread = this_thread();
-        let mailbox = Arc::new(WakeQueue { thread, wakers: Mutex::default(), drainer: AtomicWaker::new() });
-        let (weak, mut last, mut spare) = (Arc::downgrade(&mailbox), false, Vec::new());
-        let postman = poll_fn(move |cx| {
-            let Some(mailbox) = weak.upgrade() else { return Poll::Ready(()) };
-            // Whoever is ready goes first: then more comes together for each.
+        let queue = Arc::new(WakeQueue { thread, wakers: Mutex::default(), drainer: AtomicWaker::new() });
+        let (weak, mut last, mut batch) = (Arc::downgrade(&queue), false, Vec::new());
+        let drain_task = poll_fn(move |cx| {
+            let Some(queue) = weak.upgrade() else { return Poll::Ready(()) };
+            // Tasks that are ready go first: then more wake-ups gather for each.
             last = !last;
             if last {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            mailbox.drainer.register(cx.waker());
-            std::mem::swap(&mut *mailbox.wakers.lock().unwrap_or_else(PoisonError::into_inner), &mut spare);
-            spare.drain(..).for_each(Waker::wake);
+            queue.drainer.register(cx.waker());
+            std::mem::swap(&mut *queue.wakers.lock().unwrap_or_else(PoisonError::into_inner), &mut batch);
+            batch.drain(..).for_each(Waker::wake);
             Poll::Pending
         });
-        (mailbox, postman)
+        (queue, drain_task)
     }
 
     fn push(&self, waker: Waker) {
@@ -93,7 +93,7 @@ impl WakeQueue {
         }
     }
 
-    /// A task of this thread whom others wake through the mailbox.
+    /// Runs a task of this thread that other threads wake through the queue.
     pub async fn run<T>(self: Arc<Self>, task: impl Future<Output = T>) -> T {
         let mut task = pin!(task);
         let mut known: Option<(Waker, Waker)> = None;

@@ -1,4 +1,5 @@
-//! A broker inside another program, with a rule of its own about who may do what.
+//! A broker inside another program, with a rule of its own about who may do what. The program
+//! publishes, subscribes and reads the broker's figures without a socket.
 //!
 //! `cargo run -p lapwing-example-embed`, then in another terminal
 //! `mosquitto_sub -p 1884 -t 'public/#' -v` and `mosquitto_pub -p 1884 -t public/hello -m hi`.
@@ -7,7 +8,9 @@
 //! The features of tokio that this needs: `rt-multi-thread` and `macros` for `main`, `signal` for
 //! Ctrl-C. The broker turns on those that it needs itself.
 
-use lapwing::{Action, AuthError, AuthFuture, Broker, Config, Credentials, Identity, Policy, ReasonCode};
+use lapwing::{
+    Action, AuthError, AuthFuture, Broker, Config, Credentials, Identity, Policy, QoS, ReasonCode,
+};
 
 /// Everybody may come in; topics outside `public/` are for the user `admin`.
 struct HouseRules;
@@ -39,7 +42,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_toml(&toml, "embed")?;
     let broker = Broker::builder().config(config).policy(HouseRules).start().await?;
     println!("listening on {}; Ctrl-C ends it", broker.listeners().join(", "));
-    tokio::signal::ctrl_c().await?;
+    let mut program = broker.local("embed");
+    program.subscribe("public/#", QoS::AtLeastOnce).await?;
+    // Returns once the message is as safe as the acknowledgement of a client would say.
+    program.publish("public/started", b"yes", QoS::AtLeastOnce, true).await?;
+    loop {
+        tokio::select! {
+            message = program.next() => {
+                let payload = String::from_utf8_lossy(message.payload());
+                println!("{} {payload}", message.topic());
+                program.ack(message);
+            }
+            ended = tokio::signal::ctrl_c() => break ended?,
+        }
+    }
+    let figures = broker.figures();
+    let connections = figures.lines().find(|line| line.starts_with("lapwing_connections_open "));
+    println!("{}", connections.unwrap_or_default());
+    drop(program);
     // Clients are told, and what is under way is written.
     broker.stop().await;
     Ok(())

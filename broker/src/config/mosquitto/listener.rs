@@ -1,16 +1,16 @@
-//! The listeners of mosquitto.conf: what stands behind a line `listener`, and before the first one.
+//! Listeners of mosquitto.conf: options behind a line `listener`, and before the first one.
 
 use super::super::Listener;
 use super::super::reading::Origin;
 use super::super::value::Given;
 use super::{Conf, Line};
 
-/// A listener as far as it is known.
+/// A listener as far as it has been read.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    /// Where it began.
+    /// Line where it began.
     begun: Option<Origin>,
-    /// Something was said of it.
+    /// Set when an option has changed it.
     pub(super) touched: bool,
     port: Option<u16>,
     host: Option<String>,
@@ -19,7 +19,7 @@ pub(super) struct Side {
     authorities: Option<(String, Origin)>,
     revoked: Option<(String, Origin)>,
     requires_certificate: Option<Origin>,
-    /// How the certificate names the user.
+    /// Option by which the certificate names the user.
     named_by: Option<(&'static str, Origin)>,
     pub(super) anonymous: Option<(bool, Origin)>,
 }
@@ -35,7 +35,7 @@ impl Side {
     }
 }
 
-/// An option that is about one listener; whether it is.
+/// Handles an option that belongs to one listener; returns false for others.
 pub(super) fn option(conf: &mut Conf<'_>, name: &str, line: &Line<'_>) -> bool {
     let origin = || line.origin.clone();
     let text = || Given::Text(line.value.to_owned());
@@ -88,7 +88,7 @@ pub(super) fn option(conf: &mut Conf<'_>, name: &str, line: &Line<'_>) -> bool {
     true
 }
 
-/// `listener PORT [HOST]`, or `listener 0 PATH`.
+/// Handles `listener PORT [HOST]`, or `listener 0 PATH`.
 fn begin(conf: &mut Conf<'_>, line: &Line<'_>) {
     conf.bridge = false;
     let mut words = line.value.splitn(2, [' ', '\t']);
@@ -107,7 +107,7 @@ fn begin(conf: &mut Conf<'_>, line: &Line<'_>) {
     conf.sides.push(side);
 }
 
-/// Makes our listeners of it.
+/// Converts the listeners to ours.
 pub(super) fn finish(conf: &mut Conf<'_>, start: &Origin) {
     let sides = std::mem::take(&mut conf.sides);
     let local_only = !sides.iter().any(|side| side.touched);
@@ -128,7 +128,7 @@ fn one(conf: &mut Conf<'_>, mut side: Side, local_only: bool, start: &Origin) {
     let text = |text: &str| Given::Text(text.to_owned());
     let unix = side.has("path");
     let port = side.port.unwrap_or(1883);
-    // Without an address it is all of them; without any listener, this machine.
+    // Without an address it is every address; without any listener, only this machine.
     let host = side.host.clone().unwrap_or_else(|| if local_only { "localhost" } else { "*" }.to_owned());
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
     if !unix {
@@ -144,20 +144,32 @@ fn one(conf: &mut Conf<'_>, mut side: Side, local_only: bool, start: &Origin) {
     };
     side.set("transport", text(transport), at.clone());
     if side.websockets {
-        // Any path will do there.
+        // Mosquitto accepts any path.
         side.set("websocket_paths", Given::List(vec!["*".to_owned()]), at.clone());
     }
-    let certified = tls && side.requires_certificate.is_some();
-    if let (true, Some(origin)) = (certified, side.requires_certificate.clone()) {
-        side.set("client_certificate", text("required"), origin);
-        for (key, file) in
-            [("client_ca_file", side.authorities.take()), ("client_crl_file", side.revoked.take())]
-        {
-            if let Some((path, origin)) = file {
-                side.set(key, Given::Text(path), origin);
-            }
+    let certified = tls && require_certificate(&mut side);
+    authenticate(conf, &mut side, certified, local_only, &at);
+    let number = conf.reading.add_listener(Listener::default());
+    for (key, given, origin) in side.keys {
+        conf.reading.set_listener(number, key, &given, origin);
+    }
+}
+
+/// Sets the keys of client certificates; returns true if they are required.
+fn require_certificate(side: &mut Side) -> bool {
+    let Some(origin) = side.requires_certificate.clone() else { return false };
+    side.set("client_certificate", Given::Text("required".to_owned()), origin);
+    for (key, file) in [("client_ca_file", side.authorities.take()), ("client_crl_file", side.revoked.take())]
+    {
+        if let Some((path, origin)) = file {
+            side.set(key, Given::Text(path), origin);
         }
     }
+    true
+}
+
+/// Sets the authentication methods and anonymous access of a listener.
+fn authenticate(conf: &mut Conf<'_>, side: &mut Side, certified: bool, local_only: bool, at: &Origin) {
     let named = side.named_by.take();
     if let Some((_, origin)) = named.as_ref().filter(|_| !certified) {
         conf.reading.wrong(
@@ -190,9 +202,5 @@ fn one(conf: &mut Conf<'_>, mut side: Side, local_only: bool, start: &Origin) {
             let text = "a plugin may have kept clients out, and anonymous ones are let in without it: take allow_anonymous true away, or the plugin";
             conf.reading.wrong(origin, text);
         }
-    }
-    let number = conf.reading.add_listener(Listener::default());
-    for (key, given, origin) in side.keys {
-        conf.reading.set_listener(number, key, &given, origin);
     }
 }

@@ -1,6 +1,6 @@
-//! mosquitto.conf, as its users have it: its options become keys of ours, one that has no meaning
-//! here is named with what to use instead, and one that nobody knows is an error.
-//! `docs/MOSQUITTO.md` says what is different all the same.
+//! Reader of mosquitto.conf. Its options become keys of ours; an option without meaning here is
+//! reported with its replacement, an unknown one is an error. `docs/MOSQUITTO.md` lists the
+//! remaining differences.
 
 mod listener;
 mod options;
@@ -14,28 +14,28 @@ use super::reading::{Origin, Reading, nearest};
 use super::source::text_of;
 use super::value::Given;
 
-/// What an option is here.
+/// Meaning of an option here.
 #[derive(Clone, Copy)]
 enum Meaning {
     /// A key of a section.
     Global(&'static str, &'static str, Value),
-    /// A key of the listener that it stands behind.
+    /// A key of the current listener.
     Listener(&'static str, Value),
-    /// Nothing: this is in its place.
+    /// No meaning; the text names the replacement.
     Idle(&'static str),
-    /// Of a bridge.
+    /// An option of a bridge.
     Bridge,
     /// More than one key.
     Special,
 }
 
-/// What its value is.
+/// Type of an option's value.
 #[derive(Clone, Copy)]
 enum Value {
     Text,
     Boolean,
     Number,
-    /// A number of which 0 or less is no bound: this, or the default.
+    /// A number of which 0 or less means unlimited: the text, or the default, replaces it.
     Count(Option<&'static str>),
     /// A time like 2m (months).
     Time,
@@ -43,16 +43,16 @@ enum Value {
     Worded,
 }
 
-/// A line, without the option's name.
+/// One line, without the option's name.
 struct Line<'t> {
     value: &'t str,
     origin: Origin,
 }
 
-/// Collects what the lines say until all is known.
+/// State of the reader until all lines are known.
 struct Conf<'r> {
     reading: &'r mut Reading,
-    /// The first one is what stands before any listener.
+    /// The first one holds the options before any listener.
     sides: Vec<Side>,
     per_listener: bool,
     anonymous: Option<(bool, Origin)>,
@@ -64,7 +64,7 @@ struct Conf<'r> {
     nodelay: Option<(bool, Origin)>,
 }
 
-/// Whether a text is mosquitto.conf rather than TOML, if that can be told.
+/// True when a text is mosquitto.conf rather than TOML; `None` if that is unclear.
 pub(super) fn looks_like(text: &str) -> Option<bool> {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = lines().next()?;
@@ -79,7 +79,7 @@ pub(super) fn looks_like(text: &str) -> Option<bool> {
     }
 }
 
-/// Takes over what a text says; `name` is what errors call it.
+/// Reads a mosquitto.conf text; `name` is the file's name in errors.
 pub(super) fn read(text: &str, name: &str, reading: &mut Reading) {
     let mut conf = Conf {
         reading,
@@ -106,7 +106,7 @@ fn boolean(text: &str) -> Option<bool> {
 }
 
 impl Value {
-    /// As our keys take it; `None`: as if it was not there.
+    /// Converts the text to a value of our keys; `None` counts as not given.
     fn given(self, text: &str) -> Result<Option<Given>, String> {
         let number = || text.parse::<i64>().map_err(|_| "a number".to_owned());
         Ok(Some(match self {
@@ -153,7 +153,7 @@ impl Conf<'_> {
     }
 
     fn side(&mut self) -> &mut Side {
-        // There is always the first one.
+        // The first one always exists.
         let last = self.sides.len() - 1;
         &mut self.sides[last]
     }
@@ -200,7 +200,7 @@ impl Conf<'_> {
             .wrong(&line.origin, format!("{name} {} is not allowed: expected {expected}", line.value));
     }
 
-    /// A value that is true or false.
+    /// Parses a boolean value.
     fn truth(&mut self, name: &str, line: &Line<'_>) -> bool {
         boolean(line.value).unwrap_or_else(|| {
             self.expected(name, line, "true or false");
@@ -208,7 +208,7 @@ impl Conf<'_> {
         })
     }
 
-    /// Sets several keys alike.
+    /// Sets several keys to the same value.
     fn set_all(&mut self, name: &str, line: &Line<'_>, value: Value, keys: &[(&str, &str)]) {
         match value.given(line.value) {
             Ok(Some(given)) => {
@@ -238,7 +238,7 @@ impl Conf<'_> {
                 let given = Given::Text(line.value.to_owned());
                 let key = if name == "acl_file" { "acl_file" } else { "password_file" };
                 if key == "acl_file" {
-                    // There a subscription is never too wide: what it brings is judged.
+                    // Mosquitto accepts every subscription and filters its messages.
                     let filter = Given::Text("filter".to_owned());
                     self.reading.set("auth", "wide_subscriptions", &filter, line.origin.clone());
                 }
@@ -260,29 +260,10 @@ impl Conf<'_> {
                 &line.origin,
                 "clients without an identifier get one all the same, as MQTT 3.1.1 wants it",
             ),
-            "max_inflight_messages" => {
-                let keys = [("limits", "in_flight_max"), ("limits", "receive_maximum")];
-                self.set_all(name, &line, options::IN_FLIGHT, &keys);
+            "max_inflight_messages" | "max_queued_messages" | "max_queued_bytes" => {
+                self.queue_limit(name, &line)
             }
-            "max_queued_messages" => {
-                let keys = [("limits", "queued_messages_max"), ("store", "queue_messages_max")];
-                self.set_all(name, &line, options::QUEUED_MESSAGES, &keys);
-            }
-            "max_queued_bytes" => {
-                let keys = [("limits", "queued_bytes_max"), ("store", "queue_bytes_max")];
-                self.set_all(name, &line, options::QUEUED_BYTES, &keys);
-            }
-            "message_size_limit" => match line.value.parse::<u32>() {
-                Ok(0) => {}
-                Ok(most) => {
-                    // What stands around a payload: header, topic.
-                    let given = Given::Integer(i64::from(most.saturating_add(65_536)));
-                    let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
-                    self.warn(&line.origin, format!("message_size_limit: {text}"));
-                    self.reading.set("limits", "packet_bytes_max", &given, line.origin);
-                }
-                Err(_) => self.expected(name, &line, "a number of bytes"),
-            },
+            "message_size_limit" => self.message_size(&line),
             "set_tcp_nodelay" => self.nodelay = Some((self.truth(name, &line), line.origin)),
             "persistence" => self.persistence = self.truth(name, &line),
             "persistence_location" => self.location = Some((line.value.to_owned(), line.origin)),
@@ -307,6 +288,35 @@ impl Conf<'_> {
         }
     }
 
+    fn queue_limit(&mut self, name: &str, line: &Line<'_>) {
+        let (value, keys) = match name {
+            "max_inflight_messages" => {
+                (options::IN_FLIGHT, [("limits", "in_flight_max"), ("limits", "receive_maximum")])
+            }
+            "max_queued_messages" => (
+                options::QUEUED_MESSAGES,
+                [("limits", "queued_messages_max"), ("store", "queue_messages_max")],
+            ),
+            _ => (options::QUEUED_BYTES, [("limits", "queued_bytes_max"), ("store", "queue_bytes_max")]),
+        };
+        self.set_all(name, line, value, &keys);
+    }
+
+    /// Sets the packet limit for a limit of payloads.
+    fn message_size(&mut self, line: &Line<'_>) {
+        match line.value.parse::<u32>() {
+            Ok(0) => {}
+            Ok(most) => {
+                // Bytes around a payload: header, topic.
+                let given = Given::Integer(i64::from(most.saturating_add(65_536)));
+                let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
+                self.warn(&line.origin, format!("message_size_limit: {text}"));
+                self.reading.set("limits", "packet_bytes_max", &given, line.origin.clone());
+            }
+            Err(_) => self.expected("message_size_limit", line, "a number of bytes"),
+        }
+    }
+
     fn include(&mut self, line: &Line<'_>) {
         let folder = Path::new(line.value);
         if !folder.is_dir() {
@@ -321,7 +331,7 @@ impl Conf<'_> {
         }
     }
 
-    /// Ours is one level: the one that shows all that was asked for.
+    /// Our log has one level: the lowest that shows all requested types.
     fn log_type(&mut self, line: &Line<'_>) {
         let level = match line.value {
             "none" | "error" => 0,
@@ -341,7 +351,7 @@ impl Conf<'_> {
             let level = ["error", "warn", "info", "debug"].get(usize::from(level)).copied().unwrap_or("info");
             self.reading.set("log", "level", &given(level), origin);
         }
-        // Mosquitto keeps nothing unless it is told to.
+        // Mosquitto keeps nothing by default.
         if self.persistence {
             if let Some((folder, origin)) = self.location.take() {
                 let folder = Path::new(&folder).join("lapwing");
@@ -370,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_that_its_users_bring_is_known() {
+    fn every_option_of_mosquitto_is_known() {
         let text = "per_listener_settings false\nlistener 1\nprotocol mqtt\nsocket_domain ipv6\nbind_interface lo\nallow_anonymous true\n\
             password_file p\nacl_file a\npersistence true\npersistence_location /x/\nautosave_interval 1\nlog_dest syslog\nlog_type all\n\
             cafile c\ncapath d\ncertfile e\nkeyfile f\nrequire_certificate true\nuse_identity_as_username true\n\
@@ -401,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_listener_it_is_this_machine_and_everybody_and_with_one_the_network_and_nobody() {
+    fn listeners_and_anonymous_clients_default_as_in_mosquitto() {
         let alone = config("log_type error\n");
         assert_eq!((alone.listeners.len(), alone.is_local()), (1, true));
         assert_eq!(alone.listeners[0].allow_anonymous, Some(true));
@@ -417,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bounds_nothing_there_is_the_highest_bound_here() {
+    fn unlimited_becomes_the_highest_limit() {
         let unbound = config(
             "max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 0\nmax_connections -1\n",
         );

@@ -1,13 +1,13 @@
-//! The options of mosquitto.conf, and what each is here.
+//! The options of mosquitto.conf, with the meaning of each here.
 
 use super::Meaning::{self, Bridge, Global, Idle, Listener, Special};
 use super::Value::{self, Boolean, Count, Number, Text, Time, Worded};
 
-/// No bound is the highest one that there is here.
+/// Unlimited becomes the highest limit that there is here.
 const QUEUED_MOST: &str = "100000000";
 const BYTES_MOST: &str = "1099511627776";
 
-/// What is idle because the system does it.
+/// Replacements named for options without meaning here.
 const SYSTEM: &str = "the service manager does that: see packaging/";
 const LOG: &str = "the log goes to standard error, with times, and the journal or a redirection keeps it: log.level and log.format";
 const DISK: &str = "what is acknowledged is on disk already; store.durability = \"interval\" is the nearest to saving now and then";
@@ -160,12 +160,12 @@ pub(super) const OPTIONS: &[(&str, Meaning)] = &[
     ("username", Bridge),
 ];
 
-/// What an option is called that starts like one of a plugin.
+/// Replacement for an option whose name starts like one of a plugin.
 pub(super) fn of_plugin(name: &str) -> Option<&'static str> {
     (name.starts_with("auth_opt_") || name.starts_with("plugin_opt_")).then_some(PLUGIN)
 }
 
-/// Queues: no bound is the highest one.
+/// Queue limits: unlimited becomes the highest limit.
 pub(super) const QUEUED_MESSAGES: Value = Count(Some(QUEUED_MOST));
 pub(super) const QUEUED_BYTES: Value = Count(Some(BYTES_MOST));
 pub(super) const IN_FLIGHT: Value = Count(Some("65535"));

@@ -6,8 +6,8 @@
 //! that have come, up to `limits.packet_bytes_before_connect`.
 
 mod exchange;
+mod open_session;
 mod terms;
-mod welcome;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{ConnAck, Connect, Disconnect, Packet};
 use lapwing_protocol::property::{Property, PropertyWriter};
 use lapwing_protocol::{DecodeError, PacketType, ReasonCode, Remedy, Version, limits};
+pub(crate) use open_session::open_session;
 use tokio::io::AsyncReadExt;
 use tracing::warn;
-pub(crate) use welcome::open_session;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Action, AuthError, Credentials, Identity, audit, ban};
@@ -166,7 +166,9 @@ pub(crate) async fn read_connect(
     mut place: ConnectionPermit,
 ) -> Result<AuthenticatedClient, Box<Rejection>> {
     endpoint.traffic.bytes_received.add(input.len() as u64);
-    match authenticate(core, &endpoint, &mut stream, &peer, &mut place, &mut input).await {
+    let (permit, bytes) = (&mut place, &mut input);
+    let mut handshake = Handshake { core, peer: &peer, stream: &mut stream, permit, input: bytes };
+    match handshake.authenticate(&endpoint).await {
         Ok((identity, endpoint, snapshot, request)) => {
             Ok(AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, request })
         }
@@ -184,32 +186,164 @@ pub(crate) async fn read_connect(
     }
 }
 
-async fn authenticate(
-    core: &Core,
-    endpoint: &Endpoint,
-    stream: &mut Stream,
-    peer: &Peer,
-    place: &mut ConnectionPermit,
-    input: &mut Vec<u8>,
-) -> Result<(Identity, Arc<Endpoint>, Arc<Snapshot>, ConnectRequest), ConnectError> {
-    let judge = |first| match first {
-        // A TLS handshake begins with what would be CONNECT with wrong flags.
-        first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
-        first => Err(not_connect(first)),
-    };
-    let most = endpoint.limits.packet_bytes_before_connect;
-    let len = read_packet(&endpoint.traffic, stream, input, (ANY, most), judge).await?;
-    // There may be a password in it: it is overwritten once it was judged.
-    let bytes = Zeroizing::new(input.drain(..len).collect::<Vec<u8>>());
-    let left = input.len();
-    // What was behind it has moved to the front; so has some of it stayed behind that.
-    input.resize(left + len, 0);
-    if let Some(behind) = input.get_mut(left..) {
-        behind.fill(0);
+/// A handshake that is under way: CONNECT is received, decoded, judged by the limits, identified, and
+/// judged by bans and rights, in this order.
+struct Handshake<'a> {
+    core: &'a Core,
+    peer: &'a Peer,
+    stream: &'a mut Stream,
+    permit: &'a mut ConnectionPermit,
+    /// Bytes that were read and not used.
+    input: &'a mut Vec<u8>,
+}
+
+/// Result of a handshake that was accepted.
+type Authenticated = (Identity, Arc<Endpoint>, Arc<Snapshot>, ConnectRequest);
+
+impl Handshake<'_> {
+    async fn authenticate(&mut self, endpoint: &Endpoint) -> Result<Authenticated, ConnectError> {
+        let bytes = self.receive(endpoint).await?;
+        let connect = decode(&bytes)?;
+        endpoint.traffic.packets_received.add(1);
+        self.permit.handshake_done();
+        // As of now: it may have changed, or gone, since the connection was accepted.
+        let snapshot = self.core.settings.get();
+        let Some(endpoint) = snapshot.endpoint(self.peer.place).cloned() else {
+            return Err(ConnectError::close("the listener was taken out of the configuration"));
+        };
+        let mut request = terms::check(&endpoint, &connect)?;
+        let identity = self.identify(&endpoint, &snapshot, &connect, &mut request).await?;
+        if let Some(client_id) = &identity.client_id {
+            request.assigned |= **client_id != *connect.client_id;
+            request.client_id = client_id.clone();
+        }
+        self.check_bans(&endpoint, &snapshot, &connect, &identity, &request.client_id)?;
+        self.check_will(&snapshot, &identity, &request)?;
+        Ok((identity, endpoint, snapshot, request))
     }
-    input.truncate(left);
+
+    /// Reads the bytes of CONNECT. There may be a password in them: they are overwritten once dropped.
+    async fn receive(&mut self, endpoint: &Endpoint) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
+        let judge = |first| match first {
+            // A TLS handshake begins with what would be CONNECT with wrong flags.
+            first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
+            first => Err(not_connect(first)),
+        };
+        let most = endpoint.limits.packet_bytes_before_connect;
+        let len = read_packet(&endpoint.traffic, self.stream, self.input, (ANY, most), judge).await?;
+        let bytes = Zeroizing::new(self.input.drain(..len).collect::<Vec<u8>>());
+        let left = self.input.len();
+        // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays behind them.
+        self.input.resize(left + len, 0);
+        if let Some(behind) = self.input.get_mut(left..) {
+            behind.fill(0);
+        }
+        self.input.truncate(left);
+        Ok(bytes)
+    }
+
+    /// Asks the policy, or an enhanced authentication method, who the client is.
+    async fn identify(
+        &mut self,
+        endpoint: &Endpoint,
+        snapshot: &Snapshot,
+        connect: &Connect<'_>,
+        request: &mut ConnectRequest,
+    ) -> Result<Identity, ConnectError> {
+        let chosen = request.client_id.clone();
+        let credentials = Credentials {
+            peer: self.peer,
+            client_id: connect.client_id,
+            assigned_client_id: &chosen,
+            user_name: connect.user_name,
+            password: connect.password,
+        };
+        let identified = match connect.properties.authentication_method() {
+            None => {
+                let identified = snapshot.auth.policy.authenticate(&credentials).await;
+                identified.map_err(|refused| ConnectError::refused(connect.version, refused))
+            }
+            Some(method) => {
+                let (stream, input) = (&mut *self.stream, &mut *self.input);
+                exchange::exchange(&endpoint.traffic, snapshot, stream, input, connect, &credentials)
+                    .await
+                    .map(|(identity, data)| {
+                        request.auth_data = data;
+                        request.negotiated.auth_method = Some(method.into());
+                        identity
+                    })
+            }
+        };
+        identified.map_err(|refuse| {
+            self.core.metrics.authentication_failures.add(1);
+            self.audit(connect, &refuse.text);
+            ConnectError { audited: true, ..refuse }
+        })
+    }
+
+    fn check_bans(
+        &self,
+        endpoint: &Endpoint,
+        snapshot: &Snapshot,
+        connect: &Connect<'_>,
+        identity: &Identity,
+        client_id: &Arc<str>,
+    ) -> Result<(), ConnectError> {
+        let (user, address) = (identity.user.as_deref(), self.peer.address.ip());
+        if let Some(ban) = snapshot.bans.of(client_id, user, address, ban::now_s()) {
+            return Err(self.banned(connect, &format!("{} is banned ({})", ban.whom, ban.reason)));
+        }
+        self.core.flapping.connects(client_id, &endpoint.limits, self.core.now()).map_err(|left| {
+            let text = format!(
+                "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
+                left.as_secs()
+            );
+            self.banned(connect, &text)
+        })
+    }
+
+    /// Asks the policy for the will's topic, below the mount point where there is one.
+    fn check_will(
+        &self,
+        snapshot: &Snapshot,
+        identity: &Identity,
+        request: &ConnectRequest,
+    ) -> Result<(), ConnectError> {
+        let (policy, client_id) = (&snapshot.auth.policy, &request.client_id);
+        let Some(will) = &request.will else { return Ok(()) };
+        if policy.allows(identity, client_id, Action::Publish, &will.topic) {
+            return Ok(());
+        }
+        self.core.metrics.denied.add(1);
+        let rule = policy.rule(identity, client_id, Action::Publish, &will.topic);
+        audit::denied("CONNECT with a will", client_id, identity, &will.topic, &rule, 0);
+        let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
+        let told = Some("this client may not publish to its will topic");
+        let version = request.negotiated.version;
+        Err(ConnectError {
+            told,
+            audited: true,
+            ..ConnectError::new(version, ReasonCode::NotAuthorized, text)
+        })
+    }
+
+    /// Makes the rejection of a client that is banned; it is not told why.
+    fn banned(&self, connect: &Connect<'_>, text: &str) -> ConnectError {
+        self.audit(connect, text);
+        let told = Some("this client is banned");
+        ConnectError { told, audited: true, ..ConnectError::new(connect.version, ReasonCode::Banned, text) }
+    }
+
+    fn audit(&self, connect: &Connect<'_>, text: &str) {
+        let (log, now) = (&self.core.refusal_log, self.core.now());
+        audit::refused(log, now, self.peer, connect.client_id, connect.user_name, text);
+    }
+}
+
+/// Decodes CONNECT of any version.
+fn decode(bytes: &[u8]) -> Result<Connect<'_>, ConnectError> {
     let mut names_v5 = false;
-    let connect = match frame::split(&bytes, ANY, u32::MAX) {
+    let packet = match frame::split(bytes, ANY, u32::MAX) {
         Ok(Split::Frame { frame, .. }) => {
             names_v5 = frame.body.starts_with(b"\0\x04MQTT\x05");
             Packet::decode(frame, ANY)
@@ -217,9 +351,9 @@ async fn authenticate(
         Ok(Split::Incomplete { .. }) => return Err(ConnectError::close("CONNECT is not whole")),
         Err(error) => Err(error),
     };
-    let connect = match connect {
-        Ok(Packet::Connect(connect)) => connect,
-        Ok(_) => return Err(ConnectError::close("the first packet is not CONNECT")),
+    match packet {
+        Ok(Packet::Connect(connect)) => Ok(connect),
+        Ok(_) => Err(ConnectError::close("the first packet is not CONNECT")),
         Err(error) => {
             let text = format!("CONNECT: {error}");
             // `[MQTT-4.13.1-1]`: MQTT 5 has words for what is wrong with the rest of it.
@@ -227,98 +361,9 @@ async fn authenticate(
                 return Err(ConnectError::new(Version::V5, error.reason(), text));
             }
             // An unknown protocol level is answered in the form that every version can read.
-            return Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) });
+            Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) })
         }
-    };
-    endpoint.traffic.packets_received.add(1);
-    place.handshake_done();
-    // As of now: it may have changed, or gone, since the connection was accepted.
-    let snapshot = core.settings.get();
-    let Some(endpoint) = snapshot.endpoint(peer.place).cloned() else {
-        return Err(ConnectError::close("the listener was taken out of the configuration"));
-    };
-    let mut request = terms::check(&endpoint, &connect)?;
-    let chosen = request.client_id.clone();
-    let credentials = Credentials {
-        peer,
-        client_id: connect.client_id,
-        assigned_client_id: &chosen,
-        user_name: connect.user_name,
-        password: connect.password,
-    };
-    let policy = &snapshot.auth.policy;
-    let identified = match connect.properties.authentication_method() {
-        None => policy
-            .authenticate(&credentials)
-            .await
-            .map_err(|refused| ConnectError::refused(connect.version, refused)),
-        Some(method) => {
-            exchange::exchange(&endpoint.traffic, &snapshot, stream, input, &connect, &credentials).await.map(
-                |(identity, data)| {
-                    request.auth_data = data;
-                    request.negotiated.auth_method = Some(method.into());
-                    identity
-                },
-            )
-        }
-    };
-    let identity = identified.map_err(|refuse| {
-        core.metrics.authentication_failures.add(1);
-        audit::refused(
-            &core.refusal_log,
-            core.now(),
-            peer,
-            connect.client_id,
-            connect.user_name,
-            &refuse.text,
-        );
-        ConnectError { audited: true, ..refuse }
-    })?;
-    if let Some(client_id) = &identity.client_id {
-        request.assigned |= **client_id != *connect.client_id;
-        request.client_id = client_id.clone();
     }
-    let client_id = &request.client_id;
-    let (user, address) = (identity.user.as_deref(), peer.address.ip());
-    if let Some(ban) = snapshot.bans.of(client_id, user, address, ban::now_s()) {
-        return Err(banned(
-            core,
-            connect.version,
-            peer,
-            &connect,
-            &format!("{} is banned ({})", ban.whom, ban.reason),
-        ));
-    }
-    if let Err(left) = core.flapping.connects(client_id, &endpoint.limits, core.now()) {
-        let text = format!(
-            "client '{client_id}' comes more often than limits.flapping_connects_max and is banned for {} s",
-            left.as_secs()
-        );
-        return Err(banned(core, connect.version, peer, &connect, &text));
-    }
-    // Below the mount point, where there is one.
-    if let Some(will) = &request.will
-        && !policy.allows(&identity, client_id, Action::Publish, &will.topic)
-    {
-        core.metrics.denied.add(1);
-        let rule = policy.rule(&identity, client_id, Action::Publish, &will.topic);
-        audit::denied("CONNECT with a will", client_id, &identity, &will.topic, &rule, 0);
-        let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
-        let told = Some("this client may not publish to its will topic");
-        return Err(ConnectError {
-            told,
-            audited: true,
-            ..ConnectError::new(connect.version, ReasonCode::NotAuthorized, text)
-        });
-    }
-    Ok((identity, endpoint, snapshot, request))
-}
-
-/// The refusal of a client that is banned; why is not for it to know.
-fn banned(core: &Core, version: Version, peer: &Peer, connect: &Connect<'_>, text: &str) -> ConnectError {
-    audit::refused(&core.refusal_log, core.now(), peer, connect.client_id, connect.user_name, text);
-    let told = Some("this client is banned");
-    ConnectError { told, audited: true, ..ConnectError::new(version, ReasonCode::Banned, text) }
 }
 
 /// Names a first byte that is not CONNECT, for users who connected the wrong program or to the

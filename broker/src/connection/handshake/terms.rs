@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use lapwing_protocol::packet::{Connect, Will as WillFields};
-use lapwing_protocol::{QoS, ReasonCode, Version, limits, topic};
+use lapwing_protocol::{QoS, ReasonCode, Version, limits};
 
 use super::{ConnectError, ConnectRequest};
 use crate::config::mount;
 use crate::connection::negotiated::{AnnouncedLimits, Negotiated};
-use crate::connection::user_properties_fit;
+use crate::connection::refusals::refusal;
+use crate::core::publish_rules::{self, user_properties_fit};
 use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 
@@ -108,24 +109,12 @@ fn check_will(config: &Endpoint, version: Version, will: &WillFields<'_>) -> Res
     if will.retain && !config.mqtt.retain_available {
         return refuse(ReasonCode::RetainNotSupported, "mqtt.retain_available is false");
     }
-    if will.topic.starts_with('$') {
-        return refuse(ReasonCode::NotAuthorized, "topics that start with $ are the broker's own");
-    }
-    if topic::level_count(will.topic) > config.limits.topic_levels_max as usize
-        || will.topic.len() > config.limits.topic_bytes_max as usize
-    {
-        return refuse(ReasonCode::TopicNameInvalid, "the topic is longer than the limits allow");
-    }
-    if config.mqtt.payload_format_checked
-        && will.properties.payload_format_indicator() == Some(1)
-        && std::str::from_utf8(will.payload).is_err()
-    {
-        return refuse(
-            ReasonCode::PayloadFormatInvalid,
-            "the payload is not the UTF-8 text it is said to be",
-        );
-    }
-    Ok(())
+    publish_rules::check(will.topic, &will.properties, will.payload, &config.limits, &config.mqtt).or_else(
+        |reason| {
+            let rejection = refusal(reason);
+            refuse(rejection.reason, rejection.text)
+        },
+    )
 }
 
 /// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.

@@ -1,9 +1,9 @@
-//! Where the messages of queued rows stand: in the row, once for several rows, or still in the log.
+//! Locations of queued messages: in the row, shared by several rows, or still in the log.
 //!
-//! A message that outlives its window was written to the log already. Where most of what a window
-//! put into a segment outlives it, the rows only say where, and the segment is kept for as long as
-//! a row needs it: a backlog is written once, not twice. Elsewhere the message moves into its row,
-//! and the segment is recycled.
+//! A message that outlives its window was written to the log already. If most messages of a segment
+//! outlive the window, their rows only refer to the log, and the segment is kept while a row needs
+//! it. So a backlog is written once, not twice. Otherwise the messages move into their rows, and
+//! the segment is recycled.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,25 +21,24 @@ use crate::store::memtable::MemTable;
 use crate::store::wal::disk::{Disk, DiskFile, read_full};
 use crate::store::wal::segments;
 
-/// Messages with several rows, by the record that brought them.
+/// Messages with several rows, by the LSN of their record.
 pub(in crate::store) const BODIES: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("bodies");
-/// How many rows each of those has.
+/// Number of rows of each shared message.
 pub(in crate::store) const BODY_USES: TableDefinition<'_, u64, u64> = TableDefinition::new("body_uses");
-/// Segment → how many rows have their message in it, and how many ever had.
+/// Segment → rows that have their message in it now, and the highest number of them.
 const LOG_USES: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("log_uses");
 
-/// What is read of a segment at first, and at most, in bytes: a queue is read in order, so that the
-/// next message is likely to stand right behind.
+/// First and largest read from a segment, in bytes. A queue is read in order, so the next message
+/// is likely to follow directly.
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 256 << 10;
-/// Segments that are mostly empty are let be until there are so many bytes of that, whatever the
-/// backlog.
+/// Bytes of waste in mostly empty segments below which they stay, whatever the backlog.
 const EMPTY_BYTES_MIN: u64 = 64 << 20;
 
-/// Where a packed row has its message.
+/// Location of a packed row's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum PayloadRef {
-    /// Right behind.
+    /// Directly behind the row.
     Here,
     /// In [`BODIES`].
     Shared(Lsn),
@@ -47,7 +46,7 @@ pub(in crate::store) enum PayloadRef {
     Log(MessageRef),
 }
 
-/// Packs where the message is.
+/// Packs the location.
 pub(in crate::store) fn put(out: &mut Vec<u8>, body: &PayloadRef) {
     match body {
         PayloadRef::Here => out.push(0),
@@ -55,23 +54,23 @@ pub(in crate::store) fn put(out: &mut Vec<u8>, body: &PayloadRef) {
             out.push(1);
             codec::put_number(out, *lsn);
         }
-        PayloadRef::Log(MessageRef { spot, len, sum }) => {
+        PayloadRef::Log(MessageRef { location, len, sum }) => {
             out.push(2);
-            codec::put_number(out, spot.segment);
-            codec::put_number(out, spot.at);
+            codec::put_number(out, location.segment);
+            codec::put_number(out, location.at);
             codec::put_number(out, u64::from(*len));
             codec::put_number(out, u64::from(*sum));
         }
     }
 }
 
-/// Reads it back.
+/// Unpacks a location.
 pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<PayloadRef> {
     Some(match reader.u8()? {
         0 => PayloadRef::Here,
         1 => PayloadRef::Shared(reader.number()?),
         2 => PayloadRef::Log(MessageRef {
-            spot: LogLocation { segment: reader.number()?, at: reader.number()? },
+            location: LogLocation { segment: reader.number()?, at: reader.number()? },
             len: reader.u32()?,
             sum: reader.u32()?,
         }),
@@ -79,12 +78,12 @@ pub(in crate::store) fn body(reader: &mut Reader<'_>) -> Option<PayloadRef> {
     })
 }
 
-/// TrafficTotals by segment. The rows of a queue stand in the order of the log, so that the same
-/// segment is meant many times, one after the other.
+/// Sums by segment. Rows of a queue are in the order of the log, so consecutive rows mostly name
+/// the same segment.
 #[derive(Debug, Default)]
 struct SegmentUsage {
     known: BTreeMap<u64, u64>,
-    /// The segment that was meant last, and what came to its sum since then.
+    /// Segment of the last row, and its change since then.
     last: Option<(u64, u64)>,
 }
 
@@ -111,15 +110,14 @@ impl SegmentUsage {
     }
 }
 
-/// What is to be known of the rows of a table before they are written.
+/// Properties of a table's rows, computed before they are written.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Survey {
-    /// The segments whose messages stay where they are: those of which at least half outlives this
-    /// table.
+    /// Segments whose messages stay in place: at least half of them outlives this table.
     pub(in crate::store) staying: BTreeSet<u64>,
-    /// There are messages in other ones.
+    /// Set when messages are in other segments.
     pub(in crate::store) moving: bool,
-    /// Some were brought together with others.
+    /// Set when rows share a message.
     pub(in crate::store) shared: bool,
 }
 
@@ -127,10 +125,10 @@ impl Survey {
     pub(in crate::store) fn of(table: &MemTable) -> Survey {
         let (mut live, mut shared) = (SegmentUsage::default(), false);
         table.queue.iter().for_each(|(_, row)| {
-            let count = table.siblings(row).map_or(1, |siblings| siblings.count.max(1));
+            let count = table.shared_body(row).map_or(1, |shared| shared.count.max(1));
             shared |= count > 1;
-            if let Err(MessageRef { spot, len, .. }) = row.body() {
-                live.add(spot.segment, u64::from(len / count));
+            if let Err(MessageRef { location, len, .. }) = row.body() {
+                live.add(location.segment, u64::from(len / count));
             }
         });
         let live = live.all();
@@ -143,7 +141,7 @@ impl Survey {
     }
 }
 
-/// What a checkpoint changes about who needs which message.
+/// Changes of a checkpoint to the uses of messages.
 #[derive(Debug, Default)]
 pub(in crate::store) struct UsageDelta {
     less_shared: HashMap<Lsn, u64>,
@@ -152,41 +150,41 @@ pub(in crate::store) struct UsageDelta {
     moved: u64,
 }
 
-/// What follows from that for the segments.
+/// Effect of a checkpoint on the segments.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct CheckpointResult {
-    /// They are needed now.
+    /// Segments that are needed from now on.
     pub(in crate::store) kept: Vec<u64>,
-    /// They are not any more.
+    /// Segments that are no longer needed.
     pub(in crate::store) freed: Vec<u64>,
-    /// Messages that were moved out of sparse ones.
+    /// Messages that were moved out of sparse segments.
     pub(in crate::store) moved: u64,
 }
 
 impl UsageDelta {
-    /// A row that needs this is written.
+    /// Counts a row that needs this message.
     pub(in crate::store) fn more(&mut self, body: &PayloadRef) {
-        if let PayloadRef::Log(place) = body {
-            self.more_log.add(place.spot.segment, 1);
+        if let PayloadRef::Log(reference) = body {
+            self.more_log.add(reference.location.segment, 1);
         }
     }
 
-    /// A row that needed this is gone.
+    /// Counts a removed row that needed this message.
     pub(in crate::store) fn less(&mut self, body: &PayloadRef) {
         match body {
             PayloadRef::Here => {}
             PayloadRef::Shared(lsn) => *self.less_shared.entry(*lsn).or_default() += 1,
-            PayloadRef::Log(place) => self.less_log.add(place.spot.segment, 1),
+            PayloadRef::Log(reference) => self.less_log.add(reference.location.segment, 1),
         }
     }
 
-    /// A row has its message now.
+    /// Counts a row that has its message itself now.
     pub(in crate::store) fn moved(&mut self, body: &PayloadRef) {
         self.less(body);
         self.moved += 1;
     }
 
-    /// Writes it down.
+    /// Writes the changes to the tables.
     pub(in crate::store) fn settle(self, txn: &WriteTransaction) -> Result<CheckpointResult, redb::Error> {
         let (mut uses, mut bodies) = (txn.open_table(BODY_USES)?, txn.open_table(BODIES)?);
         for (body, fewer) in self.less_shared {
@@ -219,7 +217,7 @@ impl UsageDelta {
     }
 }
 
-/// The segments that are needed.
+/// Segments that are needed.
 pub(in crate::store) fn needed(txn: &redb::ReadTransaction) -> io::Result<BTreeSet<u64>> {
     match txn.open_table(LOG_USES) {
         Ok(table) => table
@@ -233,7 +231,7 @@ pub(in crate::store) fn needed(txn: &redb::ReadTransaction) -> io::Result<BTreeS
     }
 }
 
-/// Segments to be emptied, since the kept ones have become more empty than full: those that are.
+/// Segments to be emptied, if the kept segments are more than half empty.
 pub(in crate::store) fn sparse(
     txn: &WriteTransaction,
     segment_bytes: u64,
@@ -255,7 +253,7 @@ pub(in crate::store) fn sparse(
     Ok(if empty > full.max(min) { sparse } else { BTreeSet::new() })
 }
 
-/// Reads messages that stand in the log.
+/// Reader of messages in the log.
 #[derive(Debug)]
 pub(in crate::store) struct Log {
     disk: Arc<dyn Disk>,
@@ -267,7 +265,7 @@ pub(in crate::store) struct Log {
 struct OpenSegment {
     segment: u64,
     file: Arc<dyn DiskFile>,
-    /// What was read of it, and where that begins.
+    /// Bytes read from the segment, and their offset.
     bytes: Vec<u8>,
     at: u64,
 }
@@ -277,47 +275,48 @@ impl Log {
         Log { disk, open: RefCell::new(None), failed: RefCell::new(None) }
     }
 
-    /// The message that stands there; `None` where it is not whole, or the disk could not be read
-    /// ([`failure`](Self::failure) tells).
-    pub(in crate::store) fn message(&self, place: &MessageRef) -> Option<Message> {
-        self.read(place).unwrap_or_else(|error| {
+    /// Reads the message; `None` if it is damaged or the disk failed ([`failure`](Self::failure)
+    /// tells).
+    pub(in crate::store) fn message(&self, reference: &MessageRef) -> Option<Message> {
+        self.read(reference).unwrap_or_else(|error| {
             *self.failed.borrow_mut() = Some(error);
             None
         })
     }
 
-    /// That the disk could not be read since this was asked last.
+    /// Disk error since the last call.
     pub(in crate::store) fn failure(&self) -> io::Result<()> {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn read(&self, place: &MessageRef) -> io::Result<Option<Message>> {
-        let MessageRef { spot, len, sum } = *place;
+    fn read(&self, reference: &MessageRef) -> io::Result<Option<Message>> {
+        let MessageRef { location, len, sum } = *reference;
         let len = len as usize;
         let mut open = self.open.borrow_mut();
-        if open.as_ref().is_none_or(|open| open.segment != spot.segment) {
-            let file = match self.disk.open(&segments::name(spot.segment), false) {
+        if open.as_ref().is_none_or(|open| open.segment != location.segment) {
+            let file = match self.disk.open(&segments::name(location.segment), false) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            *open = Some(OpenSegment { segment: spot.segment, file, bytes: Vec::new(), at: 0 });
+            *open = Some(OpenSegment { segment: location.segment, file, bytes: Vec::new(), at: 0 });
         }
         let Some(open) = open.as_mut() else { return Ok(None) };
         let within =
-            |open: &OpenSegment| spot.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
+            |open: &OpenSegment| location.at.checked_sub(open.at).and_then(|at| usize::try_from(at).ok());
         let known = |open: &OpenSegment| within(open).is_some_and(|at| at + len <= open.bytes.len());
         if !known(open) {
-            // More at once where the reading goes on from what was read last.
+            // Reads more at once when reading continues behind the last read.
             let near = within(open).is_some_and(|at| at <= open.bytes.len() + READ_MIN);
             let more = if near { (open.bytes.len() * 2).clamp(READ_MIN, READ_MAX) } else { READ_MIN };
-            // What does not end within the file is not there; a damaged length takes no memory.
-            let left = open.file.len()?.saturating_sub(spot.at);
+            // A message beyond the end of the file is damaged; a damaged length allocates no
+            // memory.
+            let left = open.file.len()?.saturating_sub(location.at);
             let wanted = (more.max(len) as u64).min(left) as usize;
             open.bytes.resize(wanted, 0);
-            let read = read_full(&*open.file, &mut open.bytes, spot.at)?;
+            let read = read_full(&*open.file, &mut open.bytes, location.at)?;
             open.bytes.truncate(read);
-            open.at = spot.at;
+            open.at = location.at;
         }
         let bytes = within(open).and_then(|at| open.bytes.get(at..at + len));
         Ok(bytes.filter(|bytes| crc32c::crc32c(bytes) == sum).and_then(Message::from_bytes))

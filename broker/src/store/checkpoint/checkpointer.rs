@@ -1,6 +1,6 @@
-//! The keeper: one thread that writes closed tables into the checkpoint, recycles the log behind
-//! it, and has new segments ready before the writer needs them. It is where a full disk is noticed
-//! first, while there is still room for acknowledgements.
+//! The checkpointer: one thread that writes frozen memtables into the checkpoint, recycles the log
+//! behind it, and prepares new segments before the writer needs them. It notices a full disk first,
+//! while there is still room for acknowledgements.
 
 use std::io;
 use std::sync::PoisonError;
@@ -15,36 +15,36 @@ use crate::store::sync::lock;
 use crate::store::wal::segments::{self, Preallocation};
 use crate::store::{Health, checkpoint};
 
-/// Segments that are ready beside the one in use, at least.
-const SPARES: usize = 2;
-/// Above what one window of log takes, so many are kept for later rather than removed.
-const SPARES_MORE: u64 = 4;
-/// How often a disk that was full is asked again.
+/// Minimum number of ready segments beside the current one.
+const READY_MIN: usize = 2;
+/// Segments kept for reuse, beyond those of one window of log; others are removed.
+const REUSE_MARGIN: u64 = 4;
+/// Interval between attempts on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the store closes.
 pub(in crate::store) fn run(shared: &Shared) {
     let mut retry = false;
     loop {
-        let mut supply = lock(&shared.segments);
+        let mut pool = lock(&shared.segments);
         loop {
             let health = shared.health();
-            let due = supply.wanted || supply.ready.len() < SPARES || health == Health::Full;
-            if supply.closed {
+            let due = pool.wanted || pool.ready.len() < READY_MIN || health == Health::Full;
+            if pool.closed {
                 return;
             }
             if std::mem::take(&mut retry) {
-                let waited = shared.supply_changed.wait_timeout(supply, RETRY);
-                supply = waited.unwrap_or_else(PoisonError::into_inner).0;
+                let waited = shared.supply_changed.wait_timeout(pool, RETRY);
+                pool = waited.unwrap_or_else(PoisonError::into_inner).0;
             } else if due && health != Health::Failed {
                 break;
             } else {
-                supply = shared.supply_changed.wait(supply).unwrap_or_else(PoisonError::into_inner);
+                pool = shared.supply_changed.wait(pool).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        let wanted = std::mem::take(&mut supply.wanted);
-        drop(supply);
-        let result = if wanted { checkpoint(shared) } else { Ok(()) }.and_then(|()| spare(shared));
+        let wanted = std::mem::take(&mut pool.wanted);
+        drop(pool);
+        let result = if wanted { checkpoint(shared) } else { Ok(()) }.and_then(|()| prepare_segments(shared));
         let full = match &result {
             Ok(()) => false,
             Err(error) if error.kind() == io::ErrorKind::StorageFull => true,
@@ -56,9 +56,9 @@ pub(in crate::store) fn run(shared: &Shared) {
         };
         let before = shared.health();
         {
-            let mut supply = lock(&shared.segments);
-            supply.no_space = full;
-            supply.wanted |= wanted && full;
+            let mut pool = lock(&shared.segments);
+            pool.no_space = full;
+            pool.wanted |= wanted && full;
         }
         match (full, before) {
             (true, Health::Good) => {
@@ -77,16 +77,16 @@ pub(in crate::store) fn run(shared: &Shared) {
 
 /// Writes the frozen table into the checkpoint, if there is one.
 fn checkpoint(shared: &Shared) -> io::Result<()> {
-    let (table, meta, db, looks) = {
+    let (table, meta, db, pins) = {
         let mut view = lock(&shared.view);
         let Some(table) = view.frozen.clone() else { return Ok(()) };
         if view.checkpoint.database().is_none() {
             view.checkpoint.reopen()?;
         }
-        (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.looks().clone())
+        (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.pins().clone())
     };
     if shared.durable.load(Ordering::Acquire) < meta.lsn {
-        // The checkpoint may refer to what is in the log: that has to be on disk before it is.
+        // The checkpoint may refer to the log, so the log must be on disk first.
         for segment in table.covers.keys() {
             shared.counters.syncs.add(1);
             shared.disk.open(&segments::name(*segment), false)?.sync()?;
@@ -101,7 +101,7 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
     let settled = match written {
         Ok(settled) => settled,
         Err(error) => {
-            // redb takes nothing more after an error; the table is written again.
+            // redb is unusable after an error: it is opened again, and the table written again.
             let nobody_reads = shared.reading.write();
             let reopened = lock(&shared.view).checkpoint.reopen();
             drop(nobody_reads);
@@ -114,42 +114,41 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
     shared.counters.checkpoints.add(1);
     shared.counters.moved.add(settled.moved);
     {
-        let mut supply = lock(&shared.segments);
-        supply.settle(settled, looks.made(), meta.lsn);
-        supply.made += 1;
+        let mut pool = lock(&shared.segments);
+        pool.settle(settled, pins.made(), meta.lsn);
+        pool.made += 1;
     }
     shared.supply_changed.notify_all();
-    // A large table takes its time to go; nobody waits for it here.
+    // Freeing a large table takes time; here no other thread waits for it.
     drop(table);
     Ok(())
 }
 
-/// Makes segments ready: out of those that the checkpoint has made superfluous, which costs no
-/// write, or new ones where too few are left.
-fn spare(shared: &Shared) -> io::Result<()> {
+/// Prepares segments: from recycled ones, which costs no write, or new ones when too few are left.
+fn prepare_segments(shared: &Shared) -> io::Result<()> {
     let options = &shared.options;
-    let enough = (options.window_bytes / options.segment_bytes.max(1) + SPARES_MORE) as usize;
+    let enough = (options.window_bytes / options.segment_bytes.max(1) + REUSE_MARGIN) as usize;
     loop {
-        let oldest = lock(&shared.view).checkpoint.looks().oldest();
+        let oldest = lock(&shared.view).checkpoint.pins().oldest();
         let (id, old, room) = {
-            let mut supply = lock(&shared.segments);
-            let old = supply.reusable(oldest);
+            let mut pool = lock(&shared.segments);
+            let old = pool.reusable(oldest);
             match old {
-                Some(old) if supply.ready.len() >= enough => {
-                    drop(supply);
+                Some(old) if pool.ready.len() >= enough => {
+                    drop(pool);
                     shared.disk.remove(&segments::name(old))?;
                     continue;
                 }
-                None if supply.ready.len() >= SPARES => return Ok(()),
+                None if pool.ready.len() >= READY_MIN => return Ok(()),
                 _ => {}
             }
-            supply.next_id += 1;
-            let room = if supply.large_frames { Preallocation::Reserved } else { Preallocation::Zeroed };
-            (supply.next_id, old, room)
+            pool.next_id += 1;
+            let room = if pool.large_frames { Preallocation::Reserved } else { Preallocation::Zeroed };
+            (pool.next_id, old, room)
         };
         let made = segments::prepare(&*shared.disk, id, old, options.segment_bytes, room);
         if made.is_err() {
-            // What is half made only takes up space, which is perhaps what is missing.
+            // A half-made segment only takes up space, perhaps the space that is missing.
             let _ = shared.disk.remove(&segments::name(id));
         }
         lock(&shared.segments).ready.push_back(made?);

@@ -3,16 +3,16 @@
 use crate::message::Millis;
 use crate::store::Lsn;
 
-/// Where the checkpoint stands.
+/// Position of the checkpoint in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Meta {
-    /// Everything up to this record is in it.
+    /// The checkpoint has all records up to this one.
     pub(in crate::store) lsn: Lsn,
     pub(in crate::store) clock: Millis,
     pub(in crate::store) number: u64,
     pub(in crate::store) last_group: u32,
-    /// Of the frames of the log.
+    /// Salt of the log's frames.
     pub(in crate::store) salt: u32,
-    /// No segment before this one has records behind `lsn`.
+    /// First segment that can have records behind `lsn`.
     pub(in crate::store) segment: u64,
 }

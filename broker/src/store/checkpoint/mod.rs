@@ -1,47 +1,41 @@
-//! The checkpoint: a redb database with everything that outlives the window of the log. It is
-//! written from a closed table in one transaction, and never otherwise; `FORMAT.md` lists its
-//! tables.
+//! The checkpoint: a redb database with all state that outlives the window of the log. A frozen
+//! memtable is written to it in one transaction, and nothing else is. `FORMAT.md` lists its tables.
 
 pub(super) mod bodies;
 pub(super) mod checkpointer;
 pub(in crate::store) mod meta;
 mod queue;
+mod reader;
 pub(in crate::store) mod row_format;
+mod writer;
 
-use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 
-use lapwing_protocol::PacketId;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageBackend, StorageError, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition,
 };
-use tracing::error;
 
-use super::codec::{self, Reader};
 use super::error::OpenError;
-use super::record::{KeptFlight, KeptSession, SessionTerms, Waiting};
-use crate::message::{Delivery, Message, Seq, SessionNumber};
-use crate::store::checkpoint::bodies::{BODIES, BODY_USES, CheckpointResult, Log, UsageDelta};
+use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::meta::Meta;
-use crate::store::checkpoint::row_format::{RowBytes, as_io, checked, copy_table, guarded, verified};
+use crate::store::checkpoint::row_format::{RowBytes, as_io, guarded};
 use crate::store::counters::Counters;
-use crate::store::location::MessageRef;
 use crate::store::memtable::MemTable;
-use crate::store::pins::{ReaderPin, ReaderPins};
+use crate::store::pins::ReaderPins;
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};
-use crate::store::wal::segments;
 
-/// Its file.
+pub(in crate::store) use self::reader::{CheckpointReader, kept};
+pub(in crate::store) use self::writer::{copy, write};
+
+/// File name.
 pub(in crate::store) const FILE: &str = "checkpoint.redb";
-/// The version of its format. Version 1 had no messages that stand in the log; it is read, and
-/// written on as this one.
+/// Version of the format. Version 1 had no messages in the log; it is read, and becomes this
+/// version with the next write.
 const FORMAT: u64 = 2;
 const FORMAT_MIN: u64 = 1;
-/// Its file while it is made.
+/// File name while it is created.
 const FILE_NEW: &str = "checkpoint.new";
 
 pub(in crate::store) const META: TableDefinition<'_, &str, RowBytes> = TableDefinition::new("meta");
@@ -52,7 +46,7 @@ const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("rece
 const RETAINED: TableDefinition<'_, RowBytes, RowBytes> = TableDefinition::new("retained");
 const WAITING: TableDefinition<'_, u64, RowBytes> = TableDefinition::new("waiting");
 
-/// redb on a [`DiskFile`].
+/// redb backend on a [`DiskFile`].
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn DiskFile>,
@@ -95,12 +89,12 @@ pub(in crate::store) struct Checkpoint {
     cache_bytes: usize,
     /// `None` between an error and the next attempt.
     db: Option<Arc<Database>>,
-    /// Who reads it.
-    looks: Arc<ReaderPins>,
+    /// Pins of its readers.
+    pins: Arc<ReaderPins>,
 }
 
 impl Checkpoint {
-    /// Opens it, or makes an empty one with this salt.
+    /// Opens the checkpoint, or creates an empty one with this salt.
     pub(in crate::store) fn open(
         disk: Arc<dyn Disk>,
         counters: Arc<Counters>,
@@ -127,7 +121,7 @@ impl Checkpoint {
             other => OpenError::Io { doing: format!("opening {path}"), error: as_io(other) },
         })?;
         let checkpoint =
-            Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), looks: Arc::default() };
+            Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), pins: Arc::default() };
         let format = checkpoint.read().and_then(|read| read.meta_number("format"));
         match format.map_err(OpenError::io(format!("reading {path}")))? {
             Some(FORMAT_MIN..=FORMAT) => Ok(checkpoint),
@@ -138,7 +132,7 @@ impl Checkpoint {
         }
     }
 
-    /// Opens it anew after an error, which leaves redb unusable. Nobody may be reading.
+    /// Opens it again after an error, which leaves redb unusable. There must be no readers.
     pub(in crate::store) fn reopen(&mut self) -> io::Result<()> {
         self.db = None;
         let db = open_file(&self.disk, &self.counters, self.cache_bytes, FILE).map_err(as_io)?;
@@ -146,22 +140,22 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The database, to write to while others read.
+    /// The database; it can be written while others read.
     pub(in crate::store) fn database(&self) -> Option<Arc<Database>> {
         self.db.clone()
     }
 
-    /// Who reads it.
-    pub(in crate::store) fn looks(&self) -> &Arc<ReaderPins> {
-        &self.looks
+    /// Pins of its readers.
+    pub(in crate::store) fn pins(&self) -> &Arc<ReaderPins> {
+        &self.pins
     }
 
-    /// A look at it that no later write changes.
+    /// Snapshot that later writes do not change.
     pub(in crate::store) fn read(&self) -> io::Result<CheckpointReader> {
         let Some(db) = &self.db else { return Err(io::Error::other("the checkpoint is closed")) };
         let (path, log) = (self.disk.path(FILE), Log::new(self.disk.clone()));
-        let look = self.looks.begin();
-        guarded(|| db.begin_read().map(|txn| CheckpointReader { txn, path, log, _look: look }).map_err(as_io))
+        let pin = self.pins.begin();
+        guarded(|| db.begin_read().map(|txn| CheckpointReader { txn, path, log, _pin: pin }).map_err(as_io))
     }
 }
 
@@ -183,8 +177,8 @@ fn open_file(
     })
 }
 
-/// Makes an empty checkpoint beside the real name first: one that is half made is never taken for
-/// real.
+/// Creates an empty checkpoint under another name first: a half-made one is never taken for
+/// complete.
 fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Result<()> {
     if disk.list("")?.iter().any(|name| name == FILE_NEW) {
         disk.remove(FILE_NEW)?;
@@ -197,338 +191,7 @@ fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Resu
     disk.sync_folder("")
 }
 
-/// Writes a closed table in one transaction; which segments it needs from now on, and which it does
-/// not any more.
-pub(in crate::store) fn write(
-    db: &Database,
-    table: &MemTable,
-    meta: &Meta,
-    log: &Log,
-    segment_bytes: u64,
-) -> io::Result<CheckpointResult> {
-    guarded(|| write_all(db, table, meta, log, segment_bytes).map_err(as_io))
-}
-
-fn write_all(
-    db: &Database,
-    table: &MemTable,
-    meta: &Meta,
-    log: &Log,
-    segment_bytes: u64,
-) -> Result<CheckpointResult, redb::Error> {
-    let mut txn = db.begin_write()?;
-    txn.set_durability(Durability::Immediate)?;
-    txn.set_quick_repair(true);
-    let mut scratch = Vec::new();
-    let mut balance = UsageDelta::default();
-    {
-        let mut put = txn.open_table(META)?;
-        for (name, value) in [
-            ("format", FORMAT),
-            ("lsn", meta.lsn),
-            ("clock", meta.clock),
-            ("number", meta.number),
-            ("last_group", u64::from(meta.last_group)),
-            ("salt", u64::from(meta.salt)),
-            ("segment", meta.segment),
-        ] {
-            put.insert(name, value.to_le_bytes().as_slice())?;
-        }
-    }
-    end_sessions(&txn, table)?;
-    {
-        let mut rows = txn.open_table(SESSIONS)?;
-        for (number, terms) in &table.sessions {
-            match terms {
-                Some(terms) => {
-                    rows.insert(number, checked(&mut scratch, |out| codec::put_session(out, terms)))?
-                }
-                None => rows.remove(number)?,
-            };
-        }
-    }
-    {
-        let mut rows = txn.open_table(SUBSCRIPTIONS)?;
-        for ((session, filter), kept) in &table.subscriptions {
-            let key = (*session, &**filter);
-            match kept {
-                Some(kept) => {
-                    rows.insert(key, checked(&mut scratch, |out| codec::put_subscription(out, kept)))?
-                }
-                None => rows.remove(key)?,
-            };
-        }
-    }
-    queue::create(&txn)?;
-    queue::write(&txn, table, log, &mut balance)?;
-    {
-        let mut rows = txn.open_table(FLIGHTS)?;
-        for ((session, packet_id), layered) in &table.flights {
-            let key = (*session, packet_id.get());
-            match &layered.row {
-                Some(flight) => {
-                    rows.insert(key, checked(&mut scratch, |out| codec::put_flight(out, flight)))?
-                }
-                None => rows.remove(key)?,
-            };
-        }
-    }
-    {
-        let mut rows = txn.open_table(RECEIVED)?;
-        for ((session, packet_id), layered) in &table.received {
-            let key = (*session, packet_id.get());
-            match layered.row {
-                Some(()) => rows.insert(key, ())?,
-                None => rows.remove(key)?,
-            };
-        }
-    }
-    {
-        let mut rows = txn.open_table(RETAINED)?;
-        for (topic, message) in &table.retained {
-            let key = retained_key(topic);
-            match message {
-                Some(message) => {
-                    rows.insert(&*key, checked(&mut scratch, |out| codec::put_message(out, message)))?
-                }
-                None => rows.remove(&*key)?,
-            };
-        }
-    }
-    {
-        let mut rows = txn.open_table(WAITING)?;
-        for (session, waiting) in &table.waiting {
-            rows.insert(session, checked(&mut scratch, |out| codec::put_waiting(out, waiting)))?;
-        }
-    }
-    queue::collect_garbage(&txn, &mut balance)?;
-    move_out(&txn, log, segment_bytes, &mut balance)?;
-    let settled = balance.settle(&txn)?;
-    txn.commit()?;
-    Ok(settled)
-}
-
-/// Empties segments that have become mostly empty, some of it at each checkpoint.
-fn move_out(
-    txn: &WriteTransaction,
-    log: &Log,
-    segment_bytes: u64,
-    balance: &mut UsageDelta,
-) -> Result<(), redb::Error> {
-    const AT: [&str; 2] = ["moved_session", "moved_place"];
-    let sparse = bodies::sparse(txn, segment_bytes)?;
-    if sparse.is_empty() {
-        return Ok(());
-    }
-    let mut meta = txn.open_table(META)?;
-    let at = |name| -> Option<u64> { meta.get(name).ok()??.value().try_into().ok().map(u64::from_le_bytes) };
-    let from = (at(AT[0]).unwrap_or(0), at(AT[1]).unwrap_or(0));
-    let next = queue::move_out(txn, &sparse, from, log, balance)?;
-    meta.insert(AT[0], next.0.to_le_bytes().as_slice())?;
-    meta.insert(AT[1], next.1.to_le_bytes().as_slice())?;
-    Ok(())
-}
-
-fn end_sessions(txn: &WriteTransaction, table: &MemTable) -> Result<(), redb::Error> {
-    let mut waiting = txn.open_table(WAITING)?;
-    let mut subscriptions = txn.open_table(SUBSCRIPTIONS)?;
-    let mut flights = txn.open_table(FLIGHTS)?;
-    let mut received = txn.open_table(RECEIVED)?;
-    for session in &table.ended {
-        let session = *session;
-        if waiting.remove(session)?.is_some() {
-            queue::discard(txn, session)?;
-        }
-        subscriptions.retain_in((session, "")..(session + 1, ""), |_, _| false)?;
-        flights.retain_in((session, 0)..(session + 1, 0), |_, _| false)?;
-        received.retain_in((session, 0)..(session + 1, 0), |_, _| false)?;
-    }
-    Ok(())
-}
-
-/// A topic in the order that the broker walks topics in: `/` sorts below every other byte.
+/// Key of a topic in the broker's order of topics: `/` sorts below every other byte.
 fn retained_key(topic: &str) -> Vec<u8> {
     topic.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect()
-}
-
-/// Copies all tables, as they are in this look, into a new file.
-pub(in crate::store) fn copy(read: &CheckpointReader, to: &Path) -> io::Result<()> {
-    let from = &read.txn;
-    guarded(|| {
-        let db = Builder::new().set_cache_size(16 << 20).create(to).map_err(as_io)?;
-        let mut txn = db.begin_write().map_err(as_io)?;
-        txn.set_quick_repair(true);
-        copy_table(from, &txn, META)?;
-        copy_table(from, &txn, SESSIONS)?;
-        copy_table(from, &txn, SUBSCRIPTIONS)?;
-        copy_table(from, &txn, BODIES)?;
-        copy_table(from, &txn, BODY_USES)?;
-        copy_table(from, &txn, FLIGHTS)?;
-        copy_table(from, &txn, RECEIVED)?;
-        copy_table(from, &txn, RETAINED)?;
-        copy_table(from, &txn, WAITING)?;
-        queue::copy(from, &txn, &read.log)?;
-        txn.commit().map_err(as_io)
-    })
-}
-
-/// A look at the checkpoint.
-pub(in crate::store) struct CheckpointReader {
-    txn: ReadTransaction,
-    path: String,
-    log: Log,
-    _look: ReaderPin,
-}
-
-impl CheckpointReader {
-    fn meta_number(&self, name: &str) -> io::Result<Option<u64>> {
-        let table = match self.txn.open_table(META) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(as_io(error)),
-        };
-        let value = table.get(name).map_err(as_io)?;
-        Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes)))
-    }
-
-    pub(in crate::store) fn meta(&self) -> io::Result<Meta> {
-        let number = |name| self.meta_number(name).map(Option::unwrap_or_default);
-        Ok(Meta {
-            lsn: number("lsn")?,
-            clock: number("clock")?,
-            number: number("number")?,
-            last_group: u32::try_from(number("last_group")?).unwrap_or(0),
-            salt: u32::try_from(number("salt")?).unwrap_or(0),
-            segment: number("segment")?,
-        })
-    }
-
-    /// A row that is not as it should be: told, counted and passed over.
-    fn corrupt(&self, table: &str, key: &dyn std::fmt::Debug, bad: &mut u64) {
-        *bad += 1;
-        error!(file = %self.path, table, ?key, "a row of the checkpoint is corrupt and is passed over");
-    }
-
-    /// Rows of a queue, for as long as `give` wants more.
-    pub(in crate::store) fn queue(
-        &self,
-        session: SessionNumber,
-        range: std::ops::Range<Seq>,
-        bad: &mut u64,
-        mut give: impl FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool,
-    ) -> io::Result<()> {
-        let mut corrupt = |session, seq: Seq| self.corrupt("queue_chunks", &(session, seq), bad);
-        guarded(|| queue::read(&self.txn, &self.log, session, range, &mut corrupt, &mut give))
-    }
-
-    /// A message that a table says to be in the log; `None` where it is damaged.
-    pub(in crate::store) fn logged(&self, place: &MessageRef, bad: &mut u64) -> io::Result<Option<Message>> {
-        let message = self.log.message(place);
-        self.log.failure()?;
-        if message.is_none() {
-            *bad += 1;
-            let file = segments::name(place.spot.segment);
-            error!(file, offset = place.spot.at, "a message in the log is damaged: it is passed over");
-        }
-        Ok(message)
-    }
-
-    /// The segments that it has messages in.
-    pub(in crate::store) fn segments(&self) -> io::Result<BTreeSet<u64>> {
-        guarded(|| bodies::needed(&self.txn))
-    }
-
-    pub(in crate::store) fn retained(&self, topic: &str, bad: &mut u64) -> io::Result<Option<Message>> {
-        guarded(|| {
-            let rows = self.txn.open_table(RETAINED).map_err(as_io)?;
-            let Some(row) = rows.get(&*retained_key(topic)).map_err(as_io)? else { return Ok(None) };
-            let message = verified(row.value()).and_then(|row| Reader::all(row, codec::message));
-            if message.is_none() {
-                self.corrupt("retained", &topic, bad);
-            }
-            Ok(message)
-        })
-    }
-
-    /// All retained messages, in the broker's order of topics.
-    pub(in crate::store) fn each_retained(
-        &self,
-        bad: &mut u64,
-        give: &mut dyn FnMut(Message),
-    ) -> io::Result<()> {
-        guarded(|| {
-            let rows = self.txn.open_table(RETAINED).map_err(as_io)?;
-            for row in rows.iter().map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                match verified(value.value()).and_then(|row| Reader::all(row, codec::message)) {
-                    Some(message) => give(message),
-                    None => self.corrupt("retained", &String::from_utf8_lossy(key.value()), bad),
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// All sessions with what they have, but their queues.
-    pub(in crate::store) fn sessions(
-        &self,
-        bad: &mut u64,
-    ) -> io::Result<HashMap<SessionNumber, KeptSession>> {
-        guarded(|| {
-            let mut all = HashMap::new();
-            for row in self.txn.open_table(SESSIONS).map_err(as_io)?.iter().map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                match verified(value.value()).and_then(|row| Reader::all(row, codec::session)) {
-                    Some(terms) => drop(all.insert(key.value(), kept(terms))),
-                    None => self.corrupt("sessions", &key.value(), bad),
-                }
-            }
-            for row in self.txn.open_table(SUBSCRIPTIONS).map_err(as_io)?.iter().map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                let (session, filter) = key.value();
-                let Some(kept) = all.get_mut(&session) else { continue };
-                match verified(value.value()).and_then(|row| Reader::all(row, codec::subscription)) {
-                    Some(subscription) => kept.subscriptions.push((filter.into(), subscription)),
-                    None => self.corrupt("subscriptions", &(session, filter), bad),
-                }
-            }
-            for row in self.txn.open_table(FLIGHTS).map_err(as_io)?.iter().map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                let (session, id) = key.value();
-                let Some(kept) = all.get_mut(&session) else { continue };
-                let flight: Option<KeptFlight> = PacketId::new(id)
-                    .zip(verified(value.value()))
-                    .and_then(|(id, row)| Reader::all(row, |reader| codec::flight(reader, id)));
-                match flight {
-                    Some(flight) => kept.flights.push(flight),
-                    None => self.corrupt("flights", &(session, id), bad),
-                }
-            }
-            for row in self.txn.open_table(RECEIVED).map_err(as_io)?.iter().map_err(as_io)? {
-                let (session, id) = row.map_err(as_io)?.0.value();
-                if let Some(kept) = all.get_mut(&session) {
-                    kept.received.extend(PacketId::new(id));
-                }
-            }
-            for row in self.txn.open_table(WAITING).map_err(as_io)?.iter().map_err(as_io)? {
-                let (key, value) = row.map_err(as_io)?;
-                let Some(kept) = all.get_mut(&key.value()) else { continue };
-                match verified(value.value()).and_then(|row| Reader::all(row, codec::waiting)) {
-                    Some(waiting) => kept.waiting = waiting,
-                    None => self.corrupt("waiting", &key.value(), bad),
-                }
-            }
-            Ok(all)
-        })
-    }
-}
-
-pub(in crate::store) fn kept(terms: SessionTerms) -> KeptSession {
-    KeptSession {
-        terms,
-        subscriptions: Vec::new(),
-        flights: Vec::new(),
-        received: Vec::new(),
-        waiting: Waiting::default(),
-    }
 }

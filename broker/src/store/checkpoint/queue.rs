@@ -1,8 +1,8 @@
-//! The queues in the checkpoint: rows in a run stand together in chunks, since a B-tree pays for
-//! each of its entries.
+//! Session queues in the checkpoint. Consecutive rows form chunks, since a B-tree has a cost for
+//! each entry.
 //!
-//! A chunk is written once. Rows that are gone are noted beside it until all of them are; then all
-//! of it goes.
+//! A chunk is written once. Removed rows are recorded beside it; a chunk without remaining rows is
+//! removed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -20,26 +20,26 @@ use crate::store::location::{LogLocation, MessageRef};
 use crate::store::memtable::MemTable;
 use crate::store::memtable::row::{Row, SharedBody};
 
-/// Session and first place → the rows from there on.
+/// Session and first slot → the rows from there on.
 const CHUNKS: TableDefinition<'_, (u64, u64), RowBytes> = TableDefinition::new("queue_chunks");
-/// Rows that are gone out of chunks that are not.
+/// Removed rows of chunks that still exist.
 const GONE: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("queue_gone");
-/// Sessions that ended with something in their queue.
+/// Ended sessions that had rows in their queue.
 const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("garbage");
 
-/// With its key and head it fits into a page of 16 KiB.
+/// With key and head, a chunk of this size fits into a page of 16 KiB.
 const CHUNK_BYTES_MAX: usize = 15_500;
-/// Rows of ended sessions that one checkpoint removes, so that no checkpoint takes long.
+/// Rows of ended sessions that one checkpoint removes at most, so that no checkpoint takes long.
 const GARBAGE_ROWS_MAX: usize = 50_000;
-/// Chunks that one checkpoint looks through for rows whose segments are mostly empty, and rows that
-/// it moves.
-const LOOKED_MAX: usize = 2_000;
+/// Maximum number of chunks that one checkpoint scans for rows in mostly empty segments, and of
+/// rows that it moves.
+const SCANNED_MAX: usize = 2_000;
 const MOVED_MAX: usize = 20_000;
 
-/// Gets a row's place, and how to read it; whether it wants more.
+/// Callback for a row: gets its slot and a function that reads it; returns false to stop.
 pub(in crate::store) type Give<'g> = dyn FnMut(Seq, &mut dyn FnMut() -> Option<Delivery>) -> bool + 'g;
 
-/// The rows of a chunk, each still packed.
+/// Splits a chunk into its packed rows.
 fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
     let mut reader = Reader(verified(chunk)?);
     let mut rows = Vec::new();
@@ -49,10 +49,10 @@ fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
     Some(rows)
 }
 
-/// Where a packed row has its message.
+/// Location of a packed row's message.
 fn body_of(row: &[u8]) -> PayloadRef {
     let mut body = PayloadRef::Here;
-    // Without the message this is no delivery; its place is what is asked for.
+    // The delivery is not needed here, only the location behind its terms.
     let _ = codec::delivery(&mut Reader(row), 0, |reader| {
         body = bodies::body(reader)?;
         None
@@ -60,7 +60,7 @@ fn body_of(row: &[u8]) -> PayloadRef {
     body
 }
 
-/// A packed row with its message, wherever that stands.
+/// Unpacks a row, with its message from any location.
 fn unpack(
     row: &[u8],
     seq: Seq,
@@ -71,12 +71,12 @@ fn unpack(
         codec::delivery(reader, seq, |reader| match bodies::body(reader)? {
             PayloadRef::Here => codec::message(reader),
             PayloadRef::Shared(lsn) => shared(lsn),
-            PayloadRef::Log(place) => log.message(&place),
+            PayloadRef::Log(reference) => log.message(&reference),
         })
     })
 }
 
-/// Packs the end of a row; its message, if that is given, goes into it.
+/// Packs the end of a row: the message if it is given, else its location.
 fn put_body(out: &mut Vec<u8>, body: &PayloadRef, message: Option<&Message>) {
     bodies::put(out, body);
     if let Some(message) = message {
@@ -84,7 +84,7 @@ fn put_body(out: &mut Vec<u8>, body: &PayloadRef, message: Option<&Message>) {
     }
 }
 
-/// Makes the tables.
+/// Creates the tables.
 pub(in crate::store) fn create(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(CHUNKS)?;
     txn.open_table(GONE)?;
@@ -92,7 +92,7 @@ pub(in crate::store) fn create(txn: &WriteTransaction) -> Result<(), redb::Error
     Ok(())
 }
 
-/// Copies them; what stands in the log moves into its row, so that the copy needs no log.
+/// Copies the tables. Messages in the log move into their rows, so that the copy needs no log.
 pub(in crate::store) fn copy(from: &ReadTransaction, to: &WriteTransaction, log: &Log) -> io::Result<()> {
     let chunks = from.open_table(CHUNKS).map_err(as_io)?;
     let gone = from.open_table(GONE).map_err(as_io)?;
@@ -118,7 +118,7 @@ pub(in crate::store) fn copy(from: &ReadTransaction, to: &WriteTransaction, log:
     copy_table(from, to, GARBAGE)
 }
 
-/// The rows of a chunk that are gone.
+/// Removed rows of a chunk.
 fn missing(
     gone: &impl ReadableTable<(u64, u64), ()>,
     session: SessionNumber,
@@ -129,17 +129,17 @@ fn missing(
     gone.range((session, first)..(session, end))?.map(|row| row.map(|row| row.0.value().1)).collect()
 }
 
-/// A chunk, taken apart.
+/// A chunk, split into rows.
 struct Apart<'a> {
     session: SessionNumber,
     first: Seq,
     rows: &'a [&'a [u8]],
-    /// Those that are gone.
+    /// Slots of the removed rows.
     missing: &'a BTreeSet<Seq>,
 }
 
-/// A chunk anew, in one piece or several, the messages of these segments moved into it. Pieces of
-/// which all is gone are left out.
+/// Rewrites a chunk, in one piece or several, with the messages of these segments moved into it.
+/// Pieces without remaining rows are omitted.
 fn without_log(
     chunk: &Apart<'_>,
     leaves: &dyn Fn(u64) -> bool,
@@ -163,7 +163,7 @@ fn without_log(
     };
     for (seq, row) in (first..).zip(rows) {
         let body = body_of(row);
-        let moves = matches!(body, PayloadRef::Log(place) if leaves(place.spot.segment));
+        let moves = matches!(body, PayloadRef::Log(reference) if leaves(reference.location.segment));
         let row: &[u8] = if missing.contains(&seq) {
             &[]
         } else if let Some(delivery) = moves.then(|| unpack(row, seq, &mut |_| None, log)).flatten() {
@@ -186,7 +186,8 @@ fn without_log(
     pieces
 }
 
-/// Moves some messages out of segments that are mostly empty, from `from` on; where to go on.
+/// Moves some messages out of mostly empty segments, from `from` on; returns the slot to continue
+/// at.
 pub(in crate::store) fn move_out(
     txn: &WriteTransaction,
     sparse: &BTreeSet<u64>,
@@ -201,13 +202,12 @@ pub(in crate::store) fn move_out(
     let (mut looked, mut moving, mut next) = (0, 0, (0, 0));
     for chunk in chunks.range(from..)? {
         let (key, chunk) = chunk?;
-        if looked >= LOOKED_MAX || moving >= MOVED_MAX {
+        if looked >= SCANNED_MAX || moving >= MOVED_MAX {
             next = key.value();
             break;
         }
         looked += 1;
-        let in_them =
-            |row: &&[u8]| matches!(body_of(row), PayloadRef::Log(place) if leaves(place.spot.segment));
+        let in_them = |row: &&[u8]| matches!(body_of(row), PayloadRef::Log(reference) if leaves(reference.location.segment));
         let count = rows(chunk.value()).unwrap_or_default().iter().filter(|row| in_them(row)).count();
         if count > 0 {
             moving += count;
@@ -233,13 +233,13 @@ pub(in crate::store) fn move_out(
     Ok(next)
 }
 
-/// A session ended: what it has in its queue is removed bit by bit.
+/// Marks the queue of an ended session for removal in steps.
 pub(in crate::store) fn discard(txn: &WriteTransaction, session: SessionNumber) -> Result<(), redb::Error> {
     txn.open_table(GARBAGE)?.insert(session, ())?;
     Ok(())
 }
 
-/// A run of rows on its way into a chunk.
+/// Consecutive rows that will form a chunk.
 #[derive(Default)]
 struct Run {
     session: SessionNumber,
@@ -249,8 +249,8 @@ struct Run {
 }
 
 impl Run {
-    /// The row of this place is next: the first of a run says where that is. Where its bytes will
-    /// begin.
+    /// Begins the row of this slot; returns the offset of its bytes. The first row sets the slot of
+    /// the chunk.
     fn begin(&mut self, session: SessionNumber, seq: Seq) -> usize {
         if self.count == 0 {
             (self.session, self.first) = (session, seq);
@@ -260,31 +260,34 @@ impl Run {
     }
 }
 
-/// Messages of a table that move out of the log, by where they stood. What cannot be read stays
-/// where it is.
+/// Messages of a table that move out of the log, by location. A message that cannot be read stays
+/// there.
 fn moving(table: &MemTable, survey: &Survey, log: &Log) -> HashMap<LogLocation, Message> {
     if !survey.moving {
         return HashMap::new();
     }
-    let places = table.queue.iter().filter_map(|(_, row)| row.body().err());
-    let mut places: Vec<MessageRef> =
-        places.filter(|place| !survey.staying.contains(&place.spot.segment)).collect();
-    // As they stand there, so that most of it is read at once.
-    places.sort_unstable_by_key(|place| place.spot);
-    places.dedup();
-    let moved = places.into_iter().filter_map(|place| Some((place.spot, log.message(&place)?))).collect();
+    let references = table.queue.iter().filter_map(|(_, row)| row.body().err());
+    let mut references: Vec<MessageRef> =
+        references.filter(|reference| !survey.staying.contains(&reference.location.segment)).collect();
+    // In the order of the log, so that most of it is read at once.
+    references.sort_unstable_by_key(|reference| reference.location);
+    references.dedup();
+    let moved = references
+        .into_iter()
+        .filter_map(|reference| Some((reference.location, log.message(&reference)?)))
+        .collect();
     if let Err(error) = log.failure() {
-        warn!(%error, "messages could not be read in the log: they are left there");
+        warn!(%error, "failed to read messages in the log: they are left there");
     }
     moved
 }
 
-/// The message of a row, if it does not stay in the log.
+/// Message of a row, or its location if it stays in the log.
 fn here<'m>(row: &'m Row, moving: &'m HashMap<LogLocation, Message>) -> Result<&'m Message, MessageRef> {
-    row.body().or_else(|place| moving.get(&place.spot).ok_or(place))
+    row.body().or_else(|reference| moving.get(&reference.location).ok_or(reference))
 }
 
-/// Writes the rows of a table, and takes away those that are gone.
+/// Writes the rows of a table, and removes those that are gone.
 pub(in crate::store) fn write(
     txn: &WriteTransaction,
     table: &MemTable,
@@ -297,12 +300,12 @@ pub(in crate::store) fn write(
     let mut body_uses = txn.open_table(BODY_USES)?;
     let survey = Survey::of(table);
     let moving = moving(table, &survey, log);
-    // A message with one row left stands in it; one with several is written once.
+    // A message with one remaining row goes into it; one with several is written once.
     let mut uses: HashMap<Lsn, u64> = HashMap::new();
     if survey.shared {
         for (_, row) in table.queue.iter() {
-            if let Some(siblings) = table.siblings(row).filter(|_| here(row, &moving).is_ok()) {
-                *uses.entry(siblings.lsn).or_default() += 1;
+            if let Some(shared) = table.shared_body(row).filter(|_| here(row, &moving).is_ok()) {
+                *uses.entry(shared.lsn).or_default() += 1;
             }
         }
     }
@@ -319,10 +322,10 @@ pub(in crate::store) fn write(
     let mut scratch = Vec::new();
     table.queue.iter().try_for_each(|(session, row)| -> Result<(), redb::Error> {
         let seq = row.seq();
-        let uses = |siblings: &SharedBody| uses.get(&siblings.lsn).is_some_and(|uses| *uses > 1);
+        let uses = |shared: &SharedBody| uses.get(&shared.lsn).is_some_and(|uses| *uses > 1);
         let (body, message) = match here(row, &moving) {
-            Err(place) => (PayloadRef::Log(place), None),
-            Ok(message) => match table.siblings(row).filter(uses) {
+            Err(reference) => (PayloadRef::Log(reference), None),
+            Ok(message) => match table.shared_body(row).filter(uses) {
                 Some(SharedBody { lsn, .. }) => {
                     if written.insert(lsn) {
                         bodies.insert(lsn, checked(&mut scratch, |out| codec::put_message(out, message)))?;
@@ -342,7 +345,7 @@ pub(in crate::store) fn write(
             put_body(out, &body, message);
         });
         if run.count > 0 && run.bytes.len() > CHUNK_BYTES_MAX {
-            // It is the first of the next one.
+            // The row is the first of the next chunk.
             let row = run.bytes.split_off(begins);
             put(&mut run)?;
             run.begin(session, seq);
@@ -396,7 +399,7 @@ fn take_away(txn: &WriteTransaction, table: &MemTable, balance: &mut UsageDelta)
     Ok(())
 }
 
-/// Removes some of what ended sessions have left in their queues.
+/// Removes a part of the queues of ended sessions.
 pub(in crate::store) fn collect_garbage(
     txn: &WriteTransaction,
     balance: &mut UsageDelta,
@@ -425,10 +428,10 @@ pub(in crate::store) fn collect_garbage(
     Ok(())
 }
 
-/// Where a chunk begins, and where its rows have their messages.
+/// First slot of a chunk, and the locations of its rows' messages.
 type Chunk = (Seq, Vec<PayloadRef>);
 
-/// The first chunk of a session: where it begins, and where its rows have their messages.
+/// First chunk of a session: its slot, and the locations of its rows' messages.
 fn first_chunk(
     chunks: &impl ReadableTable<(u64, u64), RowBytes>,
     session: SessionNumber,
@@ -439,9 +442,8 @@ fn first_chunk(
     Ok(Some((key.value().1, bodies)))
 }
 
-/// Goes through the rows of a queue in this range for as long as `give` wants more; it gets each
-/// row's place, and how to read it. `corrupt` hears of rows and chunks that are not as they should
-/// be.
+/// Reads the rows of a queue in this range until `give` returns false. `corrupt` is called for
+/// corrupt rows and chunks.
 pub(in crate::store) fn read(
     txn: &ReadTransaction,
     log: &Log,
@@ -479,7 +481,7 @@ pub(in crate::store) fn read(
                 found
             };
             let more = give(seq, &mut read);
-            // What cannot be read now may be later: it is not passed over.
+            // A message that cannot be read now may be readable later: it is not skipped.
             failure?;
             if !more {
                 return Ok(());

@@ -7,7 +7,7 @@ use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 pub(in crate::store) type RowBytes = &'static [u8];
 
-/// Any error of redb as one of the disk.
+/// Converts any error of redb to an I/O error.
 pub(in crate::store) fn as_io(error: impl Into<redb::Error>) -> io::Error {
     match error.into() {
         redb::Error::Io(error) => error,
@@ -16,20 +16,20 @@ pub(in crate::store) fn as_io(error: impl Into<redb::Error>) -> io::Error {
     }
 }
 
-/// Begins a row: room for its checksum.
+/// Begins a row with room for its checksum.
 pub(in crate::store) fn unsealed(row: &mut Vec<u8>) {
     row.clear();
     row.extend_from_slice(&[0; 4]);
 }
 
-/// Puts the checksum in front of a row.
+/// Writes the checksum in front of a row.
 pub(in crate::store) fn seal(row: &mut [u8]) {
     if let Some((sum, body)) = row.split_at_mut_checked(4) {
         sum.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     }
 }
 
-/// A row with its checksum in front.
+/// Packs a row behind its checksum.
 pub(in crate::store) fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
     unsealed(out);
     put(out);
@@ -37,13 +37,13 @@ pub(in crate::store) fn checked(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>
     out
 }
 
-/// What is behind the checksum, if that is right.
+/// Contents behind the checksum, if the checksum is right.
 pub(in crate::store) fn verified(row: &[u8]) -> Option<&[u8]> {
     let (sum, body) = row.split_at_checked(4)?;
     (crc32c::crc32c(body).to_le_bytes() == sum).then_some(body)
 }
 
-/// redb panics on some damaged pages; to us that is one more error.
+/// Converts panics of redb on damaged pages to errors.
 pub(in crate::store) fn guarded<T>(f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::InvalidData, "a page of the checkpoint is damaged"))

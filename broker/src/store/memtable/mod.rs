@@ -1,9 +1,7 @@
-//! What the log says that the checkpoint does not have yet: tables of rows, `None` where a row is
-//! gone.
+//! Memtables: rows of the log that the checkpoint lacks; `None` marks a removed row.
 //!
-//! A message that is acknowledged before its table is written out leaves no trace in it, and never
-//! reaches the checkpoint. Messages stay in the log, where their frames brought them: a table says
-//! where.
+//! A message that is acknowledged before its table is checkpointed leaves no row in it, and never
+//! reaches the checkpoint. Messages stay in the frames of the log; a table refers to them.
 
 pub(in crate::store) mod id_map;
 pub(in crate::store) mod queues;
@@ -24,62 +22,62 @@ use crate::store::Lsn;
 use crate::store::location::{LogLocation, MessageRef};
 use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::queues::QueueRows;
-use crate::store::memtable::row::{Compact, Kept, Row, SharedBody};
+use crate::store::memtable::row::{Compact, Row, RowBody, SharedBody};
 
-/// A record as tables take it in.
+/// A record in the form that tables apply.
 #[derive(Debug)]
 pub(in crate::store) enum AppliedRecord {
-    /// A message was routed to one queue, and changes nothing else.
+    /// A message was routed to one queue, without other changes.
     Queued(SessionNumber, u32, Compact),
     /// A message was routed.
     Published(Box<PublishedRow>),
     /// A step of an exchange.
     Exchange(FlightStep),
-    /// Anything else; a message, too, that is not packed yet.
+    /// Any other record, or a message that is not packed yet.
     Record(Box<Record>),
 }
 
-// They go from thread to thread, one for each record.
+// They move between threads, one for each record.
 const _: () = assert!(size_of::<AppliedRecord>() <= 48);
 
-/// [`Record::Published`] whose message needs to be in memory no longer, if it stands in the log.
+/// [`Record::Published`] without its message, if that is in the log.
 #[derive(Debug)]
 pub(in crate::store) struct PublishedRow {
-    kept: Kept,
-    /// Of the message, in bytes.
+    body: RowBody,
+    /// Size of the message, in bytes.
     size: u32,
     queued: QueueSlots,
     beside: Option<Box<Extras>>,
-    /// The message, where its topic keeps it.
+    /// The message, if its topic retains it.
     pub(in crate::store) retained: Option<Message>,
 }
 
 impl AppliedRecord {
-    /// A record whose message stands here in the log, or is kept in memory.
-    pub(in crate::store) fn of(record: Record, place: Option<MessageRef>) -> AppliedRecord {
+    /// Converts a record whose message is at this location of the log, or is kept in memory.
+    pub(in crate::store) fn of(record: Record, reference: Option<MessageRef>) -> AppliedRecord {
         let (message, retained, queued, beside) = match record {
             Record::Published { message, retained, queued, beside } => (message, retained, queued, beside),
             Record::Exchange(step) => return AppliedRecord::Exchange(step),
             other => return AppliedRecord::Record(Box::new(other)),
         };
         let size = message.size() as u32;
-        if let (false, None, QueueSlots::One(one), Some(place)) = (retained, &beside, &queued, &place)
-            && let Some(plain) = Compact::of(one, place, false)
+        if let (false, None, QueueSlots::One(one), Some(reference)) = (retained, &beside, &queued, &reference)
+            && let Some(plain) = Compact::of(one, reference, false)
         {
             message.recycle();
             return AppliedRecord::Queued(one.session, size, plain);
         }
-        let kept = place.map_or_else(|| Kept::Here(message.clone()), Kept::Log);
+        let body = reference.map_or_else(|| RowBody::Here(message.clone()), RowBody::Log);
         let retained = if retained {
             Some(message)
         } else {
             message.recycle();
             None
         };
-        AppliedRecord::Published(Box::new(PublishedRow { kept, size, queued, beside, retained }))
+        AppliedRecord::Published(Box::new(PublishedRow { body, size, queued, beside, retained }))
     }
 
-    /// Its message stands so many bytes further on, in this segment.
+    /// Sets the segment of its message, and moves its offset on.
     pub(in crate::store) fn shift(&mut self, segment: u64, by: u64) {
         match self {
             AppliedRecord::Queued(session, size, plain) => {
@@ -88,78 +86,78 @@ impl AppliedRecord {
                     (plain.segment, plain.at) = (segment, at);
                     return;
                 }
-                let place = MessageRef { spot: LogLocation { segment, at }, ..plain.place() };
+                let reference = MessageRef { location: LogLocation { segment, at }, ..plain.reference() };
                 let queued = QueueSlot { session: *session, seq: plain.seq, terms: plain.terms() };
-                let (kept, size) = (Kept::Log(place), *size);
+                let (body, size) = (RowBody::Log(reference), *size);
                 let queued = QueueSlots::One(queued);
-                let published = PublishedRow { kept, size, queued, beside: None, retained: None };
+                let published = PublishedRow { body, size, queued, beside: None, retained: None };
                 *self = AppliedRecord::Published(Box::new(published));
             }
             AppliedRecord::Published(published) => {
-                if let Kept::Log(MessageRef { spot, .. }) = &mut published.kept {
-                    *spot = LogLocation { segment, at: spot.at + by };
+                if let RowBody::Log(MessageRef { location, .. }) = &mut published.body {
+                    *location = LogLocation { segment, at: location.at + by };
                 }
             }
             AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => {}
         }
     }
 
-    /// Where its message stands in the log.
+    /// Location of its message in the log.
     #[cfg(test)]
-    pub(in crate::store) fn place(&self) -> Option<MessageRef> {
+    pub(in crate::store) fn reference(&self) -> Option<MessageRef> {
         match self {
-            AppliedRecord::Queued(.., plain) => Some(plain.place()),
-            AppliedRecord::Published(published) => match published.kept {
-                Kept::Log(place) => Some(place),
-                Kept::Here(_) => None,
+            AppliedRecord::Queued(.., plain) => Some(plain.reference()),
+            AppliedRecord::Published(published) => match published.body {
+                RowBody::Log(reference) => Some(reference),
+                RowBody::Here(_) => None,
             },
             AppliedRecord::Exchange(_) | AppliedRecord::Record(_) => None,
         }
     }
 }
 
-/// A row that may replace one that an older table has.
+/// A row that may replace one of an older table.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Layered<T> {
-    /// `None`: it is gone.
+    /// `None`: the row was removed.
     pub(in crate::store) row: Option<T>,
-    /// An older table may have it.
+    /// Set when an older table may have the row.
     below: bool,
 }
 
-/// The rows of a part of the log.
+/// Rows of a part of the log.
 #[derive(Debug, Default)]
 pub(in crate::store) struct MemTable {
     pub(in crate::store) sessions: BTreeMap<SessionNumber, Option<Arc<SessionTerms>>>,
     pub(in crate::store) subscriptions: BTreeMap<(SessionNumber, Box<str>), Option<KeptSubscription>>,
     pub(in crate::store) queue: QueueRows,
-    /// Of messages with several rows, by where in the log they stand.
-    siblings: HashMap<LogLocation, SharedBody>,
-    /// Rows of older tables that are gone.
+    /// Counts of messages with several rows, by location.
+    shared_bodies: HashMap<LogLocation, SharedBody>,
+    /// Removed rows of older tables.
     pub(in crate::store) gone: BTreeMap<(SessionNumber, Seq), ()>,
     pub(in crate::store) flights: BTreeMap<(SessionNumber, PacketId), Layered<KeptFlight>>,
     pub(in crate::store) received: BTreeMap<(SessionNumber, PacketId), Layered<()>>,
     pub(in crate::store) retained: BTreeMap<Box<str>, Option<Message>>,
-    /// Sessions that ended: nothing that older tables have of them counts.
+    /// Ended sessions: rows of older tables do not count for them.
     pub(in crate::store) ended: BTreeSet<SessionNumber>,
-    /// What waits in the queues that changed; set when the table is closed.
+    /// Counts of the queues that changed; set when the table is frozen.
     pub(in crate::store) waiting: BTreeMap<SessionNumber, Waiting>,
-    /// Sessions of which more is known than rows that came or went.
+    /// Sessions with changes beyond added and removed rows.
     touched: BTreeSet<SessionNumber>,
-    /// How much of each segment of the log it was made of, in bytes.
+    /// Bytes of each segment that the table covers.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
-    /// The last record in it.
+    /// Last record of the table.
     pub(in crate::store) last: Lsn,
     pub(in crate::store) last_group: u32,
-    /// The memory of retained messages that came, in bytes.
+    /// Memory of new retained messages, in bytes.
     retained_bytes: usize,
 }
 
-/// What waits in each queue, at the last record applied.
+/// Counts of each queue after the last applied record.
 pub(in crate::store) type Queues = NumberMap<Waiting>;
 
 impl MemTable {
-    /// Takes in the record with this number.
+    /// Applies the record with this LSN.
     pub(in crate::store) fn apply(&mut self, lsn: Lsn, logged: AppliedRecord, queues: &mut Queues) {
         self.last = self.last.max(lsn);
         let record = match logged {
@@ -193,8 +191,8 @@ impl MemTable {
             FlightStep::Sent { session, packet_id, seq, qos, size, body } => {
                 if let Some(body) = body {
                     let (queued, size) = (QueueSlot::of(session, &body), body.message.size() as u32);
-                    let siblings = SharedBody { lsn, count: 1 };
-                    self.enqueue(queued, siblings, size, Kept::Here(body.message), queues);
+                    let shared = SharedBody { lsn, count: 1 };
+                    self.enqueue(queued, shared, size, RowBody::Here(body.message), queues);
                 }
                 let state = match qos {
                     QoS::ExactlyOnce => OutboundState::AwaitPubRec,
@@ -217,7 +215,7 @@ impl MemTable {
                         seq: origin.seq,
                         size: origin.size,
                     };
-                    // Where this table does not know it, an older one may.
+                    // If this table does not know it, an older one may.
                     let below = self.flights.get(&(origin.session, packet_id)).is_none_or(|f| f.below);
                     self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
                 }
@@ -229,17 +227,17 @@ impl MemTable {
     }
 
     fn published(&mut self, lsn: Lsn, published: PublishedRow, queues: &mut Queues) {
-        let PublishedRow { kept, size, queued, beside, retained } = published;
+        let PublishedRow { body, size, queued, beside, retained } = published;
         match queued {
             QueueSlots::None => {}
-            QueueSlots::One(queued) => self.enqueue(queued, SharedBody { lsn, count: 1 }, size, kept, queues),
+            QueueSlots::One(queued) => self.enqueue(queued, SharedBody { lsn, count: 1 }, size, body, queues),
             QueueSlots::Many(all) => {
-                let siblings = SharedBody { lsn, count: all.len() as u32 };
-                if let (Kept::Log(place), true) = (&kept, siblings.count > 1) {
-                    self.siblings.insert(place.spot, siblings);
+                let shared = SharedBody { lsn, count: all.len() as u32 };
+                if let (RowBody::Log(reference), true) = (&body, shared.count > 1) {
+                    self.shared_bodies.insert(reference.location, shared);
                 }
                 for queued in all {
-                    self.enqueue(queued, siblings, size, kept.clone(), queues);
+                    self.enqueue(queued, shared, size, body.clone(), queues);
                 }
             }
         }
@@ -261,22 +259,22 @@ impl MemTable {
     fn enqueue(
         &mut self,
         queued: QueueSlot,
-        siblings: SharedBody,
+        shared: SharedBody,
         size: u32,
-        kept: Kept,
+        body: RowBody,
         queues: &mut Queues,
     ) {
         let session = queued.session;
         count(queues, session, queued.seq, size);
-        self.queue.insert(session, Row::of(queued, kept, siblings));
+        self.queue.insert(session, Row::of(queued, body, shared));
     }
 
-    /// The rows that have the message of this one, if it is not the only one.
-    pub(in crate::store) fn siblings(&self, row: &Row) -> Option<SharedBody> {
+    /// Count of the rows that share this row's message, if there are others.
+    pub(in crate::store) fn shared_body(&self, row: &Row) -> Option<SharedBody> {
         match row {
-            Row::Plain(plain) if plain.siblings => self.siblings.get(&plain.place().spot).copied(),
+            Row::Plain(plain) if plain.shared => self.shared_bodies.get(&plain.reference().location).copied(),
             Row::Plain(_) => None,
-            Row::Full(full) => Some(full.siblings).filter(|siblings| siblings.count > 1),
+            Row::Full(full) => Some(full.shared).filter(|shared| shared.count > 1),
         }
     }
 
@@ -284,7 +282,7 @@ impl MemTable {
         if origin.seq == 0 {
             return;
         }
-        // A row stands in one table only: one that is here is nowhere else.
+        // A row is in one table only: if it was here, it is nowhere else.
         if !self.queue.take(origin.session, origin.seq) {
             self.gone.insert((origin.session, origin.seq), ());
         }
@@ -331,8 +329,8 @@ impl MemTable {
         queues.remove(&session);
     }
 
-    /// An estimate of the memory that it takes, in bytes: twice what the rows themselves do, for
-    /// what holds them.
+    /// Estimated memory of the table, in bytes: twice that of the rows, to include their
+    /// containers.
     pub(in crate::store) fn weight(&self) -> usize {
         fn of<K, V>(rows: &BTreeMap<K, V>) -> usize {
             2 * rows.len() * (size_of::<K>() + size_of::<V>())
@@ -345,10 +343,10 @@ impl MemTable {
             + of(&self.subscriptions)
             + of(&self.sessions)
             + self.retained_bytes
-            + 2 * self.siblings.len() * size_of::<(LogLocation, SharedBody)>()
+            + 2 * self.shared_bodies.len() * size_of::<(LogLocation, SharedBody)>()
     }
 
-    /// Nothing is added any more: notes what waits in the queues that changed.
+    /// Freezes the table: records the counts of the queues that changed.
     pub(in crate::store) fn close(&mut self, queues: &Queues) {
         let mut last = None;
         let gone =
@@ -360,13 +358,13 @@ impl MemTable {
         }
     }
 
-    /// An empty table that goes on behind this one.
+    /// Empty table that follows this one.
     pub(in crate::store) fn following(&self) -> MemTable {
         MemTable { last_group: self.last_group, ..MemTable::default() }
     }
 }
 
-/// One message more waits.
+/// Counts one more message.
 fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
     if seq & REPLAYED == 0 {
         let waiting = queues.entry(session).or_default();
@@ -377,7 +375,7 @@ fn count(queues: &mut Queues, session: SessionNumber, seq: Seq, size: u32) {
 }
 
 fn set<K: Ord, V>(rows: &mut BTreeMap<K, Layered<V>>, key: K, row: V) {
-    // The identifier was free, so that no older table has a row for it that still counts.
+    // The identifier was free, so no older table has a valid row for it.
     let below = rows.get(&key).is_some_and(|old| old.below);
     rows.insert(key, Layered { row: Some(row), below });
 }

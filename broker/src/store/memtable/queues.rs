@@ -1,6 +1,6 @@
-//! The rows of the queues in a table: a lane for each session, in the order of their places. Rows
-//! come at the end and mostly go at the front; one that goes elsewhere leaves a gap until its
-//! neighbours are gone.
+//! Queue rows of a memtable: one sequence for each session, in the order of slots. Rows are added
+//! at the end and mostly removed at the front. A removal elsewhere leaves a tombstone until its
+//! neighbors are gone.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,11 +9,11 @@ use crate::message::{Seq, SessionNumber};
 use crate::store::memtable::id_map::NumberMap;
 use crate::store::memtable::row::Row;
 
-/// A place of a lane.
+/// One cell of a session's sequence.
 #[derive(Debug)]
 enum QueueCell {
     Row(Row),
-    /// The row that was here is gone.
+    /// A removed row.
     Tombstone(Seq),
 }
 
@@ -33,49 +33,49 @@ impl QueueCell {
     }
 }
 
-// Two of them in a cache line.
+// Two cells fit into a cache line.
 const _: () = assert!(size_of::<QueueCell>() <= 32);
 
 type SessionRows = VecDeque<QueueCell>;
 
-/// See the module.
+/// Queue rows of all sessions.
 #[derive(Debug, Default)]
 pub(in crate::store) struct QueueRows {
-    lanes: NumberMap<SessionRows>,
-    /// An estimate of the memory of the rows in them, in bytes.
+    sessions: NumberMap<SessionRows>,
+    /// Estimated memory of the rows, in bytes.
     bytes: usize,
 }
 
 impl QueueRows {
-    /// Adds a row, or replaces the one in its place.
+    /// Adds a row, or replaces the one in its slot.
     pub(in crate::store) fn insert(&mut self, session: SessionNumber, row: Row) {
-        let lane = self.lanes.entry(session).or_default();
+        let cells = self.sessions.entry(session).or_default();
         let seq = row.seq();
         self.bytes += row.weight();
-        if lane.back().is_none_or(|last| last.seq() < seq) {
-            lane.push_back(QueueCell::Row(row));
+        if cells.back().is_none_or(|last| last.seq() < seq) {
+            cells.push_back(QueueCell::Row(row));
             return;
         }
-        match lane.binary_search_by_key(&seq, QueueCell::seq) {
+        match cells.binary_search_by_key(&seq, QueueCell::seq) {
             Ok(at) => {
-                if let Some(cell) = lane.get_mut(at)
+                if let Some(cell) = cells.get_mut(at)
                     && let QueueCell::Row(old) = std::mem::replace(cell, QueueCell::Row(row))
                 {
                     self.bytes -= old.weight();
                 }
             }
-            Err(at) => lane.insert(at, QueueCell::Row(row)),
+            Err(at) => cells.insert(at, QueueCell::Row(row)),
         }
     }
 
-    /// Takes a row out; `false`: it is not here.
+    /// Removes a row; `false` if it is not here.
     pub(in crate::store) fn take(&mut self, session: SessionNumber, seq: Seq) -> bool {
-        let Some(lane) = self.lanes.get_mut(&session) else { return false };
-        let at = match lane.front() {
+        let Some(cells) = self.sessions.get_mut(&session) else { return false };
+        let at = match cells.front() {
             Some(first) if first.seq() == seq => Ok(0),
-            _ => lane.binary_search_by_key(&seq, QueueCell::seq),
+            _ => cells.binary_search_by_key(&seq, QueueCell::seq),
         };
-        let cell = at.ok().and_then(|at| lane.get_mut(at));
+        let cell = at.ok().and_then(|at| cells.get_mut(at));
         let taken = match cell.map(|cell| std::mem::replace(cell, QueueCell::Tombstone(seq))) {
             Some(QueueCell::Row(row)) => {
                 self.bytes -= row.weight();
@@ -83,56 +83,56 @@ impl QueueRows {
             }
             Some(QueueCell::Tombstone(_)) | None => false,
         };
-        while lane.front().is_some_and(|cell| cell.row().is_none()) {
-            lane.pop_front();
+        while cells.front().is_some_and(|cell| cell.row().is_none()) {
+            cells.pop_front();
         }
-        while lane.back().is_some_and(|cell| cell.row().is_none()) {
-            lane.pop_back();
+        while cells.back().is_some_and(|cell| cell.row().is_none()) {
+            cells.pop_back();
         }
         taken
     }
 
-    /// Whether a row is here.
+    /// Returns true if the row is here.
     pub(in crate::store) fn contains(&self, session: SessionNumber, seq: Seq) -> bool {
         self.range(session, seq..seq.saturating_add(1)).next().is_some()
     }
 
-    /// The rows of a session in this range.
+    /// Rows of a session in this range.
     pub(in crate::store) fn range(
         &self,
         session: SessionNumber,
         range: Range<Seq>,
     ) -> impl Iterator<Item = &Row> {
-        let lane = self.lanes.get(&session);
-        let start = lane.map_or(0, |lane| lane.partition_point(|cell| cell.seq() < range.start));
-        let rows = lane.into_iter().flat_map(move |lane| lane.range(start..));
+        let cells = self.sessions.get(&session);
+        let start = cells.map_or(0, |cells| cells.partition_point(|cell| cell.seq() < range.start));
+        let rows = cells.into_iter().flat_map(move |cells| cells.range(start..));
         rows.take_while(move |cell| cell.seq() < range.end).filter_map(QueueCell::row)
     }
 
-    /// All rows, in the order of sessions and places.
+    /// All rows, in the order of sessions and slots.
     pub(in crate::store) fn iter(&self) -> impl Iterator<Item = (SessionNumber, &Row)> {
-        let mut lanes: Vec<(SessionNumber, &SessionRows)> =
-            self.lanes.iter().map(|(session, lane)| (*session, lane)).collect();
-        lanes.sort_unstable_by_key(|(session, _)| *session);
-        lanes
+        let mut sessions: Vec<(SessionNumber, &SessionRows)> =
+            self.sessions.iter().map(|(session, cells)| (*session, cells)).collect();
+        sessions.sort_unstable_by_key(|(session, _)| *session);
+        sessions
             .into_iter()
-            .flat_map(|(session, lane)| lane.iter().filter_map(move |cell| Some((session, cell.row()?))))
+            .flat_map(|(session, cells)| cells.iter().filter_map(move |cell| Some((session, cell.row()?))))
     }
 
-    /// The sessions that have or had rows here.
+    /// Sessions that have or had rows here.
     pub(in crate::store) fn sessions(&self) -> impl Iterator<Item = SessionNumber> {
-        self.lanes.keys().copied()
+        self.sessions.keys().copied()
     }
 
-    /// Forgets a session.
+    /// Removes a session.
     pub(in crate::store) fn forget(&mut self, session: SessionNumber) {
-        let lane = self.lanes.remove(&session).unwrap_or_default();
-        self.bytes -= lane.iter().filter_map(QueueCell::row).map(Row::weight).sum::<usize>();
+        let cells = self.sessions.remove(&session).unwrap_or_default();
+        self.bytes -= cells.iter().filter_map(QueueCell::row).map(Row::weight).sum::<usize>();
     }
 
-    /// An estimate of the memory that they take, in bytes.
+    /// Estimated memory of the sequences, in bytes.
     pub(in crate::store) fn weight(&self) -> usize {
-        self.bytes + self.lanes.len() * size_of::<(SessionNumber, SessionRows)>()
+        self.bytes + self.sessions.len() * size_of::<(SessionNumber, SessionRows)>()
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     use crate::store::memtable::{AppliedRecord, MemTable, Queues};
     use crate::store::record::{QueueSlot, QueueSlots, Record};
 
-    /// A message in this place of the queue of session 1.
+    /// A message in this slot of the queue of session 1.
     fn published(seq: Seq, subscription_ids: SubscriptionIds) -> Record {
         let message = Message::new(&MessageParts {
             topic: "t",
@@ -164,22 +164,22 @@ mod tests {
     }
 
     #[test]
-    fn what_rows_take_is_given_back_once_they_are_gone_in_any_order() {
+    fn the_memory_of_rows_is_freed_whatever_the_order_of_removal() {
         let (mut table, mut queues) = (MemTable::default(), Queues::default());
-        let place = MessageRef { spot: LogLocation { segment: 1, at: 0 }, len: 9, sum: 0 };
+        let reference = MessageRef { location: LogLocation { segment: 1, at: 0 }, len: 9, sum: 0 };
         let kinds = [
-            (SubscriptionIds::None, Some(place)),
-            (SubscriptionIds::One(7), Some(place)),
+            (SubscriptionIds::None, Some(reference)),
+            (SubscriptionIds::One(7), Some(reference)),
             (SubscriptionIds::None, None),
         ];
         let mut weights = vec![table.queue.weight()];
-        for (seq, (ids, place)) in (1..).zip(kinds) {
-            table.apply(seq, AppliedRecord::of(published(seq, ids), place), &mut queues);
+        for (seq, (ids, reference)) in (1..).zip(kinds) {
+            table.apply(seq, AppliedRecord::of(published(seq, ids), reference), &mut queues);
             weights.push(table.queue.weight());
         }
         assert!(weights.is_sorted_by(|less, more| less < more), "{weights:?}");
-        // The same one again takes nothing more.
-        table.apply(4, AppliedRecord::of(published(1, SubscriptionIds::None), Some(place)), &mut queues);
+        // The same message again takes no more memory.
+        table.apply(4, AppliedRecord::of(published(1, SubscriptionIds::None), Some(reference)), &mut queues);
         assert_eq!(Some(&table.queue.weight()), weights.last());
         for (seq, is_there) in [(2, true), (2, false), (1, true), (3, true)] {
             assert_eq!(table.queue.take(1, seq), is_there);
@@ -189,18 +189,18 @@ mod tests {
     }
 
     #[test]
-    fn a_place_beyond_what_a_small_row_can_say_is_kept_as_it_is() {
+    fn a_location_too_large_for_a_compact_row_is_kept() {
         let (mut table, mut queues) = (MemTable::default(), Queues::default());
         let spots = [(3, 64), (3, u64::from(u32::MAX)), (u64::from(u32::MAX) + 9, 64)];
         for (seq, (segment, at)) in (1..).zip(spots) {
-            let place = MessageRef { spot: LogLocation { segment: 0, at: 8 }, len: 9, sum: 5 };
-            let mut logged = AppliedRecord::of(published(seq, SubscriptionIds::None), Some(place));
+            let reference = MessageRef { location: LogLocation { segment: 0, at: 8 }, len: 9, sum: 5 };
+            let mut logged = AppliedRecord::of(published(seq, SubscriptionIds::None), Some(reference));
             logged.shift(segment, at);
             table.apply(seq, logged, &mut queues);
             let row = table.queue.range(1, seq..seq + 1).next().expect("a row");
             assert_eq!(
                 row.body().err(),
-                Some(MessageRef { spot: LogLocation { segment, at: 8 + at }, ..place })
+                Some(MessageRef { location: LogLocation { segment, at: 8 + at }, ..reference })
             );
             assert_eq!((row.seq(), row.terms()), (seq, DeliveryTerms::plain(QoS::AtLeastOnce)));
         }

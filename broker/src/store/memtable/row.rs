@@ -9,17 +9,17 @@ use crate::store::Lsn;
 use crate::store::location::{LogLocation, MessageRef};
 use crate::store::record::QueueSlot;
 
-/// A row of a queue. There are as many as messages, and each goes from thread to thread: it is as
-/// small as it can be.
+/// A row of a session queue. There is one for each message, and it moves between threads, so it is
+/// as small as possible.
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Row {
-    /// Its message stands in the log, and few terms come with it.
+    /// A row with a message in the log and few terms.
     Plain(Compact),
-    /// Any other.
+    /// Any other row.
     Full(Box<Extended>),
 }
 
-/// See [`Row`]. The number of the segment and the place in it are checked when they are set.
+/// Small form of a [`Row`]. The segment number and offset are checked when they are set.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Compact {
     pub(super) seq: Seq,
@@ -30,52 +30,51 @@ pub(in crate::store) struct Compact {
     share: Option<NonZeroU32>,
     qos: QoS,
     retain: bool,
-    /// The message has other rows, too: [`Table::siblings`] knows them.
-    pub(super) siblings: bool,
+    /// Set when the message has other rows: [`MemTable::shared_body`] knows them.
+    pub(super) shared: bool,
 }
 
-/// See [`Row`].
+/// Full form of a [`Row`].
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Extended {
     seq: Seq,
-    kept: Kept,
+    body: RowBody,
     terms: DeliveryTerms,
-    pub(super) siblings: SharedBody,
+    pub(super) shared: SharedBody,
 }
 
-/// The rows that one record brought: they have the same message.
+/// Number of rows of one record, which share its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct SharedBody {
-    /// The record.
+    /// LSN of the record.
     pub(in crate::store) lsn: Lsn,
-    /// How many they are.
+    /// Number of rows.
     pub(in crate::store) count: u32,
 }
 
-/// Where the message of a row in a table is.
+/// Message of a row in a table, or its location.
 #[derive(Clone, Debug)]
-pub(in crate::store) enum Kept {
+pub(in crate::store) enum RowBody {
     Here(Message),
     Log(MessageRef),
 }
 
 impl Compact {
-    /// The row of a message that stands in the log, if there is nothing to it that this has no
-    /// field for.
-    pub(super) fn of(queued: &QueueSlot, place: &MessageRef, siblings: bool) -> Option<Compact> {
+    /// Compact row of a message in the log, if its values fit.
+    pub(super) fn of(queued: &QueueSlot, reference: &MessageRef, shared: bool) -> Option<Compact> {
         let QueueSlot { seq, terms: DeliveryTerms { qos, retain, ref subscription_ids, share }, .. } =
             *queued;
-        let MessageRef { spot, len, sum } = *place;
+        let MessageRef { location, len, sum } = *reference;
         if *subscription_ids != SubscriptionIds::None {
             return None;
         }
-        let (segment, at) = (u32::try_from(spot.segment).ok()?, u32::try_from(spot.at).ok()?);
-        Some(Compact { seq, segment, at, len, sum, share, qos, retain, siblings })
+        let (segment, at) = (u32::try_from(location.segment).ok()?, u32::try_from(location.at).ok()?);
+        Some(Compact { seq, segment, at, len, sum, share, qos, retain, shared })
     }
 
-    pub(super) fn place(&self) -> MessageRef {
-        let spot = LogLocation { segment: u64::from(self.segment), at: u64::from(self.at) };
-        MessageRef { spot, len: self.len, sum: self.sum }
+    pub(super) fn reference(&self) -> MessageRef {
+        let location = LogLocation { segment: u64::from(self.segment), at: u64::from(self.at) };
+        MessageRef { location, len: self.len, sum: self.sum }
     }
 
     pub(super) fn terms(&self) -> DeliveryTerms {
@@ -84,18 +83,18 @@ impl Compact {
 }
 
 impl Row {
-    /// The row of a message in this place.
-    pub(super) fn of(queued: QueueSlot, kept: Kept, siblings: SharedBody) -> Row {
-        if let Kept::Log(place) = &kept
-            && let Some(plain) = Compact::of(&queued, place, siblings.count > 1)
+    /// Row of a message in this slot.
+    pub(super) fn of(queued: QueueSlot, body: RowBody, shared: SharedBody) -> Row {
+        if let RowBody::Log(reference) = &body
+            && let Some(plain) = Compact::of(&queued, reference, shared.count > 1)
         {
             return Row::Plain(plain);
         }
         let QueueSlot { seq, terms, .. } = queued;
-        Row::Full(Box::new(Extended { seq, kept, terms, siblings }))
+        Row::Full(Box::new(Extended { seq, body, terms, shared }))
     }
 
-    /// Its place in the queue.
+    /// Slot in the queue.
     pub(in crate::store) fn seq(&self) -> Seq {
         match self {
             Row::Plain(plain) => plain.seq,
@@ -103,7 +102,7 @@ impl Row {
         }
     }
 
-    /// How its message is to be delivered.
+    /// Terms of the delivery.
     pub(in crate::store) fn terms(&self) -> DeliveryTerms {
         match self {
             Row::Plain(plain) => plain.terms(),
@@ -111,7 +110,7 @@ impl Row {
         }
     }
 
-    /// An estimate of the memory that it takes, in bytes.
+    /// Estimated memory, in bytes.
     pub(in crate::store) fn weight(&self) -> usize {
         match self {
             Row::Plain(_) => size_of::<Row>(),
@@ -119,13 +118,13 @@ impl Row {
         }
     }
 
-    /// Its message, or where in the log that stands.
+    /// The message, or its location in the log.
     pub(in crate::store) fn body(&self) -> Result<&Message, MessageRef> {
         match self {
-            Row::Plain(plain) => Err(plain.place()),
-            Row::Full(full) => match &full.kept {
-                Kept::Here(message) => Ok(message),
-                Kept::Log(place) => Err(*place),
+            Row::Plain(plain) => Err(plain.reference()),
+            Row::Full(full) => match &full.body {
+                RowBody::Here(message) => Ok(message),
+                RowBody::Log(reference) => Err(*reference),
             },
         }
     }

@@ -1,5 +1,5 @@
-//! The disk as the store sees it: every call that can fail stands here, so that tests can put a
-//! disk of their own below the real engine that loses power or breaks.
+//! Disk interface of the store. Every call that can fail is here, so that tests can run the real
+//! store on a disk that loses power or breaks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,115 +8,115 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A folder with files. Names may have one `/` in them.
+/// A folder with files. Names may contain one `/`.
 pub trait Disk: Send + Sync + std::fmt::Debug {
-    /// Opens a file for reading and writing; `create`: makes it if it is not there.
+    /// Opens a file for reading and writing; `create`: creates it if it is missing.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// As `open` with `create`, of a file that is written once and seldom read:
-    /// [`DiskFile::write_through`] may go past the page cache.
+    /// As `open` with `create`, for a file that is written once and seldom read:
+    /// [`DiskFile::write_through`] may bypass the page cache.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn open_log(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.open(name, true)
     }
 
-    /// Makes a folder if it is not there.
+    /// Creates a folder if it is missing.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn create_folder(&self, name: &str) -> io::Result<()>;
 
-    /// The names of the files in a folder, in order; `""` is the whole.
+    /// Names of the files in a folder, sorted; `""` is the root.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Renames a file over what has that name.
+    /// Renames a file, replacing one with that name.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes the names in a folder durable.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn sync_folder(&self, name: &str) -> io::Result<()>;
 
-    /// As errors call a file of it.
+    /// Name of a file for error texts.
     fn path(&self, name: &str) -> String;
 }
 
 /// An open file.
 pub trait DiskFile: Send + Sync + std::fmt::Debug {
-    /// Its length, in bytes.
+    /// Length, in bytes.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether it has no bytes.
+    /// Returns true for a file of no bytes.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     #[cfg(feature = "internals")]
     fn is_empty(&self) -> io::Result<bool> {
         self.len().map(|len| len == 0)
     }
 
-    /// Cuts it, or adds zeros.
+    /// Truncates the file, or extends it with zeros.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Reads some bytes; 0 at the end.
+    /// Reads some bytes; returns 0 at the end.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes some bytes; says how many.
+    /// Writes some bytes; returns their number.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// As `write_at`, of what will be synced at once. Whole pages that begin at a page's place in
-    /// the file and in memory need not be copied on their way.
+    /// As `write_at`, for data that will be synced at once. Whole pages, aligned in the file and in
+    /// memory, need not be copied.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.write_at(bytes, offset)
     }
 
-    /// Makes it this long, and takes the space for it; what was not written reads as zeros.
+    /// Extends the file to this length and allocates its space; unwritten bytes read as zeros.
     ///
     /// # Errors
-    /// Of the file system; that it has no space.
+    /// Errors of the file system, such as no space.
     fn reserve(&self, len: u64) -> io::Result<()>;
 
-    /// Makes what was written durable, the length included.
+    /// Makes written data and the length durable.
     ///
     /// # Errors
-    /// Of the file system; what was written before may be lost then.
+    /// Errors of the file system; data written before may be lost then.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Reads until the buffer is full or the file ends; says how many bytes.
+/// Reads until the buffer is full or the file ends; returns the number of bytes.
 pub(in crate::store) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -130,12 +130,12 @@ pub(in crate::store) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset
     Ok(done)
 }
 
-/// Writes all of it.
+/// Writes all bytes.
 pub(in crate::store) fn write_full(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> io::Result<()> {
     write_all(bytes, offset, |rest, at| file.write_at(rest, at))
 }
 
-/// As [`write_full`], of what will be synced at once.
+/// As [`write_full`], for data that will be synced at once.
 pub(in crate::store) fn write_full_through(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> io::Result<()> {
     write_all(bytes, offset, |rest, at| file.write_through(rest, at))
 }
@@ -157,12 +157,12 @@ fn write_all(
     Ok(())
 }
 
-/// What the page cache is made of, and what disks take at most as one block, in bytes.
+/// Size of a page of the page cache, and largest block of disks, in bytes.
 pub(in crate::store) const PAGE: usize = 4096;
-/// Zeros are written so many bytes at a time.
+/// Zeros written at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// Writes zeros from one byte of a file to another, to be synced at once.
+/// Writes zeros between two offsets of a file, to be synced at once.
 pub(in crate::store) fn write_zeros(file: &dyn DiskFile, mut from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0u8; PIECE + PAGE];
     let zeros = zeros.get(lead(&zeros)..).and_then(|zeros| zeros.get(..PIECE)).unwrap_or(&[]);
@@ -174,9 +174,9 @@ pub(in crate::store) fn write_zeros(file: &dyn DiskFile, mut from: u64, to: u64)
     Ok(())
 }
 
-/// How many bytes come before the first one that stands at a multiple of [`PAGE`] in memory.
+/// Number of bytes before the first multiple of [`PAGE`] in memory.
 pub(in crate::store) fn lead(bytes: &[u8]) -> usize {
-    // Below a page, except where that cannot be said.
+    // Less than a page, unless the alignment is unknown.
     bytes.as_ptr().align_offset(PAGE).min(PAGE)
 }
 
@@ -184,19 +184,19 @@ pub(in crate::store) fn lead(bytes: &[u8]) -> usize {
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
-    /// Held for as long as the folder is ours.
+    /// Lock file, held while this process owns the folder.
     _lock: Option<File>,
 }
 
-/// The file whose lock says that the folder is taken.
+/// File whose lock marks the folder as in use.
 const LOCK: &str = "lock";
 
 impl Folder {
-    /// Makes the folder if it is not there, for its owner only, and locks it against other
-    /// processes; `None` when another one has it.
+    /// Creates the folder if it is missing, for its owner only, and locks it against other
+    /// processes. `None` when another process has it.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Errors of the file system.
     pub fn lock(root: &Path) -> io::Result<Option<Folder>> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK))?;
@@ -222,7 +222,7 @@ impl Disk for Folder {
     fn open_log(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.at(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        // Not every file system has this; all can do without.
+        // Some file systems have no direct I/O; the store works without it.
         let direct =
             OpenOptions::new().write(true).custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32).open(&path);
         Ok(Arc::new(LogFile { file, direct: direct.ok(), refused: AtomicBool::new(false) }))
@@ -282,7 +282,7 @@ impl DiskFile for File {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
         match fallocate(self, FallocateFlags::empty(), 0, len) {
-            // A file system that cannot: it has to be written.
+            // The file system cannot allocate space: zeros have to be written.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, DiskFile::len(self)?, len),
             done => done.map_err(io::Error::from),
         }
@@ -293,15 +293,14 @@ impl DiskFile for File {
     }
 }
 
-/// A file that can also be written past the page cache. What a sync has to wait for then is on its
-/// way to the disk already: it takes a sixth of the CPU for a frame of 300 KB, and two thirds of
-/// the time.
+/// A file that can also be written past the page cache. Its data is on the way to the disk before
+/// the sync. For a frame of 300 KB that takes a sixth of the CPU and two thirds of the time.
 #[derive(Debug)]
 struct LogFile {
     file: File,
-    /// The same file.
+    /// The same file, opened for direct I/O.
     direct: Option<File>,
-    /// The disk has larger blocks, or another reason.
+    /// Set when direct I/O was refused, because of larger blocks or another reason.
     refused: AtomicBool,
 }
 
@@ -353,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_past_the_page_cache_is_what_others_read() {
+    fn data_written_past_the_page_cache_is_read_back() {
         let root = std::env::temp_dir().join(format!("lapwing-disk-{}", std::process::id()));
         let folder = Folder::lock(&root).unwrap().unwrap();
         let log = folder.open_log("log").unwrap();
@@ -361,7 +360,7 @@ mod tests {
         write_zeros(&*log, 0, 5 * PAGE as u64).unwrap();
         let memory: Vec<u8> = (0..4 * PAGE).map(|n| (n / 7) as u8).collect();
         let whole = lead(&memory);
-        // Pages as they are; pages that stand anywhere in memory; and what is no page.
+        // Aligned pages, pages at any address in memory, and a part of a page.
         let kinds =
             [memory.get(whole..whole + 2 * PAGE), memory.get(whole + 1..whole + 1 + PAGE), memory.get(..100)];
         for bytes in kinds.into_iter().flatten() {

@@ -1,6 +1,6 @@
-//! One frame of the log: what one write commits. Padded to whole pages, so that a page that was
-//! acknowledged is never written again; checksummed; bound to its segment, so that what a recycled
-//! file held before is not taken for new.
+//! One frame of the log: the records of one write. It is padded to whole pages, so that an
+//! acknowledged page is never written again. It has a checksum, and names its segment, so that old
+//! contents of a recycled file are not taken for new.
 
 use std::ops::Range;
 
@@ -11,66 +11,65 @@ use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::codec::{self, Reader};
 use crate::store::record::Record;
-/// The fixed part of a frame, in bytes.
+/// Size of the fixed part of a frame, in bytes.
 pub(in crate::store) const HEAD: usize = 64;
-/// The version of the format, here and in the checkpoint.
+/// Version of the format, here and in the checkpoint.
 pub(in crate::store) const FORMAT: u16 = 1;
-/// The longest frame, in bytes: above what one batch or one packet can make.
+/// Longest frame, in bytes: more than one batch or one packet can make.
 pub(in crate::store) const FRAME_MAX: usize = 1 << 30;
 
 const MAGIC: [u8; 4] = *b"LWlg";
-/// The last frame of a run that was ended, or of an export.
+/// Flag of the last frame of a clean run, or of an export.
 const LAST: u16 = 1;
 
-/// The fixed part of a frame.
+/// Fixed part of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Head {
-    /// The segment that it belongs to.
+    /// Segment of the frame.
     pub segment: u64,
-    /// Its first record.
+    /// LSN of its first record.
     pub first: Lsn,
-    /// How many records it has.
+    /// Number of records.
     pub count: u32,
-    /// The bytes of its records.
+    /// Size of the records, in bytes.
     pub len: u32,
-    /// What was durable when it was written.
+    /// LSN that was durable when the frame was written.
     pub durable: Lsn,
-    /// When it was written.
+    /// Time when it was written.
     pub clock: Millis,
-    /// The highest number that was given to a session or a connection.
+    /// Highest number that was assigned to a session or a connection.
     pub number: u64,
-    /// Nothing of this run or export comes behind it.
-    pub outcomes: bool,
-    /// Of this state only: nobody can put a frame into a payload that would be taken for one of
-    /// ours.
+    /// Set on the last frame of a run or export.
+    pub is_last: bool,
+    /// Random number of this state: a client cannot craft a payload that passes for a frame.
     pub salt: u32,
 }
 
 impl Head {
-    /// The last record.
+    /// LSN of the last record.
     pub(in crate::store) fn last(&self) -> Lsn {
         self.first + u64::from(self.count) - 1
     }
 
-    /// What the frame takes in the file, in bytes.
+    /// Size of the frame in the file, in bytes.
     pub(in crate::store) fn padded(&self) -> usize {
         (HEAD + self.len as usize).next_multiple_of(PAGE)
     }
 
-    /// As it stands in the file, without the checksum.
+    /// Packed head, without the checksum.
     fn packed(&self) -> [u8; HEAD] {
         let mut bytes = [0u8; HEAD];
         let mut at = 0;
         let mut put = |field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
+            if let Some(target) = bytes.get_mut(at..at + field.len()) {
+                target.copy_from_slice(field);
             }
             at += field.len();
         };
         put(&MAGIC);
         put(&[0; 4]);
         put(&FORMAT.to_le_bytes());
-        put(&(if self.outcomes { LAST } else { 0 }).to_le_bytes());
+        put(&(if self.is_last { LAST } else { 0 }).to_le_bytes());
         put(&self.len.to_le_bytes());
         put(&self.segment.to_le_bytes());
         put(&self.first.to_le_bytes());
@@ -83,23 +82,23 @@ impl Head {
     }
 }
 
-/// What stands at a place of a segment.
+/// Result of a search for a frame at an offset of a segment.
 #[derive(Debug, PartialEq)]
 pub(in crate::store) enum FrameScan {
     /// A whole frame, its records still packed.
     Frame(Head),
     /// No frame of this segment.
     Nothing,
-    /// A frame of this segment in a format that we do not know.
+    /// A frame of this segment in an unknown format.
     Newer(u16),
 }
 
-/// A frame in the making. It begins at a multiple of [`PAGE`] in memory, so that a disk can be
-/// given it as it is.
+/// A frame in construction. It begins at a multiple of [`PAGE`] in memory, so that it can be
+/// written without a copy.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Buffer {
     bytes: Vec<u8>,
-    /// Where in `bytes` the frame begins.
+    /// Offset of the frame in `bytes`.
     lead: usize,
 }
 
@@ -112,26 +111,26 @@ impl Buffer {
         self.bytes.resize(self.lead + HEAD, 0);
     }
 
-    /// Adds a record; where it begins in the frame, and how it is packed.
+    /// Adds a record; returns its offset in the frame, and its packed bytes.
     pub(in crate::store) fn add(&mut self, record: &Record) -> (usize, &[u8]) {
         let from = self.bytes.len();
         codec::put_record(&mut self.bytes, record);
         (from - self.lead, self.bytes.get(from..).unwrap_or(&[]))
     }
 
-    /// Adds records of another frame, by where they are among its records.
+    /// Adds records of another frame, by their range among its records.
     pub(in crate::store) fn add_from(&mut self, other: &Buffer, records: Range<usize>) {
         let from = other.lead + HEAD;
         self.bytes
             .extend_from_slice(other.bytes.get(from + records.start..from + records.end).unwrap_or(&[]));
     }
 
-    /// The bytes of the records so far.
+    /// Size of the records so far, in bytes.
     pub(in crate::store) fn len(&self) -> usize {
         self.bytes.len() - self.lead - HEAD
     }
 
-    /// What the frame will take in the file, in bytes.
+    /// Size that the frame will have in the file, in bytes.
     pub(in crate::store) fn padded(&self) -> usize {
         (HEAD + self.len()).next_multiple_of(PAGE)
     }
@@ -140,15 +139,15 @@ impl Buffer {
     pub(in crate::store) fn seal(&mut self, head: &Head) {
         let packed = head.packed();
         let padded = self.padded();
-        if let Some(place) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
-            place.copy_from_slice(&packed);
+        if let Some(target) = self.bytes.get_mut(self.lead..self.lead + HEAD) {
+            target.copy_from_slice(&packed);
         }
         let sum = crc32c::crc32c(self.bytes.get(self.lead + 8..).unwrap_or(&[])).to_le_bytes();
-        if let Some(place) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
-            place.copy_from_slice(&sum);
+        if let Some(target) = self.bytes.get_mut(self.lead + 4..self.lead + 8) {
+            target.copy_from_slice(&sum);
         }
         self.bytes.resize(self.lead + padded, 0);
-        // It grew and stands elsewhere now.
+        // The buffer grew and moved in memory.
         let lead = lead(&self.bytes);
         if lead != self.lead {
             let frame = self.lead..self.bytes.len();
@@ -159,12 +158,12 @@ impl Buffer {
         }
     }
 
-    /// The frame.
+    /// The bytes of the frame.
     pub(in crate::store) fn bytes(&self) -> &[u8] {
         self.bytes.get(self.lead..).unwrap_or(&[])
     }
 
-    /// Gives memory back that only a large frame needed: more than this many bytes.
+    /// Frees memory beyond this number of bytes, which only a large frame needed.
     pub(in crate::store) fn shrink(&mut self, most: usize) {
         if self.bytes.capacity() > most {
             *self = Buffer::default();
@@ -172,13 +171,13 @@ impl Buffer {
     }
 }
 
-/// How many bytes of records the frame at the front says that it has, right or wrong.
+/// Size of the records that the frame at the front states, right or wrong.
 pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
     let len = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC))?.get(12..16)?;
     Some(u32::from_le_bytes(len.try_into().ok()?) as usize).filter(|len| *len <= FRAME_MAX)
 }
 
-/// Looks for a frame of `segment` at the front of `bytes`, with this salt or any.
+/// Finds a frame of `segment` at the front of `bytes`, with this salt or any.
 pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> FrameScan {
     let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else {
         return FrameScan::Nothing;
@@ -202,7 +201,7 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         number: take(8),
         count: take(4) as u32,
         salt: take(4) as u32,
-        outcomes: flags & u64::from(LAST) != 0,
+        is_last: flags & u64::from(LAST) != 0,
     };
     let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
     let salted = salt.is_none_or(|salt| salt == head.salt);
@@ -212,15 +211,15 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
     if format != u64::from(FORMAT) {
         return FrameScan::Newer(format as u16);
     }
-    // A number near the end of the range would overflow later; no log gets there.
+    // A number near the end of the range would overflow later; no log reaches it.
     if head.count == 0 || head.first == 0 || head.first > u64::MAX / 2 || head.clock > u64::MAX / 4 {
         return FrameScan::Nothing;
     }
     FrameScan::Frame(head)
 }
 
-/// The records of a frame that [`find`] found at the front of `bytes`, each with where in the frame
-/// its message stands; `None` where they are not as they should be.
+/// Decodes the records of a frame that [`find`] found at the front of `bytes`, each with the range
+/// of its message in the frame. `None` if they are invalid.
 pub(in crate::store) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<Range<usize>>)>> {
     let end = HEAD + head.len as usize;
     let body = bytes.get(HEAD..end)?;
@@ -237,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_begins_at_a_page_in_memory_however_it_grew() {
+    fn a_frame_stays_aligned_to_pages_while_it_grows() {
         let mut buffer = Buffer::default();
         for records in [1usize, 3_000, 2, 20_000] {
             buffer.begin();

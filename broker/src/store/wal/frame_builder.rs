@@ -1,6 +1,6 @@
-//! Records packed for one frame, by the threads that made them: each has its record in its cache,
-//! and its message needs to be in memory no longer once it is packed. The writer, which all wait
-//! for, only completes the frame.
+//! Builds a frame of packed records. The threads that made the records pack them, while they are in
+//! their caches; after that the messages can be freed. The writer, which all threads wait for, only
+//! completes the frame.
 
 use super::frame;
 use crate::message::Durability;
@@ -9,14 +9,15 @@ use crate::store::memtable::AppliedRecord;
 use crate::store::record::{Record, estimated_bytes};
 use crate::store::{Entry, Lsn, codec};
 
-/// What one frame takes at most, in records and in bytes of memory; a single record may be larger.
+/// Maximum number of records of one frame, and of their memory in bytes; a single record may be
+/// larger.
 pub(in crate::store) const RECORDS_MAX: usize = 8_192;
 pub(in crate::store) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// A record of more memory than this is packed by the writer: nobody else waits for it meanwhile.
+/// A record of more memory than this is packed by the writer, so that no other thread waits for it.
 const PACKED_AT_ONCE_MAX: usize = 4 << 10;
 
 impl Entry {
-    /// A record for this place, which was reserved.
+    /// Creates an entry for a reserved LSN.
     pub fn new(lsn: Lsn, record: Record, durability: Durability) -> Entry {
         let sum = match &record {
             Record::Published { message, .. } => crc32c::crc32c(message.as_bytes()),
@@ -27,37 +28,37 @@ impl Entry {
     }
 }
 
-/// See the module.
+/// A frame in construction, with the rows for the memtable.
 #[derive(Debug, Default)]
 pub(in crate::store) struct FrameBuilder {
-    /// The place of its first record.
+    /// LSN of its first record.
     pub(in crate::store) first: Lsn,
-    /// What tables take in of each record. Where its message stands counts from the beginning of
-    /// the frame.
+    /// Rows of the records for the memtable. Offsets of messages count from the beginning of the
+    /// frame.
     pub(in crate::store) rows: Vec<AppliedRecord>,
     pub(in crate::store) frame: frame::Buffer,
-    /// Records that are still to be packed, and where the frame is put together then.
+    /// Large records that are not packed yet, and the buffer in which the frame is completed then.
     large: Vec<UnpackedRecord>,
     whole: frame::Buffer,
-    /// An estimate of the memory that the records take, in bytes.
+    /// Estimated memory of the records, in bytes.
     pub(in crate::store) bytes: usize,
-    /// The most that one of them asks for.
+    /// Strictest durability of the records.
     pub(in crate::store) durability: Durability,
 }
 
-/// A record that is still to be packed.
+/// A record that is not packed yet.
 #[derive(Debug)]
 struct UnpackedRecord {
-    /// Which of them.
+    /// Index of its row.
     row: usize,
-    /// So many bytes of packed records come before it.
+    /// Size of the packed records before it, in bytes.
     before: usize,
-    /// The crc32c of its message.
+    /// crc32c of its message.
     sum: u32,
 }
 
 impl FrameBuilder {
-    /// Empties it, for records from this place on.
+    /// Clears the builder, for records from this LSN on.
     pub(in crate::store) fn begin(&mut self, first: Lsn) {
         self.rows.clear();
         self.large.clear();
@@ -65,12 +66,12 @@ impl FrameBuilder {
         (self.first, self.bytes, self.durability) = (first, 0, Durability::None);
     }
 
-    /// The place of its last record.
+    /// LSN of its last record.
     pub(in crate::store) fn last(&self) -> Lsn {
         self.first + self.rows.len() as u64 - 1
     }
 
-    /// Whether there is no room for a record of this weight.
+    /// True when there is no room for a record of this size.
     pub(in crate::store) fn is_full(&self, weight: usize) -> bool {
         !self.rows.is_empty() && (self.rows.len() >= RECORDS_MAX || self.bytes + weight > BATCH_BYTES_MAX)
     }
@@ -88,7 +89,7 @@ impl FrameBuilder {
         self.rows.push(row);
     }
 
-    /// Packs what is still to be packed.
+    /// Packs the records that are not packed yet.
     pub(in crate::store) fn complete(&mut self) {
         if self.large.is_empty() {
             return;
@@ -114,7 +115,7 @@ impl FrameBuilder {
         std::mem::swap(&mut self.frame, whole);
     }
 
-    /// Gives memory back that only large frames needed.
+    /// Frees memory that only large frames needed.
     pub(in crate::store) fn shrink(&mut self) {
         self.frame.shrink(4 * BATCH_BYTES_MAX);
         self.whole.shrink(4 * BATCH_BYTES_MAX);
@@ -122,7 +123,7 @@ impl FrameBuilder {
     }
 }
 
-/// Packs a record. Its segment, and where in it the frame begins, are not known yet.
+/// Packs a record. Its segment, and the frame's offset there, are not known yet.
 fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> AppliedRecord {
     let (from, packed) = frame.add(&record);
     let message = codec::message_in(packed);
@@ -155,40 +156,40 @@ mod tests {
     }
 
     #[test]
-    fn records_of_any_size_stand_in_their_order_and_their_messages_where_the_rows_say() {
+    fn records_of_any_size_keep_their_order_and_rows_locate_their_messages() {
         let sizes = [1, 10_000, 20_000, 64, 4_000, 100_000, 7];
         let records: Vec<Record> = (1..).zip(sizes).map(|(n, size)| published(n, size)).collect();
-        let mut pack = FrameBuilder::default();
-        // Twice: what is left of the first time is of no meaning.
+        let mut builder = FrameBuilder::default();
+        // Twice: contents of the first frame must not matter.
         for first in [5, 12] {
-            pack.begin(first);
-            records.iter().for_each(|record| pack.add(Entry::new(0, record.clone(), Durability::Always)));
-            pack.complete();
-            assert_eq!((pack.last(), pack.durability), (first + 6, Durability::Always));
+            builder.begin(first);
+            records.iter().for_each(|record| builder.add(Entry::new(0, record.clone(), Durability::Always)));
+            builder.complete();
+            assert_eq!((builder.last(), builder.durability), (first + 6, Durability::Always));
             let head = Head {
                 segment: 3,
                 first,
-                count: pack.rows.len() as u32,
-                len: pack.frame.len() as u32,
+                count: builder.rows.len() as u32,
+                len: builder.frame.len() as u32,
                 ..Head::default()
             };
-            pack.frame.seal(&head);
-            let bytes = pack.frame.bytes();
+            builder.frame.seal(&head);
+            let bytes = builder.frame.bytes();
             assert_eq!(frame::find(bytes, 3, None), FrameScan::Frame(head));
             let found = frame::records(bytes, &head).unwrap();
             assert!(found.iter().map(|(record, _)| record).eq(&records));
-            for ((_, range), row) in found.into_iter().zip(&mut pack.rows) {
+            for ((_, range), row) in found.into_iter().zip(&mut builder.rows) {
                 let range = range.unwrap();
                 assert!(range.start >= HEAD);
-                assert_eq!(row.place(), Some(MessageRef::of(bytes, range, 0, 0)));
+                assert_eq!(row.reference(), Some(MessageRef::of(bytes, range, 0, 0)));
             }
         }
     }
 
     #[test]
-    fn a_message_that_is_packed_is_not_kept_in_memory_but_where_its_topic_keeps_it() {
-        let mut pack = FrameBuilder::default();
-        pack.begin(1);
+    fn a_packed_message_stays_in_memory_only_if_it_is_retained() {
+        let mut builder = FrameBuilder::default();
+        builder.begin(1);
         for retained in [false, true] {
             let record = match published(1, 64) {
                 Record::Published { message, queued, beside, .. } => {
@@ -198,8 +199,8 @@ mod tests {
             };
             let Record::Published { message, .. } = &record else { panic!("a message") };
             let message = message.clone();
-            pack.add(Entry::new(0, record, Durability::Always));
-            let kept = match pack.rows.last() {
+            builder.add(Entry::new(0, record, Durability::Always));
+            let kept = match builder.rows.last() {
                 Some(AppliedRecord::Queued(..)) => None,
                 Some(AppliedRecord::Published(published)) => published.retained.as_ref(),
                 other => panic!("{other:?}"),

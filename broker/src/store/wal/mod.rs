@@ -1,5 +1,4 @@
-//! The write-ahead log: frames in segments, the records that wait for one, and the thread that
-//! writes them.
+//! The write-ahead log: frames in segments, pending records, and the thread that writes them.
 
 pub mod disk;
 pub(in crate::store) mod frame;

@@ -1,8 +1,7 @@
-//! Records on their way to the writer: a window of the log, its places given out in order and
-//! filled in any.
+//! Pending log: a window of LSNs, reserved in order and filled in any order.
 //!
-//! Who fills a place packs its record for a frame, if all places before it are filled; else who
-//! fills the last of those does. The writer takes what is packed, and holds the lock only for that.
+//! The thread that completes the contiguous prefix serializes its records into frames. The writer
+//! takes finished frames, and holds the lock only for that.
 
 use std::collections::VecDeque;
 
@@ -11,37 +10,36 @@ use crate::store::Lsn;
 use crate::store::record::Entry;
 use crate::store::wal::frame_builder::FrameBuilder;
 
-/// See the module.
+/// Records that are not written yet.
 #[derive(Debug)]
 pub(in crate::store) struct PendingLog {
-    /// For a frame each; none is empty.
-    packs: VecDeque<FrameBuilder>,
-    /// The places behind those, from the first that is not filled to the last that is.
+    /// Finished frames, none empty.
+    builders: VecDeque<FrameBuilder>,
+    /// LSNs behind those frames, from the first unfilled one to the last filled one.
     entries: VecDeque<Option<Entry>>,
-    /// The first place that is not filled.
+    /// First unfilled LSN.
     next: Lsn,
-    /// One that the writer is done with.
-    spare: Option<FrameBuilder>,
-    /// An estimate of the memory that is packed, in bytes, and that all records take.
+    /// A builder that the writer returned, for reuse.
+    free: Option<FrameBuilder>,
+    /// Estimated memory of the finished frames, and of all records, in bytes.
     ready_bytes: usize,
     bytes: usize,
-    /// Somebody waits to read what is up to here: it is written at once.
+    /// LSN that a reader waits for: records up to it are written at once.
     pub(in crate::store) needed: Lsn,
-    /// The writer sleeps, and nobody has woken it: that costs a system call, so that nobody does it
-    /// for nothing.
+    /// True while the writer is parked and not yet notified; avoids a redundant futex call.
     pub(in crate::store) sleeping: bool,
-    /// The next table is to be frozen whatever its size.
+    /// Set to freeze the next table whatever its size.
     pub(in crate::store) freeze: bool,
 }
 
 impl PendingLog {
-    /// An empty one, behind this record.
+    /// Creates an empty pending log behind this LSN.
     pub(in crate::store) fn behind(last: Lsn) -> PendingLog {
         PendingLog {
-            packs: VecDeque::new(),
+            builders: VecDeque::new(),
             entries: VecDeque::new(),
             next: last + 1,
-            spare: None,
+            free: None,
             ready_bytes: 0,
             bytes: 0,
             needed: 0,
@@ -50,29 +48,28 @@ impl PendingLog {
         }
     }
 
-    /// The place of the first record that was not taken yet.
+    /// First LSN that was not taken.
     pub(in crate::store) fn first(&self) -> Lsn {
-        self.packs.front().map_or(self.next, |pack| pack.first)
+        self.builders.front().map_or(self.next, |builder| builder.first)
     }
 
-    /// An estimate of the memory that all records take, in bytes.
+    /// Estimated memory of all records, in bytes.
     pub(in crate::store) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What can be taken, if there is something: how many bytes, and the most that one of the
-    /// records asks for.
+    /// Size of the finished frames in bytes, and their strictest durability; `None` without any.
     pub(in crate::store) fn ready(&self) -> Option<(usize, Durability)> {
-        let durability = self.packs.iter().map(|pack| pack.durability).max()?;
+        let durability = self.builders.iter().map(|builder| builder.durability).max()?;
         Some((self.ready_bytes, durability))
     }
 
-    /// Fills a place that was given out; `true`: the writer is to be woken.
+    /// Fills a reserved LSN; returns `true` when the writer must be woken.
     pub(in crate::store) fn fill(&mut self, entry: Entry) -> bool {
         let Some(at) = entry.lsn.checked_sub(self.next).and_then(|at| usize::try_from(at).ok()) else {
             return false;
         };
-        let first = self.packs.is_empty() && at == 0;
+        let first = self.builders.is_empty() && at == 0;
         let wakes = self.sleeping && (first || entry.durability != Durability::None);
         self.sleeping &= !wakes;
         self.bytes += entry.estimated_bytes;
@@ -80,8 +77,8 @@ impl PendingLog {
             if self.entries.len() <= at {
                 self.entries.resize_with(at + 1, || None);
             }
-            if let Some(place) = self.entries.get_mut(at) {
-                *place = Some(entry);
+            if let Some(unfilled) = self.entries.get_mut(at) {
+                *unfilled = Some(entry);
             }
             return wakes;
         }
@@ -96,28 +93,28 @@ impl PendingLog {
     }
 
     fn pack(&mut self, entry: Entry) {
-        if self.packs.back().is_none_or(|pack| pack.is_full(entry.estimated_bytes)) {
-            let mut pack = self.spare.take().unwrap_or_default();
-            pack.begin(self.next);
-            self.packs.push_back(pack);
+        if self.builders.back().is_none_or(|builder| builder.is_full(entry.estimated_bytes)) {
+            let mut builder = self.free.take().unwrap_or_default();
+            builder.begin(self.next);
+            self.builders.push_back(builder);
         }
         self.ready_bytes += entry.estimated_bytes;
         self.next += 1;
-        if let Some(pack) = self.packs.back_mut() {
-            pack.add(entry);
+        if let Some(builder) = self.builders.back_mut() {
+            builder.add(entry);
         }
     }
 
-    /// Takes what is ready, up to what one frame may have; `used` is taken back for what comes.
+    /// Takes the next finished frame; `used` is kept for reuse.
     pub(in crate::store) fn take(&mut self, used: FrameBuilder) -> Option<FrameBuilder> {
-        let pack = self.packs.pop_front()?;
-        self.ready_bytes -= pack.bytes;
-        self.bytes -= pack.bytes;
-        self.spare = Some(used);
-        Some(pack)
+        let builder = self.builders.pop_front()?;
+        self.ready_bytes -= builder.bytes;
+        self.bytes -= builder.bytes;
+        self.free = Some(used);
+        Some(builder)
     }
 
-    /// Forgets all records up to this place: nobody will write them.
+    /// Drops all records up to this LSN: they will never be written.
     pub(in crate::store) fn abandon(&mut self, last: Lsn) {
         *self = PendingLog::behind(last);
     }
@@ -133,69 +130,69 @@ mod tests {
         Entry::new(lsn, Record::RetainedExpired { topic: "t".into() }, durability)
     }
 
-    /// The first place and the number of records that are taken.
-    fn taken(inbox: &mut PendingLog) -> Option<(Lsn, usize)> {
-        inbox.take(FrameBuilder::default()).map(|pack| (pack.first, pack.rows.len()))
+    /// First LSN and number of the records that are taken.
+    fn taken(pending: &mut PendingLog) -> Option<(Lsn, usize)> {
+        pending.take(FrameBuilder::default()).map(|builder| (builder.first, builder.rows.len()))
     }
 
-    fn durability(inbox: &PendingLog) -> Option<Durability> {
-        inbox.ready().map(|ready| ready.1)
-    }
-
-    #[test]
-    fn only_the_front_that_is_filled_is_taken_and_in_order() {
-        let mut inbox = PendingLog::behind(9);
-        inbox.fill(entry(12, Durability::Always));
-        assert_eq!(durability(&inbox), None, "the first is missing");
-        inbox.fill(entry(10, Durability::None));
-        assert_eq!(durability(&inbox), Some(Durability::None));
-        assert_eq!(taken(&mut inbox), Some((10, 1)));
-        assert_eq!((inbox.first(), taken(&mut inbox)), (11, None));
-        inbox.fill(entry(11, Durability::None));
-        assert_eq!(durability(&inbox), Some(Durability::Always));
-        assert_eq!(taken(&mut inbox), Some((11, 2)));
-        assert_eq!(inbox.first(), 13);
-        inbox.fill(entry(13, Durability::Interval));
-        assert_eq!(taken(&mut inbox), Some((13, 1)));
-        assert_eq!((inbox.ready(), inbox.bytes(), inbox.first()), (None, 0, 14));
+    fn durability(pending: &PendingLog) -> Option<Durability> {
+        pending.ready().map(|ready| ready.1)
     }
 
     #[test]
-    fn more_than_a_frame_may_have_is_taken_in_pieces() {
-        let mut inbox = PendingLog::behind(0);
+    fn only_the_contiguous_prefix_is_taken_and_in_order() {
+        let mut pending = PendingLog::behind(9);
+        pending.fill(entry(12, Durability::Always));
+        assert_eq!(durability(&pending), None, "the first is missing");
+        pending.fill(entry(10, Durability::None));
+        assert_eq!(durability(&pending), Some(Durability::None));
+        assert_eq!(taken(&mut pending), Some((10, 1)));
+        assert_eq!((pending.first(), taken(&mut pending)), (11, None));
+        pending.fill(entry(11, Durability::None));
+        assert_eq!(durability(&pending), Some(Durability::Always));
+        assert_eq!(taken(&mut pending), Some((11, 2)));
+        assert_eq!(pending.first(), 13);
+        pending.fill(entry(13, Durability::Interval));
+        assert_eq!(taken(&mut pending), Some((13, 1)));
+        assert_eq!((pending.ready(), pending.bytes(), pending.first()), (None, 0, 14));
+    }
+
+    #[test]
+    fn more_records_than_a_frame_holds_are_taken_in_several_frames() {
+        let mut pending = PendingLog::behind(0);
         for lsn in 1..=RECORDS_MAX as Lsn + 5 {
-            inbox.fill(entry(lsn, Durability::Always));
+            pending.fill(entry(lsn, Durability::Always));
         }
-        assert_eq!(taken(&mut inbox), Some((1, RECORDS_MAX)));
-        assert_eq!(durability(&inbox), Some(Durability::Always));
-        assert_eq!(taken(&mut inbox), Some((RECORDS_MAX as Lsn + 1, 5)));
-        assert_eq!((inbox.ready(), inbox.bytes()), (None, 0));
+        assert_eq!(taken(&mut pending), Some((1, RECORDS_MAX)));
+        assert_eq!(durability(&pending), Some(Durability::Always));
+        assert_eq!(taken(&mut pending), Some((RECORDS_MAX as Lsn + 1, 5)));
+        assert_eq!((pending.ready(), pending.bytes()), (None, 0));
     }
 
     #[test]
-    fn what_is_filled_after_all_was_abandoned_counts_for_nothing() {
-        let mut inbox = PendingLog::behind(0);
-        inbox.fill(entry(2, Durability::Always));
-        inbox.abandon(2);
-        assert!(!inbox.fill(entry(1, Durability::Always)));
-        assert_eq!((inbox.bytes(), inbox.first()), (0, 3));
+    fn records_filled_after_an_abandon_are_dropped() {
+        let mut pending = PendingLog::behind(0);
+        pending.fill(entry(2, Durability::Always));
+        pending.abandon(2);
+        assert!(!pending.fill(entry(1, Durability::Always)));
+        assert_eq!((pending.bytes(), pending.first()), (0, 3));
     }
 
     #[test]
-    fn the_writer_is_woken_for_what_it_waits_for_only() {
-        let mut inbox = PendingLog::behind(0);
+    fn the_writer_is_woken_only_for_what_it_waits_for() {
+        let mut pending = PendingLog::behind(0);
         let mut lsn = 0;
-        let mut fill = |inbox: &mut PendingLog, durability| {
+        let mut fill = |pending: &mut PendingLog, durability| {
             lsn += 1;
-            inbox.fill(entry(lsn, durability))
+            pending.fill(entry(lsn, durability))
         };
-        assert!(!fill(&mut inbox, Durability::Always), "it does not sleep");
-        inbox.sleeping = true;
-        assert!(!fill(&mut inbox, Durability::None), "it knows of others that may gather");
-        assert!(fill(&mut inbox, Durability::Always));
-        assert!(!fill(&mut inbox, Durability::Always), "it was woken");
-        taken(&mut inbox);
-        inbox.sleeping = true;
-        assert!(fill(&mut inbox, Durability::None), "the first one begins to gather");
+        assert!(!fill(&mut pending, Durability::Always), "it does not sleep");
+        pending.sleeping = true;
+        assert!(!fill(&mut pending, Durability::None), "it knows of others that may gather");
+        assert!(fill(&mut pending, Durability::Always));
+        assert!(!fill(&mut pending, Durability::Always), "it was woken");
+        taken(&mut pending);
+        pending.sleeping = true;
+        assert!(fill(&mut pending, Durability::None), "the first one begins to gather");
     }
 }

@@ -1,24 +1,25 @@
-//! The files of the log: made ahead of time full of zeros, used one after the other, recycled; and
-//! read back at the start.
+//! Segments: the files of the log. They are prepared ahead of time, full of zeros, filled one after
+//! the other and recycled. The start reads them back.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_full, write_zeros};
-use super::frame::{self, FrameScan};
+use super::frame::{self, FrameScan, Head};
 use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::error::OpenError;
 use crate::store::location::MessageRef;
 use crate::store::record::Record;
 
-/// Their folder.
+/// Folder of the segments.
 pub(in crate::store) const FOLDER: &str = "wal";
-/// Damaged ones are set aside here.
+/// Folder for damaged segments.
 pub(in crate::store) const QUARANTINE: &str = "quarantine";
 
-/// The name of a segment.
+/// File name of a segment.
 pub(in crate::store) fn name(id: u64) -> String {
     format!("{FOLDER}/{id:016}.log")
 }
@@ -27,7 +28,7 @@ fn id(name: &str) -> Option<u64> {
     name.strip_suffix(".log")?.parse().ok()
 }
 
-/// The segments that there are, in order.
+/// Numbers of the existing segments, sorted.
 pub(in crate::store) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     let mut ids: Vec<u64> = disk.list(FOLDER)?.iter().filter_map(|name| id(name)).collect();
     ids.sort_unstable();
@@ -39,21 +40,21 @@ pub(in crate::store) fn ids(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 pub(in crate::store) struct Segment {
     pub(in crate::store) id: u64,
     pub(in crate::store) file: Arc<dyn DiskFile>,
-    /// Where the next frame goes.
+    /// Offset of the next frame.
     pub(in crate::store) at: u64,
 }
 
-/// How a new segment is made ready.
+/// Preparation of a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Preallocation {
-    /// Full of zeros: nothing but the data has to be made durable when a frame is written to it.
+    /// Full of zeros: a sync of a frame only has to write data.
     Zeroed,
-    /// Only reserved: each sync has to note besides what was written, which is little beside a
-    /// large frame, and all of it is written once less.
+    /// Only allocated: each sync also writes metadata, which costs little beside a large frame. The
+    /// segment is written once, not twice.
     Reserved,
 }
 
-/// Makes a segment, out of an old one where there is one.
+/// Prepares a segment, from a recycled one if there is one.
 pub(in crate::store) fn prepare(
     disk: &dyn Disk,
     id: u64,
@@ -83,8 +84,8 @@ pub(in crate::store) fn prepare(
     Ok(Segment { id, file, at: 0 })
 }
 
-/// The salt of the frames: that of a first frame of a segment, since nobody but the writer decides
-/// what stands there. `None` where there is no such frame.
+/// Salt of the frames, from the first frame of a segment, since only the writer decides its
+/// contents. `None` without such a frame.
 pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
     for id in ids(disk)? {
         let file = disk.open(&name(id), false)?;
@@ -101,7 +102,7 @@ pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Where the log is damaged.
+/// Position of damage in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Damage {
     pub(in crate::store) segment: u64,
@@ -109,47 +110,46 @@ pub(in crate::store) struct Damage {
     pub(in crate::store) what: String,
 }
 
-/// What the log says.
+/// Result of a scan of the log.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Scan {
-    /// The last sound record.
+    /// Last sound record.
     pub(in crate::store) last: Lsn,
     pub(in crate::store) clock: Millis,
     pub(in crate::store) number: u64,
-    /// Records that were known to be durable are missing or unreadable.
+    /// Missing or unreadable records that were known to be durable.
     pub(in crate::store) damage: Vec<Damage>,
-    /// The end of what was written when the run before was cut off: never acknowledged as durable.
+    /// End of the log when the previous run was cut off; it was never acknowledged as durable.
     pub(in crate::store) torn: Option<Damage>,
-    /// Each segment with its last record; 0 where it has none.
+    /// Each segment with its last record; 0 if it has none.
     pub(in crate::store) segments: Vec<(u64, Lsn)>,
-    /// Records are missing before those of this segment; behind them the log goes together. 0: all
-    /// of it does.
+    /// First segment from which on the log is contiguous; 0: all of it is.
     pub(in crate::store) contiguous_from: u64,
-    /// How many bytes of each segment the records were in.
+    /// Bytes of records in each segment.
     pub(in crate::store) covers: BTreeMap<u64, u64>,
 }
 
-/// How to go on behind damage.
+/// Behavior of a scan at damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum OnDamage {
-    /// Stop: only what is whole counts.
+    /// Stop: only records before the damage count.
     Stop,
-    /// Use every frame that is sound.
+    /// Use every sound frame.
     GoOn,
 }
 
-/// What is to be read of the log.
+/// Start of a scan.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::store) struct ScanFrom {
-    /// The records behind this one.
+    /// Last record before the scan.
     pub(in crate::store) after: Lsn,
-    /// They begin in this segment at the earliest.
+    /// First segment that can have later records.
     pub(in crate::store) segment: u64,
-    /// The salt of the frames; `None`: any.
+    /// Salt of the frames; `None`: any.
     pub(in crate::store) salt: Option<u32>,
 }
 
-/// Reads the log; each record comes with where its message stands.
+/// Reads the log; passes on each record with the location of its message.
 pub(in crate::store) fn scan(
     disk: &dyn Disk,
     since: ScanFrom,
@@ -157,99 +157,147 @@ pub(in crate::store) fn scan(
     give: &mut dyn FnMut(Lsn, Record, Option<MessageRef>),
 ) -> Result<Scan, OpenError> {
     let ScanFrom { after, segment: first, salt } = since;
-    let listing = || format!("listing {}", disk.path(FOLDER));
-    let mut scan = Scan { last: after, ..Scan::default() };
-    // Where no whole frame stands; the unused end of a segment looks like this, too.
-    let mut hole: Option<Damage> = None;
-    // The first hole that sound frames stand behind.
-    let mut gap: Option<Damage> = None;
-    // The highest record that some frame calls durable.
-    let mut vouched = 0;
-    let mut newest = 0;
-    for id in ids(disk).map_err(OpenError::io(listing()))? {
+    let mut scanner = LogScanner {
+        disk,
+        beyond,
+        salt,
+        give,
+        scan: Scan { last: after, ..Scan::default() },
+        whole: true,
+        hole: None,
+        gap: None,
+        durable: 0,
+        newest: 0,
+    };
+    for id in ids(disk).map_err(OpenError::io(format!("listing {}", disk.path(FOLDER))))? {
         if id < first {
-            scan.segments.push((id, 0));
-            continue;
+            scanner.scan.segments.push((id, 0));
+        } else if scanner.segment(id)?.is_break() {
+            return Ok(scanner.scan);
         }
-        let reading = || OpenError::io(format!("reading {}", disk.path(&name(id))));
-        let file = disk.open(&name(id), false).map_err(reading())?;
-        let len = file.len().map_err(reading())?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
-        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
-        bytes.truncate(read);
-        let mut last_here = 0;
-        let mut at = 0;
-        let mut whole = true;
+    }
+    Ok(scanner.finish())
+}
+
+/// A scan of the log in progress.
+struct LogScanner<'s> {
+    disk: &'s dyn Disk,
+    beyond: OnDamage,
+    salt: Option<u32>,
+    give: &'s mut dyn FnMut(Lsn, Record, Option<MessageRef>),
+    scan: Scan,
+    /// False behind a hole in the current segment.
+    whole: bool,
+    /// Position without a whole frame; the unused end of a segment looks like this, too.
+    hole: Option<Damage>,
+    /// First hole with sound frames behind it.
+    gap: Option<Damage>,
+    /// Highest LSN that some frame calls durable.
+    durable: Lsn,
+    /// Latest time of a frame.
+    newest: Millis,
+}
+
+impl LogScanner<'_> {
+    /// Scans one segment. Breaks when the scan is over.
+    fn segment(&mut self, id: u64) -> Result<ControlFlow<()>, OpenError> {
+        let bytes = self.read(id)?;
+        let (mut last_here, mut at) = (0, 0);
+        self.whole = true;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let damage = |what: String| Damage { segment: id, offset: at as u64, what };
-            let head = match frame::find(rest, id, salt) {
-                FrameScan::Frame(head) => head,
+            match frame::find(rest, id, self.salt) {
+                FrameScan::Frame(head) => {
+                    if self.frame(id, at as u64, rest, &head).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    last_here = last_here.max(head.last());
+                    at += head.padded();
+                }
                 FrameScan::Newer(format) => {
-                    let file = disk.path(&name(id));
+                    let file = self.disk.path(&name(id));
                     return Err(OpenError::Foreign(format!(
                         "{file} has format {format}, this version of lapwing reads format {}",
                         frame::FORMAT
                     )));
                 }
                 FrameScan::Nothing => {
-                    if whole {
-                        hole = Some(damage("no whole frame stands here, and later ones do".to_owned()));
-                        whole = false;
+                    if self.whole {
+                        let what = "no whole frame stands here, and later ones do".to_owned();
+                        self.hole = Some(Damage { segment: id, offset: at as u64, what });
+                        self.whole = false;
                     }
                     at += frame::PAGE;
-                    continue;
                 }
-            };
-            vouched = vouched.max(head.durable);
-            newest = newest.max(head.clock);
-            let behind = !whole || head.first > scan.last + 1;
-            if behind && head.last() > scan.last {
-                let missing =
-                    || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
-                gap = gap.or_else(|| hole.take()).or_else(|| Some(missing()));
-                if beyond == OnDamage::Stop {
-                    at += head.padded();
-                    last_here = last_here.max(head.last());
-                    continue;
-                }
-                scan.damage.extend(gap.take());
-                scan.contiguous_from = id;
             }
-            if head.last() > scan.last {
-                match frame::records(rest, &head) {
-                    Some(records) => {
-                        for (lsn, (record, message)) in (head.first..).zip(records) {
-                            if lsn > scan.last {
-                                let place = message.map(|within| MessageRef::of(rest, within, id, at as u64));
-                                give(lsn, record, place);
-                            }
-                        }
-                        *scan.covers.entry(id).or_default() += head.padded() as u64;
-                        scan.clock = head.clock;
-                        scan.number = scan.number.max(head.number);
-                        hole = None;
-                        whole = true;
-                    }
-                    None => {
-                        scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
-                        if beyond == OnDamage::Stop {
-                            return Ok(scan);
-                        }
-                    }
-                }
-                scan.last = head.last();
-            }
-            last_here = last_here.max(head.last());
-            at += head.padded();
         }
-        scan.segments.push((id, last_here));
+        self.scan.segments.push((id, last_here));
+        Ok(ControlFlow::Continue(()))
     }
-    // Frames that nobody vouches for may be missing: the run was cut off before they were on disk.
-    match gap.or(hole) {
-        Some(gap) if vouched > scan.last => scan.damage.push(gap),
-        Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
-        _ => {}
+
+    fn read(&self, id: u64) -> Result<Vec<u8>, OpenError> {
+        let reading = || OpenError::io(format!("reading {}", self.disk.path(&name(id))));
+        let file = self.disk.open(&name(id), false).map_err(reading())?;
+        let len = file.len().map_err(reading())?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(frame::FRAME_MAX).min(frame::FRAME_MAX)];
+        let read = read_full(&*file, &mut bytes, 0).map_err(reading())?;
+        bytes.truncate(read);
+        Ok(bytes)
     }
-    scan.clock = scan.clock.max(newest);
-    Ok(scan)
+
+    /// Takes in a sound frame at this offset. Breaks when the scan is over.
+    fn frame(&mut self, id: u64, at: u64, bytes: &[u8], head: &Head) -> ControlFlow<()> {
+        self.durable = self.durable.max(head.durable);
+        self.newest = self.newest.max(head.clock);
+        let scan = &mut self.scan;
+        if head.last() <= scan.last {
+            return ControlFlow::Continue(());
+        }
+        let damage = |what: String| Damage { segment: id, offset: at, what };
+        if !self.whole || head.first > scan.last + 1 {
+            let missing = || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
+            self.gap = self.gap.take().or_else(|| self.hole.take()).or_else(|| Some(missing()));
+            if self.beyond == OnDamage::Stop {
+                return ControlFlow::Continue(());
+            }
+            scan.damage.extend(self.gap.take());
+            scan.contiguous_from = id;
+        }
+        match frame::records(bytes, head) {
+            Some(records) => {
+                for (lsn, (record, message)) in (head.first..).zip(records) {
+                    if lsn > scan.last {
+                        let reference = message.map(|within| MessageRef::of(bytes, within, id, at));
+                        (self.give)(lsn, record, reference);
+                    }
+                }
+                *scan.covers.entry(id).or_default() += head.padded() as u64;
+                scan.clock = head.clock;
+                scan.number = scan.number.max(head.number);
+                self.hole = None;
+                self.whole = true;
+            }
+            None => {
+                scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
+                if self.beyond == OnDamage::Stop {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        scan.last = head.last();
+        ControlFlow::Continue(())
+    }
+
+    /// Classifies the end of the log.
+    fn finish(self) -> Scan {
+        let mut scan = self.scan;
+        // Frames that no later frame calls durable may be missing: the run was cut off before they
+        // were on disk.
+        match self.gap.or(self.hole) {
+            Some(gap) if self.durable > scan.last => scan.damage.push(gap),
+            Some(gap) if scan.segments.iter().any(|(_, last)| *last > scan.last) => scan.torn = Some(gap),
+            _ => {}
+        }
+        scan.clock = scan.clock.max(self.newest);
+        scan
+    }
 }

@@ -1,9 +1,9 @@
-//! The writer: one thread that turns records into frames, one write and at most one sync for as
-//! many as there are.
+//! The writer: one thread that turns records into frames, with one write and at most one sync for
+//! all pending records.
 //!
-//! While a sync runs, the next records gather by themselves, so that nothing has to linger. A write
-//! or sync that fails is the end: what a disk says after that is worth nothing. Only "no space" is
-//! waited out, since nothing was promised yet.
+//! Records gather during a sync, so the writer need not linger. A failed write or sync is final: a
+//! disk cannot be trusted after that. Only "no space" is retried, since nothing was acknowledged
+//! yet.
 
 use std::io;
 use std::ops::Range;
@@ -25,34 +25,33 @@ use crate::store::sync::lock;
 use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::{Health, Lsn};
 
-/// Frames of this size on average are large, in bytes: noting in the file system what was written
-/// costs some pages.
+/// Average size of large frames, in bytes: metadata of a sync costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
-/// How long records that nobody waits for may gather.
+/// Time for which records without a waiting task may gather.
 const LAZY: Duration = Duration::from_millis(50);
-/// How often a full disk is asked again.
+/// Interval between attempts on a full disk.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// See the module.
+/// State of the writer thread.
 pub(in crate::store) struct Writer {
     shared: Arc<Shared>,
     segment: Segment,
     queues: Queues,
     last: Lsn,
-    /// Since the table was frozen last, in bytes of log.
+    /// Bytes of log since the last freeze.
     since_frozen: u64,
-    /// The same, or the memory of the table: whichever is more.
+    /// The same, or the memory of the table if that is more.
     gathered: u64,
     synced_at: Option<Instant>,
-    /// Since when written records wait for a sync by the timer.
+    /// Time since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
-    /// What is written, or was.
-    pack: FrameBuilder,
-    /// Frames in this segment.
+    /// The frame that is written, or was.
+    builder: FrameBuilder,
+    /// Number of frames in this segment.
     frames: u64,
 }
 
-/// Why the writer stops.
+/// Reason why the writer stops.
 enum Stop {
     Closed,
     Failed(io::Error),
@@ -69,7 +68,7 @@ impl Writer {
             gathered: 0,
             synced_at: None,
             unsynced_since: None,
-            pack: FrameBuilder::default(),
+            builder: FrameBuilder::default(),
             frames: 0,
         }
     }
@@ -88,7 +87,7 @@ impl Writer {
         };
         if let Stop::Failed(error) = stop {
             error!(%error, segment = %self.shared.disk.path(&super::segments::name(self.segment.id)),
-                "the store has failed: nothing is acknowledged any more, publishers are told 0x97. Check the disk, then restart");
+                "the store has failed: nothing is acknowledged any more, publishers are warned 0x97. Check the disk, then restart");
             self.shared.set_health(Health::Failed);
             self.shared.abandon();
             self.shared.pending_full.store(false, Ordering::Release);
@@ -96,32 +95,32 @@ impl Writer {
         self.shared.wake();
     }
 
-    /// Waits for the next records and takes them; how durable they are to be. `Some(None)`: a sync
-    /// is due; `None`: all is done and the store closes.
+    /// Waits for records and takes them; returns their strictest durability. `Some(None)`: a sync
+    /// is due; `None`: all is written and the store closes.
     fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
-        let mut inbox = lock(&shared.pending);
+        let mut pending = lock(&shared.pending);
         let mut lazy_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
             let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
-            let ready = inbox.ready();
+            let ready = pending.ready();
             let closed = shared.is_closed();
             let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
             if let Some((bytes, durability)) = ready {
                 let since = *lazy_since.get_or_insert(now);
                 let due = match durability {
-                    // Each sync wears the flash: they can be made rarer.
+                    // Each sync wears the flash: the configuration can make them rarer.
                     Durability::Always => self.synced_at.map_or(now, |at| at + options.min_sync_interval),
                     Durability::Interval => now,
-                    Durability::None if inbox.needed >= inbox.first() => now,
+                    Durability::None if pending.needed >= pending.first() => now,
                     Durability::None => since + LAZY,
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
-                    let was_full = inbox.bytes() >= options.pending_bytes_max;
-                    self.pack = inbox.take(std::mem::take(&mut self.pack)).unwrap_or_default();
-                    if was_full && inbox.bytes() < options.pending_bytes_max {
+                    let was_full = pending.bytes() >= options.pending_bytes_max;
+                    self.builder = pending.take(std::mem::take(&mut self.builder)).unwrap_or_default();
+                    if was_full && pending.bytes() < options.pending_bytes_max {
                         shared.pending_full.store(false, Ordering::Release);
                         shared.wake();
                     }
@@ -129,28 +128,28 @@ impl Writer {
                 }
                 let until = due - now;
                 wait = Some(wait.map_or(until, |wait| wait.min(until)));
-            } else if closed && shared.seal(inbox.first() - 1) {
+            } else if closed && shared.seal(pending.first() - 1) {
                 return None;
             }
             if sync_at.is_some_and(|at| at <= now) {
                 return Some(None);
             }
-            // What waits for the next sync to be due waits for nobody else.
-            inbox.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
-            inbox = match wait {
+            // Records that wait until the next sync is due wait for no other record.
+            pending.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
+            pending = match wait {
                 Some(wait) => {
-                    let waited = shared.pending_filled.wait_timeout(inbox, wait);
+                    let waited = shared.pending_filled.wait_timeout(pending, wait);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => shared.pending_filled.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                None => shared.pending_filled.wait(pending).unwrap_or_else(PoisonError::into_inner),
             };
-            inbox.sleeping = false;
+            pending.sleeping = false;
         }
     }
 
-    /// Writes a frame, syncs it if it is asked for, and shows it to readers.
+    /// Writes a frame, syncs it if required, and makes it readable.
     fn commit(&mut self, durability: Durability) -> Result<(), Stop> {
-        let last = self.pack.last();
+        let last = self.builder.last();
         let framed = self.write(durability, false)?;
         let shared = self.shared.clone();
         shared.written.store(last, Ordering::Release);
@@ -166,9 +165,9 @@ impl Writer {
         if durability != Durability::None {
             shared.wake();
         }
-        // The acknowledgements are on their way meanwhile; who reads waits until it is shown.
+        // Acknowledgements are sent already; readers wait until the frame is readable.
         let frozen = self.show(framed);
-        self.pack.shrink();
+        self.builder.shrink();
         if !lock(&shared.requests).is_empty() {
             shared.requests_changed.notify_all();
         }
@@ -182,13 +181,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Shows what was written to readers, synced or not: nobody acknowledges on account of reading
-    /// it. `true`: a table is full now.
+    /// Makes written records readable, synced or not: a read is no acknowledgement. Returns `true`
+    /// when a table is full.
     fn show(&mut self, framed: Range<u64>) -> bool {
         let shared = self.shared.clone();
         let mut view = lock(&shared.view);
-        view.applied = self.pack.last();
-        for (lsn, mut row) in (self.pack.first..).zip(self.pack.rows.drain(..)) {
+        view.applied = self.builder.last();
+        for (lsn, mut row) in (self.builder.first..).zip(self.builder.rows.drain(..)) {
             row.shift(self.segment.id, framed.start);
             view.active.apply(lsn, row, &mut self.queues);
         }
@@ -221,46 +220,45 @@ impl Writer {
         (self.since_frozen, self.gathered) = (0, 0);
     }
 
-    /// The checkpoint is behind: records wait here rather than in memory. On a full disk there is
-    /// nothing to wait for.
+    /// Waits while the checkpoint is behind, so that records wait here and not in memory. On a full
+    /// disk it does not wait.
     fn await_checkpoint(&self) {
         let shared = &self.shared;
-        let mut supply = lock(&shared.segments);
-        let made = supply.made;
-        while supply.made == made && shared.health() == Health::Good && !supply.closed {
+        let mut pool = lock(&shared.segments);
+        let made = pool.made;
+        while pool.made == made && shared.health() == Health::Good && !pool.closed {
             let busy = { lock(&shared.view).frozen.is_some() };
             if !busy {
                 return;
             }
-            supply =
-                shared.supply_changed.wait_timeout(supply, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.supply_changed.wait_timeout(pool, RETRY).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Writes the records as one frame; where in its segment.
-    fn write(&mut self, durability: Durability, outcomes: bool) -> Result<Range<u64>, Stop> {
-        self.pack.complete();
+    /// Writes the records as one frame; returns its range in the segment.
+    fn write(&mut self, durability: Durability, is_last: bool) -> Result<Range<u64>, Stop> {
+        self.builder.complete();
         let shared = self.shared.clone();
-        let len = self.pack.frame.len();
-        let padded = self.pack.frame.padded() as u64;
-        // A frame that fits nowhere makes its segment longer.
+        let len = self.builder.frame.len();
+        let padded = self.builder.frame.padded() as u64;
+        // A frame larger than a segment makes its segment longer.
         if self.segment.at > 0 && self.segment.at + padded > shared.options.segment_bytes {
             self.rotate()?;
         }
         let head = Head {
             segment: self.segment.id,
-            first: self.pack.first,
-            count: self.pack.rows.len() as u32,
+            first: self.builder.first,
+            count: self.builder.rows.len() as u32,
             len: len as u32,
             durable: shared.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
             number: shared.number.load(Ordering::Relaxed),
-            outcomes,
+            is_last,
             salt: shared.salt,
         };
-        self.pack.frame.seal(&head);
+        self.builder.frame.seal(&head);
         loop {
-            let (file, frame, at) = (&*self.segment.file, self.pack.frame.bytes(), self.segment.at);
+            let (file, frame, at) = (&*self.segment.file, self.builder.frame.bytes(), self.segment.at);
             let written = match durability {
                 Durability::Always => write_full_through(file, frame, at),
                 Durability::Interval | Durability::None => write_full(file, frame, at),
@@ -280,8 +278,8 @@ impl Writer {
         Ok(framed)
     }
 
-    /// The frame could not be written for want of space. Nobody was promised anything yet: it is
-    /// tried again.
+    /// Waits after a frame could not be written for lack of space. Nothing was acknowledged yet, so
+    /// the write is repeated.
     fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
         if self.shared.is_closed() {
             return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
@@ -295,31 +293,30 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in the next segment; the one before is on disk first, so that only the last one can
-    /// have a torn end.
+    /// Moves on to the next segment. The previous one is synced first, so that only the last one
+    /// can have a torn end.
     fn rotate(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let shared = self.shared.clone();
-        let mut supply = lock(&shared.segments);
-        let mut told = false;
+        let mut pool = lock(&shared.segments);
+        let mut warned = false;
         let next = loop {
-            if let Some(next) = supply.ready.pop_front() {
+            if let Some(next) = pool.ready.pop_front() {
                 break next;
             }
-            if supply.no_space && !told {
-                told = true;
+            if pool.no_space && !warned {
+                warned = true;
                 warn!("the disk is full: records wait for space");
             }
-            let given_up = supply.no_space && shared.is_closed();
-            if given_up || supply.closed || shared.health() == Health::Failed {
+            let given_up = pool.no_space && shared.is_closed();
+            if given_up || pool.closed || shared.health() == Health::Failed {
                 return Err(Stop::Failed(io::ErrorKind::StorageFull.into()));
             }
-            supply =
-                shared.supply_changed.wait_timeout(supply, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.supply_changed.wait_timeout(pool, RETRY).unwrap_or_else(PoisonError::into_inner).0;
         };
-        supply.full.push((self.segment.id, self.last));
-        supply.large_frames = self.segment.at >= std::mem::take(&mut self.frames) * LARGE_FRAME;
-        drop(supply);
+        pool.full.push((self.segment.id, self.last));
+        pool.large_frames = self.segment.at >= std::mem::take(&mut self.frames) * LARGE_FRAME;
+        drop(pool);
         shared.supply_changed.notify_all();
         self.segment = next;
         Ok(())
@@ -340,16 +337,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves a last frame, which says that all before it is on disk.
+    /// Writes a last frame, which marks all records before it as on disk.
     fn finish(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let last = self.last + 1;
-        self.pack.begin(last);
-        self.pack.add(Entry::new(last, Record::Nothing, Durability::Always));
+        self.builder.begin(last);
+        self.builder.add(Entry::new(last, Record::Nothing, Durability::Always));
         self.write(Durability::Always, true)?;
         self.last = last;
         self.sync()?;
-        info!(last, "the store is closed: all of it is on disk");
+        info!(last, "store closed: all records are on disk");
         Ok(())
     }
 }

@@ -49,29 +49,9 @@ pub(crate) async fn open_session(
         close: end_sender,
         handle: handle.clone(),
     };
-    let earlier = match core.registry.claim(&client_id, claimant) {
-        Claim::Fresh => None,
-        Claim::Offline(owned, rest) => {
-            if let Some(due) = owned.session.due_at() {
-                core.timers.remove(due, &client_id, rest);
-            }
-            Some(owned)
-        }
-        Claim::Live(from) => {
-            audit::takeover(&client_id, &identity, &handle.label);
-            from.await.ok().flatten()
-        }
-        claim @ (Claim::ForeignUser | Claim::Full) => {
-            let (reason, text) = match claim {
-                Claim::ForeignUser => (
-                    ReasonCode::ClientIdentifierNotValid,
-                    format!("the client identifier '{client_id}' belongs to another user"),
-                ),
-                _ => (
-                    ReasonCode::QuotaExceeded,
-                    "limits.sessions_max is reached, or the broker stops".to_owned(),
-                ),
-            };
+    let earlier = match claim(core, &client_id, &identity, claimant).await {
+        Ok(earlier) => earlier,
+        Err((reason, text)) => {
             let mut output = Output::default();
             ConnectError::new(request.negotiated.version, reason, text.clone()).write(&mut output);
             return Err(Box::new(Rejection { stream, output, text: Some(text), slow: false, _place: place }));
@@ -123,6 +103,40 @@ pub(crate) async fn open_session(
         pacing: Pacing::new(keep_alive),
         stats: Stats::new(core.now()),
     }))
+}
+
+/// Claims the client identifier, and takes its session over from whoever has it.
+///
+/// # Errors
+/// Reason code and words for the client.
+async fn claim(
+    core: &Arc<Core>,
+    client_id: &Arc<str>,
+    identity: &Identity,
+    request: ClaimRequest,
+) -> Result<Option<OwnedSession>, (ReasonCode, String)> {
+    let label = request.handle.label.clone();
+    match core.registry.claim(client_id, request) {
+        Claim::Fresh => Ok(None),
+        Claim::Offline(owned, generation) => {
+            if let Some(due) = owned.session.due_at() {
+                core.timers.remove(due, client_id, generation);
+            }
+            Ok(Some(owned))
+        }
+        Claim::Live(from) => {
+            audit::takeover(client_id, identity, &label);
+            Ok(from.await.ok().flatten())
+        }
+        Claim::ForeignUser => {
+            let text = format!("the client identifier '{client_id}' belongs to another user");
+            Err((ReasonCode::ClientIdentifierNotValid, text))
+        }
+        Claim::Full => {
+            let text = "limits.sessions_max is reached, or the broker stops".to_owned();
+            Err((ReasonCode::QuotaExceeded, text))
+        }
+    }
 }
 
 /// A connection that its client has closed is noticed within this time.
