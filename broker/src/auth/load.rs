@@ -46,30 +46,7 @@ pub fn configured(
         passwords.read(config.password_file(listener), "password_file", &mut errors, Passwords::parse);
         rules.read(config.acl_file(listener), "acl_file", &mut errors, Acl::parse);
     }
-    let mut keys = Vec::new();
-    let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::TokenKey>, String>| {
-        keys.extend(
-            read(path.as_deref(), key, &mut errors, |text, name| {
-                parse(text).map_err(|error| vec![format!("{key} {name}: {error}")])
-            })
-            .into_iter()
-            .flatten(),
-        );
-    };
-    take(&auth.jwt_key_file, "auth.jwt_key_file", jwt::pem);
-    take(&auth.jwks_file, "auth.jwks_file", jwt::jwks);
-    take(&auth.jwt_secret_file, "auth.jwt_secret_file", |text| {
-        jwt::secret(text.as_bytes()).map(|key| vec![key])
-    });
-    let secrets = [("auth.jwt_secret_file", &auth.jwt_secret_file)];
-    errors.extend(secrets.iter().filter_map(|(key, path)| why_not_secret(key, Path::new(path.as_ref()?))));
-    #[cfg(feature = "http")]
-    if let Some(url) = &auth.jwks_url {
-        match super::http::keys(auth, url, &lasting.published) {
-            Ok(published) => keys.extend(published),
-            Err(error) => errors.push(error),
-        }
-    }
+    let keys = keys(auth, lasting, &mut errors);
     #[cfg(feature = "http")]
     let service = auth
         .http_url
@@ -84,23 +61,10 @@ pub fn configured(
         warn!("{path} holds no rule: every publish and subscribe is denied until it does");
     }
     let endpoint = |(place, listener): (usize, &Listener)| {
-        let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
-        let verifier =
-            tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
-        Ok(EndpointAuth {
-            number: numbers.get(place).copied().unwrap_or(place as EndpointId),
-            name: listener.label().into(),
-            methods: config.methods(listener),
-            anonymous: listener.allow_anonymous.unwrap_or(auth.allow_anonymous),
-            verifier,
-            certificate_user: Some(listener.certificate_user.0.clone())
-                .filter(|t| !t.is_empty())
-                .unwrap_or_else(defaults),
-            client_id_is_user: listener.client_id_is_user,
-            closed: listener.allow_anonymous == Some(false),
-            passwords: passwords.get(config.password_file(listener)),
-            acl: rules.get(config.acl_file(listener)),
-        })
+        let number = numbers.get(place).copied().unwrap_or(place as EndpointId);
+        let (passwords, acl) =
+            (passwords.get(config.password_file(listener)), rules.get(config.acl_file(listener)));
+        endpoint_auth(config, listener, number, passwords, acl)
     };
     let endpoints: Result<Vec<EndpointAuth>, String> =
         config.listeners.iter().enumerate().map(endpoint).collect();
@@ -127,6 +91,64 @@ pub fn configured(
         #[cfg(feature = "http")]
         service,
     }))
+}
+
+/// Reads the keys that verify tokens: of the files, and of `auth.jwks_url`.
+fn keys(auth: &config::Auth, lasting: &AuthState, errors: &mut Vec<String>) -> Vec<jwt::TokenKey> {
+    let mut keys = Vec::new();
+    let mut take = |path: &Option<String>, key, parse: fn(&str) -> Result<Vec<jwt::TokenKey>, String>| {
+        keys.extend(
+            read(path.as_deref(), key, errors, |text, name| {
+                parse(text).map_err(|error| vec![format!("{key} {name}: {error}")])
+            })
+            .into_iter()
+            .flatten(),
+        );
+    };
+    take(&auth.jwt_key_file, "auth.jwt_key_file", jwt::pem);
+    take(&auth.jwks_file, "auth.jwks_file", jwt::jwks);
+    take(&auth.jwt_secret_file, "auth.jwt_secret_file", |text| {
+        jwt::secret(text.as_bytes()).map(|key| vec![key])
+    });
+    let secrets = [("auth.jwt_secret_file", &auth.jwt_secret_file)];
+    errors.extend(secrets.iter().filter_map(|(key, path)| why_not_secret(key, Path::new(path.as_ref()?))));
+    #[cfg(feature = "http")]
+    if let Some(url) = &auth.jwks_url {
+        match super::http::keys(auth, url, &lasting.published) {
+            Ok(published) => keys.extend(published),
+            Err(error) => errors.push(error),
+        }
+    }
+    #[cfg(not(feature = "http"))]
+    let _ = lasting;
+    keys
+}
+
+/// Makes the authentication of one listener.
+fn endpoint_auth(
+    config: &Config,
+    listener: &Listener,
+    number: EndpointId,
+    passwords: Option<Arc<Passwords>>,
+    acl: Option<Arc<Acl>>,
+) -> Result<EndpointAuth, String> {
+    let defaults = || certificate::DEFAULT.map(str::to_owned).to_vec();
+    let verifier =
+        tls::verifier(listener).map_err(|error| format!("listener {}: {error}", listener.title()))?;
+    Ok(EndpointAuth {
+        number,
+        name: listener.label().into(),
+        methods: config.methods(listener),
+        anonymous: listener.allow_anonymous.unwrap_or(config.auth.allow_anonymous),
+        verifier,
+        certificate_user: Some(listener.certificate_user.0.clone())
+            .filter(|t| !t.is_empty())
+            .unwrap_or_else(defaults),
+        client_id_is_user: listener.client_id_is_user,
+        closed: listener.allow_anonymous == Some(false),
+        passwords,
+        acl,
+    })
 }
 
 /// Reads the bans. A missing list bans nobody.

@@ -33,7 +33,7 @@ pub use cache::RouteCache;
 pub use group::Group;
 use lapwing_protocol::topic;
 #[cfg(feature = "internals")]
-pub use retained::RetainedEntry;
+pub use retained::browse::RetainedEntry;
 pub use retained::{Fetched, Next, RetainResult, Retained, RetainedLimits};
 pub use subscriber::Subscriber;
 pub use target::Target;

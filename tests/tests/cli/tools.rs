@@ -680,23 +680,23 @@ fn wrong_arguments_are_named_with_the_remedy() {
     let broker = plain();
     let port = broker.port("mqtt");
     let cases: &[(&str, &[&str], &str)] = &[
-        ("pub", &["-t", "a"], "say what to publish"),
+        ("pub", &["-t", "a"], "name the message"),
         ("pub", &["-t", "a/+", "-m", "x"], "+ and # are for topic filters"),
         (
             "pub",
             &["-t", "a", "-m", "x", "-D", "publish", "content-tipe", "x"],
             "there is no property 'content-tipe'",
         ),
-        ("pub", &["-t", "a", "-m", "x", "-D", "connect", "content-type", "x"], "is not valid there"),
+        ("pub", &["-t", "a", "-m", "x", "-D", "connect", "content-type", "x"], "is invalid there"),
         ("pub", &["-t", "a", "-m", "x", "-D", "publish", "topic-alias", "abc"], "a number from 0 to 65535"),
-        ("pub", &["-t", "a", "-m", "x", "-V", "311", "-x", "5"], "of MQTT 5"),
+        ("pub", &["-t", "a", "-m", "x", "-V", "311", "-x", "5"], "need MQTT 5"),
         ("pub", &["-t", "a", "-m", "x", "-V", "6"], "31, 311 or 5"),
         ("pub", &["-t", "a", "-m", "x", "-c"], "name it with -i"),
         ("pub", &["-t", "a", "-m", "x", "--cafile", "/no/such"], "there is no such file"),
         ("sub", &["-t", "$share//x"], "$share/NAME/FILTER"),
         ("sub", &["-t", "a", "-F", "%y"], "is not one of"),
         ("sub", &[], "with -t"),
-        ("rr", &["-t", "a"], "say what to ask"),
+        ("rr", &["-t", "a"], "name the request"),
         ("top", &["--interval", "0"], "more than 0"),
     ];
     for (tool, arguments, expected) in cases {

@@ -142,7 +142,7 @@ fn e01_two_clients_with_one_identifier_are_logged_and_slowed_and_lose_nothing() 
         publisher.publish("news", &n.to_string(), &[]);
     }
     assert!(begun.elapsed() >= Duration::from_millis(750), "nobody was slowed down");
-    let line = program.wait_for("two clients use one client identifier");
+    let line = program.wait_for("two clients take one client identifier");
     assert!(line.contains("twin") && line.matches("127.0.0.1:").count() == 2, "both are named: {line}");
     publisher.publish("news", "end", &[]);
     let mut got = twin.messages_until("end");

@@ -183,5 +183,5 @@ fn a_client_that_reconnects_at_once_is_not_damped() {
     broker.signal("TERM");
     broker.wait_for("stopped");
     let log = broker.log();
-    assert!(!log.contains("two clients use one client identifier"), "{log}");
+    assert!(!log.contains("two clients take one client identifier"), "{log}");
 }

@@ -1,6 +1,7 @@
 //! Formats of messages: `-v`, `-F FORMAT` with the letters of mosquitto_sub, JSON.
 
 use std::fmt::Write as _;
+use std::str::Chars;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -44,53 +45,71 @@ pub enum Piece {
 const FIELDS: &str = "ACDEFIJjlmPpqRrStUXx";
 const TIMES: &str = "YmdHMSFTsNz";
 
+/// Parses a field behind its `%`; `None` stands for `%%`.
+fn parse_field(letters: &mut Chars<'_>) -> Result<Option<Piece>, String> {
+    let (mut left, mut zeros, mut width, mut precision) = (false, false, 0, None);
+    let mut next = letters.next();
+    while let Some(flag @ ('-' | '0')) = next {
+        left |= flag == '-';
+        zeros |= flag == '0';
+        next = letters.next();
+    }
+    let mut number = |next: &mut Option<char>| {
+        let mut number = 0;
+        while let Some(digit) = next.and_then(|letter| letter.to_digit(10)) {
+            number = (number * 10 + digit as usize).min(10_000);
+            *next = letters.next();
+        }
+        number
+    };
+    if next.is_some_and(|letter| letter.is_ascii_digit()) {
+        width = number(&mut next);
+    }
+    if next == Some('.') {
+        next = Some('0');
+        precision = Some(number(&mut next));
+    }
+    match next {
+        Some('%') => Ok(None),
+        Some(letter) if FIELDS.contains(letter) => {
+            Ok(Some(Piece::Field { letter, width, precision, left, zeros }))
+        }
+        other => Err(format!("%{} is not one of {FIELDS}", other.map_or(String::new(), String::from))),
+    }
+}
+
+/// Returns the byte of an escape, by the letter behind its backslash.
+fn escape(letter: Option<char>) -> Result<u8, String> {
+    match letter {
+        Some('n') => Ok(b'\n'),
+        Some('t') => Ok(b'\t'),
+        Some('r') => Ok(b'\r'),
+        Some('0') => Ok(0),
+        Some('a') => Ok(7),
+        Some('e') => Ok(0x1b),
+        Some('\\') => Ok(b'\\'),
+        other => Err(format!(
+            "\\{} is not one of \\n \\t \\r \\0 \\a \\e \\\\",
+            other.map_or(String::new(), String::from)
+        )),
+    }
+}
+
 impl Format {
     /// Parses the text of `-F`.
     pub fn parse(text: &str) -> Result<Format, Failure> {
         let wrong = |what: String| Failure::of(format_args!("-F {text}"), what);
         let (mut pieces, mut plain) = (Vec::new(), Vec::new());
-        let mut letters = text.chars().peekable();
+        let mut letters = text.chars();
         while let Some(letter) = letters.next() {
             let piece = match letter {
-                '%' => {
-                    let (mut left, mut zeros, mut width, mut precision) = (false, false, 0, None);
-                    let mut next = letters.next();
-                    while let Some(flag @ ('-' | '0')) = next {
-                        left |= flag == '-';
-                        zeros |= flag == '0';
-                        next = letters.next();
+                '%' => match parse_field(&mut letters).map_err(wrong)? {
+                    Some(field) => field,
+                    None => {
+                        plain.push(b'%');
+                        continue;
                     }
-                    let mut number = |next: &mut Option<char>| {
-                        let mut number = 0;
-                        while let Some(digit) = next.and_then(|letter| letter.to_digit(10)) {
-                            number = (number * 10 + digit as usize).min(10_000);
-                            *next = letters.next();
-                        }
-                        number
-                    };
-                    if next.is_some_and(|letter| letter.is_ascii_digit()) {
-                        width = number(&mut next);
-                    }
-                    if next == Some('.') {
-                        next = Some('0');
-                        precision = Some(number(&mut next));
-                    }
-                    match next {
-                        Some('%') => {
-                            plain.push(b'%');
-                            continue;
-                        }
-                        Some(letter) if FIELDS.contains(letter) => {
-                            Piece::Field { letter, width, precision, left, zeros }
-                        }
-                        other => {
-                            return Err(wrong(format!(
-                                "%{} is not one of {FIELDS}",
-                                other.map_or(String::new(), String::from)
-                            )));
-                        }
-                    }
-                }
+                },
                 '@' => match letters.next() {
                     Some('@') => {
                         plain.push(b'@');
@@ -105,21 +124,7 @@ impl Format {
                     }
                 },
                 '\\' => {
-                    plain.push(match letters.next() {
-                        Some('n') => b'\n',
-                        Some('t') => b'\t',
-                        Some('r') => b'\r',
-                        Some('0') => 0,
-                        Some('a') => 7,
-                        Some('e') => 0x1b,
-                        Some('\\') => b'\\',
-                        other => {
-                            return Err(wrong(format!(
-                                "\\{} is not one of \\n \\t \\r \\0 \\a \\e \\\\",
-                                other.map_or(String::new(), String::from)
-                            )));
-                        }
-                    });
+                    plain.push(escape(letters.next()).map_err(wrong)?);
                     continue;
                 }
                 letter => {
