@@ -250,7 +250,8 @@ impl Registry {
         own
     }
 
-    /// Asks something of a session that is still offline as `generation` says; `remove` takes it out.
+    /// Asks something of a session that is still offline as `generation` says; `remove` takes it
+    /// out.
     pub fn with_offline_session<T>(
         &self,
         client_id: &str,

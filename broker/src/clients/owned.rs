@@ -21,7 +21,8 @@ pub struct OwnedSession {
 }
 
 impl OwnedSession {
-    /// Tells the session queue what the session holds of it, and how much is in flight. To be called
+    /// Tells the session queue what the session holds of it, and how much is in flight. To be
+    /// called
     /// after the pending messages or the flights were changed from outside.
     pub fn sync_counts(&self) {
         self.outbox.set_held(&self.session.outgoing.pending);

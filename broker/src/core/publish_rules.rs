@@ -1,4 +1,5 @@
-//! Rules for what a client may publish, in a PUBLISH and in a will alike. The policy is asked apart.
+//! Rules for what a client may publish, in a PUBLISH and in a will alike. The policy is asked
+//! apart.
 
 use lapwing_protocol::property::{Properties, PropertyId};
 use lapwing_protocol::topic;

@@ -143,7 +143,8 @@ impl Outbox {
         }
     }
 
-    /// The queue of a session that is stored: `last` is the slot that was given out last, and `disk`
+    /// The queue of a session that is stored: `last` is the slot that was given out last, and
+    /// `disk`
     /// is what waits on disk.
     pub fn stored(
         session: SessionNumber,

@@ -12,7 +12,11 @@ fn pages(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         let name = entry.file_name();
-        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+        if path.is_dir()
+            && name != "target"
+            && name != "node_modules"
+            && !name.to_string_lossy().starts_with('.')
+        {
             pages(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "md")
             && !GENERATED.iter().any(|page| path.ends_with(page))

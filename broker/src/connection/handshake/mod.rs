@@ -186,7 +186,8 @@ pub(crate) async fn read_connect(
     }
 }
 
-/// A handshake that is under way: CONNECT is received, decoded, judged by the limits, identified, and
+/// A handshake that is under way: CONNECT is received, decoded, judged by the limits, identified,
+/// and
 /// judged by bans and rights, in this order.
 struct Handshake<'a> {
     core: &'a Core,
@@ -222,7 +223,8 @@ impl Handshake<'_> {
         Ok((identity, endpoint, snapshot, request))
     }
 
-    /// Reads the bytes of CONNECT. There may be a password in them: they are overwritten once dropped.
+    /// Reads the bytes of CONNECT. There may be a password in them: they are overwritten once
+    /// dropped.
     async fn receive(&mut self, endpoint: &Endpoint) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
         let judge = |first| match first {
             // A TLS handshake begins with what would be CONNECT with wrong flags.
@@ -233,7 +235,8 @@ impl Handshake<'_> {
         let len = read_packet(&endpoint.traffic, self.stream, self.input, (ANY, most), judge).await?;
         let bytes = Zeroizing::new(self.input.drain(..len).collect::<Vec<u8>>());
         let left = self.input.len();
-        // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays behind them.
+        // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays
+        // behind them.
         self.input.resize(left + len, 0);
         if let Some(behind) = self.input.get_mut(left..) {
             behind.fill(0);
