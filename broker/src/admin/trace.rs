@@ -55,8 +55,7 @@ object! {
         /// The subscriber that this line is about.
         client: Option<std::sync::Arc<str>>,
         /// "accepted", "refused", "retained", "matched", "queued", "sent", "acknowledged",
-        /// "dropped", "skipped"; of the trace itself
-        /// "started", "lost" and "ended".
+        /// "dropped", "skipped"; of the trace itself "started", "lost" and "ended".
         step: String,
         /// Reason that it goes no further, as in docs/MONITORING.md.
         reason: Option<String>,

@@ -22,8 +22,7 @@ pub struct OwnedSession {
 
 impl OwnedSession {
     /// Tells the session queue what the session holds of it, and how much is in flight. To be
-    /// called
-    /// after the pending messages or the flights were changed from outside.
+    /// called after the pending messages or the flights were changed from outside.
     pub fn sync_counts(&self) {
         self.outbox.set_held(&self.session.outgoing.pending);
         self.outbox.set_in_flight(self.session.outgoing.in_flight());

@@ -1,4 +1,7 @@
 //! Declarations of all keys, except those of listeners ([`listener`](super::listener)).
+//!
+//! A key is a row of `sections!`: name, type, default, range, and the word for when a reload takes
+//! effect (`Connect`, `Restart`; at once without a word).
 
 use lapwing_protocol::topic;
 

@@ -48,8 +48,7 @@ impl Connection {
         } = *self;
         let mut output = outbound.output;
         // Behind its end a client sends nothing: a socket that has nothing of its own to say is
-        // closed
-        // without waiting for anything.
+        // closed without waiting for anything.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
         let finish = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,

@@ -77,8 +77,7 @@ impl Connection {
         // What has come of a large packet counts as memory, too.
         if !self.may_read(now) || (self.inbound.input.len() > READ_BYTES && self.pauses(now)) {
             // A client that is not listened to cannot be blamed for its silence; one that does not
-            // read is
-            // found by the stall.
+            // read is found by the stall.
             self.pacing.keep_alive.heard(now as u32);
             return Ok(ReadOutcome::Paused);
         }

@@ -118,15 +118,13 @@ impl Connection {
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
         // In a box of its own: what the goodbye needs is not kept ready for as long as the
-        // connection
-        // lives.
+        // connection lives.
         Box::pin(self.hand_over_session(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         // Where much comes, the publishers that are ready now go first, once: what they have for
-        // this
-        // client then leaves in one write.
+        // this client then leaves in one write.
         if self.pacing.sent_many && !self.pacing.yielded && !self.owned.outbox.is_empty() {
             self.pacing.yielded = true;
             cx.waker().wake_by_ref();
@@ -172,9 +170,8 @@ impl Connection {
             }
         }
         // Others first: those that are ready, and those that the runtime finds ready as it looks at
-        // its
-        // sockets next. Woken the usual way, this would go on before the runtime looks: it does so
-        // only when nobody is ready, or after 61 turns.
+        // its sockets next. Woken the usual way, this would go on before the runtime looks: it does
+        // so only when nobody is ready, or after 61 turns.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
@@ -243,8 +240,8 @@ impl Connection {
             return Ok(false);
         }
         // The sender may be another thread, which may know of the client's next connection before
-        // this one
-        // has heard that there is something to read: so the runtime looks at its sockets once more.
+        // this one has heard that there is something to read: so the runtime looks at its sockets
+        // once more.
         match Pin::new(&mut self.close).poll(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(signal) => {

@@ -69,8 +69,7 @@ impl Connection {
         let due = keep_alive.into_iter().chain(stalled).chain(others).min()?;
         let wait = Duration::from_millis(due.saturating_sub(now) + 1);
         // A deadline that has moved on is found out when the old one fires: no timer is touched for
-        // each
-        // packet.
+        // each packet.
         if self.pacing.timer.is_none() || self.pacing.timer_at > due {
             self.pacing.timer_at = due;
             self.pacing.timer = Some(Box::pin(tokio::time::sleep(wait)));

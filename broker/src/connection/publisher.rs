@@ -48,8 +48,7 @@ impl Connection {
             Ok((reason, ticket)) => (reason, ticket, None),
             Err(reason) => {
                 // MQTT 3 has no word for either but silence; what cannot be stored is kept by the
-                // client,
-                // which comes again.
+                // client, which comes again.
                 let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
                     || (reason == Reason::DeniedPublish
                         && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);

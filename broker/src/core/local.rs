@@ -3,8 +3,8 @@
 //!
 //! It has a session and a session queue like every client, so that the router, the limits of its
 //! queue and the traces know no difference. It is transient: nothing of it outlives it, and it is
-//! in
-//! no list of clients. No policy is asked, since whoever holds it runs inside the broker's process.
+//! in no list of clients. No policy is asked, since whoever holds it runs inside the broker's
+//! process.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -182,8 +182,7 @@ impl Local {
     }
 
     /// Subscribes to a topic filter, shared or not, with QoS 0 or 1; QoS 2 is granted as 1.
-    /// Retained
-    /// messages come first. A second subscription to the same filter replaces the first.
+    /// Retained messages come first. A second subscription to the same filter replaces the first.
     ///
     /// # Errors
     /// The filter is not valid.
@@ -231,8 +230,7 @@ impl Local {
 
     /// Waits for the next message. May be dropped at any time: no message is lost with it. With
     /// `limits.in_flight_max` messages of QoS 1 that were not [acknowledged](Self::ack) it waits
-    /// for
-    /// an acknowledgement.
+    /// for an acknowledgement.
     pub async fn next(&mut self) -> LocalMessage {
         poll_fn(|cx| self.poll_next(cx)).await
     }

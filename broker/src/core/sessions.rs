@@ -49,14 +49,14 @@ impl Core {
         outbox.take(&mut outgoing.pending, Waker::noop());
         let mut wakers = Vec::new();
         outgoing.reassign_shared(group, sent, |delivery, packet_id| {
-            let mut journal = PublishRecord::new(&*self.store, Durability::None);
-            let given = self.router.reassign(delivery, session.number, &mut wakers, &mut journal);
+            let mut record = PublishRecord::new(&*self.store, Durability::None);
+            let given = self.router.reassign(delivery, session.number, &mut wakers, &mut record);
             if given {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
                 let (session, seq) = (session.number, delivery.seq);
                 let origin = (seq != 0).then_some(PreviousSlot { session, seq, size, packet_id });
                 // One record: the message is never with both of them, nor with none.
-                journal.commit(&delivery.message, false, None, origin);
+                record.commit(&delivery.message, false, None, origin);
             }
             given
         });

@@ -70,7 +70,7 @@ pub enum Readiness {
     Ready,
     /// Its client is there.
     Full,
-    /// it is offline.
+    /// The client is offline.
     Away,
 }
 
@@ -144,8 +144,7 @@ impl Outbox {
     }
 
     /// The queue of a session that is stored: `last` is the slot that was given out last, and
-    /// `disk`
-    /// is what waits on disk.
+    /// `disk` is what waits on disk.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
@@ -179,7 +178,7 @@ impl Outbox {
         self.disk_total.is_some()
     }
 
-    /// Whose it is.
+    /// Session that the queue belongs to.
     pub fn session(&self) -> SessionNumber {
         self.session
     }
@@ -194,8 +193,8 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, and notes it in the journal where it is stored. Never waits. `ends` hears of
-    /// the older ones that make room for it.
+    /// Adds a message, and notes it in its publish record where it is stored. Never waits.
+    /// `outcomes` hears of the older ones that make room for it.
     pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
     }

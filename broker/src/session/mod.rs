@@ -287,8 +287,7 @@ impl Session {
         }
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s() {
             // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection
-            // cannot be
-            // kept afterwards.
+            // cannot be kept afterwards.
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(
                     ReasonCode::ProtocolError,

@@ -1,4 +1,5 @@
-//! Records: each is one change of the broker's state. Also the state of a session after a restart.
+//! Records of the log: each is one change of the broker's state. `KeptSession`, the state in which
+//! recovery finds a session, is here too.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

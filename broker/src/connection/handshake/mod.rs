@@ -187,8 +187,7 @@ pub(crate) async fn read_connect(
 }
 
 /// A handshake that is under way: CONNECT is received, decoded, judged by the limits, identified,
-/// and
-/// judged by bans and rights, in this order.
+/// and judged by bans and rights, in this order.
 struct Handshake<'a> {
     core: &'a Core,
     peer: &'a Peer,

@@ -60,8 +60,7 @@ pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<Connec
     let keep_alive_set =
         keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
     // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a
-    // bit
-    // each.
+    // bit each.
     let receive_maximum = if version.has_properties() { limits.receive_maximum } else { u16::MAX };
     Ok(ConnectRequest {
         client_id: if empty { assigned_client_id(version)? } else { connect.client_id.into() },

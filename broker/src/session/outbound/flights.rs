@@ -36,9 +36,8 @@ impl Flight {
 }
 
 /// Flights in the order of their identifiers. Identifiers are given out in rising order, so that
-/// one is found by halving; but
-/// for the few messages during which they begin at 1 again, or with one left that is as old as
-/// that, when each is looked at.
+/// one is found by halving; but for the few messages during which they begin at 1 again, or with
+/// one left that is as old as that, when each is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     all: VecDeque<Flight>,

@@ -1,7 +1,7 @@
 //! `lapwing ctl`: inspects a running broker and acts on it, through its API ([`link`]).
 //!
-//! Each command is a file of its own: its request, and the form of the answer for people
-//! ([`table`]). With `--json` the answer of the API is printed as it came.
+//! A command, or a few that belong together, is a file of its own: its request, and the form of
+//! the answer for people ([`table`]). With `--json` the answer of the API is printed as it came.
 
 mod act;
 mod clients;
