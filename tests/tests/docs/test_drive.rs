@@ -98,7 +98,7 @@ fn the_commands_of_the_test_drive_work_as_written() {
     assert!(page.contains(&format!("phone: {end}\n")), "{story}");
 
     let said = run(&path, explain, &ports);
-    assert!(said.contains("offline: the subscriber is away"), "{said}");
+    assert!(said.contains("offline: the subscriber is offline"), "{said}");
     assert!(said.contains("1 offline") && said.contains("{reason=\"offline\"} 1"), "{said}");
     let said = run(&path, mended, &ports);
     assert!(said.contains("would wait until it is back") && said.contains("home/alarm fire"), "{said}");
