@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::internals::config::QueuePolicy;
-use lapwing::internals::message::{Content, Message};
-use lapwing::internals::outbox::{Bounds, Outbox};
-use lapwing::internals::router::{Retained, RouteCache, Router, Space, Subscriber};
-use lapwing::internals::store::publish_record::Journal;
+use lapwing::internals::message::{Message, MessageParts};
+use lapwing::internals::outbox::{Outbox, QueueLimits};
+use lapwing::internals::router::{Retained, RetainedLimits, RouteCache, Router, Subscriber};
+use lapwing::internals::store::publish_record::PublishRecord;
 use lapwing_protocol::{QoS, topic};
 use libfuzzer_sys::fuzz_target;
 
@@ -27,9 +27,9 @@ fn text(bytes: &mut &[u8], wild: bool) -> String {
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = data;
-    let retained = Retained::new(Space { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
+    let retained = Retained::new(RetainedLimits { messages_max: 1, bytes_max: 1, cache_bytes_max: u64::MAX });
     let router = Router::new(retained, Default::default());
-    let bounds = Bounds {
+    let bounds = QueueLimits {
         messages_max: 1 << 20,
         bytes_max: 1 << 30,
         policy: QueuePolicy::DropNewest,
@@ -68,7 +68,7 @@ fuzz_target!(|data: &[u8]| {
                 if !topic::is_name(&name) {
                     continue;
                 }
-                let message = Message::new(&Content {
+                let message = Message::new(&MessageParts {
                     topic: &name,
                     properties: &[],
                     payload: &[],
@@ -78,7 +78,8 @@ fuzz_target!(|data: &[u8]| {
                     published_at: 0,
                     expires_at: None,
                 });
-                let routed = router.route(&message, &mut cache, &mut Vec::new(), &mut Journal::off());
+                let routed =
+                    router.route(&message, &mut cache, &mut Vec::new(), &mut PublishRecord::disabled());
                 let expected: BTreeSet<usize> = held
                     .iter()
                     .filter(|(filter, _)| topic::matches(filter, &name))
