@@ -1,4 +1,5 @@
-//! Rust sources as the tidy tests read them: files below a folder, their code without tests and comments.
+//! Rust sources as the tidy tests read them: files below a folder, their code without tests and
+//! comments.
 
 use std::path::{Path, PathBuf};
 
@@ -63,7 +64,8 @@ impl Source {
             .collect()
     }
 
-    /// Name, first line and number of lines of each function that has a body, from `fn` to its brace.
+    /// Name, first line and number of lines of each function that has a body, from `fn` to its
+    /// brace.
     pub fn functions(&self) -> Vec<(String, usize, usize)> {
         let lines: Vec<(usize, &str)> = self.lines().collect();
         let mut functions = Vec::new();
@@ -83,7 +85,8 @@ impl Source {
         functions
     }
 
-    /// Names of the types that are declared at the level of the module: `struct`, `enum`, `trait`, `type`.
+    /// Names of the types that are declared at the level of the module: `struct`, `enum`, `trait`,
+    /// `type`.
     pub fn types(&self) -> Vec<String> {
         let at_module_level = |line: &&str| !line.starts_with(char::is_whitespace);
         self.code().map(|(_, line)| line).filter(at_module_level).filter_map(type_name).collect()

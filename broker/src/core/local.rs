@@ -6,26 +6,33 @@
 //! in no list of clients. No policy is asked, since whoever holds it runs inside the broker's
 //! process.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::packet::{Ack, Packet, RetainHandling, SubscriptionOptions};
+use lapwing_protocol::property::Properties;
 use lapwing_protocol::{PacketId, QoS, ReasonCode, topic};
+
+use tracing::warn;
 
 use crate::auth::Identity;
 use crate::clients::owned::OwnedSession;
-use crate::core::Core;
+use crate::core::{Core, publish_rules};
 use crate::message::{Delivery, Durability, Message, MessageParts};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next, RouteCache, Subscriber};
 use crate::session::{RetainedCursor, Session, Subscription, Terms, Transmit};
 use crate::store::publish_record::PublishRecord;
-use crate::store::{Ticket, WakerSlot};
+use crate::store::{ReadReply, Ticket, WakerSlot};
 
 /// Retained messages that one step looks up for a new subscription.
 const RETAINED_STEP: usize = 64;
+
+/// Topics of retained messages, and the store's reply to the question for them.
+type RetainedFetch = (Vec<Box<str>>, ReadReply<Vec<Message>>);
 
 /// A session inside the broker's process; dropping it ends it. Made by
 /// [`Broker::local`](crate::Broker::local).
@@ -37,6 +44,9 @@ pub struct Local {
     waker: Arc<AtomicWaker>,
     cache: RouteCache,
     wakers: Vec<Waker>,
+    /// A question to the store for retained messages of these topics, and what the last one brought.
+    fetch: Option<RetainedFetch>,
+    fetched: Fetched,
 }
 
 /// Reason why a [`Local`] session could not do something, in words.
@@ -116,6 +126,8 @@ impl Local {
             waker,
             cache: RouteCache::default(),
             wakers: Vec::new(),
+            fetch: None,
+            fetched: Fetched::default(),
         }
     }
 
@@ -135,6 +147,10 @@ impl Local {
             let text = "not a topic name: it is empty or too long, has a wildcard, or begins with $";
             return Err(LocalError::Topic(text));
         }
+        let settings = self.core.settings.get();
+        let (limits, mqtt) = (&settings.config.limits, &settings.config.mqtt);
+        publish_rules::check(topic, &Properties::default(), payload, limits, mqtt)
+            .map_err(|reason| LocalError::Refused(reason.name(), reason.text()))?;
         let message = Message::new(&MessageParts {
             topic,
             properties: &[],
@@ -145,7 +161,7 @@ impl Local {
             published_at: self.core.now(),
             expires_at: None,
         });
-        let durability = self.core.settings.get().config.store.durability_of(topic, None);
+        let durability = settings.config.store.durability_of(topic, None);
         let (matched, ticket) = self.publish_message(&message, Some(durability))?;
         message.recycle();
         self.kept(ticket).await?;
@@ -181,14 +197,24 @@ impl Local {
         poll_fn(poll).await.map_err(|_| LocalError::StoreFailed)
     }
 
-    /// Subscribes to a topic filter, shared or not, with QoS 0 or 1; QoS 2 is granted as 1.
-    /// Retained messages come first. A second subscription to the same filter replaces the first.
+    /// Subscribes to a topic filter, shared or not, with QoS 0 or 1; QoS 2 is granted as 1. Retained
+    /// messages come first, a few at a time as [`next`](Self::next) is called. A second subscription
+    /// to the same filter replaces the first.
     ///
     /// # Errors
-    /// The filter is not valid.
-    pub async fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), LocalError> {
-        if topic::check_filter(filter).is_err() {
-            return Err(LocalError::Topic("not a topic filter: see MQTT 5, section 4.7"));
+    /// The filter is not valid, or longer than the limits allow.
+    pub fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), LocalError> {
+        let settings = self.core.settings.get();
+        let limits = &settings.config.limits;
+        let shared = topic::shared(filter);
+        let inner = shared.map_or(filter, |(_, inner)| inner);
+        if topic::check_filter(filter).is_err()
+            || inner.len() > limits.topic_bytes_max as usize
+            || topic::level_count(inner) > limits.topic_levels_max as usize
+        {
+            let text = "not a topic filter (MQTT 5, section 4.7), or longer than limits.topic_bytes_max or \
+                        limits.topic_levels_max";
+            return Err(LocalError::Topic(text));
         }
         let Some(owned) = &mut self.owned else { return Ok(()) };
         let options = SubscriptionOptions {
@@ -197,29 +223,15 @@ impl Local {
             retain_as_published: false,
             retain_handling: RetainHandling::Send,
         };
-        let held = Subscription { options, id: None };
-        owned.session.subscriptions.insert(filter, held);
-        self.core.router.subscribe(filter, Subscriber::new(&owned.outbox, &held));
-        if topic::shared(filter).is_some() {
-            return Ok(());
+        let subscription = Subscription { options, id: None };
+        owned.session.subscriptions.insert(filter, subscription);
+        self.core.router.subscribe(filter, Subscriber::new(&owned.outbox, &subscription));
+        if shared.is_none() {
+            let mut cursor = RetainedCursor::default();
+            cursor.push(filter, subscription);
+            owned.session.subscriptions.cursors.push_back(cursor);
         }
-        let mut cursor = RetainedCursor::default();
-        cursor.push(filter, held);
-        let mut fetched = Fetched::default();
-        loop {
-            let replay = &mut owned.session.outgoing.replay;
-            let now = self.core.now();
-            match self.core.router.retained.next(&mut cursor, RETAINED_STEP, now, &fetched, replay) {
-                Next::More => {}
-                Next::End => return Ok(()),
-                Next::Fetch(topics) => {
-                    let reply = self.core.store.retained(topics.clone());
-                    let messages = reply.await.map_err(|_| LocalError::StoreFailed)?;
-                    fetched = topics.into_iter().map(|topic| (topic, None)).collect();
-                    fetched.extend(messages.into_iter().map(|m| (m.topic_str().into(), Some(m))));
-                }
-            }
-        }
+        Ok(())
     }
 
     /// Removes a subscription; `false`: there was none with exactly this filter.
@@ -237,16 +249,28 @@ impl Local {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<LocalMessage> {
         self.waker.register(cx.waker());
-        let Some(OwnedSession { session, outbox, .. }) = &mut self.owned else { return Poll::Pending };
         let next = loop {
+            let Some(OwnedSession { session, outbox, .. }) = &mut self.owned else { return Poll::Pending };
             match session.poll(self.core.now()) {
                 Some(Transmit::Publish { delivery, packet_id, .. }) => break Some((delivery, packet_id)),
                 // A session of one connection never resends.
-                Some(Transmit::PubRel(_)) => {}
-                None if outbox.take(&mut session.outgoing.pending, cx.waker()) == Take::Some => {}
-                None => break None,
+                Some(Transmit::PubRel(_)) => continue,
+                None => {}
+            }
+            if !session.outgoing.is_hungry() {
+                break None;
+            }
+            if !session.subscriptions.cursors.is_empty() {
+                match self.poll_retained(cx) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => break None,
+                }
+            }
+            if outbox.take(&mut session.outgoing.pending, cx.waker()) != Take::Some {
+                break None;
             }
         };
+        let Some(OwnedSession { session, outbox, .. }) = &mut self.owned else { return Poll::Pending };
         for (reason, message) in session.outgoing.lost.drain(..) {
             self.core.outcomes.dropped(reason, &message, outbox.recipient());
         }
@@ -256,6 +280,39 @@ impl Local {
             Some((delivery, packet_id)) => Poll::Ready(LocalMessage { delivery, packet_id }),
             None => Poll::Pending,
         }
+    }
+
+    /// Takes one step of the oldest cursor over retained messages.
+    fn poll_retained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(owned) = &mut self.owned else { return Poll::Ready(()) };
+        let session = &mut owned.session;
+        if let Some((topics, reply)) = &mut self.fetch {
+            let Poll::Ready(found) = Pin::new(reply).poll(cx) else { return Poll::Pending };
+            self.fetched = topics.drain(..).map(|topic| (topic, None)).collect();
+            match found {
+                Ok(messages) => {
+                    self.fetched.extend(messages.into_iter().map(|m| (m.topic_str().into(), Some(m))));
+                }
+                Err(_) => {
+                    warn!(client = %session.client_id, "the store cannot be read: its retained messages are left out");
+                }
+            }
+            self.fetch = None;
+        }
+        let Some(cursor) = session.subscriptions.cursors.front_mut() else { return Poll::Ready(()) };
+        let (retained, replay) = (&self.core.router.retained, &mut session.outgoing.replay);
+        match retained.next(cursor, RETAINED_STEP, self.core.now(), &self.fetched, replay) {
+            Next::More => {}
+            Next::End => {
+                session.subscriptions.cursors.pop_front();
+                self.fetched = Fetched::default();
+            }
+            Next::Fetch(topics) => {
+                let reply = self.core.store.retained(topics.clone());
+                self.fetch = Some((topics, reply));
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Acknowledges a message of QoS 1: it is done with. One of QoS 0 needs none.

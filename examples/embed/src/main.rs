@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().config(config).policy(HouseRules).start().await?;
     println!("listening on {}; Ctrl-C ends it", broker.listeners().join(", "));
     let mut program = broker.local("embed");
-    program.subscribe("public/#", QoS::AtLeastOnce).await?;
+    program.subscribe("public/#", QoS::AtLeastOnce)?;
     // Returns once the message is as safe as the acknowledgement of a client would say.
     program.publish("public/started", b"yes", QoS::AtLeastOnce, true).await?;
     loop {

@@ -280,8 +280,8 @@ pub fn frame(rng: &mut Rng, version: Version) -> Vec<u8> {
     })
 }
 
-/// Damages bytes: a few changed, inserted or removed; mostly with a Remaining Length that is right again, so that the damage
-/// is seen by more than the framing.
+/// Damages bytes: a few changed, inserted or removed; mostly with a Remaining Length that is right
+/// again, so that the damage is seen by more than the framing.
 pub fn damage(rng: &mut Rng, bytes: &mut Vec<u8>) {
     for _ in 0..rng.below(3) + 1 {
         let at = rng.below(bytes.len().max(1));

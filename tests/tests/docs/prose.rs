@@ -102,7 +102,7 @@ fn pages_have_short_sentences_and_lines() {
     assert!(all.len() > 60 && wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What ARCHITECTURE and GLOSSARY name is there.
+/// Every path that ARCHITECTURE and GLOSSARY name exists.
 #[test]
 fn paths_of_the_map_exist() {
     let root = root();

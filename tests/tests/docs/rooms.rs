@@ -1,12 +1,12 @@
-//! The rooms of the broker: which may import which (`docs/ARCHITECTURE.md`). A room is a folder of `broker/src`, an
-//! import a path that begins with `crate::ROOM`.
+//! The rooms of the broker: which may import which (`docs/ARCHITECTURE.md`). A room is a folder of
+//! `broker/src`, an import a path that begins with `crate::ROOM`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lapwing_tests::sources::{Source, sources};
 
-/// Every room, the highest first, with all rooms that it may import. Each stands below it in this list: so there is no
-/// circle, and a line that would need one cannot be written.
+/// Every room, the highest first, with all rooms that it may import. Each stands below it in this
+/// list: so there is no circle, and a line that would need one cannot be written.
 const ALLOWED: &[(&str, &str)] = &[
     ("server", "admin otlp connection core auth store outbox net limits telemetry config message workers"),
     ("admin", "core clients router outbox auth store net session limits telemetry config message"),

@@ -1,4 +1,5 @@
-//! The rules of the house that can be read off its sources (`CONTRIBUTING.md`): words, sizes, prose.
+//! The rules of the house that can be read off its sources (`CONTRIBUTING.md`): words, sizes,
+//! prose.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +129,8 @@ fn files_and_functions_stay_small() {
     assert!(long_files.len() <= 5, "files over 450 lines: {long_files:#?}");
 }
 
-/// Words that no line of a doc comment begins with: they make a clause without a subject (`CONTRIBUTING.md`).
+/// Words that no line of a doc comment begins with: they make a clause without a subject
+/// (`CONTRIBUTING.md`).
 const FIRST_WORDS: [&str; 7] = ["What", "Who", "How", "Whether", "Where", "Of", "So many"];
 
 #[test]

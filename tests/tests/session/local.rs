@@ -29,7 +29,7 @@ fn payloads(broker: &Inside, local: &mut Local, count: usize) -> Vec<String> {
 fn a_local_session_and_a_client_exchange_messages_in_both_directions() {
     let broker = Inside::start("");
     let mut local = broker.local("unit");
-    broker.runtime.block_on(local.subscribe("up/#", QoS::ExactlyOnce)).unwrap();
+    local.subscribe("up/#", QoS::ExactlyOnce).unwrap();
     let mut client = connect(&broker, "c");
     assert_eq!(client.subscribe("down/#@1"), "1");
     for n in 0..200 {
@@ -49,7 +49,7 @@ fn retained_messages_come_first_and_are_kept_for_clients_too() {
     let broker = Inside::start("");
     let mut local = broker.local("unit");
     broker.runtime.block_on(local.publish("r/1", b"old", QoS::AtMostOnce, true)).unwrap();
-    broker.runtime.block_on(local.subscribe("r/+", QoS::AtMostOnce)).unwrap();
+    local.subscribe("r/+", QoS::AtMostOnce).unwrap();
     broker.runtime.block_on(local.publish("r/2", b"new", QoS::AtMostOnce, false)).unwrap();
     assert_eq!(payloads(&broker, &mut local, 2), ["old", "new"]);
     let mut client = connect(&broker, "c");
@@ -58,10 +58,28 @@ fn retained_messages_come_first_and_are_kept_for_clients_too() {
 }
 
 #[test]
+fn many_retained_messages_come_a_step_at_a_time_and_each_once() {
+    let broker = Inside::start("");
+    let mut local = broker.local("unit");
+    for n in 0..300 {
+        let topic = format!("many/{n:03}");
+        broker.runtime.block_on(local.publish(&topic, topic.as_bytes(), QoS::AtMostOnce, true)).unwrap();
+    }
+    local.subscribe("many/#", QoS::AtMostOnce).unwrap();
+    let mut got = payloads(&broker, &mut local, 300);
+    got.sort();
+    assert_eq!(got, (0..300).map(|n| format!("many/{n:03}")).collect::<Vec<_>>());
+    let deep = "a/".repeat(2_000);
+    assert!(local.subscribe(&format!("{deep}#"), QoS::AtMostOnce).is_err());
+    let refused = broker.runtime.block_on(local.publish(&deep, b"x", QoS::AtMostOnce, false)).unwrap_err();
+    assert!(refused.to_string().contains("topic_limit"), "{refused}");
+}
+
+#[test]
 fn without_acknowledgements_the_window_bounds_what_is_in_flight() {
     let broker = Inside::start("[limits]\nin_flight_max = 2\n");
     let mut local = broker.local("unit");
-    broker.runtime.block_on(local.subscribe("t", QoS::AtLeastOnce)).unwrap();
+    local.subscribe("t", QoS::AtLeastOnce).unwrap();
     let mut open = Vec::new();
     broker.runtime.block_on(async {
         for n in 0..3 {
@@ -80,7 +98,7 @@ fn without_acknowledgements_the_window_bounds_what_is_in_flight() {
 fn a_dropped_local_session_leaves_its_share_to_the_other_members() {
     let broker = Inside::start("");
     let mut local = broker.local("unit");
-    broker.runtime.block_on(local.subscribe("$share/g/jobs", QoS::AtLeastOnce)).unwrap();
+    local.subscribe("$share/g/jobs", QoS::AtLeastOnce).unwrap();
     let mut client = connect(&broker, "c");
     for n in 0..4 {
         client.publish("jobs", &n.to_string(), &[]);
@@ -105,7 +123,7 @@ fn a_wrong_topic_is_an_error_with_words_and_figures_are_those_of_metrics() {
     assert_eq!(publish("one", true), Ok(0));
     let full = publish("two", true).unwrap_err();
     assert!(full.to_string().contains("limits.retained_messages_max"), "{full}");
-    assert!(broker.runtime.block_on(local.subscribe("a/#/b", QoS::AtMostOnce)).is_err());
+    assert!(local.subscribe("a/#/b", QoS::AtMostOnce).is_err());
     let figures = broker.figures();
     assert!(figures.contains("\nlapwing_retained_messages 1\n"), "{figures}");
 }
