@@ -44,8 +44,9 @@ pub struct Local {
     waker: Arc<AtomicWaker>,
     cache: RouteCache,
     wakers: Vec<Waker>,
-    /// A question to the store for retained messages of these topics, and what the last one brought.
+    /// Question to the store for retained messages that is under way.
     fetch: Option<RetainedFetch>,
+    /// Retained messages that the last question brought.
     fetched: Fetched,
 }
 
@@ -197,9 +198,9 @@ impl Local {
         poll_fn(poll).await.map_err(|_| LocalError::StoreFailed)
     }
 
-    /// Subscribes to a topic filter, shared or not, with QoS 0 or 1; QoS 2 is granted as 1. Retained
-    /// messages come first, a few at a time as [`next`](Self::next) is called. A second subscription
-    /// to the same filter replaces the first.
+    /// Subscribes to a topic filter, shared or not, with QoS 0 or 1; QoS 2 is granted as 1.
+    /// Retained messages come first, a few at a time as [`next`](Self::next) is called. A second
+    /// subscription to the same filter replaces the first.
     ///
     /// # Errors
     /// The filter is not valid, or longer than the limits allow.
