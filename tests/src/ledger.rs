@@ -93,12 +93,10 @@ impl Model {
         let terms = SessionTerms {
             number,
             client_id: format!("client-{number}").into(),
-            user: None,
             expiry_s: 100,
-            will: None,
             connected: true,
-            will_at: None,
             ends_at: Some(number),
+            ..SessionTerms::default()
         };
         self.state.insert(format!("session {number}"), terms.client_id.to_string());
         Record::Session(Box::new(terms))
@@ -188,7 +186,7 @@ impl Model {
             return Record::Nothing;
         };
         let (key, packet_id) = (format!("flight {session} {id}"), PacketId::new(id).unwrap());
-        let origin = PreviousSlot { session, seq, size, packet_id: Some(packet_id) };
+        let origin = PreviousSlot::new(session, seq, size, Some(packet_id));
         self.state.remove(&format!("queue {session} {seq:06}"));
         if exactly_once && size > 0 {
             // Half way: a size of 0 marks a flight whose message is handed over.

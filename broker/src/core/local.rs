@@ -15,7 +15,6 @@ use futures_util::task::AtomicWaker;
 use lapwing_protocol::packet::{Ack, Packet, RetainHandling, SubscriptionOptions};
 use lapwing_protocol::property::Properties;
 use lapwing_protocol::{PacketId, QoS, ReasonCode, topic};
-
 use tracing::warn;
 
 use crate::auth::Identity;

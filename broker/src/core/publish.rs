@@ -193,5 +193,5 @@ pub fn published_by<'a>(
     client_id: &'a str,
 ) -> Option<PublishedBy<'a>> {
     let asks = config.auth.retained_source_checked && identity.rights.is_some() && identity.grants.is_none();
-    asks.then_some(PublishedBy { client_id, user: identity.user.as_deref() })
+    asks.then_some(PublishedBy { client_id, user: identity.user.as_deref(), identity: None })
 }

@@ -15,7 +15,7 @@ use crate::message::{Durability, Millis, REPLAYED};
 use crate::outbox::DiskPart;
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, RetainedCursor, Session};
-use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
+use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered, SessionKind};
 use crate::telemetry::drop_reason::Reason;
 
 /// Messages and bytes that one read of a queue takes at most.
@@ -30,6 +30,12 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
     let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
     core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
     core.router.restore_last_group(last_group);
+    if let Some(other) = sessions.iter().find(|kept| kept.terms.kind != SessionKind::Client) {
+        return Err(OpenError::Foreign(format!(
+            "the state has a session of kind {:?} ({}), which this version of lapwing does not serve",
+            other.terms.kind, other.terms.client_id
+        )));
+    }
     // Of two sessions with one client identifier, the later has taken its place.
     sessions.sort_by_key(|kept| kept.terms.number);
     let mut newest: HashMap<Arc<str>, KeptSession> = HashMap::new();

@@ -15,7 +15,7 @@ use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis};
 use crate::session::Session;
 use crate::store::publish_record::PublishRecord;
-use crate::store::{Failed, PreviousSlot, Record, SessionTerms, Ticket, WakerSlot};
+use crate::store::{Failed, PreviousSlot, Record, SessionKind, SessionTerms, Ticket, WakerSlot};
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
@@ -37,6 +37,9 @@ impl Core {
             connected,
             will_at: session.will_at,
             ends_at: session.ends_at,
+            kind: SessionKind::Client,
+            state: None,
+            identity: None,
         };
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
     }
@@ -54,7 +57,7 @@ impl Core {
             if given {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
                 let (session, seq) = (session.number, delivery.seq);
-                let origin = (seq != 0).then_some(PreviousSlot { session, seq, size, packet_id });
+                let origin = (seq != 0).then_some(PreviousSlot::new(session, seq, size, packet_id));
                 // One record: the message is never with both of them, nor with none.
                 record.commit(&delivery.message, false, None, origin);
             }

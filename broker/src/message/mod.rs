@@ -47,9 +47,12 @@ const LARGE: usize = 4 * 1024;
 const RETAIN: u8 = 0b100;
 /// Behind the payload stands who published it, and then how long that is, in two bytes.
 const SOURCED: u8 = 0b1000;
-/// At the very end stands the number that it is traced by, in eight bytes.
+/// At the very end stands the number that it is traced by, in eight bytes. The three bits above are
+/// set aside for the depth of rules.
 const TRACED: u8 = 0b1_0000;
 const TRACE_BYTES: usize = 8;
+/// In a source, the byte in front of the identity.
+const IDENTITY: u8 = 0xFF;
 /// The longest source that is kept, in bytes.
 const SOURCE_MAX: usize = 4_096;
 
@@ -60,13 +63,27 @@ pub struct PublishedBy<'a> {
     pub client_id: &'a str,
     /// The user.
     pub user: Option<&'a str>,
+    /// What decides the rights beside the user, as `auth` packs it; `None`: not known.
+    pub identity: Option<&'a [u8]>,
 }
 
 impl PublishedBy<'_> {
-    /// Neither part holds U+0000: MQTT forbids it.
+    /// Neither text holds U+0000, as MQTT forbids it, and no UTF-8 has the byte 0xFF.
     fn to_bytes(self) -> Vec<u8> {
-        let user = self.user.map(|user| [b"\0", user.as_bytes()].concat());
-        [self.client_id.as_bytes(), &user.unwrap_or_default()].concat()
+        let behind = |mark: u8, part: Option<&[u8]>| part.map(|part| [&[mark], part].concat());
+        let user = behind(0, self.user.map(str::as_bytes)).unwrap_or_default();
+        [self.client_id.as_bytes(), &user, &behind(IDENTITY, self.identity).unwrap_or_default()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<PublishedBy<'_>> {
+        let split = bytes.iter().position(|byte| *byte == IDENTITY).unwrap_or(bytes.len());
+        let (names, identity) = bytes.split_at_checked(split)?;
+        let names = std::str::from_utf8(names).ok()?;
+        let (client_id, user) = match names.split_once('\0') {
+            Some((client_id, user)) => (client_id, Some(user)),
+            None => (names, None),
+        };
+        Some(PublishedBy { client_id, user, identity: identity.get(1..) })
     }
 }
 
@@ -219,8 +236,7 @@ impl Message {
         let message = (bytes.len() >= HEAD).then(|| Message::assemble([bytes]))?;
         let whole = message.payload_start() <= message.payload_end();
         let named = whole && std::str::from_utf8(message.topic()).is_ok_and(|topic| !topic.is_empty());
-        let flags = bytes.get(FLAGS).copied().unwrap_or(u8::MAX);
-        (named && flags & !0b1_1111 == 0 && QoS::from_u8(flags & 0b11).is_some()).then_some(message)
+        (named && QoS::from_u8(message.flags() & 0b11).is_some()).then_some(message)
     }
 
     fn array<const N: usize>(&self, range: std::ops::Range<usize>) -> [u8; N] {
@@ -272,11 +288,7 @@ impl Message {
     /// Publisher, where it was kept.
     pub fn source(&self) -> Option<PublishedBy<'_>> {
         let bytes = self.memory().get(self.payload_end()..self.source_end())?;
-        let text = std::str::from_utf8(bytes.get(..bytes.len().checked_sub(2)?)?).ok()?;
-        Some(match text.split_once('\0') {
-            Some((client_id, user)) => PublishedBy { client_id, user: Some(user) },
-            None => PublishedBy { client_id: text, user: None },
-        })
+        PublishedBy::from_bytes(bytes.get(..bytes.len().checked_sub(2)?)?)
     }
 
     /// The topic name, as bytes of UTF-8.
@@ -479,9 +491,16 @@ mod tests {
             published_at: 0,
             expires_at: None,
         };
-        for source in
-            [PublishedBy { client_id: "c", user: Some("ann") }, PublishedBy { client_id: "", user: None }]
-        {
+        let by = |client_id, user, identity| PublishedBy { client_id, user, identity };
+        let identity: &[u8] = &[0, 0xFF, 7];
+        let sources = [
+            by("c", Some("ann"), None),
+            by("", None, None),
+            by("", None, Some(identity)),
+            by("c", Some(""), Some(identity)),
+            by("c", None, Some(&[])),
+        ];
+        for source in sources {
             let message = Message::from_source(&content, Some(source));
             let read = Message::from_bytes(message.as_bytes()).unwrap();
             assert_eq!(
@@ -496,9 +515,7 @@ mod tests {
                 assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
             }
         }
-        let mut cut = Message::from_source(&content, Some(PublishedBy { client_id: "c", user: None }))
-            .as_bytes()
-            .to_vec();
+        let mut cut = Message::from_source(&content, Some(by("c", None, None))).as_bytes().to_vec();
         let len = cut.len();
         cut[len - 2..].copy_from_slice(&u16::MAX.to_le_bytes());
         assert_eq!(Message::from_bytes(&cut), None);

@@ -320,12 +320,7 @@ impl Outbox {
                     inner.bytes -= oldest.message.size();
                     if oldest.seq != 0 {
                         let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
-                        record.acknowledged(PreviousSlot {
-                            session: self.session,
-                            seq: oldest.seq,
-                            size,
-                            packet_id: None,
-                        });
+                        record.acknowledged(PreviousSlot::new(self.session, oldest.seq, size, None));
                     }
                     outcomes.dropped(Reason::SessionQueueOldest, &oldest.message, &self.recipient);
                 }
@@ -339,7 +334,7 @@ impl Outbox {
         // What it was exactly is known on disk only.
         let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
         self.take_stored(inner, from + 1, 1, u64::from(size));
-        PreviousSlot { session: self.session, seq: from, size, packet_id: None }
+        PreviousSlot::new(self.session, from, size, None)
     }
 
     /// Reason why a message of this size has no room, in memory or on disk.

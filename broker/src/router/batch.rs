@@ -139,14 +139,12 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use crate::message::PendingQueue;
-
     use lapwing_protocol::QoS;
 
     use super::super::{Retained, RetainedLimits, Subscriber, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
-    use crate::message::MessageParts;
+    use crate::message::{MessageParts, PendingQueue};
     use crate::outbox::{Outbox, QueueLimits};
     use crate::telemetry::drop_reason::Reason;
 

@@ -111,7 +111,6 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use crate::message::PendingQueue;
     use std::task::Waker;
     use std::thread;
 
@@ -120,7 +119,7 @@ mod tests {
     use super::super::{Batch, Retained, RetainedLimits, RouteCache, Router, subscriber};
     use super::*;
     use crate::config::QueuePolicy;
-    use crate::message::{Message, MessageParts};
+    use crate::message::{Message, MessageParts, PendingQueue};
     use crate::outbox::{Outbox, QueueLimits};
     use crate::store::publish_record::PublishRecord;
     use crate::telemetry::drop_reason::Reason;

@@ -3,7 +3,7 @@
 use lapwing_protocol::PacketId;
 use lapwing_protocol::flight::OutboundState;
 
-use crate::message::{Delivery, Seq};
+use crate::message::{Delivery, Seq, SessionNumber};
 
 /// A flight of a stored session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct KeptFlight {
     pub seq: Seq,
     /// The size of its message, in bytes.
     pub size: u32,
+    /// Session whose queue has its message; 0: its own.
+    pub queue: SessionNumber,
 }
 
 /// Step of a stored message that has to be recorded.

@@ -17,7 +17,6 @@ use super::shared::Shared;
 use crate::message::Durability;
 use crate::store::Health;
 use crate::store::error::Problem;
-use crate::store::sync::lock;
 
 /// File name of the socket.
 pub(super) const SOCKET: &str = "control.sock";
@@ -45,7 +44,7 @@ impl Control {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let thread = std::thread::Builder::new().name("store-control".to_owned()).spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if shared.is_closed() {
+                if shared.intake.is_closed() {
                     return;
                 }
                 if let Err(error) = answer(&shared, stream) {
@@ -93,20 +92,20 @@ pub(super) fn backup(shared: &Shared, to: &Path) -> Result<(), Problem> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(problem)?;
     let wanted = shared.append(Record::Nothing, Durability::Always).lsn;
     loop {
-        if lock(&shared.segments).kept() >= wanted {
+        if shared.supply.lock().kept() >= wanted {
             break;
         }
-        if shared.health() != Health::Good || lock(&shared.segments).closed {
+        if shared.health() != Health::Good || shared.supply.lock().closed {
             return Err("the store has failed: no backup can be made of it".into());
         }
-        if lock(&shared.view).frozen.is_none() {
-            lock(&shared.pending).freeze = true;
+        if shared.reads.view().frozen.is_none() {
+            shared.intake.freeze_soon();
             shared.append(Record::Nothing, Durability::Always);
         }
         std::thread::sleep(CHECK_EVERY);
     }
-    let _reading = shared.reading.read();
-    let read = lock(&shared.view).checkpoint.read()?;
+    let _reading = shared.reads.reading();
+    let read = shared.reads.view().checkpoint.read()?;
     checkpoint::copy(&read, &to.join(checkpoint::FILE))?;
     std::fs::File::open(to).and_then(|folder| folder.sync_all()).map_err(problem)?;
     info!(to = %to.display(), "backup made");

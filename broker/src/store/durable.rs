@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -14,25 +13,26 @@ use tracing::{error, info, warn};
 use super::Entry;
 use super::checkpoint::{self, Checkpoint};
 use super::error::OpenError;
+use super::read_request::{ReadRequest, ReadView, Wanted};
 use super::record::{KeptSession, Record};
-use super::shared::{Parts, ReadView, SegmentPool, Shared};
+use super::shared::{Parts, Shared};
+use super::supply::SegmentPool;
 use crate::clock::Clock;
 use crate::config::OnCorruption;
 use crate::message::{Delivery, Durability, Message, Seq, SessionNumber};
+use crate::store::append::writer::Writer;
 use crate::store::backup::Control;
 use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;
-use crate::store::checkpoint::meta::Meta;
+use crate::store::checkpoint::meta::{Birth, Meta, StateIdentity};
 use crate::store::counters::Counters;
 use crate::store::memtable::{AppliedRecord, MemTable, Queues};
-use crate::store::read_request::{ReadRequest, Wanted};
 use crate::store::sync::lock;
 use crate::store::wal::disk::{Disk, Folder};
 use crate::store::wal::segments::{self, Damage, OnDamage, Preallocation, Scan, ScanFrom};
-use crate::store::wal::writer::Writer;
 use crate::store::{
     Failed, Figures, Health, Lsn, Options, PageRequest, Paged, ReadReply, Recovered, Store, Ticket,
-    Unavailable, WakerSlot, reader,
+    Unavailable, WakerSlot, log_records, reader,
 };
 
 /// Number of log segments at the start that triggers a checkpoint soon: each run begins a segment
@@ -71,6 +71,31 @@ impl DurableStore {
             Err(error) => warn!(%error, "no control socket: no backup can be made while the broker runs"),
         }
         Ok(store)
+    }
+
+    /// Creates a state in an empty folder, with the key of the state that it is a copy of.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    #[cfg(feature = "internals")]
+    pub(super) fn new_with_key(folder: &Path, key: Option<[u8; 32]>) -> Result<DurableStore, OpenError> {
+        let shown = folder.display().to_string();
+        let locked = Folder::lock(folder).map_err(OpenError::io(format!("opening {shown}")))?;
+        let disk: Arc<dyn Disk> = Arc::new(locked.ok_or(OpenError::Locked(shown))?);
+        let options = Options::default();
+        let salt = random_salt().map_err(OpenError::io("drawing a random number"))?;
+        Checkpoint::open(disk.clone(), Arc::default(), options.cache_bytes, Birth { salt, key })?;
+        DurableStore::on(disk, options)
+    }
+
+    /// Identity of the state.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read.
+    #[cfg(feature = "internals")]
+    pub fn identity(&self) -> Result<StateIdentity, OpenError> {
+        let read = self.shared.reads.view().checkpoint.read();
+        read.and_then(|read| read.identity()).map_err(OpenError::io("reading the checkpoint"))
     }
 
     /// Copies the current state into a new folder, while the store is in use.
@@ -142,7 +167,7 @@ impl DurableStore {
         let threads = spawn_threads(&shared, writer).map_err(OpenError::io("starting a thread"))?;
         if left >= SEGMENTS_LEFT {
             // Runs that were too short for a checkpoint of their own.
-            lock(&shared.pending).freeze = true;
+            shared.intake.freeze_soon();
             shared.append(Record::Nothing, Durability::None);
         }
         Ok(DurableStore {
@@ -155,9 +180,8 @@ impl DurableStore {
 
     fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> ReadReply<T> {
         let (sender, receiver) = oneshot::channel();
-        let after = self.shared.flush_soon();
-        lock(&self.shared.requests).push(ReadRequest { after, wanted: wanted(sender) });
-        self.shared.requests_changed.notify_all();
+        let after = self.shared.intake.flush_soon();
+        self.shared.reads.ask(ReadRequest { after, wanted: wanted(sender) });
         receiver
     }
 }
@@ -203,9 +227,10 @@ fn open_checkpoint(
     let reading = || OpenError::io(format!("reading {}", disk.path(segments::FOLDER)));
     let salt = match segments::salt(&**disk).map_err(reading())? {
         Some(salt) => salt,
-        None => getrandom::u32().map_err(|error| reading()(io::Error::other(error.to_string())))?,
+        None => random_salt().map_err(reading())?,
     };
-    let open = || Checkpoint::open(disk.clone(), counters.clone(), options.cache_bytes, salt);
+    let birth = Birth { salt, key: None };
+    let open = || Checkpoint::open(disk.clone(), counters.clone(), options.cache_bytes, birth);
     match open() {
         Err(OpenError::Corrupt { file, offset, what })
             if options.on_corruption == OnCorruption::Quarantine =>
@@ -224,6 +249,11 @@ fn open_checkpoint(
         }
         other => other,
     }
+}
+
+/// Salt of a new state.
+fn random_salt() -> io::Result<u32> {
+    getrandom::u32().map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Writes the sound records of a damaged log into the checkpoint, and removes the segments that are
@@ -259,7 +289,7 @@ fn replay(
         let mut queues: Queues = kept.iter().map(|(number, kept)| (*number, kept.waiting)).collect();
         let mut table = MemTable::default();
         let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-        let scan = segments::scan(disk, since, beyond, &mut |lsn, record, reference| {
+        let scan = log_records::scan(disk, since, beyond, &mut |lsn, record, reference| {
             // A damaged log is set aside: no message may stay in it.
             table.apply(
                 lsn,
@@ -345,7 +375,7 @@ impl Store for DurableStore {
         if self.shared.health() != Health::Good {
             return Err(Unavailable);
         }
-        self.shared.reserve().ok_or(Unavailable)
+        self.shared.intake.reserve().ok_or(Unavailable)
     }
 
     fn reserve_always(&self) -> Lsn {
@@ -353,11 +383,11 @@ impl Store for DurableStore {
     }
 
     fn fill(&self, entries: &mut dyn Iterator<Item = Entry>) {
-        self.shared.fill(entries);
+        self.shared.intake.fill(entries);
     }
 
     fn poll(&self, ticket: Ticket, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        self.shared.poll(ticket, slot, cx)
+        self.shared.progress.poll(ticket, slot, cx)
     }
 
     fn poll_room(&self, slot: &mut WakerSlot, cx: &mut Context<'_>) -> Poll<()> {
@@ -377,7 +407,7 @@ impl Store for DurableStore {
     }
 
     fn next_number(&self) -> u64 {
-        self.shared.number.fetch_add(1, Ordering::Relaxed) + 1
+        self.shared.next_number()
     }
 
     fn clock(&self) -> Clock {
@@ -390,7 +420,7 @@ impl Store for DurableStore {
 
     fn recover(&self) -> Result<Recovered, OpenError> {
         let Some(found) = lock(&self.found).take() else { return Ok(Recovered::default()) };
-        let last_group = lock(&self.shared.view).active.last_group.max(found.meta.last_group);
+        let last_group = self.shared.reads.view().active.last_group.max(found.meta.last_group);
         Ok(Recovered {
             sessions: found.sessions,
             last_group,
@@ -400,13 +430,13 @@ impl Store for DurableStore {
 
     fn each_retained(&self, give: &mut dyn FnMut(Message)) -> Result<(), OpenError> {
         let mut bad = 0;
-        let result = reader::each_retained(&lock(&self.shared.view), &mut bad, give);
+        let result = reader::each_retained(&self.shared.reads.view(), &mut bad, give);
         self.shared.counters.corrupt.add(bad);
         result
     }
 
     fn close(&self) {
-        self.shared.close();
+        self.shared.intake.close();
         drop(lock(&self.control).take());
         let mut threads = lock(&self.threads);
         let mut threads = threads.drain(..);
@@ -414,11 +444,10 @@ impl Store for DurableStore {
         if let Some(writer) = threads.next() {
             let _ = writer.join();
         }
-        lock(&self.shared.segments).closed = true;
-        self.shared.supply_changed.notify_all();
-        self.shared.wake_reader();
+        self.shared.supply.close();
+        self.shared.reads.notify();
         threads.for_each(|thread| drop(thread.join()));
-        self.shared.wake();
+        self.shared.progress.wake();
     }
 }
 

@@ -9,6 +9,7 @@
 //! guarantees.
 
 mod api;
+mod append;
 mod backup;
 mod checkpoint;
 mod codec;
@@ -16,16 +17,19 @@ mod counters;
 mod durable;
 mod error;
 mod location;
+mod log_records;
 mod memory;
 mod memtable;
 mod options;
 mod pins;
+mod progress;
 pub mod publish_record;
 mod read_request;
 mod reader;
 mod record;
 mod record_batch;
 mod shared;
+mod supply;
 mod sync;
 #[cfg(feature = "internals")]
 pub mod tools;
@@ -35,6 +39,7 @@ pub use api::{
     Failed, Figures, Health, Lsn, PageRequest, Paged, ReadReply, Recovered, Store, Ticket, Unavailable,
     WakerSlot,
 };
+pub use checkpoint::meta::StateIdentity;
 pub use durable::DurableStore;
 pub use error::OpenError;
 #[cfg(feature = "internals")]
@@ -43,7 +48,7 @@ pub use memory::MemoryStore;
 pub use options::Options;
 pub use record::{
     Entry, Extras, FlightStep, KeptSession, KeptSubscription, PreviousSlot, QueueSlot, QueueSlots, Record,
-    SessionTerms,
+    SessionKind, SessionTerms,
 };
 #[cfg(feature = "internals")]
 pub use record::{KeptFlight, Waiting};

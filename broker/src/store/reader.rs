@@ -9,12 +9,12 @@ use tracing::error;
 
 use super::OpenError;
 use super::checkpoint::{self, CheckpointReader};
+use super::read_request::ReadView;
 use super::record::KeptSession;
-use super::shared::{ReadView, Shared};
+use super::shared::Shared;
 use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::memtable::{MemTable, Queues};
 use crate::store::read_request::Wanted;
-use crate::store::sync::lock;
 use crate::store::{Health, PageRequest, Paged};
 
 /// Rows of a table scanned under its lock for one page, for each requested message.
@@ -26,25 +26,22 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn run(shared: &Shared) {
     loop {
         let ready = {
-            let mut requests = lock(&shared.requests);
+            let mut requests = shared.reads.requests();
             let failed = shared.health() == Health::Failed;
-            let applied = lock(&shared.view).applied;
+            let applied = shared.reads.view().applied;
             let (ready, later): (Vec<_>, Vec<_>) =
                 requests.drain(..).partition(|request| failed || request.after <= applied);
             *requests = later;
             if ready.is_empty() {
-                if lock(&shared.segments).closed {
+                if shared.supply.is_closed() {
                     requests.clear();
                     return;
                 }
                 // New requests, the end of the store and its failure are signalled under this lock.
                 // Only records that wait to be written need the timer. An idle broker does not
                 // wake.
-                if requests.is_empty() {
-                    drop(shared.requests_changed.wait(requests));
-                } else {
-                    drop(shared.requests_changed.wait_timeout(requests, CHECK_EVERY));
-                }
+                let at_most = (!requests.is_empty()).then_some(CHECK_EVERY);
+                shared.reads.wait(requests, at_most);
                 continue;
             }
             ready
@@ -56,7 +53,7 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn answer(shared: &Shared, wanted: Wanted) {
-    let reading = shared.reading.read();
+    let reading = shared.reads.reading();
     let mut bad = 0;
     let result = match wanted {
         Wanted::Queued(page, to) => page_of(shared, page, &mut bad).map(|rows| drop(to.send(rows))),
@@ -90,7 +87,7 @@ fn snapshot<T>(
     shared: &Shared,
     look: impl FnOnce(&MemTable) -> T,
 ) -> std::io::Result<(T, Option<Arc<MemTable>>, CheckpointReader)> {
-    let view = lock(&shared.view);
+    let view = shared.reads.view();
     Ok((look(&view.active), view.frozen.clone(), view.checkpoint.read()?))
 }
 

@@ -10,9 +10,35 @@ use crate::message::{Delivery, DeliveryTerms, Durability, Message, Millis, Seq, 
 pub use crate::session::KeptFlight;
 use crate::session::{Subscription, Will};
 use crate::store::Lsn;
+use crate::store::checkpoint::meta::StateIdentity;
+
+/// Kind of a session: decides who serves it, and what its `state` means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SessionKind {
+    /// Session of an MQTT client.
+    #[default]
+    Client = 0,
+    /// Bridge to another broker.
+    Bridge = 1,
+    /// Part of a work queue.
+    Queue = 2,
+    /// Stream.
+    Stream = 3,
+    /// Sink, source or durable rule.
+    Connector = 4,
+}
+
+impl SessionKind {
+    /// The kind of this number.
+    pub(in crate::store) fn from_u8(number: u8) -> Option<SessionKind> {
+        use SessionKind::{Bridge, Client, Connector, Queue, Stream};
+        [Client, Bridge, Queue, Stream, Connector].into_iter().find(|kind| *kind as u8 == number)
+    }
+}
 
 /// State of a session itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionTerms {
     /// Number of the session.
     pub number: SessionNumber,
@@ -30,6 +56,12 @@ pub struct SessionTerms {
     pub will_at: Option<Millis>,
     /// While offline: end of the session.
     pub ends_at: Option<Millis>,
+    /// Kind of the session.
+    pub kind: SessionKind,
+    /// State that only sessions of this kind have.
+    pub state: Option<Arc<[u8]>>,
+    /// What decides its rights beside the user, as `auth` packs it; `None`: not known.
+    pub identity: Option<Arc<[u8]>>,
 }
 
 /// Slot of a message in one session queue.
@@ -105,6 +137,21 @@ pub struct PreviousSlot {
     pub size: u32,
     /// Packet identifier that it was sent with.
     pub packet_id: Option<PacketId>,
+    /// Session of that packet, if it is not the session that had the message; 0: it is.
+    pub packet_session: SessionNumber,
+}
+
+impl PreviousSlot {
+    /// Slot of a message that was sent to the session's own client, if at all.
+    pub fn new(session: SessionNumber, seq: Seq, size: u32, packet_id: Option<PacketId>) -> PreviousSlot {
+        PreviousSlot { session, seq, size, packet_id, packet_session: 0 }
+    }
+
+    /// Session and identifier of the packet that the message was sent with.
+    pub fn packet(&self) -> Option<(SessionNumber, PacketId)> {
+        let session = if self.packet_session == 0 { self.session } else { self.packet_session };
+        self.packet_id.map(|packet_id| (session, packet_id))
+    }
 }
 
 /// Changes by a routed message beyond queues and topics. They are rare and therefore boxed: every
@@ -173,6 +220,8 @@ pub enum Record {
     },
     /// A step of the exchange of one message with a client.
     Exchange(FlightStep),
+    /// Identity of the state: the first record of an export, and nowhere else.
+    Identity(Box<StateIdentity>),
 }
 
 /// A step of an exchange. Most records of clients that acknowledge are such steps, so they are

@@ -73,7 +73,7 @@ impl RecordBatch {
     /// client.
     pub fn append_outcomes(&mut self, session: &mut Session, durability: Durability) -> Ticket {
         let number = session.number;
-        let origin = |seq, size, packet_id| PreviousSlot { session: number, seq, size, packet_id };
+        let origin = |seq, size, packet_id| PreviousSlot::new(number, seq, size, packet_id);
         let mut ticket = Ticket::default();
         for outcome in session.outgoing.outcomes.drain(..) {
             ticket = ticket.and(match outcome {

@@ -16,13 +16,15 @@ use super::durable::DurableStore;
 use super::error::OpenError;
 use super::record::{FlightStep, KeptSession, PreviousSlot, QueueSlot, QueueSlots, Record};
 use crate::message::{Durability, REPLAYED};
+use crate::store::checkpoint::meta::Birth;
 use crate::store::counters::Counters;
 use crate::store::error::Problem;
+use crate::store::log_records::{self, Unreadable};
 use crate::store::options::Options;
 use crate::store::wal::disk::{Disk, Folder};
-use crate::store::wal::frame::{self, FrameScan, Head};
+use crate::store::wal::frame::{self, Head};
 use crate::store::wal::segments::{self, OnDamage, ScanFrom};
-use crate::store::{PageRequest, Store, Ticket, WakerSlot};
+use crate::store::{PageRequest, Store, Ticket, WakerSlot, codec};
 
 /// Segment number in the frames of an export.
 const EXPORT: u64 = u64::from_le_bytes(*b"lwexport");
@@ -35,6 +37,8 @@ const PAGE_ROWS: usize = 500;
 /// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Number that names the state; `None`: it cannot be read.
+    pub identity: Option<u32>,
     /// Number of sessions.
     pub sessions: u64,
     /// Number of subscriptions.
@@ -53,7 +57,11 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Report { sessions, subscriptions, messages, in_flight, retained, log_records, damage } = self;
+        let Report { identity, sessions, subscriptions, messages, in_flight, retained, log_records, damage } =
+            self;
+        if let Some(identity) = identity {
+            writeln!(f, "state {identity:08x}")?;
+        }
         writeln!(
             f,
             "{sessions} sessions with {subscriptions} subscriptions, {messages} messages in queues ({in_flight} on their way), \
@@ -86,18 +94,20 @@ fn existing(folder: &Path) -> Result<Folder, Problem> {
 pub fn check(folder: &Path) -> Result<Report, Problem> {
     let disk: Arc<dyn Disk> = Arc::new(existing(folder)?);
     let mut report = Report::default();
-    let checkpoint = match Checkpoint::open(disk.clone(), Arc::new(Counters::default()), 16 << 20, 0) {
-        Ok(checkpoint) => checkpoint,
-        Err(error @ OpenError::Corrupt { .. }) => {
-            report.damage.push(error.to_string());
-            return Ok(report);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let checkpoint =
+        match Checkpoint::open(disk.clone(), Arc::new(Counters::default()), 16 << 20, Birth::default()) {
+            Ok(checkpoint) => checkpoint,
+            Err(error @ OpenError::Corrupt { .. }) => {
+                report.damage.push(error.to_string());
+                return Ok(report);
+            }
+            Err(error) => return Err(error.into()),
+        };
     let meta = checkpoint.read()?.meta()?;
+    report.identity = Some(checkpoint.read()?.identity()?.number);
     let mut records = 0;
     let since = ScanFrom { after: meta.lsn, segment: meta.segment, salt: Some(meta.salt) };
-    let scan = segments::scan(&*disk, since, OnDamage::Stop, &mut |_, _, _| records += 1)?;
+    let scan = log_records::scan(&*disk, since, OnDamage::Stop, &mut |_, _, _| records += 1)?;
     report.log_records = records;
     for damage in scan.damage {
         let file = disk.path(&segments::name(damage.segment));
@@ -136,7 +146,7 @@ pub fn log_records(disk: &dyn Disk, beyond_damage: bool) -> Result<Vec<Record>, 
     let mut records = Vec::new();
     let salt = segments::salt(disk).map_err(OpenError::io("reading the log"))?;
     let since = ScanFrom { salt, ..ScanFrom::default() };
-    segments::scan(disk, since, beyond, &mut |_, record, _| records.push(record))?;
+    log_records::scan(disk, since, beyond, &mut |_, record, _| records.push(record))?;
     Ok(records)
 }
 
@@ -183,7 +193,7 @@ impl Exporter {
         }
         self.frame.begin();
         for record in &self.records {
-            self.frame.add(record);
+            self.frame.add(|out| codec::put_record(out, record));
         }
         let head = Head {
             segment: EXPORT,
@@ -191,6 +201,7 @@ impl Exporter {
             count: self.records.len() as u32,
             len: self.frame.len() as u32,
             is_last: last,
+            format: codec::FORMAT,
             ..Head::default()
         };
         self.frame.seal(&head);
@@ -218,6 +229,7 @@ pub fn export(folder: &Path, file: &Path) -> Result<u64, Problem> {
         next: 1,
         frame: frame::Buffer::default(),
     };
+    out.put(Record::Identity(Box::new(store.identity()?)))?;
     for kept in store.recover()?.sessions {
         export_session(&store, &kept, &mut out)?;
     }
@@ -255,7 +267,7 @@ fn export_session(store: &DurableStore, kept: &KeptSession, out: &mut Exporter) 
         out.put(FlightStep::Sent { session, packet_id, seq, qos, size, body }.into())?;
         if flight.state == OutboundState::AwaitPubComp {
             // The client has the message already: only the identifier is left.
-            let origin = PreviousSlot { session, seq: 0, size: 0, packet_id: Some(packet_id) };
+            let origin = PreviousSlot::new(session, 0, 0, Some(packet_id));
             out.put(FlightStep::PubRecReceived(origin).into())?;
         }
     }
@@ -280,12 +292,19 @@ pub fn import(folder: &Path, file: &Path) -> Result<u64, Problem> {
     }
     let mut input = std::fs::File::open(file).map_err(|error| format!("{shown}: {error}"))?;
     // The whole export is verified before anything is created.
-    let count = each_frame(&mut input, &mut |_| Ok(())).map_err(|error| format!("{shown}: {error}"))?;
-    let store = DurableStore::open(folder, Options::default())?;
+    let mut key = None;
+    let count = each_frame(&mut input, &mut |records| {
+        if let Some(Record::Identity(identity)) = records.first() {
+            key = Some(identity.key);
+        }
+        Ok(())
+    });
+    let count = count.map_err(|error| format!("{shown}: {error}"))?;
+    let store = DurableStore::new_with_key(folder, key)?;
     let mut input = std::fs::File::open(file)?;
     each_frame(&mut input, &mut |records| {
         let mut ticket = Ticket::default();
-        for record in records {
+        for record in records.into_iter().filter(|record| !matches!(record, Record::Identity(_))) {
             ticket = store.append(record, Durability::Always);
         }
         wait(&store, ticket)
@@ -310,16 +329,14 @@ fn each_frame(
         let len = frame::stated_len(&bytes).ok_or("this is no export of lapwing")?;
         let more = (frame::HEAD + len).next_multiple_of(frame::PAGE) - frame::PAGE;
         input.by_ref().take(more as u64).read_to_end(&mut bytes)?;
-        let head = match frame::find(&bytes, EXPORT, Some(0)) {
-            FrameScan::Frame(head) if head.first == next => head,
-            FrameScan::Newer(format) => {
-                return Err(
-                    format!("the export has format {format}, this version reads {}", frame::FORMAT).into()
-                );
+        let head = frame::find(&bytes, EXPORT, Some(0)).filter(|head| head.first == next);
+        let head = head.ok_or_else(|| format!("the export is damaged behind record {}", next - 1))?;
+        let records = log_records::decode(&bytes, &head).map_err(|unreadable| match unreadable {
+            Unreadable::Invalid => "the export has records that cannot be read".to_owned(),
+            Unreadable::Newer(what) => {
+                format!("the export has {what}, which this version of lapwing does not know")
             }
-            _ => return Err(format!("the export is damaged behind record {}", next - 1).into()),
-        };
-        let records = frame::records(&bytes, &head).ok_or("the export has records that cannot be read")?;
+        })?;
         next = head.last() + 1;
         give(records.into_iter().map(|(record, _)| record).collect())?;
         if head.is_last {

@@ -150,3 +150,13 @@ fn the_session_reaches_no_runtime_clock_lock_net_router_or_store() {
     }
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }
+
+#[test]
+fn the_log_knows_bytes_and_not_what_a_record_means() {
+    let library = library();
+    let log = library.iter().filter(|source| source.path.starts_with("broker/src/store/wal/"));
+    let used: BTreeSet<&str> =
+        log.flat_map(Source::code).filter_map(|(_, line)| line.trim().strip_prefix("use crate::")).collect();
+    let known = ["message::Millis;", "store::Lsn;", "store::error::OpenError;"];
+    assert_eq!(used, BTreeSet::from(known));
+}

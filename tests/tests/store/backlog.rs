@@ -29,12 +29,8 @@ fn session(number: u64) -> Record {
     Record::Session(Box::new(SessionTerms {
         number,
         client_id: format!("client-{number}").into(),
-        user: None,
         expiry_s: 100,
-        will: None,
-        connected: false,
-        will_at: None,
-        ends_at: None,
+        ..SessionTerms::default()
     }))
 }
 
@@ -64,8 +60,7 @@ fn published(n: u64, sessions: &[u64]) -> Record {
 }
 
 fn done(session: u64, seq: u64) -> Record {
-    FlightStep::Acknowledged(PreviousSlot { session, seq, size: message(seq).size() as u32, packet_id: None })
-        .into()
+    FlightStep::Acknowledged(PreviousSlot::new(session, seq, message(seq).size() as u32, None)).into()
 }
 
 /// Writes records a few at a time, as they gather under load, and waits until all of them are on

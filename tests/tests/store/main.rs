@@ -3,5 +3,6 @@
 mod backlog;
 mod crash;
 mod durability;
+mod older;
 mod power;
 mod restart;

@@ -3,7 +3,6 @@
 //! while there is still room for acknowledgements.
 
 use std::io;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use tracing::{error, info, warn};
 
 use super::bodies::Log;
 use crate::store::shared::Shared;
-use crate::store::sync::lock;
 use crate::store::wal::segments::{self, Preallocation};
 use crate::store::{Health, checkpoint};
 
@@ -26,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(in crate::store) fn run(shared: &Shared) {
     let mut retry = false;
     loop {
-        let mut pool = lock(&shared.segments);
+        let mut pool = shared.supply.lock();
         loop {
             let health = shared.health();
             let due = pool.wanted || pool.ready.len() < READY_MIN || health == Health::Full;
@@ -34,12 +32,11 @@ pub(in crate::store) fn run(shared: &Shared) {
                 return;
             }
             if std::mem::take(&mut retry) {
-                let waited = shared.supply_changed.wait_timeout(pool, RETRY);
-                pool = waited.unwrap_or_else(PoisonError::into_inner).0;
+                pool = shared.supply.wait(pool, Some(RETRY));
             } else if due && health != Health::Failed {
                 break;
             } else {
-                pool = shared.supply_changed.wait(pool).unwrap_or_else(PoisonError::into_inner);
+                pool = shared.supply.wait(pool, None);
             }
         }
         let wanted = std::mem::take(&mut pool.wanted);
@@ -56,7 +53,7 @@ pub(in crate::store) fn run(shared: &Shared) {
         };
         let before = shared.health();
         {
-            let mut pool = lock(&shared.segments);
+            let mut pool = shared.supply.lock();
             pool.no_space = full;
             pool.wanted |= wanted && full;
         }
@@ -78,14 +75,14 @@ pub(in crate::store) fn run(shared: &Shared) {
 /// Writes the frozen table into the checkpoint, if there is one.
 fn checkpoint(shared: &Shared) -> io::Result<()> {
     let (table, meta, db, pins) = {
-        let mut view = lock(&shared.view);
+        let mut view = shared.reads.view();
         let Some(table) = view.frozen.clone() else { return Ok(()) };
         if view.checkpoint.database().is_none() {
             view.checkpoint.reopen()?;
         }
         (table, view.frozen_meta, view.checkpoint.database(), view.checkpoint.pins().clone())
     };
-    if shared.durable.load(Ordering::Acquire) < meta.lsn {
+    if shared.progress.durable.load(Ordering::Acquire) < meta.lsn {
         // The checkpoint may refer to the log, so the log must be on disk first.
         for segment in table.covers.keys() {
             shared.counters.syncs.add(1);
@@ -102,23 +99,23 @@ fn checkpoint(shared: &Shared) -> io::Result<()> {
         Ok(settled) => settled,
         Err(error) => {
             // redb is unusable after an error: it is opened again, and the table written again.
-            let nobody_reads = shared.reading.write();
-            let reopened = lock(&shared.view).checkpoint.reopen();
+            let nobody_reads = shared.reads.nobody_reads();
+            let reopened = shared.reads.view().checkpoint.reopen();
             drop(nobody_reads);
             return reopened.and(Err(error));
         }
     };
-    let mut view = lock(&shared.view);
+    let mut view = shared.reads.view();
     view.frozen = None;
     drop(view);
     shared.counters.checkpoints.add(1);
     shared.counters.moved.add(settled.moved);
     {
-        let mut pool = lock(&shared.segments);
+        let mut pool = shared.supply.lock();
         pool.settle(settled, pins.made(), meta.lsn);
         pool.made += 1;
     }
-    shared.supply_changed.notify_all();
+    shared.supply.notify();
     // Freeing a large table takes time; here no other thread waits for it.
     drop(table);
     Ok(())
@@ -129,9 +126,9 @@ fn prepare_segments(shared: &Shared) -> io::Result<()> {
     let options = &shared.options;
     let enough = (options.window_bytes / options.segment_bytes.max(1) + REUSE_MARGIN) as usize;
     loop {
-        let oldest = lock(&shared.view).checkpoint.pins().oldest();
+        let oldest = shared.reads.view().checkpoint.pins().oldest();
         let (id, old, room) = {
-            let mut pool = lock(&shared.segments);
+            let mut pool = shared.supply.lock();
             let old = pool.reusable(oldest);
             match old {
                 Some(old) if pool.ready.len() >= enough => {
@@ -151,7 +148,7 @@ fn prepare_segments(shared: &Shared) -> io::Result<()> {
             // A half-made segment only takes up space, perhaps the space that is missing.
             let _ = shared.disk.remove(&segments::name(id));
         }
-        lock(&shared.segments).ready.push_back(made?);
-        shared.supply_changed.notify_all();
+        shared.supply.lock().ready.push_back(made?);
+        shared.supply.notify();
     }
 }

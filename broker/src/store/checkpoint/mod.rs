@@ -4,6 +4,7 @@
 pub(super) mod bodies;
 pub(super) mod checkpointer;
 pub(in crate::store) mod meta;
+mod migrate;
 mod queue;
 mod reader;
 pub(in crate::store) mod row_format;
@@ -16,24 +17,23 @@ use std::sync::Arc;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition,
 };
+use tracing::info;
 
+pub(in crate::store) use self::reader::{CheckpointReader, kept};
+pub(in crate::store) use self::writer::{copy, write};
 use super::error::OpenError;
 use crate::store::checkpoint::bodies::Log;
-use crate::store::checkpoint::meta::Meta;
+use crate::store::checkpoint::meta::{Birth, Meta, StateIdentity};
 use crate::store::checkpoint::row_format::{RowBytes, as_io, guarded};
 use crate::store::counters::Counters;
 use crate::store::memtable::MemTable;
 use crate::store::pins::ReaderPins;
 use crate::store::wal::disk::{Disk, DiskFile, read_full, write_full};
 
-pub(in crate::store) use self::reader::{CheckpointReader, kept};
-pub(in crate::store) use self::writer::{copy, write};
-
 /// File name.
 pub(in crate::store) const FILE: &str = "checkpoint.redb";
-/// Version of the format. Version 1 had no messages in the log; it is read, and becomes this
-/// version with the next write.
-const FORMAT: u64 = 2;
+/// Version of the format. Older ones are rewritten when they are opened.
+const FORMAT: u64 = 3;
 const FORMAT_MIN: u64 = 1;
 /// File name while it is created.
 const FILE_NEW: &str = "checkpoint.new";
@@ -94,17 +94,17 @@ pub(in crate::store) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint, or creates an empty one with this salt.
+    /// Opens the checkpoint, or creates an empty one. One of an older format is rewritten.
     pub(in crate::store) fn open(
         disk: Arc<dyn Disk>,
         counters: Arc<Counters>,
         cache_bytes: usize,
-        salt: u32,
+        birth: Birth,
     ) -> Result<Checkpoint, OpenError> {
         let path = disk.path(FILE);
         let names = disk.list("").map_err(OpenError::io(format!("listing {}", disk.path(""))))?;
         if !names.iter().any(|name| name == FILE) {
-            create(&disk, &counters, salt).map_err(OpenError::io(format!("making {path}")))?;
+            create(&disk, &counters, birth).map_err(OpenError::io(format!("making {path}")))?;
         }
         let db = open_file(&disk, &counters, cache_bytes, FILE).map_err(|error| match error {
             DatabaseError::UpgradeRequired(version) => {
@@ -124,12 +124,20 @@ impl Checkpoint {
             Checkpoint { disk, counters, cache_bytes, db: Some(Arc::new(db)), pins: Arc::default() };
         let format = checkpoint.read().and_then(|read| read.meta_number("format"));
         match format.map_err(OpenError::io(format!("reading {path}")))? {
-            Some(FORMAT_MIN..=FORMAT) => Ok(checkpoint),
-            Some(format) => Err(OpenError::Foreign(format!(
-                "{path} has format {format}, this version of lapwing reads format {FORMAT}"
-            ))),
-            None => Err(OpenError::Foreign(format!("{path} was not written by lapwing"))),
+            Some(FORMAT) => {}
+            Some(format @ FORMAT_MIN..FORMAT) => {
+                migrate::rewrite(&checkpoint).map_err(OpenError::io(format!("rewriting {path}")))?;
+                info!(file = path, from = format, to = FORMAT, "the checkpoint has a new format now");
+            }
+            Some(format) => {
+                return Err(OpenError::Foreign(format!(
+                    "{path} has format {format}, this version of lapwing reads format {FORMAT}"
+                )));
+            }
+            None => return Err(OpenError::Foreign(format!("{path} was not written by lapwing"))),
         }
+        migrate::name_copy(&checkpoint).map_err(OpenError::io(format!("writing {path}")))?;
+        Ok(checkpoint)
     }
 
     /// Opens it again after an error, which leaves redb unusable. There must be no readers.
@@ -179,13 +187,17 @@ fn open_file(
 
 /// Creates an empty checkpoint under another name first: a half-made one is never taken for
 /// complete.
-fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, salt: u32) -> io::Result<()> {
+fn create(disk: &Arc<dyn Disk>, counters: &Arc<Counters>, birth: Birth) -> io::Result<()> {
     if disk.list("")?.iter().any(|name| name == FILE_NEW) {
         disk.remove(FILE_NEW)?;
     }
     let db = open_file(disk, counters, 1 << 20, FILE_NEW).map_err(as_io)?;
     let nothing = Log::new(disk.clone());
+    let Birth { salt, key } = birth;
     write(&db, &MemTable::default(), &Meta { salt, ..Meta::default() }, &nothing, u64::MAX)?;
+    let mut identity = StateIdentity::random()?;
+    identity.key = key.unwrap_or(identity.key);
+    guarded(|| migrate::write_identity(&db, &identity).map_err(as_io))?;
     drop(db);
     disk.rename(FILE_NEW, FILE)?;
     disk.sync_folder("")

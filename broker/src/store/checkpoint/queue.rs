@@ -41,10 +41,10 @@ pub(in crate::store) type Give<'g> = dyn FnMut(Seq, &mut dyn FnMut() -> Option<D
 
 /// Splits a chunk into its packed rows.
 fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut reader = Reader(verified(chunk)?);
+    let mut reader = Reader::new(verified(chunk)?);
     let mut rows = Vec::new();
-    while !reader.0.is_empty() {
-        rows.push(codec::bytes(&mut reader)?);
+    while !reader.rest().is_empty() {
+        rows.push(reader.bytes()?);
     }
     Some(rows)
 }
@@ -53,7 +53,7 @@ fn rows(chunk: &[u8]) -> Option<Vec<&[u8]>> {
 fn body_of(row: &[u8]) -> PayloadRef {
     let mut body = PayloadRef::Here;
     // The delivery is not needed here, only the location behind its terms.
-    let _ = codec::delivery(&mut Reader(row), 0, |reader| {
+    let _ = codec::delivery(&mut Reader::new(row), 0, |reader| {
         body = bodies::body(reader)?;
         None
     });

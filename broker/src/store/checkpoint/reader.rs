@@ -7,10 +7,12 @@ use lapwing_protocol::PacketId;
 use redb::{ReadTransaction, ReadableTable};
 use tracing::error;
 
-use super::{FLIGHTS, META, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, WAITING, queue, retained_key};
+use super::{
+    FLIGHTS, META, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, WAITING, migrate, queue, retained_key,
+};
 use crate::message::{Delivery, Message, Seq, SessionNumber};
 use crate::store::checkpoint::bodies::{self, Log};
-use crate::store::checkpoint::meta::Meta;
+use crate::store::checkpoint::meta::{Meta, StateIdentity};
 use crate::store::checkpoint::row_format::{as_io, guarded, verified};
 use crate::store::codec::{self, Reader};
 use crate::store::location::MessageRef;
@@ -38,6 +40,15 @@ impl CheckpointReader {
         };
         let value = table.get(name).map_err(as_io)?;
         Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes)))
+    }
+
+    /// Identity of the state.
+    pub(in crate::store) fn identity(&self) -> io::Result<StateIdentity> {
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "the state has no identity");
+        let number = self.meta_number(migrate::IDENTITY)?.and_then(|number| u32::try_from(number).ok());
+        let table = self.txn.open_table(META).map_err(as_io)?;
+        let key = table.get(migrate::KEY).map_err(as_io)?.and_then(|key| key.value().try_into().ok());
+        Ok(StateIdentity { number: number.ok_or_else(missing)?, key: key.ok_or_else(missing)? })
     }
 
     pub(in crate::store) fn meta(&self) -> io::Result<Meta> {

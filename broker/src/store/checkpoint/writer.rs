@@ -7,7 +7,7 @@ use std::path::Path;
 use redb::{Builder, Database, Durability, ReadableTable, WriteTransaction};
 
 use super::{
-    FLIGHTS, FORMAT, META, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, WAITING, queue, retained_key,
+    FLIGHTS, FORMAT, META, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, WAITING, migrate, queue, retained_key,
 };
 use crate::store::checkpoint::bodies::{self, BODIES, BODY_USES, CheckpointResult, Log, UsageDelta};
 use crate::store::checkpoint::meta::Meta;
@@ -200,6 +200,7 @@ pub(in crate::store) fn copy(read: &CheckpointReader, to: &Path) -> io::Result<(
         let mut txn = db.begin_write().map_err(as_io)?;
         txn.set_quick_repair(true);
         copy_table(from, &txn, META)?;
+        migrate::mark_copy(&txn).map_err(as_io)?;
         copy_table(from, &txn, SESSIONS)?;
         copy_table(from, &txn, SUBSCRIPTIONS)?;
         copy_table(from, &txn, BODIES)?;

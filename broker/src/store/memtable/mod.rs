@@ -170,7 +170,7 @@ impl MemTable {
             AppliedRecord::Record(record) => *record,
         };
         match record {
-            Record::Nothing => {}
+            Record::Nothing | Record::Identity(_) => {}
             Record::Session(terms) => drop(self.sessions.insert(terms.number, Some(Arc::from(terms)))),
             Record::SessionEnded { session } => self.end(session, queues),
             Record::Subscribed { session, filter, subscription } => {
@@ -200,24 +200,25 @@ impl MemTable {
                 };
                 queues.entry(session).or_default().packet_id = packet_id.get();
                 self.touched.insert(session);
-                let flight = KeptFlight { packet_id, order: lsn, state, seq, size };
+                let flight = KeptFlight { packet_id, order: lsn, state, seq, size, queue: 0 };
                 set(&mut self.flights, (session, packet_id), flight);
             }
             FlightStep::Acknowledged(origin) => self.done(&origin, queues),
             FlightStep::PubRecReceived(origin) => {
                 self.dequeue(&origin, queues);
-                if let Some(packet_id) = origin.packet_id {
-                    let before = self.flights.get(&(origin.session, packet_id)).and_then(|f| f.row);
+                if let Some(key @ (session, packet_id)) = origin.packet() {
+                    let before = self.flights.get(&key).and_then(|f| f.row);
                     let flight = KeptFlight {
                         packet_id,
                         order: before.map_or(lsn, |flight| flight.order),
                         state: OutboundState::AwaitPubComp,
                         seq: origin.seq,
                         size: origin.size,
+                        queue: if session == origin.session { 0 } else { origin.session },
                     };
                     // If this table does not know it, an older one may.
-                    let below = self.flights.get(&(origin.session, packet_id)).is_none_or(|f| f.below);
-                    self.flights.insert((origin.session, packet_id), Layered { row: Some(flight), below });
+                    let below = self.flights.get(&key).is_none_or(|f| f.below);
+                    self.flights.insert(key, Layered { row: Some(flight), below });
                 }
             }
             FlightStep::Completed { session, packet_id } => unset(&mut self.flights, (session, packet_id)),
@@ -298,8 +299,8 @@ impl MemTable {
 
     fn done(&mut self, origin: &PreviousSlot, queues: &mut Queues) {
         self.dequeue(origin, queues);
-        if let Some(packet_id) = origin.packet_id {
-            unset(&mut self.flights, (origin.session, packet_id));
+        if let Some(packet) = origin.packet() {
+            unset(&mut self.flights, packet);
         }
     }
 

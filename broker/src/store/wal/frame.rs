@@ -1,6 +1,8 @@
 //! One frame of the log: the records of one write. It is padded to whole pages, so that an
 //! acknowledged page is never written again. It has a checksum, and names its segment, so that old
 //! contents of a recycled file are not taken for new.
+//!
+//! Here a record is bytes. Whoever reads them is told the format of their frame.
 
 use std::ops::Range;
 
@@ -9,12 +11,9 @@ pub(in crate::store) use super::disk::PAGE;
 use super::disk::lead;
 use crate::message::Millis;
 use crate::store::Lsn;
-use crate::store::codec::{self, Reader};
-use crate::store::record::Record;
+
 /// Size of the fixed part of a frame, in bytes.
 pub(in crate::store) const HEAD: usize = 64;
-/// Version of the format, here and in the checkpoint.
-pub(in crate::store) const FORMAT: u16 = 1;
 /// Longest frame, in bytes: more than one batch or one packet can make.
 pub(in crate::store) const FRAME_MAX: usize = 1 << 30;
 
@@ -43,6 +42,8 @@ pub(in crate::store) struct Head {
     pub is_last: bool,
     /// Random number of this state: a client cannot craft a payload that passes for a frame.
     pub salt: u32,
+    /// Format of its records.
+    pub format: u16,
 }
 
 impl Head {
@@ -68,7 +69,7 @@ impl Head {
         };
         put(&MAGIC);
         put(&[0; 4]);
-        put(&FORMAT.to_le_bytes());
+        put(&self.format.to_le_bytes());
         put(&(if self.is_last { LAST } else { 0 }).to_le_bytes());
         put(&self.len.to_le_bytes());
         put(&self.segment.to_le_bytes());
@@ -80,17 +81,6 @@ impl Head {
         put(&self.salt.to_le_bytes());
         bytes
     }
-}
-
-/// Result of a search for a frame at an offset of a segment.
-#[derive(Debug, PartialEq)]
-pub(in crate::store) enum FrameScan {
-    /// A whole frame, its records still packed.
-    Frame(Head),
-    /// No frame of this segment.
-    Nothing,
-    /// A frame of this segment in an unknown format.
-    Newer(u16),
 }
 
 /// A frame in construction. It begins at a multiple of [`PAGE`] in memory, so that it can be
@@ -111,10 +101,10 @@ impl Buffer {
         self.bytes.resize(self.lead + HEAD, 0);
     }
 
-    /// Adds a record; returns its offset in the frame, and its packed bytes.
-    pub(in crate::store) fn add(&mut self, record: &Record) -> (usize, &[u8]) {
+    /// Adds a record that `put` packs; returns its offset in the frame, and its bytes.
+    pub(in crate::store) fn add(&mut self, put: impl FnOnce(&mut Vec<u8>)) -> (usize, &[u8]) {
         let from = self.bytes.len();
-        codec::put_record(&mut self.bytes, record);
+        put(&mut self.bytes);
         (from - self.lead, self.bytes.get(from..).unwrap_or(&[]))
     }
 
@@ -177,10 +167,10 @@ pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
     Some(u32::from_le_bytes(len.try_into().ok()?) as usize).filter(|len| *len <= FRAME_MAX)
 }
 
-/// Finds a frame of `segment` at the front of `bytes`, with this salt or any.
-pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> FrameScan {
+/// Finds a whole frame of `segment` at the front of `bytes`, with this salt or any.
+pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Option<Head> {
     let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else {
-        return FrameScan::Nothing;
+        return None;
     };
     let mut at = 4;
     let mut take = |n: usize| {
@@ -202,33 +192,23 @@ pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> F
         count: take(4) as u32,
         salt: take(4) as u32,
         is_last: flags & u64::from(LAST) != 0,
+        format: format as u16,
     };
-    let Some(body) = bytes.get(8..HEAD.saturating_add(len)) else { return FrameScan::Nothing };
+    let body = bytes.get(8..HEAD.saturating_add(len))?;
     let salted = salt.is_none_or(|salt| salt == head.salt);
     if !salted || head.segment != segment || u64::from(crc32c::crc32c(body)) != sum {
-        return FrameScan::Nothing;
-    }
-    if format != u64::from(FORMAT) {
-        return FrameScan::Newer(format as u16);
+        return None;
     }
     // A number near the end of the range would overflow later; no log reaches it.
     if head.count == 0 || head.first == 0 || head.first > u64::MAX / 2 || head.clock > u64::MAX / 4 {
-        return FrameScan::Nothing;
+        return None;
     }
-    FrameScan::Frame(head)
+    Some(head)
 }
 
-/// Decodes the records of a frame that [`find`] found at the front of `bytes`, each with the range
-/// of its message in the frame. `None` if they are invalid.
-pub(in crate::store) fn records(bytes: &[u8], head: &Head) -> Option<Vec<(Record, Option<Range<usize>>)>> {
-    let end = HEAD + head.len as usize;
-    let body = bytes.get(HEAD..end)?;
-    let one = |reader: &mut Reader<'_>| {
-        let (packed, at) = (reader.0, end - reader.0.len());
-        let record = codec::record(reader)?;
-        Some((record, codec::message_in(packed).map(|within| at + within.start..at + within.end)))
-    };
-    Reader::all(body, |reader| (0..head.count).map(|_| one(reader)).collect())
+/// Records of a frame that [`find`] found at the front of `bytes`.
+pub(in crate::store) fn records<'b>(bytes: &'b [u8], head: &Head) -> &'b [u8] {
+    bytes.get(HEAD..HEAD + head.len as usize).unwrap_or(&[])
 }
 
 #[cfg(test)]
@@ -240,9 +220,8 @@ mod tests {
         let mut buffer = Buffer::default();
         for records in [1usize, 3_000, 2, 20_000] {
             buffer.begin();
-            let record = Record::RetainedExpired { topic: "sensors/greenhouse/temperature".into() };
             for _ in 0..records {
-                buffer.add(&record);
+                buffer.add(|out| out.extend_from_slice(b"sensors/greenhouse/temperature"));
             }
             let head = Head {
                 segment: 3,
@@ -254,13 +233,8 @@ mod tests {
             buffer.seal(&head);
             assert_eq!(lead(buffer.bytes()), 0);
             assert_eq!(buffer.bytes().len(), head.padded());
-            assert_eq!(find(buffer.bytes(), 3, None), FrameScan::Frame(head));
-            let read = records_of(&buffer, &head);
-            assert_eq!(read, records);
+            assert_eq!(find(buffer.bytes(), 3, None), Some(head));
+            assert_eq!(super::records(buffer.bytes(), &head).len(), records * 30);
         }
-    }
-
-    fn records_of(buffer: &Buffer, head: &Head) -> usize {
-        super::records(buffer.bytes(), head).map_or(0, |records| records.len())
     }
 }

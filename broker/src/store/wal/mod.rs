@@ -1,8 +1,6 @@
-//! The write-ahead log: frames in segments, pending records, and the thread that writes them.
+//! The write-ahead log: frames of packed records in segments. What a record means is not known
+//! here.
 
 pub mod disk;
 pub(in crate::store) mod frame;
-pub mod frame_builder;
-pub(in crate::store) mod pending;
 pub(in crate::store) mod segments;
-pub(in crate::store) mod writer;

@@ -7,12 +7,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_full, write_zeros};
-use super::frame::{self, FrameScan, Head};
+use super::frame::{self, Head};
 use crate::message::Millis;
 use crate::store::Lsn;
 use crate::store::error::OpenError;
-use crate::store::location::MessageRef;
-use crate::store::record::Record;
 
 /// Folder of the segments.
 pub(in crate::store) const FOLDER: &str = "wal";
@@ -95,7 +93,7 @@ pub(in crate::store) fn salt(disk: &dyn Disk) -> io::Result<Option<u32>> {
         let whole = frame::stated_len(&bytes).map_or(0, |len| frame::HEAD + len);
         bytes.resize(whole.max(frame::PAGE).min(usize::try_from(file.len()?).unwrap_or(0)), 0);
         read_full(&*file, &mut bytes, 0)?;
-        if let FrameScan::Frame(head) = frame::find(&bytes, id, None) {
+        if let Some(head) = frame::find(&bytes, id, None) {
             return Ok(Some(head.salt));
         }
     }
@@ -149,12 +147,28 @@ pub(in crate::store) struct ScanFrom {
     pub(in crate::store) salt: Option<u32>,
 }
 
-/// Reads the log; passes on each record with the location of its message.
+/// A sound frame, as a scan passes it on.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct FoundFrame<'b> {
+    /// Head of the frame.
+    pub(in crate::store) head: &'b Head,
+    /// The frame, from its head on.
+    pub(in crate::store) bytes: &'b [u8],
+    /// Offset of the frame in its segment.
+    pub(in crate::store) at: u64,
+    /// Records up to this one are known already.
+    pub(in crate::store) after: Lsn,
+}
+
+/// Takes a frame in; `Ok(false)` when its records cannot be read.
+pub(in crate::store) type GiveFrame<'g> = dyn FnMut(&FoundFrame<'_>) -> Result<bool, OpenError> + 'g;
+
+/// Reads the log, and passes on each sound frame.
 pub(in crate::store) fn scan(
     disk: &dyn Disk,
     since: ScanFrom,
     beyond: OnDamage,
-    give: &mut dyn FnMut(Lsn, Record, Option<MessageRef>),
+    give: &mut GiveFrame<'_>,
 ) -> Result<Scan, OpenError> {
     let ScanFrom { after, segment: first, salt } = since;
     let mut scanner = LogScanner {
@@ -180,11 +194,11 @@ pub(in crate::store) fn scan(
 }
 
 /// A scan of the log in progress.
-struct LogScanner<'s> {
+struct LogScanner<'s, 'g> {
     disk: &'s dyn Disk,
     beyond: OnDamage,
     salt: Option<u32>,
-    give: &'s mut dyn FnMut(Lsn, Record, Option<MessageRef>),
+    give: &'s mut GiveFrame<'g>,
     scan: Scan,
     /// False behind a hole in the current segment.
     whole: bool,
@@ -198,7 +212,7 @@ struct LogScanner<'s> {
     newest: Millis,
 }
 
-impl LogScanner<'_> {
+impl LogScanner<'_, '_> {
     /// Scans one segment. Breaks when the scan is over.
     fn segment(&mut self, id: u64) -> Result<ControlFlow<()>, OpenError> {
         let bytes = self.read(id)?;
@@ -206,21 +220,14 @@ impl LogScanner<'_> {
         self.whole = true;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match frame::find(rest, id, self.salt) {
-                FrameScan::Frame(head) => {
-                    if self.frame(id, at as u64, rest, &head).is_break() {
+                Some(head) => {
+                    if self.frame(id, at as u64, rest, &head)?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                     last_here = last_here.max(head.last());
                     at += head.padded();
                 }
-                FrameScan::Newer(format) => {
-                    let file = self.disk.path(&name(id));
-                    return Err(OpenError::Foreign(format!(
-                        "{file} has format {format}, this version of lapwing reads format {}",
-                        frame::FORMAT
-                    )));
-                }
-                FrameScan::Nothing => {
+                None => {
                     if self.whole {
                         let what = "no whole frame stands here, and later ones do".to_owned();
                         self.hole = Some(Damage { segment: id, offset: at as u64, what });
@@ -245,46 +252,37 @@ impl LogScanner<'_> {
     }
 
     /// Takes in a sound frame at this offset. Breaks when the scan is over.
-    fn frame(&mut self, id: u64, at: u64, bytes: &[u8], head: &Head) -> ControlFlow<()> {
+    fn frame(&mut self, id: u64, at: u64, bytes: &[u8], head: &Head) -> Result<ControlFlow<()>, OpenError> {
         self.durable = self.durable.max(head.durable);
         self.newest = self.newest.max(head.clock);
         let scan = &mut self.scan;
         if head.last() <= scan.last {
-            return ControlFlow::Continue(());
+            return Ok(ControlFlow::Continue(()));
         }
         let damage = |what: String| Damage { segment: id, offset: at, what };
         if !self.whole || head.first > scan.last + 1 {
             let missing = || damage(format!("records {} to {} are missing", scan.last + 1, head.first - 1));
             self.gap = self.gap.take().or_else(|| self.hole.take()).or_else(|| Some(missing()));
             if self.beyond == OnDamage::Stop {
-                return ControlFlow::Continue(());
+                return Ok(ControlFlow::Continue(()));
             }
             scan.damage.extend(self.gap.take());
             scan.contiguous_from = id;
         }
-        match frame::records(bytes, head) {
-            Some(records) => {
-                for (lsn, (record, message)) in (head.first..).zip(records) {
-                    if lsn > scan.last {
-                        let reference = message.map(|within| MessageRef::of(bytes, within, id, at));
-                        (self.give)(lsn, record, reference);
-                    }
-                }
-                *scan.covers.entry(id).or_default() += head.padded() as u64;
-                scan.clock = head.clock;
-                scan.number = scan.number.max(head.number);
-                self.hole = None;
-                self.whole = true;
-            }
-            None => {
-                scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
-                if self.beyond == OnDamage::Stop {
-                    return ControlFlow::Break(());
-                }
+        if (self.give)(&FoundFrame { head, bytes, at, after: scan.last })? {
+            *scan.covers.entry(id).or_default() += head.padded() as u64;
+            scan.clock = head.clock;
+            scan.number = scan.number.max(head.number);
+            self.hole = None;
+            self.whole = true;
+        } else {
+            scan.damage.push(damage("a frame has records that cannot be read".to_owned()));
+            if self.beyond == OnDamage::Stop {
+                return Ok(ControlFlow::Break(()));
             }
         }
         scan.last = head.last();
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Classifies the end of the log.

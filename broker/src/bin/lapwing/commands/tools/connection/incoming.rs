@@ -1,9 +1,8 @@
 //! Packets from the broker: what each does to the flights, and the event that it makes.
 
 use lapwing_protocol::flight::{Answer, Arrival, ReceiveMaximumExceeded};
-use lapwing_protocol::frame;
 use lapwing_protocol::packet::{Ack, Packet, Publish};
-use lapwing_protocol::{PacketType, QoS, ReasonCode, Version};
+use lapwing_protocol::{PacketType, QoS, ReasonCode, Version, frame};
 
 use super::super::failure::Failure;
 use super::{ALIASES_MAX, Connection, Event, Message};

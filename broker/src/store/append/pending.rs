@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use crate::message::Durability;
 use crate::store::Lsn;
+use crate::store::append::frame_builder::FrameBuilder;
 use crate::store::record::Entry;
-use crate::store::wal::frame_builder::FrameBuilder;
 
 /// Records that are not written yet.
 #[derive(Debug)]
@@ -123,8 +123,8 @@ impl PendingLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::append::frame_builder::RECORDS_MAX;
     use crate::store::record::Record;
-    use crate::store::wal::frame_builder::RECORDS_MAX;
 
     fn entry(lsn: Lsn, durability: Durability) -> Entry {
         Entry::new(lsn, Record::RetainedExpired { topic: "t".into() }, durability)

@@ -2,11 +2,11 @@
 //! their caches; after that the messages can be freed. The writer, which all threads wait for, only
 //! completes the frame.
 
-use super::frame;
 use crate::message::Durability;
 use crate::store::location::MessageRef;
 use crate::store::memtable::AppliedRecord;
 use crate::store::record::{Record, estimated_bytes};
+use crate::store::wal::frame;
 use crate::store::{Entry, Lsn, codec};
 
 /// Maximum number of records of one frame, and of their memory in bytes; a single record may be
@@ -125,7 +125,7 @@ impl FrameBuilder {
 
 /// Packs a record. Its segment, and the frame's offset there, are not known yet.
 fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> AppliedRecord {
-    let (from, packed) = frame.add(&record);
+    let (from, packed) = frame.add(|out| codec::put_record(out, &record));
     let message = codec::message_in(packed);
     AppliedRecord::of(record, message.map(|within| MessageRef::with(sum, within, 0, from as u64)))
 }
@@ -134,10 +134,11 @@ fn add_to(frame: &mut frame::Buffer, record: Record, sum: u32) -> AppliedRecord 
 mod tests {
     use lapwing_protocol::QoS;
 
-    use super::super::frame::{FrameScan, HEAD, Head};
     use super::*;
     use crate::message::{DeliveryTerms, Message, MessageParts};
+    use crate::store::log_records;
     use crate::store::record::{QueueSlot, QueueSlots};
+    use crate::store::wal::frame::{HEAD, Head};
 
     fn published(n: u64, payload: usize) -> Record {
         let message = Message::new(&MessageParts {
@@ -171,12 +172,13 @@ mod tests {
                 first,
                 count: builder.rows.len() as u32,
                 len: builder.frame.len() as u32,
+                format: codec::FORMAT,
                 ..Head::default()
             };
             builder.frame.seal(&head);
             let bytes = builder.frame.bytes();
-            assert_eq!(frame::find(bytes, 3, None), FrameScan::Frame(head));
-            let found = frame::records(bytes, &head).unwrap();
+            assert_eq!(frame::find(bytes, 3, None), Some(head));
+            let found = log_records::decode(bytes, &head).unwrap();
             assert!(found.iter().map(|(record, _)| record).eq(&records));
             for ((_, range), row) in found.into_iter().zip(&mut builder.rows) {
                 let range = range.unwrap();

@@ -7,23 +7,22 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::disk::{write_full, write_full_through};
-use super::frame::Head;
-use super::segments::Segment;
 use crate::message::Durability;
+use crate::store::append::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
 use crate::store::checkpoint::meta::Meta;
 use crate::store::memtable::Queues;
 use crate::store::record::{Entry, Record};
 use crate::store::shared::Shared;
-use crate::store::sync::lock;
-use crate::store::wal::frame_builder::{BATCH_BYTES_MAX, FrameBuilder};
-use crate::store::{Health, Lsn};
+use crate::store::wal::disk::{write_full, write_full_through};
+use crate::store::wal::frame::Head;
+use crate::store::wal::segments::{self, Segment};
+use crate::store::{Health, Lsn, codec};
 
 /// Average size of large frames, in bytes: metadata of a sync costs some pages.
 const LARGE_FRAME: u64 = 64 << 10;
@@ -86,13 +85,12 @@ impl Writer {
             }
         };
         if let Stop::Failed(error) = stop {
-            error!(%error, segment = %self.shared.disk.path(&super::segments::name(self.segment.id)),
+            error!(%error, segment = %self.shared.disk.path(&segments::name(self.segment.id)),
                 "the store has failed: nothing is acknowledged any more, publishers are warned 0x97. Check the disk, then restart");
             self.shared.set_health(Health::Failed);
-            self.shared.abandon();
-            self.shared.pending_full.store(false, Ordering::Release);
+            self.shared.intake.abandon();
         }
-        self.shared.wake();
+        self.shared.progress.wake();
     }
 
     /// Waits for records and takes them; returns their strictest durability. `Some(None)`: a sync
@@ -100,13 +98,13 @@ impl Writer {
     fn next(&mut self) -> Option<Option<Durability>> {
         let shared = self.shared.clone();
         let options = &shared.options;
-        let mut pending = lock(&shared.pending);
+        let mut pending = shared.intake.lock();
         let mut lazy_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
             let sync_at = self.unsynced_since.map(|since| since + options.sync_interval);
             let ready = pending.ready();
-            let closed = shared.is_closed();
+            let closed = shared.intake.is_closed();
             let mut wait = sync_at.map(|at| at.saturating_duration_since(now));
             if let Some((bytes, durability)) = ready {
                 let since = *lazy_since.get_or_insert(now);
@@ -118,17 +116,16 @@ impl Writer {
                     Durability::None => since + LAZY,
                 };
                 if due <= now || closed || bytes >= BATCH_BYTES_MAX / 2 && durability != Durability::Always {
-                    let was_full = pending.bytes() >= options.pending_bytes_max;
+                    let before = pending.bytes();
                     self.builder = pending.take(std::mem::take(&mut self.builder)).unwrap_or_default();
-                    if was_full && pending.bytes() < options.pending_bytes_max {
-                        shared.pending_full.store(false, Ordering::Release);
-                        shared.wake();
+                    if shared.intake.has_room_again(before, &pending) {
+                        shared.progress.wake();
                     }
                     return Some(Some(durability));
                 }
                 let until = due - now;
                 wait = Some(wait.map_or(until, |wait| wait.min(until)));
-            } else if closed && shared.seal(pending.first() - 1) {
+            } else if closed && shared.intake.seal(pending.first() - 1) {
                 return None;
             }
             if sync_at.is_some_and(|at| at <= now) {
@@ -136,13 +133,7 @@ impl Writer {
             }
             // Records that wait until the next sync is due wait for no other record.
             pending.sleeping = ready.is_none_or(|(_, durability)| durability != Durability::Always);
-            pending = match wait {
-                Some(wait) => {
-                    let waited = shared.pending_filled.wait_timeout(pending, wait);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => shared.pending_filled.wait(pending).unwrap_or_else(PoisonError::into_inner),
-            };
+            pending = shared.intake.wait(pending, wait);
             pending.sleeping = false;
         }
     }
@@ -152,7 +143,7 @@ impl Writer {
         let last = self.builder.last();
         let framed = self.write(durability, false)?;
         let shared = self.shared.clone();
-        shared.written.store(last, Ordering::Release);
+        shared.progress.written.store(last, Ordering::Release);
         self.last = last;
         let synced = match durability {
             Durability::Always => self.sync(),
@@ -163,18 +154,15 @@ impl Writer {
             Durability::None => Ok(()),
         };
         if durability != Durability::None {
-            shared.wake();
+            shared.progress.wake();
         }
         // Acknowledgements are sent already; readers wait until the frame is readable.
         let frozen = self.show(framed);
         self.builder.shrink();
-        if !lock(&shared.requests).is_empty() {
-            shared.requests_changed.notify_all();
-        }
+        shared.reads.notify_waiting();
         synced?;
         if frozen {
-            lock(&shared.segments).wanted = true;
-            shared.supply_changed.notify_all();
+            shared.supply.want_checkpoint();
         } else if self.gathered >= shared.options.window_bytes.saturating_mul(3) {
             self.await_checkpoint();
         }
@@ -185,7 +173,7 @@ impl Writer {
     /// when a table is full.
     fn show(&mut self, framed: Range<u64>) -> bool {
         let shared = self.shared.clone();
-        let mut view = lock(&shared.view);
+        let mut view = shared.reads.view();
         view.applied = self.builder.last();
         for (lsn, mut row) in (self.builder.first..).zip(self.builder.rows.drain(..)) {
             row.shift(self.segment.id, framed.start);
@@ -193,17 +181,17 @@ impl Writer {
         }
         *view.active.covers.entry(self.segment.id).or_default() += framed.end - framed.start;
         self.gathered = self.since_frozen.max(view.active.weight() as u64);
-        let full = (self.gathered >= shared.options.window_bytes || lock(&shared.pending).freeze)
+        let full = (self.gathered >= shared.options.window_bytes || shared.intake.lock().freeze)
             && view.frozen.is_none();
         if full {
-            lock(&shared.pending).freeze = false;
+            shared.intake.lock().freeze = false;
             self.freeze(&mut view);
         }
         drop(view);
         full
     }
 
-    fn freeze(&mut self, view: &mut crate::store::shared::ReadView) {
+    fn freeze(&mut self, view: &mut crate::store::read_request::ReadView) {
         let shared = &self.shared;
         let mut table = std::mem::take(&mut view.active);
         table.close(&self.queues);
@@ -211,7 +199,7 @@ impl Writer {
         view.frozen_meta = Meta {
             lsn: view.applied,
             clock: shared.clock.now(),
-            number: shared.number.load(Ordering::Relaxed),
+            number: shared.intake.number.load(Ordering::Relaxed),
             last_group: table.last_group,
             salt: shared.salt,
             segment: self.segment.id,
@@ -224,14 +212,14 @@ impl Writer {
     /// disk it does not wait.
     fn await_checkpoint(&self) {
         let shared = &self.shared;
-        let mut pool = lock(&shared.segments);
+        let mut pool = shared.supply.lock();
         let made = pool.made;
         while pool.made == made && shared.health() == Health::Good && !pool.closed {
-            let busy = { lock(&shared.view).frozen.is_some() };
+            let busy = { shared.reads.view().frozen.is_some() };
             if !busy {
                 return;
             }
-            pool = shared.supply_changed.wait_timeout(pool, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.supply.wait(pool, Some(RETRY));
         }
     }
 
@@ -250,11 +238,12 @@ impl Writer {
             first: self.builder.first,
             count: self.builder.rows.len() as u32,
             len: len as u32,
-            durable: shared.durable.load(Ordering::Relaxed),
+            durable: shared.progress.durable.load(Ordering::Relaxed),
             clock: shared.clock.now(),
-            number: shared.number.load(Ordering::Relaxed),
+            number: shared.intake.number.load(Ordering::Relaxed),
             is_last,
             salt: shared.salt,
+            format: codec::FORMAT,
         };
         self.builder.frame.seal(&head);
         loop {
@@ -281,14 +270,14 @@ impl Writer {
     /// Waits after a frame could not be written for lack of space. Nothing was acknowledged yet, so
     /// the write is repeated.
     fn await_space(&self, error: &io::Error) -> Result<(), Stop> {
-        if self.shared.is_closed() {
+        if self.shared.intake.is_closed() {
             return Err(Stop::Failed(io::Error::new(error.kind(), error.to_string())));
         }
         if self.shared.health() == Health::Good {
             warn!(%error, "the disk is full: new messages are refused until there is space");
         }
         self.shared.set_health(Health::Full);
-        lock(&self.shared.segments).no_space = true;
+        self.shared.supply.lock().no_space = true;
         std::thread::sleep(RETRY);
         Ok(())
     }
@@ -298,7 +287,7 @@ impl Writer {
     fn rotate(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let shared = self.shared.clone();
-        let mut pool = lock(&shared.segments);
+        let mut pool = shared.supply.lock();
         let mut warned = false;
         let next = loop {
             if let Some(next) = pool.ready.pop_front() {
@@ -308,23 +297,23 @@ impl Writer {
                 warned = true;
                 warn!("the disk is full: records wait for space");
             }
-            let given_up = pool.no_space && shared.is_closed();
+            let given_up = pool.no_space && shared.intake.is_closed();
             if given_up || pool.closed || shared.health() == Health::Failed {
                 return Err(Stop::Failed(io::ErrorKind::StorageFull.into()));
             }
-            pool = shared.supply_changed.wait_timeout(pool, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.supply.wait(pool, Some(RETRY));
         };
         pool.full.push((self.segment.id, self.last));
         pool.large_frames = self.segment.at >= std::mem::take(&mut self.frames) * LARGE_FRAME;
         drop(pool);
-        shared.supply_changed.notify_all();
+        shared.supply.notify();
         self.segment = next;
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), Stop> {
         self.unsynced_since = None;
-        if self.shared.durable.load(Ordering::Relaxed) >= self.last {
+        if self.shared.progress.durable.load(Ordering::Relaxed) >= self.last {
             return Ok(());
         }
         self.shared.counters.syncs.add(1);
@@ -333,7 +322,7 @@ impl Writer {
         let now = Instant::now();
         self.shared.counters.sync_time.observe(now - begun);
         self.synced_at = Some(now);
-        self.shared.durable.store(self.last, Ordering::Release);
+        self.shared.progress.durable.store(self.last, Ordering::Release);
         Ok(())
     }
 
