@@ -331,7 +331,8 @@ sections! {
         topics_interval: Vec<String> = Vec::new(), ANY;
         /// Topic filters of messages with durability "none".
         topics_none: Vec<String> = Vec::new(), ANY;
-        /// Maximum time that durability "interval" leaves written data unsynced, in milliseconds.
+        /// Maximum time that data which nobody waits for stays unsynced, in milliseconds: that of
+        /// durability "interval", and acknowledgements by clients.
         sync_interval_ms: u32 = 1_000, 1..=3_600_000, Restart;
         /// Minimum time between two syncs, in milliseconds. 10 to 20 reduces wear of an SD card,
         /// but acknowledgements are slower.

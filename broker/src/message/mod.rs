@@ -63,7 +63,7 @@ pub struct PublishedBy<'a> {
     pub client_id: &'a str,
     /// The user.
     pub user: Option<&'a str>,
-    /// What decides the rights beside the user, as `auth` packs it; `None`: not known.
+    /// Identity beside the user, as `auth` packs it; `None`: not known.
     pub identity: Option<&'a [u8]>,
 }
 

@@ -8,7 +8,7 @@ use crate::message::Durability;
 use crate::store::sync::lock;
 use crate::store::{Failed, Health, Lsn, Ticket, WakerSlot};
 
-/// How far the log is, the health of the store, and the tasks to wake when either changes.
+/// Position of the log, health of the store, and the tasks to wake when either changes.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// Last record that is written.

@@ -37,7 +37,7 @@ pub(super) struct ReadView {
     pub(super) applied: Lsn,
 }
 
-/// What is read, and who waits for it.
+/// The readable state, and the requests to read it.
 #[derive(Debug)]
 pub(super) struct Reads {
     view: Mutex<ReadView>,

@@ -60,7 +60,7 @@ pub struct SessionTerms {
     pub kind: SessionKind,
     /// State that only sessions of this kind have.
     pub state: Option<Arc<[u8]>>,
-    /// What decides its rights beside the user, as `auth` packs it; `None`: not known.
+    /// Identity beside the user, as `auth` packs it; `None`: not known.
     pub identity: Option<Arc<[u8]>>,
 }
 

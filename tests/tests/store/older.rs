@@ -113,7 +113,7 @@ fn expected() -> Found {
             },
         ),
         ("willed", Kept { will: Some("wills/willed".to_owned()), ..ann() }),
-        ("publisher", ann()),
+        ("publisher", Kept { received: vec![100, 102], ..ann() }),
         ("consumer", Kept { filters: texts(&["busy/# None"]), ..ann() }),
         (
             "flying",
@@ -139,7 +139,15 @@ fn expected() -> Found {
                 ..ann()
             },
         ),
-        ("last", Kept { filters: texts(&["q/# None"]), messages: texts(&["q/last last"]), ..ann() }),
+        (
+            "last",
+            Kept {
+                filters: texts(&["q/# None"]),
+                flights: texts(&["AwaitPubAck"]),
+                messages: texts(&["q/last last"]),
+                ..ann()
+            },
+        ),
     ];
     let retained = [
         ("r/0", "retained 0"),

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use lapwing::internals::config::OnCorruption;
 use lapwing::internals::message::Durability;
-use lapwing::internals::store::{DurableStore, Health, OpenError, Options, Record, Store, Ticket};
+use lapwing::internals::store::{
+    DurableStore, Health, OpenError, Options, PageRequest, Record, Store, Ticket,
+};
 use lapwing_tests::disk::{Fault, LOSSES, MemoryDisk};
 use lapwing_tests::ledger::{self, Model, State};
 use lapwing_tests::random::{Random, seed};
@@ -341,6 +343,51 @@ fn syncs_are_no_more_frequent_than_asked() {
 
 /// A payload can hold any bytes, also those of a frame, and a crash can leave it where a frame
 /// would be looked for.
+/// Clients drain a backlog while nobody publishes, and power is lost a moment later.
+#[test]
+fn acknowledgements_are_synced_in_time_though_nobody_publishes() {
+    for syncs in [true, false] {
+        let disk = MemoryDisk::default();
+        let options = Options { sync_interval: Duration::from_millis(50), ..options() };
+        let (store, _) = open(&disk, options).unwrap();
+        let mut model = Model::default();
+        let mut random = Random(1);
+        let mut last = Ticket::default();
+        for n in 0..400 {
+            // Sessions, subscriptions and messages are acknowledged; then only clients speak.
+            let record = model.next(&mut random);
+            let level = if n < 300 { Durability::Always } else { Durability::None };
+            last = ledger::tell(&store, record, level).unwrap();
+        }
+        ledger::wait(&store, Ticket { durability: Durability::Always, ..last }).unwrap();
+        let is_whole = |loss| {
+            let (after, _) = disk.after_power_loss(disk.changes(), loss, &mut Random(2), syncs);
+            open(&after, options).is_ok_and(|(_, found)| found == model.state)
+        };
+        // The negative control: a disk that does not sync must lose something some way.
+        let whole: Vec<bool> = LOSSES.into_iter().map(is_whole).collect();
+        assert_eq!(whole.iter().all(|whole| *whole), syncs, "{whole:?}");
+    }
+}
+
+/// Who wants no durability pays for no sync.
+#[test]
+fn a_store_of_records_that_ask_for_no_sync_is_not_synced() {
+    let disk = MemoryDisk::default();
+    let options = Options { sync_interval: Duration::from_millis(1), ..options() };
+    let (store, _) = open(&disk, options).unwrap();
+    let mut model = Model::default();
+    let mut random = Random(1);
+    let before = store.figures().syncs;
+    for _ in 0..50 {
+        ledger::tell(&store, model.next(&mut random), Durability::None).unwrap();
+        // A page of a queue is read when all before it is written.
+        let page = PageRequest { session: 1, from: 1, until: 2, messages_max: 1, bytes_max: 1 };
+        drop(store.queued(page).blocking_recv());
+    }
+    assert_eq!(store.figures().syncs, before);
+}
+
 #[test]
 fn a_frame_inside_a_payload_counts_for_nothing() {
     let disk = MemoryDisk::forgetful();

@@ -44,6 +44,8 @@ pub(in crate::store) struct Writer {
     synced_at: Option<Instant>,
     /// Time since when written records wait for a sync by the timer.
     unsynced_since: Option<Instant>,
+    /// Set once a record asked for a sync. A broker whose records all ask for none is not synced.
+    syncs: bool,
     /// The frame that is written, or was.
     builder: FrameBuilder,
     /// Number of frames in this segment.
@@ -67,6 +69,7 @@ impl Writer {
             gathered: 0,
             synced_at: None,
             unsynced_since: None,
+            syncs: false,
             builder: FrameBuilder::default(),
             frames: 0,
         }
@@ -78,7 +81,7 @@ impl Writer {
             let Some(next) = self.next() else { break self.finish().err().unwrap_or(Stop::Closed) };
             let result = match next {
                 Some(durability) => self.commit(durability),
-                None => self.sync(),
+                None => self.sync().inspect(|()| self.shared.progress.wake()),
             };
             if let Err(stop) = result {
                 break stop;
@@ -141,17 +144,20 @@ impl Writer {
     /// Writes a frame, syncs it if required, and makes it readable.
     fn commit(&mut self, durability: Durability) -> Result<(), Stop> {
         let last = self.builder.last();
+        self.syncs |= durability != Durability::None;
         let framed = self.write(durability, false)?;
         let shared = self.shared.clone();
         shared.progress.written.store(last, Ordering::Release);
         self.last = last;
         let synced = match durability {
             Durability::Always => self.sync(),
-            Durability::Interval => {
+            // Nobody waits for acknowledgements by clients, and yet a loss of power must not bring
+            // back what was done long ago, because nobody has published since.
+            Durability::None if !self.syncs => Ok(()),
+            Durability::Interval | Durability::None => {
                 self.unsynced_since.get_or_insert_with(Instant::now);
                 Ok(())
             }
-            Durability::None => Ok(()),
         };
         if durability != Durability::None {
             shared.progress.wake();

@@ -28,7 +28,7 @@ pub(in crate::store) struct Birth {
     pub(in crate::store) key: Option<[u8; 32]>,
 }
 
-/// What names a state and what it signs with. It is made with the state.
+/// Number and key of a state. Both are made with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateIdentity {
     /// Random number: the state of another broker has another one, and so has a copy.
