@@ -237,17 +237,13 @@ impl World {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
         let reply = match self.session.handle(packet).expect("the client keeps to the rules") {
-            Effect::Publish(publish) => {
+            Effect::Publish(publish, acknowledgement) => {
                 let n = u32::from_be_bytes(publish.payload.try_into().expect("a number"));
                 self.server_count[n as usize] += 1;
                 if self.server_count[n as usize] == 1 {
                     self.server_got.push(n);
                 }
-                let reply = self.session.acknowledge(publish.qos, publish.packet_id, ReasonCode::Success);
-                if publish.qos == QoS::AtLeastOnce {
-                    self.session.puback_sent();
-                }
-                reply
+                acknowledgement
             }
             Effect::Reply(reply) => Some(reply),
             Effect::Nothing => None,

@@ -64,8 +64,7 @@ impl Connection {
     /// Gathers what the session has to send; `true` when there may be more once this is written.
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
-        let level = self.level();
-        self.commits.records.append_outcomes(&mut self.owned.session, level);
+        self.record_outcomes();
         if !self.owned.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }

@@ -190,9 +190,7 @@ impl Connection {
                     self.core.outcomes.drops.add(Reason::Violation, 1);
                 }
             })?;
-            let level = self.level();
-            let recorded = self.commits.records.append_outcomes(&mut self.owned.session, level);
-            self.carry_out(effect, recorded, now)?;
+            self.carry_out(effect, now)?;
         }
         Ok(used)
     }
@@ -238,7 +236,8 @@ impl Connection {
         Exit::Violation(error.reason(), text)
     }
 
-    /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
+    /// Returns the ticket of a step of a QoS 2 flow, which leaves once it is on record. `recorded`
+    /// is that of the PUBREC that a PUBREL answers.
     fn step(&mut self, reply: &Acknowledgement, recorded: Ticket) -> Ticket {
         let session = self.owned.session.number;
         let record = match (reply.packet_type, reply.reason) {
@@ -253,14 +252,16 @@ impl Connection {
         self.commits.records.append(record, self.level())
     }
 
-    fn carry_out(&mut self, effect: Effect<'_>, recorded: Ticket, now: Millis) -> Result<(), Exit> {
+    #[inline]
+    fn carry_out(&mut self, effect: Effect<'_>, now: Millis) -> Result<(), Exit> {
+        let recorded = self.record_outcomes();
         match effect {
             Effect::Nothing => {}
             Effect::Reply(reply) => {
                 let ticket = self.step(&reply, recorded);
                 self.reply(reply, None, ticket);
             }
-            Effect::Publish(publish) => self.on_publish(&publish, now)?,
+            Effect::Publish(publish, acknowledgement) => self.on_publish(&publish, acknowledgement, now)?,
             Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default()),

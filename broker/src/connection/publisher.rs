@@ -15,7 +15,7 @@ use crate::core::publish::published_by;
 use crate::core::publish_rules;
 use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
 use crate::router::{Batch, BatchResult, RouteCache};
-use crate::session::Violation;
+use crate::session::{Acknowledgement, Violation};
 use crate::store::Ticket;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
@@ -35,7 +35,13 @@ pub(crate) struct Publisher {
 
 impl Connection {
     /// Takes a message in: checks it, passes it on, acknowledges it.
-    pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
+    #[inline]
+    pub(super) fn on_publish(
+        &mut self,
+        publish: &Publish<'_>,
+        acknowledgement: Option<Acknowledgement>,
+        now: Millis,
+    ) -> Result<(), Exit> {
         self.stats.counters.publish_received += 1;
         self.stats.counters.publish_bytes_received += publish.payload.len() as u64;
         // Taken out, so that the topic name may borrow from it beside `self`.
@@ -44,23 +50,30 @@ impl Connection {
         let outcome = topic.map(|topic| self.accept(publish, topic, now));
         self.inbound.aliases = aliases;
         let outcome = outcome.inspect_err(|_| self.core.outcomes.drops.add(Reason::Violation, 1))?;
-        let (reason, ticket, text) = match outcome {
-            Ok((reason, ticket)) => (reason, ticket, None),
-            Err(reason) => {
-                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the
-                // client, which comes again.
-                let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
-                    || (reason == Reason::DeniedPublish
-                        && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
-                let refusal = refusal(reason);
-                if closes && !self.negotiated.version.has_properties() {
-                    return Err(refusal.into());
-                }
-                (refusal.reason, Ticket::default(), Some(refusal.text))
+        match (outcome, acknowledgement) {
+            (Ok((reason, ticket)), Some(acknowledgement)) => {
+                self.reply(Acknowledgement { reason, ..acknowledgement }, None, ticket);
+                Ok(())
             }
-        };
-        if let Some(reply) = self.owned.session.acknowledge(publish.qos, publish.packet_id, reason) {
-            self.reply(reply, text, ticket);
+            (Ok(_), None) => Ok(()),
+            (Err(reason), acknowledgement) => self.refuse(reason, acknowledgement),
+        }
+    }
+
+    /// Answers a PUBLISH that is not taken in, or ends the connection. MQTT 3 has no reason codes:
+    /// without an answer, the client keeps what cannot be stored and sends it again.
+    #[cold]
+    fn refuse(&mut self, reason: Reason, acknowledgement: Option<Acknowledgement>) -> Result<(), Exit> {
+        let closes = (reason == Reason::StoreRefused && acknowledgement.is_some())
+            || (reason == Reason::DeniedPublish
+                && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
+        let refusal = refusal(reason);
+        if closes && !self.negotiated.version.has_properties() {
+            return Err(refusal.into());
+        }
+        if let Some(acknowledgement) = acknowledgement {
+            let reply = self.owned.session.refuse(acknowledgement, refusal.reason);
+            self.reply(reply, Some(refusal.text), Ticket::default());
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Connection {
             && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.negotiated.version)
             && self.negotiated.packet_bytes_max as usize >= bytes.len()
         {
-            return self.send_short(&bytes, packet_type, ticket);
+            return self.send_short(&bytes, ticket, reply);
         }
         let mut buffer = [0; REASON_STRING_MAX];
         let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
@@ -45,15 +45,16 @@ impl Connection {
     }
 
     /// Sends an acknowledgement of four bytes, which most are, as [`send`](Self::send) does.
-    fn send_short(&mut self, bytes: &[u8], packet_type: PacketType, ticket: Ticket) {
+    #[inline]
+    fn send_short(&mut self, bytes: &[u8], ticket: Ticket, reply: Acknowledgement) {
         self.stats.counters.packets_sent += 1;
-        if !ticket.is_free() || !self.commits.acks.is_empty() {
-            return self.commits.hold(bytes, ticket, packet_type);
+        if ticket.is_free() && self.commits.acks.is_empty() {
+            self.outbound.output.extend(bytes);
+        } else if reply.packet_type == PacketType::PubAck {
+            self.commits.hold_puback(bytes, ticket, reply.packet_id, &mut self.owned.session);
+        } else {
+            self.commits.hold(bytes, ticket);
         }
-        if packet_type == PacketType::PubAck {
-            self.owned.session.puback_sent();
-        }
-        self.outbound.output.extend(bytes);
     }
 
     /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
@@ -62,9 +63,6 @@ impl Connection {
         self.stats.counters.packets_sent += 1;
         let written = packet.encoded_len(version, most).and_then(|len| {
             if ticket.is_free() && self.commits.acks.is_empty() {
-                if packet.packet_type() == PacketType::PubAck {
-                    self.owned.session.puback_sent();
-                }
                 return self.outbound.output.append(len, |out| packet.encode(version, most, out));
             }
             let mut bytes = std::mem::take(&mut self.publisher.scratch);
@@ -72,7 +70,13 @@ impl Connection {
             bytes.resize(len, 0);
             let encoded = packet.encode(version, most, &mut bytes);
             if encoded.is_ok() {
-                self.commits.hold(&bytes, ticket, packet.packet_type());
+                match packet {
+                    Packet::PubAck(ack) => {
+                        let session = &mut self.owned.session;
+                        self.commits.hold_puback(&bytes, ticket, ack.packet_id, session);
+                    }
+                    _ => self.commits.hold(&bytes, ticket),
+                }
             }
             self.publisher.scratch = bytes;
             encoded.map(drop)

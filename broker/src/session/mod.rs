@@ -1,9 +1,9 @@
 //! A session (`4.1`): everything that outlives a network connection, as a deterministic core.
 //!
-//! The contract: a connection gives each packet to [`Session::handle`] and carries out the
-//! [`Effect`]; then it asks [`Session::poll`] for what to send until that returns `None`. There is
-//! no runtime, socket, lock, router or store in here, and time is an argument: a test drives it
-//! step by step. Nothing in here knows a protocol version either.
+//! The contract: a connection gives each packet to [`Session::handle`] once and carries out the
+//! [`Effect`], which has the acknowledgement with it. Then it asks [`Session::poll`] for what to
+//! send until that returns `None`. There is no runtime, socket, lock, router or store in here, and
+//! time is an argument: a test drives it step by step. Nothing in here knows a protocol version.
 //!
 //! Left to the connection on purpose: what needs other rooms (routing, authorization, the store)
 //! and the bytes.
@@ -82,8 +82,9 @@ pub enum Effect<'p> {
     Nothing,
     /// Send it.
     Reply(Acknowledgement),
-    /// Pass the message on, then [`Session::acknowledge`] it.
-    Publish(Publish<'p>),
+    /// Pass the message on, then send the acknowledgement; QoS 0 has none. Where the message is
+    /// refused, [`Session::refuse`] changes the acknowledgement.
+    Publish(Publish<'p>, Option<Acknowledgement>),
     /// Subscribe, then answer SUBACK.
     Subscribe(Subscribe<'p>),
     /// Unsubscribe, then answer UNSUBACK.
@@ -238,11 +239,19 @@ impl Session {
                 "a subscription identifier, which only a server sends",
             ));
         }
-        match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
-            Ok(Arrival::New) => Ok(Effect::Publish(publish)),
-            Ok(Arrival::Repeated) => Ok(publish.packet_id.map_or(Effect::Nothing, |id| {
-                Effect::Reply(Acknowledgement::new(PacketType::PubRec, id, ReasonCode::Success))
-            })),
+        let Some(id) = publish.packet_id else { return Ok(Effect::Publish(publish, None)) };
+        let at_least_once = publish.qos == QoS::AtLeastOnce;
+        let answer = if at_least_once { PacketType::PubAck } else { PacketType::PubRec };
+        let acknowledgement = Acknowledgement::new(answer, id, ReasonCode::Success);
+        match self.inbound.publish(publish.qos, Some(id), &mut self.received) {
+            Ok(Arrival::New) => {
+                if at_least_once {
+                    // Most leave in the same turn. One that waits is counted by `puback_held`.
+                    self.inbound.puback_sent();
+                }
+                Ok(Effect::Publish(publish, Some(acknowledgement)))
+            }
+            Ok(Arrival::Repeated) => Ok(Effect::Reply(acknowledgement)),
             Err(_) => Err(Violation::new(
                 ReasonCode::ReceiveMaximumExceeded,
                 "more unacknowledged QoS 1 and 2 messages than the receive maximum",
@@ -250,34 +259,30 @@ impl Session {
         }
     }
 
-    /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent
-    /// in the order of the messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
-    pub fn acknowledge(
-        &mut self,
-        qos: QoS,
-        packet_id: Option<PacketId>,
-        reason: ReasonCode,
-    ) -> Option<Acknowledgement> {
-        let id = packet_id?;
-        match qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(Acknowledgement::new(PacketType::PubAck, id, reason)),
-            QoS::ExactlyOnce => {
-                if reason.is_failure() {
-                    self.inbound.refused(id, &mut self.received);
-                }
-                Some(Acknowledgement::new(PacketType::PubRec, id, reason))
-            }
+    /// Returns the acknowledgement of a message that is not taken in. PUBREC with an error ends the
+    /// flow (`[MQTT-4.3.3-9]`).
+    #[cold]
+    pub fn refuse(&mut self, acknowledgement: Acknowledgement, reason: ReasonCode) -> Acknowledgement {
+        if acknowledgement.packet_type == PacketType::PubRec && reason.is_failure() {
+            self.inbound.refused(acknowledgement.packet_id, &mut self.received);
         }
+        Acknowledgement { reason, ..acknowledgement }
     }
 
-    /// Messages of QoS 1 and 2 that came and are not acknowledged, or not released.
+    /// Number of QoS 1 and 2 messages that came and are not acknowledged, or not released.
     pub fn open_inbound(&self) -> usize {
         self.inbound.open(&self.received)
     }
 
-    /// A PUBACK goes out.
-    pub fn puback_sent(&mut self) {
+    /// Counts a QoS 1 message whose PUBACK waits for the store: the Receive Maximum includes it
+    /// until [`puback_released`](Self::puback_released).
+    pub fn puback_held(&mut self, id: PacketId) {
+        // `handle` has just found room for it.
+        let _ = self.inbound.publish(QoS::AtLeastOnce, Some(id), &mut self.received);
+    }
+
+    /// Counts a held PUBACK out.
+    pub fn puback_released(&mut self) {
         self.inbound.puback_sent();
     }
 

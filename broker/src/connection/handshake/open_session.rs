@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
-use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
+use lapwing_protocol::{EncodeError, ReasonCode};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -76,7 +76,7 @@ pub(crate) async fn open_session(
     let mut commits = CommitQueue::new(RecordBatch::of(&core.store), resumed);
     match connack(&endpoint, &request, session_present) {
         // The client may rely on its old session being gone.
-        Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended, PacketType::ConnAck),
+        Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended),
         Ok(bytes) => outbound.output.extend(&bytes),
         Err(error) => {
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
