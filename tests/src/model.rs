@@ -119,14 +119,9 @@ impl World {
     fn enqueue(&mut self, qos: QoS) {
         let n = self.enqueued.len() as u32;
         let message = Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: &n.to_be_bytes(),
             qos,
-            retain: false,
-            publisher: 0,
             published_at: self.now,
-            expires_at: None,
+            ..MessageParts::new("t", &n.to_be_bytes())
         });
         self.enqueued.push(qos);
         self.client_count.push(0);

@@ -153,14 +153,11 @@ impl Local {
         publish_rules::check(topic, &Properties::default(), payload, limits, mqtt)
             .map_err(|reason| LocalError::Refused(reason.name(), reason.text()))?;
         let message = Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload,
             qos,
             retain,
             publisher: self.owned.as_ref().map_or(0, |owned| owned.session.number),
             published_at: self.core.now(),
-            expires_at: None,
+            ..MessageParts::new(topic, payload)
         });
         let durability = settings.config.store.durability_of(topic, None);
         let (matched, ticket) = self.publish_message(&message, Some(durability))?;

@@ -101,14 +101,10 @@ impl Core {
     /// subscribers get that. `false`: the store takes nothing now.
     pub fn clear_retained(&self, topic: &str) -> bool {
         let message = Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: &[],
             qos: QoS::AtLeastOnce,
             retain: true,
-            publisher: 0,
             published_at: self.now(),
-            expires_at: None,
+            ..MessageParts::new(topic, &[])
         });
         let record = PublishRecord::new(&*self.store, Durability::Always);
         self.publish_for_nobody(&message, record).retained == RetainResult::Kept

@@ -605,16 +605,7 @@ mod tests {
     }
 
     fn delivery(payload: &str, qos: QoS) -> Delivery {
-        let content = MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: payload.as_bytes(),
-            qos,
-            retain: false,
-            publisher: 0,
-            published_at: 0,
-            expires_at: None,
-        };
+        let content = MessageParts { qos, ..MessageParts::new("t", payload.as_bytes()) };
         let message = Message::new(&content);
         Delivery { message, terms: DeliveryTerms::plain(qos), seq: 0 }
     }

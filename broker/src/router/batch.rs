@@ -153,16 +153,7 @@ mod tests {
     const PUBLISHER: u64 = 9;
 
     fn message(topic: &str, payload: &str) -> Message {
-        Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: payload.as_bytes(),
-            qos: QoS::AtMostOnce,
-            retain: false,
-            publisher: PUBLISHER,
-            published_at: 0,
-            expires_at: None,
-        })
+        Message::new(&MessageParts { publisher: PUBLISHER, ..MessageParts::new(topic, payload.as_bytes()) })
     }
 
     /// The outbox of a connected client.

@@ -182,16 +182,7 @@ mod tests {
     }
 
     fn job(qos: QoS, now: Millis) -> Message {
-        Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: b"x",
-            qos,
-            retain: false,
-            publisher: 9,
-            published_at: now,
-            expires_at: None,
-        })
+        Message::new(&MessageParts { qos, publisher: 9, published_at: now, ..MessageParts::new("t", b"x") })
     }
 
     fn unbounded() -> QueueLimits {
