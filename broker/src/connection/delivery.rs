@@ -17,12 +17,12 @@ use crate::auth::Action;
 use crate::clients::owned::OwnedSession;
 use crate::config::mount;
 use crate::connection::output::Output;
-use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
+use crate::core::recovery::{PAGE_MESSAGES, next_page};
 use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
+use crate::store::{FlightStep, KeptSubscription, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
 /// Retained messages that one step looks up for a new subscription.
@@ -133,14 +133,8 @@ impl Connection {
                     return false;
                 }
                 Take::Stored(from, until) => {
-                    let page = PageRequest {
-                        session: number,
-                        from,
-                        until,
-                        messages_max: PAGE_MESSAGES,
-                        bytes_max: PAGE_BYTES,
-                    };
-                    self.outbound.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
+                    let reply = self.core.store.queued(next_page(number, from, until));
+                    self.outbound.fetch = Some(Fetch::Queue(reply));
                 }
             }
         }

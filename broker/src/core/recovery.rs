@@ -11,7 +11,7 @@ use crate::auth::Identity;
 use crate::clients::owned::OwnedSession;
 use crate::core::Core;
 use crate::core::will::PendingWill;
-use crate::message::{Durability, Millis, REPLAYED};
+use crate::message::{Durability, Millis, REPLAYED, Seq, SessionNumber};
 use crate::outbox::DiskPart;
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, RetainedCursor, Session};
@@ -20,10 +20,16 @@ use crate::telemetry::drop_reason::Reason;
 
 /// Messages and bytes that one read of a queue takes at most.
 pub(crate) const PAGE_MESSAGES: usize = 256;
-pub(crate) const PAGE_BYTES: usize = 256 * 1024;
+const PAGE_BYTES: usize = 256 * 1024;
 /// After a restart packet identifiers go on this far behind the last one known: after a crash, now
 /// or in a run before, those between may be on their way still.
 const UNKNOWN_IDS: u16 = 16_384;
+
+/// Returns the request for the next page of a session queue, whose part on disk reaches from the
+/// first slot up to the second, exclusive.
+pub(crate) fn next_page(session: SessionNumber, from: Seq, until: Seq) -> PageRequest {
+    PageRequest { session, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES }
+}
 
 /// Makes sessions and retained messages of what an earlier run left.
 pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
@@ -128,14 +134,7 @@ pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
             let Ok(deliveries) = core.store.read_at(number, missing.clone()).await else { break };
             session.outgoing.load(&missing, deliveries);
         } else if let Some((from, until)) = outbox.on_disk() {
-            let page = PageRequest {
-                session: number,
-                from,
-                until,
-                messages_max: PAGE_MESSAGES,
-                bytes_max: PAGE_BYTES,
-            };
-            let Ok(mut paged) = core.store.queued(page).await else { break };
+            let Ok(mut paged) = core.store.queued(next_page(number, from, until)).await else { break };
             outbox.on_page(&mut paged.deliveries, paged.next);
             session.outgoing.pending.extend(paged.deliveries);
         } else {
