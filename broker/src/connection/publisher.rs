@@ -154,7 +154,7 @@ impl Connection {
         let message = self.message(publish, topic, now, trace);
         // Nobody is told what becomes of it.
         if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
-            self.gather_message(message);
+            self.push_to_batch(message);
             return Ok((ReasonCode::Success, Ticket::default()));
         }
         let durability = self.snapshot.config.store.durability_of(topic, self.endpoint.listener.durability);
@@ -218,17 +218,17 @@ impl Connection {
         }
     }
 
-    fn gather_message(&mut self, message: Message) {
+    fn push_to_batch(&mut self, message: Message) {
         let Publisher { cache, batch, .. } = &mut self.publisher;
-        if let Err(message) = self.core.router.gather(message, cache, batch) {
+        if let Err(message) = batch.push(message, &self.core.router, cache) {
             self.flush();
             let Publisher { cache, batch, .. } = &mut self.publisher;
-            // Whatever it is for: the batch is empty.
-            let _ = self.core.router.gather(message, cache, batch);
+            // An empty batch takes any message.
+            let _ = batch.push(message, &self.core.router, cache);
         }
     }
 
-    /// Passes on what was gathered.
+    /// Routes the batch.
     pub(super) fn flush(&mut self) {
         let Publisher { batch, wakers, .. } = &mut self.publisher;
         if batch.is_empty() {

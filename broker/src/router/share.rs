@@ -151,7 +151,7 @@ mod tests {
         fn burst_at(&self, now: Millis, jobs: usize) {
             let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
             for _ in 0..jobs {
-                self.router.gather(job(QoS::AtMostOnce, now), &mut cache, &mut batch).unwrap();
+                batch.push(job(QoS::AtMostOnce, now), &self.router, &mut cache).unwrap();
             }
             self.router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled());
         }
