@@ -43,7 +43,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(crate) struct AuthenticatedClient {
     stream: Stream,
     peer: Peer,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     /// Bytes that came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
@@ -77,7 +77,7 @@ pub(crate) struct Rejection {
     /// It may be guessing: it waits for the answer.
     slow: bool,
     /// It counts as a connection until it is closed, since it waits.
-    _place: ConnectionPermit,
+    _permit: ConnectionPermit,
 }
 
 /// Delay of the answer to a client that may be guessing.
@@ -157,20 +157,28 @@ impl ConnectError {
     }
 }
 
+/// A client whose transport is ready for MQTT.
+pub(crate) struct Established {
+    pub(crate) stream: Stream,
+    /// Bytes that were read already.
+    pub(crate) input: Vec<u8>,
+    pub(crate) peer: Peer,
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
 /// Reads CONNECT, of which some may have been read already, and decides.
 pub(crate) async fn read_connect(
     core: &Core,
-    endpoint: Arc<Endpoint>,
-    (mut stream, mut input): (Stream, Vec<u8>),
-    peer: Peer,
-    mut place: ConnectionPermit,
+    established: Established,
+    mut permit: ConnectionPermit,
 ) -> Result<AuthenticatedClient, Box<Rejection>> {
+    let Established { mut stream, mut input, peer, endpoint } = established;
     endpoint.traffic.bytes_received.add(input.len() as u64);
-    let (permit, bytes) = (&mut place, &mut input);
-    let mut handshake = Handshake { core, peer: &peer, stream: &mut stream, permit, input: bytes };
+    let mut handshake =
+        Handshake { core, peer: &peer, stream: &mut stream, permit: &mut permit, input: &mut input };
     match handshake.authenticate(&endpoint).await {
         Ok((identity, endpoint, snapshot, request)) => {
-            Ok(AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, request })
+            Ok(AuthenticatedClient { stream, peer, permit, input, identity, endpoint, snapshot, request })
         }
         Err(refuse) => {
             let mut output = Output::default();
@@ -180,7 +188,7 @@ pub(crate) async fn read_connect(
                 output,
                 text: Some(refuse.text).filter(|_| !refuse.audited),
                 slow: refuse.slow,
-                _place: place,
+                _permit: permit,
             }))
         }
     }
@@ -230,8 +238,8 @@ impl Handshake<'_> {
             first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
             first => Err(not_connect(first)),
         };
-        let most = endpoint.limits.packet_bytes_before_connect;
-        let len = read_packet(&endpoint.traffic, self.stream, self.input, (ANY, most), judge).await?;
+        let framing = Framing { version: ANY, packet_bytes_max: endpoint.limits.packet_bytes_before_connect };
+        let len = read_packet(&endpoint.traffic, self.stream, self.input, framing, judge).await?;
         let bytes = Zeroizing::new(self.input.drain(..len).collect::<Vec<u8>>());
         let left = self.input.len();
         // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays
@@ -390,24 +398,32 @@ fn grow(input: &mut Vec<u8>, more: usize) {
     }
 }
 
-/// Reads until one whole packet stands at the front of `input`; its length.
+/// Version by which a packet of the handshake is framed, and the limit on its length.
+#[derive(Clone, Copy)]
+struct Framing {
+    version: Version,
+    packet_bytes_max: u64,
+}
+
+/// Reads until one whole packet stands at the front of `input`; returns its length.
 async fn read_packet(
     traffic: &Traffic,
     stream: &mut Stream,
     input: &mut Vec<u8>,
-    (version, most): (Version, u64),
+    framing: Framing,
     judge: impl Fn(u8) -> Result<(), String>,
 ) -> Result<usize, ConnectError> {
+    let Framing { version, packet_bytes_max } = framing;
     loop {
         if let Some(first) = input.first() {
             judge(*first).map_err(ConnectError::close)?;
         }
-        match frame::split(input, version, u32::try_from(most).unwrap_or(u32::MAX)) {
+        match frame::split(input, version, u32::try_from(packet_bytes_max).unwrap_or(u32::MAX)) {
             Ok(Split::Frame { len, .. }) => return Ok(len),
             Ok(Split::Incomplete { .. }) => {}
             Err(DecodeError::PacketTooLarge) => {
                 let text = format!(
-                    "the first packet is larger than limits.packet_bytes_before_connect ({most} bytes)"
+                    "the first packet is larger than limits.packet_bytes_before_connect ({packet_bytes_max} bytes)"
                 );
                 return Err(ConnectError::close(text));
             }

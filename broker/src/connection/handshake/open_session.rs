@@ -35,7 +35,8 @@ pub(crate) async fn open_session(
     core: &Arc<Core>,
     guest: AuthenticatedClient,
 ) -> Result<Box<Connection>, Box<Rejection>> {
-    let AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, mut request } = guest;
+    let AuthenticatedClient { stream, peer, permit, input, identity, endpoint, snapshot, mut request } =
+        guest;
     let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
     let client_id = request.client_id.clone();
@@ -54,7 +55,13 @@ pub(crate) async fn open_session(
         Err((reason, text)) => {
             let mut output = Output::default();
             ConnectError::new(request.negotiated.version, reason, text.clone()).write(&mut output);
-            return Err(Box::new(Rejection { stream, output, text: Some(text), slow: false, _place: place }));
+            return Err(Box::new(Rejection {
+                stream,
+                output,
+                text: Some(text),
+                slow: false,
+                _permit: permit,
+            }));
         }
     };
     let level = endpoint.listener.durability.unwrap_or(snapshot.config.store.durability);
@@ -86,7 +93,7 @@ pub(crate) async fn open_session(
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
-        permit: place,
+        permit,
         number,
         owned,
         negotiated: request.negotiated,
