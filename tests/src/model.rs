@@ -268,7 +268,7 @@ impl World {
     ///
     /// # Panics
     /// When a promise was broken.
-    pub fn settle(&mut self) {
+    pub fn run_until_idle(&mut self) {
         let all = [Step::ServerSends, Step::ClientReceives, Step::ServerReceives];
         while all.iter().any(|step| self.step(*step)) {}
         judge("to the client", &self.enqueued, &self.client_count, &self.client_got);

@@ -182,7 +182,7 @@ impl Registry {
     /// Identity of a client, and the listener that it is connected to, if it is.
     pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
-            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.place)),
+            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.endpoint)),
             ClientView::Offline(owned, _) => (owned.identity.clone(), None),
         })
     }

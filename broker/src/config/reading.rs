@@ -56,8 +56,8 @@ pub(super) enum KeyScope {
 impl Reading {
     /// Origin of a value; `None` for the default.
     #[cfg(feature = "internals")]
-    pub(super) fn origin(&self, place: KeyScope, name: &'static str) -> Option<&Origin> {
-        self.origins.get(&(place, name))
+    pub(super) fn origin(&self, scope: KeyScope, name: &'static str) -> Option<&Origin> {
+        self.origins.get(&(scope, name))
     }
 
     /// Completes the reading.
@@ -198,7 +198,7 @@ fn not_allowed<T>(key: &ConfigKey<T>, given: &Given, expected: &str) -> String {
 }
 
 pub(super) fn unknown(name: &str, section: &str) -> String {
-    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
+    let shown = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
     let all = || {
         let listener = listener::KEYS.iter().map(|key| (key.section, key.name));
         KEYS.iter().map(|key| (key.section, key.name)).chain(listener)
@@ -221,7 +221,7 @@ pub(super) fn unknown(name: &str, section: &str) -> String {
             }
         },
     };
-    format!("unknown key '{name}'{place}{hint}")
+    format!("unknown key '{name}'{shown}{hint}")
 }
 
 pub(super) fn unknown_section(section: &str) -> String {

@@ -31,7 +31,7 @@ const LINGER_BYTES: u64 = 256 * 1024;
 
 impl Connection {
     /// Sees to the session, then to the client.
-    pub(super) async fn hand_over_session(self: Box<Self>, exit: Exit) {
+    pub(super) async fn finish(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
             core,
@@ -70,7 +70,7 @@ impl Connection {
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
             owned.session.expiry_s = 0;
         }
-        settle(&core, number, owned, signal, told);
+        hand_over_session(&core, number, owned, signal, told);
         // Whoever has asked meanwhile finds the session where it is now.
         handle.close();
         if let Some(leave) = leave {
@@ -106,7 +106,7 @@ impl Connection {
 
 /// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or
 /// nobody.
-pub(crate) fn settle(
+pub(crate) fn hand_over_session(
     core: &Arc<Core>,
     number: ConnectionNumber,
     mut owned: OwnedSession,

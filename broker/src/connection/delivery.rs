@@ -269,9 +269,9 @@ impl Connection {
                 let sent = self.send_publish(&header, message, ticket);
                 // An alias that was not sent is not known to the client.
                 if let Some(alias) = topic_alias.filter(|_| sent.is_err())
-                    && let Some((place, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
+                    && let Some((alias, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
                 {
-                    place.set(&[]);
+                    alias.set(&[]);
                 }
                 sent
             }

@@ -119,7 +119,7 @@ impl Connection {
         let exit = poll_fn(|cx| self.poll(cx)).await;
         // In a box of its own: what the goodbye needs is not kept ready for as long as the
         // connection lives.
-        Box::pin(self.hand_over_session(exit)).await;
+        Box::pin(self.finish(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {

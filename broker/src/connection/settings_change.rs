@@ -37,7 +37,7 @@ impl Connection {
                 "this client is banned".to_owned(),
             ));
         }
-        match snapshot.endpoint(self.handle.peer.place) {
+        match snapshot.endpoint(self.handle.peer.endpoint) {
             Some(endpoint) => self.endpoint = endpoint.clone(),
             None => {
                 let text =
@@ -55,8 +55,8 @@ impl Connection {
             }
             Err(refused) => {
                 audit::expelled(&client_id, &self.owned.identity, &refused.text);
-                let told = refused.told.map_or(refused.text, str::to_owned);
-                return Err(Exit::Violation(ReasonCode::AdministrativeAction, told));
+                let text = refused.client_text.map_or(refused.text, str::to_owned);
+                return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
         let revoked = self.core.revoke(policy, &mut self.owned);

@@ -180,16 +180,17 @@ impl Core {
     fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {
         let outbox = listener.subscriber.outbox.clone();
         let about = self.registry.about(outbox.client_id());
-        let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
+        let (identity, endpoint_id) =
+            about.map_or((None, None), |(identity, endpoint_id)| (Some(identity), endpoint_id));
         let outlook = outbox.would_accept(question.qos.min(listener.subscriber.qos), question.bytes);
         Receiver {
             session: listener.session(),
             client_id: outbox.client_id().clone(),
             user: identity.as_ref().and_then(|identity| identity.user.clone()),
-            connected: place.is_some(),
+            connected: endpoint_id.is_some(),
             granted: listener.subscriber.qos,
             waiting: outbox.waiting(),
-            verdict: self.verdict(snapshot, question, &listener, identity.as_deref(), place).unwrap_or(
+            verdict: self.verdict(snapshot, question, &listener, identity.as_deref(), endpoint_id).unwrap_or(
                 match outlook {
                     Ok(true) => Verdict::Sent,
                     Ok(false) => Verdict::Kept,
@@ -209,7 +210,7 @@ impl Core {
         question: &Question<'_>,
         listener: &Match,
         identity: Option<&Identity>,
-        place: Option<EndpointId>,
+        endpoint_id: Option<EndpointId>,
     ) -> Option<Verdict> {
         let (topic, client_id) = (question.topic, listener.subscriber.outbox.client_id());
         let not = |reason: Reason| Some(Verdict::Not(reason, reason.text().to_owned()));
@@ -219,8 +220,8 @@ impl Core {
         if listener.share.as_ref().is_some_and(|share| !share.is_next) {
             return Some(Verdict::NotItsTurn);
         }
-        let mount = place
-            .and_then(|place| snapshot.endpoint(place))
+        let mount = endpoint_id
+            .and_then(|endpoint_id| snapshot.endpoint(endpoint_id))
             .and_then(|endpoint| endpoint.listener.mount_point.as_ref());
         if mount::seen(mount, topic.as_bytes()).is_none() {
             return not(Reason::MountPoint);

@@ -147,8 +147,8 @@ impl Outcomes {
 impl Outcomes {
     /// Begins a trace; `None` when the maximum number of traces runs.
     pub fn follow(self: &Arc<Self>, filter: TraceFilter) -> Option<TraceStream> {
-        let (number, told) = self.traces.begin(filter)?;
-        Some(TraceStream { outcomes: self.clone(), number, items: told })
+        let (number, items) = self.traces.begin(filter)?;
+        Some(TraceStream { outcomes: self.clone(), number, items })
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn exchange(
                 );
                 return Err(ConnectError {
                     slow: true,
-                    told: Some("authentication failed"),
+                    client_text: Some("authentication failed"),
                     ..refuse(reason, text)
                 });
             }

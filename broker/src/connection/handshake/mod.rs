@@ -102,8 +102,8 @@ struct ConnectError {
     remedy: Remedy,
     text: String,
     server_reference: Option<String>,
-    /// For the client, in place of `text`.
-    told: Option<&'static str>,
+    /// Text for the client, where `text` is only for the log.
+    client_text: Option<&'static str>,
     slow: bool,
     audited: bool,
 }
@@ -115,7 +115,7 @@ impl ConnectError {
             remedy: Remedy::Refuse(reason),
             text: text.into(),
             server_reference: None,
-            told: None,
+            client_text: None,
             slow: false,
             audited: false,
         }
@@ -127,21 +127,21 @@ impl ConnectError {
             remedy: Remedy::Close,
             text: text.into(),
             server_reference: None,
-            told: None,
+            client_text: None,
             slow: false,
             audited: false,
         }
     }
 
     fn refused(version: Version, refused: AuthError) -> ConnectError {
-        let AuthError { reason, text, told, slow } = refused;
-        ConnectError { told, slow, ..ConnectError::new(version, reason, text) }
+        let AuthError { reason, text, client_text, slow } = refused;
+        ConnectError { client_text, slow, ..ConnectError::new(version, reason, text) }
     }
 
     fn write(&self, output: &mut Output) {
         let mut buffer = [0; 1024];
         let mut properties = PropertyWriter::new(&mut buffer);
-        let _ = properties.push(Property::ReasonString(self.told.unwrap_or(&self.text)));
+        let _ = properties.push(Property::ReasonString(self.client_text.unwrap_or(&self.text)));
         if let Some(server) = &self.server_reference {
             let _ = properties.push(Property::ServerReference(server));
         }
@@ -216,7 +216,7 @@ impl Handshake<'_> {
         self.permit.handshake_done();
         // As of now: it may have changed, or gone, since the connection was accepted.
         let snapshot = self.core.settings.get();
-        let Some(endpoint) = snapshot.endpoint(self.peer.place).cloned() else {
+        let Some(endpoint) = snapshot.endpoint(self.peer.endpoint).cloned() else {
             return Err(ConnectError::close("the listener was taken out of the configuration"));
         };
         let mut request = terms::check(&endpoint, &connect)?;
@@ -328,10 +328,10 @@ impl Handshake<'_> {
         let rule = policy.rule(identity, client_id, Action::Publish, &will.topic);
         audit::denied("CONNECT with a will", client_id, identity, &will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
-        let told = Some("this client may not publish to its will topic");
+        let client_text = Some("this client may not publish to its will topic");
         let version = request.negotiated.version;
         Err(ConnectError {
-            told,
+            client_text,
             audited: true,
             ..ConnectError::new(version, ReasonCode::NotAuthorized, text)
         })
@@ -340,8 +340,12 @@ impl Handshake<'_> {
     /// Makes the rejection of a client that is banned; it is not told why.
     fn banned(&self, connect: &Connect<'_>, text: &str) -> ConnectError {
         self.audit(connect, text);
-        let told = Some("this client is banned");
-        ConnectError { told, audited: true, ..ConnectError::new(connect.version, ReasonCode::Banned, text) }
+        let client_text = Some("this client is banned");
+        ConnectError {
+            client_text,
+            audited: true,
+            ..ConnectError::new(connect.version, ReasonCode::Banned, text)
+        }
     }
 
     fn audit(&self, connect: &Connect<'_>, text: &str) {
