@@ -58,7 +58,7 @@ impl Connection {
     fn follow(&self, publish: &Publish<'_>, topic: &str) -> Option<TraceId> {
         let topic = mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
         let (client_id, properties) = (&self.owned.session.client_id, publish.properties.as_bytes());
-        self.core.outcomes.traces.number((client_id, &topic), properties, || self.core.next_number())
+        self.core.outcomes.traces.number(client_id, &topic, properties, || self.core.next_number())
     }
 
     #[cold]

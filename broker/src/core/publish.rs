@@ -137,7 +137,7 @@ impl Core {
         });
         let (traces, since, at) = (&self.outcomes.traces, SystemTime::now(), self.now());
         let (topic, qos, bytes, properties) = (&*will.topic, will.qos, will.payload.len(), &*will.properties);
-        let id = || traces.number((client_id, topic), properties, || self.next_number());
+        let id = || traces.number(client_id, topic, properties, || self.next_number());
         let id = if traces.is_on() { id() } else { None };
         let subject = TraceSubject { id, from: Some(client_id), topic, qos, bytes, properties, at };
         if let Err(rule) = may {

@@ -230,7 +230,7 @@ mod tests {
         let mut of_kitchen = follow(&outcomes, filter("kitchen", "home/#"));
         let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
             ("kitchen".into(), "phone".into(), "tv".into());
-        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
+        let id = traces.number(&kitchen, "home/temp", &[], || 7);
         assert_eq!(id, Some(7));
         traces.record(&subject(id, "home/temp"), None, Step::Retained);
         traces.record(&subject(id, "home/temp"), Some(&phone), Step::Dropped(Reason::Offline));

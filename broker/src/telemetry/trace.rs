@@ -324,7 +324,8 @@ impl Traces {
     #[cold]
     pub(crate) fn number(
         &self,
-        (from, topic): (&Arc<str>, &str),
+        from: &Arc<str>,
+        topic: &str,
         properties: &[u8],
         next: impl FnOnce() -> u64,
     ) -> Option<TraceId> {
