@@ -11,20 +11,22 @@
 //! offline. Memory knows only where that part begins and how large it is. The connection reads it
 //! page by page once the first part is empty.
 
+mod disk;
 mod limits;
+mod policy;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+pub use disk::DiskPart;
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 pub use limits::{DiskTotal, QueueLimits};
+pub use policy::Readiness;
 
-use crate::config::QueuePolicy;
 use crate::message::{Delivery, Message, PendingQueue, Seq, SessionNumber};
-use crate::store::PreviousSlot;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::{Outcomes, Recipient};
@@ -63,17 +65,6 @@ impl Offered {
     }
 }
 
-/// Readiness of a session for a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// Its client is there, and there is room.
-    Ready,
-    /// Its client is there.
-    Full,
-    /// The client is offline.
-    Away,
-}
-
 /// Result of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
@@ -83,17 +74,6 @@ pub enum Take {
     Nothing,
     /// Nothing in memory, but on disk from the first slot up to the second, exclusive.
     Stored(Seq, Seq),
-}
-
-/// Messages that are on disk only.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DiskPart {
-    /// Slot of the first.
-    pub from: Seq,
-    /// Number of them.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -288,104 +268,6 @@ impl Outbox {
         Pushed::Queued(inner.waker.take())
     }
 
-    /// Sees to it that there is room for a message of this size, in memory or on disk, as the
-    /// policy says; or why there is none.
-    #[cold]
-    fn make_room(
-        &self,
-        inner: &mut OutboxState,
-        size: usize,
-        on_disk: bool,
-        record: &PublishRecord<'_>,
-        outcomes: &Outcomes,
-    ) -> Option<Pushed> {
-        while let Some(full) = self.shortage(inner, size, on_disk) {
-            match inner.limits.policy {
-                QueuePolicy::Refuse => return Some(Pushed::Refused),
-                QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
-                QueuePolicy::Disconnect => {
-                    // One that is away loses what its queue cannot hold; there is nobody to let go.
-                    if let Some(connection) = inner.connection.take() {
-                        self.overran.store(true, Ordering::Relaxed);
-                        connection.wake();
-                    }
-                    return Some(Pushed::Dropped(full));
-                }
-                QueuePolicy::DropOldest if on_disk => {
-                    record.acknowledged(self.drop_oldest_on_disk(inner));
-                    outcomes.dropped_on_disk(full, 1, &self.recipient);
-                }
-                QueuePolicy::DropOldest => {
-                    let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
-                    inner.bytes -= oldest.message.size();
-                    if oldest.seq != 0 {
-                        let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
-                        record.acknowledged(PreviousSlot {
-                            session: self.session,
-                            seq: oldest.seq,
-                            size,
-                            packet_id: None,
-                        });
-                    }
-                    outcomes.dropped(Reason::SessionQueueOldest, &oldest.message, &self.recipient);
-                }
-            }
-        }
-        None
-    }
-
-    fn drop_oldest_on_disk(&self, inner: &mut OutboxState) -> PreviousSlot {
-        let DiskPart { from, count, bytes } = inner.disk;
-        // What it was exactly is known on disk only.
-        let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
-        self.take_stored(inner, from + 1, 1, u64::from(size));
-        PreviousSlot { session: self.session, seq: from, size, packet_id: None }
-    }
-
-    /// Reason why a message of this size has no room, in memory or on disk.
-    #[inline]
-    fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
-        if !on_disk {
-            return (!inner.has_room(size)).then_some(Reason::SessionQueueFull);
-        }
-        let (stored, bounds, size) = (&inner.disk, &inner.limits, size as u64);
-        if stored.count == 0 {
-            return None;
-        }
-        if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
-            return Some(Reason::SessionQueueDiskFull);
-        }
-        let total = self.disk_total.as_ref()?;
-        let full = !total.has_room(size);
-        full.then_some(Reason::DiskQueuesFull)
-    }
-
-    fn add_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.disk;
-        stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
-        stored.count += count;
-        stored.bytes += bytes;
-        if let Some(total) = &self.disk_total {
-            total.add(bytes);
-        }
-    }
-
-    /// Moves the beginning of the disk part to `from`, and subtracts what lay before it.
-    fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.disk;
-        let before = stored.bytes;
-        stored.from = from;
-        if from > inner.last {
-            (stored.count, stored.bytes) = (0, 0);
-        } else {
-            stored.count = stored.count.saturating_sub(count).max(1);
-            stored.bytes = stored.bytes.saturating_sub(bytes);
-        }
-        if let Some(total) = &self.disk_total {
-            total.take(before - stored.bytes);
-        }
-    }
-
     /// Moves all messages in memory to the end of `into`; the session holds what is in `into` then.
     /// With none in memory, `waker` is kept for the next push.
     pub fn take(&self, into: &mut PendingQueue, waker: &Waker) -> Take {
@@ -417,40 +299,6 @@ impl Outbox {
     /// Number of messages in memory that can be taken.
     pub fn len(&self) -> usize {
         self.lock().queue.len()
-    }
-
-    /// Messages came from the disk, and the next page begins at `next`: those that were dropped
-    /// meanwhile are removed, the others do not count as on disk only any more.
-    pub fn on_page(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
-        let mut inner = self.lock();
-        let from = inner.disk.from;
-        deliveries.retain(|delivery| delivery.seq >= from);
-        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.size()).sum();
-        let next = next.max(from);
-        self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
-    }
-
-    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
-    /// it is on disk only now.
-    pub fn spill(&self, pending: &mut PendingQueue) {
-        let mut inner = self.lock();
-        let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
-        let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
-            (from.min(delivery.seq), count + 1, bytes + delivery.message.size() as u64)
-        });
-        if count == 0 {
-            return;
-        }
-        self.add_stored(&mut inner, from, count, bytes);
-        pending.retain(|delivery| delivery.seq == 0);
-        inner.queue.retain(|delivery| delivery.seq == 0);
-        inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
-    }
-
-    /// First slot of the disk part, and the slot behind its last; `None` when it is empty.
-    pub fn on_disk(&self) -> Option<(Seq, Seq)> {
-        let inner = self.lock();
-        (inner.disk.count > 0).then_some((inner.disk.from, inner.last + 1))
     }
 
     /// Says how much of what was taken the session still holds.
@@ -509,28 +357,6 @@ impl Outbox {
         }
     }
 
-    /// Predicts the push of a message of this size: `true` when a client is there for it, or the
-    /// reason why the session would not get it. Another message may have to make room for it.
-    pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
-        let inner = self.lock();
-        if let Some(reason) = inner.absence(qos) {
-            return Err(reason);
-        }
-        let stored = qos != QoS::AtMostOnce && self.is_stored();
-        let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
-        match (full, inner.limits.policy) {
-            (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
-            (Some(_), QueuePolicy::Refuse) => Err(Reason::SessionQueueRefused),
-            (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
-        }
-    }
-
-    /// Readiness for a message of this size: whether it would be taken without a drop, and go on
-    /// its way.
-    pub fn readiness(&self, size: usize) -> Readiness {
-        self.lock().readiness(size)
-    }
-
     /// The session has ended: nothing is taken any more.
     pub fn close(&self) {
         let mut inner = self.lock();
@@ -549,43 +375,10 @@ impl Outbox {
     }
 }
 
-impl OutboxState {
-    /// Why a message is not for this session, if it is not.
-    #[inline]
-    fn absence(&self, qos: QoS) -> Option<Reason> {
-        if self.closed {
-            return Some(Reason::SessionEnded);
-        }
-        let offline = !self.connected && qos == QoS::AtMostOnce && !self.limits.keeps_qos0;
-        offline.then_some(Reason::Offline)
-    }
-
-    fn readiness(&self, size: usize) -> Readiness {
-        match (self.connected, !self.closed && self.has_room(size)) {
-            (false, _) => Readiness::Away,
-            (true, true) => Readiness::Ready,
-            (true, false) => Readiness::Full,
-        }
-    }
-
-    /// Behind what is on disk only there is no way past it.
-    fn is_for_the_disk(&self, size: usize) -> bool {
-        !self.connected || self.disk.count > 0 || !self.has_room(size)
-    }
-
-    /// One message always fits into an empty outbox, however large it is: the bound of a single
-    /// message is the packet size.
-    fn has_room(&self, size: usize) -> bool {
-        let bounds = &self.limits;
-        let messages = self.queue.len() + self.held_messages;
-        let bytes = self.bytes + self.held_bytes;
-        messages == 0 || (messages < bounds.messages_max && bytes + size <= bounds.bytes_max)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::QueuePolicy;
     use crate::message::{DeliveryTerms, MessageParts};
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
