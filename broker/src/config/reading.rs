@@ -127,7 +127,10 @@ impl Reading {
                     }
                 }
                 [] | [_] => {}
-                _ => self.wrong(&origin, "write LAPWING_SECTION__KEY, or LAPWING_LISTENER__0__KEY"),
+                _ => self.wrong(
+                    &origin,
+                    "this names no key; write LAPWING_SECTION__KEY, or LAPWING_LISTENER__0__KEY",
+                ),
             }
         }
     }
@@ -135,7 +138,9 @@ impl Reading {
     fn environment_listener(&mut self, number: &str, name: &str, text: &str, origin: Origin) {
         let there = self.config.listeners.len();
         let Some(number) = number.parse().ok().filter(|number| *number <= there) else {
-            let text = format!("listeners are counted from 0, and the next new one is number {there}");
+            let text = format!(
+                "there is no such listener; they are numbered from 0, and the next new one is {there}"
+            );
             return self.wrong(&origin, text);
         };
         if number == there {
