@@ -84,8 +84,7 @@ impl ClientHandle {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
-    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits
-    /// for the answer hears that.
+    /// Leaves a command. It is dropped, with its sender, when too many wait or the connection ends.
     pub fn send(&self, question: Command) {
         let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < COMMANDS_MAX) {

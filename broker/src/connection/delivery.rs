@@ -54,9 +54,9 @@ pub(crate) struct Outbound {
     pub(super) fetched: Fetched,
     /// Set when the store could not be read: nothing more is fetched over this connection.
     pub(super) unreadable: bool,
-    /// Number of pending messages that the outbox was told last.
+    /// Number of pending messages that the outbox has.
     pub(super) reported_pending: usize,
-    /// Number of messages in flight that the outbox was told last.
+    /// Number of messages in flight that the outbox has.
     pub(super) reported_in_flight: usize,
 }
 
@@ -68,7 +68,7 @@ impl Connection {
         if !self.owned.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }
-        // The outbox counts what was taken until it hears otherwise.
+        // Until it is told otherwise, the outbox counts taken messages as held by the session.
         let outgoing = &self.owned.session.outgoing;
         if self.outbound.reported_pending != outgoing.pending.len() {
             self.outbound.reported_pending = outgoing.pending.len();
@@ -84,10 +84,10 @@ impl Connection {
     fn gather_until_idle(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         loop {
             if self.commits.publish_bytes >= GATHER_BYTES {
-                // The store wakes this task when they may go.
+                // The store wakes this task when held messages may leave.
                 return false;
             }
-            // Payloads that stay where they are take no buffer: more of them go in one write.
+            // Shared payloads are not copied into the buffer: one write takes more of them.
             let most = if self.outbound.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
             if self.outbound.output.len() >= most || self.pacing.slice.is_over() {
                 return true;
@@ -113,7 +113,7 @@ impl Connection {
                 return false;
             }
             if let Some(replay) = session.subscriptions.cursors.front_mut() {
-                // It may walk over many topics and find none.
+                // A step may visit many topics and find no message.
                 self.pacing.slice.spend(REPLAY_WORK);
                 let (retained, fetched) = (&self.core.router.retained, &self.outbound.fetched);
                 match retained.next(replay, REPLAY_MESSAGES, now, fetched, &mut outgoing.replay) {
@@ -203,7 +203,7 @@ impl Connection {
             return;
         }
         for filter in replay.filters() {
-            // As it is now: the client may have subscribed with other options meanwhile.
+            // The client may have subscribed again with other options meanwhile.
             let Some(held) = session.subscriptions.get(filter).copied() else { continue };
             let replay = session.subscriptions.is_replaying(filter);
             let subscription = KeptSubscription { held, group: None, replay };
@@ -217,7 +217,7 @@ impl Connection {
         let (delivery, packet_id, dup) = match transmit {
             Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
             Transmit::PubRel(packet_id) => {
-                // In one order with the messages that are sent again.
+                // Queued with the messages that are sent again, to keep their order.
                 let packet = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
                 let (version, most) = (self.negotiated.version, self.negotiated.packet_bytes_max);
                 let Ok(len) = packet.encoded_len(version, most) else { return };
@@ -259,7 +259,7 @@ impl Connection {
                     message_expiry_interval_s: match message.expiry(now) {
                         Expiry::Never => None,
                         Expiry::Left(seconds) => Some(seconds),
-                        // It was sent in time once, and is sent again.
+                        // A message that was first sent in time is sent again after it expired.
                         Expiry::Expired => Some(0),
                     },
                     topic_alias,
@@ -267,7 +267,7 @@ impl Connection {
                     payload_len: message.payload().len(),
                 };
                 let sent = self.send_publish(&header, message, ticket);
-                // An alias that was not sent is not known to the client.
+                // The client does not know an alias whose PUBLISH was not sent.
                 if let Some(alias) = topic_alias.filter(|_| sent.is_err())
                     && let Some((alias, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
                 {
@@ -341,7 +341,8 @@ impl Connection {
             + header.forwarded.len()
             + 5 * header.subscription_identifiers.len();
         let commits = &mut self.commits;
-        // Nothing overtakes a message that waits: order, and aliases that it introduces.
+        // No PUBLISH overtakes a held one: messages keep their order, and a topic alias comes after
+        // its introduction.
         let held = !ticket.is_free() || !commits.publishes.is_empty();
         let encoded: Result<(), EncodeError> = if held {
             let mut bytes = vec![0; header_max];

@@ -74,10 +74,10 @@ impl Connection {
 
     /// Reads once and handles what came.
     pub(super) fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
-        // What has come of a large packet counts as memory, too.
+        // The part of a large packet that has come counts as memory, too.
         if !self.may_read(now) || (self.inbound.input.len() > READ_BYTES && self.pauses(now)) {
-            // A client that is not listened to cannot be blamed for its silence; one that does not
-            // read is found by the stall.
+            // Keep-alive does not run while nothing is read. `limits.write_stall_timeout_s` finds a
+            // client that does not read.
             self.pacing.keep_alive.heard(now as u32);
             return Ok(ReadOutcome::Paused);
         }
@@ -111,7 +111,7 @@ impl Connection {
             let packet_bytes_max = self.negotiated.announced.packet_bytes_max;
             let need = match frame::split(&self.inbound.input, self.negotiated.version, packet_bytes_max) {
                 Ok(Split::Incomplete { need }) => need.saturating_sub(self.inbound.input.len()).max(1),
-                // What is wrong with it is found out below.
+                // `packets` reports the error.
                 _ => fresh.len(),
             };
             let (more, rest) = fresh.split_at_checked(need).unwrap_or((fresh, &[]));
@@ -167,7 +167,7 @@ impl Connection {
                 self.inbound.has_buffered_packets = true;
                 break;
             }
-            // MQTT 5 can refuse one topic filter of many; before it, a bad one ends the connection.
+            // MQTT 5 refuses a bad topic filter alone. In MQTT 3 it ends the connection.
             let packet = match version {
                 Version::V5 => Packet::decode_reporting_filters(frame, version),
                 _ => Packet::decode(frame, version),
@@ -245,7 +245,7 @@ impl Connection {
             (PacketType::PubComp, ReasonCode::Success) => {
                 FlightStep::Released { session, packet_id: reply.packet_id }.into()
             }
-            // The record of the message itself may still be on its way.
+            // The record of the first PUBLISH may still be unwritten: this one stands behind it.
             (PacketType::PubRec, _) => Record::Nothing,
             _ => return recorded,
         };

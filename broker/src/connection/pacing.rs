@@ -68,8 +68,8 @@ impl Connection {
         let others = self.inbound.paused_until.into_iter().chain(self.expires_at);
         let due = keep_alive.into_iter().chain(stalled).chain(others).min()?;
         let wait = Duration::from_millis(due.saturating_sub(now) + 1);
-        // A deadline that has moved on is found out when the old one fires: no timer is touched for
-        // each packet.
+        // A deadline that moved on keeps its old timer, which fires early and is set again. So no
+        // packet touches a timer.
         if self.pacing.timer.is_none() || self.pacing.timer_at > due {
             self.pacing.timer_at = due;
             self.pacing.timer = Some(Box::pin(tokio::time::sleep(wait)));

@@ -44,7 +44,7 @@ impl Connection {
     ) -> Result<(), Exit> {
         self.stats.counters.publish_received += 1;
         self.stats.counters.publish_bytes_received += publish.payload.len() as u64;
-        // Taken out, so that the topic name may borrow from it beside `self`.
+        // Taken out of `self`, since the topic name borrows from it.
         let mut aliases = std::mem::take(&mut self.inbound.aliases);
         let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
         let outcome = topic.map(|topic| self.accept(publish, topic, now));
@@ -91,7 +91,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes a message in, or says to all who want to know why not.
+    /// Routes a message; counts, logs and traces a refusal.
     fn accept(
         &mut self,
         publish: &Publish<'_>,
@@ -152,7 +152,7 @@ impl Connection {
             self.tell_accepted(publish, topic, trace, now);
         }
         let message = self.message(publish, topic, now, trace);
-        // Nobody is told what becomes of it.
+        // No acknowledgement or trace needs the result of this message alone.
         if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
             self.push_to_batch(message);
             return Ok((ReasonCode::Success, Ticket::default()));

@@ -73,7 +73,7 @@ impl Connection {
                 let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
                 info!(client = %client_id, user = %audit::user(identity), "re-authenticated");
                 audit::reauthenticated(client_id, identity);
-                // The new credentials may be worth less.
+                // The new credentials may grant fewer subscriptions.
                 let snapshot = self.snapshot.clone();
                 self.core.revoke(&*snapshot.auth.policy, &mut self.owned);
                 self.send_auth(ReasonCode::Success, &method, data.as_deref());

@@ -17,7 +17,7 @@ impl Connection {
     pub(super) fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
         let mut properties = PropertyWriter::new(buffer);
         if let Some(text) = text.filter(|_| self.negotiated.problem_information) {
-            // A text that does not fit is left out: it is for people only.
+            // A text that does not fit is left out. No program depends on it.
             let _ = properties.push(Property::ReasonString(text));
         }
         properties.finish()
@@ -82,7 +82,7 @@ impl Connection {
             encoded.map(drop)
         });
         if let Err(error) = written {
-            // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
+            // The packet is larger than the client takes, and is not sent (`[MQTT-3.1.2-25]`).
             debug!(client = %self.owned.session.client_id, packet = %packet.packet_type(), %error, "not sent");
         }
     }

@@ -6,7 +6,7 @@ use crate::telemetry::metrics::{LocalCounters, RateWindow};
 /// Counters of a connection.
 #[derive(Default)]
 pub(crate) struct Stats {
-    /// Counts since the last turn that told the listener's.
+    /// Counts since they were last added to the listener's.
     pub(super) counters: LocalCounters,
     /// Rates of the last seconds.
     pub(super) window: RateWindow,

@@ -110,8 +110,8 @@ impl Connection {
         let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));
-        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages
-        // (`4.8.2`).
+        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`. No retained messages are sent for a shared
+        // subscription (`4.8.2`).
         let wanted = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => !known,

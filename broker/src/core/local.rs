@@ -251,7 +251,7 @@ impl Local {
             let Some(OwnedSession { session, outbox, .. }) = &mut self.owned else { return Poll::Pending };
             match session.poll(self.core.now()) {
                 Some(Transmit::Publish { delivery, packet_id, .. }) => break Some((delivery, packet_id)),
-                // A session of one connection never resends.
+                // A local session has one connection, and so never resends.
                 Some(Transmit::PubRel(_)) => continue,
                 None => {}
             }
@@ -316,7 +316,7 @@ impl Local {
     /// Acknowledges a message of QoS 1: it is done with. One of QoS 0 needs none.
     pub fn ack(&mut self, message: LocalMessage) {
         if let (Some(owned), Some(packet_id)) = (&mut self.owned, message.packet_id) {
-            // The identifier is one that this session gave out.
+            // Cannot fail: this session gave out the identifier, for QoS 1.
             let _ = owned.session.handle(Packet::PubAck(Ack::new(packet_id, ReasonCode::Success)));
         }
         message.delivery.message.recycle();

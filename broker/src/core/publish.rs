@@ -77,7 +77,7 @@ impl Core {
             self.record_matches(message);
         }
         let routed = self.router.route(message, cache, wakers, &mut record);
-        // A message that is refused may come again with the same identifier.
+        // No record of a refused message: its publisher may use the identifier again.
         let received = received.filter(|_| !routed.refused && !routed.unavailable);
         let unavailable = routed.unavailable || (received.is_some() && record.reserve().is_err());
         let ticket = record.commit(message, retained, received, None);
@@ -86,7 +86,8 @@ impl Core {
 
     /// Passes on what a publisher has gathered.
     pub fn flush(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> BatchResult {
-        // Nothing of it is stored; what makes room for it may be.
+        // A batch has QoS 0 only and is not stored. The record is for stored messages that a full
+        // queue drops.
         self.router.flush(batch, wakers, &mut PublishRecord::new(&*self.store, Durability::None))
     }
 

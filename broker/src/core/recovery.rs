@@ -36,7 +36,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
     let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
     core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
     core.router.restore_last_group(last_group);
-    // Of two sessions with one client identifier, the later has taken its place.
+    // Of two sessions with one client identifier, the later one replaced the earlier one.
     sessions.sort_by_key(|kept| kept.terms.number);
     let mut newest: HashMap<Arc<str>, KeptSession> = HashMap::new();
     let mut over = Vec::new();
@@ -61,7 +61,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         core.outcomes.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
-    // Their connections ended with the earlier run.
+    // The connections of ended sessions ended with the earlier run: their wills are due.
     wills.iter().for_each(|will| core.publish_will(will));
     let (retained, _) = core.router.retained.len();
     if restored + retained > 0 {
@@ -73,7 +73,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
 fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let KeptSession { terms, subscriptions, flights, received, waiting } = kept;
     let last_id = waiting.packet_id.wrapping_add(UNKNOWN_IDS);
-    // What was sent stands before what waits.
+    // In a queue, messages that were sent stand before those that wait.
     let in_queue = |flight: &&KeptFlight| flight.seq & REPLAYED == 0 && flight.seq != 0;
     let sent = flights.iter().filter(in_queue).map(|flight| flight.seq).max().unwrap_or(0);
     let whole = |flight: &&KeptFlight| flight.state != OutboundState::AwaitPubComp && in_queue(flight);
@@ -105,7 +105,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     }
     session.will = terms.will;
     if terms.connected {
-        // It ended with the earlier run, without a word.
+        // The connection ended with the earlier run, without DISCONNECT.
         session.go_offline(last_clock);
     } else {
         (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
@@ -113,13 +113,13 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let (due, client_id) = (session.due_at(), session.client_id.clone());
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest = core.registry.restore(OwnedSession {
+    let generation = core.registry.restore(OwnedSession {
         identity: Arc::new(identity),
         session: Box::new(session),
         outbox,
     });
     if let Some(due) = due {
-        core.timers.add(due, client_id, rest);
+        core.timers.add(due, client_id, generation);
     }
 }
 
@@ -141,7 +141,7 @@ pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
             break;
         }
         core.reassign_shared(&mut owned, None, true);
-        // Nobody else is there for the rest.
+        // No other member took the rest: it ends with the session.
         core.end_pending(&mut owned);
     }
     core.forget_session(&mut owned, Durability::None);

@@ -6,17 +6,17 @@ use crate::message::{Delivery, PendingQueue, Seq};
 /// Messages that are on disk only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskPart {
-    /// Slot of the first.
+    /// Slot of the first message.
     pub from: Seq,
-    /// Number of them.
+    /// Number of messages.
     pub count: u64,
-    /// Their bytes.
+    /// Sum of their sizes, in bytes.
     pub bytes: u64,
 }
 
 impl Outbox {
-    /// Messages came from the disk, and the next page begins at `next`: those that were dropped
-    /// meanwhile are removed, the others do not count as on disk only any more.
+    /// Counts a page of messages out of the part on disk; the next page begins at `next`. Messages
+    /// that were dropped meanwhile are removed from the page.
     pub fn on_page(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
         let mut inner = self.lock();
         let from = inner.disk.from;
@@ -26,8 +26,8 @@ impl Outbox {
         self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
     }
 
-    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
-    /// it is on disk only now.
+    /// Moves stored messages to the part on disk: those in memory here, and those in `pending`,
+    /// which the session took and has not sent.
     pub fn spill(&self, pending: &mut PendingQueue) {
         let mut inner = self.lock();
         let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);

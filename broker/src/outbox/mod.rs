@@ -35,31 +35,32 @@ use crate::workers;
 /// Result of a push.
 #[derive(Debug)]
 pub enum Pushed {
-    /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
+    /// The message is queued. The pusher wakes the waker, if there is one, after its last push.
     Queued(Option<Waker>),
-    /// There was no room: it is to be dropped.
+    /// There was no room: the caller drops the message.
     Dropped(Reason),
-    /// The policy is to tell the publisher: 0x97.
+    /// There was no room, and the policy is to refuse the publisher's message (0x97).
     Refused,
-    /// Not for this session: it is away and QoS 0 is not kept, which MQTT allows, or it has ended.
+    /// The session does not get the message: it has ended, or it is offline and keeps no QoS 0,
+    /// which MQTT allows.
     NotKept(Reason),
-    /// It has to be stored, and the store takes nothing now: 0x97.
+    /// The message must be stored, and the store takes nothing now (0x97).
     Unavailable,
 }
 
 /// Result of an offer of several messages.
 #[derive(Debug, Default)]
 pub struct Offered {
-    /// Number of them that wait now.
+    /// Number of messages that were queued.
     pub queued: usize,
-    /// To be woken once the pusher has pushed all it has.
+    /// Waker for the pusher to wake after its last push.
     pub waker: Option<Waker>,
-    /// The one that the session is not ready for; those behind it were not looked at.
+    /// First message that the session was not ready for. Those behind it were not offered.
     pub rest: Option<Message>,
 }
 
 impl Offered {
-    /// None was taken.
+    /// Returns the result of an offer that took no message.
     pub fn none(rest: Option<Message>) -> Offered {
         Offered { rest, ..Offered::default() }
     }
@@ -68,11 +69,11 @@ impl Offered {
 /// Result of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Messages.
+    /// Messages were taken.
     Some,
-    /// Nothing.
+    /// The queue is empty.
     Nothing,
-    /// Nothing in memory, but on disk from the first slot up to the second, exclusive.
+    /// Messages are on disk only, from the first slot up to the second, exclusive.
     Stored(Seq, Seq),
 }
 
@@ -85,7 +86,7 @@ struct OutboxState {
     held_messages: usize,
     held_bytes: usize,
     connected: bool,
-    /// Wakes the connection whatever it waits for.
+    /// Wakes the connection, whatever it waits for.
     connection: Option<Arc<AtomicWaker>>,
     closed: bool,
     waker: Option<Waker>,
@@ -99,18 +100,18 @@ struct OutboxState {
 pub struct Outbox {
     session: SessionNumber,
     recipient: Recipient,
-    /// As its connection last said.
+    /// Number of messages in flight, as its connection last said.
     in_flight: AtomicUsize,
     overran: AtomicBool,
-    /// That of its connection, or of the last one; 0 before the first.
+    /// Thread of its connection, or of the last one; 0 before the first.
     thread: AtomicU64,
-    /// For a session that is stored.
+    /// Sum over all session queues; `None` when the session is not stored.
     disk_total: Option<Arc<DiskTotal>>,
     inner: Mutex<OutboxState>,
 }
 
 impl Outbox {
-    /// An empty one in memory.
+    /// Creates an empty queue in memory.
     pub fn new(session: SessionNumber, bounds: QueueLimits) -> Outbox {
         Outbox {
             session,
@@ -123,8 +124,8 @@ impl Outbox {
         }
     }
 
-    /// The queue of a session that is stored: `last` is the slot that was given out last, and
-    /// `disk` is what waits on disk.
+    /// Creates the queue of a stored session: `last` is the last slot in use, `disk` the part on
+    /// disk.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
@@ -143,12 +144,12 @@ impl Outbox {
         Outbox { recipient: Recipient::new(client_id), ..self }
     }
 
-    /// The client identifier of its session.
+    /// Returns the client identifier of the session.
     pub fn client_id(&self) -> &Arc<str> {
         self.recipient.client_id()
     }
 
-    /// Other bounds. What waits already goes on waiting.
+    /// Sets the limits. Messages that wait already stay.
     pub fn set_limits(&self, bounds: QueueLimits) {
         self.lock().limits = bounds;
     }
@@ -158,28 +159,28 @@ impl Outbox {
         self.disk_total.is_some()
     }
 
-    /// Session that the queue belongs to.
+    /// Returns the session that the queue belongs to.
     pub fn session(&self) -> SessionNumber {
         self.session
     }
 
-    /// The session as outcomes name it.
+    /// Returns the session's name for outcomes.
     pub fn recipient(&self) -> &Recipient {
         &self.recipient
     }
 
-    // A panic while the lock is held leaves a queue that is still a queue.
+    // A panic under the lock leaves a usable queue, so a poisoned lock is taken.
     fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, and notes it in its publish record where it is stored. Never waits.
-    /// `outcomes` hears of the older ones that make room for it.
+    /// Adds a message, and puts its slot into the publish record if it is stored. Never waits.
+    /// `outcomes` counts older messages that are dropped for it.
     pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
     }
 
-    /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
+    /// Like [`push`](Self::push), if the session is [ready](Readiness::Ready); else returns `None`.
     pub fn offer(
         &self,
         delivery: Delivery,
@@ -191,8 +192,8 @@ impl Outbox {
         ready.then(|| self.push_into(&mut inner, delivery, record, outcomes))
     }
 
-    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not
-    /// [ready](Readiness::Ready) for one of them.
+    /// Adds QoS 0 messages, which are never stored, under one lock. Stops at the first that the
+    /// session is not [ready](Readiness::Ready) for.
     pub fn offer_all(
         &self,
         messages: &mut impl Iterator<Item = Message>,
@@ -215,10 +216,10 @@ impl Outbox {
         offered
     }
 
-    /// To what is in memory.
+    /// Adds a message to the part in memory.
     #[inline]
     fn add(&self, inner: &mut OutboxState, delivery: Delivery, outcomes: &Outcomes) {
-        // Before anybody can take it: what is told of it next comes behind.
+        // Traced before the subscriber can take it: the trace has the events in their order.
         if outcomes.traces.wants(&delivery.message) {
             outcomes.queued(&delivery, &self.recipient, inner.connected);
         }
@@ -268,8 +269,8 @@ impl Outbox {
         Pushed::Queued(inner.waker.take())
     }
 
-    /// Moves all messages in memory to the end of `into`; the session holds what is in `into` then.
-    /// With none in memory, `waker` is kept for the next push.
+    /// Moves all messages in memory to the end of `into`, which counts as held by the session. With
+    /// none in memory, `waker` is kept for the next push.
     pub fn take(&self, into: &mut PendingQueue, waker: &Waker) -> Take {
         let mut inner = self.lock();
         let took = if !inner.queue.is_empty() {
@@ -296,35 +297,35 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Number of messages in memory that can be taken.
+    /// Returns the number of messages in memory.
     pub fn len(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// Says how much of what was taken the session still holds.
+    /// Sets the messages that the session has taken and still holds.
     pub fn set_held(&self, pending: &PendingQueue) {
         let mut inner = self.lock();
         inner.held_messages = pending.len();
         inner.held_bytes = pending.bytes();
     }
 
-    /// Says how many messages of the session are on their way to the client.
+    /// Sets the number of messages in flight.
     pub fn set_in_flight(&self, messages: usize) {
         self.in_flight.store(messages, Ordering::Relaxed);
     }
 
-    /// Number of messages on their way to the client.
+    /// Returns the number of messages in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The thread that serves its connection, or served the last one.
+    /// Returns the thread that serves its connection, or served the last one.
     #[inline]
     pub fn thread(&self) -> u64 {
         self.thread.load(Ordering::Relaxed)
     }
 
-    /// A connection of this thread serves the session from now on.
+    /// Connects the session: a connection of this thread serves it from now on.
     pub fn connect(&self, connection: &Arc<AtomicWaker>) {
         let mut inner = self.lock();
         inner.connected = true;
@@ -333,13 +334,13 @@ impl Outbox {
         self.thread.store(workers::this_thread(), Ordering::Relaxed);
     }
 
-    /// There was no room, and the policy is to let the client go.
+    /// Returns `true` when the queue was full and the policy is to disconnect the client.
     #[inline]
     pub fn has_overrun(&self) -> bool {
         self.overran.load(Ordering::Relaxed)
     }
 
-    /// The session is offline from now on: QoS 0 messages are not kept.
+    /// Disconnects the session. QoS 0 messages are dropped unless the limits keep them.
     pub fn disconnect(&self, outcomes: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
@@ -357,7 +358,7 @@ impl Outbox {
         }
     }
 
-    /// The session has ended: nothing is taken any more.
+    /// Closes the queue of a session that ended: it takes no more messages.
     pub fn close(&self) {
         let mut inner = self.lock();
         let last = inner.last;
@@ -365,7 +366,8 @@ impl Outbox {
         *inner = OutboxState { closed: true, ..OutboxState::default() };
     }
 
-    /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
+    /// Returns count and bytes of the messages that wait: in memory, on disk, and held by the
+    /// session.
     pub fn waiting(&self) -> (u64, u64) {
         let inner = self.lock();
         (

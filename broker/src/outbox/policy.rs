@@ -14,17 +14,17 @@ use crate::telemetry::outcomes::Outcomes;
 /// Readiness of a session for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Its client is there, and there is room.
+    /// The client is connected, and there is room.
     Ready,
-    /// Its client is there.
+    /// The client is connected, and there is no room.
     Full,
     /// The client is offline.
     Away,
 }
 
 impl Outbox {
-    /// Sees to it that there is room for a message of this size, in memory or on disk, as the
-    /// policy says; or why there is none.
+    /// Makes room for a message of this size, in memory or on disk, as the policy says. Returns the
+    /// result of the push when there is none.
     #[cold]
     pub(super) fn make_room(
         &self,
@@ -39,7 +39,7 @@ impl Outbox {
                 QueuePolicy::Refuse => return Some(Pushed::Refused),
                 QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
                 QueuePolicy::Disconnect => {
-                    // One that is away loses what its queue cannot hold; there is nobody to let go.
+                    // An offline session has no connection to close: it loses the message.
                     if let Some(connection) = inner.connection.take() {
                         self.overran.store(true, Ordering::Relaxed);
                         connection.wake();
@@ -71,13 +71,13 @@ impl Outbox {
 
     fn drop_oldest_on_disk(&self, inner: &mut OutboxState) -> PreviousSlot {
         let DiskPart { from, count, bytes } = inner.disk;
-        // What it was exactly is known on disk only.
+        // Only the disk knows the exact size: the mean stands in.
         let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
         self.take_stored(inner, from + 1, 1, u64::from(size));
         PreviousSlot { session: self.session, seq: from, size, packet_id: None }
     }
 
-    /// Reason why a message of this size has no room, in memory or on disk.
+    /// Returns the reason why a message of this size has no room, in memory or on disk.
     #[inline]
     fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
         if !on_disk {
@@ -111,15 +111,14 @@ impl Outbox {
         }
     }
 
-    /// Readiness for a message of this size: whether it would be taken without a drop, and go on
-    /// its way.
+    /// Returns whether a message of this size would be taken without a drop, and sent on.
     pub fn readiness(&self, size: usize) -> Readiness {
         self.lock().readiness(size)
     }
 }
 
 impl OutboxState {
-    /// Why a message is not for this session, if it is not.
+    /// Returns the reason why the session gets no message of this QoS, if there is one.
     #[inline]
     pub(super) fn absence(&self, qos: QoS) -> Option<Reason> {
         if self.closed {
@@ -137,14 +136,15 @@ impl OutboxState {
         }
     }
 
-    /// Behind what is on disk only there is no way past it.
+    /// Returns `true` when a message goes to the part on disk. Once a part of the queue is there,
+    /// new messages go behind it.
     #[inline]
     pub(super) fn is_for_the_disk(&self, size: usize) -> bool {
         !self.connected || self.disk.count > 0 || !self.has_room(size)
     }
 
-    /// One message always fits into an empty outbox, however large it is: the bound of a single
-    /// message is the packet size.
+    /// Returns `true` when a message of this size fits into memory. One always fits into an empty
+    /// queue: the packet size limits a single message.
     #[inline]
     pub(super) fn has_room(&self, size: usize) -> bool {
         let bounds = &self.limits;

@@ -208,7 +208,7 @@ async fn admit(
     drop(handshake_permit);
     let refusal = match introduced {
         Ok(None) => return None,
-        Ok(Some(Ok(guest))) => match Box::pin(handshake::open_session(&core, guest)).await {
+        Ok(Some(Ok(client))) => match Box::pin(handshake::open_session(&core, client)).await {
             Ok(connection) => return Some(connection),
             Err(refusal) => refusal,
         },

@@ -34,25 +34,25 @@ use crate::message::{Millis, SessionNumber};
 /// A session.
 #[derive(Debug)]
 pub struct Session {
-    /// Names it.
+    /// Number of the session, unique within this broker.
     pub number: SessionNumber,
     /// The client identifier.
     pub client_id: Arc<str>,
-    /// Whose it is: another user may not have it.
+    /// User that the session belongs to.
     pub user: Option<Arc<str>>,
-    /// Seconds it outlives its connection.
+    /// Seconds that the session outlives its connection.
     pub expiry_s: u32,
     /// Subscriptions of the session, and retained messages that new ones still bring.
     pub subscriptions: Subscriptions,
     /// Messages to the client.
     pub outgoing: Outgoing,
-    /// The message for a bad end.
+    /// The will, published when a connection ends without DISCONNECT.
     pub will: Option<Will>,
-    /// While it is offline: when the will is due.
+    /// Moment at which the will of an offline session is due.
     pub will_at: Option<Millis>,
-    /// While it is offline: when it ends.
+    /// Moment at which an offline session ends.
     pub ends_at: Option<Millis>,
-    /// The store knows of it.
+    /// Set when the store has a record of the session.
     pub recorded: bool,
     inbound: Inbound,
     received: ReceivedIds,
@@ -114,8 +114,7 @@ impl Violation {
 }
 
 impl Session {
-    /// A new session with its first connection.
-    /// `stored`: the store keeps it.
+    /// Creates a session for its first connection. `stored` is set when the store keeps it.
     pub fn new(
         number: SessionNumber,
         client_id: Arc<str>,
@@ -139,9 +138,9 @@ impl Session {
         }
     }
 
-    /// A stored session after a restart, at rest: `flights` in the order of their first sending,
-    /// `last_id` the packet identifier that was used last, and the QoS 2 messages that its
-    /// client has not released.
+    /// Restores an offline session after a restart. `flights` stand in the order of their first
+    /// sending, `last_id` is the packet identifier that was used last, and `received` are the QoS 2
+    /// messages that the client has not released.
     pub fn restored(
         number: SessionNumber,
         client_id: Arc<str>,
@@ -170,8 +169,8 @@ impl Session {
         }
     }
 
-    /// A new connection for a session that rested: what was in flight is sent again
-    /// (`[MQTT-4.4.0-1]`), the quotas start afresh (`4.9`).
+    /// Resumes an offline session over a new connection: flights are sent again (`[MQTT-4.4.0-1]`),
+    /// and the quotas start afresh (`4.9`).
     pub fn resume(&mut self, terms: &Terms) {
         self.expiry_s = terms.expiry_s;
         (self.will_at, self.ends_at) = (None, None);
@@ -179,8 +178,8 @@ impl Session {
         self.outgoing.reconnected(terms);
     }
 
-    /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end
-    /// become due (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
+    /// Goes offline. QoS 0 messages that were not sent are dropped; the will and the end get their
+    /// moments (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns the first of these moments.
     pub fn go_offline(&mut self, now: Millis) -> Option<Millis> {
         self.outgoing.rest();
         let after = |seconds: u32| now + u64::from(seconds) * 1000;
@@ -189,12 +188,12 @@ impl Session {
         self.due_at()
     }
 
-    /// When the offline session has to be looked after next.
+    /// Returns the next moment at which the offline session's will or end is due.
     pub fn due_at(&self) -> Option<Millis> {
         self.will_at.into_iter().chain(self.ends_at).min()
     }
 
-    /// Takes a packet in.
+    /// Handles a packet of the client.
     ///
     /// # Errors
     /// A [`Violation`] of the protocol.
@@ -246,7 +245,7 @@ impl Session {
         match self.inbound.publish(publish.qos, Some(id), &mut self.received) {
             Ok(Arrival::New) => {
                 if at_least_once {
-                    // Most leave in the same turn. One that waits is counted by `puback_held`.
+                    // Most PUBACKs leave in the same turn. `puback_held` counts one that waits.
                     self.inbound.puback_sent();
                 }
                 Ok(Effect::Publish(publish, Some(acknowledgement)))
@@ -277,7 +276,7 @@ impl Session {
     /// Counts a QoS 1 message whose PUBACK waits for the store: the Receive Maximum includes it
     /// until [`puback_released`](Self::puback_released).
     pub fn puback_held(&mut self, id: PacketId) {
-        // `handle` has just found room for it.
+        // Cannot fail: `handle` has just found room for this message.
         let _ = self.inbound.publish(QoS::AtLeastOnce, Some(id), &mut self.received);
     }
 
@@ -291,8 +290,7 @@ impl Session {
             return Err(Violation::new(ReasonCode::ProtocolError, "a reason code that only a server sends"));
         }
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s() {
-            // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection
-            // cannot be kept afterwards.
+            // `[MQTT-3.14.2-2]`, `3.14.2.2.2`: a session that ends with its connection stays so.
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(
                     ReasonCode::ProtocolError,
@@ -307,7 +305,7 @@ impl Session {
         Ok(Effect::Disconnect(disconnect))
     }
 
-    /// The next thing to send to the client, if there is one and the quota allows it.
+    /// Returns the next thing to send to the client, if there is one and the quota allows it.
     pub fn poll(&mut self, now: Millis) -> Option<Transmit> {
         self.outgoing.poll(now)
     }

@@ -124,7 +124,7 @@ impl Outgoing {
     /// time.
     pub fn unloaded(&self, most: usize) -> Vec<Seq> {
         let mut unsent = self.flights.iter().filter(|flight| !flight.sent).peekable();
-        // Only if the next one waits: what is there goes first.
+        // Messages in memory are sent first: nothing is fetched before the next one is missing.
         match unsent.peek() {
             Some(next) if next.is_away() => {
                 unsent.filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
@@ -170,7 +170,8 @@ impl Outgoing {
         loop {
             let replaying = !self.replay.is_empty();
             let next = if replaying { self.replay.front()? } else { self.pending.front()? };
-            // Retained messages may be as old as they like.
+            // `limits.message_expiry_max_s` is for the wait in the queue, not for the age of
+            // retained messages.
             let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
             let expired = match next.message.expiry(now) {
                 Expiry::Expired => Some(Reason::Expired),
@@ -189,7 +190,7 @@ impl Outgoing {
             }
             if let Some((id, state)) = flight {
                 if self.stored && replaying {
-                    // No queue of the store has it: it is stored with its flight.
+                    // A retained message is in no queue of the store. It is stored with its flight.
                     self.last_replayed += 1;
                     delivery.seq = REPLAYED | self.last_replayed;
                 }

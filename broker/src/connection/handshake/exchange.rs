@@ -70,7 +70,7 @@ pub(super) async fn exchange(
         poll_fn(|cx| output.poll_write(stream, cx))
             .await
             .map_err(|error| ConnectError::close(error.to_string()))?;
-        // `[MQTT-3.1.2-30]`: nothing but AUTH and DISCONNECT until the exchange is over.
+        // `[MQTT-3.1.2-30]`: until the exchange is over, only AUTH and DISCONNECT may come.
         let judge = |first: u8| match first >> 4 {
             14 | 15 => Ok(()),
             _ => Err("a packet other than AUTH during the authentication".to_owned()),

@@ -72,11 +72,11 @@ struct ConnectRequest {
 pub(crate) struct Rejection {
     stream: Stream,
     output: Output,
-    /// For the log; `None`: the audit has it.
+    /// Text for the log; `None` when the audit has a line already.
     text: Option<String>,
-    /// It may be guessing: it waits for the answer.
+    /// Set when the client may be guessing: the answer is delayed.
     slow: bool,
-    /// It counts as a connection until it is closed, since it waits.
+    /// Counts the connection until it is closed.
     _permit: ConnectionPermit,
 }
 
@@ -214,7 +214,7 @@ impl Handshake<'_> {
         let connect = decode(&bytes)?;
         endpoint.traffic.packets_received.add(1);
         self.permit.handshake_done();
-        // As of now: it may have changed, or gone, since the connection was accepted.
+        // Since the connection was accepted, a reload may have changed or removed the listener.
         let snapshot = self.core.settings.get();
         let Some(endpoint) = snapshot.endpoint(self.peer.endpoint).cloned() else {
             return Err(ConnectError::close("the listener was taken out of the configuration"));
@@ -234,7 +234,7 @@ impl Handshake<'_> {
     /// dropped.
     async fn receive(&mut self, endpoint: &Endpoint) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
         let judge = |first| match first {
-            // A TLS handshake begins with what would be CONNECT with wrong flags.
+            // The first byte of a TLS handshake is that of a CONNECT with wrong flags.
             first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
             first => Err(not_connect(first)),
         };
@@ -242,8 +242,8 @@ impl Handshake<'_> {
         let len = read_packet(&endpoint.traffic, self.stream, self.input, framing, judge).await?;
         let bytes = Zeroizing::new(self.input.drain(..len).collect::<Vec<u8>>());
         let left = self.input.len();
-        // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays
-        // behind them.
+        // `drain` moved the bytes behind CONNECT to the front. A copy of CONNECT's end is left
+        // behind them, and is overwritten.
         self.input.resize(left + len, 0);
         if let Some(behind) = self.input.get_mut(left..) {
             behind.fill(0);
@@ -370,11 +370,11 @@ fn decode(bytes: &[u8]) -> Result<Connect<'_>, ConnectError> {
         Ok(_) => Err(ConnectError::close("the first packet is not CONNECT")),
         Err(error) => {
             let text = format!("CONNECT: {error}");
-            // `[MQTT-4.13.1-1]`: MQTT 5 has words for what is wrong with the rest of it.
+            // `[MQTT-4.13.1-1]`: MQTT 5 has a reason code for an error in the rest of CONNECT.
             if names_v5 {
                 return Err(ConnectError::new(Version::V5, error.reason(), text));
             }
-            // An unknown protocol level is answered in the form that every version can read.
+            // The client's version is unknown: the answer has the form that every version can read.
             Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) })
         }
     }
@@ -441,7 +441,7 @@ async fn read_packet(
                 grow(input, n);
                 let came = buffer.get_mut(..n).unwrap_or(&mut []);
                 input.extend_from_slice(came);
-                // There may be a password in it.
+                // It may contain a password.
                 came.zeroize();
             }
             Err(error) => return Err(ConnectError::close(format!("before CONNECT was whole: {error}"))),

@@ -33,10 +33,10 @@ use crate::store::{Record, RecordBatch, Ticket};
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn open_session(
     core: &Arc<Core>,
-    guest: AuthenticatedClient,
+    client: AuthenticatedClient,
 ) -> Result<Box<Connection>, Box<Rejection>> {
     let AuthenticatedClient { stream, peer, permit, input, identity, endpoint, snapshot, mut request } =
-        guest;
+        client;
     let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
     let client_id = request.client_id.clone();
@@ -44,13 +44,13 @@ pub(crate) async fn open_session(
     if endpoint.limits.takeovers_damped {
         damp_takeover(core, &client_id, &handle.label).await;
     }
-    let claimant = ClaimRequest {
+    let claim_request = ClaimRequest {
         connection: number,
         any_user: !snapshot.config.auth.sessions_belong_to_users,
         close: end_sender,
         handle: handle.clone(),
     };
-    let earlier = match claim(core, &client_id, &identity, claimant).await {
+    let earlier = match claim(core, &client_id, &identity, claim_request).await {
         Ok(earlier) => earlier,
         Err((reason, text)) => {
             let mut output = Output::default();
@@ -82,7 +82,7 @@ pub(crate) async fn open_session(
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
     let mut commits = CommitQueue::new(RecordBatch::of(&core.store), resumed);
     match connack(&endpoint, &request, session_present) {
-        // The client may rely on its old session being gone.
+        // CONNACK waits until the end of the old session is on record: the client relies on it.
         Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended),
         Ok(bytes) => outbound.output.extend(&bytes),
         Err(error) => {
@@ -147,7 +147,7 @@ async fn claim(
 }
 
 /// A connection that its client has closed is noticed within this time.
-const FAREWELL: Duration = Duration::from_millis(50);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Two clients with one client identifier would throw each other out without end.
 async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
@@ -156,8 +156,9 @@ async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
     if fight.wait.is_zero() {
         return;
     }
-    // One client that comes again and again at once has no quarrel with itself.
-    if wait_released(core, client_id, FAREWELL).await {
+    // A client that reconnects at once closes its old connection itself: this is no fight of two
+    // clients.
+    if wait_released(core, client_id, RELEASE_TIMEOUT).await {
         core.flapping.undo(client_id, core.now(), fight);
         return;
     }
@@ -195,9 +196,9 @@ fn owned(
     match earlier {
         Some(mut owned) if !request.clean_start && !over(&owned) => {
             owned.session.resume(&request.terms);
-            // The client is back before its will was due (`[MQTT-3.1.3-9]`).
+            // A will whose client is back before it was due is not published (`[MQTT-3.1.3-9]`).
             owned.session.will = None;
-            // Rights may have changed while the session rested.
+            // Rights may have changed while the session was offline.
             owned.identity = identity;
             core.revoke(&*snapshot.auth.policy, &mut owned);
             (owned, true, Ticket::default())
@@ -223,7 +224,7 @@ fn connack(
     session_present: bool,
 ) -> Result<Vec<u8>, EncodeError> {
     let negotiated = &request.negotiated;
-    // Not a page more than that: it is zeroed for each client.
+    // No larger than needed: the buffer is zeroed for each client.
     let texts = [
         request.client_id.len(),
         config.mqtt.response_information.as_ref().map_or(0, String::len),

@@ -59,8 +59,8 @@ pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<Connec
     let keep_alive_max = u16::try_from(limits.keep_alive_max_s).unwrap_or(u16::MAX);
     let keep_alive_set =
         keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
-    // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a
-    // bit each.
+    // MQTT 3 has no Receive Maximum: such a client may have all identifiers open. Each takes two
+    // bytes or a bit (`ReceivedIds`).
     let receive_maximum = if version.has_properties() { limits.receive_maximum } else { u16::MAX };
     Ok(ConnectRequest {
         client_id: if empty { assigned_client_id(version)? } else { connect.client_id.into() },
