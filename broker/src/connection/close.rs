@@ -30,7 +30,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 256 * 1024;
 
 impl Connection {
-    /// Sees to the session, then to the client.
+    /// Hands the session over, then closes the client's stream.
     pub(super) async fn finish(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
@@ -105,8 +105,8 @@ impl Connection {
     }
 }
 
-/// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or
-/// nobody.
+/// Hands the session over: to the connection that has claimed it, or to the registry as offline. A
+/// session that does not outlive its connection ends.
 pub(crate) fn hand_over_session(
     core: &Arc<Core>,
     number: ConnectionNumber,
@@ -172,7 +172,7 @@ pub(crate) fn hand_over_session(
     }
 }
 
-/// Writes DISCONNECT, with words if they fit.
+/// Writes DISCONNECT, with a reason string if that fits.
 fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &Negotiated) {
     let Negotiated { version, packet_bytes_max, .. } = *negotiated;
     let mut buffer = [0; 512];
@@ -184,8 +184,8 @@ fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &
     }
 }
 
-/// Writes what is left, closes our side and waits a moment for the client's: a socket closed with
-/// unread bytes in it would be reset, and what was written with it.
+/// Writes the rest of the output, shuts the stream down and waits a bounded time for the client's
+/// end. A socket that is closed with unread bytes is reset, and its written bytes are lost.
 pub(crate) async fn close(mut stream: Stream, mut output: Output) {
     let last_bytes = async {
         poll_fn(|cx| output.poll_write(&mut stream, cx)).await?;

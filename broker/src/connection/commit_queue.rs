@@ -28,7 +28,7 @@ pub(crate) struct CommitQueue {
     pub(super) slot: WakerSlot,
     /// Set while the store has no room: no PUBLISH is taken in.
     pub(super) store_full: bool,
-    /// Record that everything an earlier connection has sent stands before.
+    /// Ticket of a record behind all that an earlier connection has sent.
     pub(super) resumed: Ticket,
 }
 
@@ -57,7 +57,8 @@ impl HeldPublish {
 }
 
 impl CommitQueue {
-    /// An empty queue. `resumed` is the record that an earlier connection's packets stand before.
+    /// Creates an empty queue. `resumed` is the ticket of a record behind all packets of an earlier
+    /// connection.
     pub(crate) fn new(records: RecordBatch, resumed: Ticket) -> CommitQueue {
         CommitQueue {
             records,
@@ -71,7 +72,7 @@ impl CommitQueue {
         }
     }
 
-    /// Holds a message that has to wait for the store, or stands behind one that has to.
+    /// Holds a message that waits for the store, or stands behind one that does.
     pub(super) fn hold_publish(&mut self, publish: HeldPublish) {
         self.publish_bytes += publish.len();
         self.publishes.push_back(publish);
@@ -90,8 +91,8 @@ impl CommitQueue {
         self.acks.push_back(HeldAck { ticket, len: bytes.len(), is_puback: true });
     }
 
-    /// Writes what the store has made true: acknowledgements in their order, messages in theirs.
-    /// Registers `cx` for the rest.
+    /// Writes the packets whose tickets are good: acknowledgements in their order, messages in
+    /// theirs. Registers `cx` for the others.
     ///
     /// # Errors
     /// The store has failed for good.

@@ -61,7 +61,8 @@ pub(crate) struct Outbound {
 }
 
 impl Connection {
-    /// Gathers what the session has to send; `true` when there may be more once this is written.
+    /// Gathers packets for the client. Returns `true` when there may be more once these are
+    /// written.
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
         self.record_outcomes();
@@ -140,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// Messages became void while they waited.
+    /// Counts and traces messages that expired while they waited.
     #[cold]
     fn tell_lost(&mut self) {
         for (reason, message) in self.owned.session.outgoing.lost.drain(..) {
@@ -148,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Takes in what was fetched; `true`: it is still on its way.
+    /// Takes the reply of the store. Returns `true` while it is still on its way.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(fetch) = &mut self.outbound.fetch else { return false };
         let outgoing = &mut self.owned.session.outgoing;
@@ -194,7 +195,8 @@ impl Connection {
         false
     }
 
-    /// The retained messages for a SUBSCRIBE were all given out.
+    /// Removes the cursor of a SUBSCRIBE whose retained messages were all given out, and records
+    /// that.
     fn replayed(&mut self) {
         self.outbound.fetched = Fetched::new();
         let OwnedSession { session, outbox, .. } = &mut self.owned;
@@ -212,7 +214,7 @@ impl Connection {
         }
     }
 
-    /// Sends what the session gave out.
+    /// Sends a packet that the session gave out.
     pub(super) fn transmit(&mut self, transmit: Transmit, now: Millis) {
         let (delivery, packet_id, dup) = match transmit {
             Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
@@ -292,8 +294,8 @@ impl Connection {
         delivery.message.recycle();
     }
 
-    /// Why the client may not have a message: asked each time that one is sent, since rights may
-    /// have changed since it came.
+    /// Returns the reason why the client may not get a message. Asked for each delivery, since
+    /// rights may have changed since the message came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Reason> {
         let (policy, identity) = (&self.snapshot.auth.policy, &self.owned.identity);
         let own_topic = message.topic().first() == Some(&b'$');
@@ -306,8 +308,8 @@ impl Connection {
         (retain && !self.core.publisher_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
     }
 
-    /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with
-    /// another identifier after a crash, it would come twice.
+    /// Records the packet identifier that a message is sent with. A QoS 2 message waits for the
+    /// record: sent again with another identifier after a crash, it would arrive twice.
     fn record_sent(&mut self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
         if delivery.seq == 0 {
             return Ticket::default();

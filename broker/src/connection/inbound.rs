@@ -47,7 +47,7 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    /// A half with the bytes that came behind CONNECT.
+    /// Creates the half with the bytes that came behind CONNECT.
     pub(crate) fn new(input: Vec<u8>, rates: RateLimits) -> Inbound {
         Inbound { has_buffered_packets: !input.is_empty(), input, rates, ..Inbound::default() }
     }
@@ -63,8 +63,8 @@ pub(super) enum ReadOutcome {
 }
 
 impl Connection {
-    /// Returns `true` when packets are taken in now. A client whose answers pile up is not read
-    /// from.
+    /// Returns `true` when packets may be read now. A client that does not read its answers is not
+    /// read from.
     pub(super) fn may_read(&self, now: Millis) -> bool {
         self.outbound.output.len() < self.endpoint.limits.write_buffer_bytes_max as usize
             && self.commits.acks.len() < HELD_ACKS_MAX
@@ -104,8 +104,8 @@ impl Connection {
         result
     }
 
-    /// Handles what came, and keeps what is left. To a packet that is not whole yet, only what
-    /// belongs to it is added: the others are handled where they are.
+    /// Handles bytes that came, and keeps the rest. Only the bytes of an incomplete packet are
+    /// copied: whole packets are handled where they are.
     fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
         while !self.inbound.input.is_empty() && !fresh.is_empty() {
             let packet_bytes_max = self.negotiated.announced.packet_bytes_max;
@@ -129,7 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles the packets in bytes that were kept, and keeps what is left of them.
+    /// Handles the packets in bytes that were kept, and keeps the rest.
     fn consume(&mut self, mut input: Vec<u8>, now: Millis) -> Result<(), Exit> {
         let used = self.packets(&input, now)?;
         if used < input.len() {
@@ -139,7 +139,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Memory is short: PUBLISH packets wait, acknowledgements before them were handled.
+    /// Returns `true` when memory is short: PUBLISH packets wait. Acknowledgements before them were
+    /// handled.
     fn pauses(&mut self, now: Millis) -> bool {
         let pauses = self.core.budget.pressure() >= Pressure::Pause;
         if pauses {
@@ -195,7 +196,7 @@ impl Connection {
         Ok(used)
     }
 
-    /// The client, or its user, has published more than it may for now: this PUBLISH waits.
+    /// Returns `true` when the client or its user is above its rate: this PUBLISH waits.
     fn over_rate(&mut self, len: usize, now: Millis) -> bool {
         let free_at = self.inbound.rates.take(len, now).err();
         if free_at.is_some() {
@@ -204,7 +205,8 @@ impl Connection {
         free_at.is_some()
     }
 
-    /// PUBLISH is refused alone; there is no such answer to the others.
+    /// Returns `true` when the user properties of a packet are within the limits. A PUBLISH is
+    /// checked later, since it can be refused alone.
     fn user_properties_allowed(&self, packet: &Packet<'_>) -> bool {
         let properties = match packet {
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
@@ -219,7 +221,8 @@ impl Connection {
         user_properties_fit(properties, &self.endpoint.limits)
     }
 
-    /// Words for what `bytes` break, with the figures where a limit is the cause.
+    /// Returns the end of the connection for a malformed packet, with figures where a limit is the
+    /// cause.
     #[cold]
     fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
         if bytes.first().is_some_and(|first| first >> 4 == PacketType::Publish as u8) {

@@ -62,13 +62,13 @@ const GATHER_SHARED_BYTES: usize = 256 * 1024;
 /// Bytes that are taken in before others have a turn: the input is written again while it is in the
 /// processor's cache.
 const TURN_BYTES: usize = 64 * 1024;
-/// The same of large packets. What is written of them leaves in equal parts of up to a segment: of
-/// three times as much, none is a half.
+/// The same for large packets. Output leaves in equal parts of up to a segment: of three segments,
+/// no part is a half.
 const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
 const LARGE_PACKET_BYTES: usize = 4 * 1024;
 /// Rounds of one turn at most.
 const ROUNDS_MAX: usize = 8;
-/// Why the loop ended.
+/// Reason why the loop ended.
 #[derive(Debug)]
 enum Exit {
     /// The client closed the network connection, or it broke.
@@ -78,9 +78,9 @@ enum Exit {
     /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the
     /// version has it.
     Violation(ReasonCode, String),
-    /// The registry said so.
+    /// The registry asked the connection to close.
     Told(CloseSignal),
-    /// An operator said so.
+    /// An operator disconnected the client.
     Expelled(DisconnectCommand),
 }
 
@@ -114,7 +114,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Serves the client until the connection ends, and sees to its session then.
+    /// Serves the client until the connection ends, and hands its session over then.
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
         // Boxed: otherwise each connection would hold the memory of its end from the beginning.
@@ -209,7 +209,7 @@ impl Connection {
         Ok(if over { Round::Others } else { Round::Again })
     }
 
-    /// Reads once, and passes on what came.
+    /// Reads once, and routes the messages that came.
     #[inline(always)]
     fn read(&mut self, now: Millis, taken: &mut Taken, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         let slot = &mut self.commits.slot;
@@ -224,8 +224,8 @@ impl Connection {
         read
     }
 
-    /// Returns `true` when a request to close has just come: the socket is looked at once more
-    /// before it counts.
+    /// Returns `true` when a request to close has just come: the socket is read once more before it
+    /// counts.
     ///
     /// # Errors
     /// The request, once everything that had come is handled.
@@ -250,7 +250,8 @@ impl Connection {
         }
     }
 
-    /// Puts the records of this round into the log, and releases what the store has made true.
+    /// Puts the records of this round into the log, and releases the packets whose tickets are
+    /// good.
     #[inline(always)]
     fn commit(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<(), Exit> {
         self.commits.records.flush();
@@ -268,7 +269,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes once; `true` when nothing is left.
+    /// Writes once. Returns `true` when nothing is left.
     #[inline(always)]
     fn write(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<bool, Exit> {
         let output = &mut self.outbound.output;

@@ -25,16 +25,16 @@ use crate::telemetry::trace::{Step, TraceSubject};
 #[derive(Default)]
 pub(crate) struct Publisher {
     pub(super) cache: RouteCache,
-    /// Messages of QoS 0 that leave together.
+    /// QoS 0 messages that are routed together.
     pub(super) batch: Batch,
-    /// Receivers to wake once this turn has published all it has.
+    /// Wakers of subscribers, woken once this read is handled.
     pub(super) wakers: Vec<Waker>,
-    /// Buffer for properties that are left out, and for packets that wait.
+    /// Buffer for forwarded properties, and for packets that wait.
     pub(super) scratch: Vec<u8>,
 }
 
 impl Connection {
-    /// Takes a message in: checks it, passes it on, acknowledges it.
+    /// Checks a message, routes and acknowledges it.
     #[inline]
     pub(super) fn on_publish(
         &mut self,
@@ -108,7 +108,7 @@ impl Connection {
         outcome
     }
 
-    /// The topic name that a PUBLISH means (`3.3.2.3.4`).
+    /// Returns the topic name of a PUBLISH, after topic aliases (`3.3.2.3.4`).
     fn topic_name<'a>(
         &self,
         publish: &Publish<'a>,
@@ -132,8 +132,10 @@ impl Connection {
         Err(violation.into())
     }
 
-    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not
-    /// taken.
+    /// Checks a message and routes it. Returns the reason code and ticket of its acknowledgement.
+    ///
+    /// # Errors
+    /// The reason why the message is not taken.
     pub(super) fn route(
         &mut self,
         publish: &Publish<'_>,
@@ -188,7 +190,7 @@ impl Connection {
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
     }
 
-    /// The message that a PUBLISH brings, with `topic` as the broker knows it.
+    /// Makes the message of a PUBLISH; `topic` has the mount point.
     #[inline]
     fn message(
         &mut self,
@@ -249,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// Durability of the session's own records.
+    /// Returns the durability of the session's own records.
     pub(super) fn level(&self) -> Durability {
         self.endpoint.listener.durability.unwrap_or(self.snapshot.config.store.durability)
     }

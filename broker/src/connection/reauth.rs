@@ -11,12 +11,12 @@ use crate::auth::{AuthExchange, AuthStep, Credentials, audit};
 use crate::session::Violation;
 use crate::store::Ticket;
 
-/// The steps that an exchange may take.
+/// Largest number of steps of an exchange.
 pub(crate) const AUTH_ROUNDS_MAX: usize = 8;
-/// The most bytes of authentication data and reason that go with one AUTH.
+/// Largest size of an AUTH's properties, in bytes.
 pub(crate) const AUTH_BYTES_MAX: usize = 64 * 1024 + 1024;
 
-/// An exchange that has begun.
+/// An exchange of AUTH packets that has begun.
 pub(crate) struct Reauth {
     exchange: Box<dyn AuthExchange>,
     rounds: usize,
@@ -98,7 +98,7 @@ impl Connection {
     }
 }
 
-/// AUTH with its properties in `buffer`.
+/// Makes AUTH, with its properties in `buffer`.
 pub(crate) fn auth_packet<'a>(
     reason: ReasonCode,
     method: &str,

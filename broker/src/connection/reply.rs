@@ -13,7 +13,8 @@ use crate::store::Ticket;
 pub(super) const REASON_STRING_MAX: usize = 512;
 
 impl Connection {
-    /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
+    /// Returns properties with a reason string, if there is one and the client takes such
+    /// (`[MQTT-3.1.2-29]`).
     pub(super) fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
         let mut properties = PropertyWriter::new(buffer);
         if let Some(text) = text.filter(|_| self.negotiated.problem_information) {
@@ -23,8 +24,8 @@ impl Connection {
         properties.finish()
     }
 
-    /// Answers a PUBLISH or a step of its flow, with words where the client wants them
-    /// (`[MQTT-3.4.2-2]`).
+    /// Acknowledges a PUBLISH or a step of its flow, with a reason string where the client takes
+    /// one (`[MQTT-3.4.2-2]`).
     pub(super) fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
         let Acknowledgement { packet_type, packet_id, reason } = reply;
         if text.is_none()

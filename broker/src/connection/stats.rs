@@ -12,12 +12,12 @@ pub(crate) struct Stats {
     pub(super) window: RateWindow,
     /// Moment of the last line about a refusal.
     pub(super) last_refusal_log: Option<Millis>,
-    /// Lines that were held back since then.
+    /// Number of lines that were suppressed since then.
     pub(super) suppressed: u64,
 }
 
 impl Stats {
-    /// At the beginning of a connection.
+    /// Creates the counters of a new connection.
     pub(crate) fn new(now: Millis) -> Stats {
         Stats { window: RateWindow::new(now), ..Stats::default() }
     }

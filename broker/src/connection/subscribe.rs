@@ -17,8 +17,8 @@ use crate::router::Subscriber;
 use crate::session::{RetainedCursor, Subscription, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};
 
-/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never
-/// comes near.
+/// Largest number of SUBSCRIBEs of one session whose retained messages are not all sent. A client
+/// that reads never reaches it.
 const REPLAYS_MAX: usize = 1_000;
 
 impl Connection {
@@ -61,8 +61,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The subscription, whether its retained messages are to be sent, and when it may be
-    /// acknowledged.
+    /// Subscribes to one filter. Returns the subscription, whether its retained messages are to be
+    /// sent, and the ticket of its acknowledgement.
     fn subscribe_one(
         &mut self,
         subscription: &packet::Subscription<'_>,

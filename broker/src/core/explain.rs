@@ -14,7 +14,7 @@ use crate::net::endpoint::EndpointId;
 use crate::router::{Match, ShareMatch};
 use crate::telemetry::drop_reason::Reason;
 
-/// A message that is imagined.
+/// A message to explain, which is not published.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// A valid topic name, as the broker knows it.
@@ -31,7 +31,7 @@ pub struct Question<'a> {
     pub most: usize,
 }
 
-/// Answer to a question.
+/// Explanation of a message.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// Rights of the publisher, if one was named.
@@ -48,7 +48,7 @@ pub struct Explanation {
     pub next: Option<SessionNumber>,
 }
 
-/// ExplainedPublisher of the message.
+/// Publisher of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainedPublisher {
     /// Set when the broker knows it: connected, or with an offline session.
@@ -62,7 +62,7 @@ pub struct ExplainedPublisher {
 /// A session with a subscription that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receiver {
-    /// Its number.
+    /// Number of the session.
     pub session: SessionNumber,
     /// The client identifier.
     pub client_id: Arc<str>,
@@ -108,7 +108,7 @@ impl Verdict {
         }
     }
 
-    /// In words.
+    /// Returns the verdict as text.
     pub fn text(&self) -> &str {
         match self {
             Verdict::Sent => "would be sent to it",
@@ -118,7 +118,7 @@ impl Verdict {
         }
     }
 
-    /// Returns `true` when it would get the message, now or later.
+    /// Returns `true` when the session would get the message, now or later.
     pub const fn gets(&self) -> bool {
         matches!(self, Verdict::Sent | Verdict::Kept)
     }

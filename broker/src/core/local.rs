@@ -50,7 +50,7 @@ pub struct Local {
     fetched: Fetched,
 }
 
-/// Reason why a [`Local`] session could not do something, in words.
+/// Error of a [`Local`] session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalError {
     /// The topic name or filter breaks a rule of MQTT or a limit of the broker.

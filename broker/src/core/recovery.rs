@@ -18,11 +18,11 @@ use crate::session::{KeptFlight, RetainedCursor, Session};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered};
 use crate::telemetry::drop_reason::Reason;
 
-/// Messages and bytes that one read of a queue takes at most.
+/// Largest number of messages, and of bytes, that one read of a queue takes.
 pub(crate) const PAGE_MESSAGES: usize = 256;
 const PAGE_BYTES: usize = 256 * 1024;
-/// After a restart packet identifiers go on this far behind the last one known: after a crash, now
-/// or in a run before, those between may be on their way still.
+/// Number of packet identifiers that are skipped after a restart. A crash, now or in an earlier
+/// run, may have lost the record of those that are on their way.
 const UNKNOWN_IDS: u16 = 16_384;
 
 /// Returns the request for the next page of a session queue, whose part on disk reaches from the
@@ -31,7 +31,7 @@ pub(crate) fn next_page(session: SessionNumber, from: Seq, until: Seq) -> PageRe
     PageRequest { session, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES }
 }
 
-/// Makes sessions and retained messages of what an earlier run left.
+/// Restores the sessions and retained messages of an earlier run.
 pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
     let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
     core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
@@ -123,8 +123,8 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     }
 }
 
-/// A session is over, and shared groups gave it what only the store has: reads that and gives it to
-/// other members, then lets the session go.
+/// Ends a session that has messages of shared groups on disk: reads them, reassigns them to other
+/// members, then forgets the session.
 pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
     let number = owned.session.number;
     loop {

@@ -80,7 +80,7 @@ impl Acknowledgement {
 pub enum Effect<'p> {
     /// Nothing.
     Nothing,
-    /// Send it.
+    /// Send the acknowledgement.
     Reply(Acknowledgement),
     /// Pass the message on, then send the acknowledgement; QoS 0 has none. Where the message is
     /// refused, [`Session::refuse`] changes the acknowledgement.
@@ -100,14 +100,14 @@ pub enum Effect<'p> {
 /// The client broke the protocol: DISCONNECT with this reason code, then close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// For the client.
+    /// Reason code for the client.
     pub reason: ReasonCode,
-    /// For the log.
+    /// Text for the log.
     pub text: &'static str,
 }
 
 impl Violation {
-    /// A violation.
+    /// Makes a violation.
     pub const fn new(reason: ReasonCode, text: &'static str) -> Violation {
         Violation { reason, text }
     }
@@ -268,7 +268,8 @@ impl Session {
         Acknowledgement { reason, ..acknowledgement }
     }
 
-    /// Number of QoS 1 and 2 messages that came and are not acknowledged, or not released.
+    /// Returns the number of QoS 1 and 2 messages that came and are not acknowledged, or not
+    /// released.
     pub fn open_inbound(&self) -> usize {
         self.inbound.open(&self.received)
     }

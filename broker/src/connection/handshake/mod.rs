@@ -32,14 +32,14 @@ use crate::net::{Peer, PeerAddress, Stream};
 use crate::session::{Terms, Will};
 use crate::telemetry::metrics::Traffic;
 
-/// CONNECT is framed alike in all versions.
+/// Version to frame CONNECT by: all versions frame it alike.
 const ANY: Version = Version::V5;
-/// A refusal that every version can read.
+/// Version to write a refusal in that every version can read.
 const OLDEST: Version = Version::V311;
 /// The first byte of a TLS ClientHello.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A client that may come in, its session not yet claimed.
+/// A client that was let in and has not claimed its session yet.
 pub(crate) struct AuthenticatedClient {
     stream: Stream,
     peer: Peer,
@@ -47,19 +47,19 @@ pub(crate) struct AuthenticatedClient {
     /// Bytes that came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
-    /// Endpoint that it came in by, and the snapshot that let it.
+    /// Endpoint that the client came in by, and the snapshot that let it in.
     endpoint: Arc<Endpoint>,
     snapshot: Arc<Snapshot>,
     request: ConnectRequest,
 }
 
-/// Parts of CONNECT that are kept.
+/// The parts of CONNECT that are kept.
 struct ConnectRequest {
     client_id: Arc<str>,
     assigned: bool,
     clean_start: bool,
     terms: Terms,
-    /// The client asked for more than it gets.
+    /// Set when the client asked for a longer session expiry than it gets.
     expiry_capped: bool,
     negotiated: Negotiated,
     keep_alive_set: bool,
@@ -68,7 +68,7 @@ struct ConnectRequest {
     auth_data: Option<Vec<u8>>,
 }
 
-/// Why a client is not let in.
+/// Refusal of a client, with its stream.
 pub(crate) struct Rejection {
     stream: Stream,
     output: Output,
@@ -84,7 +84,7 @@ pub(crate) struct Rejection {
 const SLOW: Duration = Duration::from_secs(1);
 
 impl Rejection {
-    /// Tells the client what there is to tell, and the log.
+    /// Logs the refusal, answers the client and closes the stream.
     pub(crate) async fn answer(self, peer: PeerAddress) {
         if let Some(text) = &self.text {
             warn!(%peer, "connection refused: {text}");
@@ -166,7 +166,7 @@ pub(crate) struct Established {
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
-/// Reads CONNECT, of which some may have been read already, and decides.
+/// Reads CONNECT, of which a part may have been read already, and lets the client in or refuses it.
 pub(crate) async fn read_connect(
     core: &Core,
     established: Established,
@@ -230,8 +230,7 @@ impl Handshake<'_> {
         Ok((identity, endpoint, snapshot, request))
     }
 
-    /// Reads the bytes of CONNECT. There may be a password in them: they are overwritten once
-    /// dropped.
+    /// Reads the bytes of CONNECT. They may contain a password, and are overwritten when dropped.
     async fn receive(&mut self, endpoint: &Endpoint) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
         let judge = |first| match first {
             // The first byte of a TLS handshake is that of a CONNECT with wrong flags.
@@ -252,7 +251,7 @@ impl Handshake<'_> {
         Ok(bytes)
     }
 
-    /// Asks the policy, or an enhanced authentication method, who the client is.
+    /// Asks the policy, or an enhanced authentication method, for the client's identity.
     async fn identify(
         &mut self,
         endpoint: &Endpoint,
@@ -337,7 +336,7 @@ impl Handshake<'_> {
         })
     }
 
-    /// Makes the rejection of a client that is banned; it is not told why.
+    /// Makes the refusal of a banned client; the cause is only logged.
     fn banned(&self, connect: &Connect<'_>, text: &str) -> ConnectError {
         self.audit(connect, text);
         let client_text = Some("this client is banned");
@@ -392,8 +391,8 @@ fn not_connect(first: u8) -> String {
     }
 }
 
-/// Makes room without leaving a copy behind, as growing in place may: there may be a password in
-/// it.
+/// Makes room for `more` bytes. The old buffer is overwritten, since it may contain a password;
+/// growing in place would leave a copy.
 fn grow(input: &mut Vec<u8>, more: usize) {
     if input.capacity() - input.len() < more {
         let mut larger = Vec::with_capacity((2 * input.len()).max(input.len() + more));

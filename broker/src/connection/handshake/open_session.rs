@@ -146,10 +146,11 @@ async fn claim(
     }
 }
 
-/// A connection that its client has closed is noticed within this time.
+/// Time in which the end of a connection that its client closed is noticed.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Two clients with one client identifier would throw each other out without end.
+/// Delays a takeover in a fight: two clients with one client identifier would disconnect each other
+/// without end.
 async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
     let Some(holder) = core.registry.holder(client_id) else { return };
     let fight = core.flapping.takes_over(client_id, core.now());
@@ -182,8 +183,8 @@ async fn wait_released(core: &Core, client_id: &Arc<str>, within: Duration) -> b
     false
 }
 
-/// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new
-/// one.
+/// Returns the session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the earlier one or
+/// a new one, whether it is the earlier one, and the ticket of the end of one that was discarded.
 fn owned(
     core: &Arc<Core>,
     request: &ConnectRequest,
@@ -215,7 +216,8 @@ fn owned(
     }
 }
 
-/// Bytes of CONNACK's properties at most, apart from texts of the client and the configuration.
+/// Largest size in bytes of CONNACK's properties, apart from texts of the client and the
+/// configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
 fn connack(

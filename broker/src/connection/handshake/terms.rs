@@ -13,7 +13,7 @@ use crate::core::publish_rules::{self, user_properties_fit};
 use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 
-/// The rules that need no identity.
+/// Checks CONNECT by the rules that need no identity.
 pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<ConnectRequest, ConnectError> {
     let (config, version) = (endpoint, connect.version);
     let refuse = |reason, text: String| Err(ConnectError::new(version, reason, text));
@@ -116,7 +116,8 @@ fn check_will(config: &Endpoint, version: Version, will: &WillFields<'_>) -> Res
     )
 }
 
-/// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.
+/// Makes a client identifier that cannot be guessed (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128
+/// random bits.
 fn assigned_client_id(version: Version) -> Result<Arc<str>, ConnectError> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|error| {
