@@ -12,7 +12,6 @@ use clap::Args;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::broker::{self, Broker, Known, Tls};
-use crate::load::Security;
 use crate::measure::{Figures, MAIN, measure};
 use crate::plot;
 use crate::scenario::{ALL, Scenario};
@@ -157,7 +156,6 @@ impl Compare {
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
         let tls = Tls::make(&folder)?;
-        let security = Security::new(tls.der.clone())?;
         println!(
             "{}; broker on core {}, load on {}; medians of {} rounds, ratios within the round",
             machine(),
@@ -168,7 +166,7 @@ impl Compare {
         let mut progress = Progress::new(scenarios.len() * brokers.len() * self.rounds);
         let (mut all, mut missed) = (Vec::new(), Vec::new());
         for scenario in scenarios {
-            let rows = self.measure_rounds(scenario, &brokers, &folder, (&tls, &security), &mut progress)?;
+            let rows = self.measure_rounds(scenario, &brokers, &folder, &tls, &mut progress)?;
             progress.clear();
             missed.extend(print(scenario, &brokers, &rows));
             all.push((scenario, rows));
@@ -212,7 +210,7 @@ impl Compare {
         scenario: &Scenario,
         brokers: &[Broker],
         folder: &Path,
-        security: (&Tls, &Security),
+        tls: &Tls,
         progress: &mut Progress,
     ) -> Result<Vec<Row>, Error> {
         let cannot = |broker: &Broker| broker.cannot(scenario.kind).map(Trouble::Cannot);
@@ -225,7 +223,7 @@ impl Compare {
                     row.rounds.push(None);
                     continue;
                 }
-                let figures = self.one(scenario, broker, &folder.join("broker"), security);
+                let figures = self.one(scenario, broker, &folder.join("broker"), tls);
                 if let Err(error) = &figures {
                     let why = error.to_string();
                     if broker.name == "lapwing" {
@@ -255,16 +253,10 @@ impl Compare {
         Ok(())
     }
 
-    fn one(
-        &self,
-        scenario: &Scenario,
-        broker: &Broker,
-        folder: &Path,
-        (tls, security): (&Tls, &Security),
-    ) -> Result<Figures, Error> {
-        let started = broker.start(scenario.kind, folder, (tls, security), &self.cores)?;
+    fn one(&self, scenario: &Scenario, broker: &Broker, folder: &Path, tls: &Tls) -> Result<Figures, Error> {
+        let started = broker.start(scenario.kind, folder, tls, &self.cores)?;
         let deadline = started.running.deadline(Duration::from_secs_f64(self.patience_s + self.seconds));
-        let figures = measure(scenario.kind, &started, security, Duration::from_secs_f64(self.seconds));
+        let figures = measure(scenario.kind, &started, &tls.client, Duration::from_secs_f64(self.seconds));
         if deadline.has_passed() {
             return Err(format!("stalled: killed after {} s", self.patience_s).into());
         }

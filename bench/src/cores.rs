@@ -14,7 +14,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::broker::{self, Broker, Started, Tls};
 use crate::compare::{machine, median};
-use crate::load::{Security, Socket};
+use crate::load::Socket;
 use crate::scenario::{Kind, SPEC, WARM};
 use crate::wire::{self, Version};
 
@@ -117,6 +117,13 @@ impl CoreFigures {
     }
 }
 
+/// Cores of the broker, and of the load generator.
+#[derive(Clone, Copy)]
+struct Cpus<'a> {
+    broker: &'a [usize],
+    load: &'a [usize],
+}
+
 impl Cores {
     /// Measures and prints.
     ///
@@ -131,16 +138,21 @@ impl Cores {
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
         let tls = Tls::make(&folder)?;
-        let security = Security::new(tls.der.clone())?;
         let broker = broker::lapwing(&self.lapwing)?;
         println!("{}; medians of {} rounds of {} s", machine(), self.rounds, self.seconds);
         let mut missed = Vec::new();
         for case in CASES.iter().filter(is_wanted) {
             let mut rounds = Vec::new();
             for round in 0..self.rounds {
-                let measured = |cores: &[usize], load: &[usize]| {
-                    let places = (&*folder.join("broker"), &tls, &security);
-                    self.one(&ShuffledCase { case: *case, round }, &broker, places, (cores, load))
+                let measured = |broker_cores: &[usize], load: &[usize]| {
+                    let folder = folder.join("broker");
+                    self.one(
+                        &ShuffledCase { case: *case, round },
+                        &broker,
+                        &folder,
+                        &tls,
+                        Cpus { broker: broker_cores, load },
+                    )
                 };
                 let [core, beside] = self.one[..] else { return Err("--one is CORE,CORE".into()) };
                 rounds.push((measured(&[core], &[beside])?, measured(&self.two, &self.load)?));
@@ -189,13 +201,14 @@ impl Cores {
         &self,
         placed: &ShuffledCase,
         broker: &Broker,
-        (folder, tls, security): (&Path, &Tls, &Security),
-        (cores, load): (&[usize], &[usize]),
+        folder: &Path,
+        tls: &Tls,
+        cpus: Cpus<'_>,
     ) -> Result<CoreFigures, Error> {
-        let list: Vec<String> = cores.iter().map(usize::to_string).collect();
-        let started = broker.start(Kind::Flow(SPEC), folder, (tls, security), &list.join(","))?;
+        let list: Vec<String> = cpus.broker.iter().map(usize::to_string).collect();
+        let started = broker.start(Kind::Flow(SPEC), folder, tls, &list.join(","))?;
         let mut set = CpuSet::new();
-        load.iter().for_each(|core| set.set(*core));
+        cpus.load.iter().for_each(|core| set.set(*core));
         sched_setaffinity(None, &set)?;
         LoadGenerator::connect(placed, &started)?.run(Duration::from_secs_f64(self.seconds), &started)
     }

@@ -8,7 +8,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::broker::{self, Broker, Tls};
 use crate::compare::{machine, median};
-use crate::load::{Layout, Security, Spec};
+use crate::load::{Layout, Spec};
 use crate::measure::{MAIN, idlers, measure};
 use crate::plot;
 use crate::scenario::{Kind, SPEC};
@@ -106,7 +106,6 @@ impl Curves {
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
         let tls = Tls::make(&folder)?;
-        let security = Security::new(tls.der.clone())?;
         println!("{}; broker on core {}, load on {}", machine(), self.cores, self.load_core);
         let mut bars = Vec::new();
         let curves = curves();
@@ -124,7 +123,7 @@ impl Curves {
                 for (broker, least) in brokers.iter().zip(&mut least) {
                     let mut rounds = Vec::new();
                     for _ in 0..self.rounds {
-                        match self.one(point, broker, &folder.join("broker"), (&tls, &security)) {
+                        match self.one(point, broker, &folder.join("broker"), &tls) {
                             Ok(cost) => rounds.push(cost),
                             Err(error) => eprintln!("{} with {n}: {error}", broker.name),
                         }
@@ -152,11 +151,11 @@ impl Curves {
         point: &CurvePoint,
         broker: &Broker,
         folder: &std::path::Path,
-        (tls, security): (&Tls, &Security),
+        tls: &Tls,
     ) -> Result<f64, Error> {
-        let started = broker.start(point.kind, folder, (tls, security), &self.cores)?;
+        let started = broker.start(point.kind, folder, tls, &self.cores)?;
         let _idlers = idlers(0..point.idle, &started)?;
-        let figures = measure(point.kind, &started, security, Duration::from_secs_f64(self.seconds))?;
+        let figures = measure(point.kind, &started, &tls.client, Duration::from_secs_f64(self.seconds))?;
         figures.get(MAIN).copied().ok_or_else(|| "there is no figure".into())
     }
 }

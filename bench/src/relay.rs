@@ -52,7 +52,7 @@ impl Relay {
         let until = over.clone();
         let relay = std::thread::spawn(move || relay(listener, pairs, &until));
         // Open until the relay has ended: unread bytes would reset its connections.
-        let (delivered, _open) = load(address, (pairs, window, message), time)?;
+        let (delivered, _open) = load(address, pairs, window, message, time)?;
         over.store(true, Ordering::Relaxed);
         let cpu = relay.join().map_err(|_| "the relay panicked")??;
         println!(
@@ -131,7 +131,9 @@ fn relay(listener: std::net::TcpListener, pairs: usize, over: &AtomicBool) -> Re
 /// Generates load. Returns the number of received messages, and the connections.
 fn load(
     address: SocketAddr,
-    (pairs, window, message): (usize, usize, usize),
+    pairs: usize,
+    window: usize,
+    message: usize,
     time: Duration,
 ) -> Result<(u64, Vec<TcpStream>), Error> {
     pin(1)?;

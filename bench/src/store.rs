@@ -123,7 +123,7 @@ impl Store {
                 }
                 for window in [1, 100].into_iter().filter(|n| self.only_window.is_none_or(|only| only == *n))
                 {
-                    self.rates_of(peers, (sessions, window, live), floors)?;
+                    self.rates_of(peers, sessions, window, live, floors)?;
                 }
             }
         }
@@ -133,7 +133,9 @@ impl Store {
     fn rates_of(
         &self,
         peers: &[Peer],
-        (sessions, window, live): (usize, usize, bool),
+        sessions: usize,
+        window: usize,
+        live: bool,
         floors: &mut Floors,
     ) -> Result<(), Error> {
         let mut ours = 0.0;

@@ -20,5 +20,5 @@ fuzz_target!(|data: &[u8]| {
             _ => Step::ServerReceives,
         });
     }
-    world.settle();
+    world.run_until_idle();
 });

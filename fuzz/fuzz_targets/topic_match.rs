@@ -68,16 +68,7 @@ fuzz_target!(|data: &[u8]| {
                 if !topic::is_name(&name) {
                     continue;
                 }
-                let message = Message::new(&MessageParts {
-                    topic: &name,
-                    properties: &[],
-                    payload: &[],
-                    qos: QoS::AtMostOnce,
-                    retain: false,
-                    publisher: 0,
-                    published_at: 0,
-                    expires_at: None,
-                });
+                let message = Message::new(&MessageParts::new(&name, &[]));
                 let routed =
                     router.route(&message, &mut cache, &mut Vec::new(), &mut PublishRecord::disabled());
                 let expected: BTreeSet<usize> = held

@@ -39,14 +39,10 @@ pub struct Model {
 
 fn message(n: u64, topic: &str, payload: &[u8]) -> Message {
     Message::new(&MessageParts {
-        topic,
-        properties: &[],
-        payload,
         qos: QoS::ExactlyOnce,
         retain: true,
-        publisher: 0,
         published_at: n,
-        expires_at: None,
+        ..MessageParts::new(topic, payload)
     })
 }
 

@@ -119,14 +119,9 @@ impl World {
     fn enqueue(&mut self, qos: QoS) {
         let n = self.enqueued.len() as u32;
         let message = Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: &n.to_be_bytes(),
             qos,
-            retain: false,
-            publisher: 0,
             published_at: self.now,
-            expires_at: None,
+            ..MessageParts::new("t", &n.to_be_bytes())
         });
         self.enqueued.push(qos);
         self.client_count.push(0);
@@ -237,17 +232,13 @@ impl World {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
         let reply = match self.session.handle(packet).expect("the client keeps to the rules") {
-            Effect::Publish(publish) => {
+            Effect::Publish(publish, acknowledgement) => {
                 let n = u32::from_be_bytes(publish.payload.try_into().expect("a number"));
                 self.server_count[n as usize] += 1;
                 if self.server_count[n as usize] == 1 {
                     self.server_got.push(n);
                 }
-                let reply = self.session.acknowledge(publish.qos, publish.packet_id, ReasonCode::Success);
-                if publish.qos == QoS::AtLeastOnce {
-                    self.session.puback_sent();
-                }
-                reply
+                acknowledgement
             }
             Effect::Reply(reply) => Some(reply),
             Effect::Nothing => None,
@@ -277,7 +268,7 @@ impl World {
     ///
     /// # Panics
     /// When a promise was broken.
-    pub fn settle(&mut self) {
+    pub fn run_until_idle(&mut self) {
         let all = [Step::ServerSends, Step::ClientReceives, Step::ServerReceives];
         while all.iter().any(|step| self.step(*step)) {}
         judge("to the client", &self.enqueued, &self.client_count, &self.client_got);

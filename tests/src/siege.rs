@@ -56,7 +56,7 @@ impl Stage {
             [who, "flood", count, name, fields @ ..] => {
                 self.flood(who, wire::number(count) as usize, name, fields)
             }
-            // So many packets, and so many answers of this kind; other packets are passed over.
+            // So many packets, and so many answers of this kind; other packets are skipped.
             [who, "pump", count, name, fields @ .., "<", answer] => {
                 self.pump(who, wire::number(count) as usize, (name, fields), answer);
             }

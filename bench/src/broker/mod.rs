@@ -17,12 +17,11 @@ use crate::wire::{self, Stay, Version};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Certificate of the brokers, and its key.
-#[derive(Debug)]
+/// Certificate of the brokers, its key, and clients that trust it.
 pub struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,
-    pub der: rustls::pki_types::CertificateDer<'static>,
+    pub client: Security,
 }
 
 impl Tls {
@@ -36,7 +35,7 @@ impl Tls {
         std::fs::write(&certificate, made.cert.pem())?;
         std::fs::write(&key, made.signing_key.serialize_pem())?;
         std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        Ok(Tls { certificate, key, der: made.cert.der().clone() })
+        Ok(Tls { certificate, key, client: Security::new(made.cert.der().clone())? })
     }
 }
 
@@ -92,13 +91,7 @@ impl Broker {
     ///
     /// # Errors
     /// The broker does not start.
-    pub fn start(
-        &self,
-        kind: Kind,
-        folder: &Path,
-        (tls, security): (&Tls, &Security),
-        cores: &str,
-    ) -> Result<Started, Error> {
+    pub fn start(&self, kind: Kind, folder: &Path, tls: &Tls, cores: &str) -> Result<Started, Error> {
         let _ = std::fs::remove_dir_all(folder);
         std::fs::create_dir_all(folder.join("data"))?;
         let (port, v5_port, tls_port, other) = (free_port()?, free_port()?, free_port()?, free_port()?);
@@ -125,9 +118,9 @@ impl Broker {
             .map_err(|error| format!("{}: {error}", self.name))?;
         let mut running = Running::of(child, port);
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (plain, tls) = (at(port), at(if secure.is_some() { port } else { tls_port }));
+        let (plain, tls_address) = (at(port), at(if secure.is_some() { port } else { tls_port }));
         let until = Instant::now() + START;
-        let security = Some(security).filter(|_| secure.is_some());
+        let security = Some(&tls.client).filter(|_| secure.is_some());
         while first(plain, self.keep_alive_s, security).is_err() {
             if running.has_ended() || Instant::now() > until {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
@@ -143,7 +136,7 @@ impl Broker {
         } else {
             plain
         };
-        Ok(Started { running, plain, v5, tls, keep_alive_s: self.keep_alive_s })
+        Ok(Started { running, plain, v5, tls: tls_address, keep_alive_s: self.keep_alive_s })
     }
 }
 

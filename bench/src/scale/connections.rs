@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::broker::{Broker, Tls};
-use crate::load::{Security, Socket};
+use crate::load::Socket;
 use crate::measure::{idlers, settled_kib};
 use crate::scenario::Kind;
 
@@ -34,9 +34,9 @@ pub fn points(
     broker: &Broker,
     counts: &[usize],
     folder: &Path,
-    (tls, security): (&Tls, &Security),
+    tls: &Tls,
 ) -> Result<Vec<MemoryPoint>, Error> {
-    let started = broker.start(Kind::Idle { count: 0 }, folder, (tls, security), "0")?;
+    let started = broker.start(Kind::Idle { count: 0 }, folder, tls, "0")?;
     let mut sockets: Vec<Socket> = Vec::new();
     let mut points = Vec::new();
     for count in counts {
@@ -67,13 +67,13 @@ pub fn at_the_limit(
     broker: &Broker,
     descriptors: usize,
     folder: &Path,
-    (tls, security): (&Tls, &Security),
+    tls: &Tls,
 ) -> Result<(usize, String), Error> {
     let limited = Broker {
         command: format!("prlimit --nofile={descriptors}:{descriptors} {}", broker.command),
         ..broker.clone()
     };
-    let started = limited.start(Kind::Idle { count: 0 }, folder, (tls, security), "0")?;
+    let started = limited.start(Kind::Idle { count: 0 }, folder, tls, "0")?;
     let mut sockets = Vec::new();
     for n in 0..descriptors {
         match idlers(n..n + 1, &started) {

@@ -181,16 +181,7 @@ fn router() -> Router {
 }
 
 fn message(topic: &str) -> Message {
-    Message::new(&MessageParts {
-        topic,
-        properties: &[],
-        payload: &[b'x'; 64],
-        qos: QoS::AtMostOnce,
-        retain: false,
-        publisher: 0,
-        published_at: 0,
-        expires_at: None,
-    })
+    Message::new(&MessageParts::new(topic, &[b'x'; 64]))
 }
 
 /// A subscription added or removed among many, and an uncached topic looked up there.

@@ -13,7 +13,6 @@ use clap::Args;
 
 use crate::broker::{self, Tls};
 use crate::compare::machine;
-use crate::load::Security;
 use connections::each_kib;
 use locks::Lock;
 use model::Work;
@@ -106,11 +105,10 @@ impl Scale {
         let folder = std::path::absolute(&self.folder)?;
         std::fs::create_dir_all(&folder)?;
         let tls = Tls::make(&folder)?;
-        let security = Security::new(tls.der.clone())?;
         let brokers = broker::known(&self.lapwing, &PathBuf::new(), None)?.brokers;
         let lapwing = brokers.first().ok_or("there is no broker")?;
         let counts = [0, self.made / 8, self.made / 4, self.made / 2, self.made];
-        let points = connections::points(lapwing, &counts, &folder.join("broker"), (&tls, &security))?;
+        let points = connections::points(lapwing, &counts, &folder.join("broker"), &tls)?;
         println!("\nidle connections, each beyond the line before");
         for pair in points.windows(2) {
             let (from, to) = (&pair[0], &pair[1]);
@@ -137,8 +135,7 @@ impl Scale {
             );
         }
         const FEW: usize = 256;
-        let (in_all, said) =
-            connections::at_the_limit(lapwing, FEW, &folder.join("broker"), (&tls, &security))?;
+        let (in_all, said) = connections::at_the_limit(lapwing, FEW, &folder.join("broker"), &tls)?;
         println!("  with {FEW} file descriptors {in_all} clients are accepted; the broker logs: {said}");
         Ok(())
     }

@@ -235,8 +235,9 @@ impl ClientFilter {
             ip.is_some_and(|ip: IpAddr| net.contains(&ip.to_canonical()))
         };
         let by = |(url, numbers): &(String, Vec<EndpointId>)| {
-            handle
-                .is_some_and(|handle| *handle.peer.listener == **url || numbers.contains(&handle.peer.place))
+            handle.is_some_and(|handle| {
+                *handle.peer.listener == **url || numbers.contains(&handle.peer.endpoint)
+            })
         };
         self.connected.is_none_or(|connected| connected == handle.is_some())
             && self.user.as_deref().is_none_or(|wanted| user == Some(wanted))

@@ -106,39 +106,64 @@ fn traffic(core: &Core, page: &mut Exposition) {
     page.counter("lapwing_payload_sent_bytes", "Payload bytes to clients.", traffic.publish_bytes_sent);
 }
 
-/// A metric of a listener: name, set for a counter, help text, value.
-type OfListener = (&'static str, bool, &'static str, fn(&TrafficTotals, u64) -> u64);
+/// A metric with a sample for each value of a label.
+#[derive(Clone, Copy)]
+struct LabelledMetric {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricKind,
+    label: &'static str,
+}
+
+/// Kind of a metric.
+#[derive(Clone, Copy)]
+enum MetricKind {
+    Counter,
+    Gauge,
+}
+
+/// Value of a listener's metric, from its traffic and its open connections.
+type ListenerValue = fn(&TrafficTotals, u64) -> u64;
 
 fn listeners(core: &Core, page: &mut Exposition) {
-    const FIGURES: [OfListener; 7] = [
+    const fn gauge(name: &'static str, help: &'static str) -> LabelledMetric {
+        LabelledMetric { name, help, kind: MetricKind::Gauge, label: "listener" }
+    }
+    const fn counter(name: &'static str, help: &'static str) -> LabelledMetric {
+        LabelledMetric { kind: MetricKind::Counter, ..gauge(name, help) }
+    }
+    const METRICS: [(LabelledMetric, ListenerValue); 7] = [
         (
-            "lapwing_listener_connections",
-            false,
-            "Connections of a listener, those before CONNECT included.",
+            gauge(
+                "lapwing_listener_connections",
+                "Connections of a listener, those before CONNECT included.",
+            ),
             |_, open| open,
         ),
-        ("lapwing_listener_connections_accepted", true, "Connections that it accepted.", |sums, _| {
+        (counter("lapwing_listener_connections_accepted", "Connections that it accepted."), |sums, _| {
             sums.connections
         }),
         (
-            "lapwing_listener_connections_refused",
-            true,
-            "Connections that it refused, or closed for a protocol error.",
+            counter(
+                "lapwing_listener_connections_refused",
+                "Connections that it refused, or closed for a protocol error.",
+            ),
             |sums, _| sums.refused,
         ),
         (
-            "lapwing_listener_messages_received",
-            true,
-            "PUBLISH packets from clients of a listener.",
+            counter("lapwing_listener_messages_received", "PUBLISH packets from clients of a listener."),
             |sums, _| sums.publish_received,
         ),
-        ("lapwing_listener_messages_sent", true, "PUBLISH packets to clients of a listener.", |sums, _| {
-            sums.publish_sent
-        }),
-        ("lapwing_listener_received_bytes", true, "Bytes from clients of a listener.", |sums, _| {
+        (
+            counter("lapwing_listener_messages_sent", "PUBLISH packets to clients of a listener."),
+            |sums, _| sums.publish_sent,
+        ),
+        (counter("lapwing_listener_received_bytes", "Bytes from clients of a listener."), |sums, _| {
             sums.bytes_received
         }),
-        ("lapwing_listener_sent_bytes", true, "Bytes to clients of a listener.", |sums, _| sums.bytes_sent),
+        (counter("lapwing_listener_sent_bytes", "Bytes to clients of a listener."), |sums, _| {
+            sums.bytes_sent
+        }),
     ];
     let snapshot = core.settings.get();
     let listeners = super::listeners::named(&snapshot).into_iter().map(|(name, endpoint)| {
@@ -147,9 +172,9 @@ fn listeners(core: &Core, page: &mut Exposition) {
         (name, sums, endpoint.connections() as u64)
     });
     let listeners: Vec<_> = listeners.collect();
-    for (name, grows, help, figure) in FIGURES {
-        let samples = listeners.iter().map(|(label, sums, open)| (label.as_str(), figure(sums, *open)));
-        page.labelled((name, grows), help, "listener", samples);
+    for (metric, value) in METRICS {
+        let samples = listeners.iter().map(|(label, sums, open)| (label.as_str(), value(sums, *open)));
+        page.labelled(metric, samples);
     }
 }
 
@@ -188,7 +213,8 @@ fn queues(core: &Core, page: &mut Exposition) {
     {
         let of = |sums: &[u64; 3]| sums.get(at).copied().unwrap_or(0);
         let samples = [("connected", of(&connected)), ("offline", of(&offline))];
-        page.labelled((name, false), help, "state", samples.into_iter());
+        let kind = MetricKind::Gauge;
+        page.labelled(LabelledMetric { name, help, kind, label: "state" }, samples.into_iter());
     }
 }
 
@@ -336,20 +362,19 @@ impl Exposition {
         self.line(format_args!("{name}_info{{{label}=\"{value}\"}} 1"));
     }
 
-    /// Writes one sample for each label; `grows` is set for a counter.
-    fn labelled<'a>(
-        &mut self,
-        (name, grows): (&str, bool),
-        help: &str,
-        label: &str,
-        samples: impl Iterator<Item = (&'a str, u64)>,
-    ) {
-        let total = if grows { "_total" } else { "" };
-        match (grows, self.form) {
-            (true, Form::OpenMetrics) => self.head(name, "counter", help),
-            (true, Form::Plain) => self.head(&format!("{name}{total}"), "counter", help),
-            (false, _) => self.head(name, "gauge", help),
-        }
+    /// Writes one sample for each value of the label.
+    fn labelled<'a>(&mut self, metric: LabelledMetric, samples: impl Iterator<Item = (&'a str, u64)>) {
+        let LabelledMetric { name, help, kind, label } = metric;
+        let total = match kind {
+            MetricKind::Counter => {
+                self.counter_head(name, help);
+                "_total"
+            }
+            MetricKind::Gauge => {
+                self.head(name, "gauge", help);
+                ""
+            }
+        };
         for (value, count) in samples {
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             self.line(format_args!("{name}{total}{{{label}=\"{value}\"}} {count}"));

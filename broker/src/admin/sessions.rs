@@ -30,7 +30,7 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
     for _ in 0..clients::TRIES {
         let found = core.registry.with(client_id, |key, client| match client {
             ClientView::Live(handle) => Ok(handle.clone()),
-            ClientView::Offline(_, rest) => Err((key.clone(), rest)),
+            ClientView::Offline(_, generation) => Err((key.clone(), generation)),
         });
         let connected = match found.ok_or_else(|| clients::unknown(client_id))? {
             Ok(handle) => {
@@ -39,8 +39,8 @@ async fn delete(call: ApiRequest) -> Result<Deleted, ApiError> {
                 }
                 true
             }
-            Err((key, rest)) => {
-                if !core.end_offline(&key, rest) {
+            Err((key, generation)) => {
+                if !core.end_offline(&key, generation) {
                     continue;
                 }
                 false

@@ -48,11 +48,11 @@ object! {
 const LOOKS: usize = 200;
 
 fn shown(subscription: router::ListedSubscription) -> Subscription {
-    let router::ListedSubscription { place, client_id, qos, no_local, retain_as_published, id, connected } =
+    let router::ListedSubscription { key, client_id, qos, no_local, retain_as_published, id, connected } =
         subscription;
     Subscription {
-        filter: place.filter,
-        share: Some(place.share).filter(|share| !share.is_empty()),
+        filter: key.filter,
+        share: Some(key.share).filter(|share| !share.is_empty()),
         client: client_id,
         connected,
         qos: qos as u64,
@@ -77,7 +77,7 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
         None => None,
     };
     let takes = |found: &router::ListedSubscription| {
-        filter.is_none_or(|wanted| pattern::matches(wanted, &found.place.filter))
+        filter.is_none_or(|wanted| pattern::matches(wanted, &found.key.filter))
             && client.is_none_or(|wanted| pattern::matches(wanted, &found.client_id))
     };
     let (router, limit) = (&call.admin.core.router, call.limit());
@@ -97,5 +97,5 @@ async fn list(call: ApiRequest) -> Result<ListPage<Subscription>, ApiError> {
         }
         tokio::task::yield_now().await;
     }
-    Ok(ListPage { items, next: next.map(|place| place.to_text()) })
+    Ok(ListPage { items, next: next.map(|key| key.to_text()) })
 }

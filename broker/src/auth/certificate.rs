@@ -69,7 +69,7 @@ fn names_of(der: &[u8]) -> Result<CertificateNames, String> {
 /// Returns the reason that it names none.
 pub fn user(certificate: &CertificateDer<'_>, templates: &[String]) -> Result<String, AuthError> {
     let refuse = |text: String| AuthError {
-        told: Some("the client certificate names no user"),
+        client_text: Some("the client certificate names no user"),
         ..AuthError::new(ReasonCode::NotAuthorized, format!("the client certificate: {text}"))
     };
     let names = names_of(certificate).map_err(refuse)?;

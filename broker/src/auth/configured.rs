@@ -75,7 +75,7 @@ impl ConfiguredPolicy {
 
     /// Returns the authentication of the listener that a client came by.
     pub(super) fn endpoint(&self, peer: &Peer) -> Option<&EndpointAuth> {
-        self.endpoints.iter().find(|endpoint| endpoint.number == peer.place)
+        self.endpoints.iter().find(|endpoint| endpoint.number == peer.endpoint)
     }
 
     /// Returns the authentication for a client that may be offline: by the listener's name, else
@@ -145,7 +145,7 @@ impl ConfiguredPolicy {
         let chain = peer.certificates.as_deref().and_then(<[_]>::split_first);
         let (Some(verifier), Some((own, others))) = (verifier, chain) else { return Ok(()) };
         verifier.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|error| AuthError {
-            told: Some("the client certificate is no longer valid"),
+            client_text: Some("the client certificate is no longer valid"),
             ..AuthError::new(
                 ReasonCode::AdministrativeAction,
                 format!("the client certificate is no longer valid: {error}"),
@@ -166,7 +166,7 @@ impl ConfiguredPolicy {
                 endpoint.name
             );
             return AuthError {
-                told: Some(WRONG),
+                client_text: Some(WRONG),
                 slow: true,
                 ..AuthError::new(ReasonCode::BadUserNameOrPassword, text)
             };
@@ -177,8 +177,8 @@ impl ConfiguredPolicy {
              let everybody in: allow_anonymous = true",
             endpoint.name
         );
-        let told = Some("no user name and password were sent, and this listener requires them");
-        AuthError { told, ..AuthError::new(ReasonCode::NotAuthorized, text) }
+        let client_text = Some("no user name and password were sent, and this listener requires them");
+        AuthError { client_text, ..AuthError::new(ReasonCode::NotAuthorized, text) }
     }
 
     fn welcome(&self, identity: Identity, credentials: &Credentials<'_>) -> Result<Identity, AuthError> {
@@ -221,7 +221,7 @@ impl ConfiguredPolicy {
             let text =
                 format!("auth.client_id_template does not allow this client identifier: it wants '{wanted}'");
             return Err(AuthError {
-                told: Some("this user may not have this client identifier"),
+                client_text: Some("this user may not have this client identifier"),
                 ..AuthError::new(ReasonCode::ClientIdentifierNotValid, text)
             });
         }
@@ -352,7 +352,7 @@ impl Policy for ConfiguredPolicy {
         {
             let text = format!("the user '{user}' was removed");
             return Err(AuthError {
-                told: Some("this user was removed"),
+                client_text: Some("this user was removed"),
                 ..AuthError::new(ReasonCode::AdministrativeAction, text)
             });
         }

@@ -101,7 +101,7 @@ pub enum ServiceVerdict {
 pub struct Service {
     url: String,
     agent: ureq::Agent,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     remember: Duration,
     known: Mutex<HashMap<[u8; 32], (Instant, Identity)>>,
 }
@@ -124,7 +124,7 @@ impl Service {
         Ok(Service {
             url: url.to_owned(),
             agent: agent(config)?,
-            places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            permits: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             remember: Duration::from_secs(config.http_cache_s.into()),
             known: Mutex::default(),
         })
@@ -148,11 +148,11 @@ impl Service {
         if let Some((_, identity)) = known.filter(|(since, _)| now.duration_since(*since) < self.remember) {
             return ServiceVerdict::Allow(Box::new(identity));
         }
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return ServiceVerdict::Busy };
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else { return ServiceVerdict::Busy };
         let (agent, url, body) =
             (self.agent.clone(), self.url.clone(), Secret::new(question.to_string().as_bytes()));
         let asked = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _permit = permit;
             let request = agent.post(&url).header("content-type", "application/json");
             let mut response = request.send(body.reveal()).map_err(|error| error.to_string())?;
             let bytes = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();

@@ -60,8 +60,8 @@ pub fn configured(
     for (path, _) in rules.0.iter().filter(|(_, acl)| acl.is_empty()) {
         warn!("{path} holds no rule: every publish and subscribe is denied until it does");
     }
-    let endpoint = |(place, listener): (usize, &Listener)| {
-        let number = numbers.get(place).copied().unwrap_or(place as EndpointId);
+    let endpoint = |(index, listener): (usize, &Listener)| {
+        let number = numbers.get(index).copied().unwrap_or(index as EndpointId);
         let (passwords, acl) =
             (passwords.get(config.password_file(listener)), rules.get(config.acl_file(listener)));
         endpoint_auth(config, listener, number, passwords, acl)

@@ -67,7 +67,7 @@ impl ConfiguredPolicy {
             ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
                 text: "the service at auth.http_url refused the client".to_owned(),
-                told: Some(WRONG),
+                client_text: Some(WRONG),
                 slow: true,
             }),
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
@@ -75,7 +75,7 @@ impl ConfiguredPolicy {
                 "too many requests to the service at auth.http_url",
             )),
             ServiceVerdict::Failed(error) => MethodResult::Stop(AuthError {
-                told: Some("authentication service unavailable, try again later"),
+                client_text: Some("authentication service unavailable, try again later"),
                 ..AuthError::new(
                     ReasonCode::ServerUnavailable,
                     format!(
@@ -99,7 +99,7 @@ impl ConfiguredPolicy {
             Err(error) => MethodResult::Stop(AuthError {
                 reason: ReasonCode::BadUserNameOrPassword,
                 text: format!("the token is invalid: {error}"),
-                told: Some("the token is invalid or has expired"),
+                client_text: Some("the token is invalid or has expired"),
                 slow: true,
             }),
         }
@@ -127,7 +127,7 @@ impl ConfiguredPolicy {
                 MethodResult::Wrong(AuthError {
                     reason: ReasonCode::BadUserNameOrPassword,
                     text,
-                    told: Some(WRONG),
+                    client_text: Some(WRONG),
                     slow: true,
                 })
             }

@@ -79,7 +79,7 @@ pub struct AuthError {
     /// Text for the log: cause and remedy.
     pub text: String,
     /// Text for the client, where the log says more than the client should know.
-    pub told: Option<&'static str>,
+    pub client_text: Option<&'static str>,
     /// Set when the client may be guessing: the answer is delayed by a second.
     pub slow: bool,
 }
@@ -87,7 +87,7 @@ pub struct AuthError {
 impl AuthError {
     /// Creates an error with the same text for log and client.
     pub fn new(reason: ReasonCode, text: impl Into<String>) -> AuthError {
-        AuthError { reason, text: text.into(), told: None, slow: false }
+        AuthError { reason, text: text.into(), client_text: None, slow: false }
     }
 }
 

@@ -22,20 +22,20 @@ const COMMANDS_MAX: usize = 16;
 /// Handle of one connection.
 #[derive(Debug)]
 pub struct ClientHandle {
-    /// Whose session it is.
+    /// User of the session.
     pub user: Option<Arc<str>>,
     /// Address and listener of the client.
     pub peer: Peer,
     /// Name of the connection in the log.
     pub label: Arc<str>,
-    /// When it was let in.
+    /// Moment at which the client was let in.
     pub since: Millis,
-    /// Wakes it when there is news for it.
+    /// Waker of the connection's task.
     pub waker: Arc<AtomicWaker>,
     /// The queue of its session, from the moment that it has it.
     pub outbox: OnceLock<Arc<Outbox>>,
     has_commands: AtomicBool,
-    /// None once the connection ends.
+    /// `None` once the connection ends.
     commands: Mutex<Option<Vec<Command>>>,
     identity: Mutex<Arc<Identity>>,
 }
@@ -45,14 +45,14 @@ pub struct ClientHandle {
 pub enum Command {
     /// Report on the session, with at most this many of its subscriptions.
     Report(usize, oneshot::Sender<SessionReport>),
-    /// To end. Answered once its session has gone to where it belongs.
+    /// Disconnect. Answered once the session is handed over.
     Disconnect(DisconnectCommand),
 }
 
-/// An operator ends a connection.
+/// Request of an operator to disconnect a client.
 #[derive(Debug)]
 pub struct DisconnectCommand {
-    /// Its session ends, too.
+    /// Set when the session ends, too.
     pub with_session: bool,
     /// Answered, or dropped, when that is done.
     pub done: oneshot::Sender<()>,
@@ -74,18 +74,17 @@ impl ClientHandle {
         }
     }
 
-    /// Identity of the client.
+    /// Returns the identity of the client.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Its rights have changed.
+    /// Sets the identity, after its rights have changed.
     pub fn set_identity(&self, identity: Arc<Identity>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
-    /// Leaves a question. Where nobody answers it, or there are too many, it is dropped: who waits
-    /// for the answer hears that.
+    /// Leaves a command. It is dropped, with its sender, when too many wait or the connection ends.
     pub fn send(&self, question: Command) {
         let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = questions.as_mut().filter(|waiting| waiting.len() < COMMANDS_MAX) {
@@ -102,14 +101,14 @@ impl ClientHandle {
         self.has_commands.load(Ordering::Acquire)
     }
 
-    /// Takes them.
+    /// Takes the commands.
     pub fn questions(&self) -> Vec<Command> {
         let mut questions = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         self.has_commands.store(false, Ordering::Release);
         questions.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The connection ends: nothing is answered any more.
+    /// Drops all commands: the connection ends, and answers no more.
     pub fn close(&self) {
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

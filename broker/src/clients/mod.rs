@@ -26,7 +26,7 @@ use crate::clients::owned::{ConnectionNumber, OfflineGeneration, OwnedSession};
 use crate::net::endpoint::EndpointId;
 use crate::session::Session;
 
-/// Why a connection is told to end.
+/// Request to a connection to close.
 #[derive(Debug)]
 pub enum CloseSignal {
     /// Another connection has claimed the session: send it there.
@@ -43,11 +43,11 @@ pub enum CloseSignal {
 /// Claim of a connection to a client identifier.
 #[derive(Debug)]
 pub struct ClaimRequest {
-    /// Itself.
+    /// Number of the claiming connection.
     pub connection: ConnectionNumber,
-    /// Another user may have the session, too.
+    /// Set when the session of another user may be claimed, too.
     pub any_user: bool,
-    /// Tells it when to end.
+    /// Sender of the request to close that connection.
     pub close: oneshot::Sender<CloseSignal>,
     /// Handle of the connection; the session belongs to its user.
     pub handle: Arc<ClientHandle>,
@@ -58,13 +58,13 @@ pub struct ClaimRequest {
 pub enum Claim {
     /// Nobody has this client identifier.
     Fresh,
-    /// A session that rested.
+    /// An offline session.
     Offline(OwnedSession, OfflineGeneration),
     /// A live connection: it will send its session.
     Live(oneshot::Receiver<Option<OwnedSession>>),
-    /// It belongs to another user.
+    /// The session belongs to another user.
     ForeignUser,
-    /// Too many sessions.
+    /// `limits.sessions_max` is reached, or the broker stops.
     Full,
 }
 
@@ -77,15 +77,15 @@ enum Registration {
     },
     Offline {
         owned: OwnedSession,
-        rest: OfflineGeneration,
+        generation: OfflineGeneration,
     },
 }
 
 /// A client as others see it.
 pub enum ClientView<'a> {
-    /// It is connected.
+    /// The client is connected.
     Live(&'a Arc<ClientHandle>),
-    /// Its session is offline.
+    /// The session of the client is offline.
     Offline(&'a OwnedSession, OfflineGeneration),
 }
 
@@ -93,7 +93,7 @@ impl Registration {
     fn client(&self) -> ClientView<'_> {
         match self {
             Registration::Live { handle, .. } => ClientView::Live(handle),
-            Registration::Offline { owned, rest } => ClientView::Offline(owned, *rest),
+            Registration::Offline { owned, generation } => ClientView::Offline(owned, *generation),
         }
     }
 }
@@ -111,28 +111,28 @@ struct RegistryState {
     live: usize,
     live_max: usize,
     last_offline: OfflineGeneration,
-    /// No claim succeeds any more.
+    /// Set when no claim succeeds any more.
     closed: bool,
 }
 
 /// Clients by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connected now.
+    /// Number of connected clients.
     pub live: usize,
-    /// The most at once.
+    /// Largest number of connected clients since the start.
     pub live_max: usize,
-    /// Sessions without a connection.
+    /// Number of offline sessions.
     pub offline: usize,
 }
 
 impl Registry {
-    /// Empty.
+    /// Creates an empty registry.
     pub fn new(sessions_max: usize) -> Registry {
         Registry { inner: Mutex::new(RegistryState { sessions_max, ..RegistryState::default() }) }
     }
 
-    /// Another bound.
+    /// Sets the largest number of sessions.
     pub fn set_limits(&self, sessions_max: usize) {
         self.lock().sessions_max = sessions_max;
     }
@@ -162,13 +162,13 @@ impl Registry {
         let entry = Registration::Live { connection, end: Some(end), handle };
         let claim = match inner.entries.insert(client_id.clone(), entry) {
             None => Claim::Fresh,
-            Some(Registration::Offline { owned, rest }) => Claim::Offline(owned, rest),
+            Some(Registration::Offline { owned, generation }) => Claim::Offline(owned, generation),
             Some(Registration::Live { end, .. }) => {
                 inner.live -= 1;
                 let (to, from) = oneshot::channel();
                 if let Some(end) = end {
-                    // A connection that is gone drops `to` with its own receiver, and `from` says
-                    // so.
+                    // A connection that has ended drops `to` with its receiver, and `from` returns
+                    // an error.
                     let _ = end.send(CloseSignal::TakenOver { to, by });
                 }
                 Claim::Live(from)
@@ -182,12 +182,12 @@ impl Registry {
     /// Identity of a client, and the listener that it is connected to, if it is.
     pub fn about(&self, client_id: &str) -> Option<(Arc<Identity>, Option<EndpointId>)> {
         self.with(client_id, |_, client| match client {
-            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.place)),
+            ClientView::Live(handle) => (handle.identity(), Some(handle.peer.endpoint)),
             ClientView::Offline(owned, _) => (owned.identity.clone(), None),
         })
     }
 
-    /// The connection that has this client identifier, as the log calls it.
+    /// Returns the label of the connection that has this client identifier.
     pub fn holder(&self, client_id: &str) -> Option<Arc<str>> {
         match self.lock().entries.get(client_id) {
             Some(Registration::Live { handle, .. }) => Some(handle.label.clone()),
@@ -195,13 +195,13 @@ impl Registry {
         }
     }
 
-    /// A client, as it is now.
+    /// Calls `look` with a client, under the lock.
     pub fn with<T>(&self, client_id: &str, look: impl FnOnce(&Arc<str>, ClientView<'_>) -> T) -> Option<T> {
         self.lock().entries.get_key_value(client_id).map(|(key, entry)| look(key, entry.client()))
     }
 
-    /// Shows so many clients, in their order from behind `after` on; the last one shown, if there
-    /// are more.
+    /// Shows up to `visits` clients in the order of their identifiers, beginning after `after`.
+    /// Returns the last one shown when there are more.
     pub fn page(
         &self,
         after: Option<&str>,
@@ -219,8 +219,11 @@ impl Registry {
         last.filter(|_| entries.next().is_some()).cloned()
     }
 
-    /// A connection ends and lets its session rest. The session comes back when another connection
-    /// has claimed it: the [`End::TakenOver`] that this connection was sent says where it goes.
+    /// Takes the session of a connection that ends, and keeps it offline.
+    ///
+    /// # Errors
+    /// Returns the session when another connection has claimed it: the [`CloseSignal::TakenOver`]
+    /// of this connection has the receiver.
     pub fn go_offline(
         &self,
         connection: ConnectionNumber,
@@ -233,13 +236,13 @@ impl Registry {
         }
         inner.live -= 1;
         inner.last_offline += 1;
-        let rest = inner.last_offline;
-        inner.entries.insert(client_id, Registration::Offline { owned, rest });
-        Ok(rest)
+        let generation = inner.last_offline;
+        inner.entries.insert(client_id, Registration::Offline { owned, generation });
+        Ok(generation)
     }
 
-    /// A connection ends and its session with it; `false` when another connection has claimed the
-    /// client identifier.
+    /// Removes a connection whose session ended with it. Returns `false` when another connection
+    /// has claimed the client identifier.
     pub fn release(&self, client_id: &str, connection: ConnectionNumber) -> bool {
         let mut inner = self.lock();
         let own = inner.is_of(client_id, connection);
@@ -250,44 +253,46 @@ impl Registry {
         own
     }
 
-    /// Asks something of a session that is still offline as `generation` says; `remove` takes it
-    /// out.
+    /// Calls `ask` with a session that is still offline in this generation.
     pub fn with_offline_session<T>(
         &self,
         client_id: &str,
-        rest: OfflineGeneration,
+        generation: OfflineGeneration,
         ask: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
-        self.with_offline(client_id, rest, |owned| ask(&mut owned.session))
+        self.with_offline(client_id, generation, |owned| ask(&mut owned.session))
     }
 
-    /// As [`resting`](Self::offline), with its outbox.
+    /// Like [`with_offline_session`](Self::with_offline_session), with the session's queue and
+    /// identity.
     pub fn with_offline<T>(
         &self,
         client_id: &str,
-        rest: OfflineGeneration,
+        generation: OfflineGeneration,
         ask: impl FnOnce(&mut OwnedSession) -> T,
     ) -> Option<T> {
         match self.lock().entries.get_mut(client_id) {
-            Some(Registration::Offline { owned, rest: current }) if *current == rest => Some(ask(owned)),
+            Some(Registration::Offline { owned, generation: current }) if *current == generation => {
+                Some(ask(owned))
+            }
             _ => None,
         }
     }
 
-    /// Takes over a session that an earlier run left at rest.
+    /// Adds an offline session of an earlier run.
     pub fn restore(&self, owned: OwnedSession) -> OfflineGeneration {
         let mut inner = self.lock();
         inner.last_offline += 1;
-        let rest = inner.last_offline;
-        inner.entries.insert(owned.session.client_id.clone(), Registration::Offline { owned, rest });
-        rest
+        let generation = inner.last_offline;
+        inner.entries.insert(owned.session.client_id.clone(), Registration::Offline { owned, generation });
+        generation
     }
 
-    /// Takes out a session that is still offline as `generation` says.
-    pub fn remove_offline(&self, client_id: &str, rest: OfflineGeneration) -> Option<OwnedSession> {
+    /// Removes a session that is still offline in this generation.
+    pub fn remove_offline(&self, client_id: &str, generation: OfflineGeneration) -> Option<OwnedSession> {
         let mut inner = self.lock();
         match inner.entries.get(client_id) {
-            Some(Registration::Offline { rest: current, .. }) if *current == rest => {}
+            Some(Registration::Offline { generation: current, .. }) if *current == generation => {}
             _ => return None,
         }
         match inner.entries.remove(client_id) {
@@ -296,7 +301,7 @@ impl Registry {
         }
     }
 
-    /// Tells every connection to end, and lets no new one in.
+    /// Asks every connection to close. From then on, no claim succeeds.
     pub fn close(&self, reason: ReasonCode) {
         let mut inner = self.lock();
         inner.closed = true;
@@ -309,20 +314,20 @@ impl Registry {
         }
     }
 
-    /// Wakes every connection: there is news for all of them.
+    /// Wakes every connection, for new settings.
     pub fn wake_all(&self) {
         let live = |entry: &Registration| match entry {
             Registration::Live { handle, .. } => Some(handle.waker.clone()),
             Registration::Offline { .. } => None,
         };
-        let nudges: Vec<_> = self.lock().entries.values().filter_map(live).collect();
-        nudges.iter().for_each(|nudge| nudge.wake());
+        let wakers: Vec<_> = self.lock().entries.values().filter_map(live).collect();
+        wakers.iter().for_each(|waker| waker.wake());
     }
 
-    /// The sessions that rest now.
+    /// Returns the offline sessions.
     pub fn all_offline(&self) -> Vec<(Arc<str>, OfflineGeneration)> {
         let offline = |(client_id, entry): (&Arc<str>, &Registration)| match entry {
-            Registration::Offline { rest, .. } => Some((client_id.clone(), *rest)),
+            Registration::Offline { generation, .. } => Some((client_id.clone(), *generation)),
             Registration::Live { .. } => None,
         };
         self.lock().entries.iter().filter_map(offline).collect()

@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::outbox::Outbox;
 use crate::session::Session;
 
-/// Names a connection within this broker.
+/// Number of a connection, unique as long as the broker runs.
 pub type ConnectionNumber = u64;
 
 /// A session with its outbox, on its way from one owner to the next.
@@ -16,18 +16,18 @@ pub struct OwnedSession {
     pub session: Box<Session>,
     /// Its queue.
     pub outbox: Arc<Outbox>,
-    /// Whose it is, as its last connection was recognized.
+    /// Identity of the client at its last connection.
     pub identity: Arc<Identity>,
 }
 
 impl OwnedSession {
-    /// Tells the session queue what the session holds of it, and how much is in flight. To be
-    /// called after the pending messages or the flights were changed from outside.
+    /// Tells the session queue what the session holds of it, and how much is in flight. Must be
+    /// called after pending messages or flights were changed from outside.
     pub fn sync_counts(&self) {
         self.outbox.set_held(&self.session.outgoing.pending);
         self.outbox.set_in_flight(self.session.outgoing.in_flight());
     }
 }
 
-/// Names one rest of one session, so that a timer of an earlier rest does nothing.
+/// Number of one offline period of a session: a timer of an earlier period does nothing.
 pub type OfflineGeneration = u64;

@@ -12,13 +12,13 @@ use crate::telemetry::metrics::Throughput;
 pub struct SessionReport {
     /// The groups of its user.
     pub groups: Vec<Box<str>>,
-    /// Method that recognized the client; empty: none did.
+    /// Method that authenticated the client; empty when none did.
     pub method: &'static str,
-    /// Seconds it outlives its connection.
+    /// Seconds that the session outlives its connection.
     pub expiry_s: u32,
-    /// While it is offline: when it ends.
+    /// Moment at which an offline session ends.
     pub ends_at: Option<Millis>,
-    /// Will, published when the connection ends badly.
+    /// Will, published when the connection ends without DISCONNECT.
     pub will: Option<WillReport>,
     /// Messages on their way to the client, and from it.
     pub in_flight: (usize, usize),
@@ -39,7 +39,7 @@ pub struct WillReport {
     pub qos: QoS,
     /// Set when the message is to be retained.
     pub retain: bool,
-    /// Seconds from the end of the connection.
+    /// Delay in seconds from the end of the connection.
     pub delay_s: u32,
     /// The size of its payload.
     pub payload_bytes: usize,
@@ -50,11 +50,11 @@ pub struct WillReport {
 pub struct ConnectionReport {
     /// The protocol version.
     pub version: String,
-    /// Seconds; 0 is none.
+    /// Keep-alive in seconds; 0 is none.
     pub keep_alive_s: u16,
     /// Traffic since the connection began.
     pub flow: Throughput,
-    /// The same in a second, of the last ten to twenty.
+    /// Traffic in a second, over the last ten to twenty seconds.
     pub rates: [f64; 4],
 }
 

@@ -12,37 +12,37 @@ use crate::message::Millis;
 #[derive(Debug, Default)]
 pub struct SessionTimers {
     due: Mutex<BTreeSet<(Millis, Arc<str>, OfflineGeneration)>>,
-    /// Told when something is due earlier than all before.
+    /// Notified when a timer is due earlier than all others.
     pub changed: Notify,
 }
 
 impl SessionTimers {
-    /// Looks after the offline session of this client at this time.
-    pub fn add(&self, at: Millis, client_id: Arc<str>, rest: OfflineGeneration) {
+    /// Adds a timer for the offline session of this client.
+    pub fn add(&self, at: Millis, client_id: Arc<str>, generation: OfflineGeneration) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let first = due.first().is_none_or(|(first, ..)| at < *first);
-        due.insert((at, client_id, rest));
+        due.insert((at, client_id, generation));
         if first {
             self.changed.notify_one();
         }
     }
 
-    /// The session does not rest any more.
-    pub fn remove(&self, at: Millis, client_id: &Arc<str>, rest: OfflineGeneration) {
+    /// Removes a timer: the session is not offline any more.
+    pub fn remove(&self, at: Millis, client_id: &Arc<str>, generation: OfflineGeneration) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        due.remove(&(at, client_id.clone(), rest));
+        due.remove(&(at, client_id.clone(), generation));
     }
 
     /// Removes and returns what is due, and tells when the next is.
     pub fn take_due(&self, now: Millis) -> (Vec<(Arc<str>, OfflineGeneration)>, Option<Millis>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
-        while let Some((at, client_id, rest)) = due.pop_first() {
+        while let Some((at, client_id, generation)) = due.pop_first() {
             if at > now {
-                due.insert((at, client_id, rest));
+                due.insert((at, client_id, generation));
                 return (taken, Some(at));
             }
-            taken.push((client_id, rest));
+            taken.push((client_id, generation));
         }
         (taken, None)
     }

@@ -19,7 +19,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigErrors> {
         let mut errors = Vec::new();
         if self.listeners.is_empty() {
-            errors.push("there is no listener: add a [[listener]] with an address".to_owned());
+            errors.push("no listener is configured; add a [[listener]] with an address".to_owned());
         }
         for listener in &self.listeners {
             errors.extend(listener.check(self.authenticates(listener)));
@@ -36,7 +36,7 @@ impl Config {
             }
         }
         if self.auth.psk_file.is_some() {
-            let text = "auth.psk_file: there are no pre-shared keys (TLS-PSK) here, since rustls has none. Use client \
+            let text = "auth.psk_file: pre-shared keys (TLS-PSK) are not supported, since rustls has none; use client \
                         certificates: client_certificate = \"required\" of a listener";
             errors.push(text.to_owned());
         }
@@ -50,7 +50,7 @@ impl Config {
             ("topics_none", &store.topics_none),
         ] {
             let wrong = filters.iter().filter(|filter| topic::check_filter(filter).is_err());
-            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a topic filter")));
+            errors.extend(wrong.map(|filter| format!("store.{key}: '{filter}' is not a valid topic filter")));
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
@@ -99,14 +99,14 @@ impl Telemetry {
             }
             if !url.starts_with("http://") && !url.starts_with("https://") {
                 errors.push(format!(
-                    "telemetry.otlp_endpoint '{url}' begins neither with http:// nor with https://; expected the collector's \
-                     port for OTLP over HTTP, as http://127.0.0.1:4318"
+                    "telemetry.otlp_endpoint: '{url}' does not begin with http:// or https://; use the collector's \
+                     address for OTLP over HTTP, like http://127.0.0.1:4318"
                 ));
             }
         }
         if self.otlp_headers.is_some() && self.otlp_headers_file.is_some() {
             errors.push(
-                "telemetry.otlp_headers and telemetry.otlp_headers_file: one of them will do".to_owned(),
+                "telemetry.otlp_headers and telemetry.otlp_headers_file: both are set; remove one".to_owned(),
             );
         }
         errors
@@ -118,13 +118,13 @@ impl Admin {
         let address = self.address.as_ref()?;
         let site = Listener { address: address.clone(), ..Listener::default() };
         match site.addresses() {
-            Err(error) => {
-                Some(format!("admin.address = \"{address}\": {error}; expected HOST:PORT, as 127.0.0.1:9883"))
-            }
+            Err(error) => Some(format!(
+                "admin.address = \"{address}\": {error}; expected HOST:PORT, like 127.0.0.1:9883"
+            )),
             Ok(_) if self.open || self.has_token() || site.is_local() => None,
             Ok(_) => Some(format!(
-                "admin.address = \"{address}\" can be reached from other machines, and everybody there could read the broker's \
-                 figures. Use 127.0.0.1, or set admin.token_file, or add open = true to [admin] if that is meant"
+                "admin.address = \"{address}\": other machines can reach it, and could read the broker's figures without a \
+                 token; use 127.0.0.1, set admin.token_file, or add open = true to [admin] to allow that"
             )),
         }
     }
@@ -134,7 +134,7 @@ impl Admin {
         if let Some(token) = &self.token {
             errors.extend(why_no_token(token.reveal()).map(|why| format!("admin.token {why}")));
             if self.token_file.is_some() {
-                errors.push("admin.token and admin.token_file: one of them will do".to_owned());
+                errors.push("admin.token and admin.token_file: both are set; remove one".to_owned());
             }
         }
         errors
@@ -157,11 +157,11 @@ pub(crate) fn why_no_token(token: &[u8]) -> Option<String> {
     let remedy = "make one with: openssl rand -hex 32";
     if !token.iter().all(u8::is_ascii_graphic) {
         return Some(format!(
-            "has other characters than a head of HTTP can have (no spaces, ASCII only): {remedy}"
+            "contains characters that a header of HTTP cannot have (no spaces, ASCII only); {remedy}"
         ));
     }
     (token.len() < TOKEN_BYTES_MIN)
-        .then(|| format!("is shorter than {TOKEN_BYTES_MIN} characters and could be guessed: {remedy}"))
+        .then(|| format!("is shorter than {TOKEN_BYTES_MIN} characters and could be guessed; {remedy}"))
 }
 
 /// Missing requirement of a listener, if any.
@@ -169,7 +169,7 @@ fn lacks(listener: &Listener) -> Option<String> {
     if let Some(name) = &listener.interface
         && !Path::new("/sys/class/net").join(name).exists()
     {
-        return Some(format!("there is no network interface {name} on this machine"));
+        return Some(format!("the network interface {name} does not exist on this machine"));
     }
     let path = listener.path.as_ref().filter(|_| listener.transport == Transport::Unix)?;
     lacks_folder(path)
@@ -178,13 +178,16 @@ fn lacks(listener: &Listener) -> Option<String> {
 /// Reason why the path of a socket cannot be used, if any.
 fn lacks_folder(path: &Path) -> Option<String> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
-        return Some(format!("{} is there and is no socket", path.display()));
+        return Some(format!(
+            "{} exists and is not a socket; remove it, or use another path",
+            path.display()
+        ));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or_else(|| Path::new("."));
     match folder.is_dir() {
         true => why_not_writable(folder).map(|why| format!("the folder {}: {why}", folder.display())),
-        false => Some(format!("the folder {} of its socket is not there", folder.display())),
+        false => Some(format!("the folder {} of its socket does not exist; create it", folder.display())),
     }
 }
 

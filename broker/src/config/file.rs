@@ -53,19 +53,19 @@ fn sections(table: &DeTable<'_>, file: &File<'_>, reading: &mut Reading) {
                     let at = file.at(table.span().start);
                     match table.get_ref() {
                         DeValue::Table(table) => listener(table, file, reading),
-                        _ => reading.wrong(&at, "a listener is a table: [[listener]]"),
+                        _ => reading.wrong(&at, "a listener must be a table; write [[listener]]"),
                     }
                 }
             }
             ("listener", _) => {
-                reading.wrong(&at, "write [[listener]] with two brackets: there can be several")
+                reading.wrong(&at, "there can be several listeners; write [[listener]] with two brackets")
             }
             ("include", value) => match given(value) {
                 Given::List(paths) => {
                     let beside = Path::new(file.name).parent().unwrap_or_else(|| Path::new(""));
                     reading.includes.extend(paths.iter().map(|path| (beside.join(path), at.clone())));
                 }
-                _ => reading.wrong(&at, "include is a list of files and folders, like [\"conf.d\"]"),
+                _ => reading.wrong(&at, "include must be a list of files and folders, like [\"conf.d\"]"),
             },
             (section, DeValue::Table(table)) if SECTIONS.contains(&section) => {
                 for (key, value) in in_order(table) {

@@ -16,8 +16,8 @@ pub(crate) fn why_not_secret(key: &str, path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
     (mode & 0o006 != 0).then(|| {
         format!(
-            "{key} {}: everybody on this machine can read it (mode {mode:o}), so it is no secret any more. Make a new one, or, if \
-             nobody else was there yet, chmod 600 it (in a container: defaultMode 0400)",
+            "{key} {}: every user of this machine can read it (mode {mode:o}); make a new secret, or, if nobody else had \
+             access yet, chmod 600 it (in a container: defaultMode 0400)",
             path.display()
         )
     })

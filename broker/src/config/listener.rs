@@ -356,7 +356,7 @@ impl Listener {
         let mut wrong = |text: String| errors.push(format!("listener {}: {text}", self.title()));
         if self.transport == Transport::Unix {
             if self.path.is_none() {
-                wrong("a Unix socket needs a path: add path = \"/run/lapwing/mqtt.sock\"".to_owned());
+                wrong("a Unix socket needs a path; add path = \"/run/lapwing/mqtt.sock\"".to_owned());
             }
         } else {
             match self.addresses() {
@@ -368,9 +368,9 @@ impl Listener {
                         && !addresses.iter().all(|a| a.ip().is_loopback()) =>
                 {
                     wrong(
-                        "anybody who can reach this address could connect, since there is no authentication on it. Add users \
-                         (`lapwing user add NAME`, then [auth] password_file), or listen on localhost, or add open = true to \
-                         this [[listener]] if that is what you want"
+                        "without authentication, everyone who can reach this address could connect; add users (`lapwing user add \
+                         NAME`, then [auth] password_file), listen on localhost, or add open = true to this [[listener]] to \
+                         allow that"
                             .to_owned(),
                     );
                 }
@@ -391,7 +391,7 @@ impl Listener {
             wrong("alpn needs transport = \"tls\" or \"wss\"".to_owned());
         }
         if !self.proxy_protocol_from.is_empty() && self.transport == Transport::Unix {
-            wrong("proxy_protocol_from is about addresses: a Unix socket has none".to_owned());
+            wrong("proxy_protocol_from: a Unix socket has no addresses; remove it".to_owned());
         }
         if self.client_certificate != ClientCertificate::None {
             match &self.client_ca_file {

@@ -47,9 +47,9 @@ impl Reading {
     }
 
     #[cfg(feature = "internals")]
-    fn line<T>(&self, out: &mut String, key: &ConfigKey<T>, target: &T, place: KeyScope) {
+    fn line<T>(&self, out: &mut String, key: &ConfigKey<T>, target: &T, scope: KeyScope) {
         let value = shown(key.name, (key.show)(target));
-        let why = self.origin(place, key.name).map_or_else(|| "default".to_owned(), ToString::to_string);
+        let why = self.origin(scope, key.name).map_or_else(|| "default".to_owned(), ToString::to_string);
         let line = match value.as_str() {
             NONE if why == "default" && (key.default)() == NONE => format!("# {} is not set", key.name),
             NONE if why == "default" => format!("# {} is not set: {}", key.name, (key.default)()),

@@ -56,8 +56,8 @@ pub(super) enum KeyScope {
 impl Reading {
     /// Origin of a value; `None` for the default.
     #[cfg(feature = "internals")]
-    pub(super) fn origin(&self, place: KeyScope, name: &'static str) -> Option<&Origin> {
-        self.origins.get(&(place, name))
+    pub(super) fn origin(&self, scope: KeyScope, name: &'static str) -> Option<&Origin> {
+        self.origins.get(&(scope, name))
     }
 
     /// Completes the reading.
@@ -127,7 +127,10 @@ impl Reading {
                     }
                 }
                 [] | [_] => {}
-                _ => self.wrong(&origin, "write LAPWING_SECTION__KEY, or LAPWING_LISTENER__0__KEY"),
+                _ => self.wrong(
+                    &origin,
+                    "this names no key; write LAPWING_SECTION__KEY, or LAPWING_LISTENER__0__KEY",
+                ),
             }
         }
     }
@@ -135,7 +138,9 @@ impl Reading {
     fn environment_listener(&mut self, number: &str, name: &str, text: &str, origin: Origin) {
         let there = self.config.listeners.len();
         let Some(number) = number.parse().ok().filter(|number| *number <= there) else {
-            let text = format!("listeners are counted from 0, and the next new one is number {there}");
+            let text = format!(
+                "there is no such listener; they are numbered from 0, and the next new one is {there}"
+            );
             return self.wrong(&origin, text);
         };
         if number == there {
@@ -198,7 +203,7 @@ fn not_allowed<T>(key: &ConfigKey<T>, given: &Given, expected: &str) -> String {
 }
 
 pub(super) fn unknown(name: &str, section: &str) -> String {
-    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
+    let shown = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
     let all = || {
         let listener = listener::KEYS.iter().map(|key| (key.section, key.name));
         KEYS.iter().map(|key| (key.section, key.name)).chain(listener)
@@ -221,7 +226,7 @@ pub(super) fn unknown(name: &str, section: &str) -> String {
             }
         },
     };
-    format!("unknown key '{name}'{place}{hint}")
+    format!("unknown key '{name}'{shown}{hint}")
 }
 
 pub(super) fn unknown_section(section: &str) -> String {

@@ -78,7 +78,7 @@ impl Source {
                 }
             }
             if let Some((_, origin)) = reading.includes.pop() {
-                reading.wrong(&origin, "include is for the main file only");
+                reading.wrong(&origin, "include is allowed in the main file only");
             }
         }
         reading.environment(self.environment.iter().cloned());

@@ -46,7 +46,7 @@ pub fn check_template(template: &str) -> Result<(), String> {
     match names.fill(template) {
         Ok(Some(filled)) if filled != template => Ok(()),
         _ => Err(format!(
-            "'{template}' is no template: it takes one of {} from the certificate",
+            "'{template}' is not a valid template; it needs one of {}, which the certificate fills",
             KINDS.join(", ")
         )),
     }

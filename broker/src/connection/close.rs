@@ -25,13 +25,13 @@ use crate::message::Durability;
 use crate::net::Stream;
 
 /// Time in which the last bytes have to be written, and the client has to close its side.
-const GOODBYE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that a client may still send while it is being disconnected.
 const LINGER_BYTES: u64 = 256 * 1024;
 
 impl Connection {
-    /// Sees to the session, then to the client.
-    pub(super) async fn hand_over_session(self: Box<Self>, exit: Exit) {
+    /// Hands the session over, then closes the client's stream.
+    pub(super) async fn finish(self: Box<Self>, exit: Exit) {
         self.log(&exit);
         let Connection {
             core,
@@ -47,8 +47,8 @@ impl Connection {
             ..
         } = *self;
         let mut output = outbound.output;
-        // Behind its end a client sends nothing: a socket that has nothing of its own to say is
-        // closed without waiting for anything.
+        // A client that closed or sent DISCONNECT sends nothing more. With nothing left to write,
+        // the socket is closed at once.
         let over = matches!(exit, Exit::Gone(_) | Exit::Disconnected) && stream.is_bare();
         let finish = match &exit {
             Exit::Gone(_) | Exit::Disconnected => None,
@@ -70,8 +70,9 @@ impl Connection {
         if leave.as_ref().is_some_and(|leave| leave.with_session) {
             owned.session.expiry_s = 0;
         }
-        settle(&core, number, owned, signal, told);
-        // Whoever has asked meanwhile finds the session where it is now.
+        hand_over_session(&core, number, owned, signal, told);
+        // After the hand-over: whoever hears that a command was dropped finds the session at its new
+        // owner.
         handle.close();
         if let Some(leave) = leave {
             let _ = leave.done.send(());
@@ -104,9 +105,9 @@ impl Connection {
     }
 }
 
-/// Gives the session to whom it belongs now: the connection that has claimed it, the registry, or
-/// nobody.
-pub(crate) fn settle(
+/// Hands the session over: to the connection that has claimed it, or to the registry as offline. A
+/// session that does not outlive its connection ends.
+pub(crate) fn hand_over_session(
     core: &Arc<Core>,
     number: ConnectionNumber,
     mut owned: OwnedSession,
@@ -114,7 +115,7 @@ pub(crate) fn settle(
     told: Option<CloseSignal>,
 ) {
     let now = core.now();
-    // What waits for this client by a shared subscription is better served by another member.
+    // Messages of shared groups go to members that are connected.
     owned.outbox.disconnect(&core.outcomes);
     core.reassign_shared(&mut owned, None, true);
     let mut claimed = |told: Option<CloseSignal>| match told.or_else(|| end.try_recv().ok()) {
@@ -128,12 +129,12 @@ pub(crate) fn settle(
     for (reason, message) in session.outgoing.lost.drain(..) {
         core.outcomes.dropped(reason, &message, owned.outbox.recipient());
     }
-    // What the store has need not be in memory until the client is back.
+    // The store has these messages: they leave memory until the client is back.
     owned.outbox.spill(&mut session.outgoing.pending);
     owned.sync_counts();
     let session = &mut owned.session;
     if ends {
-        // The session and its will are over before anybody else has the client identifier.
+        // The session ends, and its will is published, before the client identifier is free.
         core.end_session(owned, Durability::None);
         if !core.registry.release(&client_id, number)
             && let Some(to) = claimed(told)
@@ -142,21 +143,22 @@ pub(crate) fn settle(
         }
         return;
     }
-    // A will without delay is published now; one with a delay waits with the session.
+    // A will with a delay stays with the offline session.
     let word = if session.will_at == Some(now) { PendingWill::take(session, &owned.identity) } else { None };
     if word.is_some() {
         session.will_at = None;
     }
     let due = if word.is_some() { session.due_at() } else { due };
-    // The will first: published twice is better than never.
+    // The will is published before its removal is on record: a crash between both publishes it
+    // twice, not never.
     if let Some(word) = word {
         core.publish_will(&word);
     }
     core.record_session(&mut owned, false);
     match core.registry.go_offline(number, owned) {
-        Ok(rest) => {
+        Ok(generation) => {
             if let Some(due) = due {
-                core.timers.add(due, client_id, rest);
+                core.timers.add(due, client_id, generation);
             }
         }
         Err(owned) => {
@@ -170,7 +172,7 @@ pub(crate) fn settle(
     }
 }
 
-/// Writes DISCONNECT, with words if they fit.
+/// Writes DISCONNECT, with a reason string if that fits.
 fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &Negotiated) {
     let Negotiated { version, packet_bytes_max, .. } = *negotiated;
     let mut buffer = [0; 512];
@@ -182,13 +184,13 @@ fn disconnect(output: &mut Output, reason: ReasonCode, text: &str, negotiated: &
     }
 }
 
-/// Writes what is left, closes our side and waits a moment for the client's: a socket closed with
-/// unread bytes in it would be reset, and the last words with it.
+/// Writes the rest of the output, shuts the stream down and waits a bounded time for the client's
+/// end. A socket that is closed with unread bytes is reset, and its written bytes are lost.
 pub(crate) async fn close(mut stream: Stream, mut output: Output) {
-    let goodbye = async {
+    let last_bytes = async {
         poll_fn(|cx| output.poll_write(&mut stream, cx)).await?;
         stream.shutdown().await?;
         tokio::io::copy(&mut (&mut stream).take(LINGER_BYTES), &mut tokio::io::sink()).await
     };
-    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, last_bytes).await;
 }

@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
-use lapwing_protocol::PacketType;
+use lapwing_protocol::PacketId;
 
+use crate::connection::Connection;
 use crate::connection::output::Output;
 use crate::message::Message;
 use crate::session::Session;
@@ -27,7 +28,7 @@ pub(crate) struct CommitQueue {
     pub(super) slot: WakerSlot,
     /// Set while the store has no room: no PUBLISH is taken in.
     pub(super) store_full: bool,
-    /// Record that everything an earlier connection has sent stands before.
+    /// Ticket of a record behind all that an earlier connection has sent.
     pub(super) resumed: Ticket,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct HeldAck {
     ticket: Ticket,
     /// Number of its encoded bytes.
     len: usize,
-    packet_type: PacketType,
+    is_puback: bool,
 }
 
 /// A PUBLISH that waits until the store knows that it was sent, or stands behind one that does; or
@@ -56,7 +57,8 @@ impl HeldPublish {
 }
 
 impl CommitQueue {
-    /// An empty queue. `resumed` is the record that an earlier connection's packets stand before.
+    /// Creates an empty queue. `resumed` is the ticket of a record behind all packets of an earlier
+    /// connection.
     pub(crate) fn new(records: RecordBatch, resumed: Ticket) -> CommitQueue {
         CommitQueue {
             records,
@@ -70,20 +72,27 @@ impl CommitQueue {
         }
     }
 
-    /// Holds a message that has to wait for the store, or stands behind one that has to.
+    /// Holds a message that waits for the store, or stands behind one that does.
     pub(super) fn hold_publish(&mut self, publish: HeldPublish) {
         self.publish_bytes += publish.len();
         self.publishes.push_back(publish);
     }
 
-    /// Holds an encoded acknowledgement until its ticket is good.
-    pub(crate) fn hold(&mut self, bytes: &[u8], ticket: Ticket, packet_type: PacketType) {
+    /// Holds an encoded packet until its ticket is good.
+    pub(crate) fn hold(&mut self, bytes: &[u8], ticket: Ticket) {
         self.bytes.extend(bytes);
-        self.acks.push_back(HeldAck { ticket, len: bytes.len(), packet_type });
+        self.acks.push_back(HeldAck { ticket, len: bytes.len(), is_puback: false });
     }
 
-    /// Writes what the store has made true: acknowledgements in their order, messages in theirs.
-    /// Registers `cx` for the rest.
+    /// Holds a PUBACK; the Receive Maximum counts its message until it leaves.
+    pub(super) fn hold_puback(&mut self, bytes: &[u8], ticket: Ticket, id: PacketId, session: &mut Session) {
+        session.puback_held(id);
+        self.bytes.extend(bytes);
+        self.acks.push_back(HeldAck { ticket, len: bytes.len(), is_puback: true });
+    }
+
+    /// Writes the packets whose tickets are good: acknowledgements in their order, messages in
+    /// theirs. Registers `cx` for the others.
     ///
     /// # Errors
     /// The store has failed for good.
@@ -100,8 +109,8 @@ impl CommitQueue {
                 Poll::Pending => break,
                 Poll::Ready(kept) => kept?,
             }
-            if ack.packet_type == PacketType::PubAck {
-                session.puback_sent();
+            if ack.is_puback {
+                session.puback_released();
             }
             ready += ack.len;
             self.acks.pop_front();
@@ -129,5 +138,18 @@ impl CommitQueue {
             self.publishes.pop_front();
         }
         Ok(())
+    }
+}
+
+impl Connection {
+    /// Puts the outcomes of the session's messages on record, after each call that may leave some.
+    /// Returns the ticket that an answer to the client waits for.
+    #[inline]
+    pub(super) fn record_outcomes(&mut self) -> Ticket {
+        if self.owned.session.outgoing.outcomes.is_empty() {
+            return Ticket::default();
+        }
+        let level = self.level();
+        self.commits.records.append_outcomes(&mut self.owned.session, level)
     }
 }

@@ -17,12 +17,12 @@ use crate::auth::Action;
 use crate::clients::owned::OwnedSession;
 use crate::config::mount;
 use crate::connection::output::Output;
-use crate::core::recovery::{PAGE_BYTES, PAGE_MESSAGES};
+use crate::core::recovery::{PAGE_MESSAGES, next_page};
 use crate::message::{Delivery, Durability, Expiry, Message, Millis, REPLAYED, Seq};
 use crate::outbox::Take;
 use crate::router::{Fetched, Next};
 use crate::session::Transmit;
-use crate::store::{FlightStep, KeptSubscription, PageRequest, Paged, ReadReply, Record, Ticket};
+use crate::store::{FlightStep, KeptSubscription, Paged, ReadReply, Record, Ticket};
 use crate::telemetry::drop_reason::Reason;
 
 /// Retained messages that one step looks up for a new subscription.
@@ -54,22 +54,22 @@ pub(crate) struct Outbound {
     pub(super) fetched: Fetched,
     /// Set when the store could not be read: nothing more is fetched over this connection.
     pub(super) unreadable: bool,
-    /// Number of pending messages that the outbox was told last.
+    /// Number of pending messages that the outbox has.
     pub(super) reported_pending: usize,
-    /// Number of messages in flight that the outbox was told last.
+    /// Number of messages in flight that the outbox has.
     pub(super) reported_in_flight: usize,
 }
 
 impl Connection {
-    /// Gathers what the session has to send; `true` when there may be more once this is written.
+    /// Gathers packets for the client. Returns `true` when there may be more once these are
+    /// written.
     pub(super) fn gather(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         let more = self.gather_until_idle(now, cx);
-        let level = self.level();
-        self.commits.records.append_outcomes(&mut self.owned.session, level);
+        self.record_outcomes();
         if !self.owned.session.outgoing.lost.is_empty() {
             self.tell_lost();
         }
-        // The outbox counts what was taken until it hears otherwise.
+        // Until it is told otherwise, the outbox counts taken messages as held by the session.
         let outgoing = &self.owned.session.outgoing;
         if self.outbound.reported_pending != outgoing.pending.len() {
             self.outbound.reported_pending = outgoing.pending.len();
@@ -85,10 +85,10 @@ impl Connection {
     fn gather_until_idle(&mut self, now: Millis, cx: &mut Context<'_>) -> bool {
         loop {
             if self.commits.publish_bytes >= GATHER_BYTES {
-                // The store wakes this task when they may go.
+                // The store wakes this task when held messages may leave.
                 return false;
             }
-            // Payloads that stay where they are take no buffer: more of them go in one write.
+            // Shared payloads are not copied into the buffer: one write takes more of them.
             let most = if self.outbound.output.shares() { GATHER_SHARED_BYTES } else { GATHER_BYTES };
             if self.outbound.output.len() >= most || self.pacing.slice.is_over() {
                 return true;
@@ -114,7 +114,7 @@ impl Connection {
                 return false;
             }
             if let Some(replay) = session.subscriptions.cursors.front_mut() {
-                // It may walk over many topics and find none.
+                // A step may visit many topics and find no message.
                 self.pacing.slice.spend(REPLAY_WORK);
                 let (retained, fetched) = (&self.core.router.retained, &self.outbound.fetched);
                 match retained.next(replay, REPLAY_MESSAGES, now, fetched, &mut outgoing.replay) {
@@ -134,20 +134,14 @@ impl Connection {
                     return false;
                 }
                 Take::Stored(from, until) => {
-                    let page = PageRequest {
-                        session: number,
-                        from,
-                        until,
-                        messages_max: PAGE_MESSAGES,
-                        bytes_max: PAGE_BYTES,
-                    };
-                    self.outbound.fetch = Some(Fetch::Queue(self.core.store.queued(page)));
+                    let reply = self.core.store.queued(next_page(number, from, until));
+                    self.outbound.fetch = Some(Fetch::Queue(reply));
                 }
             }
         }
     }
 
-    /// Messages became void while they waited.
+    /// Counts and traces messages that expired while they waited.
     #[cold]
     fn tell_lost(&mut self) {
         for (reason, message) in self.owned.session.outgoing.lost.drain(..) {
@@ -155,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Takes in what was fetched; `true`: it is still on its way.
+    /// Takes the reply of the store. Returns `true` while it is still on its way.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(fetch) = &mut self.outbound.fetch else { return false };
         let outgoing = &mut self.owned.session.outgoing;
@@ -201,7 +195,8 @@ impl Connection {
         false
     }
 
-    /// The retained messages for a SUBSCRIBE were all given out.
+    /// Removes the cursor of a SUBSCRIBE whose retained messages were all given out, and records
+    /// that.
     fn replayed(&mut self) {
         self.outbound.fetched = Fetched::new();
         let OwnedSession { session, outbox, .. } = &mut self.owned;
@@ -210,7 +205,7 @@ impl Connection {
             return;
         }
         for filter in replay.filters() {
-            // As it is now: the client may have subscribed with other options meanwhile.
+            // The client may have subscribed again with other options meanwhile.
             let Some(held) = session.subscriptions.get(filter).copied() else { continue };
             let replay = session.subscriptions.is_replaying(filter);
             let subscription = KeptSubscription { held, group: None, replay };
@@ -219,12 +214,12 @@ impl Connection {
         }
     }
 
-    /// Sends what the session gave out.
+    /// Sends a packet that the session gave out.
     pub(super) fn transmit(&mut self, transmit: Transmit, now: Millis) {
         let (delivery, packet_id, dup) = match transmit {
             Transmit::Publish { delivery, packet_id, dup } => (delivery, packet_id, dup),
             Transmit::PubRel(packet_id) => {
-                // In one order with the messages that are sent again.
+                // Queued with the messages that are sent again, to keep their order.
                 let packet = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
                 let (version, most) = (self.negotiated.version, self.negotiated.packet_bytes_max);
                 let Ok(len) = packet.encoded_len(version, most) else { return };
@@ -266,7 +261,7 @@ impl Connection {
                     message_expiry_interval_s: match message.expiry(now) {
                         Expiry::Never => None,
                         Expiry::Left(seconds) => Some(seconds),
-                        // It was sent in time once, and is sent again.
+                        // A message that was first sent in time is sent again after it expired.
                         Expiry::Expired => Some(0),
                     },
                     topic_alias,
@@ -274,11 +269,11 @@ impl Connection {
                     payload_len: message.payload().len(),
                 };
                 let sent = self.send_publish(&header, message, ticket);
-                // An alias that was not sent is not known to the client.
+                // The client does not know an alias whose PUBLISH was not sent.
                 if let Some(alias) = topic_alias.filter(|_| sent.is_err())
-                    && let Some((place, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
+                    && let Some((alias, _)) = self.outbound.aliases.get_mut(usize::from(alias) - 1)
                 {
-                    place.set(&[]);
+                    alias.set(&[]);
                 }
                 sent
             }
@@ -299,8 +294,8 @@ impl Connection {
         delivery.message.recycle();
     }
 
-    /// Why the client may not have a message: asked each time that one is sent, since rights may
-    /// have changed since it came.
+    /// Returns the reason why the client may not get a message. Asked for each delivery, since
+    /// rights may have changed since the message came.
     fn denies(&self, message: &Message, retain: bool) -> Option<Reason> {
         let (policy, identity) = (&self.snapshot.auth.policy, &self.owned.identity);
         let own_topic = message.topic().first() == Some(&b'$');
@@ -313,8 +308,8 @@ impl Connection {
         (retain && !self.core.publisher_may(&self.snapshot, message)).then_some(Reason::DeniedSource)
     }
 
-    /// The store learns what a message is sent with. A QoS 2 message waits for that: sent with
-    /// another identifier after a crash, it would come twice.
+    /// Records the packet identifier that a message is sent with. A QoS 2 message waits for the
+    /// record: sent again with another identifier after a crash, it would arrive twice.
     fn record_sent(&mut self, delivery: &Delivery, packet_id: PacketId, dup: bool) -> Ticket {
         if delivery.seq == 0 {
             return Ticket::default();
@@ -348,7 +343,8 @@ impl Connection {
             + header.forwarded.len()
             + 5 * header.subscription_identifiers.len();
         let commits = &mut self.commits;
-        // Nothing overtakes a message that waits: order, and aliases that it introduces.
+        // No PUBLISH overtakes a held one: messages keep their order, and a topic alias comes after
+        // its introduction.
         let held = !ticket.is_free() || !commits.publishes.is_empty();
         let encoded: Result<(), EncodeError> = if held {
             let mut bytes = vec![0; header_max];

@@ -47,7 +47,7 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    /// A half with the bytes that came behind CONNECT.
+    /// Creates the half with the bytes that came behind CONNECT.
     pub(crate) fn new(input: Vec<u8>, rates: RateLimits) -> Inbound {
         Inbound { has_buffered_packets: !input.is_empty(), input, rates, ..Inbound::default() }
     }
@@ -63,8 +63,8 @@ pub(super) enum ReadOutcome {
 }
 
 impl Connection {
-    /// Returns `true` when packets are taken in now. A client whose answers pile up is not read
-    /// from.
+    /// Returns `true` when packets may be read now. A client that does not read its answers is not
+    /// read from.
     pub(super) fn may_read(&self, now: Millis) -> bool {
         self.outbound.output.len() < self.endpoint.limits.write_buffer_bytes_max as usize
             && self.commits.acks.len() < HELD_ACKS_MAX
@@ -74,10 +74,10 @@ impl Connection {
 
     /// Reads once and handles what came.
     pub(super) fn poll_read(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
-        // What has come of a large packet counts as memory, too.
+        // The part of a large packet that has come counts as memory, too.
         if !self.may_read(now) || (self.inbound.input.len() > READ_BYTES && self.pauses(now)) {
-            // A client that is not listened to cannot be blamed for its silence; one that does not
-            // read is found by the stall.
+            // Keep-alive does not run while nothing is read. `limits.write_stall_timeout_s` finds a
+            // client that does not read.
             self.pacing.keep_alive.heard(now as u32);
             return Ok(ReadOutcome::Paused);
         }
@@ -104,14 +104,14 @@ impl Connection {
         result
     }
 
-    /// Handles what came, and keeps what is left. To a packet that is not whole yet, only what
-    /// belongs to it is added: the others are handled where they are.
+    /// Handles bytes that came, and keeps the rest. Only the bytes of an incomplete packet are
+    /// copied: whole packets are handled where they are.
     fn take_in(&mut self, mut fresh: &[u8], now: Millis) -> Result<(), Exit> {
         while !self.inbound.input.is_empty() && !fresh.is_empty() {
             let packet_bytes_max = self.negotiated.announced.packet_bytes_max;
             let need = match frame::split(&self.inbound.input, self.negotiated.version, packet_bytes_max) {
                 Ok(Split::Incomplete { need }) => need.saturating_sub(self.inbound.input.len()).max(1),
-                // What is wrong with it is found out below.
+                // `packets` reports the error.
                 _ => fresh.len(),
             };
             let (more, rest) = fresh.split_at_checked(need).unwrap_or((fresh, &[]));
@@ -129,7 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles the packets in bytes that were kept, and keeps what is left of them.
+    /// Handles the packets in bytes that were kept, and keeps the rest.
     fn consume(&mut self, mut input: Vec<u8>, now: Millis) -> Result<(), Exit> {
         let used = self.packets(&input, now)?;
         if used < input.len() {
@@ -139,7 +139,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Memory is short: PUBLISH packets wait, acknowledgements before them were handled.
+    /// Returns `true` when memory is short: PUBLISH packets wait. Acknowledgements before them were
+    /// handled.
     fn pauses(&mut self, now: Millis) -> bool {
         let pauses = self.core.budget.pressure() >= Pressure::Pause;
         if pauses {
@@ -167,7 +168,7 @@ impl Connection {
                 self.inbound.has_buffered_packets = true;
                 break;
             }
-            // MQTT 5 can refuse one topic filter of many; before it, a bad one ends the connection.
+            // MQTT 5 refuses a bad topic filter alone. In MQTT 3 it ends the connection.
             let packet = match version {
                 Version::V5 => Packet::decode_reporting_filters(frame, version),
                 _ => Packet::decode(frame, version),
@@ -190,14 +191,12 @@ impl Connection {
                     self.core.outcomes.drops.add(Reason::Violation, 1);
                 }
             })?;
-            let level = self.level();
-            let recorded = self.commits.records.append_outcomes(&mut self.owned.session, level);
-            self.carry_out(effect, recorded, now)?;
+            self.carry_out(effect, now)?;
         }
         Ok(used)
     }
 
-    /// The client, or its user, has published more than it may for now: this PUBLISH waits.
+    /// Returns `true` when the client or its user is above its rate: this PUBLISH waits.
     fn over_rate(&mut self, len: usize, now: Millis) -> bool {
         let free_at = self.inbound.rates.take(len, now).err();
         if free_at.is_some() {
@@ -206,7 +205,8 @@ impl Connection {
         free_at.is_some()
     }
 
-    /// PUBLISH is refused alone; there is no such answer to the others.
+    /// Returns `true` when the user properties of a packet are within the limits. A PUBLISH is
+    /// checked later, since it can be refused alone.
     fn user_properties_allowed(&self, packet: &Packet<'_>) -> bool {
         let properties = match packet {
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
@@ -221,7 +221,8 @@ impl Connection {
         user_properties_fit(properties, &self.endpoint.limits)
     }
 
-    /// Words for what `bytes` break, with the figures where a limit is the cause.
+    /// Returns the end of the connection for a malformed packet, with figures where a limit is the
+    /// cause.
     #[cold]
     fn malformed(&self, error: DecodeError, bytes: &[u8]) -> Exit {
         if bytes.first().is_some_and(|first| first >> 4 == PacketType::Publish as u8) {
@@ -238,7 +239,8 @@ impl Connection {
         Exit::Violation(error.reason(), text)
     }
 
-    /// A step of a QoS 2 flow leaves once it is on record: PUBREL with `recorded`.
+    /// Returns the ticket of a step of a QoS 2 flow, which leaves once it is on record. `recorded`
+    /// is that of the PUBREC that a PUBREL answers.
     fn step(&mut self, reply: &Acknowledgement, recorded: Ticket) -> Ticket {
         let session = self.owned.session.number;
         let record = match (reply.packet_type, reply.reason) {
@@ -246,21 +248,23 @@ impl Connection {
             (PacketType::PubComp, ReasonCode::Success) => {
                 FlightStep::Released { session, packet_id: reply.packet_id }.into()
             }
-            // The record of the message itself may still be on its way.
+            // The record of the first PUBLISH may still be unwritten: this one stands behind it.
             (PacketType::PubRec, _) => Record::Nothing,
             _ => return recorded,
         };
         self.commits.records.append(record, self.level())
     }
 
-    fn carry_out(&mut self, effect: Effect<'_>, recorded: Ticket, now: Millis) -> Result<(), Exit> {
+    #[inline]
+    fn carry_out(&mut self, effect: Effect<'_>, now: Millis) -> Result<(), Exit> {
+        let recorded = self.record_outcomes();
         match effect {
             Effect::Nothing => {}
             Effect::Reply(reply) => {
                 let ticket = self.step(&reply, recorded);
                 self.reply(reply, None, ticket);
             }
-            Effect::Publish(publish) => self.on_publish(&publish, now)?,
+            Effect::Publish(publish, acknowledgement) => self.on_publish(&publish, acknowledgement, now)?,
             Effect::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Effect::Pong => self.send(&Packet::PingResp, Ticket::default()),

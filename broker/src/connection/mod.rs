@@ -62,13 +62,13 @@ const GATHER_SHARED_BYTES: usize = 256 * 1024;
 /// Bytes that are taken in before others have a turn: the input is written again while it is in the
 /// processor's cache.
 const TURN_BYTES: usize = 64 * 1024;
-/// The same of large packets. What is written of them leaves in equal parts of up to a segment: of
-/// three times as much, none is a half.
+/// The same for large packets. Output leaves in equal parts of up to a segment: of three segments,
+/// no part is a half.
 const TURN_LARGE_BYTES: usize = 3 * 64 * 1024;
 const LARGE_PACKET_BYTES: usize = 4 * 1024;
 /// Rounds of one turn at most.
 const ROUNDS_MAX: usize = 8;
-/// Why the loop ended.
+/// Reason why the loop ended.
 #[derive(Debug)]
 enum Exit {
     /// The client closed the network connection, or it broke.
@@ -78,9 +78,9 @@ enum Exit {
     /// The client broke a rule, or a limit was reached: DISCONNECT with this reason where the
     /// version has it.
     Violation(ReasonCode, String),
-    /// The registry said so.
+    /// The registry asked the connection to close.
     Told(CloseSignal),
-    /// An operator said so.
+    /// An operator disconnected the client.
     Expelled(DisconnectCommand),
 }
 
@@ -114,17 +114,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Serves the client until the connection ends, and sees to its session then.
+    /// Serves the client until the connection ends, and hands its session over then.
     pub async fn run(mut self: Box<Self>) {
         let exit = poll_fn(|cx| self.poll(cx)).await;
-        // In a box of its own: what the goodbye needs is not kept ready for as long as the
-        // connection lives.
-        Box::pin(self.hand_over_session(exit)).await;
+        // Boxed: otherwise each connection would hold the memory of its end from the beginning.
+        Box::pin(self.finish(exit)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
-        // Where much comes, the publishers that are ready now go first, once: what they have for
-        // this client then leaves in one write.
+        // Under load, publishers that are ready now go first, once. Their messages for this client
+        // then leave in one write.
         if self.pacing.sent_many && !self.pacing.yielded && !self.owned.outbox.is_empty() {
             self.pacing.yielded = true;
             cx.waker().wake_by_ref();
@@ -132,7 +131,7 @@ impl Connection {
         }
         self.pacing.yielded = false;
         let result = self.turn(cx);
-        // However it ended: others wait for their places behind these.
+        // Also after an error: records of other connections wait for these LSNs to be filled.
         self.commits.records.flush();
         if self.stats.counters.has_news() {
             self.stats.counters.add_to(&self.endpoint.traffic, &self.core.outcomes.drops);
@@ -169,15 +168,15 @@ impl Connection {
                 Err(exit) => return Poll::Ready(exit),
             }
         }
-        // Others first: those that are ready, and those that the runtime finds ready as it looks at
-        // its sockets next. Woken the usual way, this would go on before the runtime looks: it does
-        // so only when nobody is ready, or after 61 turns.
+        // `yield_now` wakes this task behind the next look of the runtime at its sockets.
+        // `wake_by_ref` would wake it before: the runtime looks only when no task is ready, or
+        // after 61 turns.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
 
-    // The phases are inlined: each has one caller, and moving a `Result<_, Exit>` through all of
-    // them took a hundred instructions a round.
+    // The phases are inlined: each has one caller, and to move a `Result<_, Exit>` through all of
+    // them takes a hundred instructions a round.
     #[inline(always)]
     fn round(&mut self, taken: &mut Taken, cx: &mut Context<'_>) -> Result<Round, Exit> {
         self.apply_settings()?;
@@ -210,7 +209,7 @@ impl Connection {
         Ok(if over { Round::Others } else { Round::Again })
     }
 
-    /// Reads once, and passes on what came.
+    /// Reads once, and routes the messages that came.
     #[inline(always)]
     fn read(&mut self, now: Millis, taken: &mut Taken, cx: &mut Context<'_>) -> Result<ReadOutcome, Exit> {
         let slot = &mut self.commits.slot;
@@ -225,8 +224,8 @@ impl Connection {
         read
     }
 
-    /// Returns `true` when a request to close has just come: the socket is looked at once more
-    /// before it counts.
+    /// Returns `true` when a request to close has just come: the socket is read once more before it
+    /// counts.
     ///
     /// # Errors
     /// The request, once everything that had come is handled.
@@ -239,9 +238,8 @@ impl Connection {
             self.pacing.close_requested = Some(signal);
             return Ok(false);
         }
-        // The sender may be another thread, which may know of the client's next connection before
-        // this one has heard that there is something to read: so the runtime looks at its sockets
-        // once more.
+        // The request may overtake bytes of the client: another thread may see its next connection
+        // before this runtime sees its DISCONNECT. So the socket is read once more first.
         match Pin::new(&mut self.close).poll(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(signal) => {
@@ -252,7 +250,8 @@ impl Connection {
         }
     }
 
-    /// Puts the records of this round into the log, and releases what the store has made true.
+    /// Puts the records of this round into the log, and releases the packets whose tickets are
+    /// good.
     #[inline(always)]
     fn commit(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<(), Exit> {
         self.commits.records.flush();
@@ -264,13 +263,13 @@ impl Connection {
         self.pacing.sent_many = self.stats.counters.publish_sent > 1;
         if self.stats.counters.has_news() {
             self.stats.window.pass(now, &self.stats.counters);
-            // The reader of an answer finds it counted.
+            // Counted before the write: a client that reads the answer finds it in the metrics.
             self.stats.counters.add_to(&self.endpoint.traffic, &self.core.outcomes.drops);
         }
         Ok(())
     }
 
-    /// Writes once; `true` when nothing is left.
+    /// Writes once. Returns `true` when nothing is left.
     #[inline(always)]
     fn write(&mut self, now: Millis, cx: &mut Context<'_>) -> Result<bool, Exit> {
         let output = &mut self.outbound.output;

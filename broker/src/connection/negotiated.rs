@@ -7,16 +7,16 @@ use lapwing_protocol::alias::TopicPlace;
 /// Terms of a connection, as CONNECT and CONNACK have them.
 #[derive(Debug)]
 pub struct Negotiated {
-    /// Its protocol version.
+    /// Protocol version of the client.
     pub version: Version,
-    /// The largest packet it takes, in bytes.
+    /// Largest packet that the client takes, in bytes.
     pub packet_bytes_max: u32,
     /// Set when reason strings and user properties may go with more than PUBLISH, CONNACK and
     /// DISCONNECT.
     pub problem_information: bool,
-    /// The highest topic alias it takes, capped by our own limit.
+    /// Highest topic alias that the client takes, capped by the broker's limit.
     pub topic_alias_max: u16,
-    /// Seconds; 0 is none.
+    /// Keep-alive in seconds; 0 is none.
     pub keep_alive_s: u16,
     /// The enhanced authentication method.
     pub auth_method: Option<Box<str>>,

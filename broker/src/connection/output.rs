@@ -55,7 +55,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Bytes to be written.
+    /// Returns the number of bytes to write.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -65,8 +65,8 @@ impl Output {
         self.pieces.len() > 1
     }
 
-    /// Lets `encode` write up to `most` bytes; it returns how many it did. On an error nothing is
-    /// left behind.
+    /// Lets `encode` write up to `most` bytes and return their number. After an error, nothing is
+    /// added.
     pub fn append<E>(
         &mut self,
         most: usize,
@@ -82,7 +82,7 @@ impl Output {
         result.map(drop)
     }
 
-    /// The last piece, if bytes can be added to it: one is begun where there is none.
+    /// Returns the last piece for bytes, and begins one where there is none.
     #[inline]
     fn bytes(&mut self) -> Option<&mut Vec<u8>> {
         if !matches!(self.pieces.back(), Some(Piece::Bytes(_))) {
@@ -148,8 +148,8 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    /// Bytes of one write: what is more than a segment is split evenly. A tiny trailing segment
-    /// inflates the receiver's estimate of its memory, and Linux shrinks the TCP window.
+    /// Returns the bytes of one write: output of several segments is split evenly. A tiny trailing
+    /// segment inflates the receiver's estimate of its memory, and Linux shrinks the TCP window.
     fn share(&self) -> usize {
         self.len.div_ceil(self.len.div_ceil(SEGMENT_BYTES).max(1))
     }

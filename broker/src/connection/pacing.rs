@@ -20,7 +20,7 @@ pub(crate) struct Pacing {
     pub(super) slice: TimeSlice,
     /// Set when more than one message left in the last turn.
     pub(super) sent_many: bool,
-    /// Set when this task has let the others go first, once since it was woken.
+    /// Set when this task has let others go first once since it was woken.
     pub(super) yielded: bool,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) timer_at: Millis,
@@ -32,7 +32,7 @@ pub(crate) struct Pacing {
 }
 
 impl Pacing {
-    /// At the beginning of a connection.
+    /// Creates the state of a new connection.
     pub(crate) fn new(keep_alive: ServerKeepAlive) -> Pacing {
         Pacing {
             keep_alive,
@@ -48,7 +48,7 @@ impl Pacing {
 }
 
 impl Connection {
-    /// Sets the timer for what is due next, or says that it is due.
+    /// Sets the timer for the next deadline. Returns the end of the connection when one has passed.
     pub(super) fn poll_timer(&mut self, now: Millis, cx: &mut Context<'_>) -> Option<Exit> {
         let keep_alive = self.pacing.keep_alive.remaining_ms(now as u32).map(|left| now + u64::from(left));
         if keep_alive.is_some_and(|at| at <= now) {
@@ -68,8 +68,8 @@ impl Connection {
         let others = self.inbound.paused_until.into_iter().chain(self.expires_at);
         let due = keep_alive.into_iter().chain(stalled).chain(others).min()?;
         let wait = Duration::from_millis(due.saturating_sub(now) + 1);
-        // A deadline that has moved on is found out when the old one fires: no timer is touched for
-        // each packet.
+        // A deadline that moved on keeps its old timer, which fires early and is set again. So no
+        // packet touches a timer.
         if self.pacing.timer.is_none() || self.pacing.timer_at > due {
             self.pacing.timer_at = due;
             self.pacing.timer = Some(Box::pin(tokio::time::sleep(wait)));

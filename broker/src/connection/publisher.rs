@@ -15,7 +15,7 @@ use crate::core::publish::published_by;
 use crate::core::publish_rules;
 use crate::message::{Durability, Message, MessageParts, Millis, TraceId, forwarded};
 use crate::router::{Batch, BatchResult, RouteCache};
-use crate::session::Violation;
+use crate::session::{Acknowledgement, Violation};
 use crate::store::Ticket;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
@@ -25,42 +25,55 @@ use crate::telemetry::trace::{Step, TraceSubject};
 #[derive(Default)]
 pub(crate) struct Publisher {
     pub(super) cache: RouteCache,
-    /// Messages of QoS 0 that leave together.
+    /// QoS 0 messages that are routed together.
     pub(super) batch: Batch,
-    /// Receivers to wake once this turn has published all it has.
+    /// Wakers of subscribers, woken once this read is handled.
     pub(super) wakers: Vec<Waker>,
-    /// Buffer for properties that are left out, and for packets that wait.
+    /// Buffer for forwarded properties, and for packets that wait.
     pub(super) scratch: Vec<u8>,
 }
 
 impl Connection {
-    /// Takes a message in: checks it, passes it on, acknowledges it.
-    pub(super) fn on_publish(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Exit> {
+    /// Checks a message, routes and acknowledges it.
+    #[inline]
+    pub(super) fn on_publish(
+        &mut self,
+        publish: &Publish<'_>,
+        acknowledgement: Option<Acknowledgement>,
+        now: Millis,
+    ) -> Result<(), Exit> {
         self.stats.counters.publish_received += 1;
         self.stats.counters.publish_bytes_received += publish.payload.len() as u64;
-        // Taken out, so that the topic name may borrow from it beside `self`.
+        // Taken out of `self`, since the topic name borrows from it.
         let mut aliases = std::mem::take(&mut self.inbound.aliases);
         let topic = self.as_agreed(publish).and_then(|()| self.topic_name(publish, &mut aliases));
         let outcome = topic.map(|topic| self.accept(publish, topic, now));
         self.inbound.aliases = aliases;
         let outcome = outcome.inspect_err(|_| self.core.outcomes.drops.add(Reason::Violation, 1))?;
-        let (reason, ticket, text) = match outcome {
-            Ok((reason, ticket)) => (reason, ticket, None),
-            Err(reason) => {
-                // MQTT 3 has no word for either but silence; what cannot be stored is kept by the
-                // client, which comes again.
-                let closes = (reason == Reason::StoreRefused && publish.packet_id.is_some())
-                    || (reason == Reason::DeniedPublish
-                        && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
-                let refusal = refusal(reason);
-                if closes && !self.negotiated.version.has_properties() {
-                    return Err(refusal.into());
-                }
-                (refusal.reason, Ticket::default(), Some(refusal.text))
+        match (outcome, acknowledgement) {
+            (Ok((reason, ticket)), Some(acknowledgement)) => {
+                self.reply(Acknowledgement { reason, ..acknowledgement }, None, ticket);
+                Ok(())
             }
-        };
-        if let Some(reply) = self.owned.session.acknowledge(publish.qos, publish.packet_id, reason) {
-            self.reply(reply, text, ticket);
+            (Ok(_), None) => Ok(()),
+            (Err(reason), acknowledgement) => self.refuse(reason, acknowledgement),
+        }
+    }
+
+    /// Answers a PUBLISH that is not taken in, or ends the connection. MQTT 3 has no reason codes:
+    /// without an answer, the client keeps what cannot be stored and sends it again.
+    #[cold]
+    fn refuse(&mut self, reason: Reason, acknowledgement: Option<Acknowledgement>) -> Result<(), Exit> {
+        let closes = (reason == Reason::StoreRefused && acknowledgement.is_some())
+            || (reason == Reason::DeniedPublish
+                && self.snapshot.config.auth.denied_publish == DeniedPublish::Close);
+        let refusal = refusal(reason);
+        if closes && !self.negotiated.version.has_properties() {
+            return Err(refusal.into());
+        }
+        if let Some(acknowledgement) = acknowledgement {
+            let reply = self.owned.session.refuse(acknowledgement, refusal.reason);
+            self.reply(reply, Some(refusal.text), Ticket::default());
         }
         Ok(())
     }
@@ -78,7 +91,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes a message in, or says to all who want to know why not.
+    /// Routes a message; counts, logs and traces a refusal.
     fn accept(
         &mut self,
         publish: &Publish<'_>,
@@ -95,7 +108,7 @@ impl Connection {
         outcome
     }
 
-    /// The topic name that a PUBLISH means (`3.3.2.3.4`).
+    /// Returns the topic name of a PUBLISH, after topic aliases (`3.3.2.3.4`).
     fn topic_name<'a>(
         &self,
         publish: &Publish<'a>,
@@ -119,8 +132,10 @@ impl Connection {
         Err(violation.into())
     }
 
-    /// Checks a message and passes it on; the reason code for its acknowledgement, or why it is not
-    /// taken.
+    /// Checks a message and routes it. Returns the reason code and ticket of its acknowledgement.
+    ///
+    /// # Errors
+    /// The reason why the message is not taken.
     pub(super) fn route(
         &mut self,
         publish: &Publish<'_>,
@@ -139,9 +154,9 @@ impl Connection {
             self.tell_accepted(publish, topic, trace, now);
         }
         let message = self.message(publish, topic, now, trace);
-        // Nobody is told what becomes of it.
+        // No acknowledgement or trace needs the result of this message alone.
         if publish.qos == QoS::AtMostOnce && !publish.retain && trace.is_none() {
-            self.gather_message(message);
+            self.push_to_batch(message);
             return Ok((ReasonCode::Success, Ticket::default()));
         }
         let durability = self.snapshot.config.store.durability_of(topic, self.endpoint.listener.durability);
@@ -175,7 +190,7 @@ impl Connection {
         Ok((ReasonCode::NoMatchingSubscribers, published.ticket))
     }
 
-    /// The message that a PUBLISH brings, with `topic` as the broker knows it.
+    /// Makes the message of a PUBLISH; `topic` has the mount point.
     #[inline]
     fn message(
         &mut self,
@@ -205,17 +220,17 @@ impl Connection {
         }
     }
 
-    fn gather_message(&mut self, message: Message) {
+    fn push_to_batch(&mut self, message: Message) {
         let Publisher { cache, batch, .. } = &mut self.publisher;
-        if let Err(message) = self.core.router.gather(message, cache, batch) {
+        if let Err(message) = batch.push(message, &self.core.router, cache) {
             self.flush();
             let Publisher { cache, batch, .. } = &mut self.publisher;
-            // Whatever it is for: the batch is empty.
-            let _ = self.core.router.gather(message, cache, batch);
+            // An empty batch takes any message.
+            let _ = batch.push(message, &self.core.router, cache);
         }
     }
 
-    /// Passes on what was gathered.
+    /// Routes the batch.
     pub(super) fn flush(&mut self) {
         let Publisher { batch, wakers, .. } = &mut self.publisher;
         if batch.is_empty() {
@@ -236,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// Durability of the session's own records.
+    /// Returns the durability of the session's own records.
     pub(super) fn level(&self) -> Durability {
         self.endpoint.listener.durability.unwrap_or(self.snapshot.config.store.durability)
     }

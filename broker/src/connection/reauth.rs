@@ -11,12 +11,12 @@ use crate::auth::{AuthExchange, AuthStep, Credentials, audit};
 use crate::session::Violation;
 use crate::store::Ticket;
 
-/// The steps that an exchange may take.
+/// Largest number of steps of an exchange.
 pub(crate) const AUTH_ROUNDS_MAX: usize = 8;
-/// The most bytes of authentication data and reason that go with one AUTH.
+/// Largest size of an AUTH's properties, in bytes.
 pub(crate) const AUTH_BYTES_MAX: usize = 64 * 1024 + 1024;
 
-/// An exchange that has begun.
+/// An exchange of AUTH packets that has begun.
 pub(crate) struct Reauth {
     exchange: Box<dyn AuthExchange>,
     rounds: usize,
@@ -73,7 +73,7 @@ impl Connection {
                 let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
                 info!(client = %client_id, user = %audit::user(identity), "re-authenticated");
                 audit::reauthenticated(client_id, identity);
-                // The new credentials may be worth less.
+                // The new credentials may grant fewer subscriptions.
                 let snapshot = self.snapshot.clone();
                 self.core.revoke(&*snapshot.auth.policy, &mut self.owned);
                 self.send_auth(ReasonCode::Success, &method, data.as_deref());
@@ -98,7 +98,7 @@ impl Connection {
     }
 }
 
-/// AUTH with its properties in `buffer`.
+/// Makes AUTH, with its properties in `buffer`.
 pub(crate) fn auth_packet<'a>(
     reason: ReasonCode,
     method: &str,

@@ -49,8 +49,8 @@ impl Connection {
         self.core.outcomes.refused(reason, text, &subject, Some(self.owned.outbox.recipient()));
     }
 
-    /// One line a second for each client says what was refused; how many lines were held back
-    /// stands on the next.
+    /// Logs a refusal, at most one line a second for each client. The next line has the number of
+    /// suppressed ones.
     pub(super) fn log_refusal(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let asked = match *refusal {
             DENIED_PUBLISH => Some(Action::Publish),
@@ -73,7 +73,7 @@ impl Connection {
         audit::denied(packet, client_id, identity, topic, &rule, more_before);
     }
 
-    /// Returns how many lines were held back, if it is time for one.
+    /// Returns the number of suppressed lines, if a line may be written now.
     fn may_complain(&mut self) -> Option<u64> {
         let now = self.core.now();
         let stats = &mut self.stats;
@@ -92,7 +92,7 @@ impl Connection {
     }
 }
 
-/// Refusal that the client is told for a message that is not taken, or not delivered to it.
+/// Returns reason code and text for a message that is not taken, or not delivered.
 pub(in crate::connection) const fn refusal(reason: Reason) -> Violation {
     let code = match reason {
         Reason::TopicLimit => ReasonCode::TopicNameInvalid,

@@ -13,25 +13,26 @@ use crate::store::Ticket;
 pub(super) const REASON_STRING_MAX: usize = 512;
 
 impl Connection {
-    /// A reason string, where there is one and the client wants such (`[MQTT-3.1.2-29]`).
+    /// Returns properties with a reason string, if there is one and the client takes such
+    /// (`[MQTT-3.1.2-29]`).
     pub(super) fn words<'b>(&self, text: Option<&str>, buffer: &'b mut [u8]) -> Properties<'b> {
         let mut properties = PropertyWriter::new(buffer);
         if let Some(text) = text.filter(|_| self.negotiated.problem_information) {
-            // A text that does not fit is left out: it is for people only.
+            // A text that does not fit is left out. No program depends on it.
             let _ = properties.push(Property::ReasonString(text));
         }
         properties.finish()
     }
 
-    /// Answers a PUBLISH or a step of its flow, with words where the client wants them
-    /// (`[MQTT-3.4.2-2]`).
+    /// Acknowledges a PUBLISH or a step of its flow, with a reason string where the client takes
+    /// one (`[MQTT-3.4.2-2]`).
     pub(super) fn reply(&mut self, reply: Acknowledgement, text: Option<&str>, ticket: Ticket) {
         let Acknowledgement { packet_type, packet_id, reason } = reply;
         if text.is_none()
             && let Some(bytes) = Ack::new(packet_id, reason).short(packet_type, self.negotiated.version)
             && self.negotiated.packet_bytes_max as usize >= bytes.len()
         {
-            return self.send_short(&bytes, packet_type, ticket);
+            return self.send_short(&bytes, ticket, reply);
         }
         let mut buffer = [0; REASON_STRING_MAX];
         let ack = Ack { packet_id, reason, properties: self.words(text, &mut buffer) };
@@ -45,15 +46,16 @@ impl Connection {
     }
 
     /// Sends an acknowledgement of four bytes, which most are, as [`send`](Self::send) does.
-    fn send_short(&mut self, bytes: &[u8], packet_type: PacketType, ticket: Ticket) {
+    #[inline]
+    fn send_short(&mut self, bytes: &[u8], ticket: Ticket, reply: Acknowledgement) {
         self.stats.counters.packets_sent += 1;
-        if !ticket.is_free() || !self.commits.acks.is_empty() {
-            return self.commits.hold(bytes, ticket, packet_type);
+        if ticket.is_free() && self.commits.acks.is_empty() {
+            self.outbound.output.extend(bytes);
+        } else if reply.packet_type == PacketType::PubAck {
+            self.commits.hold_puback(bytes, ticket, reply.packet_id, &mut self.owned.session);
+        } else {
+            self.commits.hold(bytes, ticket);
         }
-        if packet_type == PacketType::PubAck {
-            self.owned.session.puback_sent();
-        }
-        self.outbound.output.extend(bytes);
     }
 
     /// Sends a packet once its ticket is good, behind the acknowledgements that wait already.
@@ -62,9 +64,6 @@ impl Connection {
         self.stats.counters.packets_sent += 1;
         let written = packet.encoded_len(version, most).and_then(|len| {
             if ticket.is_free() && self.commits.acks.is_empty() {
-                if packet.packet_type() == PacketType::PubAck {
-                    self.owned.session.puback_sent();
-                }
                 return self.outbound.output.append(len, |out| packet.encode(version, most, out));
             }
             let mut bytes = std::mem::take(&mut self.publisher.scratch);
@@ -72,13 +71,19 @@ impl Connection {
             bytes.resize(len, 0);
             let encoded = packet.encode(version, most, &mut bytes);
             if encoded.is_ok() {
-                self.commits.hold(&bytes, ticket, packet.packet_type());
+                match packet {
+                    Packet::PubAck(ack) => {
+                        let session = &mut self.owned.session;
+                        self.commits.hold_puback(&bytes, ticket, ack.packet_id, session);
+                    }
+                    _ => self.commits.hold(&bytes, ticket),
+                }
             }
             self.publisher.scratch = bytes;
             encoded.map(drop)
         });
         if let Err(error) = written {
-            // A client that takes no packet of five bytes gets no answer (`[MQTT-3.1.2-25]`).
+            // The packet is larger than the client takes, and is not sent (`[MQTT-3.1.2-25]`).
             debug!(client = %self.owned.session.client_id, packet = %packet.packet_type(), %error, "not sent");
         }
     }

@@ -17,9 +17,8 @@ impl Connection {
         self.handle.set_identity(self.owned.identity.clone());
     }
 
-    /// Takes a new snapshot, if there is one; asks its policy whether the client may stay, and lets
-    /// go of the subscriptions that it may not keep. What waits for it is judged when it is
-    /// sent.
+    /// Applies a new snapshot, if there is one. Its policy decides whether the client may stay, and
+    /// which subscriptions it keeps. Messages that wait are checked when they are sent.
     pub(super) fn apply_settings(&mut self) -> Result<(), Exit> {
         if self.core.settings.is_current(&self.snapshot) {
             return Ok(());
@@ -37,7 +36,7 @@ impl Connection {
                 "this client is banned".to_owned(),
             ));
         }
-        match snapshot.endpoint(self.handle.peer.place) {
+        match snapshot.endpoint(self.handle.peer.endpoint) {
             Some(endpoint) => self.endpoint = endpoint.clone(),
             None => {
                 let text =
@@ -55,8 +54,8 @@ impl Connection {
             }
             Err(refused) => {
                 audit::expelled(&client_id, &self.owned.identity, &refused.text);
-                let told = refused.told.map_or(refused.text, str::to_owned);
-                return Err(Exit::Violation(ReasonCode::AdministrativeAction, told));
+                let text = refused.client_text.map_or(refused.text, str::to_owned);
+                return Err(Exit::Violation(ReasonCode::AdministrativeAction, text));
             }
         }
         let revoked = self.core.revoke(policy, &mut self.owned);
@@ -67,7 +66,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers those who have asked.
+    /// Handles the commands that wait.
     #[cold]
     pub(super) fn answer(&mut self) -> Result<(), Exit> {
         for question in self.handle.questions() {

@@ -6,18 +6,18 @@ use crate::telemetry::metrics::{LocalCounters, RateWindow};
 /// Counters of a connection.
 #[derive(Default)]
 pub(crate) struct Stats {
-    /// Counts since the last turn that told the listener's.
+    /// Counts since they were last added to the listener's.
     pub(super) counters: LocalCounters,
     /// Rates of the last seconds.
     pub(super) window: RateWindow,
     /// Moment of the last line about a refusal.
     pub(super) last_refusal_log: Option<Millis>,
-    /// Lines that were held back since then.
+    /// Number of lines that were suppressed since then.
     pub(super) suppressed: u64,
 }
 
 impl Stats {
-    /// At the beginning of a connection.
+    /// Creates the counters of a new connection.
     pub(crate) fn new(now: Millis) -> Stats {
         Stats { window: RateWindow::new(now), ..Stats::default() }
     }

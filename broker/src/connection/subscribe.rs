@@ -17,8 +17,8 @@ use crate::router::Subscriber;
 use crate::session::{RetainedCursor, Subscription, Violation};
 use crate::store::{KeptSubscription, Record, Ticket};
 
-/// SUBSCRIBEs of one session whose retained messages are not all sent: a client that reads never
-/// comes near.
+/// Largest number of SUBSCRIBEs of one session whose retained messages are not all sent. A client
+/// that reads never reaches it.
 const REPLAYS_MAX: usize = 1_000;
 
 impl Connection {
@@ -61,8 +61,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The subscription, whether its retained messages are to be sent, and when it may be
-    /// acknowledged.
+    /// Subscribes to one filter. Returns the subscription, whether its retained messages are to be
+    /// sent, and the ticket of its acknowledgement.
     fn subscribe_one(
         &mut self,
         subscription: &packet::Subscription<'_>,
@@ -110,8 +110,8 @@ impl Connection {
         let held = Subscription { options, id };
         session.subscriptions.insert(filter, held);
         core.router.subscribe(filter, Subscriber::new(&self.owned.outbox, &held));
-        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`; a shared subscription brings no retained messages
-        // (`4.8.2`).
+        // `[MQTT-3.3.1-9]` … `[MQTT-3.3.1-11]`. No retained messages are sent for a shared
+        // subscription (`4.8.2`).
         let wanted = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => !known,

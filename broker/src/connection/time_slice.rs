@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Time for reading; gathering has as much again when reading took all of it.
 const SLICE: Duration = Duration::from_micros(500);
-/// So much work is done before the clock is looked at.
+/// Units of work between two looks at the clock.
 const CHECK_CLOCK_EVERY: u32 = 32;
 
 /// Work of one turn. A turn of a few packets never reads the clock.
@@ -16,7 +16,7 @@ pub(super) struct TimeSlice {
 }
 
 impl TimeSlice {
-    /// Something was done: a packet was handled or made, or a message was given to one of many.
+    /// Counts work: one unit for each packet handled or made, and for each target of a message.
     #[inline]
     pub(super) fn spend(&mut self, work: u32) {
         self.work = self.work.saturating_add(work);

@@ -14,7 +14,7 @@ use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::trace::{Step, TraceSubject};
 
 impl Connection {
-    /// The rule that decides what this client may do with a topic of the broker.
+    /// Returns the rule that decides what this client may do with a topic of the broker.
     pub(super) fn rule(&self, action: Action, topic: &str) -> String {
         let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
         self.snapshot.auth.policy.rule(identity, client_id, action, topic)
@@ -32,7 +32,7 @@ impl Connection {
         TraceSubject { id, from, topic, qos: publish.qos, bytes: publish.payload.len(), properties, at }
     }
 
-    /// Takes a message in that somebody may want to know of.
+    /// Routes a message that a trace may want.
     #[cold]
     pub(super) fn take_followed(
         &mut self,
@@ -54,11 +54,11 @@ impl Connection {
         outcome
     }
 
-    /// A number for a message to this topic, if it may be wanted.
+    /// Returns a trace number for a message to this topic, if a trace may want it.
     fn follow(&self, publish: &Publish<'_>, topic: &str) -> Option<TraceId> {
         let topic = mount::name(self.endpoint.listener.mount_point.as_ref(), topic);
         let (client_id, properties) = (&self.owned.session.client_id, publish.properties.as_bytes());
-        self.core.outcomes.traces.number((client_id, &topic), properties, || self.core.next_number())
+        self.core.outcomes.traces.number(client_id, &topic, properties, || self.core.next_number())
     }
 
     #[cold]
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// The client has answered a message that it was sent.
+    /// Traces that the client acknowledged a message.
     #[cold]
     pub(super) fn tell_acknowledged(&self, packet: &Packet<'_>) {
         let (packet_type, ack) = match packet {

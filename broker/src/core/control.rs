@@ -9,11 +9,11 @@ use crate::auth::ban;
 use crate::config::Config;
 use crate::net::endpoint::EndpointId;
 
-/// Somebody wants something changed, and to know how it went. One after the other.
+/// A request of an operator. Requests are handled one after the other.
 pub(crate) enum ControlRequest {
-    /// This configuration is to be in force; `None`: what its source says now.
+    /// Apply this configuration; `None` reads it from its source.
     Reload(Option<Box<Config>>, oneshot::Sender<Result<Reloaded, String>>),
-    /// The list of bans is to be another.
+    /// Change the list of bans.
     Ban(ban::Change, oneshot::Sender<Result<bool, ban::NotChanged>>),
     /// Set the log level; `None` only asks. The answer is the level in force.
     Level(Option<String>, oneshot::Sender<Result<String, String>>),
@@ -24,7 +24,7 @@ const STOPS: &str = "the broker stops";
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// The keys that have changed and count with the next start only, like `store.data_dir`.
+    /// Changed keys that take effect with the next start only, like `store.data_dir`.
     pub restart: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) async fn ask(
     answer.await.map_err(|_| STOPS.to_owned())?
 }
 
-/// Sets what is logged, or asks only; what is logged.
+/// Sets the log level, or only asks for it. Returns the level in force.
 pub(crate) async fn level(
     requests: &mpsc::Sender<ControlRequest>,
     level: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) async fn level(
     answer.await.map_err(|_| STOPS.to_owned())?
 }
 
-/// Changes the list of bans; whether it is another now.
+/// Changes the list of bans. Returns `true` when that made a difference.
 pub(crate) async fn change(
     requests: &mpsc::Sender<ControlRequest>,
     change: ban::Change,
@@ -63,5 +63,5 @@ pub(crate) async fn change(
     answer.await.map_err(|_| stops())?
 }
 
-/// An open socket: its listener, and what it is called, like `mqtt://127.0.0.1:1883`.
+/// An open socket: its listener, and its name, like `mqtt://127.0.0.1:1883`.
 pub(crate) type ListenerName = (EndpointId, Arc<str>);

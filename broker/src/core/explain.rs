@@ -14,7 +14,7 @@ use crate::net::endpoint::EndpointId;
 use crate::router::{Match, ShareMatch};
 use crate::telemetry::drop_reason::Reason;
 
-/// A message that is imagined.
+/// A message to explain, which is not published.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// A valid topic name, as the broker knows it.
@@ -31,7 +31,7 @@ pub struct Question<'a> {
     pub most: usize,
 }
 
-/// Answer to a question.
+/// Explanation of a message.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// Rights of the publisher, if one was named.
@@ -48,7 +48,7 @@ pub struct Explanation {
     pub next: Option<SessionNumber>,
 }
 
-/// ExplainedPublisher of the message.
+/// Publisher of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainedPublisher {
     /// Set when the broker knows it: connected, or with an offline session.
@@ -62,7 +62,7 @@ pub struct ExplainedPublisher {
 /// A session with a subscription that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receiver {
-    /// Its number.
+    /// Number of the session.
     pub session: SessionNumber,
     /// The client identifier.
     pub client_id: Arc<str>,
@@ -108,7 +108,7 @@ impl Verdict {
         }
     }
 
-    /// In words.
+    /// Returns the verdict as text.
     pub fn text(&self) -> &str {
         match self {
             Verdict::Sent => "would be sent to it",
@@ -118,7 +118,7 @@ impl Verdict {
         }
     }
 
-    /// Returns `true` when it would get the message, now or later.
+    /// Returns `true` when the session would get the message, now or later.
     pub const fn gets(&self) -> bool {
         matches!(self, Verdict::Sent | Verdict::Kept)
     }
@@ -180,16 +180,17 @@ impl Core {
     fn receiver(&self, snapshot: &Snapshot, question: &Question<'_>, listener: Match) -> Receiver {
         let outbox = listener.subscriber.outbox.clone();
         let about = self.registry.about(outbox.client_id());
-        let (identity, place) = about.map_or((None, None), |(identity, place)| (Some(identity), place));
+        let (identity, endpoint_id) =
+            about.map_or((None, None), |(identity, endpoint_id)| (Some(identity), endpoint_id));
         let outlook = outbox.would_accept(question.qos.min(listener.subscriber.qos), question.bytes);
         Receiver {
             session: listener.session(),
             client_id: outbox.client_id().clone(),
             user: identity.as_ref().and_then(|identity| identity.user.clone()),
-            connected: place.is_some(),
+            connected: endpoint_id.is_some(),
             granted: listener.subscriber.qos,
             waiting: outbox.waiting(),
-            verdict: self.verdict(snapshot, question, &listener, identity.as_deref(), place).unwrap_or(
+            verdict: self.verdict(snapshot, question, &listener, identity.as_deref(), endpoint_id).unwrap_or(
                 match outlook {
                     Ok(true) => Verdict::Sent,
                     Ok(false) => Verdict::Kept,
@@ -209,7 +210,7 @@ impl Core {
         question: &Question<'_>,
         listener: &Match,
         identity: Option<&Identity>,
-        place: Option<EndpointId>,
+        endpoint_id: Option<EndpointId>,
     ) -> Option<Verdict> {
         let (topic, client_id) = (question.topic, listener.subscriber.outbox.client_id());
         let not = |reason: Reason| Some(Verdict::Not(reason, reason.text().to_owned()));
@@ -219,8 +220,8 @@ impl Core {
         if listener.share.as_ref().is_some_and(|share| !share.is_next) {
             return Some(Verdict::NotItsTurn);
         }
-        let mount = place
-            .and_then(|place| snapshot.endpoint(place))
+        let mount = endpoint_id
+            .and_then(|endpoint_id| snapshot.endpoint(endpoint_id))
             .and_then(|endpoint| endpoint.listener.mount_point.as_ref());
         if mount::seen(mount, topic.as_bytes()).is_none() {
             return not(Reason::MountPoint);

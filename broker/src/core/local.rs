@@ -49,7 +49,7 @@ pub struct Local {
     fetched: Fetched,
 }
 
-/// Reason why a [`Local`] session could not do something, in words.
+/// Error of a [`Local`] session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalError {
     /// The topic name or filter breaks a rule of MQTT or a limit of the broker.
@@ -152,14 +152,11 @@ impl Local {
         publish_rules::check(topic, &Properties::default(), payload, limits, mqtt)
             .map_err(|reason| LocalError::Refused(reason.name(), reason.text()))?;
         let message = Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload,
             qos,
             retain,
             publisher: self.owned.as_ref().map_or(0, |owned| owned.session.number),
             published_at: self.core.now(),
-            expires_at: None,
+            ..MessageParts::new(topic, payload)
         });
         let durability = settings.config.store.durability_of(topic, None);
         let (matched, ticket) = self.publish_message(&message, Some(durability))?;
@@ -253,7 +250,7 @@ impl Local {
             let Some(OwnedSession { session, outbox, .. }) = &mut self.owned else { return Poll::Pending };
             match session.poll(self.core.now()) {
                 Some(Transmit::Publish { delivery, packet_id, .. }) => break Some((delivery, packet_id)),
-                // A session of one connection never resends.
+                // A local session has one connection, and so never resends.
                 Some(Transmit::PubRel(_)) => continue,
                 None => {}
             }
@@ -318,7 +315,7 @@ impl Local {
     /// Acknowledges a message of QoS 1: it is done with. One of QoS 0 needs none.
     pub fn ack(&mut self, message: LocalMessage) {
         if let (Some(owned), Some(packet_id)) = (&mut self.owned, message.packet_id) {
-            // The identifier is one that this session gave out.
+            // Cannot fail: this session gave out the identifier, for QoS 1.
             let _ = owned.session.handle(Packet::PubAck(Ack::new(packet_id, ReasonCode::Success)));
         }
         message.delivery.message.recycle();

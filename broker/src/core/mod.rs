@@ -29,24 +29,24 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcomes::Outcomes;
 
-/// The broker's inside.
+/// State that all connections share.
 #[derive(Debug)]
 pub struct Core {
-    /// The configuration, who may do what, and the listeners.
+    /// Configuration, policy and listeners in force.
     pub settings: Settings,
     /// Subscriptions and retained messages.
     pub router: Router,
-    /// Sessions.
+    /// Clients and their sessions.
     pub registry: Registry,
-    /// Store that keeps them.
+    /// Store of sessions and messages.
     pub store: Arc<dyn Store>,
     /// Limiter of log lines about refusals.
     pub refusal_log: audit::LogLimiter,
-    /// Counters.
+    /// Counters that belong to no listener.
     pub metrics: Metrics,
-    /// Why messages went no further.
+    /// Outcomes of messages: drops, and traces.
     pub outcomes: Arc<Outcomes>,
-    /// Connections and memory.
+    /// Limits on connections and memory.
     pub budget: Arc<Budget>,
     /// Clients that connect too often.
     pub flapping: FlapDetector,
@@ -54,13 +54,13 @@ pub struct Core {
     pub user_rates: UserRates,
     /// Timers of offline sessions.
     pub timers: SessionTimers,
-    /// Messages that are on disk only.
+    /// Bytes of all session queues on disk.
     pub disk_total: Arc<DiskTotal>,
     clock: Clock,
 }
 
 impl Core {
-    /// An empty broker.
+    /// Creates the state of a broker without sessions.
     pub fn new(live: Settings, store: Arc<dyn Store>) -> Core {
         let snapshot = live.get();
         let config = &snapshot.config;
@@ -94,12 +94,12 @@ impl Core {
         self.clock.uptime_ms()
     }
 
-    /// A number for a session or a connection.
+    /// Returns a new number for a session or a connection.
     pub fn next_number(&self) -> u64 {
         self.store.next_number()
     }
 
-    /// Takes over the bounds that count across connections.
+    /// Applies the limits that count across connections.
     pub fn set_limits(&self, config: &Config) {
         let limits = &config.limits;
         self.router.retained.set_limits(RetainedLimits::of(config, &*self.store));
@@ -112,7 +112,7 @@ impl Core {
         QueueLimits::of(&self.settings.get().config)
     }
 
-    /// A queue for a new session; `stored`: the store keeps it.
+    /// Creates the queue of a new session. `stored` is set when the store keeps the session.
     pub fn outbox(&self, session: SessionNumber, client_id: Arc<str>, stored: bool) -> Arc<Outbox> {
         let outbox = if stored {
             Outbox::stored(
@@ -128,8 +128,8 @@ impl Core {
         Arc::new(outbox.of(client_id))
     }
 
-    /// The queue of a session that an earlier run left: `last` as given out, and what waits on
-    /// disk.
+    /// Restores the queue of a session of an earlier run: `last` is the last slot in use, `disk`
+    /// the part on disk.
     pub fn stored_outbox(
         &self,
         session: SessionNumber,

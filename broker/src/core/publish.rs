@@ -23,18 +23,18 @@ use crate::telemetry::trace::{Step, TraceSubject};
 /// Result of a publish.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishResult {
-    /// Its subscribers.
+    /// Result of routing it.
     pub routed: Routed,
     /// Result of retaining it, if it was to be retained.
     pub retained: RetainResult,
-    /// When its acknowledgement may go.
+    /// Ticket of its acknowledgement.
     pub ticket: Ticket,
-    /// The store takes nothing now.
+    /// Set when the store takes nothing now.
     pub unavailable: bool,
 }
 
 impl PublishResult {
-    /// Why it was not taken, if it was not.
+    /// Returns the reason why the message was not taken, if it was not.
     pub fn refused(&self) -> Option<Reason> {
         match (self.unavailable, self.retained) {
             (true, _) | (_, RetainResult::Unavailable) => Some(Reason::StoreRefused),
@@ -43,15 +43,15 @@ impl PublishResult {
         }
     }
 
-    /// Nobody was to have it, and it was not kept for later.
+    /// Returns `true` when no subscription matched and the message was not retained.
     pub fn found_nobody(&self, message: &Message) -> bool {
         self.routed.matched + self.routed.no_local == 0 && !message.retain()
     }
 }
 
 impl Core {
-    /// Keeps a message if it is retained, and passes it on. Retained first: whoever subscribes
-    /// meanwhile gets it at least one way. `received` is the QoS 2 packet of a stored session
+    /// Keeps a message if it is retained, then routes it. In this order, a client that subscribes
+    /// meanwhile gets the message at least once. `received` is the QoS 2 packet of a stored session
     /// that brought it.
     pub fn publish(
         &self,
@@ -77,16 +77,17 @@ impl Core {
             self.record_matches(message);
         }
         let routed = self.router.route(message, cache, wakers, &mut record);
-        // A message that is refused may come again with the same identifier.
+        // No record of a refused message: its publisher may use the identifier again.
         let received = received.filter(|_| !routed.refused && !routed.unavailable);
         let unavailable = routed.unavailable || (received.is_some() && record.reserve().is_err());
         let ticket = record.commit(message, retained, received, None);
         PublishResult { routed, retained: kept, ticket, unavailable }
     }
 
-    /// Passes on what a publisher has gathered.
+    /// Routes a publisher's batch.
     pub fn flush(&self, batch: &mut Batch, wakers: &mut Vec<Waker>) -> BatchResult {
-        // Nothing of it is stored; what makes room for it may be.
+        // A batch has QoS 0 only and is not stored. The record is for stored messages that a full
+        // queue drops.
         self.router.flush(batch, wakers, &mut PublishRecord::new(&*self.store, Durability::None))
     }
 
@@ -97,24 +98,20 @@ impl Core {
         published
     }
 
-    /// Removes the retained message of a topic, as an empty one that is published would: its
-    /// subscribers get that. `false`: the store takes nothing now.
+    /// Publishes an empty retained message to a topic, which removes the one it has; subscribers
+    /// get it. Returns `false` when the store takes nothing now.
     pub fn clear_retained(&self, topic: &str) -> bool {
         let message = Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: &[],
             qos: QoS::AtLeastOnce,
             retain: true,
-            publisher: 0,
             published_at: self.now(),
-            expires_at: None,
+            ..MessageParts::new(topic, &[])
         });
         let record = PublishRecord::new(&*self.store, Durability::Always);
         self.publish_for_nobody(&message, record).retained == RetainResult::Kept
     }
 
-    /// Tells traces what is about to become of a message.
+    /// Traces the matches of a message before it is routed.
     #[cold]
     fn record_matches(&self, message: &Message) {
         if !self.outcomes.traces.is_followed() {
@@ -130,7 +127,7 @@ impl Core {
         }
     }
 
-    /// Publishes a will, if its client may (asked again: rights may have changed since CONNECT).
+    /// Publishes a will, if its client still may: rights may have changed since CONNECT.
     pub fn publish_will(&self, will: &PendingWill) {
         let PendingWill { will, session, client_id, identity } = will;
         let snapshot = self.settings.get();
@@ -141,7 +138,7 @@ impl Core {
         });
         let (traces, since, at) = (&self.outcomes.traces, SystemTime::now(), self.now());
         let (topic, qos, bytes, properties) = (&*will.topic, will.qos, will.payload.len(), &*will.properties);
-        let id = || traces.number((client_id, topic), properties, || self.next_number());
+        let id = || traces.number(client_id, topic, properties, || self.next_number());
         let id = if traces.is_on() { id() } else { None };
         let subject = TraceSubject { id, from: Some(client_id), topic, qos, bytes, properties, at };
         if let Err(rule) = may {
@@ -186,7 +183,8 @@ impl Core {
     }
 }
 
-/// Publisher, to be kept with a retained message; `None` where no rules can be asked again by name.
+/// Returns the publisher, to be kept with a retained message; `None` where its rights cannot be
+/// asked again by name.
 pub fn published_by<'a>(
     config: &Config,
     identity: &'a Identity,

@@ -11,21 +11,27 @@ use crate::auth::Identity;
 use crate::clients::owned::OwnedSession;
 use crate::core::Core;
 use crate::core::will::PendingWill;
-use crate::message::{Durability, Millis, REPLAYED};
+use crate::message::{Durability, Millis, REPLAYED, Seq, SessionNumber};
 use crate::outbox::DiskPart;
 use crate::router::Subscriber;
 use crate::session::{KeptFlight, RetainedCursor, Session};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered, SessionKind};
 use crate::telemetry::drop_reason::Reason;
 
-/// Messages and bytes that one read of a queue takes at most.
+/// Largest number of messages, and of bytes, that one read of a queue takes.
 pub(crate) const PAGE_MESSAGES: usize = 256;
-pub(crate) const PAGE_BYTES: usize = 256 * 1024;
-/// After a restart packet identifiers go on this far behind the last one known: after a crash, now
-/// or in a run before, those between may be on their way still.
+const PAGE_BYTES: usize = 256 * 1024;
+/// Number of packet identifiers that are skipped after a restart. A crash, now or in an earlier
+/// run, may have lost the record of those that are on their way.
 const UNKNOWN_IDS: u16 = 16_384;
 
-/// Makes sessions and retained messages of what an earlier run left.
+/// Returns the request for the next page of a session queue, whose part on disk reaches from the
+/// first slot up to the second, exclusive.
+pub(crate) fn next_page(session: SessionNumber, from: Seq, until: Seq) -> PageRequest {
+    PageRequest { session, from, until, messages_max: PAGE_MESSAGES, bytes_max: PAGE_BYTES }
+}
+
+/// Restores the sessions and retained messages of an earlier run.
 pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
     let Recovered { mut sessions, last_group, last_clock } = core.store.recover()?;
     core.store.each_retained(&mut |message| core.router.retained.restore(message))?;
@@ -36,7 +42,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
             other.terms.kind, other.terms.client_id
         )));
     }
-    // Of two sessions with one client identifier, the later has taken its place.
+    // Of two sessions with one client identifier, the later one replaced the earlier one.
     sessions.sort_by_key(|kept| kept.terms.number);
     let mut newest: HashMap<Arc<str>, KeptSession> = HashMap::new();
     let mut over = Vec::new();
@@ -61,7 +67,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         core.outcomes.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
     }
-    // Their connections ended with the earlier run.
+    // The connections of ended sessions ended with the earlier run: their wills are due.
     wills.iter().for_each(|will| core.publish_will(will));
     let (retained, _) = core.router.retained.len();
     if restored + retained > 0 {
@@ -73,7 +79,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
 fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let KeptSession { terms, subscriptions, flights, received, waiting } = kept;
     let last_id = waiting.packet_id.wrapping_add(UNKNOWN_IDS);
-    // What was sent stands before what waits.
+    // In a queue, messages that were sent stand before those that wait.
     let in_queue = |flight: &&KeptFlight| flight.seq & REPLAYED == 0 && flight.seq != 0;
     let sent = flights.iter().filter(in_queue).map(|flight| flight.seq).max().unwrap_or(0);
     let whole = |flight: &&KeptFlight| flight.state != OutboundState::AwaitPubComp && in_queue(flight);
@@ -105,7 +111,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     }
     session.will = terms.will;
     if terms.connected {
-        // It ended with the earlier run, without a word.
+        // The connection ended with the earlier run, without DISCONNECT.
         session.go_offline(last_clock);
     } else {
         (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
@@ -113,18 +119,18 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
     let (due, client_id) = (session.due_at(), session.client_id.clone());
     let identity = Identity { user: session.user.clone(), ..Identity::default() };
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
-    let rest = core.registry.restore(OwnedSession {
+    let generation = core.registry.restore(OwnedSession {
         identity: Arc::new(identity),
         session: Box::new(session),
         outbox,
     });
     if let Some(due) = due {
-        core.timers.add(due, client_id, rest);
+        core.timers.add(due, client_id, generation);
     }
 }
 
-/// A session is over, and shared groups gave it what only the store has: reads that and gives it to
-/// other members, then lets the session go.
+/// Ends a session that has messages of shared groups on disk: reads them, reassigns them to other
+/// members, then forgets the session.
 pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
     let number = owned.session.number;
     loop {
@@ -134,21 +140,14 @@ pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
             let Ok(deliveries) = core.store.read_at(number, missing.clone()).await else { break };
             session.outgoing.load(&missing, deliveries);
         } else if let Some((from, until)) = outbox.on_disk() {
-            let page = PageRequest {
-                session: number,
-                from,
-                until,
-                messages_max: PAGE_MESSAGES,
-                bytes_max: PAGE_BYTES,
-            };
-            let Ok(mut paged) = core.store.queued(page).await else { break };
+            let Ok(mut paged) = core.store.queued(next_page(number, from, until)).await else { break };
             outbox.on_page(&mut paged.deliveries, paged.next);
             session.outgoing.pending.extend(paged.deliveries);
         } else {
             break;
         }
         core.reassign_shared(&mut owned, None, true);
-        // Nobody else is there for the rest.
+        // No other member took the rest: it ends with the session.
         core.end_pending(&mut owned);
     }
     core.forget_session(&mut owned, Durability::None);

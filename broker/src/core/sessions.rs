@@ -19,8 +19,8 @@ use crate::store::{Failed, PreviousSlot, Record, SessionKind, SessionTerms, Tick
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
-    /// Tells the store of a session that outlives its connection, or whose will does; of others
-    /// only that they are no more.
+    /// Records a session that outlives its connection, or whose will does. Of any other, only the
+    /// end is recorded.
     pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
@@ -44,8 +44,8 @@ impl Core {
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
     }
 
-    /// Offers what shared groups gave to this session, and its client did not get through, to their
-    /// other members. With `sent`, also what is on its way.
+    /// Reassigns messages of shared groups that this session's client did not acknowledge to other
+    /// members. With `sent`, messages in flight are included.
     pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
         let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
@@ -58,7 +58,8 @@ impl Core {
                 let size = u32::try_from(delivery.message.size()).unwrap_or(u32::MAX);
                 let (session, seq) = (session.number, delivery.seq);
                 let origin = (seq != 0).then_some(PreviousSlot::new(session, seq, size, packet_id));
-                // One record: the message is never with both of them, nor with none.
+                // One record moves the message: after a crash it is with exactly one of the two
+                // sessions.
                 record.commit(&delivery.message, false, None, origin);
             }
             given
@@ -67,8 +68,8 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Removes the subscriptions of a session that its user has no right to any more; how many they
-    /// were.
+    /// Removes the subscriptions that the user of a session has no right to any more. Returns their
+    /// number.
     pub fn revoke(&self, policy: &dyn Policy, owned: &mut OwnedSession) -> usize {
         let OwnedSession { session, identity, .. } = owned;
         let denied = |filter: &&str| {
@@ -89,8 +90,8 @@ impl Core {
         count
     }
 
-    /// Removes a subscription from the session, the router and the store, and gives what a shared
-    /// group gave for it to other members. `None`: there was no such subscription.
+    /// Removes a subscription from the session, the router and the store, and reassigns messages of
+    /// its shared group. Returns `None` when there was no such subscription.
     pub fn remove_subscription(
         &self,
         owned: &mut OwnedSession,
@@ -112,9 +113,8 @@ impl Core {
         Some(self.store.append(record, durability))
     }
 
-    /// A session is over: nothing of it stays, and a will that still waits is published
-    /// (`[MQTT-3.1.2-8]`). The ticket says when it will not come back, if `durability` is asked
-    /// for.
+    /// Ends a session for good, and publishes its will if that still waits (`[MQTT-3.1.2-8]`).
+    /// Returns the ticket of the end's record, of this durability.
     pub fn end_session(self: &Arc<Self>, mut owned: OwnedSession, durability: Durability) -> Ticket {
         owned.outbox.disconnect(&self.outcomes);
         self.reassign_shared(&mut owned, None, true);
@@ -128,8 +128,8 @@ impl Core {
             self.publish_will(&will);
         }
         if shared && (outbox.on_disk().is_some() || session.outgoing.is_missing_any()) {
-            // What a group has given to it goes to other members first, however long reading it
-            // takes.
+            // Messages of shared groups are on disk: a task reads them, gives them to other
+            // members, and then ends the session.
             let core = self.clone();
             tokio::spawn(async move { super::recovery::reassign_stored(&core, owned).await });
             return Ticket::default();
@@ -137,17 +137,17 @@ impl Core {
         self.forget_session(&mut owned, durability)
     }
 
-    /// Ends a session that is still offline as `generation` says; `false`: it does not.
-    pub fn end_offline(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration) -> bool {
-        let Some(owned) = self.registry.remove_offline(client_id, rest) else { return false };
+    /// Ends a session that is still offline in this generation. Returns `false` when it is not.
+    pub fn end_offline(self: &Arc<Self>, client_id: &Arc<str>, generation: OfflineGeneration) -> bool {
+        let Some(owned) = self.registry.remove_offline(client_id, generation) else { return false };
         if let Some(due) = owned.session.due_at() {
-            self.timers.remove(due, client_id, rest);
+            self.timers.remove(due, client_id, generation);
         }
         self.end_session(owned, Durability::None);
         true
     }
 
-    /// Waits until all that was recorded until now is on disk.
+    /// Waits until all earlier records are on disk.
     pub async fn durable(&self) -> Result<(), Failed> {
         let ticket = self.store.append(Record::Nothing, Durability::Always);
         let mut slot = WakerSlot::default();
@@ -163,7 +163,7 @@ impl Core {
         owned.sync_counts();
     }
 
-    /// The end of all that still waits for a session, and its last record.
+    /// Drops all messages that wait for a session, and writes its last record.
     pub fn forget_session(&self, owned: &mut OwnedSession, durability: Durability) -> Ticket {
         self.end_pending(owned);
         let OwnedSession { session, outbox, .. } = owned;
@@ -178,29 +178,37 @@ impl Core {
         }
     }
 
-    /// A timer of a offline session is due.
-    pub fn on_session_timer(self: &Arc<Self>, client_id: &Arc<str>, rest: OfflineGeneration, now: Millis) {
+    /// Handles a due timer of an offline session.
+    pub fn on_session_timer(
+        self: &Arc<Self>,
+        client_id: &Arc<str>,
+        generation: OfflineGeneration,
+        now: Millis,
+    ) {
         let ended = |session: &Session| session.ends_at.is_some_and(|at| at <= now);
-        if self.registry.with_offline_session(client_id, rest, |session| ended(session)) == Some(true) {
-            if let Some(owned) = self.registry.remove_offline(client_id, rest) {
+        if self.registry.with_offline_session(client_id, generation, |session| ended(session)) == Some(true) {
+            if let Some(owned) = self.registry.remove_offline(client_id, generation) {
                 debug!(client = %client_id, "the session has expired");
                 self.metrics.sessions_expired.add(1);
                 self.end_session(owned, Durability::None);
             }
             return;
         }
-        let due =
-            self.registry.with_offline(client_id, rest, |OwnedSession { session, identity, .. }| {
+        let due = self.registry.with_offline(
+            client_id,
+            generation,
+            |OwnedSession { session, identity, .. }| {
                 let due = session.will_at.take_if(|at| *at <= now);
                 (due.and_then(|_| PendingWill::take(session, identity)), session.due_at())
-            });
+            },
+        );
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
             self.publish_will(&will);
-            self.registry.with_offline(client_id, rest, |owned| self.record_session(owned, false));
+            self.registry.with_offline(client_id, generation, |owned| self.record_session(owned, false));
         }
         if let Some(next) = next {
-            self.timers.add(next, client_id.clone(), rest);
+            self.timers.add(next, client_id.clone(), generation);
         }
     }
 }

@@ -17,33 +17,33 @@ use crate::message::Millis;
 use crate::net::endpoint::{Endpoint, EndpointId};
 use crate::telemetry::metrics::{Traffic, TrafficTotals};
 
-/// The snapshot.
+/// Settings that are in force together.
 pub struct Snapshot {
-    /// All that is configured, as far as it is in force.
+    /// The configuration, without changes that wait for the next start.
     pub config: Config,
-    /// Its files as they were just before they were read.
+    /// Stamps of its files from just before they were read.
     pub(crate) files: FileStamps,
     /// Policy and authentication methods.
     pub auth: Auth,
     /// Bans in force.
     pub bans: Bans,
-    /// Token that opens the API of operators.
+    /// Token of the API for operators.
     pub admin_token: Option<Secret>,
     /// The listeners, in the order of the configuration.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// When it was put in place.
+    /// Moment from which the snapshot is in force.
     pub since: Millis,
-    /// Counts the snapshots.
+    /// Number of the snapshot.
     pub generation: u64,
 }
 
 impl Snapshot {
-    /// A listener, if it is still there.
+    /// Returns a listener, if the configuration still has it.
     pub fn endpoint(&self, number: EndpointId) -> Option<&Arc<Endpoint>> {
         self.endpoints.iter().find(|endpoint| endpoint.number == number)
     }
 
-    /// The same with other bans.
+    /// Returns the snapshot with other bans.
     pub fn with_bans(&self, bans: Bans) -> Snapshot {
         Snapshot {
             config: self.config.clone(),
@@ -71,7 +71,7 @@ pub struct Settings {
     gone: Mutex<RemovedTraffic>,
 }
 
-/// Traffic of listeners that are no more; their last connections may still be there.
+/// Traffic of removed listeners. Their last connections may still be open.
 #[derive(Debug, Default)]
 struct RemovedTraffic {
     closed: TrafficTotals,
@@ -79,25 +79,25 @@ struct RemovedTraffic {
 }
 
 impl Settings {
-    /// Begins with this.
+    /// Creates the cell with the first snapshot.
     pub fn new(snapshot: Snapshot) -> Settings {
         let generation = AtomicU64::new(snapshot.generation);
         Settings { current: RwLock::new(Arc::new(snapshot)), generation, gone: Mutex::default() }
     }
 
-    /// The current snapshot.
+    /// Returns the current snapshot.
     pub fn get(&self) -> Arc<Snapshot> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns `true` when this is the current snapshot. Cheap enough for every wake of every
-    /// connection.
+    /// Returns `true` when this is the current snapshot. Every wake of a connection asks, so it is
+    /// one load.
     #[inline]
     pub fn is_current(&self, snapshot: &Snapshot) -> bool {
         self.generation.load(Ordering::Acquire) == snapshot.generation
     }
 
-    /// Puts another in its place.
+    /// Replaces the snapshot.
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.generation + 1;
@@ -109,13 +109,13 @@ impl Settings {
         current.clone()
     }
 
-    /// Traffic through all listeners since the start.
+    /// Returns the traffic through all listeners since the start.
     pub fn traffic(&self) -> TrafficTotals {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         let RemovedTraffic { closed: sums, open: lingering } = &mut *gone;
         lingering.retain(|traffic| {
-            // Nobody else has it, so it grows no more.
+            // Once no connection has it, its counters are final.
             let lingers = Arc::strong_count(traffic) > 1;
             if !lingers {
                 sums.add(traffic);

@@ -27,7 +27,7 @@ pub struct Budget {
     pub handshakes: Arc<Semaphore>,
     pressure: AtomicU8,
     /// Last result that [`measure`](Self::measure) reported.
-    told: AtomicU8,
+    reported: AtomicU8,
     /// Notified when received bytes have changed the pressure, before it was reported.
     pub changed: Notify,
     /// Bytes received from clients since memory was measured last.
@@ -124,7 +124,7 @@ impl Budget {
             addresses: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(0)),
             pressure: AtomicU8::new(0),
-            told: AtomicU8::new(0),
+            reported: AtomicU8::new(0),
             changed: Notify::new(),
             unmeasured: AtomicU64::new(0),
             reserve: Reserve::default(),
@@ -182,9 +182,9 @@ impl Budget {
             return Err(ConnectionLimit::Connections);
         }
         // From here on, dropping the permit counts the connection out.
-        let mut place = ConnectionPermit { budget: self.clone(), address: None, handshake: false };
-        place.set_address(address, now)?;
-        Ok(place)
+        let mut permit = ConnectionPermit { budget: self.clone(), address: None, handshake: false };
+        permit.set_address(address, now)?;
+        Ok(permit)
     }
 
     /// True when less than a tenth of the permits for connections before CONNECT is left.
@@ -217,7 +217,7 @@ impl Budget {
         let before = self.unmeasured.fetch_add(bytes as u64, Ordering::Relaxed);
         if before + bytes as u64 >= self.limits.memory_bytes_max.load(Ordering::Relaxed) / UNMEASURED_PARTS {
             let pressure = self.sample(Instant::now());
-            if self.told.load(Ordering::Relaxed) != pressure as u8 {
+            if self.reported.load(Ordering::Relaxed) != pressure as u8 {
                 self.changed.notify_one();
             }
         }
@@ -246,7 +246,7 @@ impl Budget {
     /// Measures the process's memory. Returns the pressure if it has changed since the last call.
     pub fn measure(&self, now: Instant) -> Option<Pressure> {
         let pressure = self.sample(now);
-        (self.told.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
+        (self.reported.swap(pressure as u8, Ordering::Relaxed) != pressure as u8).then_some(pressure)
     }
 
     /// True when memory is not short and nothing was received since it was measured.
@@ -364,7 +364,7 @@ mod tests {
         let far = Some(IpAddr::from([192, 0, 2, 1]));
         // While permits are plentiful, one address may have several.
         let _several =
-            [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut place| place.handshake_done());
+            [(); 3].map(|()| budget.enter(far, now).unwrap()).map(|mut permit| permit.handshake_done());
         let _taken = budget.handshakes.clone().try_acquire_many_owned(9).unwrap();
         let mut first = budget.enter(far, now).unwrap();
         assert_eq!(budget.enter(far, now).unwrap_err(), ConnectionLimit::Handshakes);

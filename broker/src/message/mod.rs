@@ -108,6 +108,23 @@ pub struct MessageParts<'a> {
     pub expires_at: Option<Millis>,
 }
 
+impl<'a> MessageParts<'a> {
+    /// Parts of a QoS 0 message that no session has published, which came in at moment 0 and stays
+    /// valid.
+    pub const fn new(topic: &'a str, payload: &'a [u8]) -> MessageParts<'a> {
+        MessageParts {
+            topic,
+            properties: &[],
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            publisher: 0,
+            published_at: 0,
+            expires_at: None,
+        }
+    }
+}
+
 /// An application message.
 #[derive(Clone)]
 pub struct Message(MessageBytes);
@@ -418,14 +435,12 @@ mod tests {
     #[test]
     fn a_message_gives_back_its_parts_and_counts_its_expiry_down() {
         let message = Message::new(&MessageParts {
-            topic: "a/ä",
             properties: &[1, 1],
-            payload: b"xyz",
             qos: QoS::ExactlyOnce,
             retain: true,
             publisher: 7,
-            published_at: 0,
             expires_at: Some(5_000),
+            ..MessageParts::new("a/ä", b"xyz")
         });
         assert_eq!(
             (message.topic_str(), message.properties(), message.payload()),
@@ -444,16 +459,7 @@ mod tests {
     #[test]
     fn a_message_in_the_memory_of_another_shows_nothing_of_it() {
         fn content(payload: &[u8]) -> MessageParts<'_> {
-            MessageParts {
-                topic: "a",
-                properties: &[],
-                payload,
-                qos: QoS::AtMostOnce,
-                retain: false,
-                publisher: 7,
-                published_at: 0,
-                expires_at: None,
-            }
+            MessageParts { publisher: 7, ..MessageParts::new("a", payload) }
         }
         let place = |message: &Message| message.as_bytes().as_ptr();
         let (long, short) = ([b'x'; 70], [b'y'; 60]);
@@ -482,14 +488,10 @@ mod tests {
     #[test]
     fn a_message_keeps_who_published_it_through_the_store() {
         let content = MessageParts {
-            topic: "a",
             properties: &[1, 1],
-            payload: b"xyz",
-            qos: QoS::AtMostOnce,
             retain: true,
             publisher: 7,
-            published_at: 0,
-            expires_at: None,
+            ..MessageParts::new("a", b"xyz")
         };
         let by = |client_id, user, identity| PublishedBy { client_id, user, identity };
         let identity: &[u8] = &[0, 0xFF, 7];

@@ -199,7 +199,7 @@ impl Incoming {
         let peer = |certificates| Peer {
             address,
             listener: name.clone(),
-            place: endpoint.number,
+            endpoint: endpoint.number,
             transport: config.transport,
             certificates,
         };

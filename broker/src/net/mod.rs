@@ -49,7 +49,7 @@ pub struct Peer {
     /// Name of its listener, like `mqtt://127.0.0.1:1883`.
     pub listener: Arc<str>,
     /// Number of that listener, unique as long as the broker runs.
-    pub place: u64,
+    pub endpoint: u64,
     /// Transport of the connection.
     pub transport: Transport,
     /// Verified client certificates, the client's own first.

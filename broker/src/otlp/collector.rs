@@ -153,7 +153,7 @@ fn span(span: &Span) -> Value {
     let error = |message: &str| json!({ "code": ERROR, "message": message });
     let status = match &span.end {
         End::Well => json!({}),
-        End::PassedOver(reason) => {
+        End::Skipped(reason) => {
             attributes.push(text("lapwing.skipped", reason.name()));
             json!({})
         }

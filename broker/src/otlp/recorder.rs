@@ -38,7 +38,7 @@ pub(super) enum SpanKind {
 pub(super) enum End {
     Well,
     /// Skipped by MQTT's own rules; no error.
-    PassedOver(Reason),
+    Skipped(Reason),
     /// The message was dropped here.
     Dropped(Reason),
     /// The client answered with this reason code.
@@ -180,7 +180,7 @@ impl Recorder {
 
 fn end_of(reason: Reason) -> End {
     match reason.kind() {
-        ReasonKind::Skipped => End::PassedOver(reason),
+        ReasonKind::Skipped => End::Skipped(reason),
         ReasonKind::Refused | ReasonKind::Lost => End::Dropped(reason),
     }
 }

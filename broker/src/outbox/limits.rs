@@ -4,25 +4,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{Config, QueuePolicy};
 
-/// The bounds of an outbox.
+/// Limits of one session queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QueueLimits {
-    /// Messages.
+    /// Largest number of messages in memory.
     pub messages_max: usize,
-    /// Bytes of messages.
+    /// Largest sum of their sizes, in bytes.
     pub bytes_max: usize,
     /// Policy for a message that does not fit.
     pub policy: QueuePolicy,
     /// Set when QoS 0 messages wait while the session is offline.
     pub keeps_qos0: bool,
-    /// Bytes of messages on disk only, of this session.
+    /// Largest sum of the sizes of messages on disk only, in bytes.
     pub stored_bytes_max: u64,
-    /// Messages on disk only, of this session.
+    /// Largest number of messages on disk only.
     pub stored_messages_max: u64,
 }
 
 impl QueueLimits {
-    /// As they are configured.
+    /// Returns the configured limits.
     pub fn of(config: &Config) -> QueueLimits {
         let limits = &config.limits;
         QueueLimits {
@@ -44,17 +44,17 @@ pub struct DiskTotal {
 }
 
 impl DiskTotal {
-    /// Empty.
+    /// Creates a sum of zero.
     pub fn new(max: u64) -> DiskTotal {
         DiskTotal { bytes: AtomicU64::new(0), max: AtomicU64::new(max) }
     }
 
-    /// Another bound.
+    /// Sets the limit.
     pub fn set_max(&self, max: u64) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Bytes.
+    /// Returns the sum, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -11,20 +11,22 @@
 //! offline. Memory knows only where that part begins and how large it is. The connection reads it
 //! page by page once the first part is empty.
 
+mod disk;
 mod limits;
+mod policy;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+pub use disk::DiskPart;
 use futures_util::task::AtomicWaker;
 use lapwing_protocol::QoS;
 pub use limits::{DiskTotal, QueueLimits};
+pub use policy::Readiness;
 
-use crate::config::QueuePolicy;
 use crate::message::{Delivery, Message, PendingQueue, Seq, SessionNumber};
-use crate::store::PreviousSlot;
 use crate::store::publish_record::PublishRecord;
 use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::{Outcomes, Recipient};
@@ -33,67 +35,46 @@ use crate::workers;
 /// Result of a push.
 #[derive(Debug)]
 pub enum Pushed {
-    /// It waits. The waker, if there is one, is to be woken once the pusher has pushed all it has.
+    /// The message is queued. The pusher wakes the waker, if there is one, after its last push.
     Queued(Option<Waker>),
-    /// There was no room: it is to be dropped.
+    /// There was no room: the caller drops the message.
     Dropped(Reason),
-    /// The policy is to tell the publisher: 0x97.
+    /// There was no room, and the policy is to refuse the publisher's message (0x97).
     Refused,
-    /// Not for this session: it is away and QoS 0 is not kept, which MQTT allows, or it has ended.
+    /// The session does not get the message: it has ended, or it is offline and keeps no QoS 0,
+    /// which MQTT allows.
     NotKept(Reason),
-    /// It has to be stored, and the store takes nothing now: 0x97.
+    /// The message must be stored, and the store takes nothing now (0x97).
     Unavailable,
 }
 
 /// Result of an offer of several messages.
 #[derive(Debug, Default)]
 pub struct Offered {
-    /// Number of them that wait now.
+    /// Number of messages that were queued.
     pub queued: usize,
-    /// To be woken once the pusher has pushed all it has.
+    /// Waker for the pusher to wake after its last push.
     pub waker: Option<Waker>,
-    /// The one that the session is not ready for; those behind it were not looked at.
+    /// First message that the session was not ready for. Those behind it were not offered.
     pub rest: Option<Message>,
 }
 
 impl Offered {
-    /// None was taken.
+    /// Returns the result of an offer that took no message.
     pub fn none(rest: Option<Message>) -> Offered {
         Offered { rest, ..Offered::default() }
     }
 }
 
-/// Readiness of a session for a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// Its client is there, and there is room.
-    Ready,
-    /// Its client is there.
-    Full,
-    /// The client is offline.
-    Away,
-}
-
 /// Result of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Messages.
+    /// Messages were taken.
     Some,
-    /// Nothing.
+    /// The queue is empty.
     Nothing,
-    /// Nothing in memory, but on disk from the first slot up to the second, exclusive.
+    /// Messages are on disk only, from the first slot up to the second, exclusive.
     Stored(Seq, Seq),
-}
-
-/// Messages that are on disk only.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DiskPart {
-    /// Slot of the first.
-    pub from: Seq,
-    /// Number of them.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +86,7 @@ struct OutboxState {
     held_messages: usize,
     held_bytes: usize,
     connected: bool,
-    /// Wakes the connection whatever it waits for.
+    /// Wakes the connection, whatever it waits for.
     connection: Option<Arc<AtomicWaker>>,
     closed: bool,
     waker: Option<Waker>,
@@ -119,18 +100,18 @@ struct OutboxState {
 pub struct Outbox {
     session: SessionNumber,
     recipient: Recipient,
-    /// As its connection last said.
+    /// Number of messages in flight, as its connection last said.
     in_flight: AtomicUsize,
     overran: AtomicBool,
-    /// That of its connection, or of the last one; 0 before the first.
+    /// Thread of its connection, or of the last one; 0 before the first.
     thread: AtomicU64,
-    /// For a session that is stored.
+    /// Sum over all session queues; `None` when the session is not stored.
     disk_total: Option<Arc<DiskTotal>>,
     inner: Mutex<OutboxState>,
 }
 
 impl Outbox {
-    /// An empty one in memory.
+    /// Creates an empty queue in memory.
     pub fn new(session: SessionNumber, bounds: QueueLimits) -> Outbox {
         Outbox {
             session,
@@ -143,8 +124,8 @@ impl Outbox {
         }
     }
 
-    /// The queue of a session that is stored: `last` is the slot that was given out last, and
-    /// `disk` is what waits on disk.
+    /// Creates the queue of a stored session: `last` is the last slot in use, `disk` the part on
+    /// disk.
     pub fn stored(
         session: SessionNumber,
         bounds: QueueLimits,
@@ -163,12 +144,12 @@ impl Outbox {
         Outbox { recipient: Recipient::new(client_id), ..self }
     }
 
-    /// The client identifier of its session.
+    /// Returns the client identifier of the session.
     pub fn client_id(&self) -> &Arc<str> {
         self.recipient.client_id()
     }
 
-    /// Other bounds. What waits already goes on waiting.
+    /// Sets the limits. Messages that wait already stay.
     pub fn set_limits(&self, bounds: QueueLimits) {
         self.lock().limits = bounds;
     }
@@ -178,28 +159,28 @@ impl Outbox {
         self.disk_total.is_some()
     }
 
-    /// Session that the queue belongs to.
+    /// Returns the session that the queue belongs to.
     pub fn session(&self) -> SessionNumber {
         self.session
     }
 
-    /// The session as outcomes name it.
+    /// Returns the session's name for outcomes.
     pub fn recipient(&self) -> &Recipient {
         &self.recipient
     }
 
-    // A panic while the lock is held leaves a queue that is still a queue.
+    // A panic under the lock leaves a usable queue, so a poisoned lock is taken.
     fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, and notes it in its publish record where it is stored. Never waits.
-    /// `outcomes` hears of the older ones that make room for it.
+    /// Adds a message, and puts its slot into the publish record if it is stored. Never waits.
+    /// `outcomes` counts older messages that are dropped for it.
     pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
     }
 
-    /// As [`push`](Self::push), if the session is [ready](Readiness::Ready) for it.
+    /// Like [`push`](Self::push), if the session is [ready](Readiness::Ready); else returns `None`.
     pub fn offer(
         &self,
         delivery: Delivery,
@@ -211,8 +192,8 @@ impl Outbox {
         ready.then(|| self.push_into(&mut inner, delivery, record, outcomes))
     }
 
-    /// Adds messages of QoS 0, which are never stored, under one lock: until the session is not
-    /// [ready](Readiness::Ready) for one of them.
+    /// Adds QoS 0 messages, which are never stored, under one lock. Stops at the first that the
+    /// session is not [ready](Readiness::Ready) for.
     pub fn offer_all(
         &self,
         messages: &mut impl Iterator<Item = Message>,
@@ -235,10 +216,10 @@ impl Outbox {
         offered
     }
 
-    /// To what is in memory.
+    /// Adds a message to the part in memory.
     #[inline]
     fn add(&self, inner: &mut OutboxState, delivery: Delivery, outcomes: &Outcomes) {
-        // Before anybody can take it: what is told of it next comes behind.
+        // Traced before the subscriber can take it: the trace has the events in their order.
         if outcomes.traces.wants(&delivery.message) {
             outcomes.queued(&delivery, &self.recipient, inner.connected);
         }
@@ -288,101 +269,8 @@ impl Outbox {
         Pushed::Queued(inner.waker.take())
     }
 
-    /// Sees to it that there is room for a message of this size, in memory or on disk, as the
-    /// policy says; or why there is none.
-    #[cold]
-    fn make_room(
-        &self,
-        inner: &mut OutboxState,
-        size: usize,
-        on_disk: bool,
-        record: &PublishRecord<'_>,
-        outcomes: &Outcomes,
-    ) -> Option<Pushed> {
-        while let Some(full) = self.shortage(inner, size, on_disk) {
-            match inner.limits.policy {
-                QueuePolicy::Refuse => return Some(Pushed::Refused),
-                QueuePolicy::DropNewest => return Some(Pushed::Dropped(full)),
-                QueuePolicy::Disconnect => {
-                    // One that is away loses what its queue cannot hold; there is nobody to let go.
-                    if let Some(connection) = inner.connection.take() {
-                        self.overran.store(true, Ordering::Relaxed);
-                        connection.wake();
-                    }
-                    return Some(Pushed::Dropped(full));
-                }
-                QueuePolicy::DropOldest if on_disk => {
-                    record.acknowledged(self.drop_oldest_on_disk(inner));
-                    outcomes.dropped_on_disk(full, 1, &self.recipient);
-                }
-                QueuePolicy::DropOldest => {
-                    let Some(oldest) = inner.queue.pop_front() else { return Some(Pushed::Dropped(full)) };
-                    inner.bytes -= oldest.message.size();
-                    if oldest.seq != 0 {
-                        let size = u32::try_from(oldest.message.size()).unwrap_or(u32::MAX);
-                        record.acknowledged(PreviousSlot::new(self.session, oldest.seq, size, None));
-                    }
-                    outcomes.dropped(Reason::SessionQueueOldest, &oldest.message, &self.recipient);
-                }
-            }
-        }
-        None
-    }
-
-    fn drop_oldest_on_disk(&self, inner: &mut OutboxState) -> PreviousSlot {
-        let DiskPart { from, count, bytes } = inner.disk;
-        // What it was exactly is known on disk only.
-        let size = u32::try_from(bytes / count.max(1)).unwrap_or(u32::MAX);
-        self.take_stored(inner, from + 1, 1, u64::from(size));
-        PreviousSlot::new(self.session, from, size, None)
-    }
-
-    /// Reason why a message of this size has no room, in memory or on disk.
-    #[inline]
-    fn shortage(&self, inner: &OutboxState, size: usize, on_disk: bool) -> Option<Reason> {
-        if !on_disk {
-            return (!inner.has_room(size)).then_some(Reason::SessionQueueFull);
-        }
-        let (stored, bounds, size) = (&inner.disk, &inner.limits, size as u64);
-        if stored.count == 0 {
-            return None;
-        }
-        if stored.count >= bounds.stored_messages_max || stored.bytes + size > bounds.stored_bytes_max {
-            return Some(Reason::SessionQueueDiskFull);
-        }
-        let total = self.disk_total.as_ref()?;
-        let full = !total.has_room(size);
-        full.then_some(Reason::DiskQueuesFull)
-    }
-
-    fn add_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.disk;
-        stored.from = if stored.count == 0 { from } else { stored.from.min(from) };
-        stored.count += count;
-        stored.bytes += bytes;
-        if let Some(total) = &self.disk_total {
-            total.add(bytes);
-        }
-    }
-
-    /// Moves the beginning of the disk part to `from`, and subtracts what lay before it.
-    fn take_stored(&self, inner: &mut OutboxState, from: Seq, count: u64, bytes: u64) {
-        let stored = &mut inner.disk;
-        let before = stored.bytes;
-        stored.from = from;
-        if from > inner.last {
-            (stored.count, stored.bytes) = (0, 0);
-        } else {
-            stored.count = stored.count.saturating_sub(count).max(1);
-            stored.bytes = stored.bytes.saturating_sub(bytes);
-        }
-        if let Some(total) = &self.disk_total {
-            total.take(before - stored.bytes);
-        }
-    }
-
-    /// Moves all messages in memory to the end of `into`; the session holds what is in `into` then.
-    /// With none in memory, `waker` is kept for the next push.
+    /// Moves all messages in memory to the end of `into`, which counts as held by the session. With
+    /// none in memory, `waker` is kept for the next push.
     pub fn take(&self, into: &mut PendingQueue, waker: &Waker) -> Take {
         let mut inner = self.lock();
         let took = if !inner.queue.is_empty() {
@@ -409,69 +297,35 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Number of messages in memory that can be taken.
+    /// Returns the number of messages in memory.
     pub fn len(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// Messages came from the disk, and the next page begins at `next`: those that were dropped
-    /// meanwhile are removed, the others do not count as on disk only any more.
-    pub fn on_page(&self, deliveries: &mut Vec<Delivery>, next: Seq) {
-        let mut inner = self.lock();
-        let from = inner.disk.from;
-        deliveries.retain(|delivery| delivery.seq >= from);
-        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.size()).sum();
-        let next = next.max(from);
-        self.take_stored(&mut inner, next, deliveries.len() as u64, bytes as u64);
-    }
-
-    /// Lets go of what is stored, here and in `pending`, which the session took and has not sent:
-    /// it is on disk only now.
-    pub fn spill(&self, pending: &mut PendingQueue) {
-        let mut inner = self.lock();
-        let all = pending.iter().chain(&inner.queue).filter(|delivery| delivery.seq != 0);
-        let (from, count, bytes) = all.fold((Seq::MAX, 0, 0), |(from, count, bytes), delivery| {
-            (from.min(delivery.seq), count + 1, bytes + delivery.message.size() as u64)
-        });
-        if count == 0 {
-            return;
-        }
-        self.add_stored(&mut inner, from, count, bytes);
-        pending.retain(|delivery| delivery.seq == 0);
-        inner.queue.retain(|delivery| delivery.seq == 0);
-        inner.bytes = inner.queue.iter().map(|delivery| delivery.message.size()).sum();
-    }
-
-    /// First slot of the disk part, and the slot behind its last; `None` when it is empty.
-    pub fn on_disk(&self) -> Option<(Seq, Seq)> {
-        let inner = self.lock();
-        (inner.disk.count > 0).then_some((inner.disk.from, inner.last + 1))
-    }
-
-    /// Says how much of what was taken the session still holds.
+    /// Sets the messages that the session has taken and still holds.
     pub fn set_held(&self, pending: &PendingQueue) {
         let mut inner = self.lock();
         inner.held_messages = pending.len();
         inner.held_bytes = pending.bytes();
     }
 
-    /// Says how many messages of the session are on their way to the client.
+    /// Sets the number of messages in flight.
     pub fn set_in_flight(&self, messages: usize) {
         self.in_flight.store(messages, Ordering::Relaxed);
     }
 
-    /// Number of messages on their way to the client.
+    /// Returns the number of messages in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The thread that serves its connection, or served the last one.
+    /// Returns the thread that serves its connection, or served the last one.
     #[inline]
     pub fn thread(&self) -> u64 {
         self.thread.load(Ordering::Relaxed)
     }
 
-    /// A connection of this thread serves the session from now on.
+    /// Connects the session: a connection of this thread serves it from now on.
     pub fn connect(&self, connection: &Arc<AtomicWaker>) {
         let mut inner = self.lock();
         inner.connected = true;
@@ -480,13 +334,13 @@ impl Outbox {
         self.thread.store(workers::this_thread(), Ordering::Relaxed);
     }
 
-    /// There was no room, and the policy is to let the client go.
+    /// Returns `true` when the queue was full and the policy is to disconnect the client.
     #[inline]
     pub fn has_overrun(&self) -> bool {
         self.overran.load(Ordering::Relaxed)
     }
 
-    /// The session is offline from now on: QoS 0 messages are not kept.
+    /// Disconnects the session. QoS 0 messages are dropped unless the limits keep them.
     pub fn disconnect(&self, outcomes: &Outcomes) {
         let mut inner = self.lock();
         inner.connected = false;
@@ -504,29 +358,7 @@ impl Outbox {
         }
     }
 
-    /// Predicts the push of a message of this size: `true` when a client is there for it, or the
-    /// reason why the session would not get it. Another message may have to make room for it.
-    pub fn would_accept(&self, qos: QoS, size: usize) -> Result<bool, Reason> {
-        let inner = self.lock();
-        if let Some(reason) = inner.absence(qos) {
-            return Err(reason);
-        }
-        let stored = qos != QoS::AtMostOnce && self.is_stored();
-        let full = self.shortage(&inner, size, stored && inner.is_for_the_disk(size));
-        match (full, inner.limits.policy) {
-            (None, _) | (Some(_), QueuePolicy::DropOldest) => Ok(inner.connected),
-            (Some(_), QueuePolicy::Refuse) => Err(Reason::SessionQueueRefused),
-            (Some(full), QueuePolicy::DropNewest | QueuePolicy::Disconnect) => Err(full),
-        }
-    }
-
-    /// Readiness for a message of this size: whether it would be taken without a drop, and go on
-    /// its way.
-    pub fn readiness(&self, size: usize) -> Readiness {
-        self.lock().readiness(size)
-    }
-
-    /// The session has ended: nothing is taken any more.
+    /// Closes the queue of a session that ended: it takes no more messages.
     pub fn close(&self) {
         let mut inner = self.lock();
         let last = inner.last;
@@ -534,7 +366,8 @@ impl Outbox {
         *inner = OutboxState { closed: true, ..OutboxState::default() };
     }
 
-    /// Messages that wait here, on disk only or were taken and not sent: count and bytes.
+    /// Returns count and bytes of the messages that wait: in memory, on disk, and held by the
+    /// session.
     pub fn waiting(&self) -> (u64, u64) {
         let inner = self.lock();
         (
@@ -544,43 +377,10 @@ impl Outbox {
     }
 }
 
-impl OutboxState {
-    /// Why a message is not for this session, if it is not.
-    #[inline]
-    fn absence(&self, qos: QoS) -> Option<Reason> {
-        if self.closed {
-            return Some(Reason::SessionEnded);
-        }
-        let offline = !self.connected && qos == QoS::AtMostOnce && !self.limits.keeps_qos0;
-        offline.then_some(Reason::Offline)
-    }
-
-    fn readiness(&self, size: usize) -> Readiness {
-        match (self.connected, !self.closed && self.has_room(size)) {
-            (false, _) => Readiness::Away,
-            (true, true) => Readiness::Ready,
-            (true, false) => Readiness::Full,
-        }
-    }
-
-    /// Behind what is on disk only there is no way past it.
-    fn is_for_the_disk(&self, size: usize) -> bool {
-        !self.connected || self.disk.count > 0 || !self.has_room(size)
-    }
-
-    /// One message always fits into an empty outbox, however large it is: the bound of a single
-    /// message is the packet size.
-    fn has_room(&self, size: usize) -> bool {
-        let bounds = &self.limits;
-        let messages = self.queue.len() + self.held_messages;
-        let bytes = self.bytes + self.held_bytes;
-        messages == 0 || (messages < bounds.messages_max && bytes + size <= bounds.bytes_max)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::QueuePolicy;
     use crate::message::{DeliveryTerms, MessageParts};
 
     fn outbox(messages_max: usize, policy: QueuePolicy) -> Outbox {
@@ -600,16 +400,7 @@ mod tests {
     }
 
     fn delivery(payload: &str, qos: QoS) -> Delivery {
-        let content = MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: payload.as_bytes(),
-            qos,
-            retain: false,
-            publisher: 0,
-            published_at: 0,
-            expires_at: None,
-        };
+        let content = MessageParts { qos, ..MessageParts::new("t", payload.as_bytes()) };
         let message = Message::new(&content);
         Delivery { message, terms: DeliveryTerms::plain(qos), seq: 0 }
     }

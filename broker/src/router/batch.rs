@@ -52,26 +52,35 @@ impl Batch {
     fn is_full(&self) -> bool {
         self.messages.len() * self.targets.len().max(1) >= PUSHES_MAX
     }
-}
 
-impl Router {
-    /// Adds a QoS 0 message that is not retained to a batch.
+    /// Adds a QoS 0 message that is not retained. `cache` is the publisher's.
     ///
     /// # Errors
     /// Returns the message when the batch has other targets or is full. The caller then
-    /// [flushes](Self::flush) first.
+    /// [flushes](Router::flush) first.
     #[inline]
-    pub fn gather(&self, message: Message, cache: &mut RouteCache, batch: &mut Batch) -> Result<(), Message> {
-        let targets = cache.targets(self, &message);
-        if batch.is_empty() {
-            *batch = Batch { targets: targets.clone(), messages: SPARE.take() };
-        } else if batch.is_full() || !Arc::ptr_eq(targets, &batch.targets) {
+    pub fn push(&mut self, message: Message, router: &Router, cache: &mut RouteCache) -> Result<(), Message> {
+        let targets = cache.targets(router, &message);
+        if self.is_empty() {
+            *self = Batch { targets: targets.clone(), messages: SPARE.take() };
+        } else if self.is_full() || !Arc::ptr_eq(targets, &self.targets) {
             return Err(message);
         }
-        batch.messages.push(message);
+        self.messages.push(message);
         Ok(())
     }
+}
 
+/// State of a flush: the result so far, and what its pushes add to.
+struct Flush<'f, 's> {
+    result: BatchResult,
+    wakers: &'f mut Vec<Waker>,
+    record: &'f mut PublishRecord<'s>,
+    /// When the messages were published.
+    now: Millis,
+}
+
+impl Router {
     /// Routes the messages of a batch, as [`route`](Self::route) does one after the other.
     pub fn flush(
         &self,
@@ -80,58 +89,56 @@ impl Router {
         record: &mut PublishRecord<'_>,
     ) -> BatchResult {
         let Batch { targets, mut messages } = std::mem::take(batch);
-        let mut passed = BatchResult { messages: messages.len(), ..BatchResult::default() };
+        let result = BatchResult { messages: messages.len(), ..BatchResult::default() };
+        let now = messages.first().map_or(0, Message::published_at);
+        let mut flush = Flush { result, wakers, record, now };
         if let Some((last, others)) = targets.split_last() {
-            let now = messages.first().map_or(0, Message::published_at);
             for target in others {
-                self.give_all(target, messages.iter().cloned(), &mut passed, now, (wakers, record));
+                self.deliver_all(target, messages.iter().cloned(), &mut flush);
             }
             // The last target gets the publisher's own references: the sending thread is then the
             // only one that counts their owners.
-            self.give_all(last, messages.drain(..), &mut passed, now, (wakers, record));
+            self.deliver_all(last, messages.drain(..), &mut flush);
         }
         messages.drain(..).for_each(Message::recycle);
         SPARE.set(messages);
-        passed
+        flush.result
     }
 
     /// Pushes the messages to one target: under one lock while it is ready, else one by one.
-    fn give_all(
+    fn deliver_all(
         &self,
         target: &Target,
         mut messages: impl ExactSizeIterator<Item = Message>,
-        passed: &mut BatchResult,
-        now: Millis,
-        (wakers, record): (&mut Vec<Waker>, &mut PublishRecord<'_>),
+        flush: &mut Flush<'_, '_>,
     ) {
-        let mut given = 0;
-        let routed = &mut passed.routed;
+        let Flush { result, wakers, record, now } = flush;
+        let batch_messages = result.messages;
+        let mut position = 0;
         while messages.len() > 0 {
             let offered = match target {
                 // A run gains nothing here, or the subscriber may be the publisher.
-                _ if passed.messages == 1 => Offered::none(messages.next()),
+                _ if batch_messages == 1 => Offered::none(messages.next()),
                 Target::Session(subscriber, _) if subscriber.no_local => Offered::none(messages.next()),
                 Target::Session(subscriber, ids) => {
                     let deliver = |message| subscriber.delivery(message, ids.clone(), None);
                     subscriber.outbox.offer_all(&mut messages, deliver, &self.outcomes)
                 }
-                Target::Share(group) => {
-                    group.offer_run(&mut messages, (passed.messages, now), &self.outcomes)
-                }
+                Target::Share(group) => group.offer_run(&mut messages, batch_messages, *now, &self.outcomes),
             };
-            routed.matched += offered.queued;
-            routed.queued += offered.queued;
-            given += offered.queued;
+            result.routed.matched += offered.queued;
+            result.routed.queued += offered.queued;
+            position += offered.queued;
             wakers.extend(offered.waker);
             if let Some(message) = offered.rest {
                 let one = self.deliver(target, &message, wakers, record);
-                routed.add(one);
+                result.routed.add(one);
                 if one.refused {
-                    passed.refused.insert(given, message);
+                    result.refused.insert(position, message);
                 } else {
                     message.recycle();
                 }
-                given += 1;
+                position += 1;
             }
         }
     }
@@ -151,16 +158,7 @@ mod tests {
     const PUBLISHER: u64 = 9;
 
     fn message(topic: &str, payload: &str) -> Message {
-        Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: payload.as_bytes(),
-            qos: QoS::AtMostOnce,
-            retain: false,
-            publisher: PUBLISHER,
-            published_at: 0,
-            expires_at: None,
-        })
+        Message::new(&MessageParts { publisher: PUBLISHER, ..MessageParts::new(topic, payload.as_bytes()) })
     }
 
     /// The outbox of a connected client.
@@ -180,9 +178,9 @@ mod tests {
         let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
         let mut all = Vec::new();
         for (topic, payload) in messages {
-            if let Err(message) = router.gather(message(topic, payload), &mut cache, &mut batch) {
+            if let Err(message) = batch.push(message(topic, payload), router, &mut cache) {
                 all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));
-                router.gather(message, &mut cache, &mut batch).unwrap();
+                batch.push(message, router, &mut cache).unwrap();
             }
         }
         all.push(router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled()));

@@ -17,7 +17,7 @@ use crate::router::table::SubscriptionTable;
 #[derive(Clone, Debug)]
 pub struct ListedSubscription {
     /// Its position in the list.
-    pub place: SubscriptionKey,
+    pub key: SubscriptionKey,
     /// The client identifier.
     pub client_id: std::sync::Arc<str>,
     /// The QoS granted.
@@ -113,7 +113,7 @@ impl BrowsePage {
         }
         let Subscriber { outbox, qos, no_local, retain_as_published, id } = subscriber;
         self.found.push(ListedSubscription {
-            place: SubscriptionKey {
+            key: SubscriptionKey {
                 filter: filter.to_owned(),
                 share: share.to_owned(),
                 session: outbox.session(),
@@ -129,7 +129,7 @@ impl BrowsePage {
     }
 
     fn last(&self) -> Option<SubscriptionKey> {
-        self.found.last().map(|subscription| subscription.place.clone())
+        self.found.last().map(|subscription| subscription.key.clone())
     }
 }
 
@@ -211,9 +211,7 @@ mod tests {
         loop {
             let (page, next) = look(after.as_ref(), most);
             assert!(page.len() <= most);
-            found.extend(
-                page.iter().map(|s| format!("{} {} {}", s.place.filter, s.place.share, s.place.session)),
-            );
+            found.extend(page.iter().map(|s| format!("{} {} {}", s.key.filter, s.key.share, s.key.session)));
             // Goes through the text form, as an API client does.
             match next {
                 Some(next) => after = SubscriptionKey::from_text(&next.to_text()),

@@ -150,16 +150,7 @@ mod tests {
     }
 
     fn message(topic: &str) -> Message {
-        Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: &[],
-            qos: QoS::AtMostOnce,
-            retain: false,
-            publisher: 2,
-            published_at: 0,
-            expires_at: None,
-        })
+        Message::new(&MessageParts { publisher: 2, ..MessageParts::new(topic, &[]) })
     }
 
     fn topics(cache: &RouteCache) -> usize {

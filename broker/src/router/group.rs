@@ -159,17 +159,18 @@ impl Group {
 
     /// Gives a run of one publisher's batch to the next ready member.
     ///
-    /// The run is the member's equal share, or as many as it has waiting already. `of` counts the
-    /// messages of the batch.
+    /// The run is the member's equal share, or as many as it has waiting already. `batch_messages`
+    /// is the number of messages in the batch.
     pub(super) fn offer_run(
         &self,
         messages: &mut impl Iterator<Item = Message>,
-        (of, now): (usize, Millis),
+        batch_messages: usize,
+        now: Millis,
         outcomes: &Outcomes,
     ) -> Offered {
         let here = workers::this_thread();
         let is_near = |at: usize| self.members.get(at).is_some_and(|member| member.outbox.thread() == here);
-        let share = of.div_ceil(self.members.len().max(1));
+        let share = batch_messages.div_ceil(self.members.len().max(1));
         let mut rest = None;
         for _ in 0..self.members.len().min(LOOK_MAX) {
             let turn = self.balancer.pick_for_run(now, is_near);

@@ -150,7 +150,7 @@ mod tests {
         fn burst_at(&self, now: Millis, jobs: usize) {
             let (mut cache, mut batch, mut wakers) = (RouteCache::default(), Batch::default(), Vec::new());
             for _ in 0..jobs {
-                self.router.gather(job(QoS::AtMostOnce, now), &mut cache, &mut batch).unwrap();
+                batch.push(job(QoS::AtMostOnce, now), &self.router, &mut cache).unwrap();
             }
             self.router.flush(&mut batch, &mut wakers, &mut PublishRecord::disabled());
         }
@@ -181,16 +181,7 @@ mod tests {
     }
 
     fn job(qos: QoS, now: Millis) -> Message {
-        Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: b"x",
-            qos,
-            retain: false,
-            publisher: 9,
-            published_at: now,
-            expires_at: None,
-        })
+        Message::new(&MessageParts { qos, publisher: 9, published_at: now, ..MessageParts::new("t", b"x") })
     }
 
     fn unbounded() -> QueueLimits {

@@ -10,12 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
 use crate::auth::ban;
+use crate::connection::handshake::Established;
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
 use crate::core::settings::Snapshot;
 use crate::limits::budget::ConnectionPermit;
 use crate::net::endpoint::{ConnectionGuard, Endpoint};
-use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, Peer, ProxyVerdict, Stream};
+use crate::net::{Accepted, AcceptedFrom, Incoming, ListeningSocket, ProxyVerdict};
 use crate::server::drain::{TaskCounter, TaskGuard};
 use crate::workers::WorkerPool;
 
@@ -76,7 +77,7 @@ pub(crate) async fn run(
         let snapshot = core.settings.get();
         let Some(endpoint) = snapshot.endpoint(listener.number()) else { continue };
         let accepted = listener.admit(accepted, endpoint.clone());
-        let (entered, place) = match count_in(&core, &snapshot, endpoint, accepted.origin(), now) {
+        let (entered, connection) = match count_in(&core, &snapshot, endpoint, accepted.origin(), now) {
             Ok(counted) => counted,
             Err(reason) => {
                 endpoint.traffic.refused.add(1);
@@ -88,7 +89,8 @@ pub(crate) async fn run(
         let timeout = connect_timeout(endpoint.limits.connect_timeout_s, connections.count());
         // Serves one connection from its first byte to its last. The state of the handshake is
         // boxed and freed when it is over.
-        let admitted = Box::pin(admit(core.clone(), accepted, (place, permit), timeout, stopped.clone()));
+        let permits = Permits { connection, handshake: permit };
+        let admitted = Box::pin(admit(core.clone(), accepted, permits, timeout, stopped.clone()));
         let counted = (TaskGuard::new(&connections), entered);
         workers.spawn(async move {
             if let Some(connection) = admitted.await {
@@ -114,7 +116,7 @@ fn count_in(
     }
     let entered = endpoint.admit().ok_or("connections_max of this listener is reached")?;
     match core.budget.enter(address, now) {
-        Ok(place) => Ok((entered, place)),
+        Ok(permit) => Ok((entered, permit)),
         Err(full) => Err(format!("{} is reached", full.key())),
     }
 }
@@ -131,12 +133,9 @@ fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
     origin.address().ip().filter(|ip| !ip.is_loopback())
 }
 
-/// Stream of a client, the bytes read already, its peer data and its endpoint.
-type Established = (Stream, Vec<u8>, Peer, Arc<Endpoint>);
-
 /// Reads the PROXY header, and performs the TLS and WebSocket handshakes. `None`: there is no
 /// client to serve.
-async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit) -> Option<Established> {
+async fn establish(core: &Core, entering: Incoming, permit: &mut ConnectionPermit) -> Option<Established> {
     let (address, traffic) = (*entering.origin().address(), entering.origin().endpoint().traffic.clone());
     let refuse = |error: String| {
         traffic.refused.add(1);
@@ -160,23 +159,31 @@ async fn establish(core: &Core, entering: Incoming, place: &mut ConnectionPermit
         refuse(format!("connection of {of} closed: {} is banned ({})", ban.whom, ban.reason));
         return None;
     }
-    if let Err(full) = place.set_address(counted(origin), Instant::now()) {
+    if let Err(full) = permit.set_address(counted(origin), Instant::now()) {
         refuse(format!("connection of {of} closed: {} is reached", full.key()));
         return None;
     }
     let endpoint = origin.endpoint().clone();
-    let (stream, begun, peer) = entering.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
-    Some((stream, begun, peer, endpoint))
+    let (stream, input, peer) = entering.establish().await.map_err(|error| refuse(error.to_string())).ok()?;
+    Some(Established { stream, input, peer, endpoint })
+}
+
+/// Permits of a connection that was accepted.
+struct Permits {
+    connection: ConnectionPermit,
+    /// Held until CONNECT has come; `None` where endpoints do not count it.
+    handshake: Option<OwnedSemaphorePermit>,
 }
 
 /// Performs the MQTT handshake, or logs the reason of the refusal.
 async fn admit(
     core: Arc<Core>,
     accepted: Accepted,
-    (mut place, permit): (ConnectionPermit, Option<OwnedSemaphorePermit>),
+    permits: Permits,
     timeout: Duration,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Box<Connection>> {
+    let Permits { connection: mut permit, handshake: handshake_permit } = permits;
     let (address, endpoint) = (*accepted.origin().address(), accepted.origin().endpoint());
     let connect_timeout_s = endpoint.limits.connect_timeout_s;
     let traffic = endpoint.traffic.clone();
@@ -192,16 +199,16 @@ async fn admit(
         // A silent connection costs next to nothing: the memory of the handshake is boxed, and
         // allocated with its first byte.
         Box::pin(async {
-            let (stream, begun, peer, endpoint) = establish(&core, entering, &mut place).await?;
-            Some(handshake::read_connect(&core, endpoint, (stream, begun), peer, place).await)
+            let established = establish(&core, entering, &mut permit).await?;
+            Some(handshake::read_connect(&core, established, permit).await)
         })
         .await
     });
     let introduced = within(introduction, timeout, &mut stopped).await;
-    drop(permit);
+    drop(handshake_permit);
     let refusal = match introduced {
         Ok(None) => return None,
-        Ok(Some(Ok(guest))) => match Box::pin(handshake::open_session(&core, guest)).await {
+        Ok(Some(Ok(client))) => match Box::pin(handshake::open_session(&core, client)).await {
             Ok(connection) => return Some(connection),
             Err(refusal) => refusal,
         },

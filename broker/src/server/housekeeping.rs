@@ -18,8 +18,8 @@ pub(crate) async fn run(core: Arc<Core>) {
     loop {
         let now = core.now();
         let (due, next) = core.timers.take_due(now);
-        for (client_id, rest) in due {
-            core.on_session_timer(&client_id, rest, now);
+        for (client_id, generation) in due {
+            core.on_session_timer(&client_id, generation, now);
         }
         let wait = next.map(|at| Duration::from_millis(at.saturating_sub(now)));
         tokio::select! {

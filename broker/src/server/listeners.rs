@@ -149,8 +149,8 @@ impl Listeners {
             served.close().await;
         }
         fresh.into_iter().for_each(|fresh| self.serve(core, fresh));
-        let place = |served: &OpenListener| numbers.iter().position(|number| *number == served.number);
-        self.open.sort_by_key(place);
+        let position = |served: &OpenListener| numbers.iter().position(|number| *number == served.number);
+        self.open.sort_by_key(position);
         let named = |served: &OpenListener| {
             let number = served.number;
             served.names.iter().map(move |name| (number, name.clone())).collect::<Vec<_>>()

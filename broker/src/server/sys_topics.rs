@@ -97,14 +97,10 @@ impl SysTopics {
     fn set(&mut self, topic: &str, value: &str) {
         let topic = format!("$SYS/broker/{topic}");
         let message = Message::new(&MessageParts {
-            topic: &topic,
-            properties: &[],
-            payload: value.as_bytes(),
             qos: QoS::ExactlyOnce,
             retain: true,
-            publisher: 0,
             published_at: self.core.now(),
-            expires_at: None,
+            ..MessageParts::new(&topic, value.as_bytes())
         });
         // What cannot be retained now is published again at the next interval.
         let _ = self.local.publish_message(&message, None);

@@ -80,7 +80,7 @@ impl InboundStore for ReceivedIds {
     }
 }
 
-/// Always below [`WORDS`]: an identifier has 16 bits.
+/// Returns the index of the word: always below [`WORDS`], since an identifier has 16 bits.
 fn word(id: PacketId) -> usize {
     usize::from(id.get() >> 6)
 }

@@ -1,9 +1,9 @@
 //! A session (`4.1`): everything that outlives a network connection, as a deterministic core.
 //!
-//! The contract: a connection gives each packet to [`Session::handle`] and carries out the
-//! [`Effect`]; then it asks [`Session::poll`] for what to send until that returns `None`. There is
-//! no runtime, socket, lock, router or store in here, and time is an argument: a test drives it
-//! step by step. Nothing in here knows a protocol version either.
+//! The contract: a connection gives each packet to [`Session::handle`] once and carries out the
+//! [`Effect`], which has the acknowledgement with it. Then it asks [`Session::poll`] for what to
+//! send until that returns `None`. There is no runtime, socket, lock, router or store in here, and
+//! time is an argument: a test drives it step by step. Nothing in here knows a protocol version.
 //!
 //! Left to the connection on purpose: what needs other rooms (routing, authorization, the store)
 //! and the bytes.
@@ -34,25 +34,25 @@ use crate::message::{Millis, SessionNumber};
 /// A session.
 #[derive(Debug)]
 pub struct Session {
-    /// Names it.
+    /// Number of the session, unique within this broker.
     pub number: SessionNumber,
     /// The client identifier.
     pub client_id: Arc<str>,
-    /// Whose it is: another user may not have it.
+    /// User that the session belongs to.
     pub user: Option<Arc<str>>,
-    /// Seconds it outlives its connection.
+    /// Seconds that the session outlives its connection.
     pub expiry_s: u32,
     /// Subscriptions of the session, and retained messages that new ones still bring.
     pub subscriptions: Subscriptions,
     /// Messages to the client.
     pub outgoing: Outgoing,
-    /// The message for a bad end.
+    /// The will, published when a connection ends without DISCONNECT.
     pub will: Option<Will>,
-    /// While it is offline: when the will is due.
+    /// Moment at which the will of an offline session is due.
     pub will_at: Option<Millis>,
-    /// While it is offline: when it ends.
+    /// Moment at which an offline session ends.
     pub ends_at: Option<Millis>,
-    /// The store knows of it.
+    /// Set when the store has a record of the session.
     pub recorded: bool,
     inbound: Inbound,
     received: ReceivedIds,
@@ -80,10 +80,11 @@ impl Acknowledgement {
 pub enum Effect<'p> {
     /// Nothing.
     Nothing,
-    /// Send it.
+    /// Send the acknowledgement.
     Reply(Acknowledgement),
-    /// Pass the message on, then [`Session::acknowledge`] it.
-    Publish(Publish<'p>),
+    /// Pass the message on, then send the acknowledgement; QoS 0 has none. Where the message is
+    /// refused, [`Session::refuse`] changes the acknowledgement.
+    Publish(Publish<'p>, Option<Acknowledgement>),
     /// Subscribe, then answer SUBACK.
     Subscribe(Subscribe<'p>),
     /// Unsubscribe, then answer UNSUBACK.
@@ -99,22 +100,21 @@ pub enum Effect<'p> {
 /// The client broke the protocol: DISCONNECT with this reason code, then close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// For the client.
+    /// Reason code for the client.
     pub reason: ReasonCode,
-    /// For the log.
+    /// Text for the log.
     pub text: &'static str,
 }
 
 impl Violation {
-    /// A violation.
+    /// Makes a violation.
     pub const fn new(reason: ReasonCode, text: &'static str) -> Violation {
         Violation { reason, text }
     }
 }
 
 impl Session {
-    /// A new session with its first connection.
-    /// `stored`: the store keeps it.
+    /// Creates a session for its first connection. `stored` is set when the store keeps it.
     pub fn new(
         number: SessionNumber,
         client_id: Arc<str>,
@@ -138,9 +138,9 @@ impl Session {
         }
     }
 
-    /// A stored session after a restart, at rest: `flights` in the order of their first sending,
-    /// `last_id` the packet identifier that was used last, and the QoS 2 messages that its
-    /// client has not released.
+    /// Restores an offline session after a restart. `flights` stand in the order of their first
+    /// sending, `last_id` is the packet identifier that was used last, and `received` are the QoS 2
+    /// messages that the client has not released.
     pub fn restored(
         number: SessionNumber,
         client_id: Arc<str>,
@@ -169,8 +169,8 @@ impl Session {
         }
     }
 
-    /// A new connection for a session that rested: what was in flight is sent again
-    /// (`[MQTT-4.4.0-1]`), the quotas start afresh (`4.9`).
+    /// Resumes an offline session over a new connection: flights are sent again (`[MQTT-4.4.0-1]`),
+    /// and the quotas start afresh (`4.9`).
     pub fn resume(&mut self, terms: &Terms) {
         self.expiry_s = terms.expiry_s;
         (self.will_at, self.ends_at) = (None, None);
@@ -178,8 +178,8 @@ impl Session {
         self.outgoing.reconnected(terms);
     }
 
-    /// The connection is gone. QoS 0 messages that were not sent are void; the will and the end
-    /// become due (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns what is due first.
+    /// Goes offline. QoS 0 messages that were not sent are dropped; the will and the end get their
+    /// moments (`[MQTT-3.1.2-8]`, `[MQTT-3.1.2-23]`). Returns the first of these moments.
     pub fn go_offline(&mut self, now: Millis) -> Option<Millis> {
         self.outgoing.rest();
         let after = |seconds: u32| now + u64::from(seconds) * 1000;
@@ -188,12 +188,12 @@ impl Session {
         self.due_at()
     }
 
-    /// When the offline session has to be looked after next.
+    /// Returns the next moment at which the offline session's will or end is due.
     pub fn due_at(&self) -> Option<Millis> {
         self.will_at.into_iter().chain(self.ends_at).min()
     }
 
-    /// Takes a packet in.
+    /// Handles a packet of the client.
     ///
     /// # Errors
     /// A [`Violation`] of the protocol.
@@ -238,11 +238,19 @@ impl Session {
                 "a subscription identifier, which only a server sends",
             ));
         }
-        match self.inbound.publish(publish.qos, publish.packet_id, &mut self.received) {
-            Ok(Arrival::New) => Ok(Effect::Publish(publish)),
-            Ok(Arrival::Repeated) => Ok(publish.packet_id.map_or(Effect::Nothing, |id| {
-                Effect::Reply(Acknowledgement::new(PacketType::PubRec, id, ReasonCode::Success))
-            })),
+        let Some(id) = publish.packet_id else { return Ok(Effect::Publish(publish, None)) };
+        let at_least_once = publish.qos == QoS::AtLeastOnce;
+        let answer = if at_least_once { PacketType::PubAck } else { PacketType::PubRec };
+        let acknowledgement = Acknowledgement::new(answer, id, ReasonCode::Success);
+        match self.inbound.publish(publish.qos, Some(id), &mut self.received) {
+            Ok(Arrival::New) => {
+                if at_least_once {
+                    // Most PUBACKs leave in the same turn. `puback_held` counts one that waits.
+                    self.inbound.puback_sent();
+                }
+                Ok(Effect::Publish(publish, Some(acknowledgement)))
+            }
+            Ok(Arrival::Repeated) => Ok(Effect::Reply(acknowledgement)),
             Err(_) => Err(Violation::new(
                 ReasonCode::ReceiveMaximumExceeded,
                 "more unacknowledged QoS 1 and 2 messages than the receive maximum",
@@ -250,34 +258,31 @@ impl Session {
         }
     }
 
-    /// The acknowledgement of a message that was passed on or refused; QoS 0 has none. To be sent
-    /// in the order of the messages (`[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`).
-    pub fn acknowledge(
-        &mut self,
-        qos: QoS,
-        packet_id: Option<PacketId>,
-        reason: ReasonCode,
-    ) -> Option<Acknowledgement> {
-        let id = packet_id?;
-        match qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(Acknowledgement::new(PacketType::PubAck, id, reason)),
-            QoS::ExactlyOnce => {
-                if reason.is_failure() {
-                    self.inbound.refused(id, &mut self.received);
-                }
-                Some(Acknowledgement::new(PacketType::PubRec, id, reason))
-            }
+    /// Returns the acknowledgement of a message that is not taken in. PUBREC with an error ends the
+    /// flow (`[MQTT-4.3.3-9]`).
+    #[cold]
+    pub fn refuse(&mut self, acknowledgement: Acknowledgement, reason: ReasonCode) -> Acknowledgement {
+        if acknowledgement.packet_type == PacketType::PubRec && reason.is_failure() {
+            self.inbound.refused(acknowledgement.packet_id, &mut self.received);
         }
+        Acknowledgement { reason, ..acknowledgement }
     }
 
-    /// Messages of QoS 1 and 2 that came and are not acknowledged, or not released.
+    /// Returns the number of QoS 1 and 2 messages that came and are not acknowledged, or not
+    /// released.
     pub fn open_inbound(&self) -> usize {
         self.inbound.open(&self.received)
     }
 
-    /// A PUBACK goes out.
-    pub fn puback_sent(&mut self) {
+    /// Counts a QoS 1 message whose PUBACK waits for the store: the Receive Maximum includes it
+    /// until [`puback_released`](Self::puback_released).
+    pub fn puback_held(&mut self, id: PacketId) {
+        // Cannot fail: `handle` has just found room for this message.
+        let _ = self.inbound.publish(QoS::AtLeastOnce, Some(id), &mut self.received);
+    }
+
+    /// Counts a held PUBACK out.
+    pub fn puback_released(&mut self) {
         self.inbound.puback_sent();
     }
 
@@ -286,8 +291,7 @@ impl Session {
             return Err(Violation::new(ReasonCode::ProtocolError, "a reason code that only a server sends"));
         }
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval_s() {
-            // `[MQTT-3.14.2-2]` and `3.14.2.2.2`: a session that was to end with its connection
-            // cannot be kept afterwards.
+            // `[MQTT-3.14.2-2]`, `3.14.2.2.2`: a session that ends with its connection stays so.
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(
                     ReasonCode::ProtocolError,
@@ -302,7 +306,7 @@ impl Session {
         Ok(Effect::Disconnect(disconnect))
     }
 
-    /// The next thing to send to the client, if there is one and the quota allows it.
+    /// Returns the next thing to send to the client, if there is one and the quota allows it.
     pub fn poll(&mut self, now: Millis) -> Option<Transmit> {
         self.outgoing.poll(now)
     }

@@ -32,7 +32,7 @@ pub enum Transmit {
         delivery: Delivery,
         /// For QoS 1 and 2.
         packet_id: Option<PacketId>,
-        /// It was sent over an earlier connection.
+        /// Set when it was sent over an earlier connection.
         dup: bool,
     },
     /// PUBREL again, after a reconnect.
@@ -56,7 +56,8 @@ pub struct Outgoing {
     pub replay: VecDeque<Delivery>,
     /// Taken from the outbox.
     pub pending: PendingQueue,
-    /// Messages that became void before they were sent, and why, since it was taken last.
+    /// Messages that were dropped before they were sent, with the reason, since this was taken
+    /// last.
     pub lost: Vec<(Reason, Message)>,
     /// Ends of stored messages since this was taken last.
     pub outcomes: Vec<Outcome>,
@@ -81,7 +82,8 @@ impl Outgoing {
         }
     }
 
-    /// A stored session after a restart: what was on its way, in the order of the first sending.
+    /// Restores the half of a stored session after a restart, with its flights in the order of
+    /// their first sending.
     pub(super) fn restored(flights: &[KeptFlight], last_id: u16) -> Outgoing {
         let terms = Terms { receive_maximum: 1, in_flight_max: 1, expiry_s: 0, message_expiry_max_s: 0 };
         let mut outgoing = Outgoing::new(&terms, true);
@@ -120,11 +122,10 @@ impl Outgoing {
         }
     }
 
-    /// The places of messages that have to be fetched before more can be sent again, `most` at a
-    /// time.
+    /// Returns the slots of messages that must be loaded before the next resend, up to `most`.
     pub fn unloaded(&self, most: usize) -> Vec<Seq> {
         let mut unsent = self.flights.iter().filter(|flight| !flight.sent).peekable();
-        // Only if the next one waits: what is there goes first.
+        // Messages in memory are sent first: nothing is fetched before the next one is missing.
         match unsent.peek() {
             Some(next) if next.is_away() => {
                 unsent.filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
@@ -133,7 +134,7 @@ impl Outgoing {
         }
     }
 
-    /// The places of all messages that only the store has, `most` at a time.
+    /// Returns the slots of messages that only the store has, up to `most`.
     pub fn all_unloaded(&self, most: usize) -> Vec<Seq> {
         self.flights.iter().filter(|flight| flight.is_away()).map(|flight| flight.seq).take(most).collect()
     }
@@ -143,8 +144,8 @@ impl Outgoing {
         self.flights.iter().any(Flight::is_away)
     }
 
-    /// Messages came back from the store. What was asked for and did not come is lost: it is not
-    /// sent again.
+    /// Gives loaded messages to their flights. A message that was asked for and did not come is
+    /// lost, and its flight ends.
     pub fn load(&mut self, asked: &[Seq], deliveries: Vec<Delivery>) {
         let mut found: HashMap<Seq, Delivery> =
             deliveries.into_iter().map(|delivery| (delivery.seq, delivery)).collect();
@@ -170,7 +171,8 @@ impl Outgoing {
         loop {
             let replaying = !self.replay.is_empty();
             let next = if replaying { self.replay.front()? } else { self.pending.front()? };
-            // Retained messages may be as old as they like.
+            // `limits.message_expiry_max_s` is for the wait in the queue, not for the age of
+            // retained messages.
             let waited = if replaying { 0 } else { now.saturating_sub(next.message.published_at()) };
             let expired = match next.message.expiry(now) {
                 Expiry::Expired => Some(Reason::Expired),
@@ -189,7 +191,7 @@ impl Outgoing {
             }
             if let Some((id, state)) = flight {
                 if self.stored && replaying {
-                    // No queue of the store has it: it is stored with its flight.
+                    // A retained message is in no queue of the store. It is stored with its flight.
                     self.last_replayed += 1;
                     delivery.seq = REPLAYED | self.last_replayed;
                 }
@@ -201,7 +203,7 @@ impl Outgoing {
         }
     }
 
-    /// The next flight to be sent again, in the order of the first sending (`[MQTT-4.6.0-1]`).
+    /// Returns the next flight to send again, in the order of the first sending (`[MQTT-4.6.0-1]`).
     fn resend(&mut self) -> Option<Transmit> {
         let flight = self.flights.iter_mut().find(|flight| !flight.sent)?;
         if flight.is_away() || !self.machine.resend(flight.state) {
@@ -229,8 +231,8 @@ impl Outgoing {
         self.acknowledged(id, |machine, flights| machine.pubcomp(id, flights))
     }
 
-    /// A client may acknowledge what it got over an earlier connection before it is sent again:
-    /// then it need not be.
+    /// Handles an acknowledgement. One that comes before its message is sent again makes the resend
+    /// needless.
     fn acknowledged(
         &mut self,
         id: PacketId,
@@ -264,37 +266,36 @@ impl Outgoing {
         answer
     }
 
-    /// A message that was never sent is over.
+    /// Notes the end of a message that was never sent.
     fn dropped(&mut self, delivery: &Delivery) {
         if delivery.seq != 0 {
             self.outcomes.push(Outcome::Done { seq: delivery.seq, size: size(delivery), packet_id: None });
         }
     }
 
-    /// A delivery that [`poll`](super::Session::poll) gave out and that could not be written (too
-    /// large for the client): it counts as delivered (`[MQTT-3.1.2-25]`).
+    /// Ends the flight of a message that is too large for the client: it counts as delivered
+    /// (`[MQTT-3.1.2-25]`).
     pub fn undeliverable(&mut self, id: PacketId) {
         let stored = self.flights.get(id).filter(|flight| flight.seq != 0);
         self.outcomes.extend(stored.map(Flight::done));
         self.machine.abandon(id, true, &mut self.flights);
     }
 
-    /// The message that was sent with this packet identifier, until its client has it.
+    /// Returns the message that was sent with this packet identifier, until the client has it.
     pub fn message(&self, id: PacketId) -> Option<&Message> {
         let flight = self.flights.get(id)?;
         flight.delivery.as_ref().map(|delivery| &delivery.message)
     }
 
-    /// Returns `true` when the client could get more: nothing waits, and the quota is not used up.
+    /// Returns `true` when no message waits to be sent: the session takes more from its queue.
     pub fn is_hungry(&self) -> bool {
         self.unsent == 0 && self.replay.is_empty() && self.pending.is_empty()
     }
 
-    /// Offers what a shared group (`group`, or any) gave to this session and its client did not get
-    /// through: queued messages, and with `sent` the QoS 1 messages on their way. What `give`
-    /// takes is gone from here; the rest stays as it is, packet identifiers included. QoS 2
-    /// stays with the client that has begun it (`[MQTT-4.8.2-4]`). `give` also hears what a message
-    /// was sent with.
+    /// Offers the messages of a shared group (`group`, or any) that the client did not acknowledge:
+    /// queued ones, and with `sent` QoS 1 messages in flight. `give` gets each with its packet
+    /// identifier, and returns `true` when it took the message, which is removed here. QoS 2
+    /// flights stay with the client that began them (`[MQTT-4.8.2-4]`).
     pub fn reassign_shared(
         &mut self,
         group: Option<NonZeroU32>,
@@ -320,7 +321,7 @@ impl Outgoing {
         self.pending.retain(|delivery| !given(delivery, None));
     }
 
-    /// Messages sent and not acknowledged.
+    /// Returns the number of messages in flight.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
     }

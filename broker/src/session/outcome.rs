@@ -25,7 +25,7 @@ pub struct KeptFlight {
 /// Step of a stored message that has to be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is over: acknowledged, expired, or too large for the client.
+    /// The message is finished: acknowledged, expired, or too large for the client.
     Done {
         /// Its slot.
         seq: Seq,
@@ -34,7 +34,7 @@ pub enum Outcome {
         /// Identifier that it was sent with.
         packet_id: Option<PacketId>,
     },
-    /// The client has it (PUBREC).
+    /// The client has the message (PUBREC).
     HandedOver {
         /// Its slot.
         seq: Seq,
@@ -43,9 +43,9 @@ pub enum Outcome {
         /// Identifier that it was sent with.
         packet_id: PacketId,
     },
-    /// Its identifier is free again (PUBCOMP).
+    /// The packet identifier is free again (PUBCOMP).
     Completed {
-        /// Which.
+        /// The packet identifier.
         packet_id: PacketId,
     },
 }

@@ -15,47 +15,47 @@ pub struct Subscription {
     pub id: Option<u32>,
 }
 
-/// Retained messages on their way to one SUBSCRIBE: where the walk over the retained topics stands.
-/// Walked filter by filter and a few topics at a time, as fast as the client reads, so that it
-/// needs no queue however many messages match.
+/// Position in the retained topics that match the filters of one SUBSCRIBE. It advances filter by
+/// filter, a few topics at a time, as fast as the client reads. So no queue is needed, however many
+/// messages match.
 #[derive(Debug, Default)]
 pub struct RetainedCursor {
     filters: Vec<(Box<str>, Subscription)>,
     /// The filter whose topics are walked now.
     at: usize,
-    /// The topic that was looked at last.
+    /// The topic that was visited last.
     pub after: Option<Box<str>>,
 }
 
 impl RetainedCursor {
-    /// One more filter that asked.
+    /// Adds a filter.
     pub fn push(&mut self, filter: &str, held: Subscription) {
         self.filters.push((filter.into(), held));
     }
 
-    /// The filters that asked.
+    /// Returns the filters.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.iter().map(|(filter, _)| &**filter)
     }
 
-    /// Returns `true` when no filter asked.
+    /// Returns `true` when there is no filter.
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()
     }
 
-    /// The filter to walk now; `None` when all are done.
+    /// Returns the current filter, or `None` after the last one.
     pub fn filter(&self) -> Option<&str> {
         self.filters.get(self.at).map(|(filter, _)| &**filter)
     }
 
-    /// All topics of that filter were looked at.
+    /// Advances to the next filter.
     pub fn next_filter(&mut self) {
         self.at += 1;
         self.after = None;
     }
 
-    /// Returns `true` when an earlier filter of this cursor has brought the topic: each message
-    /// comes once.
+    /// Returns `true` when the topic matches an earlier filter of this cursor: each message is sent
+    /// once.
     pub fn has_come(&self, topic: &str) -> bool {
         self.filters.iter().take(self.at).any(|(filter, _)| topic::matches(filter, topic))
     }
@@ -70,8 +70,8 @@ impl RetainedCursor {
         }
     }
 
-    /// The best of the filters that match this topic: the QoS, whether RETAIN stays set, and the
-    /// identifiers.
+    /// Returns the terms for a topic, over all filters that match it: the highest QoS, whether
+    /// RETAIN stays set, and all identifiers.
     pub fn matching(&self, topic: &str) -> Option<(QoS, impl Iterator<Item = u32>)> {
         let matching = || self.filters.iter().filter(move |(filter, _)| topic::matches(filter, topic));
         let qos = matching().map(|(_, held)| held.options.qos).max()?;
@@ -83,17 +83,18 @@ impl RetainedCursor {
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     held: BTreeMap<Box<str>, Subscription>,
-    /// One for each SUBSCRIBE whose retained messages are not all sent.
+    /// A cursor for each SUBSCRIBE whose retained messages are not all sent.
     pub cursors: VecDeque<RetainedCursor>,
 }
 
 impl Subscriptions {
-    /// Adds or replaces (`[MQTT-3.8.4-3]`); `true` when it is new.
+    /// Adds or replaces a subscription (`[MQTT-3.8.4-3]`). Returns `true` when it is new.
     pub fn insert(&mut self, filter: &str, held: Subscription) -> bool {
         self.held.insert(filter.into(), held).is_none()
     }
 
-    /// Removes; `true` when it was there. Its retained messages are not sent any more.
+    /// Removes a subscription, and stops sending its retained messages. Returns `false` when there
+    /// was none.
     pub fn remove(&mut self, filter: &str) -> bool {
         for replay in &mut self.cursors {
             replay.forget(filter);
@@ -102,7 +103,7 @@ impl Subscriptions {
         self.held.remove(filter).is_some()
     }
 
-    /// The one with exactly this filter.
+    /// Returns the subscription with exactly this filter.
     pub fn get(&self, filter: &str) -> Option<&Subscription> {
         self.held.get(filter)
     }
@@ -128,7 +129,7 @@ impl Subscriptions {
         self.held.is_empty()
     }
 
-    /// All of them.
+    /// Returns all subscriptions.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Subscription)> {
         self.held.iter().map(|(filter, held)| (&**filter, held))
     }

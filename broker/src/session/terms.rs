@@ -3,9 +3,9 @@
 /// Limits that one connection brings to its session.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// The most QoS 1 and 2 messages that the client may have open with us.
+    /// Largest number of QoS 1 and 2 messages that the client may have in flight to the broker.
     pub receive_maximum: u16,
-    /// The most that we may have open with the client.
+    /// Largest number of QoS 1 and 2 messages that the broker may have in flight to the client.
     pub in_flight_max: u16,
     /// Session Expiry Interval, in seconds.
     pub expiry_s: u32,

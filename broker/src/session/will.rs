@@ -24,7 +24,7 @@ pub struct Will {
 }
 
 impl Will {
-    /// The will of a CONNECT, its delay capped at `delay_max_s`.
+    /// Makes the will of a CONNECT, its delay capped at `delay_max_s`.
     pub fn new(will: &packet::Will<'_>, delay_max_s: u32) -> Will {
         let mut scratch = Vec::new();
         Will {
@@ -38,7 +38,8 @@ impl Will {
         }
     }
 
-    /// The message, published at `now` by `publisher`; `source` where it is kept with it.
+    /// Makes the message, published at `now` by `publisher`. `source` is kept with a retained
+    /// message.
     pub fn message(&self, publisher: u64, now: Millis, source: Option<PublishedBy<'_>>) -> Message {
         let content = MessageParts {
             topic: &self.topic,

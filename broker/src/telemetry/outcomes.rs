@@ -147,8 +147,8 @@ impl Outcomes {
 impl Outcomes {
     /// Begins a trace; `None` when the maximum number of traces runs.
     pub fn follow(self: &Arc<Self>, filter: TraceFilter) -> Option<TraceStream> {
-        let (number, told) = self.traces.begin(filter)?;
-        Some(TraceStream { outcomes: self.clone(), number, items: told })
+        let (number, items) = self.traces.begin(filter)?;
+        Some(TraceStream { outcomes: self.clone(), number, items })
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
         let mut of_kitchen = follow(&outcomes, filter("kitchen", "home/#"));
         let (kitchen, phone, tv): (Arc<str>, Arc<str>, Arc<str>) =
             ("kitchen".into(), "phone".into(), "tv".into());
-        let id = traces.number((&kitchen, "home/temp"), &[], || 7);
+        let id = traces.number(&kitchen, "home/temp", &[], || 7);
         assert_eq!(id, Some(7));
         traces.record(&subject(id, "home/temp"), None, Step::Retained);
         traces.record(&subject(id, "home/temp"), Some(&phone), Step::Dropped(Reason::Offline));

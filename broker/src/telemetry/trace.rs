@@ -305,12 +305,12 @@ impl Traces {
         if inner.traces.len() >= TRACES_MAX {
             return None;
         }
-        let (events, told) = mpsc::channel(EVENTS_MAX);
+        let (events, items) = mpsc::channel(EVENTS_MAX);
         inner.last += 1;
         let number = inner.last;
         inner.traces.push(Trace { number, filter, events, lost: 0 });
         self.on.fetch_or(FOLLOWED, Ordering::Relaxed);
-        Some((number, told))
+        Some((number, items))
     }
 
     /// Number of lost events of a trace that were not reported yet; they count as reported now.
@@ -324,7 +324,8 @@ impl Traces {
     #[cold]
     pub(crate) fn number(
         &self,
-        (from, topic): (&Arc<str>, &str),
+        from: &Arc<str>,
+        topic: &str,
         properties: &[u8],
         next: impl FnOnce() -> u64,
     ) -> Option<TraceId> {

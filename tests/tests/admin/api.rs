@@ -217,12 +217,12 @@ fn a_token_that_could_be_guessed_or_read_refuses_the_start_and_is_not_shown() {
     refused("token = 'hunter2 hunter2 hunter2'", "no spaces");
     let open = folder.file("open", "hunter2hunter2hunter2\n").display().to_string();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
-    refused(&format!("token_file = '{open}'"), "everybody on this machine can read it");
+    refused(&format!("token_file = '{open}'"), "every user of this machine can read it");
     let short = secret_file(&folder, "short", "hunter2\n").display().to_string();
     refused(&format!("token_file = '{short}'"), "shorter than 16");
     refused("token_file = 'nowhere'", "admin.token_file nowhere");
     let good = secret_file(&folder, "good", "hunter2hunter2hunter2\n").display().to_string();
-    refused(&format!("token = 'hunter2hunter2hunter2'\ntoken_file = '{good}'"), "one of them will do");
+    refused(&format!("token = 'hunter2hunter2hunter2'\ntoken_file = '{good}'"), "both are set; remove one");
     assert!(test(&format!("token_file = '{good}'"), &[]).0);
     assert!(test("", &[("LAPWING_ADMIN__TOKEN_FILE", &good)]).0);
     assert!(!test("", &[("LAPWING_ADMIN__TOKEN", "hunter2")]).0);

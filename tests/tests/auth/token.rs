@@ -267,7 +267,7 @@ fn weak_and_public_secrets_and_files_without_keys_are_refused_at_the_start() {
     std::fs::set_permissions(&public, std::fs::Permissions::from_mode(0o644)).unwrap();
     let (good, told) = test("jwt_secret_file", &public);
     assert!(
-        !good && told.contains("everybody on this machine can read it") && !told.contains(SECRET),
+        !good && told.contains("every user of this machine can read it") && !told.contains(SECRET),
         "{told}"
     );
     let none = folder.file("none.pem", "nothing");

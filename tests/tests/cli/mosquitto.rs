@@ -357,8 +357,8 @@ fn a_converted_file_behaves_the_same_and_dropped_options_are_named_with_remedies
     );
     let output = run(Command::new(binary()).arg("convert").arg(&conf));
     let (comments, toml) = output.split_once("\n\n").unwrap();
-    assert!(comments.contains("x.conf:1: pid_file has no meaning here: the service manager"), "{comments}");
-    assert_eq!(comments.matches("bridges are not there yet: 'connection c'").count(), 1, "{comments}");
+    assert!(comments.contains("x.conf:1: pid_file has no effect: the service manager"), "{comments}");
+    assert_eq!(comments.matches("bridges are not supported yet: 'connection c'").count(), 1, "{comments}");
     let shown = |file: &Path| {
         let shown = run(Command::new(binary()).args(["config", "-c"]).arg(file));
         shown.lines().map(|line| line.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>()
@@ -383,8 +383,8 @@ fn a_misspelt_option_a_wrong_value_and_an_auth_plugin_refuse_the_start() {
     for words in [
         "x.conf:1: unknown option 'allow_anonymus'; did you mean 'allow_anonymous'?",
         "x.conf:2: max_qos three is not allowed: expected a number",
-        "x.conf:3: 'topic' belongs behind a line 'connection NAME'",
-        "x.conf:4: a plugin may have kept clients out",
+        "x.conf:3: 'topic' is an option of a bridge; write it below a line 'connection NAME'",
+        "x.conf:4: the plugin is not loaded",
     ] {
         assert!(told.contains(words), "{words} is missing in:\n{told}");
     }

@@ -296,7 +296,7 @@ fn a_wrong_environment_and_a_wrong_include_are_told_with_the_nearest_name() {
         "nowhere.toml: cannot be read",
         "more.toml:2: unknown key 'recieve_maximum' in [limits]; did you mean 'receive_maximum'?",
         "environment LAPWING_LIMITS__QUEUD_BYTES_MAX: unknown key 'queud_bytes_max' in [limits]; did you mean 'queued_bytes_max'?",
-        "environment LAPWING_LISTENER__7__ADDRESS: listeners are counted from 0, and the next new one is number 1",
+        "environment LAPWING_LISTENER__7__ADDRESS: there is no such listener; they are numbered from 0, and the next new one is 1",
     ] {
         assert!(told.contains(words), "{words} is missing in:\n{told}");
     }

@@ -18,7 +18,7 @@ fn play(start: &[Step], cuts: &[usize], receive_maximum: u16) -> usize {
         idle = if world.step(fair[steps % fair.len()]) { 0 } else { idle + 1 };
         steps += 1;
     }
-    world.settle();
+    world.run_until_idle();
     steps
 }
 
@@ -78,6 +78,6 @@ fn random_dialogues_with_random_cuts_keep_the_promises() {
                 _ => Step::ServerReceives,
             });
         }
-        world.settle();
+        world.run_until_idle();
     }
 }

@@ -37,14 +37,9 @@ fn session(number: u64) -> Record {
 fn message(n: u64) -> Message {
     let payload: Vec<u8> = n.to_le_bytes().into_iter().cycle().take(PAYLOAD).collect();
     Message::new(&MessageParts {
-        topic: "backlog",
-        properties: &[],
-        payload: &payload,
         qos: QoS::AtLeastOnce,
-        retain: false,
-        publisher: 0,
         published_at: n,
-        expires_at: None,
+        ..MessageParts::new("backlog", &payload)
     })
 }
 
@@ -190,16 +185,7 @@ fn a_checkpoint_is_made_before_the_log_outgrows_the_window_in_memory() {
     // Small ones, each for a topic of its own: they take more memory than log.
     let retained = |n: u64| {
         let topic = format!("t/{n}");
-        let content = MessageParts {
-            topic: &topic,
-            properties: &[],
-            payload: b"1",
-            qos: QoS::AtMostOnce,
-            retain: true,
-            publisher: 0,
-            published_at: 0,
-            expires_at: None,
-        };
+        let content = MessageParts { retain: true, ..MessageParts::new(&topic, b"1") };
         let message = Message::new(&content);
         Record::Published { message, retained: true, queued: QueueSlots::None, beside: None }
     };

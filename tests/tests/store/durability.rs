@@ -371,14 +371,10 @@ fn a_waiting_task_is_woken_when_its_ticket_is_durable() {
 /// A message that its topic keeps.
 fn kept(topic: &str) -> Record {
     let message = Message::new(&MessageParts {
-        topic,
-        properties: &[],
-        payload: b"x",
         qos: QoS::AtLeastOnce,
         retain: true,
-        publisher: 0,
         published_at: 1,
-        expires_at: None,
+        ..MessageParts::new(topic, b"x")
     });
     Record::Published { message, retained: true, queued: QueueSlots::None, beside: None }
 }

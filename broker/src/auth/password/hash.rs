@@ -1,5 +1,7 @@
 //! One stored password: argon2id, and Mosquitto's two hashes as they are.
 
+use std::ops::RangeInclusive;
+
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -78,15 +80,14 @@ impl Hash {
                     (next("m", MEMORY_KIB_MAX)?, next("t", PASSES_MAX)?, next("p", LANES_MAX)?);
                 let cost = Cost { memory_kib, passes };
                 let parsed = Hash::Argon2id { cost, lanes, salt: base64(salt)?, hash: base64(hash)? };
-                parsed.argon2().map(|_| ()).and_then(|()| parsed.checked((8..=64, 16..=64)))
+                parsed.argon2().map(|_| ()).and_then(|()| parsed.checked(8..=64, 16..=64))
             }
             ["", "7", iterations, salt, hash] => {
                 let iterations = number(iterations, "the iterations", ITERATIONS_MAX)?;
-                Hash::Pbkdf2 { iterations, salt: base64(salt)?, hash: base64(hash)? }
-                    .checked((1..=64, 64..=64))
+                Hash::Pbkdf2 { iterations, salt: base64(salt)?, hash: base64(hash)? }.checked(1..=64, 64..=64)
             }
             ["", "6", salt, hash] => {
-                Hash::Sha512 { salt: base64(salt)?, hash: base64(hash)? }.checked((1..=64, 64..=64))
+                Hash::Sha512 { salt: base64(salt)?, hash: base64(hash)? }.checked(1..=64, 64..=64)
             }
             ["", kind, ..] => Err(format!(
                 "the hash '${}$' is not known: there are $argon2id$, and Mosquitto's $7$ and $6$",
@@ -97,14 +98,16 @@ impl Hash {
         }
     }
 
+    /// Checks the lengths in bytes of salt and hash.
     fn checked(
         self,
-        (salts, hashes): (std::ops::RangeInclusive<usize>, std::ops::RangeInclusive<usize>),
+        salt_bytes: RangeInclusive<usize>,
+        hash_bytes: RangeInclusive<usize>,
     ) -> Result<Hash, String> {
         let (Hash::Argon2id { salt, hash, .. }
         | Hash::Pbkdf2 { salt, hash, .. }
         | Hash::Sha512 { salt, hash }) = &self;
-        if salts.contains(&salt.len()) && hashes.contains(&hash.len()) {
+        if salt_bytes.contains(&salt.len()) && hash_bytes.contains(&hash.len()) {
             Ok(self)
         } else {
             Err("salt or hash has a wrong length".to_owned())

@@ -59,13 +59,13 @@ pub(super) fn option(conf: &mut Conf<'_>, name: &str, line: &Line<'_>) -> bool {
             "websockets" => (conf.side().websockets, conf.side().touched) = (true, true),
             "http_api" => conf.warn(
                 &line.origin,
-                "protocol http_api: this listener is left out; metrics and commands have one of their own",
+                "protocol http_api: this listener is left out; metrics and commands have their own (admin.address)",
             ),
             _ => conf.expected(name, line, "mqtt or websockets"),
         },
         "cafile" | "capath" => {
             if conf.side().authorities.is_some() {
-                conf.warn(&line.origin, "cafile and capath: the last one counts");
+                conf.warn(&line.origin, "cafile and capath: both are set; the last one is used");
             }
             conf.side().authorities = Some((line.value.to_owned(), origin()));
         }
@@ -174,7 +174,7 @@ fn authenticate(conf: &mut Conf<'_>, side: &mut Side, certified: bool, local_onl
     if let Some((_, origin)) = named.as_ref().filter(|_| !certified) {
         conf.reading.wrong(
             origin,
-            "a certificate names the user only where clients have to show one: add require_certificate true",
+            "a certificate can name the user only where it is required; add require_certificate true",
         );
     }
     let by_password = side.has("password_file") || conf.reading.config.auth.password_file.is_some();
@@ -199,7 +199,7 @@ fn authenticate(conf: &mut Conf<'_>, side: &mut Side, certified: bool, local_onl
     if anonymous {
         side.set("open", Given::Boolean(true), said);
         if let Some(origin) = &conf.plugin {
-            let text = "a plugin may have kept clients out, and anonymous ones are let in without it: take allow_anonymous true away, or the plugin";
+            let text = "the plugin is not loaded, and allow_anonymous true would let every client in; remove one of the two";
             conf.reading.wrong(origin, text);
         }
     }

@@ -161,7 +161,7 @@ impl Conf<'_> {
     fn option(&mut self, name: &str, line: Line<'_>) {
         let Some((_, option)) = OPTIONS.iter().find(|(option, _)| *option == name) else {
             if let Some(instead) = options::of_plugin(name) {
-                return self.warn(&line.origin, format!("{name} has no meaning here: {instead}"));
+                return self.warn(&line.origin, format!("{name} has no effect: {instead}"));
             }
             let hint = nearest(name, OPTIONS.iter().map(|(option, _)| *option));
             let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean '{nearest}'?"));
@@ -172,12 +172,10 @@ impl Conf<'_> {
             Meaning::Bridge => {
                 self.reading.wrong(
                     &line.origin,
-                    format!("'{name}' belongs behind a line 'connection NAME' of a bridge"),
+                    format!("'{name}' is an option of a bridge; write it below a line 'connection NAME'"),
                 );
             }
-            Meaning::Idle(instead) => {
-                self.warn(&line.origin, format!("{name} has no meaning here: {instead}"))
-            }
+            Meaning::Idle(instead) => self.warn(&line.origin, format!("{name} has no effect: {instead}")),
             _ if line.value.is_empty() => {
                 self.reading.wrong(&line.origin, format!("'{name}' needs a value"));
             }
@@ -249,7 +247,7 @@ impl Conf<'_> {
                 }
             }
             "plugin" | "auth_plugin" | "global_plugin" => {
-                self.warn(&line.origin, format!("{name} has no meaning here: {}", options::PLUGINS));
+                self.warn(&line.origin, format!("{name} has no effect: {}", options::PLUGINS));
                 self.plugin = Some(line.origin);
             }
             "clientid_prefixes" => {
@@ -258,7 +256,7 @@ impl Conf<'_> {
             }
             "allow_zero_length_clientid" if !self.truth(name, &line) => self.warn(
                 &line.origin,
-                "clients without an identifier get one all the same, as MQTT 3.1.1 wants it",
+                "allow_zero_length_clientid false has no effect: a client without an identifier gets one, as MQTT 3.1.1 requires",
             ),
             "max_inflight_messages" | "max_queued_messages" | "max_queued_bytes" => {
                 self.queue_limit(name, &line)
@@ -273,13 +271,12 @@ impl Conf<'_> {
                 self.warn(&line.origin, format!("log_dest {}: {}", line.value, options::LOGS));
             }
             "connection_messages" if !self.truth(name, &line) => {
-                self.warn(&line.origin, "connection_messages: log.level = \"warn\" leaves out who connects");
+                self.warn(&line.origin, "connection_messages false has no effect: log.level = \"warn\" leaves such lines out");
             }
             "connection" => {
                 self.bridge = true;
                 let text = format!(
-                    "bridges are not there yet: 'connection {}' is read and left out, and nothing is forwarded; another program has to do it \
-                     until then",
+                    "bridges are not supported yet: 'connection {}' is left out, and nothing is forwarded; use another program until then",
                     line.value
                 );
                 self.warn(&line.origin, text);
@@ -309,7 +306,7 @@ impl Conf<'_> {
             Ok(most) => {
                 // Bytes around a payload: header, topic.
                 let given = Given::Integer(i64::from(most.saturating_add(65_536)));
-                let text = "limits.packet_bytes_max bounds whole packets, so it is set a little higher, and a larger one ends the connection";
+                let text = "limits.packet_bytes_max is for whole packets and is set 64 KiB higher; a larger packet ends the connection";
                 self.warn(&line.origin, format!("message_size_limit: {text}"));
                 self.reading.set("limits", "packet_bytes_max", &given, line.origin.clone());
             }

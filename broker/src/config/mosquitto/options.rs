@@ -9,12 +9,12 @@ const BYTES_MOST: &str = "1099511627776";
 
 /// Replacements named for options without meaning here.
 const SYSTEM: &str = "the service manager does that: see packaging/";
-const LOG: &str = "the log goes to standard error, with times, and the journal or a redirection keeps it: log.level and log.format";
-const DISK: &str = "what is acknowledged is on disk already; store.durability = \"interval\" is the nearest to saving now and then";
+const LOG: &str = "the log goes to standard error, with times; the journal or a redirection keeps it (log.level, log.format)";
+const DISK: &str = "acknowledged messages are on disk already; store.durability = \"interval\" is the nearest to saving at intervals";
 const PLUGIN: &str = "plugins are not loaded: users come from password_file, client certificates, tokens (auth.jwt_key_file) or a service \
                       (auth.http_url)";
-const CIPHERS: &str = "TLS 1.2 and 1.3 with the ciphers that rustls takes for safe, and no others";
-const WEB: &str = "serve pages with a web server; WebSocket clients are welcome all the same";
+const CIPHERS: &str = "TLS 1.2 and 1.3 are used, with the ciphers of rustls only";
+const WEB: &str = "a web server can serve the pages; WebSocket clients need none";
 
 pub(super) const OPTIONS: &[(&str, Meaning)] = &[
     // The listener.
@@ -30,7 +30,7 @@ pub(super) const OPTIONS: &[(&str, Meaning)] = &[
     ("max_topic_alias", Listener("topic_aliases_in_max", Number)),
     ("use_username_as_clientid", Listener("client_id_is_user", Boolean)),
     ("websockets_origin", Listener("websocket_origins", Text)),
-    ("websockets_headers_size", Idle("the headers of a WebSocket request may have 16 KiB in any case")),
+    ("websockets_headers_size", Idle("the headers of a WebSocket request may always have 16 KiB")),
     ("websockets_log_level", Idle(LOG)),
     ("http_dir", Idle(WEB)),
     // TLS.
@@ -70,7 +70,7 @@ pub(super) const OPTIONS: &[(&str, Meaning)] = &[
     (
         "max_inflight_bytes",
         Idle(
-            "what is in flight is bounded by count (limits.in_flight_max) and by limits.write_buffer_bytes_max",
+            "messages in flight are limited by number (limits.in_flight_max) and by limits.write_buffer_bytes_max",
         ),
     ),
     ("max_queued_messages", Special),
@@ -90,8 +90,11 @@ pub(super) const OPTIONS: &[(&str, Meaning)] = &[
         "upgrade_outgoing_qos",
         Idle("a message is never delivered with a higher QoS than it was published with"),
     ),
-    ("allow_duplicate_messages", Idle("overlapping subscriptions of a client are one delivery")),
-    ("retry_interval", Idle("messages are sent again when a client is back, as MQTT wants it")),
+    (
+        "allow_duplicate_messages",
+        Idle("a message that matches several subscriptions of a client is delivered once"),
+    ),
+    ("retry_interval", Idle("messages are sent again after a reconnect, as MQTT requires")),
     ("store_clean_interval", Idle("nothing has to be cleaned up")),
     // The state.
     ("persistence", Special),

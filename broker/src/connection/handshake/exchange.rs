@@ -6,7 +6,7 @@ use lapwing_protocol::frame::{self, Split};
 use lapwing_protocol::packet::{Connect, Packet};
 use lapwing_protocol::{EncodeError, ReasonCode, Remedy, Version, limits};
 
-use super::{ConnectError, read_packet};
+use super::{ConnectError, Framing, read_packet};
 use crate::auth::{AuthStep, Credentials, Identity};
 use crate::connection::output::Output;
 use crate::connection::{AUTH_BYTES_MAX, AUTH_ROUNDS_MAX, auth_packet};
@@ -34,6 +34,8 @@ pub(super) async fn exchange(
             format!("the authentication method '{name}' is not known here"),
         )
     })?;
+    let packet_bytes_max = snapshot.config.limits.packet_bytes_before_connect;
+    let framing = Framing { version: VERSION, packet_bytes_max };
     let mut exchange = method.begin(credentials);
     let mut step = exchange.step(connect.properties.authentication_data());
     for _ in 0..AUTH_ROUNDS_MAX {
@@ -47,7 +49,7 @@ pub(super) async fn exchange(
                 );
                 return Err(ConnectError {
                     slow: true,
-                    told: Some("authentication failed"),
+                    client_text: Some("authentication failed"),
                     ..refuse(reason, text)
                 });
             }
@@ -68,13 +70,12 @@ pub(super) async fn exchange(
         poll_fn(|cx| output.poll_write(stream, cx))
             .await
             .map_err(|error| ConnectError::close(error.to_string()))?;
-        // `[MQTT-3.1.2-30]`: nothing but AUTH and DISCONNECT until the exchange is over.
+        // `[MQTT-3.1.2-30]`: until the exchange is over, only AUTH and DISCONNECT may come.
         let judge = |first: u8| match first >> 4 {
             14 | 15 => Ok(()),
             _ => Err("a packet other than AUTH during the authentication".to_owned()),
         };
-        let most = snapshot.config.limits.packet_bytes_before_connect;
-        let len = read_packet(traffic, stream, input, (VERSION, most), judge).await.map_err(|refuse| {
+        let len = read_packet(traffic, stream, input, framing, judge).await.map_err(|refuse| {
             ConnectError { version: VERSION, remedy: Remedy::Refuse(ReasonCode::ProtocolError), ..refuse }
         })?;
         let rest = input.split_off(len);

@@ -32,34 +32,34 @@ use crate::net::{Peer, PeerAddress, Stream};
 use crate::session::{Terms, Will};
 use crate::telemetry::metrics::Traffic;
 
-/// CONNECT is framed alike in all versions.
+/// Version to frame CONNECT by: all versions frame it alike.
 const ANY: Version = Version::V5;
-/// A refusal that every version can read.
+/// Version to write a refusal in that every version can read.
 const OLDEST: Version = Version::V311;
 /// The first byte of a TLS ClientHello.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A client that may come in, its session not yet claimed.
+/// A client that was let in and has not claimed its session yet.
 pub(crate) struct AuthenticatedClient {
     stream: Stream,
     peer: Peer,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     /// Bytes that came behind CONNECT.
     input: Vec<u8>,
     identity: Identity,
-    /// Endpoint that it came in by, and the snapshot that let it.
+    /// Endpoint that the client came in by, and the snapshot that let it in.
     endpoint: Arc<Endpoint>,
     snapshot: Arc<Snapshot>,
     request: ConnectRequest,
 }
 
-/// Parts of CONNECT that are kept.
+/// The parts of CONNECT that are kept.
 struct ConnectRequest {
     client_id: Arc<str>,
     assigned: bool,
     clean_start: bool,
     terms: Terms,
-    /// The client asked for more than it gets.
+    /// Set when the client asked for a longer session expiry than it gets.
     expiry_capped: bool,
     negotiated: Negotiated,
     keep_alive_set: bool,
@@ -68,23 +68,23 @@ struct ConnectRequest {
     auth_data: Option<Vec<u8>>,
 }
 
-/// Why a client is not let in.
+/// Refusal of a client, with its stream.
 pub(crate) struct Rejection {
     stream: Stream,
     output: Output,
-    /// For the log; `None`: the audit has it.
+    /// Text for the log; `None` when the audit has a line already.
     text: Option<String>,
-    /// It may be guessing: it waits for the answer.
+    /// Set when the client may be guessing: the answer is delayed.
     slow: bool,
-    /// It counts as a connection until it is closed, since it waits.
-    _place: ConnectionPermit,
+    /// Counts the connection until it is closed.
+    _permit: ConnectionPermit,
 }
 
 /// Delay of the answer to a client that may be guessing.
 const SLOW: Duration = Duration::from_secs(1);
 
 impl Rejection {
-    /// Tells the client what there is to tell, and the log.
+    /// Logs the refusal, answers the client and closes the stream.
     pub(crate) async fn answer(self, peer: PeerAddress) {
         if let Some(text) = &self.text {
             warn!(%peer, "connection refused: {text}");
@@ -102,8 +102,8 @@ struct ConnectError {
     remedy: Remedy,
     text: String,
     server_reference: Option<String>,
-    /// For the client, in place of `text`.
-    told: Option<&'static str>,
+    /// Text for the client, where `text` is only for the log.
+    client_text: Option<&'static str>,
     slow: bool,
     audited: bool,
 }
@@ -115,7 +115,7 @@ impl ConnectError {
             remedy: Remedy::Refuse(reason),
             text: text.into(),
             server_reference: None,
-            told: None,
+            client_text: None,
             slow: false,
             audited: false,
         }
@@ -127,21 +127,21 @@ impl ConnectError {
             remedy: Remedy::Close,
             text: text.into(),
             server_reference: None,
-            told: None,
+            client_text: None,
             slow: false,
             audited: false,
         }
     }
 
     fn refused(version: Version, refused: AuthError) -> ConnectError {
-        let AuthError { reason, text, told, slow } = refused;
-        ConnectError { told, slow, ..ConnectError::new(version, reason, text) }
+        let AuthError { reason, text, client_text, slow } = refused;
+        ConnectError { client_text, slow, ..ConnectError::new(version, reason, text) }
     }
 
     fn write(&self, output: &mut Output) {
         let mut buffer = [0; 1024];
         let mut properties = PropertyWriter::new(&mut buffer);
-        let _ = properties.push(Property::ReasonString(self.told.unwrap_or(&self.text)));
+        let _ = properties.push(Property::ReasonString(self.client_text.unwrap_or(&self.text)));
         if let Some(server) = &self.server_reference {
             let _ = properties.push(Property::ServerReference(server));
         }
@@ -157,20 +157,28 @@ impl ConnectError {
     }
 }
 
-/// Reads CONNECT, of which some may have been read already, and decides.
+/// A client whose transport is ready for MQTT.
+pub(crate) struct Established {
+    pub(crate) stream: Stream,
+    /// Bytes that were read already.
+    pub(crate) input: Vec<u8>,
+    pub(crate) peer: Peer,
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+/// Reads CONNECT, of which a part may have been read already, and lets the client in or refuses it.
 pub(crate) async fn read_connect(
     core: &Core,
-    endpoint: Arc<Endpoint>,
-    (mut stream, mut input): (Stream, Vec<u8>),
-    peer: Peer,
-    mut place: ConnectionPermit,
+    established: Established,
+    mut permit: ConnectionPermit,
 ) -> Result<AuthenticatedClient, Box<Rejection>> {
+    let Established { mut stream, mut input, peer, endpoint } = established;
     endpoint.traffic.bytes_received.add(input.len() as u64);
-    let (permit, bytes) = (&mut place, &mut input);
-    let mut handshake = Handshake { core, peer: &peer, stream: &mut stream, permit, input: bytes };
+    let mut handshake =
+        Handshake { core, peer: &peer, stream: &mut stream, permit: &mut permit, input: &mut input };
     match handshake.authenticate(&endpoint).await {
         Ok((identity, endpoint, snapshot, request)) => {
-            Ok(AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, request })
+            Ok(AuthenticatedClient { stream, peer, permit, input, identity, endpoint, snapshot, request })
         }
         Err(refuse) => {
             let mut output = Output::default();
@@ -180,7 +188,7 @@ pub(crate) async fn read_connect(
                 output,
                 text: Some(refuse.text).filter(|_| !refuse.audited),
                 slow: refuse.slow,
-                _place: place,
+                _permit: permit,
             }))
         }
     }
@@ -206,9 +214,9 @@ impl Handshake<'_> {
         let connect = decode(&bytes)?;
         endpoint.traffic.packets_received.add(1);
         self.permit.handshake_done();
-        // As of now: it may have changed, or gone, since the connection was accepted.
+        // Since the connection was accepted, a reload may have changed or removed the listener.
         let snapshot = self.core.settings.get();
-        let Some(endpoint) = snapshot.endpoint(self.peer.place).cloned() else {
+        let Some(endpoint) = snapshot.endpoint(self.peer.endpoint).cloned() else {
             return Err(ConnectError::close("the listener was taken out of the configuration"));
         };
         let mut request = terms::check(&endpoint, &connect)?;
@@ -222,20 +230,19 @@ impl Handshake<'_> {
         Ok((identity, endpoint, snapshot, request))
     }
 
-    /// Reads the bytes of CONNECT. There may be a password in them: they are overwritten once
-    /// dropped.
+    /// Reads the bytes of CONNECT. They may contain a password, and are overwritten when dropped.
     async fn receive(&mut self, endpoint: &Endpoint) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
         let judge = |first| match first {
-            // A TLS handshake begins with what would be CONNECT with wrong flags.
+            // The first byte of a TLS handshake is that of a CONNECT with wrong flags.
             first if first >> 4 == PacketType::Connect as u8 && first != TLS_HANDSHAKE => Ok(()),
             first => Err(not_connect(first)),
         };
-        let most = endpoint.limits.packet_bytes_before_connect;
-        let len = read_packet(&endpoint.traffic, self.stream, self.input, (ANY, most), judge).await?;
+        let framing = Framing { version: ANY, packet_bytes_max: endpoint.limits.packet_bytes_before_connect };
+        let len = read_packet(&endpoint.traffic, self.stream, self.input, framing, judge).await?;
         let bytes = Zeroizing::new(self.input.drain(..len).collect::<Vec<u8>>());
         let left = self.input.len();
-        // The bytes behind CONNECT have moved to the front, and a copy of CONNECT's end stays
-        // behind them.
+        // `drain` moved the bytes behind CONNECT to the front. A copy of CONNECT's end is left
+        // behind them, and is overwritten.
         self.input.resize(left + len, 0);
         if let Some(behind) = self.input.get_mut(left..) {
             behind.fill(0);
@@ -244,7 +251,7 @@ impl Handshake<'_> {
         Ok(bytes)
     }
 
-    /// Asks the policy, or an enhanced authentication method, who the client is.
+    /// Asks the policy, or an enhanced authentication method, for the client's identity.
     async fn identify(
         &mut self,
         endpoint: &Endpoint,
@@ -320,20 +327,24 @@ impl Handshake<'_> {
         let rule = policy.rule(identity, client_id, Action::Publish, &will.topic);
         audit::denied("CONNECT with a will", client_id, identity, &will.topic, &rule, 0);
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
-        let told = Some("this client may not publish to its will topic");
+        let client_text = Some("this client may not publish to its will topic");
         let version = request.negotiated.version;
         Err(ConnectError {
-            told,
+            client_text,
             audited: true,
             ..ConnectError::new(version, ReasonCode::NotAuthorized, text)
         })
     }
 
-    /// Makes the rejection of a client that is banned; it is not told why.
+    /// Makes the refusal of a banned client; the cause is only logged.
     fn banned(&self, connect: &Connect<'_>, text: &str) -> ConnectError {
         self.audit(connect, text);
-        let told = Some("this client is banned");
-        ConnectError { told, audited: true, ..ConnectError::new(connect.version, ReasonCode::Banned, text) }
+        let client_text = Some("this client is banned");
+        ConnectError {
+            client_text,
+            audited: true,
+            ..ConnectError::new(connect.version, ReasonCode::Banned, text)
+        }
     }
 
     fn audit(&self, connect: &Connect<'_>, text: &str) {
@@ -358,11 +369,11 @@ fn decode(bytes: &[u8]) -> Result<Connect<'_>, ConnectError> {
         Ok(_) => Err(ConnectError::close("the first packet is not CONNECT")),
         Err(error) => {
             let text = format!("CONNECT: {error}");
-            // `[MQTT-4.13.1-1]`: MQTT 5 has words for what is wrong with the rest of it.
+            // `[MQTT-4.13.1-1]`: MQTT 5 has a reason code for an error in the rest of CONNECT.
             if names_v5 {
                 return Err(ConnectError::new(Version::V5, error.reason(), text));
             }
-            // An unknown protocol level is answered in the form that every version can read.
+            // The client's version is unknown: the answer has the form that every version can read.
             Err(ConnectError { remedy: error.remedy_for_connect(), ..ConnectError::close(text) })
         }
     }
@@ -380,8 +391,8 @@ fn not_connect(first: u8) -> String {
     }
 }
 
-/// Makes room without leaving a copy behind, as growing in place may: there may be a password in
-/// it.
+/// Makes room for `more` bytes. The old buffer is overwritten, since it may contain a password;
+/// growing in place would leave a copy.
 fn grow(input: &mut Vec<u8>, more: usize) {
     if input.capacity() - input.len() < more {
         let mut larger = Vec::with_capacity((2 * input.len()).max(input.len() + more));
@@ -390,24 +401,32 @@ fn grow(input: &mut Vec<u8>, more: usize) {
     }
 }
 
-/// Reads until one whole packet stands at the front of `input`; its length.
+/// Version by which a packet of the handshake is framed, and the limit on its length.
+#[derive(Clone, Copy)]
+struct Framing {
+    version: Version,
+    packet_bytes_max: u64,
+}
+
+/// Reads until one whole packet stands at the front of `input`; returns its length.
 async fn read_packet(
     traffic: &Traffic,
     stream: &mut Stream,
     input: &mut Vec<u8>,
-    (version, most): (Version, u64),
+    framing: Framing,
     judge: impl Fn(u8) -> Result<(), String>,
 ) -> Result<usize, ConnectError> {
+    let Framing { version, packet_bytes_max } = framing;
     loop {
         if let Some(first) = input.first() {
             judge(*first).map_err(ConnectError::close)?;
         }
-        match frame::split(input, version, u32::try_from(most).unwrap_or(u32::MAX)) {
+        match frame::split(input, version, u32::try_from(packet_bytes_max).unwrap_or(u32::MAX)) {
             Ok(Split::Frame { len, .. }) => return Ok(len),
             Ok(Split::Incomplete { .. }) => {}
             Err(DecodeError::PacketTooLarge) => {
                 let text = format!(
-                    "the first packet is larger than limits.packet_bytes_before_connect ({most} bytes)"
+                    "the first packet is larger than limits.packet_bytes_before_connect ({packet_bytes_max} bytes)"
                 );
                 return Err(ConnectError::close(text));
             }
@@ -421,7 +440,7 @@ async fn read_packet(
                 grow(input, n);
                 let came = buffer.get_mut(..n).unwrap_or(&mut []);
                 input.extend_from_slice(came);
-                // There may be a password in it.
+                // It may contain a password.
                 came.zeroize();
             }
             Err(error) => return Err(ConnectError::close(format!("before CONNECT was whole: {error}"))),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapwing_protocol::keepalive::ServerKeepAlive;
 use lapwing_protocol::packet::{ConnAck, Packet};
 use lapwing_protocol::property::{Properties, Property, PropertyWriter};
-use lapwing_protocol::{EncodeError, PacketType, ReasonCode};
+use lapwing_protocol::{EncodeError, ReasonCode};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -33,9 +33,10 @@ use crate::store::{Record, RecordBatch, Ticket};
 /// Claims the session and makes the connection, CONNACK first in its output.
 pub(crate) async fn open_session(
     core: &Arc<Core>,
-    guest: AuthenticatedClient,
+    client: AuthenticatedClient,
 ) -> Result<Box<Connection>, Box<Rejection>> {
-    let AuthenticatedClient { stream, peer, place, input, identity, endpoint, snapshot, mut request } = guest;
+    let AuthenticatedClient { stream, peer, permit, input, identity, endpoint, snapshot, mut request } =
+        client;
     let (number, identity) = (core.next_number(), Arc::new(identity));
     let (end_sender, end) = oneshot::channel();
     let client_id = request.client_id.clone();
@@ -43,18 +44,24 @@ pub(crate) async fn open_session(
     if endpoint.limits.takeovers_damped {
         damp_takeover(core, &client_id, &handle.label).await;
     }
-    let claimant = ClaimRequest {
+    let claim_request = ClaimRequest {
         connection: number,
         any_user: !snapshot.config.auth.sessions_belong_to_users,
         close: end_sender,
         handle: handle.clone(),
     };
-    let earlier = match claim(core, &client_id, &identity, claimant).await {
+    let earlier = match claim(core, &client_id, &identity, claim_request).await {
         Ok(earlier) => earlier,
         Err((reason, text)) => {
             let mut output = Output::default();
             ConnectError::new(request.negotiated.version, reason, text.clone()).write(&mut output);
-            return Err(Box::new(Rejection { stream, output, text: Some(text), slow: false, _place: place }));
+            return Err(Box::new(Rejection {
+                stream,
+                output,
+                text: Some(text),
+                slow: false,
+                _permit: permit,
+            }));
         }
     };
     let level = endpoint.listener.durability.unwrap_or(snapshot.config.store.durability);
@@ -75,8 +82,8 @@ pub(crate) async fn open_session(
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
     let mut commits = CommitQueue::new(RecordBatch::of(&core.store), resumed);
     match connack(&endpoint, &request, session_present) {
-        // The client may rely on its old session being gone.
-        Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended, PacketType::ConnAck),
+        // CONNACK waits until the end of the old session is on record: the client relies on it.
+        Ok(bytes) if !ended.is_free() => commits.hold(&bytes, ended),
         Ok(bytes) => outbound.output.extend(&bytes),
         Err(error) => {
             debug!(client = %client_id, %error, "CONNACK does not fit into the client's maximum packet size");
@@ -86,7 +93,7 @@ pub(crate) async fn open_session(
     Ok(Box::new(Connection {
         core: core.clone(),
         stream,
-        permit: place,
+        permit,
         number,
         owned,
         negotiated: request.negotiated,
@@ -139,18 +146,20 @@ async fn claim(
     }
 }
 
-/// A connection that its client has closed is noticed within this time.
-const FAREWELL: Duration = Duration::from_millis(50);
+/// Time in which the end of a connection that its client closed is noticed.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Two clients with one client identifier would throw each other out without end.
+/// Delays a takeover in a fight: two clients with one client identifier would disconnect each other
+/// without end.
 async fn damp_takeover(core: &Core, client_id: &Arc<str>, by: &str) {
     let Some(holder) = core.registry.holder(client_id) else { return };
     let fight = core.flapping.takes_over(client_id, core.now());
     if fight.wait.is_zero() {
         return;
     }
-    // One client that comes again and again at once has no quarrel with itself.
-    if wait_released(core, client_id, FAREWELL).await {
+    // A client that reconnects at once closes its old connection itself: this is no fight of two
+    // clients.
+    if wait_released(core, client_id, RELEASE_TIMEOUT).await {
         core.flapping.undo(client_id, core.now(), fight);
         return;
     }
@@ -174,8 +183,8 @@ async fn wait_released(core: &Core, client_id: &Arc<str>, within: Duration) -> b
     false
 }
 
-/// The session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the one there was, or a new
-/// one.
+/// Returns the session of this connection (`[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`): the earlier one or
+/// a new one, whether it is the earlier one, and the ticket of the end of one that was discarded.
 fn owned(
     core: &Arc<Core>,
     request: &ConnectRequest,
@@ -188,9 +197,9 @@ fn owned(
     match earlier {
         Some(mut owned) if !request.clean_start && !over(&owned) => {
             owned.session.resume(&request.terms);
-            // The client is back before its will was due (`[MQTT-3.1.3-9]`).
+            // A will whose client is back before it was due is not published (`[MQTT-3.1.3-9]`).
             owned.session.will = None;
-            // Rights may have changed while the session rested.
+            // Rights may have changed while the session was offline.
             owned.identity = identity;
             core.revoke(&*snapshot.auth.policy, &mut owned);
             (owned, true, Ticket::default())
@@ -207,7 +216,8 @@ fn owned(
     }
 }
 
-/// Bytes of CONNACK's properties at most, apart from texts of the client and the configuration.
+/// Largest size in bytes of CONNACK's properties, apart from texts of the client and the
+/// configuration.
 const CONNACK_FIXED_BYTES: usize = 64;
 
 fn connack(
@@ -216,7 +226,7 @@ fn connack(
     session_present: bool,
 ) -> Result<Vec<u8>, EncodeError> {
     let negotiated = &request.negotiated;
-    // Not a page more than that: it is zeroed for each client.
+    // No larger than needed: the buffer is zeroed for each client.
     let texts = [
         request.client_id.len(),
         config.mqtt.response_information.as_ref().map_or(0, String::len),

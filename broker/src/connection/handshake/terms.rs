@@ -13,7 +13,7 @@ use crate::core::publish_rules::{self, user_properties_fit};
 use crate::net::endpoint::Endpoint;
 use crate::session::{Terms, Will};
 
-/// The rules that need no identity.
+/// Checks CONNECT by the rules that need no identity.
 pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<ConnectRequest, ConnectError> {
     let (config, version) = (endpoint, connect.version);
     let refuse = |reason, text: String| Err(ConnectError::new(version, reason, text));
@@ -59,8 +59,8 @@ pub(super) fn check(endpoint: &Endpoint, connect: &Connect<'_>) -> Result<Connec
     let keep_alive_max = u16::try_from(limits.keep_alive_max_s).unwrap_or(u16::MAX);
     let keep_alive_set =
         keep_alive_max > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > keep_alive_max);
-    // MQTT 3 has no Receive Maximum: such a client may have all identifiers open, at two bytes or a
-    // bit each.
+    // MQTT 3 has no Receive Maximum: such a client may have all identifiers open. Each takes two
+    // bytes or a bit (`ReceivedIds`).
     let receive_maximum = if version.has_properties() { limits.receive_maximum } else { u16::MAX };
     Ok(ConnectRequest {
         client_id: if empty { assigned_client_id(version)? } else { connect.client_id.into() },
@@ -116,7 +116,8 @@ fn check_will(config: &Endpoint, version: Version, will: &WillFields<'_>) -> Res
     )
 }
 
-/// A client identifier that nobody can guess (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128 random bits.
+/// Makes a client identifier that cannot be guessed (`[MQTT-3.1.3-6]`, `[MQTT-3.1.3-7]`): 128
+/// random bits.
 fn assigned_client_id(version: Version) -> Result<Arc<str>, ConnectError> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|error| {

@@ -213,14 +213,11 @@ mod tests {
 
     fn message(topic: &str, payload: &str, expires_at: Option<Millis>) -> Message {
         Message::new(&MessageParts {
-            topic,
-            properties: &[],
-            payload: payload.as_bytes(),
             qos: QoS::AtLeastOnce,
             retain: true,
             publisher: 1,
-            published_at: 0,
             expires_at,
+            ..MessageParts::new(topic, payload.as_bytes())
         })
     }
 

@@ -16,7 +16,7 @@ pub(crate) struct Flight {
     pub state: OutboundState,
     /// `None` once the client has it (PUBREC), and while only the store has it.
     pub delivery: Option<Delivery>,
-    /// Over this connection.
+    /// Set when it was sent over this connection.
     pub sent: bool,
     /// The slot of its message in the store; 0: none.
     pub seq: Seq,
@@ -35,13 +35,12 @@ impl Flight {
     }
 }
 
-/// Flights in the order of their identifiers. Identifiers are given out in rising order, so that
-/// one is found by halving; but for the few messages during which they begin at 1 again, or with
-/// one left that is as old as that, when each is looked at.
+/// Flights in the order of their first sending. Identifiers mostly rise, so one is found by binary
+/// search. Around a wrap to 1, or while a flight from before it is left, all are scanned.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     all: VecDeque<Flight>,
-    /// Number of identifiers that are below the one before them.
+    /// Number of falls: identifiers that are below the one before them.
     falls: usize,
 }
 
@@ -85,7 +84,7 @@ impl Flights {
 
     #[inline]
     fn position(&self, id: PacketId) -> Option<usize> {
-        // Mostly the oldest is acknowledged, or it is a new one.
+        // Two usual cases first: the oldest flight is acknowledged, or the identifier is new.
         let (first, last) = (self.all.front()?, self.all.back()?);
         if first.id == id {
             return Some(0);
@@ -122,7 +121,7 @@ impl OutboundStore for Flights {
         if self.falls == 0 {
             return;
         }
-        // Up to two steps became one.
+        // Removing an entry merges its two neighbouring steps: count the falls there again.
         let id_at = |at: usize| self.all.get(at).map(|flight| flight.id);
         let (before, behind) = (at.checked_sub(1).and_then(id_at), id_at(at));
         let falls = |from: Option<PacketId>, to: Option<PacketId>| {
@@ -144,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_flight_is_found_whatever_the_order_of_identifiers_and_acknowledgements() {
-        // Rising, beginning again, and beginning again past one that was left behind.
+        // Identifiers that rise; that wrap around; that wrap around past an old flight; that fall.
         for ids in
             [&[3, 4, 5, 7, 9][..], &[65_533, 65_535, 1, 2, 5], &[4, 65_534, 65_535, 1, 3, 5], &[9, 5, 3]]
         {

@@ -20,7 +20,7 @@ pub struct Named {
 impl Named {
     pub async fn disconnect(&self, desk: &Desk) -> Result<(), Said> {
         let path = format!("/clients/{}/disconnect", encoded(&self.client));
-        desk.show(("POST", &path), &[], None, |answer| {
+        desk.show("POST", &path, &[], None, |answer| {
             format!("{} is disconnected\n", plain(&answer["client"]))
         })
         .await
@@ -37,7 +37,7 @@ impl Session {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let Session::Delete(named) = self;
         let path = format!("/sessions/{}", encoded(&named.client));
-        desk.show(("DELETE", &path), &[], None, |answer| {
+        desk.show("DELETE", &path, &[], None, |answer| {
             let also = if answer["connected"] == true { ", and it is disconnected" } else { "" };
             format!("the session of {} is deleted{also}\n", plain(&answer["client"]))
         })
@@ -68,10 +68,8 @@ impl Ban {
             "for_s": self.time.map(|time| time.as_secs().max(1)),
             "reason": self.reason,
         });
-        desk.show(("POST", "/bans"), &[], Some(body), |ban| {
-            format!("{} is banned {}\n", whom(ban), until(ban))
-        })
-        .await
+        desk.show("POST", "/bans", &[], Some(body), |ban| format!("{} is banned {}\n", whom(ban), until(ban)))
+            .await
     }
 }
 
@@ -117,7 +115,7 @@ impl Unban {
         let WhomArguments { client, user, address } = self.whom.clone();
         let query = [("client", client), ("user", user), ("address", address)];
         let lifted = |answer: &Value| format!("{} is no longer banned\n", plain(&answer["whom"]));
-        desk.show(("DELETE", "/bans"), &query, None, lifted).await
+        desk.show("DELETE", "/bans", &query, None, lifted).await
     }
 }
 
@@ -133,7 +131,7 @@ impl Log {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let body = self.level.as_ref().map(|level| json!({ "level": level }));
         let method = if body.is_some() { "PUT" } else { "GET" };
-        desk.show((method, "/log"), &[], body, |answer| {
+        desk.show(method, "/log", &[], body, |answer| {
             let mut sheet = Sheet::default();
             sheet.line("level", text(&answer["level"]));
             if answer["level"] != answer["configured"] {

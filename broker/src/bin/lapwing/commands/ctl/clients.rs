@@ -70,7 +70,7 @@ pub struct Client {
 impl Client {
     pub async fn run(&self, desk: &Desk) -> Result<(), Said> {
         let path = format!("/clients/{}", encoded(&self.client));
-        desk.show(("GET", &path), &[], None, detail).await
+        desk.show("GET", &path, &[], None, detail).await
     }
 }
 

@@ -19,7 +19,7 @@ pub async fn run(desk: &Desk) -> Result<(), Said> {
         ("BYTES IN", &|l| size(&l["bytes_received"])),
         ("OUT", &|l| size(&l["bytes_sent"])),
     ];
-    desk.show(("GET", "/listeners"), &[], None, |answer| {
+    desk.show("GET", "/listeners", &[], None, |answer| {
         table(columns, answer["items"].as_array().map_or(&[][..], Vec::as_slice))
     })
     .await

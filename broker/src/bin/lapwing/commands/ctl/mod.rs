@@ -139,7 +139,8 @@ impl Desk {
     /// Sends a request and shows the answer: as JSON, or as `text` formats it.
     async fn show(
         &self,
-        (method, path): (&str, &str),
+        method: &str,
+        path: &str,
         query: &Query<'_>,
         body: Option<Value>,
         text: impl FnOnce(&Value) -> String,

@@ -4,7 +4,7 @@ use super::link::Said;
 use super::{Desk, table};
 
 pub async fn run(desk: &Desk) -> Result<(), Said> {
-    desk.show(("POST", "/reload"), &[], None, |answer| {
+    desk.show("POST", "/reload", &[], None, |answer| {
         let restart: Vec<String> =
             answer["restart"].as_array().into_iter().flatten().map(table::plain).collect();
         match restart.is_empty() {

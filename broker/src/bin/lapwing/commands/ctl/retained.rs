@@ -64,11 +64,11 @@ impl Retained {
                     let size = answer["bytes"].as_u64().map_or_else(String::new, bytes);
                     format!("{} messages, {size}\n", plain(&answer["messages"]))
                 };
-                desk.show(("GET", "/retained/count"), &query(&which.filter), None, said).await
+                desk.show("GET", "/retained/count", &query(&which.filter), None, said).await
             }
             Retained::Delete(all) => {
                 let said = |answer: &Value| format!("{} messages deleted\n", plain(&answer["messages"]));
-                desk.show(("DELETE", "/retained"), &query(&all.filter), None, said).await
+                desk.show("DELETE", "/retained", &query(&all.filter), None, said).await
             }
         }
     }

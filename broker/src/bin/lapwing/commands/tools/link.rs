@@ -72,10 +72,10 @@ pub async fn open(target: &Target) -> Result<Box<dyn Bytes>, Failure> {
 }
 
 async fn tcp(target: &Target) -> Result<TcpStream, Failure> {
-    let place = target.authority();
-    let failed = |error: std::io::Error| Failure::of(&place, error);
+    let authority = target.authority();
+    let failed = |error: std::io::Error| Failure::of(&authority, error);
     let addresses = lookup_host((target.host.as_str(), target.port)).await.map_err(failed)?;
-    let mut last = Failure::new(format!("{place}: the name has no address"));
+    let mut last = Failure::new(format!("{authority}: the name has no address"));
     for address in addresses {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(failed)?;

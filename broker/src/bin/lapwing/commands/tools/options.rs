@@ -250,8 +250,8 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
         _ => return Err(wrong("the scheme must be mqtt, mqtts, ws or wss")),
     };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let (login, place) =
-        authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
+    let (login, host) =
+        authority.rsplit_once('@').map_or((None, authority), |(login, host)| (Some(login), host));
     let (user, password) = match login {
         None => (None, None),
         Some(login) => {
@@ -260,9 +260,9 @@ fn parse_url(url: &str) -> Result<Url<'_>, Failure> {
             (Some(decode(user).ok_or_else(bad)?), password.map(|pw| decode(pw).ok_or_else(bad)).transpose()?)
         }
     };
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
-        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        None => host.rsplit_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
     };
     let port = port.map(|port| port.parse().map_err(|_| wrong("the port is not a number"))).transpose()?;
     if host.is_empty() {

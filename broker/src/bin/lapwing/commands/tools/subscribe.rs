@@ -190,7 +190,7 @@ struct Subscriber<'c> {
     deadline: Option<Instant>,
     printed: u64,
     /// Set once the broker granted a subscription: a lost connection is made again from then on.
-    settled: bool,
+    granted: bool,
 }
 
 /// Runs `lapwing sub`.
@@ -210,7 +210,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         printer: Printer::new(&options.printed)?,
         deadline: options.timeout.map(|timeout| Instant::now() + timeout),
         printed: 0,
-        settled: false,
+        granted: false,
     };
     let mut connection = Connection::open(&client).await?;
     let mut pauses = PAUSES.iter();
@@ -218,7 +218,7 @@ pub async fn run(options: Subscribe) -> Result<(), Failure> {
         let ended = subscriber.listen(&mut connection).await;
         subscriber.printer.flush()?;
         match ended {
-            Err(failure) if failure.is_lost_connection() && subscriber.settled => {
+            Err(failure) if failure.is_lost_connection() && subscriber.granted => {
                 if !options.connect.quiet {
                     eprintln!("lapwing sub: {}; reconnecting", failure.text);
                 }
@@ -268,7 +268,7 @@ impl Subscriber<'_> {
                     if let Some(failure) = self.judge(&reasons) {
                         return Ok(Err(failure));
                     }
-                    self.settled = true;
+                    self.granted = true;
                 }
                 Event::Unsubscribed => awaited -= 1,
                 Event::Message(_) | Event::Delivered { .. } => {}

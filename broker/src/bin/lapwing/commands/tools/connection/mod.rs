@@ -223,8 +223,8 @@ impl Connection {
         let len = packet.encoded_len(self.version, self.packet_bytes_max).map_err(failed)?;
         let at = self.output.len();
         self.output.resize(at + len, 0);
-        let place = self.output.get_mut(at..).unwrap_or_default();
-        packet.encode(self.version, self.packet_bytes_max, place).map_err(failed)?;
+        let buffer = self.output.get_mut(at..).unwrap_or_default();
+        packet.encode(self.version, self.packet_bytes_max, buffer).map_err(failed)?;
         if self.debug {
             eprintln!("-> {} ({len} bytes)", packet.packet_type());
         }
