@@ -111,6 +111,13 @@ pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
     info!(target: "audit", client = %Quoted(client_id), user = %user(identity), by, "session taken over");
 }
 
+/// Logs that a session leaves an owner that cannot come in any more.
+pub fn abandoned(client_id: &str, owner: &Identity, by: &Identity, passes_on: bool) {
+    let what = if passes_on { "it goes to the one that has come" } else { "it is ended" };
+    info!(target: "audit", client = %client(client_id), owner = %user(owner), user = %user(by),
+        "a session belonged to a user that cannot come in any more: {what}");
+}
+
 /// Logs that two clients take one client identifier from each other.
 pub fn takeover_fight(client_id: &str, one: &str, other: &str) {
     warn!(target: "audit", client = %Quoted(client_id), one, other,
@@ -167,4 +174,18 @@ mod tests {
         assert_eq!(pace.may(6_000), Some(1_000 - LINES_PER_S));
         assert_eq!(pace.may(6_001), Some(0));
     }
+}
+
+/// Logs that sessions at rest stay as they are, since their rights are not known.
+pub fn unresolved(sessions: u64, reason: &str) {
+    warn!(target: "audit", sessions,
+        "the rights of clients that are away are not known, so their sessions keep all subscriptions: {reason}");
+}
+
+/// Logs that a retained message is not delivered, since the rights of its publisher are not known.
+pub fn unresolved_publisher(pace: &LogLimiter, now: Millis, client_id: &str, topic: &str, reason: &str) {
+    let Some(more_before) = pace.may(now) else { return };
+    warn!(target: "audit", client = %Quoted(client_id), topic = %Quoted(topic), more_before,
+        "a retained message is not delivered, since the rights of its publisher are not known: {reason}. \
+         Publish it again, or delete it");
 }

@@ -44,6 +44,7 @@ impl ConfiguredPolicy {
         match certificate::user(own, &endpoint.certificate_user) {
             Ok(user) => MethodResult::Identity(Box::new(Identity {
                 method: Method::Certificate.name(),
+                realm: endpoint.realm(Method::Certificate),
                 ..Identity::of(&user)
             })),
             Err(refused) => MethodResult::Wrong(refused),
@@ -106,7 +107,8 @@ impl ConfiguredPolicy {
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> MethodResult {
-        let passwords = self.endpoint(credentials.peer).and_then(|endpoint| endpoint.passwords.as_ref());
+        let endpoint = self.endpoint(credentials.peer);
+        let passwords = endpoint.and_then(|endpoint| endpoint.passwords.as_ref());
         let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
             return MethodResult::Nothing;
         };
@@ -115,6 +117,7 @@ impl ConfiguredPolicy {
         match self.lasting.check(&self.config, passwords, user, password, address).await {
             Checked::Right => MethodResult::Identity(Box::new(Identity {
                 method: Method::Password.name(),
+                realm: endpoint.and_then(|endpoint| endpoint.realm(Method::Password)),
                 ..Identity::of(user)
             })),
             Checked::Wrong => {

@@ -317,6 +317,11 @@ impl Listener {
         }
     }
 
+    /// True when the system chooses the port.
+    pub(super) fn is_any_port(&self) -> bool {
+        self.transport != Transport::Unix && self.address.ends_with(":0")
+    }
+
     /// True when only clients of this machine can connect.
     pub fn is_local(&self) -> bool {
         self.transport == Transport::Unix

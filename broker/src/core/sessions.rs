@@ -22,7 +22,7 @@ impl Core {
     /// Tells the store of a session that outlives its connection, or whose will does; of others
     /// only that they are no more.
     pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
-        let OwnedSession { session, outbox, .. } = owned;
+        let OwnedSession { session, outbox, identity } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
         if !self.store.is_durable() || !(worth || session.recorded) {
             return;
@@ -39,7 +39,7 @@ impl Core {
             ends_at: session.ends_at,
             kind: SessionKind::Client,
             state: None,
-            identity: None,
+            identity: identity.packed(),
         };
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
     }
@@ -68,8 +68,11 @@ impl Core {
     }
 
     /// Removes the subscriptions of a session that its user has no right to any more; how many they
-    /// were.
+    /// were. Where the rights are not known, nothing is removed.
     pub fn revoke(&self, policy: &dyn Policy, owned: &mut OwnedSession) -> usize {
+        if owned.identity.unresolved.is_some() {
+            return 0;
+        }
         let OwnedSession { session, identity, .. } = owned;
         let denied = |filter: &&str| {
             let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);
