@@ -118,7 +118,8 @@ impl ConfiguredPolicy {
     /// # Errors
     /// Returns the reason in words why its rules are not known.
     fn endpoint_of(&self, identity: &Identity) -> Result<&EndpointAuth, String> {
-        let by_number = identity.endpoint.and_then(|number| self.endpoints.iter().find(|e| e.number == number));
+        let by_number =
+            identity.endpoint.and_then(|number| self.endpoints.iter().find(|e| e.number == number));
         if let Some(endpoint) = by_number {
             return Ok(endpoint);
         }
@@ -127,7 +128,8 @@ impl ConfiguredPolicy {
         let all: Vec<&EndpointAuth> = self.endpoints.iter().collect();
         let alike = |of: &[&EndpointAuth], by_listener: bool| {
             let rules = |endpoint: &&EndpointAuth| endpoint.acl.as_ref().map(|acl| acl.file().to_owned());
-            let asks = of.iter().filter_map(|endpoint| endpoint.acl.as_ref()).any(|acl| acl.names_listeners());
+            let asks =
+                of.iter().filter_map(|endpoint| endpoint.acl.as_ref()).any(|acl| acl.names_listeners());
             let first = of.first().map(rules);
             first.is_some() && of.iter().all(|e| Some(rules(e)) == first) && (by_listener || !asks)
         };
@@ -135,9 +137,11 @@ impl ConfiguredPolicy {
             return by_label.into_iter().chain(all).next().ok_or_else(|| "there is no listener".to_owned());
         }
         Err(match &*identity.listener {
-            "" => "an older version kept it without the listener that it came by, and listeners have different \
+            "" => {
+                "an older version kept it without the listener that it came by, and listeners have different \
                    rules; it is known again once the client has connected"
-                .to_owned(),
+                    .to_owned()
+            }
             label => format!(
                 "the listener '{label}' that it came by is not in the configuration, and listeners have different \
                  rules; a listener with name = '{label}' gives it that one's"
@@ -258,8 +262,7 @@ impl ConfiguredPolicy {
             .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let listener = self.endpoint(peer).map(|endpoint| endpoint.name.clone()).unwrap_or_default();
         let ends = [identity.expires_at_s, certificate::ends_at_s(peer)].into_iter().flatten().min();
-        let identity =
-            Identity { listener, endpoint: Some(peer.place), expires_at_s: ends, ..identity };
+        let identity = Identity { listener, endpoint: Some(peer.place), expires_at_s: ends, ..identity };
         let identity = self.with_client_id(identity, client_id)?;
         let identity = self.renamed(identity, peer)?;
         let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
@@ -479,9 +482,10 @@ impl Policy for ConfiguredPolicy {
             Some(user) => {
                 self.endpoints.iter().any(|endpoint| endpoint.vouches(identity.realm.as_deref(), user))
             }
-            None => self.endpoints.iter().any(|endpoint| {
-                endpoint.anonymous || (endpoint.methods.is_empty() && !endpoint.closed)
-            }),
+            None => self
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.anonymous || (endpoint.methods.is_empty() && !endpoint.closed)),
         }
     }
 }

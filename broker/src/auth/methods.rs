@@ -63,14 +63,20 @@ impl ConfiguredPolicy {
         let Some(service) = self.service.as_ref().filter(|_| has_credentials) else {
             return MethodResult::Nothing;
         };
+        if self.may_attempt(credentials.peer).is_err() {
+            return MethodResult::Stop(self.locked_out());
+        }
         match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
-            ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url refused the client".to_owned(),
-                told: Some(WRONG),
-                slow: true,
-            }),
+            ServiceVerdict::Deny => {
+                self.attempt_failed(credentials.peer);
+                MethodResult::Wrong(AuthError {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    text: "the service at auth.http_url refused the client".to_owned(),
+                    told: Some(WRONG),
+                    slow: true,
+                })
+            }
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
                 "too many requests to the service at auth.http_url",
@@ -87,22 +93,42 @@ impl ConfiguredPolicy {
         }
     }
 
+    fn locked_out(&self) -> AuthError {
+        AuthError {
+            slow: true,
+            ..AuthError::new(
+                ReasonCode::ConnectionRateExceeded,
+                format!(
+                    "more than auth.failures_per_address_max ({}) wrong passwords or tokens within a minute from this \
+                     address",
+                    self.config.failures_per_address_max
+                ),
+            )
+        }
+    }
+
     fn by_token(&self, credentials: &Credentials<'_>) -> MethodResult {
         let (Some(tokens), Some(token)) =
             (&self.tokens, credentials.password.filter(|token| jwt::looks_like(token)))
         else {
             return MethodResult::Nothing;
         };
+        if self.may_attempt(credentials.peer).is_err() {
+            return MethodResult::Stop(self.locked_out());
+        }
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
             Ok(identity) => MethodResult::Identity(Box::new(identity)),
             // No user can have such a password, so it is not hashed.
-            Err(error) => MethodResult::Stop(AuthError {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is invalid: {error}"),
-                told: Some("the token is invalid or has expired"),
-                slow: true,
-            }),
+            Err(error) => {
+                self.attempt_failed(credentials.peer);
+                MethodResult::Stop(AuthError {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    text: format!("the token is invalid: {error}"),
+                    told: Some("the token is invalid or has expired"),
+                    slow: true,
+                })
+            }
         }
     }
 
@@ -134,16 +160,7 @@ impl ConfiguredPolicy {
                     slow: true,
                 })
             }
-            Checked::LockedOut => MethodResult::Stop(AuthError {
-                slow: true,
-                ..AuthError::new(
-                    ReasonCode::ConnectionRateExceeded,
-                    format!(
-                        "more than auth.failures_per_address_max ({}) wrong passwords within a minute from this address",
-                        self.config.failures_per_address_max
-                    ),
-                )
-            }),
+            Checked::LockedOut => MethodResult::Stop(self.locked_out()),
             Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
                 "more passwords wait to be checked than auth.password_queue_max, try again soon",

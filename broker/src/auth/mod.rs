@@ -14,11 +14,12 @@ pub mod http;
 pub mod jwt;
 mod kept;
 pub(crate) mod load;
+pub mod log_pace;
 mod methods;
 pub mod password;
 pub mod scram;
 pub mod template;
-mod throttle;
+pub(crate) mod throttle;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -80,7 +80,8 @@ impl Config {
     /// name, listeners of port 0 cannot be told apart by anybody.
     fn check_labels(&self) -> Vec<String> {
         let mut labels = BTreeSet::new();
-        let named = self.listeners.iter().filter(|listener| listener.name.is_some() || !listener.is_any_port());
+        let named =
+            self.listeners.iter().filter(|listener| listener.name.is_some() || !listener.is_any_port());
         let twice = named.map(Listener::label).filter(|label| !labels.insert(label.clone()));
         twice
             .map(|label| {

@@ -182,7 +182,7 @@ impl Core {
         let (policy, topic) = (&snapshot.auth.policy, message.topic_str());
         let Ok(identity) = policy.renew(&identity, source.client_id, None) else { return false };
         if let Some(reason) = &identity.unresolved {
-            audit::unresolved_publisher(&self.refusal_log, self.now(), source.client_id, topic, reason);
+            audit::unresolved_publisher(&self.log_pace, self.now(), source.client_id, topic, reason);
         }
         policy.allows(&identity, source.client_id, Action::Publish, topic)
     }

@@ -6,9 +6,9 @@
 //! change counts once the files have been unchanged for [`QUIET_PERIOD`], so that no half-written
 //! file is read.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

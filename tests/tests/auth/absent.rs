@@ -44,7 +44,8 @@ impl World {
     fn new(by: By) -> World {
         let folder = Folder::new("absent");
         let passwords = ["ann", "root"].map(|user| (user, password(user)));
-        let lines: Vec<(&str, &str)> = passwords.iter().map(|(user, password)| (*user, &**password)).collect();
+        let lines: Vec<(&str, &str)> =
+            passwords.iter().map(|(user, password)| (*user, &**password)).collect();
         secret_file(&folder, "users", &password_lines(&lines));
         secret_file(&folder, "secret", SECRET);
         write(by, &folder, false);
@@ -133,7 +134,13 @@ fn a_kept_session_keeps_subscriptions_and_messages_that_its_client_may_have() {
         let (mut ann, there) = world.kept("ann");
         assert!(there, "{:?} {way:?}", world.by);
         root.publish("d/3", "end", &[]);
-        assert_eq!(ann.messages_until("end"), ["d/2 waits"], "{:?} {way:?}\n{}", world.by, world.program.log());
+        assert_eq!(
+            ann.messages_until("end"),
+            ["d/2 waits"],
+            "{:?} {way:?}\n{}",
+            world.by,
+            world.program.log()
+        );
     });
 }
 
@@ -147,7 +154,13 @@ fn a_retained_message_is_delivered_while_its_publisher_may_publish_it() {
         let (mut root, _) = world.connect("root", &[]);
         root.subscribe("d/#@1");
         root.publish("d/3", "end", &[]);
-        assert_eq!(root.messages_until("end"), ["d/1 retained"], "{:?} {way:?}\n{}", world.by, world.program.log());
+        assert_eq!(
+            root.messages_until("end"),
+            ["d/1 retained"],
+            "{:?} {way:?}\n{}",
+            world.by,
+            world.program.log()
+        );
     });
 }
 
@@ -278,8 +291,13 @@ fn users_of_one_name_in_two_password_files_are_two() {
     let (broker, _folder) = two_tenants();
     let knock = |tenant: usize, password: &str, clean: &str| {
         let listener = broker.listeners[tenant].split_once("://").unwrap().1;
-        let all =
-            [("id", "meter"), ("user", "ann"), ("password", password), ("clean", clean), ("p.session_expiry", "3600")];
+        let all = [
+            ("id", "meter"),
+            ("user", "ann"),
+            ("password", password),
+            ("clean", clean),
+            ("p.session_expiry", "3600"),
+        ];
         Client::knock(listener, "5.0", &all).unwrap()
     };
     let (mut a, connack) = knock(0, "a-secret", "0");
@@ -298,7 +316,10 @@ fn users_of_one_name_in_two_password_files_are_two() {
         a = again;
     }
     let log = broker.log();
-    assert!(log.contains("auth.sessions_belong_to_users") && log.contains("lapwing ctl session delete"), "{log}");
+    assert!(
+        log.contains("auth.sessions_belong_to_users") && log.contains("lapwing ctl session delete"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -310,7 +331,9 @@ fn the_session_of_a_user_that_is_gone_locks_nobody_out() {
         secret_file(&folder, "users", &password_lines(&lines))
     };
     let kept = [("id", "zigbee"), ("clean", "0"), ("p.session_expiry", "3600")];
-    let known = |user: &'static str, password: &'static str| [&kept[..], &[("user", user), ("password", password)]].concat();
+    let known = |user: &'static str, password: &'static str| {
+        [&kept[..], &[("user", user), ("password", password)]].concat()
+    };
     // Before there were users.
     let mut broker = Program::with("").state(&folder).start();
     let (mut client, _) = Client::connect(&broker.address("mqtt"), "5.0", &kept).unwrap();
@@ -322,7 +345,8 @@ fn the_session_of_a_user_that_is_gone_locks_nobody_out() {
     broker.wait();
     // Users are set up: what waits for nobody goes to the one that comes.
     let users = file(&["ann", "bob"]);
-    let start = || Program::with("").auth(&format!("password_file = '{}'", users.display())).state(&folder).start();
+    let start =
+        || Program::with("").auth(&format!("password_file = '{}'", users.display())).state(&folder).start();
     let mut broker = start();
     let (mut client, there) =
         Client::connect(&broker.address("mqtt"), "5.0", &known("ann", "ann-pw")).unwrap();

@@ -71,7 +71,15 @@ pub(crate) async fn open_session(
     } else {
         Ticket::default()
     };
-    audit::connected(&handle.peer, &client_id, &owned.identity, &request.negotiated.version, session_present);
+    audit::connected(
+        &core.log_pace,
+        core.now(),
+        &handle.peer,
+        &client_id,
+        &owned.identity,
+        &request.negotiated.version,
+        session_present,
+    );
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
     let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
@@ -146,7 +154,7 @@ async fn claim(
     identity: &Identity,
     request: ClaimRequest,
 ) -> Result<Option<OwnedSession>, ClaimRefusal> {
-    let label = request.handle.label.clone();
+    let peer = request.handle.peer.clone();
     match core.registry.claim(client_id, request) {
         Claim::Fresh => Ok(None),
         Claim::Offline(owned, generation) => {
@@ -156,7 +164,7 @@ async fn claim(
             Ok(Some(owned))
         }
         Claim::Live(from) => {
-            audit::takeover(client_id, identity, &label);
+            audit::takeover(&core.log_pace, core.now(), &peer, client_id, identity);
             Ok(from.await.ok().flatten())
         }
         Claim::ForeignUser(owner) => {
