@@ -322,6 +322,12 @@ impl Client {
         }
     }
 
+    /// Says goodbye and waits for the end of the connection.
+    pub fn leave(mut self) {
+        self.send("disconnect", &[]).expect("DISCONNECT is sent");
+        self.end();
+    }
+
     /// Waits for the end of the connection; the reason code of DISCONNECT, if one came.
     pub fn end(mut self) -> Option<String> {
         let mut reason = None;

@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -73,6 +73,8 @@ const HEAD_BYTES_MAX: usize = 8_192;
 const HEADERS_MAX: usize = 64;
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 65_536;
+/// Wrong tokens of one address within a minute; then its requests are answered 429.
+const FAILURES_PER_MINUTE_MAX: u32 = 10;
 /// Pause of the accept loop when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -254,9 +256,17 @@ impl Admin {
         let Some(given) = bearer(headers) else {
             return Err(ApiError::unauthorized("the API needs a token", remedy));
         };
+        let (throttle, now) = (&self.core.operator_throttle, Instant::now());
+        if throttle.is_shut(Some(peer.ip()), FAILURES_PER_MINUTE_MAX, now) {
+            return Err(ApiError::too_many(
+                "too many wrong tokens came from this address",
+                "wait a minute; `lapwing ctl` over its socket needs no token",
+            ));
+        }
         if !same(given, token.reveal()) {
+            throttle.failed(Some(peer.ip()), now);
             self.core.metrics.authentication_failures.add(1);
-            audit::operator_refused(&self.core.refusal_log, self.core.now(), &peer);
+            audit::operator_refused(&self.core.log_pace, self.core.now(), &peer);
             return Err(ApiError::unauthorized("the token is wrong", remedy));
         }
         Ok(Operator::Token(peer))

@@ -118,6 +118,11 @@ impl ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
     }
 
+    /// The client has to wait.
+    pub fn too_many(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, error, remedy)
+    }
+
     /// The path exists, with these methods.
     pub fn method(allow: &str) -> ApiError {
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method", format!("use {allow}"))

@@ -4,43 +4,65 @@
 //! Texts from clients are written with their control characters escaped: no client writes lines of
 //! its own into the log.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use tracing::{info, warn};
 
 use super::Identity;
+use super::log_pace::{LogLine, LogPace};
 use crate::message::Millis;
 use crate::net::Peer;
 
-/// A client's value in the log: quoted, with escapes, where it is not a plain word.
+/// Bytes of a client's value that a line of the log has at most.
+const VALUE_BYTES_MAX: usize = 256;
+
+/// Cuts a value for the log; returns what stands in place of the rest.
+fn cut(value: &str) -> (&str, &'static str) {
+    match value.get(..value.floor_char_boundary(VALUE_BYTES_MAX)) {
+        Some(head) if head.len() < value.len() => (head, "…"),
+        _ => (value, ""),
+    }
+}
+
+/// A client's value in the log: quoted, with escapes, where it is not a plain word; and cut.
 struct Quoted<'a>(&'a str);
 
 impl std::fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=');
-        if !self.0.is_empty() && self.0.chars().all(is_plain) {
-            return f.write_str(self.0);
+        let (value, more) = cut(self.0);
+        if !value.is_empty() && value.chars().all(is_plain) {
+            return write!(f, "{value}{more}");
         }
-        write!(f, "{:?}", self.0)
+        write!(f, "{value:?}{more}")
     }
 }
 
-/// A text within a line, with its control characters escaped.
+/// A text within a line, with its control characters escaped; and cut.
 struct Escaped<'a>(&'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write;
-        self.0.chars().try_for_each(|c| match c.is_control() {
+        // Its own words stand around the client's value.
+        let (text, more) = match self.0.get(..self.0.floor_char_boundary(2 * VALUE_BYTES_MAX)) {
+            Some(head) if head.len() < self.0.len() => (head, "…"),
+            _ => (self.0, ""),
+        };
+        text.chars().try_for_each(|c| match c.is_control() {
             true => write!(f, "{}", c.escape_default()),
             false => f.write_char(c),
-        })
+        })?;
+        f.write_str(more)
     }
 }
 
 /// Returns the user of an identity as every line of the log has it: `(none)` where there is none.
 pub(crate) fn user(identity: &Identity) -> String {
     identity.user.as_deref().map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string())
+}
+
+/// Returns a text that may hold a client's words, for a line of the log.
+pub(crate) fn text(text: &str) -> impl std::fmt::Display + '_ {
+    Escaped(text)
 }
 
 /// Returns the client identifier as every line of the log has it.
@@ -50,53 +72,30 @@ pub(crate) fn client(client_id: &str) -> impl std::fmt::Display + '_ {
 
 /// Logs that a client connected.
 pub fn connected(
+    pace: &LogPace,
+    now: Millis,
     peer: &Peer,
     client_id: &str,
     identity: &Identity,
     version: &dyn std::fmt::Display,
     session_present: bool,
 ) {
+    let Some(more_before) = pace.may(LogLine::Connected, peer.address.ip(), now) else { return };
     let method = if identity.method.is_empty() { "none" } else { identity.method };
     info!(target: "audit", client = %Quoted(client_id), user = %user(identity), peer = %peer.address,
-        listener = %peer.listener, method, %version, session_present, "connected");
-}
-
-/// Rate limit for log lines about refusals: a client that tries passwords cannot fill the disk.
-#[derive(Debug, Default)]
-pub struct LogLimiter {
-    second: AtomicU64,
-    lines: AtomicU64,
-    suppressed: AtomicU64,
-}
-
-/// Refusals that get a line within a second.
-const LINES_PER_S: u64 = 20;
-
-impl LogLimiter {
-    /// Returns the number of suppressed lines if a line may be written now.
-    pub fn may(&self, now: Millis) -> Option<u64> {
-        let second = now / 1000;
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.lines.store(0, Ordering::Relaxed);
-        }
-        if self.lines.fetch_add(1, Ordering::Relaxed) < LINES_PER_S {
-            return Some(self.suppressed.swap(0, Ordering::Relaxed));
-        }
-        self.suppressed.fetch_add(1, Ordering::Relaxed);
-        None
-    }
+        listener = %peer.listener, method, %version, session_present, more_before, "connected");
 }
 
 /// Logs that a client was refused.
 pub fn refused(
-    pace: &LogLimiter,
+    pace: &LogPace,
     now: Millis,
     peer: &Peer,
     client_id: &str,
     user_name: Option<&str>,
     why: &str,
 ) {
-    let Some(more_before) = pace.may(now) else { return };
+    let Some(more_before) = pace.may(LogLine::Refused, peer.address.ip(), now) else { return };
     warn!(target: "audit", client = %Quoted(client_id), user = %user_name.map_or_else(|| "(none)".to_owned(), |user| Quoted(user).to_string()), peer = %peer.address,
         listener = %peer.listener, more_before, "refused: {}", Escaped(why));
 }
@@ -107,8 +106,17 @@ pub fn reauthenticated(client_id: &str, identity: &Identity) {
 }
 
 /// Logs that a client takes over the session of a connection.
-pub fn takeover(client_id: &str, identity: &Identity, by: &str) {
-    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), by, "session taken over");
+pub fn takeover(pace: &LogPace, now: Millis, peer: &Peer, client_id: &str, identity: &Identity) {
+    let Some(more_before) = pace.may(LogLine::TakenOver, peer.address.ip(), now) else { return };
+    info!(target: "audit", client = %Quoted(client_id), user = %user(identity), by = %peer.address, more_before,
+        "session taken over");
+}
+
+/// Logs that a session leaves an owner that cannot come in any more.
+pub fn abandoned(client_id: &str, owner: &Identity, by: &Identity, passes_on: bool) {
+    let what = if passes_on { "it goes to the one that has come" } else { "it is ended" };
+    info!(target: "audit", client = %client(client_id), owner = %user(owner), user = %user(by),
+        "a session belonged to a user that cannot come in any more: {what}");
 }
 
 /// Logs that two clients take one client identifier from each other.
@@ -140,8 +148,8 @@ pub fn operator(who: &dyn std::fmt::Display, action: &str) {
 }
 
 /// Logs that an operator was refused.
-pub fn operator_refused(pace: &LogLimiter, now: Millis, peer: &std::net::SocketAddr) {
-    let Some(more_before) = pace.may(now) else { return };
+pub fn operator_refused(pace: &LogPace, now: Millis, peer: &std::net::SocketAddr) {
+    let Some(more_before) = pace.may(LogLine::Operator, Some(peer.ip()), now) else { return };
     warn!(target: "audit", %peer, more_before, "refused at admin.address: the token is wrong");
 }
 
@@ -155,16 +163,34 @@ pub fn not_reloaded(why: &str, error: &str) {
     warn!(target: "audit", "NOT reloaded ({why}), the previous settings stay in force: {error}");
 }
 
+/// Logs that sessions at rest stay as they are, since their rights are not known.
+pub fn unresolved(sessions: u64, reason: &str) {
+    warn!(target: "audit", sessions,
+        "the rights of clients that are away are not known, so their sessions keep all subscriptions: {reason}");
+}
+
+/// Logs that a retained message is not delivered, since the rights of its publisher are not known.
+pub fn unresolved_publisher(pace: &LogPace, now: Millis, client_id: &str, topic: &str, reason: &str) {
+    let Some(more_before) = pace.may(LogLine::Unresolved, None, now) else { return };
+    warn!(target: "audit", client = %Quoted(client_id), topic = %Quoted(topic), more_before,
+        "a retained message is not delivered, since the rights of its publisher are not known: {reason}. \
+         Publish it again, or delete it");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn refusals_above_the_rate_are_counted_in_the_next_line() {
-        let pace = LogLimiter::default();
-        let lines = (0..1_000).filter(|_| pace.may(5_000).is_some()).count();
-        assert_eq!(lines as u64, LINES_PER_S);
-        assert_eq!(pace.may(6_000), Some(1_000 - LINES_PER_S));
-        assert_eq!(pace.may(6_001), Some(0));
+    fn values_of_clients_are_cut_before_they_are_escaped() {
+        let long = "\u{1}".repeat(60_000);
+        for line in [Quoted(&long).to_string(), Escaped(&long).to_string()] {
+            assert!(line.len() <= 2 * VALUE_BYTES_MAX * "\\u{1}".len() + 8, "{}", line.len());
+            assert!(line.ends_with('…'));
+        }
+        // A character is not cut in two.
+        let text = format!("{}ää", "a".repeat(VALUE_BYTES_MAX - 1));
+        assert_eq!(Quoted(&text).to_string(), format!("{}…", "a".repeat(VALUE_BYTES_MAX - 1)));
+        assert_eq!(Quoted("sensor-1").to_string(), "sensor-1");
     }
 }

@@ -16,12 +16,20 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use super::AuthError;
 use crate::config::template::CertificateNames;
+use crate::net::Peer;
 
 /// Longest name that is taken from a certificate, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 
 /// Templates where the configuration has none.
 pub const DEFAULT: [&str; 4] = ["{uri}", "{dns}", "{email}", "{cn}"];
+
+/// Returns the end of the client's certificate, in seconds since the Unix epoch.
+pub fn ends_at_s(peer: &Peer) -> Option<u64> {
+    let own = peer.certificates.as_deref()?.first()?;
+    let certificate = Certificate::from_der(own).ok()?;
+    Some(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs())
+}
 
 /// Returns the names in a certificate.
 fn names_of(der: &[u8]) -> Result<CertificateNames, String> {

@@ -1,7 +1,7 @@
 //! The policy that the configuration describes. The methods of a listener are tried in their order,
 //! and their result becomes one [`Identity`] with its groups and rights.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use lapwing_protocol::ReasonCode;
@@ -10,10 +10,13 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
 use super::jwt::Tokens;
+use super::kept::Known;
 use super::methods::{MethodResult, WRONG};
 use super::password::{AuthState, Passwords};
 use super::scram::{Scram, Verifier};
-use super::{Action, Auth, AuthError, AuthFuture, AuthMethod, Credentials, Identity, Policy, template};
+use super::{
+    Action, Auth, AuthError, AuthFuture, AuthMethod, Credentials, Identity, Policy, certificate, template,
+};
 use crate::config::{self, Method};
 use crate::net::Peer;
 use crate::net::endpoint::EndpointId;
@@ -31,6 +34,8 @@ pub struct EndpointAuth {
     pub anonymous: bool,
     /// Verifier of client certificates.
     pub verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// File of the authorities that certificates are verified with.
+    pub authority: Option<Arc<str>>,
     /// Templates that make a user of a certificate.
     pub certificate_user: Vec<String>,
     /// Set when the user replaces the client identifier.
@@ -41,6 +46,35 @@ pub struct EndpointAuth {
     pub passwords: Option<Arc<Passwords>>,
     /// Rules of the listener.
     pub acl: Option<Arc<Acl>>,
+}
+
+impl EndpointAuth {
+    /// Returns the realm of the users that a method vouches for. A token names its issuer itself.
+    pub(super) fn realm(&self, method: Method) -> Option<Arc<str>> {
+        match method {
+            Method::Password => {
+                self.passwords.as_ref().map(|users| format!("password:{}", users.path.display()).into())
+            }
+            Method::Certificate => self.authority.as_ref().map(|file| format!("certificate:{file}").into()),
+            Method::Jwt => None,
+            Method::Http => Some("http".into()),
+        }
+    }
+
+    /// Returns `true` when a user of this realm, or of an unknown one, can log in here.
+    fn vouches(&self, realm: Option<&str>, user: &str) -> bool {
+        let is_realm = |method: Method| {
+            realm.is_none_or(|realm| match self.realm(method) {
+                Some(own) => *own == *realm,
+                None => method == Method::Jwt && realm.starts_with("jwt:"),
+            })
+        };
+        self.methods.iter().any(|method| match method {
+            _ if !is_realm(*method) => false,
+            Method::Password => self.passwords.as_ref().is_some_and(|users| users.get(user).is_some()),
+            Method::Certificate | Method::Jwt | Method::Http => true,
+        })
+    }
 }
 
 /// The policy of the configuration: endpoints, users and rules.
@@ -78,11 +112,41 @@ impl ConfiguredPolicy {
         self.endpoints.iter().find(|endpoint| endpoint.number == peer.endpoint)
     }
 
-    /// Returns the authentication for a client that may be offline: by the listener's name, else
-    /// the first one with rules.
-    fn endpoint_of(&self, identity: &Identity) -> Option<&EndpointAuth> {
-        let by_name = self.endpoints.iter().find(|endpoint| endpoint.name == identity.listener);
-        by_name.or_else(|| self.endpoints.iter().find(|endpoint| endpoint.acl.is_some()))
+    /// Returns the authentication for a client that may be offline: that of its listener, by its
+    /// number or its label. Where all listeners have the same rules, any of them will do.
+    ///
+    /// # Errors
+    /// Returns the reason in words why its rules are not known.
+    fn endpoint_of(&self, identity: &Identity) -> Result<&EndpointAuth, String> {
+        let by_number =
+            identity.endpoint.and_then(|number| self.endpoints.iter().find(|e| e.number == number));
+        if let Some(endpoint) = by_number {
+            return Ok(endpoint);
+        }
+        let by_label: Vec<&EndpointAuth> =
+            self.endpoints.iter().filter(|endpoint| endpoint.name == identity.listener).collect();
+        let all: Vec<&EndpointAuth> = self.endpoints.iter().collect();
+        let alike = |of: &[&EndpointAuth], by_listener: bool| {
+            let rules = |endpoint: &&EndpointAuth| endpoint.acl.as_ref().map(|acl| acl.file().to_owned());
+            let asks =
+                of.iter().filter_map(|endpoint| endpoint.acl.as_ref()).any(|acl| acl.names_listeners());
+            let first = of.first().map(rules);
+            first.is_some() && of.iter().all(|e| Some(rules(e)) == first) && (by_listener || !asks)
+        };
+        if alike(&by_label, true) || alike(&all, false) {
+            return by_label.into_iter().chain(all).next().ok_or_else(|| "there is no listener".to_owned());
+        }
+        Err(match &*identity.listener {
+            "" => {
+                "an older version kept it without the listener that it came by, and listeners have different \
+                   rules; it is known again once the client has connected"
+                    .to_owned()
+            }
+            label => format!(
+                "the listener '{label}' that it came by is not in the configuration, and listeners have different \
+                 rules; a listener with name = '{label}' gives it that one's"
+            ),
+        })
     }
 
     /// Returns the salt of an unknown user: the same each time, and not to be told from a real one.
@@ -112,10 +176,6 @@ impl ConfiguredPolicy {
         let Some(endpoint) = self.endpoint(peer) else {
             return Err(AuthError::new(ReasonCode::NotAuthorized, "the listener is not known"));
         };
-        // TLS has judged the certificate, unless it resumed an earlier session: then the
-        // certificate was good at that time.
-        self.still_certified(peer)
-            .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let mut wrong = None;
         for method in &endpoint.methods {
             match self.try_method(*method, credentials).await {
@@ -196,8 +256,14 @@ impl ConfiguredPolicy {
         assigned_client_id: &str,
         peer: &Peer,
     ) -> Result<Identity, AuthError> {
+        // TLS has judged the certificate, unless it resumed an earlier session: then the
+        // certificate was good at that time.
+        self.still_certified(peer)
+            .map_err(|refused| AuthError { reason: ReasonCode::NotAuthorized, ..refused })?;
         let listener = self.endpoint(peer).map(|endpoint| endpoint.name.clone()).unwrap_or_default();
-        let identity = self.with_client_id(Identity { listener, ..identity }, client_id)?;
+        let ends = [identity.expires_at_s, certificate::ends_at_s(peer)].into_iter().flatten().min();
+        let identity = Identity { listener, endpoint: Some(peer.endpoint), expires_at_s: ends, ..identity };
+        let identity = self.with_client_id(identity, client_id)?;
         let identity = self.renamed(identity, peer)?;
         let client_id = if client_id.is_empty() { assigned_client_id } else { client_id };
         let client_id = identity.client_id.clone().unwrap_or_else(|| client_id.into());
@@ -240,7 +306,19 @@ impl ConfiguredPolicy {
 
     fn with_rights(&self, mut identity: Identity, client_id: &str) -> Identity {
         let wide = self.config.wide_subscriptions == config::WideSubscriptions::Filter;
-        identity.rights = match self.endpoint_of(&identity).and_then(|endpoint| endpoint.acl.as_ref()) {
+        (identity.rights, identity.unresolved) = (None, None);
+        let endpoint = match self.endpoint_of(&identity) {
+            Ok(endpoint) => endpoint,
+            Err(reason) => {
+                identity.unresolved = Some(reason.into());
+                return identity;
+            }
+        };
+        if let Some(reason) = self.why_unknown(&identity, endpoint) {
+            identity.unresolved = Some(reason.into());
+            return identity;
+        }
+        identity.rights = match &endpoint.acl {
             Some(acl) => {
                 identity.groups = acl.groups_of(identity.user.as_deref(), &identity.from_credentials);
                 Some(Arc::new(acl.rights(&identity, client_id, wide)))
@@ -249,6 +327,26 @@ impl ConfiguredPolicy {
             None => None,
         };
         identity
+    }
+
+    /// Returns the reason in words why the rights of a client that is away cannot be computed, if
+    /// there is one.
+    fn why_unknown(&self, identity: &Identity, endpoint: &EndpointAuth) -> Option<&'static str> {
+        #[cfg(feature = "http")]
+        let service = self.service.is_some();
+        #[cfg(not(feature = "http"))]
+        let service = false;
+        match identity.known {
+            Known::All => None,
+            Known::NotGrants => Some(
+                "its credentials brought rules, which are not kept; they are known again once the client has \
+                 connected",
+            ),
+            Known::User => (endpoint.acl.is_some() && (self.tokens.is_some() || service)).then_some(
+                "an older version kept it without the groups of its credentials; they are known again once the \
+                 client has connected",
+            ),
+        }
     }
 
     /// Returns the identity that an absent client would have, for people who ask.
@@ -273,7 +371,14 @@ impl ConfiguredPolicy {
         let (user, listener) = (user.map(Arc::from), endpoint.name.clone());
         let groups = brought.clone();
         Ok(self.with_rights(
-            Identity { user, listener, from_credentials: groups.clone(), groups, ..Identity::default() },
+            Identity {
+                user,
+                listener,
+                endpoint: Some(endpoint.number),
+                from_credentials: groups.clone(),
+                groups,
+                ..Identity::default()
+            },
             client_id,
         ))
     }
@@ -300,7 +405,7 @@ impl ConfiguredPolicy {
 
     /// Returns `true` when there are rules that a client without own rights would break.
     fn has_rules(&self, identity: &Identity) -> bool {
-        self.any_rules && self.endpoint_of(identity).is_some_and(|endpoint| endpoint.acl.is_some())
+        self.any_rules && self.endpoint_of(identity).is_ok_and(|endpoint| endpoint.acl.is_some())
     }
 }
 
@@ -311,6 +416,7 @@ impl Policy for ConfiguredPolicy {
 
     fn allows(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> bool {
         match &identity.rights {
+            _ if identity.unresolved.is_some() => false,
             Some(rights) => rights.allows(action, topic),
             None => !self.has_rules(identity),
         }
@@ -318,12 +424,16 @@ impl Policy for ConfiguredPolicy {
 
     fn restricts_delivery(&self, identity: &Identity) -> bool {
         match &identity.rights {
+            _ if identity.unresolved.is_some() => true,
             Some(rights) => !rights.reads_all(),
             None => self.has_rules(identity),
         }
     }
 
     fn rule(&self, identity: &Identity, _: &str, action: Action, topic: &str) -> String {
+        if let Some(reason) = &identity.unresolved {
+            return format!("its rights are not known: {reason}");
+        }
         match &identity.rights {
             Some(rights) => rights.explain(action, topic),
             None if self.has_rules(identity) => "the rules were not applied to this client yet".to_owned(),
@@ -357,9 +467,25 @@ impl Policy for ConfiguredPolicy {
             });
         }
         let mut identity = identity.clone();
-        if let Some(endpoint) = peer.and_then(|peer| self.endpoint(peer)) {
+        if let Ok(endpoint) = self.endpoint_of(&identity)
+            && (peer.is_some() || identity.endpoint == Some(endpoint.number))
+            && identity.listener != endpoint.name
+        {
             identity.listener = endpoint.name.clone();
+            identity.packed = OnceLock::new();
         }
         Ok(self.with_rights(identity, client_id))
+    }
+
+    fn can_return(&self, identity: &Identity) -> bool {
+        match &identity.user {
+            Some(user) => {
+                self.endpoints.iter().any(|endpoint| endpoint.vouches(identity.realm.as_deref(), user))
+            }
+            None => self
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.anonymous || (endpoint.methods.is_empty() && !endpoint.closed)),
+        }
     }
 }

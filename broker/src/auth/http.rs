@@ -219,6 +219,7 @@ fn judge(body: &[u8], asked: &str) -> Result<Option<Identity>, String> {
         grants,
         expires_at_s,
         method: METHOD,
+        realm: Some("http".into()),
         ..Identity::default()
     }))
 }

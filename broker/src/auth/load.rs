@@ -141,6 +141,7 @@ fn endpoint_auth(
         methods: config.methods(listener),
         anonymous: listener.allow_anonymous.unwrap_or(config.auth.allow_anonymous),
         verifier,
+        authority: listener.client_ca_file.as_ref().map(|file| file.display().to_string().into()),
         certificate_user: Some(listener.certificate_user.0.clone())
             .filter(|t| !t.is_empty())
             .unwrap_or_else(defaults),

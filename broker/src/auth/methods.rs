@@ -44,6 +44,7 @@ impl ConfiguredPolicy {
         match certificate::user(own, &endpoint.certificate_user) {
             Ok(user) => MethodResult::Identity(Box::new(Identity {
                 method: Method::Certificate.name(),
+                realm: endpoint.realm(Method::Certificate),
                 ..Identity::of(&user)
             })),
             Err(refused) => MethodResult::Wrong(refused),
@@ -62,14 +63,20 @@ impl ConfiguredPolicy {
         let Some(service) = self.service.as_ref().filter(|_| has_credentials) else {
             return MethodResult::Nothing;
         };
+        if self.may_attempt(credentials.peer).is_err() {
+            return MethodResult::Stop(self.locked_out());
+        }
         match service.ask(credentials, |text| self.lasting.verified.keyed(text)).await {
             ServiceVerdict::Allow(identity) => MethodResult::Identity(identity),
-            ServiceVerdict::Deny => MethodResult::Wrong(AuthError {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: "the service at auth.http_url refused the client".to_owned(),
-                client_text: Some(WRONG),
-                slow: true,
-            }),
+            ServiceVerdict::Deny => {
+                self.attempt_failed(credentials.peer);
+                MethodResult::Wrong(AuthError {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    text: "the service at auth.http_url refused the client".to_owned(),
+                    client_text: Some(WRONG),
+                    slow: true,
+                })
+            }
             ServiceVerdict::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
                 "too many requests to the service at auth.http_url",
@@ -86,27 +93,48 @@ impl ConfiguredPolicy {
         }
     }
 
+    fn locked_out(&self) -> AuthError {
+        AuthError {
+            slow: true,
+            ..AuthError::new(
+                ReasonCode::ConnectionRateExceeded,
+                format!(
+                    "more than auth.failures_per_address_max ({}) wrong passwords or tokens within a minute from this \
+                     address",
+                    self.config.failures_per_address_max
+                ),
+            )
+        }
+    }
+
     fn by_token(&self, credentials: &Credentials<'_>) -> MethodResult {
         let (Some(tokens), Some(token)) =
             (&self.tokens, credentials.password.filter(|token| jwt::looks_like(token)))
         else {
             return MethodResult::Nothing;
         };
+        if self.may_attempt(credentials.peer).is_err() {
+            return MethodResult::Stop(self.locked_out());
+        }
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match tokens.identity(token, &self.config, now_s) {
             Ok(identity) => MethodResult::Identity(Box::new(identity)),
             // No user can have such a password, so it is not hashed.
-            Err(error) => MethodResult::Stop(AuthError {
-                reason: ReasonCode::BadUserNameOrPassword,
-                text: format!("the token is invalid: {error}"),
-                client_text: Some("the token is invalid or has expired"),
-                slow: true,
-            }),
+            Err(error) => {
+                self.attempt_failed(credentials.peer);
+                MethodResult::Stop(AuthError {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    text: format!("the token is invalid: {error}"),
+                    client_text: Some("the token is invalid or has expired"),
+                    slow: true,
+                })
+            }
         }
     }
 
     async fn by_password(&self, credentials: &Credentials<'_>) -> MethodResult {
-        let passwords = self.endpoint(credentials.peer).and_then(|endpoint| endpoint.passwords.as_ref());
+        let endpoint = self.endpoint(credentials.peer);
+        let passwords = endpoint.and_then(|endpoint| endpoint.passwords.as_ref());
         let (Some(passwords), Some(user)) = (passwords, credentials.user_name) else {
             return MethodResult::Nothing;
         };
@@ -115,6 +143,7 @@ impl ConfiguredPolicy {
         match self.lasting.check(&self.config, passwords, user, password, address).await {
             Checked::Right => MethodResult::Identity(Box::new(Identity {
                 method: Method::Password.name(),
+                realm: endpoint.and_then(|endpoint| endpoint.realm(Method::Password)),
                 ..Identity::of(user)
             })),
             Checked::Wrong => {
@@ -131,16 +160,7 @@ impl ConfiguredPolicy {
                     slow: true,
                 })
             }
-            Checked::LockedOut => MethodResult::Stop(AuthError {
-                slow: true,
-                ..AuthError::new(
-                    ReasonCode::ConnectionRateExceeded,
-                    format!(
-                        "more than auth.failures_per_address_max ({}) wrong passwords within a minute from this address",
-                        self.config.failures_per_address_max
-                    ),
-                )
-            }),
+            Checked::LockedOut => MethodResult::Stop(self.locked_out()),
             Checked::Busy => MethodResult::Stop(AuthError::new(
                 ReasonCode::ServerBusy,
                 "more passwords wait to be checked than auth.password_queue_max, try again soon",

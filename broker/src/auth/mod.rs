@@ -12,16 +12,18 @@ mod configured;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod jwt;
+mod kept;
 pub(crate) mod load;
+pub mod log_pace;
 mod methods;
 pub mod password;
 pub mod scram;
 pub mod template;
-mod throttle;
+pub(crate) mod throttle;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[cfg(feature = "internals")]
@@ -30,14 +32,19 @@ use lapwing_protocol::ReasonCode;
 #[cfg(feature = "internals")]
 pub use load::configured;
 
+use self::kept::Known;
 use crate::message::Millis;
 use crate::net::Peer;
+use crate::net::endpoint::EndpointId;
 
 /// Identity of an authenticated client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The user, if there is one. A session belongs to its user.
+    /// The user, if there is one. A session belongs to its user in its realm.
     pub user: Option<Arc<str>>,
+    /// Who vouched for the user: a password file, an authority or an issuer of tokens. `None`:
+    /// nobody, or it is not known.
+    pub realm: Option<Arc<str>>,
     /// Groups of the user.
     pub groups: Arc<[Box<str>]>,
     /// The listener that the client came by.
@@ -54,6 +61,15 @@ pub struct Identity {
     pub(crate) grants: Option<Arc<[acl::Rule]>>,
     /// Rights of this client, computed from the rules.
     pub(crate) rights: Option<Arc<acl::Rights>>,
+    /// Number of the listener, while the broker knows it.
+    pub(crate) endpoint: Option<EndpointId>,
+    /// How much of it is known.
+    pub(crate) known: Known,
+    /// Reason in words why its rights cannot be computed: nothing is allowed then, and nothing is
+    /// removed.
+    pub(crate) unresolved: Option<Arc<str>>,
+    /// Its packed form, once it was needed.
+    pub(crate) packed: OnceLock<Arc<[u8]>>,
 }
 
 impl Identity {
@@ -63,6 +79,12 @@ impl Identity {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.expires_at_s?.saturating_mul(1000).saturating_sub(wall.as_millis() as u64);
         Some(now.saturating_add(left))
+    }
+
+    /// Returns true if a session of `other` belongs to this client, too. An unknown realm is any.
+    pub(crate) fn is_owner(&self, other: &Identity) -> bool {
+        let same = |a: &Option<Arc<str>>, b: &Option<Arc<str>>| a.is_none() || b.is_none() || a == b;
+        self.user == other.user && same(&self.realm, &other.realm)
     }
 
     /// Returns the identity of a user known by name and nothing else.
@@ -163,6 +185,12 @@ pub trait Policy: Send + Sync {
     ) -> Result<Identity, AuthError> {
         Ok(identity.clone())
     }
+
+    /// Returns `false` when no client can come in with this identity any more: the user was
+    /// removed, say. Then its session may go to whoever comes with the client identifier.
+    fn can_return(&self, _identity: &Identity) -> bool {
+        true
+    }
 }
 
 /// Policy that allows everything to every client.
@@ -171,8 +199,9 @@ pub struct AllowAll;
 
 impl Policy for AllowAll {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> AuthFuture<'a> {
-        let (user, listener) = (credentials.user_name.map(Arc::from), credentials.peer.listener.clone());
-        Box::pin(std::future::ready(Ok(Identity { user, listener, ..Identity::default() })))
+        let (user, peer) = (credentials.user_name.map(Arc::from), credentials.peer);
+        let (listener, endpoint) = (peer.listener.clone(), Some(peer.endpoint));
+        Box::pin(std::future::ready(Ok(Identity { user, listener, endpoint, ..Identity::default() })))
     }
 
     fn allows(&self, _: &Identity, _: &str, _: Action, _: &str) -> bool {

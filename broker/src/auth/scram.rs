@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 
 use super::configured::ConfiguredPolicy;
 use super::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
+use crate::config::Method;
 use crate::net::Peer;
 
 /// The name in MQTT's Authentication Method property.
@@ -231,11 +232,17 @@ impl AuthExchange for Exchange {
                 AuthStep::Continue(reply.into_bytes())
             }
             Stage::Final(challenge) => {
+                // Many exchanges may have been opened before the first of them failed.
+                if let Err(reason) = self.policy.may_attempt(&self.peer) {
+                    return AuthStep::Reject(reason);
+                }
                 let Some(proof) = Exchange::last(&challenge, message) else {
                     self.policy.attempt_failed(&self.peer);
                     return AuthStep::Reject(ReasonCode::NotAuthorized);
                 };
-                let identity = Identity { method: METHOD, ..Identity::of(&challenge.user) };
+                let realm =
+                    self.policy.endpoint(&self.peer).and_then(|endpoint| endpoint.realm(Method::Password));
+                let identity = Identity { method: METHOD, realm, ..Identity::of(&challenge.user) };
                 match self.policy.complete(identity, &self.client_id, &self.assigned_client_id, &self.peer) {
                     Ok(identity) => AuthStep::Accept { identity, data: Some(proof.into_bytes()) },
                     Err(refused) => AuthStep::Reject(refused.reason),

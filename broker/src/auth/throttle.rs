@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::network_of;
+
 const MINUTE: Duration = Duration::from_secs(60);
 /// Above this many addresses, those whose minute is over are forgotten.
 const ADDRESSES_KEPT: usize = 4_096;
@@ -21,25 +23,13 @@ pub struct Throttle {
     failures: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
-/// Returns the address, or the network of an IPv6 address: a client that has one such address has
-/// billions.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        address => address,
-    }
-}
-
 impl Throttle {
     /// Returns `true` when this address has failed `most` times within the minute; 0 is no limit.
     pub fn is_shut(&self, address: Option<IpAddr>, most: u32, now: Instant) -> bool {
         let Some(address) = address.filter(|_| most > 0) else { return false };
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures
-            .get(&network(address))
+            .get(&network_of(address))
             .is_some_and(|(since, count)| *count >= most && now.saturating_duration_since(*since) < MINUTE)
     }
 
@@ -53,7 +43,7 @@ impl Throttle {
                 failures.clear();
             }
         }
-        let (since, count) = failures.entry(network(address)).or_insert((now, 0));
+        let (since, count) = failures.entry(network_of(address)).or_insert((now, 0));
         if now.saturating_duration_since(*since) >= MINUTE {
             (*since, *count) = (now, 0);
         }

@@ -47,6 +47,8 @@ pub struct ClaimRequest {
     pub connection: ConnectionNumber,
     /// Set when the session of another user may be claimed, too.
     pub any_user: bool,
+    /// An offline session whose owner cannot come in any more: this client may have it.
+    pub abandoned: Option<OfflineGeneration>,
     /// Sender of the request to close that connection.
     pub close: oneshot::Sender<CloseSignal>,
     /// Handle of the connection; the session belongs to its user.
@@ -62,8 +64,8 @@ pub enum Claim {
     Offline(OwnedSession, OfflineGeneration),
     /// A live connection: it will send its session.
     Live(oneshot::Receiver<Option<OwnedSession>>),
-    /// The session belongs to another user.
-    ForeignUser,
+    /// The session belongs to another user, or to one of this name in another realm.
+    ForeignUser(Arc<Identity>),
     /// `limits.sessions_max` is reached, or the broker stops.
     Full,
 }
@@ -143,18 +145,22 @@ impl Registry {
 
     /// Makes a connection the one that has this client identifier (`[MQTT-3.1.4-3]`).
     pub fn claim(&self, client_id: &Arc<str>, request: ClaimRequest) -> Claim {
-        let ClaimRequest { connection, any_user, close: end, handle } = request;
+        let ClaimRequest { connection, any_user, abandoned, close: end, handle } = request;
         let mut inner = self.lock();
         if inner.closed {
             return Claim::Full;
         }
-        let owner = match inner.entries.get(client_id) {
-            Some(Registration::Live { handle, .. }) => Some(handle.user.as_ref()),
-            Some(Registration::Offline { owned, .. }) => Some(owned.session.user.as_ref()),
-            None => None,
+        let (owner, is_abandoned) = match inner.entries.get(client_id) {
+            Some(Registration::Live { handle, .. }) => (Some(handle.identity()), false),
+            Some(Registration::Offline { owned, generation }) => {
+                (Some(owned.identity.clone()), abandoned == Some(*generation))
+            }
+            None => (None, false),
         };
         match owner {
-            Some(owner) if owner != handle.user.as_ref() && !any_user => return Claim::ForeignUser,
+            Some(owner) if !(any_user || is_abandoned || owner.is_owner(&handle.identity())) => {
+                return Claim::ForeignUser(owner);
+            }
             None if inner.entries.len() >= inner.sessions_max => return Claim::Full,
             _ => {}
         }
@@ -185,6 +191,14 @@ impl Registry {
             ClientView::Live(handle) => (handle.identity(), Some(handle.peer.endpoint)),
             ClientView::Offline(owned, _) => (owned.identity.clone(), None),
         })
+    }
+
+    /// Returns the identity of an offline session.
+    pub fn offline(&self, client_id: &str) -> Option<(Arc<Identity>, OfflineGeneration)> {
+        match self.lock().entries.get(client_id)? {
+            Registration::Offline { owned, generation } => Some((owned.identity.clone(), *generation)),
+            Registration::Live { .. } => None,
+        }
     }
 
     /// Returns the label of the connection that has this client identifier.

@@ -1,5 +1,6 @@
 //! Checks for problems that would make a start fail, before any port is opened.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -25,6 +26,7 @@ impl Config {
             errors.extend(listener.check(self.authenticates(listener)));
             errors.extend(self.check_methods(listener));
         }
+        errors.extend(self.check_labels());
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             errors.push(format!("log.level = \"{}\": {error}", self.log.level));
         }
@@ -72,6 +74,23 @@ impl Config {
             errors.extend(lacks(listener).map(|why| format!("listener {}: {why}", listener.title())));
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Rules and kept sessions know a listener by its label, so each has one of its own. Without a
+    /// name, listeners of port 0 cannot be told apart by anybody.
+    fn check_labels(&self) -> Vec<String> {
+        let mut labels = BTreeSet::new();
+        let named =
+            self.listeners.iter().filter(|listener| listener.name.is_some() || !listener.is_any_port());
+        let twice = named.map(Listener::label).filter(|label| !labels.insert(label.clone()));
+        twice
+            .map(|label| {
+                format!(
+                    "listener {label}: another listener has the same name or address; rules and sessions know a \
+                     listener by it, so give one of them a name = \"…\" of its own"
+                )
+            })
+            .collect()
     }
 
     fn check_methods(&self, listener: &Listener) -> Vec<String> {

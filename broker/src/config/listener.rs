@@ -14,9 +14,26 @@ use crate::config::template::check_template;
 use crate::config::why_not_readable;
 use crate::message::Durability;
 
-/// Parses a network, or one address.
+/// Parses a network, or one address. An IPv4 network that is written as IPv6 (`::ffff:192.0.2.0/120`)
+/// is that IPv4 network: addresses of clients are compared in that form.
 pub fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(address), Some(len)) if net.addr().is_ipv6() => IpNet::new(address.into(), len).ok(),
+        _ => Some(net),
+    }
+}
+
+/// The address, or the network of an IPv6 address: whoever has one such address has billions. All
+/// bounds per address count by it.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
 }
 
 /// Transport of a listener.
@@ -317,6 +334,11 @@ impl Listener {
         }
     }
 
+    /// True when the system chooses the port.
+    pub(super) fn is_any_port(&self) -> bool {
+        self.transport != Transport::Unix && self.address.ends_with(":0")
+    }
+
     /// True when only clients of this machine can connect.
     pub fn is_local(&self) -> bool {
         self.transport == Transport::Unix
@@ -409,5 +431,37 @@ impl Listener {
             );
         }
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_network_that_is_written_as_ipv6_is_that_network() {
+        for (written, address) in [
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("::ffff:192.0.2.0/120", "192.0.2.9"),
+            ("192.0.2.0/24", "192.0.2.9"),
+            ("2001:db8::/32", "2001:db8:1::1"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert!(network(written).unwrap().contains(&address), "{written}");
+        }
+        // Wider than all of IPv4 it is what it says.
+        assert!(network("::/0").unwrap().contains(&"2001:db8::1".parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn an_ipv6_address_counts_with_its_network_and_others_as_themselves() {
+        for (address, network) in [
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(network_of(address.parse().unwrap()), network.parse::<IpAddr>().unwrap(), "{address}");
+        }
     }
 }

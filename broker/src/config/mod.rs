@@ -32,7 +32,7 @@ pub use keys::{
     Admin, Auth, DeniedPublish, Limits, Log, Mqtt, OnCorruption, QueuePolicy, Store, Telemetry,
     WideSubscriptions,
 };
-pub use listener::{ClientCertificate, Listener, Method, MountPoint, Transport, network};
+pub use listener::{ClientCertificate, Listener, Method, MountPoint, Transport, network, network_of};
 #[cfg(feature = "internals")]
 pub use listener::{Family, Mode, Templates};
 #[cfg(feature = "internals")]

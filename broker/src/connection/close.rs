@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{Connection, Exit, Negotiated};
 use crate::auth::audit;
+use crate::auth::log_pace::LogLine;
 use crate::clients::CloseSignal;
 use crate::clients::owned::{ConnectionNumber, OwnedSession};
 use crate::connection::output::Output;
@@ -88,16 +89,24 @@ impl Connection {
 
     fn log(&self, exit: &Exit) {
         let (client, peer) = (audit::client(&self.owned.session.client_id), &self.handle.peer.address);
+        if matches!(exit, Exit::Violation(..)) {
+            self.endpoint.traffic.refused.add(1);
+        }
+        let Some(more_before) = self.core.log_pace.may(LogLine::Closed, peer.ip(), self.core.now()) else {
+            return;
+        };
         match exit {
-            Exit::Gone(None) => info!(%client, %peer, "connection closed by the client without DISCONNECT"),
-            Exit::Gone(Some(error)) => info!(%client, %peer, %error, "connection lost"),
-            Exit::Disconnected => info!(%client, %peer, "disconnected by the client"),
+            Exit::Gone(None) => {
+                info!(%client, %peer, more_before, "connection closed by the client without DISCONNECT")
+            }
+            Exit::Gone(Some(error)) => info!(%client, %peer, %error, more_before, "connection lost"),
+            Exit::Disconnected => info!(%client, %peer, more_before, "disconnected by the client"),
             Exit::Violation(reason, text) => {
-                self.endpoint.traffic.refused.add(1);
-                warn!(%client, %peer, user = %audit::user(&self.owned.identity), %reason, "connection closed: {text}");
+                warn!(%client, %peer, user = %audit::user(&self.owned.identity), %reason, more_before,
+                    "connection closed: {}", audit::text(text));
             }
             Exit::Told(CloseSignal::TakenOver { by, .. }) => {
-                info!(%client, %peer, %by, "session taken over by another connection with the same client identifier");
+                info!(%client, %peer, %by, more_before, "session taken over by another connection with the same client identifier");
             }
             Exit::Told(CloseSignal::Closed(reason)) => info!(%client, %peer, %reason, "connection closed"),
             Exit::Expelled(_) => info!(%client, %peer, "connection closed by an operator"),

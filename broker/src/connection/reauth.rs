@@ -64,7 +64,7 @@ impl Connection {
             }
             AuthStep::Accept { identity, data } => {
                 self.reauth = None;
-                if identity.user != self.owned.identity.user {
+                if !identity.is_owner(&self.owned.identity) {
                     let text = "re-authenticated as another user: a session belongs to its user";
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }

@@ -87,8 +87,8 @@ impl Connection {
 
     fn complain_of_limit(&mut self, packet: &str, topic: &str, refusal: &Violation) {
         let Some(hushed) = self.may_complain() else { return };
-        warn!(client = %audit::client(&self.owned.session.client_id), peer = %self.handle.peer.address, user = %audit::user(&self.owned.identity), topic,
-            reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
+        warn!(client = %audit::client(&self.owned.session.client_id), peer = %self.handle.peer.address, user = %audit::user(&self.owned.identity),
+            topic = %audit::client(topic), reason = %refusal.reason, more_before = hushed, "{packet} refused: {}", refusal.text);
     }
 }
 

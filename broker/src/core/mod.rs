@@ -13,7 +13,8 @@ pub mod will;
 
 use std::sync::Arc;
 
-use crate::auth::audit;
+use crate::auth::log_pace::LogPace;
+use crate::auth::throttle::Throttle;
 use crate::clients::Registry;
 use crate::clients::timers::SessionTimers;
 use crate::clock::Clock;
@@ -41,7 +42,9 @@ pub struct Core {
     /// Store of sessions and messages.
     pub store: Arc<dyn Store>,
     /// Limiter of log lines about refusals.
-    pub refusal_log: audit::LogLimiter,
+    pub log_pace: LogPace,
+    /// Wrong tokens of operators, by address.
+    pub operator_throttle: Throttle,
     /// Counters that belong to no listener.
     pub metrics: Metrics,
     /// Outcomes of messages: drops, and traces.
@@ -74,7 +77,8 @@ impl Core {
             registry: Registry::new(limits.sessions_max as usize),
             clock,
             store,
-            refusal_log: audit::LogLimiter::default(),
+            log_pace: LogPace::default(),
+            operator_throttle: Throttle::default(),
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(limits)),
             flapping: FlapDetector::default(),

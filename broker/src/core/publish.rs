@@ -175,21 +175,23 @@ impl Core {
         let Some(source) = message.source().filter(|_| message.published_at() < snapshot.since) else {
             return true;
         };
-        let identity = Identity { user: source.user.map(Arc::from), ..Identity::default() };
-        let policy = &snapshot.auth.policy;
-        policy.renew(&identity, source.client_id, None).is_ok_and(|identity| {
-            policy.allows(&identity, source.client_id, Action::Publish, message.topic_str())
-        })
+        let identity = Identity::unpacked(source.user.map(Arc::from), source.identity);
+        let (policy, topic) = (&snapshot.auth.policy, message.topic_str());
+        let Ok(identity) = policy.renew(&identity, source.client_id, None) else { return false };
+        if let Some(reason) = &identity.unresolved {
+            audit::unresolved_publisher(&self.log_pace, self.now(), source.client_id, topic, reason);
+        }
+        policy.allows(&identity, source.client_id, Action::Publish, topic)
     }
 }
 
-/// Returns the publisher, to be kept with a retained message; `None` where its rights cannot be
-/// asked again by name.
+/// Returns the publisher, to be kept with a retained message; `None` where no rules can be asked
+/// again.
 pub fn published_by<'a>(
     config: &Config,
     identity: &'a Identity,
     client_id: &'a str,
 ) -> Option<PublishedBy<'a>> {
     let asks = config.auth.retained_source_checked && identity.rights.is_some() && identity.grants.is_none();
-    asks.then_some(PublishedBy { client_id, user: identity.user.as_deref(), identity: None })
+    asks.then(|| PublishedBy { client_id, user: identity.user.as_deref(), identity: identity.kept() })
 }

@@ -62,7 +62,7 @@ pub(crate) fn restore(core: &Arc<Core>) -> Result<(), OpenError> {
         let mut session =
             Session::restored(kept.terms.number, kept.terms.client_id, kept.terms.user, &[], 0, &[]);
         session.will = kept.terms.will;
-        let identity = Identity { user: session.user.clone(), ..Identity::default() };
+        let identity = Identity::unpacked(session.user.clone(), kept.terms.identity.as_deref());
         wills.extend(PendingWill::take(&mut session, &identity));
         core.outcomes.drops.add(Reason::SessionEnded, kept.waiting.count);
         core.store.append(Record::SessionEnded { session: session.number }, Durability::None);
@@ -117,7 +117,7 @@ fn session(core: &Core, kept: KeptSession, last_clock: Millis) {
         (session.will_at, session.ends_at) = (terms.will_at, terms.ends_at);
     }
     let (due, client_id) = (session.due_at(), session.client_id.clone());
-    let identity = Identity { user: session.user.clone(), ..Identity::default() };
+    let identity = Identity::unpacked(session.user.clone(), terms.identity.as_deref());
     debug!(client = %client_id, waiting = count, in_flight = flights.len(), "session restored");
     let generation = core.registry.restore(OwnedSession {
         identity: Arc::new(identity),

@@ -22,7 +22,7 @@ impl Core {
     /// Records a session that outlives its connection, or whose will does. Of any other, only the
     /// end is recorded.
     pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
-        let OwnedSession { session, outbox, .. } = owned;
+        let OwnedSession { session, outbox, identity } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
         if !self.store.is_durable() || !(worth || session.recorded) {
             return;
@@ -39,7 +39,7 @@ impl Core {
             ends_at: session.ends_at,
             kind: SessionKind::Client,
             state: None,
-            identity: None,
+            identity: identity.packed(),
         };
         self.store.append(Record::Session(Box::new(terms)), Durability::None);
     }
@@ -68,9 +68,12 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Removes the subscriptions that the user of a session has no right to any more. Returns their
-    /// number.
+    /// Removes the subscriptions that the user of a session has no right to any more, and returns
+    /// their number. Where the rights are not known, nothing is removed.
     pub fn revoke(&self, policy: &dyn Policy, owned: &mut OwnedSession) -> usize {
+        if owned.identity.unresolved.is_some() {
+            return 0;
+        }
         let OwnedSession { session, identity, .. } = owned;
         let denied = |filter: &&str| {
             let inner = topic::shared(filter).map_or(*filter, |(_, inner)| inner);

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
-use crate::auth::ban;
+use crate::auth::log_pace::LogLine;
+use crate::auth::{audit, ban};
+use crate::config::network_of;
 use crate::connection::handshake::Established;
 use crate::connection::{Connection, handshake};
 use crate::core::Core;
@@ -128,9 +130,9 @@ fn connect_timeout(connect_timeout_s: u32, nth: usize) -> Duration {
     timeout + timeout / (10 * TIMEOUT_JITTER_STEPS) * (nth as u32 % TIMEOUT_JITTER_STEPS)
 }
 
-/// Address that counts for limits per address; `None` for loopback, which is exempt.
+/// Address or network that counts for limits per address; `None` for loopback, which is exempt.
 fn counted(origin: &AcceptedFrom) -> Option<IpAddr> {
-    origin.address().ip().filter(|ip| !ip.is_loopback())
+    origin.address().ip().filter(|ip| !ip.to_canonical().is_loopback()).map(network_of)
 }
 
 /// Reads the PROXY header, and performs the TLS and WebSocket handshakes. `None`: there is no
@@ -139,7 +141,9 @@ async fn establish(core: &Core, entering: Incoming, permit: &mut ConnectionPermi
     let (address, traffic) = (*entering.origin().address(), entering.origin().endpoint().traffic.clone());
     let refuse = |error: String| {
         traffic.refused.add(1);
-        warn!(peer = %address, "{error}");
+        if let Some(more_before) = core.log_pace.may(LogLine::NotMqtt, address.ip(), core.now()) {
+            warn!(peer = %address, more_before, "{}", audit::text(&error));
+        }
     };
     let entering = match entering.read_proxy_header().await {
         Ok(ProxyVerdict::Client(entering)) => entering,
@@ -215,7 +219,10 @@ async fn admit(
         Ok(Some(Err(refusal))) => refusal,
         Err(Cut::Timeout) => {
             traffic.refused.add(1);
-            warn!(peer = %address, "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
+            if let Some(more_before) = core.log_pace.may(LogLine::NotMqtt, address.ip(), core.now()) {
+                warn!(peer = %address, more_before,
+                    "closed: no CONNECT within limits.connect_timeout_s ({connect_timeout_s} s)");
+            }
             return None;
         }
         Err(Cut::Stopped) => {
@@ -224,7 +231,7 @@ async fn admit(
         }
     };
     traffic.refused.add(1);
-    Box::pin(refusal.answer(address)).await;
+    Box::pin(refusal.answer(&core, address)).await;
     None
 }
 

@@ -196,6 +196,10 @@ impl Builder {
         sys_topics.announce();
         listeners.replace(&core, &numbers, fresh).await;
         background.spawn(housekeeping::run(core.clone()));
+        background.spawn({
+            let core = core.clone();
+            async move { reload::revise_offline(&core).await }
+        });
         background.spawn(sys_topics.run());
         background.spawn(reload::run(core.clone(), own, listeners, requests));
         Ok(Broker {

@@ -6,6 +6,7 @@
 //! change counts once the files have been unchanged for [`QUIET_PERIOD`], so that no half-written
 //! file is read.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -278,10 +279,11 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// Applies the new rules to offline sessions: otherwise they would collect messages that their
-/// clients may no longer receive.
-async fn revise_offline(core: &Arc<Core>) {
+/// Applies the rules to offline sessions: otherwise they would collect messages that their clients
+/// may no longer receive. After a start the rules may be others than those of the last run.
+pub(super) async fn revise_offline(core: &Arc<Core>) {
     let snapshot = core.settings.get();
+    let mut unresolved: BTreeMap<Arc<str>, u64> = BTreeMap::new();
     let policy = &*snapshot.auth.policy;
     let bounds = QueueLimits::of(&snapshot.config);
     for (n, (client_id, rest)) in core.registry.all_offline().into_iter().enumerate() {
@@ -296,6 +298,9 @@ async fn revise_offline(core: &Arc<Core>) {
         };
         match policy.renew(&identity, &client_id, None) {
             Ok(now) => {
+                if let Some(reason) = &now.unresolved {
+                    *unresolved.entry(reason.clone()).or_default() += 1;
+                }
                 core.registry.with_offline(&client_id, rest, |owned| {
                     owned.identity = Arc::new(now);
                     core.revoke(policy, owned)
@@ -309,4 +314,5 @@ async fn revise_offline(core: &Arc<Core>) {
             Err(_) => {}
         }
     }
+    unresolved.iter().for_each(|(reason, sessions)| audit::unresolved(*sessions, reason));
 }

@@ -88,3 +88,28 @@ fn client_text_cannot_add_lines_or_colours_to_the_log() {
     assert!(!log.lines().any(|line| line.contains("forged") && line.starts_with("2026-01-01")), "{log}");
     assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "{log:?}");
 }
+
+#[test]
+fn a_stranger_cannot_fill_the_log() {
+    use std::io::{Read, Write};
+    let broker = Program::with("").users("[[rule]]\nall = ['#']\n").start();
+    let began = std::time::Instant::now();
+    let long = "\u{1}".repeat(60_000);
+    for n in 0..200 {
+        // Not MQTT, and a user name of 60 KB that nobody has.
+        let mut stranger = std::net::TcpStream::connect(broker.address("mqtt")).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let _ = stranger.read(&mut [0; 64]);
+        if n % 50 == 0 {
+            let all = [("id", "x"), ("user", &*long), ("password", "wrong")];
+            let _ = Client::knock(&broker.address("mqtt"), "5.0", &all);
+        }
+    }
+    let log = broker.log();
+    // Five lines a second for each kind and address, and the second in which it began.
+    let most = 5 * (began.elapsed().as_secs() as usize + 2);
+    let lines = log.lines().filter(|line| line.contains("127.0.0.1") && line.contains("WARN")).count();
+    assert!(lines <= 2 * most && lines > 4, "{lines} lines in {:?}", began.elapsed());
+    assert!(log.lines().all(|line| line.len() < 4_096), "values are cut");
+    assert!(log.contains("more_before="), "{log}");
+}

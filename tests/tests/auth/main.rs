@@ -1,5 +1,6 @@
 //! Identity and rights: passwords, certificates, tokens, rules, and the log of them.
 
+mod absent;
 mod audit;
 mod certificate;
 mod password;

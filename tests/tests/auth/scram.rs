@@ -163,3 +163,24 @@ fn a_client_reauthenticates_and_cannot_change_its_user() {
     let ((came, disconnect), _) = again(&mut client, "b=2Co=3Db", "bob-pw");
     assert_eq!((came, disconnect["reason"].as_str()), ("disconnect", "135"));
 }
+
+#[test]
+fn guesses_are_counted_where_they_are_judged_however_many_exchanges_are_open() {
+    let (program, _folder) = start("failures_per_address_max = 5\n");
+    let bare = format!("n=ann,r={NONCE}");
+    let mut open: Vec<_> =
+        (0..12).map(|n| begin(&program, &format!("c{n}"), &format!("n,,{bare}"))).collect();
+    let passwords = (0..11).map(|n| format!("guess-{n}")).chain(["ann-pw".to_owned()]);
+    let codes: Vec<u8> = open
+        .iter_mut()
+        .zip(passwords)
+        .map(|((client, _, auth), password)| {
+            let (last, _) = answer(&bare, &auth["p.auth_data"], &password);
+            let all = [("reason", "0x18"), ("p.auth_method", METHOD), ("p.auth_data", &*last)];
+            client.send("auth", &all).unwrap();
+            code(&client.expect("connack"))
+        })
+        .collect();
+    assert_eq!(codes[..5], [0x87; 5], "they are judged");
+    assert_eq!(codes[5..], [0x9f; 7], "the right one among them is not");
+}

@@ -275,3 +275,15 @@ fn weak_and_public_secrets_and_files_without_keys_are_refused_at_the_start() {
     let set = folder.file("set.json", "{\"keys\":[{\"kty\":\"oct\",\"k\":\"c2hvcnQ\"}]}");
     assert!(test("jwks_file", &set).1.contains("it has no key for"));
 }
+
+#[test]
+fn wrong_tokens_count_as_failures_of_their_address() {
+    let folder = Folder::new("guessed");
+    let (program, signer) = with_secret(&folder, "failures_per_address_max = 3\n");
+    let forged = Signer::hs256("another secret of thirty-two bytes").token(&claims(""));
+    for _ in 0..3 {
+        assert_eq!(enters(&program, "x", &forged), 0x86);
+    }
+    assert_eq!(enters(&program, "x", &forged), 0x9f);
+    assert_eq!(enters(&program, "x", &signer.token(&claims(""))), 0x9f, "the next minute it may come in");
+}

@@ -187,6 +187,16 @@ impl Acl {
         self.rules.is_empty()
     }
 
+    /// Returns the name of its file.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Returns `true` when a rule is for some listeners only.
+    pub fn names_listeners(&self) -> bool {
+        self.rules.values().flat_map(|rules| rules.iter()).any(|rule| !rule.listeners.is_empty())
+    }
+
     /// Returns the groups of a user: those of the file, and those that came with its credentials.
     pub fn groups_of(&self, user: Option<&str>, from_credentials: &[Box<str>]) -> Arc<[Box<str>]> {
         let mut groups: Vec<Box<str>> = from_credentials.to_vec();

@@ -90,8 +90,10 @@ impl Tokens {
         let groups: Arc<[Box<str>]> = groups.into();
         let grants = grants(&claims[&config.jwt_acl_claim], &config.jwt_acl_claim, &user)?;
         let leeway_s = u64::from(config.jwt_leeway_s);
+        let issuer = claims["iss"].as_str().filter(|issuer| issuer.len() <= NAME_BYTES_MAX);
         Ok(Identity {
             method: METHOD,
+            realm: Some(format!("jwt:{}", issuer.unwrap_or_default()).into()),
             client_id,
             from_credentials: groups.clone(),
             groups,

@@ -21,6 +21,7 @@ use tokio::io::AsyncReadExt;
 use tracing::warn;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::auth::log_pace::LogLine;
 use crate::auth::{Action, AuthError, Credentials, Identity, audit, ban};
 use crate::connection::Negotiated;
 use crate::connection::output::Output;
@@ -85,9 +86,11 @@ const SLOW: Duration = Duration::from_secs(1);
 
 impl Rejection {
     /// Logs the refusal, answers the client and closes the stream.
-    pub(crate) async fn answer(self, peer: PeerAddress) {
-        if let Some(text) = &self.text {
-            warn!(%peer, "connection refused: {text}");
+    pub(crate) async fn answer(self, core: &Core, peer: PeerAddress) {
+        if let Some(text) = &self.text
+            && let Some(more_before) = core.log_pace.may(LogLine::Refused, peer.ip(), core.now())
+        {
+            warn!(%peer, more_before, "connection refused: {}", audit::text(text));
         }
         if self.slow {
             tokio::time::sleep(SLOW).await;
@@ -325,7 +328,10 @@ impl Handshake<'_> {
         }
         self.core.metrics.denied.add(1);
         let rule = policy.rule(identity, client_id, Action::Publish, &will.topic);
-        audit::denied("CONNECT with a will", client_id, identity, &will.topic, &rule, 0);
+        let (now, ip) = (self.core.now(), self.peer.address.ip());
+        if let Some(more_before) = self.core.log_pace.may(LogLine::Denied, ip, now) {
+            audit::denied("CONNECT with a will", client_id, identity, &will.topic, &rule, more_before);
+        }
         let text = format!("client '{client_id}' may not publish to its will topic '{}': {rule}", will.topic);
         let client_text = Some("this client may not publish to its will topic");
         let version = request.negotiated.version;
@@ -348,7 +354,7 @@ impl Handshake<'_> {
     }
 
     fn audit(&self, connect: &Connect<'_>, text: &str) {
-        let (log, now) = (&self.core.refusal_log, self.core.now());
+        let (log, now) = (&self.core.log_pace, self.core.now());
         audit::refused(log, now, self.peer, connect.client_id, connect.user_name, text);
     }
 }

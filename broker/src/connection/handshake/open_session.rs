@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
 use crate::auth::{Identity, audit};
 use crate::clients::handle::ClientHandle;
-use crate::clients::owned::OwnedSession;
+use crate::clients::owned::{OfflineGeneration, OwnedSession};
 use crate::clients::{Claim, ClaimRequest};
 use crate::connection::Connection;
 use crate::connection::commit_queue::CommitQueue;
@@ -47,14 +47,16 @@ pub(crate) async fn open_session(
     let claim_request = ClaimRequest {
         connection: number,
         any_user: !snapshot.config.auth.sessions_belong_to_users,
+        abandoned: abandoned(core, &snapshot, &client_id, &identity),
         close: end_sender,
         handle: handle.clone(),
     };
     let earlier = match claim(core, &client_id, &identity, claim_request).await {
         Ok(earlier) => earlier,
-        Err((reason, text)) => {
+        Err(ClaimRefusal { reason, text, client_text }) => {
             let mut output = Output::default();
-            ConnectError::new(request.negotiated.version, reason, text.clone()).write(&mut output);
+            let refusal = ConnectError::new(request.negotiated.version, reason, text.clone());
+            ConnectError { client_text, ..refusal }.write(&mut output);
             return Err(Box::new(Rejection {
                 stream,
                 output,
@@ -76,7 +78,15 @@ pub(crate) async fn open_session(
     } else {
         Ticket::default()
     };
-    audit::connected(&handle.peer, &client_id, &owned.identity, &request.negotiated.version, session_present);
+    audit::connected(
+        &core.log_pace,
+        core.now(),
+        &handle.peer,
+        &client_id,
+        &owned.identity,
+        &request.negotiated.version,
+        session_present,
+    );
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
     let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
@@ -112,17 +122,46 @@ pub(crate) async fn open_session(
     }))
 }
 
+/// Refusal of a client identifier.
+struct ClaimRefusal {
+    reason: ReasonCode,
+    /// Text for the log.
+    text: String,
+    /// Text for the client, where the log says more.
+    client_text: Option<&'static str>,
+}
+
+/// A session at rest whose owner cannot come in any more does not lock others out: the same name
+/// has it, and what nobody owned goes to whoever comes. Another user's is ended.
+fn abandoned(
+    core: &Arc<Core>,
+    snapshot: &Snapshot,
+    client_id: &Arc<str>,
+    identity: &Identity,
+) -> Option<OfflineGeneration> {
+    let (owner, rest) = core.registry.offline(client_id)?;
+    if owner.is_owner(identity) || snapshot.auth.policy.can_return(&owner) {
+        return None;
+    }
+    let passes_on = owner.user.is_none() || owner.user == identity.user;
+    audit::abandoned(client_id, &owner, identity, passes_on);
+    if !passes_on {
+        core.end_offline(client_id, rest);
+    }
+    passes_on.then_some(rest)
+}
+
 /// Claims the client identifier, and takes its session over from whoever has it.
 ///
 /// # Errors
-/// Reason code and words for the client.
+/// [`ClaimRefusal`]
 async fn claim(
     core: &Arc<Core>,
     client_id: &Arc<str>,
     identity: &Identity,
     request: ClaimRequest,
-) -> Result<Option<OwnedSession>, (ReasonCode, String)> {
-    let label = request.handle.label.clone();
+) -> Result<Option<OwnedSession>, ClaimRefusal> {
+    let peer = request.handle.peer.clone();
     match core.registry.claim(client_id, request) {
         Claim::Fresh => Ok(None),
         Claim::Offline(owned, generation) => {
@@ -132,16 +171,25 @@ async fn claim(
             Ok(Some(owned))
         }
         Claim::Live(from) => {
-            audit::takeover(client_id, identity, &label);
+            audit::takeover(&core.log_pace, core.now(), &peer, client_id, identity);
             Ok(from.await.ok().flatten())
         }
-        Claim::ForeignUser => {
-            let text = format!("the client identifier '{client_id}' belongs to another user");
-            Err((ReasonCode::ClientIdentifierNotValid, text))
+        Claim::ForeignUser(owner) => {
+            let realm = owner.realm.as_deref().map_or_else(String::new, |realm| format!(" ({realm})"));
+            let text = format!(
+                "the client identifier '{client_id}' belongs to user {}{realm} (auth.sessions_belong_to_users); \
+                 `lapwing ctl session delete '{client_id}'` ends that session",
+                audit::user(&owner)
+            );
+            Err(ClaimRefusal {
+                reason: ReasonCode::ClientIdentifierNotValid,
+                text,
+                client_text: Some("the client identifier belongs to another user"),
+            })
         }
         Claim::Full => {
             let text = "limits.sessions_max is reached, or the broker stops".to_owned();
-            Err((ReasonCode::QuotaExceeded, text))
+            Err(ClaimRefusal { reason: ReasonCode::QuotaExceeded, text, client_text: None })
         }
     }
 }
@@ -200,6 +248,7 @@ fn owned(
             // A will whose client is back before it was due is not published (`[MQTT-3.1.3-9]`).
             owned.session.will = None;
             // Rights may have changed while the session was offline.
+            owned.session.user = identity.user.clone();
             owned.identity = identity;
             core.revoke(&*snapshot.auth.policy, &mut owned);
             (owned, true, Ticket::default())
