@@ -71,7 +71,7 @@ impl Connection {
             owned.session.expiry_s = 0;
         }
         hand_over_session(&core, number, owned, signal, told);
-        // After the hand-over: whoever hears that a command was dropped finds the session at its new
+        // After the hand-over: a caller whose command is dropped here finds the session at its new
         // owner.
         handle.close();
         if let Some(leave) = leave {
