@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::core::will::PendingWill;
 use crate::message::Durability;
 use crate::net::Stream;
+use crate::session::SharedMessages;
 
 /// Time in which the last bytes have to be written, and the client has to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -117,7 +118,7 @@ pub(crate) fn hand_over_session(
     let now = core.now();
     // Messages of shared groups go to members that are connected.
     owned.outbox.disconnect(&core.outcomes);
-    core.reassign_shared(&mut owned, None, true);
+    core.reassign_shared(&mut owned, SharedMessages::All);
     let mut claimed = |told: Option<CloseSignal>| match told.or_else(|| end.try_recv().ok()) {
         Some(CloseSignal::TakenOver { to, .. }) => Some(to),
         _ => None,
@@ -154,7 +155,7 @@ pub(crate) fn hand_over_session(
     if let Some(word) = word {
         core.publish_will(&word);
     }
-    core.record_session(&mut owned, false);
+    core.record_offline(&mut owned);
     match core.registry.go_offline(number, owned) {
         Ok(generation) => {
             if let Some(due) = due {

@@ -23,7 +23,7 @@ use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
 use lapwing_protocol::property::PropertyId;
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
-pub use outbound::{Outgoing, Transmit};
+pub use outbound::{Outgoing, SharedMessages, Transmit};
 pub use outcome::{KeptFlight, Outcome};
 pub use subscriptions::{RetainedCursor, Subscription, Subscriptions};
 pub use terms::Terms;
