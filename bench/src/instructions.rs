@@ -191,9 +191,14 @@ fn route(times: u64) -> Result<(), Error> {
     let mut taken = PendingQueue::default();
     for _ in 0..times {
         let message = Message::new(&MessageParts {
+            topic: "bench/0",
+            properties: &[],
+            payload: &[b'x'; 64],
             qos: QoS::AtLeastOnce,
+            retain: false,
             publisher: 2,
-            ..MessageParts::new("bench/0", &[b'x'; 64])
+            published_at: 0,
+            expires_at: None,
         });
         router.route(&message, &mut cache, &mut wakers, &mut PublishRecord::disabled());
         outbox.take(&mut taken, std::task::Waker::noop());

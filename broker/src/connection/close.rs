@@ -24,6 +24,7 @@ use crate::core::Core;
 use crate::core::will::PendingWill;
 use crate::message::Durability;
 use crate::net::Stream;
+use crate::session::SharedMessages;
 
 /// Time in which the last bytes have to be written, and the client has to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,7 +73,7 @@ impl Connection {
             owned.session.expiry_s = 0;
         }
         hand_over_session(&core, number, owned, signal, told);
-        // After the hand-over: whoever hears that a command was dropped finds the session at its new
+        // After the hand-over: a caller whose command is dropped here finds the session at its new
         // owner.
         handle.close();
         if let Some(leave) = leave {
@@ -126,7 +127,7 @@ pub(crate) fn hand_over_session(
     let now = core.now();
     // Messages of shared groups go to members that are connected.
     owned.outbox.disconnect(&core.outcomes);
-    core.reassign_shared(&mut owned, None, true);
+    core.reassign_shared(&mut owned, SharedMessages::All);
     let mut claimed = |told: Option<CloseSignal>| match told.or_else(|| end.try_recv().ok()) {
         Some(CloseSignal::TakenOver { to, .. }) => Some(to),
         _ => None,
@@ -163,7 +164,7 @@ pub(crate) fn hand_over_session(
     if let Some(word) = word {
         core.publish_will(&word);
     }
-    core.record_session(&mut owned, false);
+    core.record_offline(&mut owned);
     match core.registry.go_offline(number, owned) {
         Ok(generation) => {
             if let Some(due) = due {

@@ -14,7 +14,7 @@ use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis, REPLAYED, Seq, SessionNumber};
 use crate::outbox::DiskPart;
 use crate::router::Subscriber;
-use crate::session::{KeptFlight, RetainedCursor, Session};
+use crate::session::{KeptFlight, RetainedCursor, Session, SharedMessages};
 use crate::store::{KeptSession, OpenError, PageRequest, Record, Recovered, SessionKind};
 use crate::telemetry::drop_reason::Reason;
 
@@ -146,7 +146,7 @@ pub(crate) async fn reassign_stored(core: &Arc<Core>, mut owned: OwnedSession) {
         } else {
             break;
         }
-        core.reassign_shared(&mut owned, None, true);
+        core.reassign_shared(&mut owned, SharedMessages::All);
         // No other member took the rest: it ends with the session.
         core.end_pending(&mut owned);
     }

@@ -1,7 +1,6 @@
 //! The life of a session beyond a single connection: its record, revoked rights, its end.
 
 use std::future::poll_fn;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,15 +12,24 @@ use crate::clients::owned::{OfflineGeneration, OwnedSession};
 use crate::core::Core;
 use crate::core::will::PendingWill;
 use crate::message::{Durability, Millis};
-use crate::session::Session;
+use crate::session::{Session, SharedMessages};
 use crate::store::publish_record::PublishRecord;
 use crate::store::{Failed, PreviousSlot, Record, SessionKind, SessionTerms, Ticket, WakerSlot};
 use crate::telemetry::drop_reason::Reason;
 
 impl Core {
-    /// Records a session that outlives its connection, or whose will does. Of any other, only the
-    /// end is recorded.
-    pub fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
+    /// Records that a session has a connection, if it outlives that or its will does. Of any other
+    /// session, only the end is recorded.
+    pub fn record_connected(&self, owned: &mut OwnedSession) {
+        self.record_session(owned, true);
+    }
+
+    /// Like [`record_connected`](Self::record_connected), for a session that is offline.
+    pub fn record_offline(&self, owned: &mut OwnedSession) {
+        self.record_session(owned, false);
+    }
+
+    fn record_session(&self, owned: &mut OwnedSession, connected: bool) {
         let OwnedSession { session, outbox, identity } = owned;
         let worth = outbox.is_stored() || session.will.is_some();
         if !self.store.is_durable() || !(worth || session.recorded) {
@@ -45,13 +53,13 @@ impl Core {
     }
 
     /// Reassigns messages of shared groups that this session's client did not acknowledge to other
-    /// members. With `sent`, messages in flight are included.
-    pub fn reassign_shared(&self, owned: &mut OwnedSession, group: Option<NonZeroU32>, sent: bool) {
+    /// members.
+    pub fn reassign_shared(&self, owned: &mut OwnedSession, messages: SharedMessages) {
         let OwnedSession { session, outbox, .. } = owned;
         let outgoing = &mut session.outgoing;
         outbox.take(&mut outgoing.pending, Waker::noop());
         let mut wakers = Vec::new();
-        outgoing.reassign_shared(group, sent, |delivery, packet_id| {
+        outgoing.reassign_shared(messages, |delivery, packet_id| {
             let mut record = PublishRecord::new(&*self.store, Durability::None);
             let given = self.router.reassign(delivery, session.number, &mut wakers, &mut record);
             if given {
@@ -107,7 +115,7 @@ impl Core {
         }
         self.router.unsubscribe(filter, session);
         if let Some(group) = group {
-            self.reassign_shared(owned, Some(group), false);
+            self.reassign_shared(owned, SharedMessages::Queued(group));
         }
         if !owned.outbox.is_stored() {
             return Some(Ticket::default());
@@ -120,7 +128,7 @@ impl Core {
     /// Returns the ticket of the end's record, of this durability.
     pub fn end_session(self: &Arc<Self>, mut owned: OwnedSession, durability: Durability) -> Ticket {
         owned.outbox.disconnect(&self.outcomes);
-        self.reassign_shared(&mut owned, None, true);
+        self.reassign_shared(&mut owned, SharedMessages::All);
         let OwnedSession { session, outbox, identity } = &mut owned;
         let mut shared = false;
         for (filter, _) in session.subscriptions.iter() {
@@ -208,7 +216,7 @@ impl Core {
         let Some((will, next)) = due else { return };
         if let Some(will) = will {
             self.publish_will(&will);
-            self.registry.with_offline(client_id, generation, |owned| self.record_session(owned, false));
+            self.registry.with_offline(client_id, generation, |owned| self.record_offline(owned));
         }
         if let Some(next) = next {
             self.timers.add(next, client_id.clone(), generation);

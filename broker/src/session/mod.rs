@@ -23,7 +23,7 @@ use lapwing_protocol::limits::SESSION_NEVER_EXPIRES_S;
 use lapwing_protocol::packet::{Ack, Auth, Disconnect, Packet, Publish, Subscribe, Unsubscribe};
 use lapwing_protocol::property::PropertyId;
 use lapwing_protocol::{PacketId, PacketType, QoS, ReasonCode};
-pub use outbound::{Outgoing, Transmit};
+pub use outbound::{Outgoing, SharedMessages, Transmit};
 pub use outcome::{KeptFlight, Outcome};
 pub use subscriptions::{RetainedCursor, Subscription, Subscriptions};
 pub use terms::Terms;
@@ -320,5 +320,55 @@ fn answered(answer: Answer, id: PacketId) -> Result<Effect<'static>, Violation> 
             ReasonCode::ProtocolError,
             "an acknowledgement that does not fit the message's QoS",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapwing_protocol::property::Properties;
+
+    use super::*;
+
+    fn session(receive_maximum: u16) -> Session {
+        let terms = Terms { receive_maximum, in_flight_max: 1, expiry_s: 0, message_expiry_max_s: 0 };
+        Session::new(1, "c".into(), None, &terms, false)
+    }
+
+    /// Gives a PUBLISH to the session, and returns the acknowledgement that comes with it.
+    fn publish(session: &mut Session, qos: QoS, id: u16) -> Result<Option<Acknowledgement>, Violation> {
+        let packet_id = PacketId::new(id);
+        let properties = Properties::NONE;
+        let publish =
+            Publish { dup: false, qos, retain: false, topic: "t", packet_id, properties, payload: &[] };
+        match session.handle(Packet::Publish(publish))? {
+            Effect::Publish(_, acknowledgement) => Ok(acknowledgement),
+            effect => panic!("{effect:?}"),
+        }
+    }
+
+    #[test]
+    fn a_puback_counts_for_the_receive_maximum_only_while_it_is_held() {
+        let mut session = session(1);
+        for id in 1..=3 {
+            let puback = publish(&mut session, QoS::AtLeastOnce, id).unwrap().unwrap();
+            assert_eq!((puback.packet_type, puback.packet_id.get()), (PacketType::PubAck, id));
+        }
+        session.puback_held(PacketId::new(3).unwrap());
+        assert_eq!(session.open_inbound(), 1);
+        let violation = publish(&mut session, QoS::AtLeastOnce, 4).unwrap_err();
+        assert_eq!(violation.reason, ReasonCode::ReceiveMaximumExceeded);
+        session.puback_released();
+        assert!(publish(&mut session, QoS::AtLeastOnce, 4).is_ok());
+    }
+
+    // 5.0: [MQTT-4.3.3-9]
+    #[test]
+    fn a_refused_qos_2_message_is_new_when_it_comes_again() {
+        let mut session = session(1);
+        let pubrec = publish(&mut session, QoS::ExactlyOnce, 7).unwrap().unwrap();
+        assert_eq!((pubrec.packet_type, pubrec.reason), (PacketType::PubRec, ReasonCode::Success));
+        let refused = session.refuse(pubrec, ReasonCode::QuotaExceeded);
+        assert_eq!((refused.packet_id, refused.reason), (pubrec.packet_id, ReasonCode::QuotaExceeded));
+        assert_eq!(publish(&mut session, QoS::ExactlyOnce, 7), Ok(Some(pubrec)));
     }
 }

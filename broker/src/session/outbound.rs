@@ -39,6 +39,15 @@ pub enum Transmit {
     PubRel(PacketId),
 }
 
+/// Messages of shared groups that go to other members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedMessages {
+    /// Queued messages of one group.
+    Queued(NonZeroU32),
+    /// Messages of all groups: queued ones, and QoS 1 messages in flight.
+    All,
+}
+
 fn wait_max(terms: &Terms) -> Millis {
     u64::from(terms.message_expiry_max_s) * 1000
 }
@@ -292,22 +301,22 @@ impl Outgoing {
         self.unsent == 0 && self.replay.is_empty() && self.pending.is_empty()
     }
 
-    /// Offers the messages of a shared group (`group`, or any) that the client did not acknowledge:
-    /// queued ones, and with `sent` QoS 1 messages in flight. `give` gets each with its packet
-    /// identifier, and returns `true` when it took the message, which is removed here. QoS 2
-    /// flights stay with the client that began them (`[MQTT-4.8.2-4]`).
+    /// Offers messages of shared groups that the client did not acknowledge. `give` gets each with
+    /// its packet identifier, and returns `true` when it took the message, which is removed here.
+    /// QoS 2 flights stay with the client that began them (`[MQTT-4.8.2-4]`).
     pub fn reassign_shared(
         &mut self,
-        group: Option<NonZeroU32>,
-        sent: bool,
+        messages: SharedMessages,
         mut give: impl FnMut(&Delivery, Option<PacketId>) -> bool,
     ) {
         let mut given = |delivery: &Delivery, id: Option<PacketId>| {
-            delivery.terms.share.is_some()
-                && (group.is_none() || delivery.terms.share == group)
-                && give(delivery, id)
+            let fits = match messages {
+                SharedMessages::Queued(group) => delivery.terms.share == Some(group),
+                SharedMessages::All => delivery.terms.share.is_some(),
+            };
+            fits && give(delivery, id)
         };
-        if sent {
+        if messages == SharedMessages::All {
             let unsent = &mut self.unsent;
             self.flights.retain_mut(|flight| {
                 let gone = flight.state == OutboundState::AwaitPubAck

@@ -231,10 +231,13 @@ fn test_config_finds_every_error_of_a_start_without_opening_a_port() {
         (format!("[store]\ndata_dir = '{in_the_way}/data'\n"), "is a file, not a folder"),
         (
             "[[listener]]\naddress = 'localhost:0'\ninterface = 'eth99'\n".to_owned(),
-            "no network interface eth99",
+            "the network interface eth99 does not exist",
         ),
-        (format!("[[listener]]\ntransport = 'unix'\npath = '{in_the_way}'\n"), "is no socket"),
-        (format!("[[listener]]\ntransport = 'unix'\npath = '{path}/no/x.sock'\n"), "is not there"),
+        (format!("[[listener]]\ntransport = 'unix'\npath = '{in_the_way}'\n"), "is not a socket"),
+        (
+            format!("[[listener]]\ntransport = 'unix'\npath = '{path}/no/x.sock'\n"),
+            "does not exist; create it",
+        ),
         ("[log]\nlevel = 'lapwing=loud'\n".to_owned(), "log.level"),
         (format!("[auth]\nacl_file = '{path}/acl'\n"), "acl cannot be read"),
     ] {

@@ -391,7 +391,7 @@ mod tests {
         let reading = reading(text);
         assert_eq!(reading.errors, [""; 0]);
         assert!(
-            reading.warnings.iter().any(|text| text.starts_with("m.conf:38: bridges are not there yet")),
+            reading.warnings.iter().any(|text| text.starts_with("m.conf:38: bridges are not supported yet")),
             "{:#?}",
             reading.warnings
         );

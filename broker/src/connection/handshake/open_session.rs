@@ -72,7 +72,7 @@ pub(crate) async fn open_session(
     owned.session.will = request.will.take();
     owned.outbox.connect(&handle.waker);
     let _ = handle.outbox.set(owned.outbox.clone());
-    core.record_session(&mut owned, true);
+    core.record_connected(&mut owned);
     let resumed = if owned.outbox.is_stored() && owned.session.outgoing.in_flight() > 0 {
         core.store.append(Record::Nothing, level)
     } else {
