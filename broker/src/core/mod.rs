@@ -18,7 +18,7 @@ use crate::auth::throttle::Throttle;
 use crate::clients::Registry;
 use crate::clients::timers::SessionTimers;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, QueuePolicy};
 use crate::core::settings::Settings;
 use crate::limits::budget::Budget;
 use crate::limits::flapping::FlapDetector;
@@ -70,9 +70,11 @@ impl Core {
         let limits = &config.limits;
         let clock = store.clock();
         let ends = Arc::new(Outcomes::new(clock));
+        let router = Router::new(Retained::new(RetainedLimits::of(config, &*store)), ends.clone());
+        router.set_refuses(limits.queue_policy == QueuePolicy::Refuse);
         Core {
             settings: live,
-            router: Router::new(Retained::new(RetainedLimits::of(config, &*store)), ends.clone()),
+            router,
             outcomes: ends,
             registry: Registry::new(limits.sessions_max as usize),
             clock,
@@ -109,6 +111,7 @@ impl Core {
         self.router.retained.set_limits(RetainedLimits::of(config, &*self.store));
         self.registry.set_limits(limits.sessions_max as usize);
         self.budget.set_limits(limits);
+        self.router.set_refuses(limits.queue_policy == QueuePolicy::Refuse);
         self.disk_total.set_max(config.store.queues_bytes_max);
     }
 

@@ -61,6 +61,16 @@ impl Core {
         cache: &mut RouteCache,
         wakers: &mut Vec<Waker>,
     ) -> PublishResult {
+        if message.retain() && self.router.would_refuse(message, cache) {
+            // Before the message replaces the retained one.
+            let routed = Routed { refused: true, ..Routed::default() };
+            return PublishResult {
+                routed,
+                retained: RetainResult::Kept,
+                ticket: Ticket::default(),
+                unavailable: false,
+            };
+        }
         let retained = message.retain();
         let kept =
             if retained { self.router.retained.keep(message, &mut record) } else { RetainResult::Kept };

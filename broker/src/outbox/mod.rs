@@ -89,6 +89,8 @@ struct OutboxState {
     /// Wakes the connection, whatever it waits for.
     connection: Option<Arc<AtomicWaker>>,
     closed: bool,
+    /// Set while a message is pushed that there was room for.
+    is_taken: bool,
     waker: Option<Waker>,
     /// The slot that was given out last.
     last: Seq,
@@ -178,6 +180,22 @@ impl Outbox {
     /// `outcomes` counts older messages that are dropped for it.
     pub fn push(&self, delivery: Delivery, record: &mut PublishRecord<'_>, outcomes: &Outcomes) -> Pushed {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
+    }
+
+    /// Like [`push`](Self::push), for a session that was found to have room a moment ago: publishers
+    /// on other threads may have used it up, and each puts the queue over its bound by one message
+    /// at most.
+    pub fn push_beyond(
+        &self,
+        delivery: Delivery,
+        record: &mut PublishRecord<'_>,
+        outcomes: &Outcomes,
+    ) -> Pushed {
+        let mut inner = self.lock();
+        inner.is_taken = true;
+        let pushed = self.push_into(&mut inner, delivery, record, outcomes);
+        inner.is_taken = false;
+        pushed
     }
 
     /// Like [`push`](Self::push), if the session is [ready](Readiness::Ready); else returns `None`.

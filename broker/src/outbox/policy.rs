@@ -34,6 +34,9 @@ impl Outbox {
         record: &PublishRecord<'_>,
         outcomes: &Outcomes,
     ) -> Option<Pushed> {
+        if inner.is_taken {
+            return None;
+        }
         while let Some(full) = self.shortage(inner, size, on_disk) {
             match inner.limits.policy {
                 QueuePolicy::Refuse => return Some(Pushed::Refused),

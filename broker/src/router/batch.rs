@@ -131,7 +131,7 @@ impl Router {
             position += offered.queued;
             wakers.extend(offered.waker);
             if let Some(message) = offered.rest {
-                let one = self.deliver(target, &message, wakers, record);
+                let one = self.deliver::<false>(target, &message, wakers, record);
                 result.routed.add(one);
                 if one.refused {
                     result.refused.insert(position, message);

@@ -19,7 +19,7 @@ mod target;
 mod trie;
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Waker;
 
@@ -31,7 +31,7 @@ pub use browse::{ListedSubscription, SubscriptionKey};
 use cache::CacheUsage;
 pub use cache::RouteCache;
 pub use group::Group;
-use lapwing_protocol::topic;
+use lapwing_protocol::{QoS, topic};
 #[cfg(feature = "internals")]
 pub use retained::browse::RetainedEntry;
 pub use retained::{Fetched, Next, RetainResult, Retained, RetainedLimits};
@@ -42,6 +42,7 @@ use crate::message::{Delivery, Message, SessionNumber};
 use crate::outbox::Pushed;
 use crate::router::table::SubscriptionTable;
 use crate::store::publish_record::PublishRecord;
+use crate::telemetry::drop_reason::Reason;
 use crate::telemetry::outcomes::Outcomes;
 
 /// Result of routing a message.
@@ -64,6 +65,8 @@ pub struct Routed {
 pub struct Router {
     subscriptions: RwLock<SubscriptionTable>,
     generation: AtomicU64,
+    /// Set when full queues refuse messages.
+    refuses: AtomicBool,
     outcomes: Arc<Outcomes>,
     cache_usage: CacheUsage,
     /// The retained messages.
@@ -76,6 +79,7 @@ impl Router {
         Router {
             subscriptions: RwLock::default(),
             generation: AtomicU64::new(1),
+            refuses: AtomicBool::new(false),
             outcomes: ends,
             cache_usage: CacheUsage::default(),
             retained,
@@ -158,14 +162,68 @@ impl Router {
         wakers: &mut Vec<Waker>,
         record: &mut PublishRecord<'_>,
     ) -> Routed {
+        if self.refuses.load(Ordering::Relaxed) && message.qos() != QoS::AtMostOnce {
+            return self.route_to_all_or_none(message, cache, wakers, record);
+        }
         let mut routed = Routed::default();
         for target in &**cache.targets(self, message) {
-            routed.add(self.deliver(target, message, wakers, record));
+            routed.add(self.deliver::<false>(target, message, wakers, record));
+            // Stored targets come first: nobody has the message yet.
+            if routed.unavailable {
+                break;
+            }
         }
         routed
     }
 
-    fn deliver(
+    /// Like [`route`](Self::route), where a full queue refuses the message: then no target gets it.
+    #[cold]
+    fn route_to_all_or_none(
+        &self,
+        message: &Message,
+        cache: &mut RouteCache,
+        wakers: &mut Vec<Waker>,
+        record: &mut PublishRecord<'_>,
+    ) -> Routed {
+        let mut routed = Routed::default();
+        if self.would_refuse(message, cache) {
+            return Routed { refused: true, matched: 1, ..routed };
+        }
+        for target in &**cache.targets(self, message) {
+            routed.add(self.deliver::<true>(target, message, wakers, record));
+            if routed.unavailable {
+                break;
+            }
+        }
+        routed
+    }
+
+    /// Returns `true` when the queue of a target is full and refuses the message.
+    pub fn would_refuse(&self, message: &Message, cache: &mut RouteCache) -> bool {
+        if !self.refuses.load(Ordering::Relaxed) || message.qos() == QoS::AtMostOnce {
+            return false;
+        }
+        let refused = |subscriber: &Subscriber| {
+            let accepted = subscriber.outbox.would_accept(message.qos().min(subscriber.qos), message.size());
+            accepted == Err(Reason::SessionQueueRefused)
+        };
+        cache.targets(self, message).iter().any(|target| match target {
+            Target::Session(subscriber, _) => {
+                let is_own = subscriber.no_local && subscriber.outbox.session() == message.publisher();
+                !is_own && refused(subscriber)
+            }
+            Target::Share(group) => group.next(message.qos(), message.size()).is_some_and(refused),
+        })
+    }
+
+    /// Sets whether full queues refuse messages (`limits.queue_policy`).
+    pub fn set_refuses(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// Gives a message to one target. `IS_TAKEN`: it was found to have room, so it takes the message
+    /// though another publisher has filled the queue since.
+    fn deliver<const IS_TAKEN: bool>(
         &self,
         target: &Target,
         message: &Message,
@@ -179,7 +237,11 @@ impl Router {
                     return Routed { no_local: 1, ..Routed::default() };
                 }
                 let delivery = subscriber.delivery(message.clone(), ids.clone(), None);
-                let pushed = subscriber.outbox.push(delivery, record, &self.outcomes);
+                let pushed = if IS_TAKEN {
+                    subscriber.outbox.push_beyond(delivery, record, &self.outcomes)
+                } else {
+                    subscriber.outbox.push(delivery, record, &self.outcomes)
+                };
                 if let Pushed::Dropped(reason) | Pushed::NotKept(reason) = pushed {
                     self.outcomes.dropped(reason, message, subscriber.outbox.recipient());
                 }

@@ -15,9 +15,14 @@ pub enum Target {
     Share(Arc<Group>),
 }
 
-/// Merges the matching subscriptions of each session: the highest QoS, all identifiers.
+/// Subscription identifiers that a message has at most. A client may have any number of overlapping
+/// subscriptions; each copy of a message that waits for it would carry all of them.
+const IDS_MAX: usize = 64;
+
+/// Merges the matching subscriptions of each session: the highest QoS, each identifier once.
+/// Sessions that the store keeps come first.
 pub(super) fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target> {
-    matched.sort_by_key(|subscriber| subscriber.outbox.session());
+    matched.sort_by_key(|subscriber| (!subscriber.outbox.is_stored(), subscriber.outbox.session()));
     let mut merged: Vec<(Subscriber, Vec<u32>)> = Vec::with_capacity(matched.len());
     for subscriber in matched {
         let ids = subscriber.id.map(NonZeroU32::get);
@@ -31,5 +36,10 @@ pub(super) fn merge(mut matched: Vec<Subscriber>) -> impl Iterator<Item = Target
             _ => merged.push((subscriber, ids.into_iter().collect())),
         }
     }
-    merged.into_iter().map(|(subscriber, ids)| Target::Session(subscriber, ids.into_iter().collect()))
+    merged.into_iter().map(|(subscriber, mut ids)| {
+        ids.sort_unstable();
+        ids.dedup();
+        ids.truncate(IDS_MAX);
+        Target::Session(subscriber, ids.into_iter().collect())
+    })
 }

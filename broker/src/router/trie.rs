@@ -254,7 +254,8 @@ impl Trie {
         found
     }
 
-    /// Returns the targets of a topic, each session once.
+    /// Returns the targets of a topic, each session once. Those that the store keeps come first: if
+    /// it takes nothing, no other has the message yet.
     pub(super) fn targets(&self, topic: &str) -> Vec<Target> {
         let mut matched = Vec::new();
         let mut targets = Vec::new();
@@ -293,7 +294,12 @@ impl Trie {
             }
             last => {
                 matched.extend(last);
+                // Groups are asked behind the sessions that the store keeps.
+                let groups = std::mem::take(&mut targets);
                 targets.extend(merge(matched));
+                let plain = |target: &Target| matches!(target, Target::Session(subscriber, _) if !subscriber.outbox.is_stored());
+                let at = targets.iter().position(plain).unwrap_or(targets.len());
+                targets.splice(at..at, groups);
             }
         }
         targets

@@ -459,3 +459,35 @@ impl Store for Forgetful {
         self.0.close();
     }
 }
+
+/// A session that is away has a full queue, and `limits.queue_policy` is refuse.
+#[test]
+fn a_message_that_a_full_queue_refuses_has_no_effect() {
+    let broker = Program::start("[limits]\nqueue_policy = 'refuse'\n[store]\nqueue_messages_max = 2\n");
+    let address = broker.address("mqtt");
+    let (mut away, _) = Client::resume(&address, "away", "5.0").unwrap();
+    away.subscribe("a/#@1");
+    away.leave();
+    let (mut watcher, _) = Client::connect(&address, "5.0", &[("id", "watcher")]).unwrap();
+    watcher.subscribe("#@2");
+    let (mut publisher, _) = Client::connect(&address, "5.0", &[("id", "publisher")]).unwrap();
+    for text in ["first", "second"] {
+        assert_eq!(publisher.publish("a/x", text, &[("retain", "1")])["reason"], "0");
+    }
+    // Again and again, as publishers do; with each QoS that has an answer.
+    for (qos, answer) in [("1", "puback"), ("2", "pubrec"), ("1", "puback")] {
+        let all = [("topic", "a/x"), ("payload", "refused"), ("retain", "1"), ("qos", qos), ("id", "7")];
+        assert_eq!(publisher.ask("publish", &all, answer).unwrap()["reason"], "151", "0x97 for QoS {qos}");
+    }
+    // Another topic is not concerned, and tells the watcher that nothing else came.
+    publisher.publish("b", "end", &[]);
+    assert_eq!(watcher.messages_until("end"), ["a/x first", "a/x second"]);
+    let (mut newcomer, _) = Client::connect(&address, "5.0", &[("id", "newcomer")]).unwrap();
+    newcomer.subscribe("a/x@0");
+    assert_eq!(newcomer.expect("publish")["payload"], "second", "the retained message is the one before");
+    // There is room again: it is taken, by all.
+    let (mut away, _) = Client::resume(&address, "away", "5.0").unwrap();
+    assert_eq!(away.messages_until("second"), ["a/x first"]);
+    assert_eq!(publisher.publish("a/x", "third", &[("retain", "1")])["reason"], "0");
+    assert_eq!(newcomer.expect("publish")["payload"], "third");
+}
