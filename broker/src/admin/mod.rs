@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -53,6 +53,7 @@ use tracing::{debug, warn};
 use self::request::{ApiRequest, Operator};
 use self::response::{ApiError, ApiResponse, JSON, LINES, ResponseBody};
 use crate::auth::audit;
+use crate::config::is_loopback_host;
 use crate::core::Core;
 use crate::core::control::{ControlRequest as Reload, ListenerName};
 use crate::net::ControlSocket;
@@ -278,7 +279,19 @@ impl Admin {
         let admin = &self.core.settings.get().config.admin;
         match path {
             "/healthz" | "/readyz" => Ok(()),
-            _ if admin.open || admin.is_local() => Ok(()),
+            _ if admin.open => Ok(()),
+            // A page in a browser of this machine may have a name that leads here.
+            _ if admin.is_local() => match headers.get(HOST).and_then(|host| host.to_str().ok()) {
+                Some(host) if matches!(peer, AdminPeer::Network(_)) && !is_loopback_host(host) => {
+                    Err(ApiError::misdirected(
+                        format!(
+                            "the request is for the host {host:?}, and this address is for this machine only"
+                        ),
+                        "ask for it as localhost or 127.0.0.1, or set admin.open = true for other names",
+                    ))
+                }
+                _ => Ok(()),
+            },
             _ => self.who(headers, peer).map(drop),
         }
     }

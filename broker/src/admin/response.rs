@@ -138,6 +138,11 @@ impl ApiError {
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy)
     }
 
+    /// The request was meant for another host.
+    pub fn misdirected(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::MISDIRECTED_REQUEST, error, remedy)
+    }
+
     /// The request has no valid token.
     pub fn unauthorized(error: impl Into<String>, remedy: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, error, remedy)

@@ -24,6 +24,17 @@ pub fn network(text: &str) -> Option<IpNet> {
     }
 }
 
+/// Returns `true` when a host, perhaps with a port, is this machine by its loopback address or as
+/// `localhost`. No other name counts: whoever owns it decides what it means.
+pub fn is_loopback_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 /// The address, or the network of an IPv6 address: whoever has one such address has billions. All
 /// bounds per address count by it.
 pub fn network_of(address: IpAddr) -> IpAddr {
@@ -451,6 +462,15 @@ mod tests {
         }
         // Wider than all of IPv4 it is what it says.
         assert!(network("::/0").unwrap().contains(&"2001:db8::1".parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn only_loopback_hosts_are_this_machine() {
+        let local = ["localhost", "LOCALHOST:8080", "127.0.0.1:1883", "127.9.9.9", "[::1]:80", "[::1]"];
+        assert!(local.into_iter().all(is_loopback_host));
+        let others =
+            ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "null"];
+        assert!(!others.into_iter().any(is_loopback_host));
     }
 
     #[test]

@@ -32,7 +32,9 @@ pub use keys::{
     Admin, Auth, DeniedPublish, Limits, Log, Mqtt, OnCorruption, QueuePolicy, Store, Telemetry,
     WideSubscriptions,
 };
-pub use listener::{ClientCertificate, Listener, Method, MountPoint, Transport, network, network_of};
+pub use listener::{
+    ClientCertificate, Listener, Method, MountPoint, Transport, is_loopback_host, network, network_of,
+};
 #[cfg(feature = "internals")]
 pub use listener::{Family, Mode, Templates};
 #[cfg(feature = "internals")]
@@ -152,7 +154,7 @@ impl Config {
     }
 
     /// True when every client of a listener must authenticate.
-    fn authenticates(&self, listener: &Listener) -> bool {
+    pub(crate) fn authenticates(&self, listener: &Listener) -> bool {
         let anonymous = listener.allow_anonymous.unwrap_or(self.auth.allow_anonymous);
         listener.client_certificate == ClientCertificate::Required
             || listener.allow_anonymous == Some(false)

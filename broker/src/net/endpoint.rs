@@ -23,6 +23,9 @@ pub struct Endpoint {
     pub limits: Limits,
     /// TLS settings, if the listener has TLS.
     pub tls: Option<TlsAcceptor>,
+    /// Set where nothing but the loopback address protects the listener: then pages of other hosts
+    /// may not use it from a browser of this machine.
+    pub local_pages_only: bool,
     /// Traffic counters.
     pub traffic: Arc<Traffic>,
     connections: Arc<AtomicUsize>,
@@ -60,6 +63,7 @@ impl Endpoint {
             },
             listener: listener.clone(),
             tls,
+            local_pages_only: listener.is_local() && !config.authenticates(listener),
             traffic: before.map_or_else(Arc::default, |before| before.traffic.clone()),
             connections: before.map_or_else(Arc::default, |before| before.connections.clone()),
         }

@@ -214,7 +214,7 @@ impl Incoming {
                     if let Some(hint) = looks_like(&tcp, Transport::Ws).await {
                         return Err(fail(hint));
                     }
-                    let stream = websocket::accept(tcp, config).await.map_err(fail)?;
+                    let stream = websocket::accept(tcp, &endpoint).await.map_err(fail)?;
                     Ok((Stream::Ws(Box::new(stream)), peer(None)))
                 }
                 _ => Ok((Stream::Tcp(tcp), peer(None))),
@@ -230,7 +230,7 @@ impl Incoming {
         });
         match config.transport {
             Transport::Wss => {
-                let stream = websocket::accept(tls, config).await.map_err(fail)?;
+                let stream = websocket::accept(tls, &endpoint).await.map_err(fail)?;
                 Ok((Stream::Wss(Box::new(stream)), peer(certificates)))
             }
             _ => Ok((Stream::Tls(Box::new(tls)), peer(certificates))),

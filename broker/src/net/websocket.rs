@@ -20,7 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use crate::config::Listener;
+use crate::config;
+use crate::net::endpoint::Endpoint;
 
 /// Longest frame and message that is accepted; a packet may span any number of them.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -52,7 +53,7 @@ pub struct Rewound<S> {
 /// The reason for the refusal; the client got the HTTP status.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    listener: &Listener,
+    endpoint: &Endpoint,
 ) -> Result<WebSocket<S>, String> {
     let head = request_head(&mut stream).await?;
     let stream = Rewound { head: head.into(), stream };
@@ -65,7 +66,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let mut refused = None;
     #[allow(clippy::result_large_err)] // The shape of tungstenite's callback.
     let answer = |request: &Request, response: Response| {
-        judge(request, response, listener).map_err(|(status, why)| {
+        judge(request, response, endpoint).map_err(|(status, why)| {
             refused = Some(format!("WebSocket upgrade refused ({status}): {why}"));
             let mut response = ErrorResponse::new(Some(why));
             *response.status_mut() = status;
@@ -133,11 +134,18 @@ async fn request_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Resu
     Err(format!("no WebSocket upgrade: answered {refusal}"))
 }
 
+/// Returns `true` for the origin of a page that this machine serves.
+fn is_local_page(origin: &str) -> bool {
+    let host = origin.split_once("://").map_or("", |(_, host)| host);
+    config::is_loopback_host(host)
+}
+
 fn judge(
     request: &Request,
     mut response: Response,
-    listener: &Listener,
+    endpoint: &Endpoint,
 ) -> Result<Response, (StatusCode, String)> {
+    let listener = &endpoint.listener;
     let path = request.uri().path();
     if !listener.websocket_paths.iter().any(|allowed| allowed == path || allowed == "*") {
         return Err((
@@ -146,10 +154,19 @@ fn judge(
         ));
     }
     if let Some(origin) = request.headers().get(header::ORIGIN)
-        && !listener.websocket_origins.is_empty()
         && !listener.websocket_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
     {
-        return Err((StatusCode::FORBIDDEN, format!("the origin {origin:?} is not among websocket_origins")));
+        if !listener.websocket_origins.is_empty() {
+            let text = format!("the origin {origin:?} is not among websocket_origins");
+            return Err((StatusCode::FORBIDDEN, text));
+        }
+        if endpoint.local_pages_only && !is_local_page(origin.to_str().unwrap_or_default()) {
+            let text = format!(
+                "the origin {origin:?} is a page of another host, and this listener is open to this machine only; \
+                 add it to websocket_origins"
+            );
+            return Err((StatusCode::FORBIDDEN, text));
+        }
     }
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mut offered = offered

@@ -185,6 +185,33 @@ fn the_api_answers_only_requests_with_the_token() {
     assert_eq!(get(&admin, "/healthz").status, 200);
 }
 
+/// A page in a browser of this machine has given its own name this machine's address.
+#[test]
+fn figures_of_this_machine_are_for_requests_to_this_machine() {
+    use std::io::{Read, Write};
+    let status = |toml: &str, host: &str| {
+        let broker = Program::start(toml);
+        let admin = broker.address("http");
+        let port = admin.rsplit_once(':').unwrap().1;
+        let mut stream = std::net::TcpStream::connect(&admin).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", host.replace("PORT", port)).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    let local = "[admin]\naddress = '127.0.0.1:0'\n";
+    for (host, expected) in [
+        ("localhost:PORT", "200"),
+        ("127.0.0.1:PORT", "200"),
+        ("[::1]:PORT", "200"),
+        ("evil.example:PORT", "421"),
+        ("localhost.evil.example", "421"),
+    ] {
+        assert_eq!(status(local, host), expected, "{host}");
+    }
+    assert_eq!(status("[admin]\naddress = '127.0.0.1:0'\nopen = true\n", "proxy.example"), "200");
+}
+
 #[test]
 fn without_a_token_metrics_are_served_and_the_api_says_why_it_is_not() {
     let broker = Program::start("[admin]\naddress = '127.0.0.1:0'\n");

@@ -82,6 +82,23 @@ fn pages_of_unlisted_origins_are_refused() {
     assert!(open(&broker, "/mqtt", &[("Sec-WebSocket-Protocol", "mqtt")]).is_ok(), "no browser, no origin");
 }
 
+/// Any page in a browser of this machine can reach a listener on loopback.
+#[test]
+fn a_listener_that_only_loopback_protects_is_for_pages_of_this_machine() {
+    let from = |broker: &Program, origin| {
+        open(broker, "/mqtt", &[("Sec-WebSocket-Protocol", "mqtt"), ("Origin", origin)]).map(drop)
+    };
+    let open_to_all = broker("");
+    for own in ["http://localhost:8080", "https://127.0.0.1", "http://[::1]:3000"] {
+        assert_eq!(from(&open_to_all, own), Ok(()), "{own}");
+    }
+    for other in ["https://evil.example", "http://localhost.evil.example", "null"] {
+        assert_eq!(from(&open_to_all, other), Err(StatusCode::FORBIDDEN), "{other}");
+    }
+    // With users, the page needs a password.
+    assert_eq!(from(&broker("allow_anonymous = false\n"), "https://good.example"), Ok(()));
+}
+
 // 3.1.1: [MQTT-6.0.0-2]  5.0: [MQTT-6.0.0-2]
 #[test]
 fn packets_may_be_split_over_frames_or_share_one_frame() {
