@@ -47,14 +47,11 @@ fn rewrite_all(txn: &mut WriteTransaction) -> Result<(), redb::Error> {
 
 /// Decodes each row of a table as the older formats have it, and writes it as this one does. A
 /// corrupt row stays as it is: it is found when it is read.
-fn rewrite_rows<K: Key + Copy + 'static>(
+fn rewrite_rows<K: Key + Copy + for<'k> redb::Value<SelfType<'k> = K> + 'static>(
     txn: &WriteTransaction,
     table: TableDefinition<'_, K, RowBytes>,
     put: impl Fn(K, &mut Reader<'_>, &mut Vec<u8>) -> Option<()>,
-) -> Result<(), redb::Error>
-where
-    K: for<'k> redb::Value<SelfType<'k> = K>,
-{
+) -> Result<(), redb::Error> {
     let mut rows = txn.open_table(table)?;
     let mut rewritten = Vec::new();
     for row in rows.iter()? {

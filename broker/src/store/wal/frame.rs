@@ -169,9 +169,7 @@ pub(in crate::store) fn stated_len(bytes: &[u8]) -> Option<usize> {
 
 /// Finds a whole frame of `segment` at the front of `bytes`, with this salt or any.
 pub(in crate::store) fn find(bytes: &[u8], segment: u64, salt: Option<u32>) -> Option<Head> {
-    let Some(head) = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC)) else {
-        return None;
-    };
+    let head = bytes.get(..HEAD).filter(|head| head.starts_with(&MAGIC))?;
     let mut at = 4;
     let mut take = |n: usize| {
         let mut field = [0u8; 8];
