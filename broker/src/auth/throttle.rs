@@ -66,7 +66,15 @@ mod tests {
         assert!(throttle.is_shut(bad, 3, now));
         assert!(!throttle.is_shut(Some(IpAddr::from([192, 0, 2, 2])), 3, now));
         assert!(!throttle.is_shut(bad, 0, now) && !throttle.is_shut(None, 3, now));
-        assert!(!throttle.is_shut(bad, 3, now + MINUTE));
+        // The next minute begins anew, and has its own end.
+        for minute in 1..4 {
+            let now = now + minute * MINUTE;
+            for _ in 0..3 {
+                assert!(!throttle.is_shut(bad, 3, now), "minute {minute}");
+                throttle.failed(bad, now);
+            }
+            assert!(throttle.is_shut(bad, 3, now), "minute {minute}");
+        }
     }
 
     #[test]

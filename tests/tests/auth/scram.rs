@@ -184,3 +184,20 @@ fn guesses_are_counted_where_they_are_judged_however_many_exchanges_are_open() {
     assert_eq!(codes[..5], [0x87; 5], "they are judged");
     assert_eq!(codes[5..], [0x9f; 7], "the right one among them is not");
 }
+
+#[test]
+fn a_client_that_waits_to_be_asked_is_asked() {
+    let (program, _folder) = start("");
+    let all = [("id", "asked"), ("p.auth_method", METHOD)];
+    let (mut client, came, auth) = Client::dial(&program.address("mqtt"), "5.0", &all).unwrap();
+    assert_eq!((came, auth["reason"].as_str()), ("auth", "24"));
+    let bare = format!("n=ann,r={NONCE}");
+    let mut send = |data: &str| {
+        client.send("auth", &[("reason", "0x18"), ("p.auth_method", METHOD), ("p.auth_data", data)]).unwrap();
+        client.next(Duration::from_secs(20)).unwrap().unwrap()
+    };
+    let (_, challenge) = send(&format!("n,,{bare}"));
+    let (last, _) = answer(&bare, &challenge["p.auth_data"], "ann-pw");
+    let (came, connack) = send(&last);
+    assert_eq!((came, code(&connack)), ("connack", 0));
+}

@@ -4,3 +4,4 @@ mod drops;
 mod local;
 mod model;
 mod pressure;
+mod together;
