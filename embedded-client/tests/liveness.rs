@@ -166,7 +166,8 @@ fn a_flush_that_stalls_is_left_after_the_response_timeout_for_each_keep_alive() 
                     if publishes || bench.wire().now_ms == start_ms {
                         let _ = bench.client.publish("t", b"x", QoS::AtMostOnce);
                     }
-                    let event = run_for(&bench.net, 99, bench.client.event(&mut line));
+                    let look_ms = if publishes { 99 } else { 1_199 };
+                    let event = run_for(&bench.net, look_ms, bench.client.event(&mut line));
                     left = matches!(event, Some(Ok(Event::Disconnected(None))));
                     if left {
                         break;
