@@ -1,7 +1,7 @@
 //! The async front end, for any executor.
 
 use core::future::Future;
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use core::task::Poll;
 
 use embedded_io_async::{Read, Write};
@@ -94,8 +94,8 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
             return Err(LinkDown);
         };
         let due_ms = machine.due_in_ms(timer.now_ms());
-        let written = race(link.write(piece), timer.sleep_ms(due_ms)).await;
-        let Some(Ok(n)) = written else {
+        let written = race(pin!(link.write(piece)), pin!(timer.sleep_ms(due_ms))).await;
+        let Some(Ok(n @ 1..)) = written else {
             machine.give_up();
             return Err(LinkDown);
         };
@@ -103,20 +103,33 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(n)
     }
 
-    /// Sends DISCONNECT and closes the link.
+    /// Says goodbye and closes the link. Without a connection it returns at once, and dials nobody.
+    ///
+    /// The packet that is being written is completed, then DISCONNECT follows. If the link takes
+    /// nothing for the response timeout, or the payload of
+    /// [`publish_in_pieces`](Self::publish_in_pieces) is not complete, the link is closed without
+    /// it, and the server publishes the will.
     ///
     /// `reason` is `Success`, or `DisconnectWithWill` in MQTT 5. The outbox is kept; the next call
     /// to [`next`](Self::next) connects again.
     pub async fn close<D: Dialer>(&mut self, dialer: &mut D, reason: ReasonCode) {
         let timer = dialer.timer();
-        self.machine.close(reason, timer.now_ms());
-        while self.machine.is_open() {
-            if let Happened::PayloadWanted | Happened::Disconnected(_) = self.happens(dialer).await {
+        let (machine, mut io) = self.parts();
+        loop {
+            let now_ms = timer.now_ms();
+            let step = machine.last_step(&mut io, reason, now_ms);
+            let pause = timer.sleep_ms(machine.due_in_ms(now_ms));
+            let (Step::Write | Step::Flush, Some(link)) = (step, dialer.link()) else { break };
+            let moved = match step {
+                Step::Write => race(pin!(link.write(machine.outgoing(&io))), pin!(pause)).await,
+                _ => race(pin!(link.flush()), pin!(pause)).await.map(|done| done.map(|()| 1)),
+            };
+            let moved = moved.and_then(Result::ok).unwrap_or(0);
+            if !machine.done(&mut io, step, moved, timer.now_ms()) {
                 break;
             }
         }
         dialer.hang_up();
-        let (machine, mut io) = self.parts();
         machine.closed(&mut io, timer.now_ms());
     }
 
@@ -126,58 +139,44 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         loop {
             let now_ms = timer.now_ms();
             let step = machine.step(&mut io, now_ms);
-            let pause = timer.sleep_ms(machine.due_in_ms(now_ms));
-            let done = match step {
+            let mut pause = pin!(timer.sleep_ms(machine.due_in_ms(now_ms)));
+            let pause = pause.as_mut();
+            // `None` when the pause was over before.
+            let moved = match step {
                 Step::Tell(happened) => return happened,
+                Step::HangUp => Some(0),
                 Step::Wait => {
                     pause.await;
-                    continue;
+                    None
                 }
-                Step::HangUp => Err(LinkDown),
-                Step::Dial => match race(dialer.dial(), pause).await {
-                    None => continue,
-                    Some(dialed) => dialed.map(|()| machine.dialed(timer.now_ms())),
-                },
-                step => match dialer.link() {
-                    None => Err(LinkDown),
-                    Some(link) => match step {
-                        Step::Write => match race(link.write(machine.outgoing(&io)), pause).await {
-                            None => continue,
-                            Some(Ok(n)) => {
-                                machine.wrote(&mut io, n, timer.now_ms());
-                                Ok(())
-                            }
-                            Some(Err(_)) => Err(LinkDown),
-                        },
-                        Step::Flush => match race(link.flush(), pause).await {
-                            None | Some(Err(_)) => Err(LinkDown),
-                            Some(Ok(())) => {
-                                machine.flushed();
-                                Ok(())
-                            }
-                        },
-                        _ => match race(link.read(machine.wanted(&mut io)), pause).await {
-                            None => continue,
-                            Some(Ok(0) | Err(_)) => Err(LinkDown),
-                            Some(Ok(n)) => {
-                                machine.received(&mut io, n, timer.now_ms());
-                                Ok(())
-                            }
-                        },
-                    },
+                Step::Dial => race(pin!(dialer.dial()), pause).await.map(|dialed| dialed.is_ok().into()),
+                step => match (step, dialer.link()) {
+                    (_, None) => Some(0),
+                    (Step::Write, Some(link)) => {
+                        race(pin!(link.write(machine.outgoing(&io))), pause).await.map(|n| n.unwrap_or(0))
+                    }
+                    (Step::Flush, Some(link)) => {
+                        race(pin!(link.flush()), pause).await.map(|done| done.is_ok().into())
+                    }
+                    (_, Some(link)) => {
+                        race(pin!(link.read(machine.wanted(&mut io))), pause).await.map(|n| n.unwrap_or(0))
+                    }
                 },
             };
-            if done.is_err() {
+            if let Some(moved) = moved
+                && !machine.done(&mut io, step, moved, timer.now_ms())
+            {
                 dialer.hang_up();
-                machine.lost(&mut io, timer.now_ms());
             }
         }
     }
 }
 
 /// Returns the result of the first future, or `None` if the second is ready before it.
-pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
-    let (mut first, mut second) = (pin!(first), pin!(second));
+pub(crate) async fn race<T>(
+    mut first: Pin<&mut impl Future<Output = T>>,
+    mut second: Pin<&mut impl Future<Output = ()>>,
+) -> Option<T> {
     core::future::poll_fn(|context| {
         if let Poll::Ready(done) = first.as_mut().poll(context) {
             return Poll::Ready(Some(done));

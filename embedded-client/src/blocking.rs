@@ -78,42 +78,27 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
             let now_ms = dialer.now_ms();
             let (machine, mut io) = self.parts();
             let step = machine.step(&mut io, now_ms);
-            let done = match step {
+            let moved = match step {
                 Step::Tell(happened) => return Some(happened),
                 Step::Wait => return None,
-                Step::HangUp => Err(LinkDown),
+                Step::HangUp => 0,
                 Step::Dial => match dialer.dial() {
-                    Ok(true) => {
-                        machine.dialed(now_ms);
-                        Ok(())
-                    }
                     Ok(false) => return None,
-                    Err(down) => Err(down),
+                    dialed => dialed.is_ok().into(),
                 },
-                Step::Write | Step::Flush | Step::Read => match dialer.link() {
-                    None => Err(LinkDown),
-                    Some(link) => match step {
-                        Step::Write => link.write(machine.outgoing(&io)).map_err(|_| LinkDown).map(|n| {
-                            machine.wrote(&mut io, n, now_ms);
-                        }),
-                        Step::Flush => link.flush().map_err(|_| LinkDown).map(|()| machine.flushed()),
-                        _ => match link.read_ready() {
-                            Ok(false) => return None,
-                            Ok(true) => match link.read(machine.wanted(&mut io)) {
-                                Ok(0) | Err(_) => Err(LinkDown),
-                                Ok(n) => {
-                                    machine.received(&mut io, n, now_ms);
-                                    Ok(())
-                                }
-                            },
-                            Err(_) => Err(LinkDown),
-                        },
+                step => match (step, dialer.link()) {
+                    (_, None) => 0,
+                    (Step::Write, Some(link)) => link.write(machine.outgoing(&io)).unwrap_or(0),
+                    (Step::Flush, Some(link)) => link.flush().is_ok().into(),
+                    (_, Some(link)) => match link.read_ready() {
+                        Ok(false) => return None,
+                        Ok(true) => link.read(machine.wanted(&mut io)).unwrap_or(0),
+                        Err(_) => 0,
                     },
                 },
             };
-            if done.is_err() {
+            if !machine.done(&mut io, step, moved, dialer.now_ms()) {
                 dialer.hang_up();
-                machine.lost(&mut io, now_ms);
             }
         }
     }
@@ -134,7 +119,7 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
             machine.give_up();
             return Err(LinkDown);
         };
-        let Ok(n) = link.write(piece) else {
+        let Ok(n @ 1..) = link.write(piece) else {
             machine.give_up();
             return Err(LinkDown);
         };
@@ -142,22 +127,28 @@ impl<const OUTBOX: usize, const INBOX: usize> Client<'_, OUTBOX, INBOX> {
         Ok(n)
     }
 
-    /// Sends DISCONNECT and closes the link.
+    /// Says goodbye and closes the link. Without a connection it returns at once, and dials nobody.
+    ///
+    /// The packet that is being written is completed, then DISCONNECT follows. If the link fails,
+    /// or the payload of [`publish_in_pieces`](Self::publish_in_pieces) is not complete, the link
+    /// is closed without it, and the server publishes the will.
     ///
     /// `reason` is `Success`, or `DisconnectWithWill` in MQTT 5. The outbox is kept; the next call
     /// to [`poll`](Self::poll) or [`wait`](Self::wait) connects again.
     pub fn hang_up<D: Dialer>(&mut self, dialer: &mut D, reason: ReasonCode) {
-        let now_ms = dialer.now_ms();
-        self.machine.close(reason, now_ms);
+        let (machine, mut io) = self.parts();
         loop {
-            match self.work(dialer) {
-                Some(Happened::Disconnected(_)) | None => break,
-                Some(Happened::PayloadWanted) => break,
-                Some(_) => {}
+            let step = machine.last_step(&mut io, reason, dialer.now_ms());
+            let moved = match (step, dialer.link()) {
+                (Step::Write, Some(link)) => link.write(machine.outgoing(&io)).unwrap_or(0),
+                (Step::Flush, Some(link)) => link.flush().is_ok().into(),
+                _ => break,
+            };
+            if !machine.done(&mut io, step, moved, dialer.now_ms()) {
+                break;
             }
         }
         dialer.hang_up();
-        let (machine, mut io) = self.parts();
-        machine.closed(&mut io, now_ms);
+        machine.closed(&mut io, dialer.now_ms());
     }
 }

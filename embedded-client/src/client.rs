@@ -107,6 +107,15 @@ impl<'a, const OUTBOX: usize, const INBOX: usize> Client<'a, OUTBOX, INBOX> {
         self.machine.is_up()
     }
 
+    /// Number of failures in a row since the last connection that held for ten seconds; 0 while
+    /// connected.
+    ///
+    /// It counts dials that failed, attempts that were refused or not answered, and lost
+    /// connections. 255 stands for more.
+    pub const fn failures(&self) -> u8 {
+        self.machine.failures()
+    }
+
     /// Number of messages that were dropped before they were sent, of any QoS.
     ///
     /// They were displaced under their [`Policy`](crate::Policy), expired, or larger than the

@@ -29,6 +29,12 @@ impl<'a> Will<'a> {
     pub const fn new(topic: &'a str, payload: &'a [u8]) -> Self {
         Will { topic, payload, qos: QoS::AtMostOnce, retain: false, properties: &[] }
     }
+
+    /// Makes the server retain the will.
+    pub const fn retained(mut self) -> Self {
+        self.retain = true;
+        self
+    }
 }
 
 /// Treatment of new messages while earlier ones wait in the outbox. A message whose sending has
@@ -53,6 +59,8 @@ pub struct Config<'a> {
     pub(crate) user_name: Option<&'a str>,
     pub(crate) password: Option<&'a [u8]>,
     pub(crate) will: Option<Will<'a>>,
+    #[cfg(feature = "birth")]
+    pub(crate) birth: Option<(&'a str, &'a [u8])>,
     pub(crate) inline: Vec<Subscription<'a>, SUBSCRIPTIONS_INLINE>,
     pub(crate) listed: &'a [Subscription<'a>],
     #[cfg(feature = "v5")]
@@ -84,6 +92,8 @@ impl<'a> Config<'a> {
             user_name: None,
             password: None,
             will: None,
+            #[cfg(feature = "birth")]
+            birth: None,
             inline: Vec::new(),
             listed: &[],
             #[cfg(feature = "v5")]
@@ -123,10 +133,12 @@ impl<'a> Config<'a> {
         self
     }
 
-    /// Sets the seconds of silence after which the client pings. Default 60.
+    /// Sets the seconds without a packet to the server, or without a byte from it, after which the
+    /// client pings. Default 60.
     ///
-    /// With 0 a dead link is found only by writing. The server may overrule the value (Server Keep
-    /// Alive).
+    /// A dead link is found within this time and the response timeout, whatever is published
+    /// meanwhile. With 0 it is found only by writing. The server may overrule the value (Server
+    /// Keep Alive).
     pub const fn keep_alive(mut self, seconds: u16) -> Self {
         self.keep_alive_s = seconds;
         self
@@ -134,8 +146,9 @@ impl<'a> Config<'a> {
 
     /// Sets the response timeout in milliseconds. Default 10,000.
     ///
-    /// It bounds a dial with its CONNACK, a PINGRESP, and a stalled write. After that the link
-    /// counts as dead.
+    /// It bounds a dial, and then each silence: before CONNACK, after a ping, and in a write or a
+    /// flush that stalls. After that the link counts as dead. Bytes of a packet that is still
+    /// coming end a silence.
     pub const fn response_timeout_ms(mut self, ms: u16) -> Self {
         self.response_ms = ms;
         self
@@ -150,6 +163,17 @@ impl<'a> Config<'a> {
     /// Sets the will.
     pub const fn will_with(mut self, will: Will<'a>) -> Self {
         self.will = Some(will);
+        self
+    }
+
+    /// Sets a birth message: the counterpart of the will, which the client publishes whenever it
+    /// has connected.
+    ///
+    /// It has QoS 0, and is retained if the will is. It leaves before all other messages, and does
+    /// not take room in the outbox; it must fit into the inbound buffer.
+    #[cfg(feature = "birth")]
+    pub const fn birth(mut self, topic: &'a str, payload: &'a [u8]) -> Self {
+        self.birth = Some((topic, payload));
         self
     }
 
@@ -217,10 +241,10 @@ impl<'a> Config<'a> {
     /// Sets the shortest and longest pause between two attempts to connect, in milliseconds.
     /// Default 1,000 and 60,000.
     ///
-    /// The pause doubles with each failure, and is cut by up to a half at random.
+    /// The pause doubles with each failure, and is cut by up to a half at random. 0 counts as 1.
     pub const fn backoff_ms(mut self, shortest: u16, longest: u32) -> Self {
-        self.backoff_min_ms = shortest;
-        self.backoff_max_ms = longest;
+        self.backoff_min_ms = if shortest == 0 { 1 } else { shortest };
+        self.backoff_max_ms = if longest == 0 { 1 } else { longest };
         self
     }
 

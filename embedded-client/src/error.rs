@@ -50,13 +50,17 @@ pub enum Error {
     /// A message was larger than the inbound buffer. It was acknowledged and skipped. See
     /// [`Config::chunks`](crate::Config::chunks).
     MessageSkipped,
-    /// CONNECT or SUBSCRIBE does not fit into the inbound buffer; enlarge it.
+    /// CONNECT, SUBSCRIBE or the birth message does not fit into the inbound buffer; enlarge it.
     ///
-    /// Or a string is longer than 65,535 bytes, or a will property is not valid.
+    /// Or a string is longer than 65,535 bytes, or a will property or the topic of the birth
+    /// message is not valid.
     ConfigTooLarge,
     /// More than [`SUBSCRIPTIONS_INLINE`](crate::SUBSCRIPTIONS_INLINE) subscriptions. Use
     /// [`Config::subscriptions`](crate::Config::subscriptions).
     TooManySubscriptions,
+    /// The payload of [`publish_in_pieces`](crate::Client::publish_in_pieces) must be sent now:
+    /// only a front end that waits for any event can ask for it.
+    PayloadWanted,
     /// The [`Authenticator`](crate::Authenticator) rejected the server. The next call waits, then
     /// tries again.
     #[cfg(feature = "auth")]
@@ -76,6 +80,9 @@ impl core::fmt::Display for Error {
                 f.write_str("CONNECT or SUBSCRIBE does not fit into the inbound buffer: enlarge the buffer")
             }
             Error::TooManySubscriptions => f.write_str("too many subscriptions: use Config::subscriptions"),
+            Error::PayloadWanted => {
+                f.write_str("an announced payload must be sent now: wait with `event` or `poll` and send it")
+            }
             #[cfg(feature = "auth")]
             Error::ServerUnproven => f.write_str("the server did not prove who it is"),
         }
@@ -96,6 +103,7 @@ impl defmt::Format for Error {
                 defmt::write!(f, "CONNECT or SUBSCRIBE is larger than the inbound buffer")
             }
             Error::TooManySubscriptions => defmt::write!(f, "too many subscriptions"),
+            Error::PayloadWanted => defmt::write!(f, "an announced payload must be sent now"),
             #[cfg(feature = "auth")]
             Error::ServerUnproven => defmt::write!(f, "the server did not prove who it is"),
         }

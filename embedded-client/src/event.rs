@@ -135,6 +135,5 @@ pub(crate) enum Happened {
     Dropped(u16),
     Connected(bool),
     Disconnected(ReasonCode),
-    PayloadWanted,
     Failed(crate::Error),
 }

@@ -33,6 +33,12 @@ impl Shelf<'_> {
             let unknown = packet == PacketType::PubRec && !reason.is_failure();
             return if unknown { Answer::Unknown } else { Answer::Nothing };
         }
+        if record.of(kind::PUBLISH) && !record.is(flag::TRIED) {
+            // The identifier of an earlier life is free now.
+            self.set(record.at() + 2, kind::PUBLISH | kind::UNUSED_ID);
+            self.set_flags(record, record.flags() & !flag::SENT);
+            return if packet == PacketType::PubComp { Answer::Nothing } else { Answer::Violation };
+        }
         let awaited = if record.of(kind::RELEASE) {
             if packet == PacketType::PubRec {
                 // A repeated PUBREC repeats PUBREL.

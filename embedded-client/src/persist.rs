@@ -118,7 +118,7 @@ impl Shelf<'_> {
             let tail = if record.of(kind::PUBLISH) && record.is(flag::STREAM) { 4 } else { 0 };
             if record.end() < record.at() + HEADER
                 || payload + tail > record.end()
-                || !record.kind().is_power_of_two()
+                || !(record.kind() & !kind::UNUSED_ID).is_power_of_two()
             {
                 return false;
             }

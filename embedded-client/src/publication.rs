@@ -4,10 +4,7 @@
 use lapwing_protocol::packet::PacketType;
 use lapwing_protocol::property::Property;
 #[cfg(feature = "v5")]
-use lapwing_protocol::{
-    EncodeError,
-    property::{self, Place, PropertyId},
-};
+use lapwing_protocol::property::{self, Place};
 use lapwing_protocol::{QoS, copy, same, topic};
 
 use crate::PublishError;
@@ -98,48 +95,43 @@ impl Shelf<'_> {
         self.slice(record.body() + FIXED, self.parts(record).0)
     }
 
-    /// Writes a message after the last record, and keeps `kept` bytes free.
-    pub(crate) fn enqueue(
-        &mut self,
-        message: &Publication<'_>,
-        tag: u16,
-        kept: usize,
-    ) -> Result<(), PublishError> {
-        let mut w = Cursor { out: self.free(kept), at: HEADER + FIXED, full: false };
+    /// Writes a message after the last record. [`check`] has found it good, and there is room.
+    pub(crate) fn enqueue(&mut self, message: &Publication<'_>, tag: u16) {
+        let mut w = Cursor { out: self.free(0), at: HEADER + FIXED };
         w.put(message.topic.as_bytes());
+        let properties_at = w.at;
         #[cfg(feature = "v5")]
-        let properties_len = w.properties(message.properties)?;
-        #[cfg(not(feature = "v5"))]
-        let properties_len = 0u32;
+        w.properties(message.properties);
+        let properties_len = (w.at - properties_at) as u32;
         w.put(message.payload);
         if message.flags & flag::STREAM != 0 {
             w.put(&message.streamed.to_be_bytes());
-        }
-        if w.full {
-            return Err(PublishError::Full);
         }
         let len = w.at - HEADER;
         let body = self.used() + HEADER;
         self.put_u32(body, message.expiry_s);
         self.put_u32(body + 4, (message.topic.len() as u32) << 16 | properties_len);
         self.commit(kind::PUBLISH, message.flags, tag, len);
-        Ok(())
     }
 
     /// Returns the oldest message whose sending has not begun; with a topic, the oldest of that
-    /// topic. Returns the end if there is none.
-    pub(crate) fn oldest_unsent(&self, topic: Option<&str>) -> Record {
-        let mut record = self.first();
+    /// topic. Returns the end if there is none. Adds the lengths of all of them, and of drop
+    /// notices, to `room`.
+    pub(crate) fn oldest_unsent(&self, topic: Option<&str>, room: &mut usize) -> Record {
+        let (mut record, mut oldest) = (self.first(), Record::NONE);
         while record.kind() != 0 {
-            if record.of(kind::PUBLISH)
+            let unsent = record.of(kind::PUBLISH)
                 && !record.is(flag::TRIED | flag::SENT)
-                && topic.is_none_or(|topic| same(self.topic(record), topic.as_bytes()))
-            {
-                break;
+                && topic.is_none_or(|topic| same(self.topic(record), topic.as_bytes()));
+            if unsent || record.of(kind::NOTICE) {
+                *room += record.end() - record.at();
+            }
+            if unsent && oldest.kind() == 0 {
+                oldest = record;
             }
             record = self.after(record);
         }
-        record
+        oldest
     }
 
     /// Ages all messages that expire by `seconds`, and returns the first record to drop, or the
@@ -151,7 +143,7 @@ impl Shelf<'_> {
         let (mut record, mut void) = (self.first(), Record::NONE);
         while record.kind() != 0 {
             let flags = record.flags();
-            let mut gone = record.of(kind::DROPPED);
+            let mut gone = record.of(kind::NOTICE);
             if record.of(kind::PUBLISH)
                 && let Some(seconds_left) =
                     self.bytes.get_mut(record.body()..).and_then(|b| b.first_chunk_mut())
@@ -178,44 +170,62 @@ impl Shelf<'_> {
 struct Cursor<'o> {
     out: &'o mut [u8],
     at: usize,
-    /// Set when a part did not fit.
-    full: bool,
 }
 
 impl Cursor<'_> {
     fn put(&mut self, bytes: &[u8]) {
         let end = self.at + bytes.len();
-        match self.out.get_mut(self.at..end) {
-            Some(place) => copy(place, bytes),
-            None => self.full = true,
+        if let Some(place) = self.out.get_mut(self.at..end) {
+            copy(place, bytes);
         }
         self.at = end;
     }
 
     #[cfg(feature = "v5")]
-    fn properties(&mut self, properties: &[Property<'_>]) -> Result<u32, PublishError> {
+    fn properties(&mut self, properties: &[Property<'_>]) {
         let out = self.out.get_mut(self.at..).unwrap_or(&mut []);
-        // Properties that the client sets itself, or that only a server sends.
-        let reserved = properties.iter().any(|property| {
-            matches!(
-                property.id(),
-                PropertyId::TopicAlias
-                    | PropertyId::MessageExpiryInterval
-                    | PropertyId::SubscriptionIdentifier
-            )
-        });
         let place = Place::Packet(PacketType::Publish);
-        let len = match property::encode_block(properties, place, out) {
-            Ok(len) if !reserved => len,
-            Err(EncodeError::OutputTooShort) => return Err(PublishError::Full),
-            _ => return Err(PublishError::PropertyInvalid),
-        };
-        self.at += len;
-        Ok(len as u32)
+        self.at += property::encode_block(properties, place, out).unwrap_or(0);
     }
 }
 
-/// Checks that the topic name is valid for publishing.
-pub(crate) fn check(message: &Publication<'_>) -> Result<(), PublishError> {
-    if topic::is_name(message.topic) { Ok(()) } else { Err(PublishError::TopicInvalid) }
+/// Checks a message, and returns the length of its record in bytes.
+pub(crate) fn check(message: &Publication<'_>) -> Result<usize, PublishError> {
+    if !topic::is_name(message.topic) {
+        return Err(PublishError::TopicInvalid);
+    }
+    #[cfg(feature = "v5")]
+    let properties_len = check_properties(message.properties)?;
+    #[cfg(not(feature = "v5"))]
+    let properties_len = 0;
+    let streamed = if message.flags & flag::STREAM != 0 { 4 } else { 0 };
+    Ok(HEADER + FIXED + message.topic.len() + properties_len + message.payload.len() + streamed)
+}
+
+/// Checks the properties of a PUBLISH, and returns their length in bytes.
+///
+/// It does so without writing them, since the outbox may be full.
+#[cfg(feature = "v5")]
+fn check_properties(properties: &[Property<'_>]) -> Result<usize, PublishError> {
+    let (mut len, mut present) = (0, 0u32);
+    for property in properties {
+        let (fixed, name, text, bytes) = match property {
+            Property::PayloadFormatIndicator(0 | 1) => (2, "", "", &[][..]),
+            Property::ContentType(text) => (3, "", *text, &[][..]),
+            Property::ResponseTopic(name) if topic::is_name(name) => (3, "", *name, &[][..]),
+            Property::CorrelationData(bytes) => (3, "", "", *bytes),
+            Property::UserProperty((name, text)) => (5, *name, *text, &[][..]),
+            // The client sets the others itself, or only a server sends them, or the value is
+            // wrong.
+            _ => return Err(PublishError::PropertyInvalid),
+        };
+        // Only a user property may repeat.
+        let bit = 1u32.checked_shl(property.id() as u32).unwrap_or(0);
+        if present & bit != 0 || name.bytes().chain(text.bytes()).any(|byte| byte == 0) {
+            return Err(PublishError::PropertyInvalid);
+        }
+        present |= bit;
+        len += fixed + name.len() + text.len() + bytes.len();
+    }
+    Ok(len)
 }

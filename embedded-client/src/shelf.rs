@@ -34,9 +34,11 @@ pub(crate) mod kind {
     pub(crate) const ALIAS: u8 = 0x10;
     /// The client identifier that the server chose.
     pub(crate) const CLIENT_ID: u8 = 0x20;
-    /// A drop notice: the token of a message that was dropped before it was sent, until the
-    /// application is told.
-    pub(crate) const DROPPED: u8 = 0x40;
+    /// A notice: the token of a message that was dropped before it was sent, or that was delivered,
+    /// until the application is told.
+    pub(crate) const NOTICE: u8 = 0x40;
+    /// Set beside PUBLISH: its identifier is not that of an earlier message at the server.
+    pub(crate) const UNUSED_ID: u8 = 0x80;
     /// Kinds that are sent and acknowledged under an outbound packet identifier.
     pub(crate) const OUTBOUND: u8 = PUBLISH | RELEASE | REQUEST;
 }
@@ -47,15 +49,17 @@ pub(crate) mod flag {
     pub(crate) const QOS: u8 = 0x06;
     /// Sending has begun, perhaps on an earlier connection: the next time is a repetition.
     pub(crate) const TRIED: u8 = 0x08;
-    /// Sending has begun on this connection.
+    /// Sending has begun on this connection. Without TRIED, its identifier is being released.
     pub(crate) const SENT: u8 = 0x10;
     /// The application gives the payload while it is sent. Its length in 4 bytes stands in its
     /// place.
     pub(crate) const STREAM: u8 = 0x40;
+    /// NOTICE: the message was dropped, not delivered.
+    pub(crate) const DROPPED: u8 = 0x01;
     /// PUBLISH: its expiry does not run yet.
     pub(crate) const FRESH: u8 = 0x80;
     /// RELEASE: counts in the quota of this connection.
-    pub(crate) const COUNTED: u8 = 0x80;
+    pub(crate) const COUNTED: u8 = 0x20;
 }
 
 /// Header and position of a record, in two words that travel in registers.
@@ -128,7 +132,6 @@ impl Shelf<'_> {
         u32::from_be_bytes(*bytes.unwrap_or(&[0; 4]))
     }
 
-    #[inline(never)]
     pub(crate) fn put_u32(&mut self, at: usize, value: u32) {
         if let Some(place) = self.bytes.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) {
             *place = value.to_be_bytes();
@@ -171,6 +174,7 @@ impl Shelf<'_> {
     }
 
     /// Returns the free bytes, less `kept` bytes that stay free.
+    #[inline(never)]
     pub(crate) fn free(&mut self, kept: usize) -> &mut [u8] {
         let end = self.bytes.len().min(usize::from(u16::MAX)).saturating_sub(kept);
         let used = self.used();
@@ -214,17 +218,20 @@ impl Shelf<'_> {
         self.cut(record.at(), record.end());
     }
 
-    /// Removes the records of these kinds, and clears these flags in the others.
+    /// Removes the records of these kinds, and clears these flags in the others. A RELEASE becomes
+    /// a notice that the message was delivered.
     pub(crate) fn forget(&mut self, kinds: u8, flags: u8) {
         let mut record = self.first();
         while record.kind() != 0 {
-            if record.of(kinds) {
+            if record.of(kinds & kind::RELEASE) {
+                self.set(record.at() + 2, kind::NOTICE);
+            } else if record.of(kinds) {
                 self.remove(record);
                 record = self.record(record.at());
-            } else {
-                self.set_flags(record, record.flags() & !flags);
-                record = self.after(record);
+                continue;
             }
+            self.set_flags(record, record.flags() & !flags);
+            record = self.after(record);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use lapwing_client::{Config, Policy, Property, Publication, PublishError, QoS, Subscription, Version};
+use lapwing_protocol::packet::Packet;
 use support::waiting::{Patient, poll_once};
 use support::{Bench, Seen};
 
@@ -151,4 +152,178 @@ fn a_request_that_is_half_written_stays_whole_when_a_message_before_it_is_displa
         let expected = ["Publish 1 #1 first 1", "Subscribe #3 more/# 1", "Publish 0 new 3333333333333333"];
         assert_eq!(bench.sent(), expected);
     }
+}
+
+/// Puts a message that does not fit, and checks that nothing changed by it.
+fn refused_without_effect<const O: usize>(bench: &mut Bench<'_, O, 64>, message: &Publication<'_>) {
+    let (used, dropped) = (bench.client.outbox_used(), bench.client.dropped());
+    let refused = bench.client.publish_with(message);
+    assert!(refused.is_err(), "{message:?}");
+    assert_eq!((bench.client.outbox_used(), bench.client.dropped()), (used, dropped), "{message:?}");
+    assert_eq!(bench.poll(), [], "{message:?}");
+}
+
+/// A client without a connection, with a message that was in flight and one that waits.
+fn one_in_flight_and_one_that_waits(version: Version, policy: Policy) -> Bench<'static, 128, 64> {
+    let mut bench: Bench<'_, 128, 64> = Bench::connected(version, config().policy(policy), &[]);
+    let _ = bench.client.publish("in-flight", &[0; 16], QoS::AtLeastOnce).unwrap();
+    assert_eq!(bench.poll(), []);
+    bench.wire().answers = false;
+    bench.wire().up = false;
+    assert_eq!(bench.poll(), [Seen::Disconnected(None)]);
+    let _ = bench.client.publish("waits", &[1; 8], QoS::AtLeastOnce).unwrap();
+    bench
+}
+
+#[test]
+fn a_message_that_does_not_fit_displaces_nothing_whatever_stands_in_its_way() {
+    for version in BOTH {
+        for policy in [Policy::Reject, Policy::DropOldest, Policy::LatestPerTopic] {
+            let mut bench = one_in_flight_and_one_that_waits(version, policy);
+            for topic in ["waits", "new"] {
+                for len in 28..200 {
+                    let payload = vec![2; len];
+                    let message = Publication::new(topic, &payload).qos(QoS::AtLeastOnce);
+                    refused_without_effect(&mut bench, &message);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_check_of_the_room_counts_what_the_record_takes() {
+    for version in BOTH {
+        for policy in [Policy::Reject, Policy::DropOldest, Policy::LatestPerTopic] {
+            // 128 bytes, less six for each of eight inbound identifiers, less the 14 of a record.
+            for len in 60..80usize {
+                let mut bench: Bench<'_, 128, 64> = Bench::new(version, config().policy(policy));
+                bench.wire().answers = false;
+                let _ = bench.client.publish("t", b"old", QoS::AtLeastOnce).unwrap();
+                let payload = vec![b'x'; len];
+                let message = Publication::new("t", &payload).qos(QoS::AtLeastOnce);
+                if policy != Policy::Reject && 1 + len + 14 <= 80 {
+                    assert!(bench.client.publish_with(&message).is_ok(), "{version:?} {policy:?} {len}");
+                    assert_eq!(bench.client.dropped(), 1, "{len}");
+                } else {
+                    refused_without_effect(&mut bench, &message);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_whose_properties_do_not_fit_or_are_wrong_displaces_nothing() {
+    let long = "x".repeat(300);
+    let (too_large, twice) = ([Property::UserProperty(("k", &long))], [Property::ContentType("a"); 2]);
+    let wrong: [&[Property<'_>]; 8] = [
+        &too_large,
+        &twice,
+        &[Property::PayloadFormatIndicator(2)],
+        &[Property::ContentType("a\0")],
+        &[Property::UserProperty(("a\0", "b"))],
+        &[Property::UserProperty(("a", "b\0"))],
+        &[Property::ResponseTopic("a/#")],
+        &[Property::TopicAlias(1)],
+    ];
+    for policy in [Policy::DropOldest, Policy::LatestPerTopic] {
+        let mut bench: Bench<'_, 256, 64> = Bench::new(Version::V5, config().policy(policy));
+        bench.wire().answers = false;
+        for n in 0..5 {
+            let _ = bench.client.publish("topic", &[n; 20], QoS::AtLeastOnce).unwrap();
+        }
+        bench.poll();
+        for properties in wrong {
+            let message = Publication::new("topic", b"x").qos(QoS::AtLeastOnce).properties(properties);
+            refused_without_effect(&mut bench, &message);
+            let full = bench.client.publish_with(&message).unwrap_err();
+            let expected =
+                if properties == too_large { PublishError::Full } else { PublishError::PropertyInvalid };
+            assert_eq!(full, expected, "{properties:?}");
+        }
+    }
+}
+
+#[test]
+fn a_message_with_properties_fits_to_the_last_byte() {
+    for len in 0..150 {
+        let value = "v".repeat(len);
+        let properties = [
+            Property::PayloadFormatIndicator(1),
+            Property::ContentType("c"),
+            Property::ResponseTopic("r"),
+            Property::CorrelationData(b"\0"),
+            Property::UserProperty(("k", &value)),
+        ];
+        let mut bench: Bench<'_, 240, 64> = Bench::new(Version::V5, config());
+        let message = Publication::new("t", b"x").qos(QoS::AtLeastOnce).properties(&properties);
+        let block = 2 + 3 * 4 + 5 + 1 + len;
+        let taken = 14 + 1 + block + 1;
+        assert_eq!(bench.client.publish_with(&message).is_ok(), taken <= 240 - 48, "{len}");
+        assert_eq!(bench.client.outbox_used(), if taken <= 240 - 48 { taken } else { 0 }, "{len}");
+    }
+}
+
+#[test]
+fn a_request_that_does_not_fit_changes_nothing() {
+    for version in BOTH {
+        for policy in [Policy::Reject, Policy::DropOldest, Policy::LatestPerTopic] {
+            let mut bench = one_in_flight_and_one_that_waits(version, policy);
+            let (used, dropped) = (bench.client.outbox_used(), bench.client.dropped());
+            let filter = "a/long/filter/that/does/not/fit/beside/the/others";
+            let asked = bench.client.subscribe(Subscription::new(filter, QoS::AtMostOnce));
+            assert_eq!(asked, Err(PublishError::Full));
+            assert_eq!(bench.client.unsubscribe(filter), Err(PublishError::Full));
+            assert_eq!((bench.client.outbox_used(), bench.client.dropped()), (used, dropped));
+        }
+    }
+}
+
+// The clock goes on in whole seconds: a part of one has not passed.
+#[test]
+fn an_expiry_does_not_age_by_a_second_that_has_not_passed() {
+    for version in BOTH {
+        let mut bench = TestBench::connected(version, config().send_maximum(1), &[]);
+        let _ = bench.client.publish("first", b"x", QoS::AtLeastOnce).unwrap();
+        assert_eq!(bench.poll(), []);
+        bench.pass_ms(900);
+        assert_eq!(bench.poll(), []);
+        let two_s = Publication::new("short", b"x").qos(QoS::AtLeastOnce).expires_in_s(2);
+        let _ = bench.client.publish_with(&two_s).unwrap();
+        bench.wire().up = false;
+        assert_eq!(bench.poll(), [Seen::Disconnected(None)]);
+        // 1.9 seconds after it was published.
+        bench.pass_ms(1_900);
+        assert_eq!(bench.poll(), []);
+        bench.pass_ms(2_000);
+        assert_eq!(bench.poll(), [Seen::Dropped(2)]);
+    }
+}
+
+// 3.1.1 has no Receive Maximum: six bytes for each message that the server has in flight.
+#[test]
+fn qos_2_messages_beyond_the_room_for_identifiers_come_and_keep_the_connection_before_mqtt_5() {
+    let mut bench: Bench<'_, 64, 64> = Bench::connected(Version::V311, config(), &[]);
+    for id in 1..=40 {
+        bench.publish("a", b"x", QoS::ExactlyOnce, id);
+    }
+    let told = bench.poll();
+    assert_eq!(told.len(), 40, "{told:?}");
+    assert_eq!(bench.sent().len(), 40);
+    for id in 1..=40 {
+        bench.say(Packet::PubRel(support::ack(id)));
+    }
+    assert_eq!(bench.poll(), []);
+    assert_eq!(bench.client.outbox_used(), 0);
+    // A server of MQTT 5 knows the number.
+    let mut bench: Bench<'_, 64, 64> = Bench::connected(Version::V5, config(), &[]);
+    for id in 1..=11 {
+        bench.publish("a", b"x", QoS::ExactlyOnce, id);
+    }
+    let told = bench.poll();
+    assert_eq!(
+        told.last(),
+        Some(&Seen::Disconnected(Some(lapwing_client::ReasonCode::ReceiveMaximumExceeded)))
+    );
 }

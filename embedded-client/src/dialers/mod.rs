@@ -4,6 +4,8 @@
 pub mod embassy;
 #[cfg(feature = "embedded-io-06")]
 pub mod io_06;
+#[cfg(feature = "embassy-net")]
+mod name;
 #[cfg(feature = "smoltcp")]
 pub mod smoltcp;
 #[cfg(feature = "std")]

@@ -2,7 +2,6 @@
 
 use core::ops::Range;
 
-use lapwing_protocol::keepalive::ClientKeepAlive;
 use lapwing_protocol::packet::{self, Connect, FromServer};
 use lapwing_protocol::property::Properties;
 #[cfg(feature = "v5")]
@@ -104,21 +103,50 @@ impl Machine<'_> {
         packet::encode_subscribe(packet_id, list, self.version(), self.packet_bytes_max(), io.inbox).ok()
     }
 
+    /// Writes the birth message into the inbound buffer.
+    #[cfg(feature = "birth")]
+    pub(super) fn write_birth(&mut self, io: &mut Buffers<'_>) -> Option<Range<usize>> {
+        self.birth_due = false;
+        let (topic, payload) = self.config.birth?;
+        if !lapwing_protocol::topic::is_name(topic) {
+            return None;
+        }
+        #[cfg(feature = "v5")]
+        let may_retain = self.limits.retain;
+        #[cfg(not(feature = "v5"))]
+        let may_retain = true;
+        let retain = may_retain && self.config.will.as_ref().is_some_and(|will| will.retain);
+        let header = packet::PublishHeader {
+            retain,
+            topic: topic.as_bytes(),
+            payload_len: payload.len(),
+            ..packet::PublishHeader::default()
+        };
+        let head = header.encode(self.version(), self.packet_bytes_max(), io.inbox).ok()?;
+        let place = head..head + payload.len();
+        lapwing_protocol::copy(io.inbox.get_mut(place.clone())?, payload);
+        Some(0..place.end)
+    }
+
+    /// Notes that the server refused the connection. The front end closes the link, and the pause
+    /// grows.
+    pub(super) fn refused(&mut self, reason: ReasonCode) {
+        self.phase = Phase::Closing;
+        self.end_reason = reason;
+        let passing = matches!(
+            reason,
+            ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
+        );
+        if !passing {
+            self.tell = Happened::Failed(Error::Refused(reason));
+        }
+    }
+
     /// Handles CONNACK.
     pub(super) fn connected(&mut self, io: &mut Shelf<'_>, connack: &FromServer<'_>, now_ms: u32) {
         self.subscribe = false;
         if connack.reason != ReasonCode::Success {
-            // The front end closes the link, and the pause grows.
-            self.phase = Phase::Closing;
-            self.end_reason = connack.reason;
-            let passing = matches!(
-                connack.reason,
-                ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ConnectionRateExceeded
-            );
-            if !passing {
-                self.tell = Happened::Failed(Error::Refused(connack.reason));
-            }
-            return;
+            return self.refused(connack.reason);
         }
         #[cfg(feature = "auth")]
         if let Some(authenticator) = self.config.authenticator
@@ -160,16 +188,22 @@ impl Machine<'_> {
         if !connack.session_present {
             // Messages that the server may have are sent as new. Flights that it has are over.
             io.forget(kind::RELEASE | kind::RECEIVED, flag::TRIED);
+            self.foreign = false;
         }
         // After a start, the subscriptions may differ from those of the session.
         self.subscribed &= connack.session_present;
         self.subscribe = !self.subscribed && !self.config.all_subscriptions().is_empty();
+        #[cfg(feature = "birth")]
+        {
+            self.birth_due = self.config.birth.is_some();
+        }
         self.connected_once = true;
         self.announced = true;
         self.phase = Phase::Up;
         self.since_ms = now_ms;
         self.quota = quota;
-        self.keep_alive = ClientKeepAlive::new(keep_alive_s, u32::from(self.config.response_ms), now_ms);
+        self.keep_alive_s = keep_alive_s;
+        self.sent_ms = now_ms;
         self.introduced = 0;
         self.tell = Happened::Connected(connack.session_present);
     }

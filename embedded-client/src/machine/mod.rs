@@ -1,28 +1,30 @@
 //! The client without a socket, a clock or an executor.
 //!
-//! A front end asks for a step ([`Machine::step`]), does it, and reports with `dialed`, `wrote`,
-//! `flushed`, `received` or `lost`. Its future may be dropped anywhere, since everything that is
-//! begun is kept here. The machine writes everything before it reads. So the inbound buffer is free
-//! when CONNECT and SUBSCRIBE are written in it.
+//! A front end asks for a step ([`Machine::step`]), does it, and reports with [`Machine::done`].
+//! Its future may be dropped anywhere, since everything that is begun is kept here. The machine
+//! writes everything before it reads. So the inbound buffer is free when CONNECT and SUBSCRIBE are
+//! written in it.
 //!
 //! Times are milliseconds that may wrap around. A step must be asked for at least every 24 days.
 
 mod connect;
+mod liveness;
 mod publish;
 mod receive;
 mod transmit;
 
-use lapwing_protocol::keepalive::{ClientKeepAlive, KeepAliveStep};
 use lapwing_protocol::{ReasonCode, Version};
 
 use crate::Error;
 use crate::config::Config;
 use crate::event::Happened;
 use crate::shelf::{Shelf, flag, kind};
+use liveness::Pulse;
 use receive::Incoming;
 use transmit::Outgoing;
 
 /// The next action of the front end.
+#[derive(Clone, Copy)]
 pub(crate) enum Step {
     /// Wait until [`Machine::due_in_ms`] is over.
     Wait,
@@ -60,6 +62,16 @@ enum Phase {
     Closing,
 }
 
+/// Written bytes on their way to the link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Done,
+    /// More may be written before they are flushed.
+    Due,
+    /// A flush has begun. Nothing else is done until it ends, so that its deadline stays.
+    Begun,
+}
+
 /// Limits of the server on this connection.
 #[cfg(feature = "v5")]
 #[derive(Clone, Copy)]
@@ -89,17 +101,28 @@ pub(crate) struct Machine<'a> {
     subscribe: bool,
     /// The application was told that the connection is up.
     announced: bool,
-    unflushed: bool,
+    flush: Flush,
     /// Saved state has changed since it was saved.
     pub(crate) dirty: bool,
     no_inbound_aliases: bool,
-    /// The application wants to close the connection.
-    close_requested: bool,
-    close_reason: ReasonCode,
+    /// The birth message must be sent.
+    #[cfg(feature = "birth")]
+    birth_due: bool,
+    /// Keeps the fields before `out` free of gaps, which would part them in more pieces.
+    even: [u8; 2],
+    /// A ping is not answered yet.
+    asked: bool,
+    /// Number of QoS 1 and 2 messages that the server still accepts on this connection.
+    quota: u16,
     /// Event for the next step.
     tell: Happened,
-    /// Reason reason the connection ended; success if none was given.
+    /// Reason why the connection ended; success if none was given.
     end_reason: ReasonCode,
+    /// The server may know packet identifiers of an earlier life of this client.
+    ///
+    /// It starts with another value than the fields around it. That parts them, and so the rest is
+    /// zeroed where it stands instead of being copied: that saves the bytes of `memcpy`.
+    foreign: bool,
     out: Outgoing,
     inbound: Incoming,
     /// End of the pause, the dial, the handshake or the stalled write.
@@ -111,9 +134,12 @@ pub(crate) struct Machine<'a> {
     introduced: u32,
     #[cfg(feature = "v5")]
     limits: Limits,
-    keep_alive: ClientKeepAlive,
-    /// Number of QoS 1 and 2 messages that the server still accepts on this connection.
-    quota: u16,
+    /// Time when a packet was sent last.
+    sent_ms: u32,
+    /// Time when bytes arrived last; after a ping, the time of the ping.
+    heard_ms: u32,
+    /// Keep-alive of this connection; 0 for none.
+    keep_alive_s: u16,
     last_id: u16,
     /// Packet identifier of the SUBSCRIBE for the configured subscriptions.
     subscribing: u16,
@@ -128,14 +154,17 @@ impl<'a> Machine<'a> {
             phase: Phase::Closed,
             attempts: 0,
             connected_once: false,
+            foreign: true,
+            asked: false,
             subscribed: false,
             subscribe: false,
             announced: false,
-            unflushed: false,
+            flush: Flush::Done,
             dirty: false,
             no_inbound_aliases: false,
-            close_requested: false,
-            close_reason: ReasonCode::Success,
+            #[cfg(feature = "birth")]
+            birth_due: false,
+            even: [0; 2],
             tell: Happened::Nothing,
             end_reason: ReasonCode::Success,
             out: Outgoing::NONE,
@@ -147,7 +176,9 @@ impl<'a> Machine<'a> {
             introduced: 0,
             #[cfg(feature = "v5")]
             limits: Limits::UNKNOWN,
-            keep_alive: ClientKeepAlive::new(0, 0, 0),
+            sent_ms: 0,
+            heard_ms: 0,
+            keep_alive_s: 0,
             quota: 0,
             last_id: 0,
             subscribing: 0,
@@ -173,12 +204,6 @@ impl<'a> Machine<'a> {
         return self.limits.packet_bytes;
         #[cfg(not(feature = "v5"))]
         u32::MAX
-    }
-
-    /// Returns true if there may be a link.
-    #[cfg(feature = "async")]
-    pub(crate) const fn is_open(&self) -> bool {
-        !matches!(self.phase, Phase::Down | Phase::Closed)
     }
 
     /// Notes that the link failed outside a step. The next step closes it.
@@ -216,8 +241,10 @@ impl<'a> Machine<'a> {
             }
             seconds = 0;
             self.discard(io, void);
-            if void.of(kind::DROPPED) {
-                return Step::Tell(Happened::Dropped(void.tag()));
+            if void.of(kind::NOTICE) {
+                let tag = void.tag();
+                let dropped = void.is(flag::DROPPED);
+                return Step::Tell(if dropped { Happened::Dropped(tag) } else { Happened::Delivered(tag) });
             }
         }
         if self.config.too_many {
@@ -239,9 +266,12 @@ impl<'a> Machine<'a> {
     }
 
     fn linked(&mut self, io: &mut Buffers<'_>, now_ms: u32, overdue: bool) -> Step {
-        let keep_alive = self.keep_alive.step(now_ms);
+        if self.flush == Flush::Begun {
+            return if overdue { Step::HangUp } else { Step::Flush };
+        }
+        let pulse = self.pulse(now_ms);
         if self.out.is_idle() {
-            match self.next_packet(io, keep_alive, now_ms) {
+            match self.next_packet(io, pulse, now_ms) {
                 Happened::Nothing => {}
                 happened => return Step::Tell(happened),
             }
@@ -249,25 +279,43 @@ impl<'a> Machine<'a> {
             return Step::HangUp;
         }
         if !self.out.is_idle() {
-            return if self.out.wants_payload() { Step::Tell(Happened::PayloadWanted) } else { Step::Write };
+            let wanted = Happened::Failed(Error::PayloadWanted);
+            return if self.out.wants_payload() { Step::Tell(wanted) } else { Step::Write };
         }
-        if self.unflushed {
+        if self.flush == Flush::Due {
+            self.flush = Flush::Begun;
             return Step::Flush;
         }
-        let dead = self.phase == Phase::Up && keep_alive == KeepAliveStep::Dead;
+        let dead = self.phase == Phase::Up && pulse == Pulse::Dead;
         if dead || self.phase == Phase::Closing || self.phase == Phase::Opening && overdue {
             return Step::HangUp;
         }
         Step::Read
     }
 
+    /// Notes the outcome of a step: the number of bytes that it moved, 1 for a dial or a flush, or
+    /// 0 when there is no link any more. Returns false then.
+    #[inline(never)]
+    pub(crate) fn done(&mut self, io: &mut Buffers<'_>, step: Step, moved: usize, now_ms: u32) -> bool {
+        if moved == 0 {
+            self.lost(io, now_ms);
+            return false;
+        }
+        match step {
+            Step::Dial => self.dialed(now_ms),
+            Step::Write => self.wrote(io, moved, now_ms),
+            Step::Flush => self.flush = Flush::Done,
+            _ => self.received(io, moved, now_ms),
+        }
+        true
+    }
+
     /// Milliseconds until the current step must be given up for another one.
     pub(crate) fn due_in_ms(&self, now_ms: u32) -> u32 {
-        if self.phase == Phase::Up && self.out.is_idle() {
-            return match self.keep_alive.step(now_ms) {
-                KeepAliveStep::Wait(ms) => ms,
-                KeepAliveStep::Off => u32::MAX / 2,
-                KeepAliveStep::Ping | KeepAliveStep::Dead => 0,
+        if self.phase == Phase::Up && self.out.is_idle() && self.flush == Flush::Done {
+            return match self.pulse(now_ms) {
+                Pulse::Wait(ms) => ms,
+                Pulse::Ping | Pulse::Dead => 0,
             };
         }
         self.left_ms(now_ms)
@@ -298,8 +346,7 @@ impl<'a> Machine<'a> {
         Step::Dial
     }
 
-    /// Notes that the link is open.
-    pub(crate) fn dialed(&mut self, now_ms: u32) {
+    fn dialed(&mut self, now_ms: u32) {
         self.phase = Phase::Opening;
         #[cfg(feature = "v5")]
         {
@@ -313,16 +360,13 @@ impl<'a> Machine<'a> {
     /// Notes that there is no link. Messages whose sending had begun are sent again.
     #[inline(never)]
     pub(crate) fn lost(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
-        let was = self.phase;
         self.abort_long_message(io);
         self.out.forget();
         self.inbound.left = 0;
-        self.unflushed = false;
-        self.close_requested = false;
-        // A FRESH message begins to age, which changes little.
+        self.flush = Flush::Done;
         io.shelf.forget(kind::ALIAS, flag::SENT | flag::COUNTED);
         // A connection that lasted resets the pauses. A server that accepts and closes does not.
-        if was == Phase::Up && now_ms.wrapping_sub(self.since_ms) > 10_000 {
+        if self.announced && now_ms.wrapping_sub(self.since_ms) > 10_000 {
             self.attempts = 0;
         }
         let (shortest, longest) = (u32::from(self.config.backoff_min_ms), self.config.backoff_max_ms);
@@ -332,34 +376,43 @@ impl<'a> Machine<'a> {
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         self.due_ms = now_ms.wrapping_add(pause - self.random % (pause / 2 + 1));
-        self.phase = if self.phase == Phase::Closing && self.end_reason == ReasonCode::Success {
-            Phase::Closed
-        } else {
-            Phase::Down
-        };
         let reason = core::mem::replace(&mut self.end_reason, ReasonCode::Success);
         if core::mem::take(&mut self.announced) {
             self.tell = Happened::Disconnected(reason);
         }
+        self.phase = Phase::Down;
     }
 
-    /// Notes that the application closed the link.
+    /// Returns the next action of a goodbye: to write, to flush, or to close the link. Without a
+    /// connection there is nothing to say.
+    pub(crate) fn last_step(&mut self, io: &mut Buffers<'_>, reason: ReasonCode, now_ms: u32) -> Step {
+        match self.phase {
+            // After the packet that is being sent, and the answer that waits behind it.
+            Phase::Up if self.out.is_idle() && self.flush != Flush::Begun => {
+                self.extend_deadline(now_ms);
+                if !self.next_reply() {
+                    self.disconnect(reason, now_ms);
+                }
+            }
+            Phase::Up | Phase::Closing => {}
+            _ => return Step::HangUp,
+        }
+        let overdue = self.left_ms(now_ms) == 0;
+        self.linked(io, now_ms, overdue)
+    }
+
+    /// Notes that the application closed the link. It was no failure, so that the pauses stay.
     pub(crate) fn closed(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
+        let attempts = self.attempts;
         self.lost(io, now_ms);
+        self.attempts = attempts;
         self.tell = Happened::Nothing;
         self.phase = Phase::Closed;
     }
 
-    /// Sends DISCONNECT after the packet that is being sent.
-    pub(crate) fn close(&mut self, reason: ReasonCode, now_ms: u32) {
-        self.end_reason = ReasonCode::Success;
-        if self.phase == Phase::Up {
-            self.close_requested = true;
-            self.close_reason = reason;
-        } else {
-            self.phase = Phase::Closing;
-        }
-        self.extend_deadline(now_ms);
+    /// Number of failures to connect in a row.
+    pub(crate) const fn failures(&self) -> u8 {
+        if self.is_up() { 0 } else { self.attempts }
     }
 
     /// Handles a broken rule of the peer, or a failure here. Sends DISCONNECT if there is a reason

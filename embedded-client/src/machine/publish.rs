@@ -18,7 +18,7 @@ impl Machine<'_> {
         if record.of(kind::PUBLISH) {
             self.dropped = self.dropped.wrapping_add(1);
             if record.tag() != 0 {
-                io.shelf.put_u32(from, u32::from_be_bytes([0, HEADER as u8, kind::DROPPED, 0]));
+                io.shelf.put_u32(from, u32::from_be_bytes([0, HEADER as u8, kind::NOTICE, flag::DROPPED]));
                 from = record.body();
             }
         }
@@ -33,7 +33,7 @@ impl Machine<'_> {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             let id = self.last_id;
-            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND | kind::DROPPED, id).kind() == 0
+            if id != 0 && id != self.subscribing && shelf.find(kind::OUTBOUND | kind::NOTICE, id).kind() == 0
             {
                 return id;
             }
@@ -50,6 +50,7 @@ impl Machine<'_> {
             record = shelf.after(record);
         }
         self.last_id = last;
+        self.foreign = false;
     }
 
     /// Number of bytes that stay free for inbound QoS 2 identifiers.
@@ -57,40 +58,40 @@ impl Machine<'_> {
         HEADER * usize::from(self.config.receive_maximum)
     }
 
-    #[inline(never)]
     pub(crate) fn publish(
         &mut self,
         io: &mut Buffers<'_>,
         message: &Publication<'_>,
     ) -> Result<Token, PublishError> {
-        publication::check(message)?;
-        // A message that never fits must not displace others.
-        if message.topic.len() + message.payload.len() + 2 * HEADER + self.kept() > io.shelf.bytes.len() {
-            return Err(PublishError::Full);
-        }
+        let len = publication::check(message)?;
+        let most = io.shelf.bytes.len().min(usize::from(u16::MAX));
         let policy = message.policy.unwrap_or(self.config.policy);
         let same_topic = if policy == Policy::LatestPerTopic { Some(message.topic) } else { None };
-        let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
-        while let Err(error) = io.shelf.enqueue(message, tag, self.kept()) {
-            let may_drop = error == PublishError::Full && policy != Policy::Reject;
-            let mut victim = io.shelf.oldest_unsent(same_topic);
-            let gone = io.shelf.age(0);
+        // Nothing is given up before it is known that the new message fits then.
+        let mut first_time = true;
+        loop {
+            let mut room = 0;
+            let mut victim = io.shelf.oldest_unsent(same_topic, &mut room);
+            let wanted = io.shelf.used() + len + self.kept();
+            if first_time && wanted > most + if policy == Policy::Reject { 0 } else { room } {
+                return Err(PublishError::Full);
+            }
+            first_time = false;
+            if wanted <= most && (same_topic.is_none() || victim.kind() == 0) {
+                break;
+            }
+            let notice = io.shelf.age(0);
             // The drop notice stands in place of the message. Notices are displaced when several
             // wait, or when nothing else is left.
-            if gone.kind() != 0 && victim.at().wrapping_sub(gone.end()) >= DROP_NOTICES_MAX * HEADER {
-                victim = gone;
-            }
-            if !may_drop || victim.kind() == 0 {
-                return Err(error);
+            if victim.kind() == 0
+                || notice.kind() != 0 && victim.at().wrapping_sub(notice.end()) >= DROP_NOTICES_MAX * HEADER
+            {
+                victim = notice;
             }
             self.discard(io, victim);
         }
-        if same_topic.is_some() {
-            let older = io.shelf.oldest_unsent(same_topic);
-            if older.end() < io.shelf.used() {
-                self.discard(io, older);
-            }
-        }
+        let tag = if message.flags & flag::QOS == 0 { 0 } else { self.allocate(&io.shelf) };
+        io.shelf.enqueue(message, tag);
         self.dirty = true;
         Ok(Token(tag))
     }

@@ -75,11 +75,12 @@ fn alias_of(properties: &Properties<'_>) -> Option<u16> {
 }
 
 const NOT_FOUND: ReasonCode = ReasonCode::PacketIdentifierNotFound;
+/// First byte of CONNACK.
+const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
 const PROTOCOL_ERROR: Broken = Broken(ReasonCode::ProtocolError);
 
 impl Machine<'_> {
     /// Returns the buffer for the next bytes; never empty.
-    #[inline(never)]
     pub(crate) fn wanted<'b>(&self, io: &'b mut Buffers<'_>) -> &'b mut [u8] {
         let inbound = &self.inbound;
         let (from, to) = if inbound.left > 0 {
@@ -92,9 +93,18 @@ impl Machine<'_> {
     }
 
     /// Notes received bytes. The next step says what they mean.
-    #[inline(never)]
     pub(crate) fn received(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
+        // Bytes of a packet that is still coming show that the server is there.
+        self.heard(now_ms);
+        self.extend_deadline(now_ms);
         if let Err(Broken(reason)) = self.gather(io, n, now_ms) {
+            if self.phase == Phase::Opening && io.inbox.first() == Some(&CONNACK) {
+                // An unknown code is a refusal. Without properties, the server does not know MQTT
+                // 5.
+                let older = self.version().has_properties() && io.inbox.get(1) == Some(&2);
+                let reason = if older { ReasonCode::UnsupportedProtocolVersion } else { reason };
+                self.tell = Happened::Failed(Error::Refused(reason));
+            }
             self.fail(reason, now_ms);
         }
     }
@@ -126,8 +136,6 @@ impl Machine<'_> {
         }
         self.inbound.next();
         self.inbound.left = (total - here) as u32;
-        // Any packet shows that the server is there.
-        self.keep_alive.answered();
         self.packet(io, head, here, now_ms)
     }
 
@@ -135,7 +143,6 @@ impl Machine<'_> {
     fn next_piece(&mut self, n: usize) {
         self.inbound.end = n as u16;
         self.inbound.left = self.inbound.left.saturating_sub(n as u32);
-        self.keep_alive.answered();
         if self.inbound.left == 0 {
             self.acknowledge();
         }
@@ -163,9 +170,9 @@ impl Machine<'_> {
     fn packet(&mut self, io: &mut Buffers<'_>, head: usize, len: usize, now_ms: u32) -> Result<(), Broken> {
         let first = io.inbox.first().map_or(0, |first| *first);
         let body = io.inbox.get(head..len).unwrap_or(&[]);
-        let packet = FromServer::decode(first, body, self.version())?;
         // CONNACK comes first and once. AUTH may come before it, DISCONNECT at any time.
         let opening = self.phase == Phase::Opening;
+        let packet = FromServer::decode(first, body, self.version())?;
         match packet.packet {
             PacketType::ConnAck if opening => {
                 self.connected(&mut io.shelf, &packet, now_ms);
@@ -217,7 +224,8 @@ impl Machine<'_> {
             self.dirty = true;
             // `[MQTT-4.3.3-10]`: an unreleased message is not delivered again.
             new = shelf.find(kind::RECEIVED, id).kind() == 0;
-            if new && !shelf.push(kind::RECEIVED, id, &[]) {
+            // Before MQTT 5 the server does not know how many fit. Those beyond may come twice.
+            if new && !shelf.push(kind::RECEIVED, id, &[]) && self.config.version.has_properties() {
                 return Err(Broken(ReasonCode::ReceiveMaximumExceeded));
             }
         }
@@ -346,7 +354,7 @@ impl Machine<'_> {
             Happened::Disconnected(reason) => {
                 Event::Disconnected(Some(reason).filter(|reason| *reason != ReasonCode::Success))
             }
-            Happened::PayloadWanted => {
+            Happened::Failed(Error::PayloadWanted) => {
                 let (token, offset, left) = self.payload_wanted(&io);
                 Event::PayloadWanted { token, offset, left }
             }

@@ -8,11 +8,11 @@
 
 use core::ops::Range;
 
-use lapwing_protocol::keepalive::KeepAliveStep;
 use lapwing_protocol::packet::{PacketType, PublishHeader};
 use lapwing_protocol::{PacketId, QoS, ReasonCode};
 
-use super::{Buffers, Machine, Phase};
+use super::liveness::Pulse;
+use super::{Buffers, Flush, Machine, Phase};
 use crate::event::Happened;
 use crate::publication::{FIXED, FOR_EVER};
 use crate::shelf::{Record, flag, kind};
@@ -140,7 +140,6 @@ impl Machine<'_> {
     }
 
     /// Notes that `n` bytes of [`outgoing`](Self::outgoing) were written.
-    #[inline(never)]
     pub(crate) fn wrote(&mut self, io: &mut Buffers<'_>, n: usize, now_ms: u32) {
         let mut n = n;
         for (at, len) in self.out.at.iter_mut().zip(&mut self.out.len) {
@@ -158,23 +157,21 @@ impl Machine<'_> {
         self.progress(io, now_ms);
     }
 
-    pub(crate) fn flushed(&mut self) {
-        self.unflushed = false;
-    }
-
     fn progress(&mut self, io: &mut Buffers<'_>, now_ms: u32) {
-        self.unflushed = true;
-        if self.phase == Phase::Up {
-            self.extend_deadline(now_ms);
-        }
+        self.flush = Flush::Due;
+        self.extend_deadline(now_ms);
         if !self.out.is_idle() {
             return;
         }
-        self.keep_alive.sent(now_ms);
+        self.sent_ms = now_ms;
         let record = io.shelf.record(usize::from(self.out.record));
         if record.of(kind::PUBLISH) && !record.is(flag::QOS) {
             io.shelf.remove(record);
             self.dirty = true;
+            if cfg!(feature = "v5") && record.tag() != 0 {
+                // The server accepts QoS 0 only: nobody will acknowledge it.
+                self.tell = Happened::Delivered(record.tag());
+            }
         }
         self.out.record = NOWHERE;
     }
@@ -189,12 +186,7 @@ impl Machine<'_> {
     }
 
     /// Chooses and prepares the next packet if there is one, or returns an event.
-    pub(super) fn next_packet(
-        &mut self,
-        io: &mut Buffers<'_>,
-        keep_alive: KeepAliveStep,
-        now_ms: u32,
-    ) -> Happened {
+    pub(super) fn next_packet(&mut self, io: &mut Buffers<'_>, pulse: Pulse, now_ms: u32) -> Happened {
         let place = if self.phase == Phase::Opening && !self.subscribe {
             self.subscribe = true;
             self.write_connect(io)
@@ -202,19 +194,23 @@ impl Machine<'_> {
             return Happened::Nothing;
         } else {
             self.extend_deadline(now_ms);
-            if let Some(packet) = self.out.reply.take() {
-                self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+            if self.next_reply() {
                 return Happened::Nothing;
             }
-            if self.close_requested {
-                self.close_requested = false;
-                self.disconnect(self.close_reason, now_ms);
-                return Happened::Nothing;
-            }
-            if keep_alive == KeepAliveStep::Ping {
-                self.keep_alive.pinged(now_ms);
+            if pulse == Pulse::Ping {
+                self.pinged(now_ms);
                 self.out.small(PacketType::PingReq, 0, [0; 4]);
                 return Happened::Nothing;
+            }
+            #[cfg(feature = "birth")]
+            if self.birth_due {
+                return match self.write_birth(io) {
+                    Some(place) => {
+                        self.out.in_inbox(place);
+                        Happened::Nothing
+                    }
+                    None => Happened::Failed(Error::ConfigTooLarge),
+                };
             }
             if !self.subscribe {
                 return self.next_record(io);
@@ -229,6 +225,13 @@ impl Machine<'_> {
             }
             None => Happened::Failed(Error::ConfigTooLarge),
         }
+    }
+
+    /// Prepares the answer that waits for its turn. Returns false if there is none.
+    pub(super) fn next_reply(&mut self) -> bool {
+        let Some(packet) = self.out.reply.take() else { return false };
+        self.lay_out_reply(packet, self.out.reply_id, self.out.reply_reason);
+        true
     }
 
     fn lay_out_reply(&mut self, packet: PacketType, id: u16, reason: ReasonCode) {
@@ -250,7 +253,7 @@ impl Machine<'_> {
     }
 
     /// Prepares the first record that must be sent. Messages keep their order: one that waits for
-    /// quota holds up those behind it.
+    /// quota, or for its identifier, holds up those behind it.
     #[inline(never)]
     fn next_record(&mut self, io: &mut Buffers<'_>) -> Happened {
         let mut held_up = false;
@@ -260,6 +263,11 @@ impl Machine<'_> {
             if outbound && !record.of(kind::PUBLISH) {
                 io.shelf.set_flags(record, flag::SENT | flag::COUNTED);
                 if record.of(kind::REQUEST) {
+                    if record.end() - record.body() > self.packet_bytes_max() as usize {
+                        // The server would end the connection each time (`[MQTT-3.2.2-15]`).
+                        io.shelf.remove(record);
+                        return Happened::Refused(record.tag(), ReasonCode::PacketTooLarge);
+                    }
                     self.out.whole(record.body()..record.end());
                     self.out.record = record.at() as u16;
                 } else {
@@ -271,24 +279,26 @@ impl Machine<'_> {
                 }
                 return Happened::Nothing;
             }
-            if outbound && !held_up {
-                match self.lay_out_publish(io, record) {
+            if outbound {
+                match self.lay_out_publish(io, record, held_up) {
                     Sendable::Yes => return Happened::Nothing,
-                    Sendable::NoQuota => held_up = true,
+                    Sendable::NotYet => held_up = true,
                     Sendable::Never => {
                         self.discard(io, record);
                         // Ask again at once: there is an event or a packet.
-                        self.unflushed = true;
+                        self.flush = Flush::Due;
                         return Happened::Nothing;
                     }
                 }
             }
+            // Its identifier is being released; other records that are sent count.
+            held_up |= record.flags() & (flag::TRIED | flag::SENT | flag::COUNTED) == flag::SENT;
             record = io.shelf.after(record);
         }
         Happened::Nothing
     }
 
-    fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record) -> Sendable {
+    fn lay_out_publish(&mut self, io: &mut Buffers<'_>, record: Record, held_up: bool) -> Sendable {
         let topic_at = record.body() + FIXED;
         let (properties, payload) = io.shelf.parts(record);
         #[cfg(not(feature = "v5"))]
@@ -305,8 +315,16 @@ impl Machine<'_> {
             }
         }
         let qos = QoS::from_u8((flags & flag::QOS) >> 1).unwrap_or_default();
-        if qos != QoS::AtMostOnce && self.quota == 0 {
-            return Sendable::NoQuota;
+        // The identifier may stand for a message of an earlier life at the server, which would take
+        // this one for its repetition: it is released first.
+        let strange = self.foreign && !record.is(flag::TRIED) && !record.of(kind::UNUSED_ID);
+        if strange && qos == QoS::ExactlyOnce {
+            io.shelf.set_flags(record, record.flags() | flag::SENT);
+            self.lay_out_reply(PacketType::PubRel, record.tag(), ReasonCode::Success);
+            return Sendable::Yes;
+        }
+        if held_up || qos != QoS::AtMostOnce && self.quota == 0 {
+            return Sendable::NotYet;
         }
         let topic = io.shelf.slice(topic_at, properties);
         let (mut end, mut streamed) = (record.end(), 0);
@@ -370,7 +388,8 @@ impl Machine<'_> {
 /// Decision about sending a message now.
 enum Sendable {
     Yes,
-    NoQuota,
+    /// The message, or one before it, waits for quota or for its identifier.
+    NotYet,
     /// The message is larger than the server accepts.
     Never,
 }

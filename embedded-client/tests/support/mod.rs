@@ -1,6 +1,7 @@
 //! A wire in memory, a clock that the test moves, and a server that follows the test.
 #![allow(dead_code)]
 
+pub mod line;
 pub mod waiting;
 
 use std::cell::RefCell;
@@ -204,10 +205,17 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
 
     /// Answers CONNECT.
     pub fn accept(&mut self, session_present: bool, properties: &[Property<'_>]) {
+        assert_eq!(self.accepted(session_present, properties), []);
+    }
+
+    /// Answers CONNECT. Returns the events after that of the connection.
+    pub fn accepted(&mut self, session_present: bool, properties: &[Property<'_>]) -> Vec<Seen> {
         assert_eq!(self.poll(), []);
         assert!(self.sent().first().is_some_and(|packet| packet.starts_with("Connect")), "CONNECT first");
         self.connack(session_present, ReasonCode::Success, properties);
-        assert_eq!(self.poll(), [Seen::Connected(session_present)]);
+        let mut told = self.poll();
+        assert_eq!(told.remove(0), Seen::Connected(session_present));
+        told
     }
 
     pub fn connack(&mut self, session_present: bool, reason: ReasonCode, properties: &[Property<'_>]) {
@@ -218,7 +226,7 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
 
     /// Sends a packet of the server.
     pub fn say(&mut self, packet: Packet<'_>) {
-        let mut out = vec![0; 4096];
+        let mut out = vec![0; 8192];
         let n = packet.encode(self.version, u32::MAX, &mut out).unwrap();
         self.say_bytes(&out[..n]);
     }
@@ -267,10 +275,15 @@ impl<'a, const O: usize, const I: usize> Bench<'a, O, I> {
     }
 
     /// Breaks the link and lets the pause pass.
-    pub fn reconnect(&mut self, session_present: bool) {
+    pub fn lose(&mut self) {
         self.wire().up = false;
         assert_eq!(self.poll(), [Seen::Disconnected(None)]);
         self.pass_ms(60_000);
+    }
+
+    /// Breaks the link, lets the pause pass, and answers CONNECT.
+    pub fn reconnect(&mut self, session_present: bool) {
+        self.lose();
         self.accept(session_present, &[]);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lapwing_client::QoS::AtLeastOnce;
 use lapwing_client::dialers::tokio::TcpDialer;
-use lapwing_client::{Client, Config, Event, Publication};
+use lapwing_client::{Client, Config, Event, Publication, Will};
 
 #[tokio::main]
 async fn main() {
@@ -18,7 +18,8 @@ async fn main() {
     let config = Config::new("sensor-17")
         .keep_alive(30)
         .backoff_ms(500, 5_000)
-        .will("s/17/up", b"0")
+        .will_with(Will::new("s/17/up", b"0").retained())
+        .birth("s/17/up", b"1")
         .subscribe("s/17/led", AtLeastOnce);
     let mut mq = Client::<1024, 256>::new(config);
     let mut net = TcpDialer::new(address);
@@ -28,11 +29,7 @@ async fn main() {
         tokio::select! {
             event = mq.event(&mut net) => match event {
                 Ok(Event::Message(m)) => println!("{}: the LED is {}", m.topic(), String::from_utf8_lossy(m.payload())),
-                Ok(Event::Connected { .. }) => {
-                    println!("connected");
-                    // Kept by the broker: also who comes later sees it.
-                    let _ = mq.publish_with(&Publication::new("s/17/up", b"1").qos(AtLeastOnce).retain());
-                }
+                Ok(Event::Connected { .. }) => println!("connected"),
                 Ok(Event::Disconnected(reason)) => println!("disconnected ({reason:?}); measuring on"),
                 Ok(other) => println!("{other:?}"),
                 Err(error) => println!("{error}"),
