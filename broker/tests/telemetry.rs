@@ -107,7 +107,7 @@ impl Running {
 
     fn figure(&self, name: &str) -> u64 {
         let mut stream = TcpStream::connect(self.broker.admin().unwrap()).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -127,7 +127,7 @@ mod tests {
         let anonymous = Identity::default();
         assert_eq!(Identity::unpacked(None, anonymous.packed().as_deref()), anonymous);
         // Rules that came with credentials are not kept, and that is known.
-        let granted = Identity { grants: Some(Arc::from([])), ..identity };
+        let granted = Identity { grants: Some(Arc::from([])), packed: OnceLock::new(), ..identity };
         let read = Identity::unpacked(Some("ann".into()), granted.packed().as_deref());
         assert_eq!((read.known, read.grants), (Known::NotGrants, None));
     }

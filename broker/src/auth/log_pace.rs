@@ -37,7 +37,7 @@ impl LogLine {
     /// a fleet comes back.
     const fn lines_per_s(self) -> (u32, u32) {
         match self {
-            LogLine::Refused | LogLine::NotMqtt | LogLine::Operator => (5, 50),
+            LogLine::Refused | LogLine::NotMqtt | LogLine::Operator => (20, 50),
             LogLine::Connected | LogLine::Closed | LogLine::TakenOver => (20, 1_000),
             LogLine::Denied | LogLine::Unresolved => (10, 50),
         }
@@ -97,13 +97,13 @@ mod tests {
             ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|address| Some(address.parse().unwrap()));
         let written =
             |from, now| (0..100).filter(|_| pace.may(LogLine::Refused, from, now).is_some()).count();
-        assert_eq!(written(one, 7_000), 5);
+        assert_eq!(written(one, 7_000), 20);
         assert_eq!(written(same, 7_100), 0, "it is the same network");
-        assert_eq!(written(other, 7_900), 5);
-        assert_eq!(written(None, 7_900), 5, "processes of this machine have theirs");
+        assert_eq!(written(other, 7_900), 20);
+        assert_eq!(written(None, 7_900), 10, "all together have no more");
         assert!(pace.may(LogLine::Closed, one, 7_900).is_some(), "another kind has its own");
-        // The next second begins anew and says what was held back.
-        assert_eq!(pace.may(LogLine::Refused, one, 8_000), Some(95 + 100 + 95 + 95));
+        // The next second begins anew and says how many were held back since the last line.
+        assert_eq!(pace.may(LogLine::Refused, one, 8_000), Some(90));
         assert_eq!(pace.may(LogLine::Refused, one, 8_000), Some(0));
     }
 

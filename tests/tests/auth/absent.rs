@@ -5,6 +5,7 @@ use lapwing_tests::client::{Client, code};
 use lapwing_tests::program::{Folder, Program};
 use lapwing_tests::token::{Signer, now_s};
 
+const METHODS: &str = "authentication = ['jwt', 'password']";
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// What the rights of `ann` depend on beside her name.
@@ -58,9 +59,8 @@ impl World {
         Program::with("")
             .auth(&format!("password_file = '{path}/users'"))
             .auth(&format!("jwt_secret_file = '{path}/secret'"))
-            .auth("authentication = ['jwt', 'password']")
-            .listener(&format!("name = 'strict'\nacl_file = '{path}/{strict}.toml'"))
-            .listener(&format!("name = 'out'\nacl_file = '{path}/out.toml'"))
+            .listener(&format!("name = 'strict'\nacl_file = '{path}/{strict}.toml'\n{METHODS}"))
+            .listener(&format!("name = 'out'\nacl_file = '{path}/out.toml'\n{METHODS}"))
             .state(folder)
             .start()
     }

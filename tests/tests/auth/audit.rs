@@ -21,7 +21,7 @@ fn the_audit_log_has_logins_refusals_takeovers_denials_revocations_and_reloads()
     let mut again = broker.client("ann");
     // The connection that lost it says so, too, before or after this.
     let line = broker.wait_for("session taken over client=");
-    assert!(line.contains("client=ann") && line.contains("by=\"127.0.0.1:"), "{line}");
+    assert!(line.contains("client=ann") && line.contains("by=127.0.0.1:"), "{line}");
     assert_eq!(ann.end().as_deref(), Some("142"));
     assert_eq!(again.subscribe("a|b"), "0|135");
     broker.wait_for("SUBSCRIBE denied");
@@ -95,19 +95,19 @@ fn a_stranger_cannot_fill_the_log() {
     let broker = Program::with("").users("[[rule]]\nall = ['#']\n").start();
     let began = std::time::Instant::now();
     let long = "\u{1}".repeat(60_000);
-    for n in 0..200 {
+    for n in 0..1_000 {
         // Not MQTT, and a user name of 60 KB that nobody has.
         let mut stranger = std::net::TcpStream::connect(broker.address("mqtt")).unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let _ = stranger.read(&mut [0; 64]);
-        if n % 50 == 0 {
+        if n % 250 == 0 {
             let all = [("id", "x"), ("user", &*long), ("password", "wrong")];
             let _ = Client::knock(&broker.address("mqtt"), "5.0", &all);
         }
     }
     let log = broker.log();
-    // Five lines a second for each kind and address, and the second in which it began.
-    let most = 5 * (began.elapsed().as_secs() as usize + 2);
+    // Twenty lines a second for each kind and address, and the second in which it began.
+    let most = 20 * (began.elapsed().as_secs() as usize + 2);
     let lines = log.lines().filter(|line| line.contains("127.0.0.1") && line.contains("WARN")).count();
     assert!(lines <= 2 * most && lines > 4, "{lines} lines in {:?}", began.elapsed());
     assert!(log.lines().all(|line| line.len() < 4_096), "values are cut");
