@@ -10,7 +10,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::acl::{Acl, Rights};
 use super::jwt::Tokens;
-use super::kept::Known;
+use super::kept::KnownParts;
 use super::methods::{MethodResult, WRONG};
 use super::password::{AuthState, Passwords};
 use super::scram::{Scram, Verifier};
@@ -337,12 +337,12 @@ impl ConfiguredPolicy {
         #[cfg(not(feature = "http"))]
         let service = false;
         match identity.known {
-            Known::All => None,
-            Known::NotGrants => Some(
+            KnownParts::All => None,
+            KnownParts::NotGrants => Some(
                 "its credentials brought rules, which are not kept; they are known again once the client has \
                  connected",
             ),
-            Known::User => (endpoint.acl.is_some() && (self.tokens.is_some() || service)).then_some(
+            KnownParts::User => (endpoint.acl.is_some() && (self.tokens.is_some() || service)).then_some(
                 "an older version kept it without the groups of its credentials; they are known again once the \
                  client has connected",
             ),

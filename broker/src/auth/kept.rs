@@ -1,6 +1,6 @@
-//! What is kept of an identity with a session and with a retained message, so that rules can be
-//! asked when the client is away: who vouched for the user, the listener, the method, and the
-//! groups that came with the credentials.
+//! The packed form of an identity, which is kept with a session and with a retained message: rules
+//! can be asked when the client is away. It has the realm of the user, the listener, the method,
+//! and the groups that came with the credentials.
 //!
 //! Listeners have numbers only while the broker runs, so their labels are kept.
 
@@ -24,9 +24,9 @@ const METHODS: [&str; 5] = [
     scram::METHOD,
 ];
 
-/// What is known of an identity that was read back.
+/// The known parts of an identity that was read back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum KnownParts {
     /// All of it: the client is or was connected in this run, or its identity was kept.
     #[default]
     All,
@@ -37,12 +37,12 @@ pub(crate) enum Known {
 }
 
 impl Identity {
-    /// What the rules need beside the user, packed; `None` where it is not known.
+    /// Returns its packed form; `None` where it is not known.
     pub(crate) fn kept(&self) -> Option<&[u8]> {
-        (self.known != Known::User).then(|| &**self.packed.get_or_init(|| self.pack()))
+        (self.known != KnownParts::User).then(|| &**self.packed.get_or_init(|| self.pack()))
     }
 
-    /// As [`kept`](Self::kept), to be kept.
+    /// Like [`kept`](Self::kept), to be kept elsewhere.
     pub(crate) fn packed(&self) -> Option<Arc<[u8]>> {
         self.kept()?;
         self.packed.get().cloned()
@@ -60,7 +60,7 @@ impl Identity {
         put(&self.listener);
         put(self.method);
         self.from_credentials.iter().for_each(|group| put(group));
-        let had_grants = self.grants.is_some() || self.known == Known::NotGrants;
+        let had_grants = self.grants.is_some() || self.known == KnownParts::NotGrants;
         let flags =
             if self.realm.is_some() { HAS_REALM } else { 0 } | if had_grants { HAD_GRANTS } else { 0 };
         if let Some(place) = out.get_mut(1) {
@@ -73,7 +73,7 @@ impl Identity {
     /// known.
     pub(crate) fn unpacked(user: Option<Arc<str>>, packed: Option<&[u8]>) -> Identity {
         let identity = packed.and_then(read);
-        Identity { user, ..identity.unwrap_or(Identity { known: Known::User, ..Identity::default() }) }
+        Identity { user, ..identity.unwrap_or(Identity { known: KnownParts::User, ..Identity::default() }) }
     }
 }
 
@@ -98,7 +98,7 @@ fn read(packed: &[u8]) -> Option<Identity> {
         method: METHODS.into_iter().find(|known| known == method).unwrap_or_default(),
         groups: groups.clone(),
         from_credentials: groups,
-        known: if flags & HAD_GRANTS == 0 { Known::All } else { Known::NotGrants },
+        known: if flags & HAD_GRANTS == 0 { KnownParts::All } else { KnownParts::NotGrants },
         packed: OnceLock::from(Arc::from(packed)),
         ..Identity::default()
     })
@@ -129,7 +129,7 @@ mod tests {
         // Rules that came with credentials are not kept, and that is known.
         let granted = Identity { grants: Some(Arc::from([])), packed: OnceLock::new(), ..identity };
         let read = Identity::unpacked(Some("ann".into()), granted.packed().as_deref());
-        assert_eq!((read.known, read.grants), (Known::NotGrants, None));
+        assert_eq!((read.known, read.grants), (KnownParts::NotGrants, None));
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let cut = packed.get(..packed.len() - 1).unwrap();
         for kept in [None, Some(&[][..]), Some(&newer[..]), Some(cut)] {
             let read = Identity::unpacked(Some("ann".into()), kept);
-            assert_eq!((read.user.as_deref(), read.known), (Some("ann"), Known::User));
+            assert_eq!((read.user.as_deref(), read.known), (Some("ann"), KnownParts::User));
             assert_eq!(read.packed(), None, "it must not pass for a known one later");
         }
     }

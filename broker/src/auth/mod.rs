@@ -32,7 +32,7 @@ use lapwing_protocol::ReasonCode;
 #[cfg(feature = "internals")]
 pub use load::configured;
 
-use self::kept::Known;
+use self::kept::KnownParts;
 use crate::message::Millis;
 use crate::net::Peer;
 use crate::net::endpoint::EndpointId;
@@ -42,8 +42,8 @@ use crate::net::endpoint::EndpointId;
 pub struct Identity {
     /// The user, if there is one. A session belongs to its user in its realm.
     pub user: Option<Arc<str>>,
-    /// Who vouched for the user: a password file, an authority or an issuer of tokens. `None`:
-    /// nobody, or it is not known.
+    /// Realm of the user: the password file, authority or issuer of tokens that vouched. `None`:
+    /// nobody did, or it is not known.
     pub realm: Option<Arc<str>>,
     /// Groups of the user.
     pub groups: Arc<[Box<str>]>,
@@ -63,8 +63,8 @@ pub struct Identity {
     pub(crate) rights: Option<Arc<acl::Rights>>,
     /// Number of the listener, while the broker knows it.
     pub(crate) endpoint: Option<EndpointId>,
-    /// How much of it is known.
-    pub(crate) known: Known,
+    /// Its known parts.
+    pub(crate) known: KnownParts,
     /// Reason in words why its rights cannot be computed: nothing is allowed then, and nothing is
     /// removed.
     pub(crate) unresolved: Option<Arc<str>>,

@@ -14,8 +14,8 @@ use crate::config::template::check_template;
 use crate::config::why_not_readable;
 use crate::message::Durability;
 
-/// Parses a network, or one address. An IPv4 network that is written as IPv6 (`::ffff:192.0.2.0/120`)
-/// is that IPv4 network: addresses of clients are compared in that form.
+/// Parses a network, or one address. An IPv4 network that is written as IPv6, like
+/// `::ffff:192.0.2.0/120`, is that IPv4 network: addresses of clients have that form.
 pub fn network(text: &str) -> Option<IpNet> {
     let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
     match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {

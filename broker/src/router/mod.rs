@@ -221,8 +221,8 @@ impl Router {
         self.refuses.store(refuses, Ordering::Relaxed);
     }
 
-    /// Gives a message to one target. `IS_TAKEN`: it was found to have room, so it takes the message
-    /// though another publisher has filled the queue since.
+    /// Gives a message to one target. `IS_TAKEN`: it was found to have room, so it takes the
+    /// message though another publisher has filled the queue since.
     fn deliver<const IS_TAKEN: bool>(
         &self,
         target: &Target,

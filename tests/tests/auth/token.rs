@@ -60,8 +60,11 @@ fn tokens_of_every_algorithm_are_accepted_and_unknown_keys_are_refused() {
         [Some(&es), Some(&ed), rs.as_ref()].iter().flatten().map(|signer| signer.public.clone()).collect();
     let keys = folder.file("keys.pem", &keys);
     let secret = secret_file(&folder, "secret", SECRET);
-    let mut program =
-        start(&format!("jwt_key_file = '{}'\njwt_secret_file = '{}'\n", keys.display(), secret.display()));
+    let mut program = start(&format!(
+        "jwt_key_file = '{}'\njwt_secret_file = '{}'\nfailures_per_address_max = 0\n",
+        keys.display(),
+        secret.display()
+    ));
     let hs = Signer::hs256(SECRET);
     for signer in [Some(&hs), Some(&es), Some(&ed), rs.as_ref()].into_iter().flatten() {
         let token = signer.token(&claims(""));

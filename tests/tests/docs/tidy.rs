@@ -52,6 +52,7 @@ fn the_machine_of_the_client_knows_no_link_clock_or_executor_and_formats_nothing
 const LOCKS: &[(&str, &str)] = &[
     ("auth/http.rs", "answers of the service, asked by all connections"),
     ("auth/password/hash_pool.rs", "the queue of passwords that wait for a hash"),
+    ("auth/log_pace.rs", "lines of the log in this second"),
     ("auth/password/mod.rs", "counts of failed attempts"),
     ("auth/password/verified_cache.rs", "passwords that were verified lately"),
     ("auth/throttle.rs", "addresses that wait for their answer"),
