@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lapwing::Broker;
-use lapwing::internals::auth::{AuthExchange, AuthMethod, AuthStep, Credentials, Identity};
+use lapwing::internals::auth::{AuthExchange, AuthMethod, AuthStep, Credentials};
 use lapwing::internals::config::Config;
 
 use crate::program::Folder;
@@ -115,7 +115,7 @@ impl AuthExchange for Rounds {
         }
         self.0 += 1;
         match self.0 {
-            3 => AuthStep::Accept { identity: Identity::default(), data: Some(b"welcome".to_vec()) },
+            3 => AuthStep::Accept { identity: Box::default(), data: Some(b"welcome".to_vec()) },
             n => AuthStep::Continue(format!("round-{n}").into_bytes()),
         }
     }

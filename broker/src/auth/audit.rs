@@ -14,9 +14,10 @@ use crate::net::Peer;
 /// Bytes of a client's value that a line of the log has at most.
 const VALUE_BYTES_MAX: usize = 256;
 
-/// Cuts a value for the log; returns what stands in place of the rest.
-fn cut(value: &str) -> (&str, &'static str) {
-    match value.get(..value.floor_char_boundary(VALUE_BYTES_MAX)) {
+/// Cuts a value for the log behind this many bytes; returns what stands in place of the rest, too.
+fn cut(value: &str, bytes_max: usize) -> (&str, &'static str) {
+    let end = (0..=bytes_max.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
+    match value.get(..end.unwrap_or(0)) {
         Some(head) if head.len() < value.len() => (head, "…"),
         _ => (value, ""),
     }
@@ -28,7 +29,7 @@ struct Quoted<'a>(&'a str);
 impl std::fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=');
-        let (value, more) = cut(self.0);
+        let (value, more) = cut(self.0, VALUE_BYTES_MAX);
         if !value.is_empty() && value.chars().all(is_plain) {
             return write!(f, "{value}{more}");
         }
@@ -43,10 +44,7 @@ impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write;
         // Its own words stand around the client's value.
-        let (text, more) = match self.0.get(..self.0.floor_char_boundary(2 * VALUE_BYTES_MAX)) {
-            Some(head) if head.len() < self.0.len() => (head, "…"),
-            _ => (self.0, ""),
-        };
+        let (text, more) = cut(self.0, 2 * VALUE_BYTES_MAX);
         text.chars().try_for_each(|c| match c.is_control() {
             true => write!(f, "{}", c.escape_default()),
             false => f.write_char(c),
@@ -70,17 +68,15 @@ pub(crate) fn client(client_id: &str) -> impl std::fmt::Display + '_ {
     Quoted(client_id)
 }
 
-/// Logs that a client connected.
+/// Logs that a client connected. The caller paces the line.
 pub fn connected(
-    pace: &LogPace,
-    now: Millis,
     peer: &Peer,
     client_id: &str,
     identity: &Identity,
     version: &dyn std::fmt::Display,
     session_present: bool,
+    more_before: u64,
 ) {
-    let Some(more_before) = pace.may(LogLine::Connected, peer.address.ip(), now) else { return };
     let method = if identity.method.is_empty() { "none" } else { identity.method };
     info!(target: "audit", client = %Quoted(client_id), user = %user(identity), peer = %peer.address,
         listener = %peer.listener, method, %version, session_present, more_before, "connected");

@@ -240,7 +240,7 @@ pub enum AuthStep {
     /// Accept the client; the data goes with CONNACK, or with AUTH after a re-authentication.
     Accept {
         /// The proven identity.
-        identity: Identity,
+        identity: Box<Identity>,
         /// Authentication Data for the client.
         data: Option<Vec<u8>>,
     },

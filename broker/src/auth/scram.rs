@@ -244,7 +244,9 @@ impl AuthExchange for Exchange {
                     self.policy.endpoint(&self.peer).and_then(|endpoint| endpoint.realm(Method::Password));
                 let identity = Identity { method: METHOD, realm, ..Identity::of(&challenge.user) };
                 match self.policy.complete(identity, &self.client_id, &self.assigned_client_id, &self.peer) {
-                    Ok(identity) => AuthStep::Accept { identity, data: Some(proof.into_bytes()) },
+                    Ok(identity) => {
+                        AuthStep::Accept { identity: Box::new(identity), data: Some(proof.into_bytes()) }
+                    }
                     Err(refused) => AuthStep::Reject(refused.reason),
                 }
             }

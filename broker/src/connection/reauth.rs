@@ -69,7 +69,7 @@ impl Connection {
                     return Err(Violation::new(ReasonCode::NotAuthorized, text).into());
                 }
                 self.expires_at = identity.expires_at(self.core.now());
-                self.set_identity(identity);
+                self.set_identity(*identity);
                 let (client_id, identity) = (&self.owned.session.client_id, &self.owned.identity);
                 info!(client = %client_id, user = %audit::user(identity), "re-authenticated");
                 audit::reauthenticated(client_id, identity);

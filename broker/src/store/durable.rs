@@ -24,7 +24,7 @@ use crate::store::append::writer::Writer;
 use crate::store::backup::Control;
 use crate::store::checkpoint::bodies::Log;
 use crate::store::checkpoint::checkpointer;
-use crate::store::checkpoint::meta::{Birth, Meta, StateIdentity};
+use crate::store::checkpoint::meta::{Birth, Meta};
 use crate::store::counters::Counters;
 use crate::store::memtable::{AppliedRecord, MemTable, Queues};
 use crate::store::sync::lock;
@@ -93,7 +93,7 @@ impl DurableStore {
     /// # Errors
     /// The checkpoint cannot be read.
     #[cfg(feature = "internals")]
-    pub fn identity(&self) -> Result<StateIdentity, OpenError> {
+    pub fn identity(&self) -> Result<crate::store::StateIdentity, OpenError> {
         let read = self.shared.reads.view().checkpoint.read();
         read.and_then(|read| read.identity()).map_err(OpenError::io("reading the checkpoint"))
     }

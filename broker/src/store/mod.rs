@@ -39,6 +39,7 @@ pub use api::{
     Failed, Figures, Health, Lsn, PageRequest, Paged, ReadReply, Recovered, Store, Ticket, Unavailable,
     WakerSlot,
 };
+#[cfg(feature = "internals")]
 pub use checkpoint::meta::StateIdentity;
 pub use durable::DurableStore;
 pub use error::OpenError;

@@ -180,7 +180,8 @@ fn guesses_are_counted_where_they_are_judged_however_many_exchanges_are_open() {
     };
     let guesses: Vec<String> = (0..5).map(|n| format!("guess-{n}")).collect();
     assert_eq!(prove(0, 5, &guesses), [0x87; 5], "they are judged");
-    let with_right: Vec<String> = guesses.iter().cloned().chain(["ann-pw".to_owned(); 2]).collect();
+    let with_right: Vec<String> =
+        guesses.iter().cloned().chain(["ann-pw", "ann-pw"].map(str::to_owned)).collect();
     assert_eq!(prove(5, 12, &with_right), [0x9f; 7], "the right one among them is not");
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn exchange(
     let mut step = exchange.step(connect.properties.authentication_data());
     for _ in 0..AUTH_ROUNDS_MAX {
         let data = match step {
-            AuthStep::Accept { identity, data } => return Ok((identity, data)),
+            AuthStep::Accept { identity, data } => return Ok((*identity, data)),
             AuthStep::Reject(reason) => {
                 let user = credentials.user_name.unwrap_or_default();
                 let text = format!(

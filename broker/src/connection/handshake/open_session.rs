@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::{AuthenticatedClient, ConnectError, ConnectRequest, Rejection};
+use crate::auth::log_pace::LogLine;
 use crate::auth::{Identity, audit};
 use crate::clients::handle::ClientHandle;
 use crate::clients::owned::{OfflineGeneration, OwnedSession};
@@ -78,15 +79,11 @@ pub(crate) async fn open_session(
     } else {
         Ticket::default()
     };
-    audit::connected(
-        &core.log_pace,
-        core.now(),
-        &handle.peer,
-        &client_id,
-        &owned.identity,
-        &request.negotiated.version,
-        session_present,
-    );
+    let (peer, now) = (&handle.peer, core.now());
+    if let Some(more_before) = core.log_pace.may(LogLine::Connected, peer.address.ip(), now) {
+        let version = &request.negotiated.version;
+        audit::connected(peer, &client_id, &owned.identity, version, session_present, more_before);
+    }
     let keep_alive = ServerKeepAlive::new(request.negotiated.keep_alive_s, core.now() as u32);
     let mut outbound = Outbound::default();
     let rates = core.user_rates.rate_limits(owned.identity.user.as_ref(), &endpoint.limits);
