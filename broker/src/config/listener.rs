@@ -305,7 +305,8 @@ listener! {
     certificate_user: Templates = Templates::default(), ANY => "[\"{uri}\", \"{dns}\", \"{email}\", \"{cn}\"] without other authentication";
     /// Paths of the WebSocket; "*" is any.
     websocket_paths: Vec<String> = vec!["/mqtt".to_owned(), "/".to_owned()], ANY, Connect;
-    /// Origins whose pages may connect, like "https://example.org"; empty: all. Clients other than
+    /// Origins whose pages may connect, like "https://example.org"; empty: all. On a loopback
+    /// listener without authentication, empty means pages of this machine. Clients other than
     /// browsers may always connect.
     websocket_origins: Vec<String> = Vec::new(), ANY, Connect;
     /// Addresses or networks of proxies, like "10.0.0.0/8". A connection from there must begin with
