@@ -182,9 +182,9 @@ impl Outbox {
         self.push_into(&mut self.lock(), delivery, record, outcomes)
     }
 
-    /// Like [`push`](Self::push), for a session that was found to have room a moment ago. Publishers
-    /// on other threads may have used it up since; each puts the queue over its bound by one
-    /// message at most.
+    /// Like [`push`](Self::push), for a session that was found to have room a moment ago.
+    /// Publishers on other threads may have used it up since; each puts the queue over its bound by
+    /// one message at most.
     pub fn push_beyond(
         &self,
         delivery: Delivery,
