@@ -366,6 +366,10 @@ fn acknowledgements_are_synced_in_time_though_nobody_publishes() {
             let record = model.next(&mut random);
             let level = if n < 300 { Durability::Always } else { Durability::None };
             last = ledger::tell(&store, record, level).unwrap();
+            if n == 299 {
+                // The others would share a frame with these, and be synced with them.
+                ledger::wait(&store, last).unwrap();
+            }
         }
         if keeps {
             ledger::wait(&store, Ticket { durability: Durability::Always, ..last }).unwrap();
