@@ -75,6 +75,13 @@ impl PublishedBy<'_> {
         [self.client_id.as_bytes(), &user, &behind(IDENTITY, self.identity).unwrap_or_default()].concat()
     }
 
+    /// As bytes that are not too long to keep. With very many groups, only the names are kept: then
+    /// the rights are not known, and nothing is believed.
+    fn to_kept_bytes(self) -> Option<Vec<u8>> {
+        let names = PublishedBy { identity: None, ..self };
+        [self, names].into_iter().map(PublishedBy::to_bytes).find(|bytes| bytes.len() <= SOURCE_MAX)
+    }
+
     fn from_bytes(bytes: &[u8]) -> Option<PublishedBy<'_>> {
         let split = bytes.iter().position(|byte| *byte == IDENTITY).unwrap_or(bytes.len());
         let (names, identity) = bytes.split_at_checked(split)?;
@@ -165,7 +172,7 @@ impl Message {
     /// As [`new`](Self::new), with who published it.
     pub fn from_source(content: &MessageParts<'_>, source: Option<PublishedBy<'_>>) -> Message {
         let MessageParts { topic, properties, payload, .. } = content;
-        let source = source.map(PublishedBy::to_bytes).filter(|source| source.len() <= SOURCE_MAX);
+        let source = source.and_then(PublishedBy::to_kept_bytes);
         let sourced = if source.is_some() { SOURCED } else { 0 };
         let head = Message::head(content, sourced);
         match source {
@@ -517,6 +524,11 @@ mod tests {
                 assert_eq!((read.trace(), read.source(), read.payload()), (Some(id), source, &b"xyz"[..]));
             }
         }
+        // What is too long is left out from behind: the identity, then all of it.
+        let (long, longer) = (vec![7; SOURCE_MAX], "c".repeat(SOURCE_MAX + 1));
+        let kept = |source| Message::from_source(&content, Some(source));
+        assert_eq!(kept(by("c", Some("ann"), Some(&long))).source(), Some(by("c", Some("ann"), None)));
+        assert_eq!(kept(by(&longer, None, None)).source(), None);
         let mut cut = Message::from_source(&content, Some(by("c", None, None))).as_bytes().to_vec();
         let len = cut.len();
         cut[len - 2..].copy_from_slice(&u16::MAX.to_le_bytes());
