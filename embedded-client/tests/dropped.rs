@@ -64,8 +64,8 @@ fn events(
     }
 }
 
-/// A whole dialogue, during which the future is dropped after the poll with this number. Returns the
-/// events, the sent packets, and the number of polls.
+/// A whole dialogue, during which the future is dropped after the poll with this number. Returns
+/// the events, the sent packets, and the number of polls.
 fn dialogue(version: Version, drop_after: usize) -> (Vec<Seen>, Vec<String>, usize) {
     let config = Config::new("s17").subscribe("led", QoS::AtLeastOnce).chunks(true).will("s/up", b"0");
     let mut bench: Bench<'_, 512, 128> = Bench::new(version, config);

@@ -86,7 +86,7 @@ pub.publish("r/gone", "x", retain=1); pub.publish("r/gone", "", retain=1)
 for n in range(60): pub.publish(f"q/{n}", b"early %d " % n + b"." * 300, pid=n + 1, props=b"\x26" + text("n") + text(str(n)))
 pub.publish("s/x", "shared", qos=1)
 checkpoint(1)
-# 3. Few messages among many that are acknowledged: they move into their rows, those of two sessions into bodies.
+# 3. Few messages among many that are acknowledged: they move into their rows, or into bodies.
 c = C("consumer", clean=True); c.subscribe("busy/#", 1)
 for n in range(900):
     pub.publish("busy/t", b"b" * 200, pid=1 + n % 60000)
@@ -94,7 +94,7 @@ for n in range(900):
     if n % 300 == 150: pub.publish("q/between", "between %d" % n, pid=60001)
 c.bye()
 checkpoint(2)
-# 4. On their way: PUBACK, PUBREC and PUBCOMP awaited; a QoS 2 message that was not released; a retained message in flight.
+# 4. On their way: PUBACK, PUBREC, PUBCOMP awaited; QoS 2 not released; a retained message.
 f = C("flying", rm=20); f.subscribe("f/#", 2)
 for n in range(4): pub.publish(f"f/{n}", f"flying {n}", qos=1 if n % 2 else 2, pid=100 + n)
 seen = []

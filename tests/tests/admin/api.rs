@@ -178,7 +178,7 @@ fn the_api_answers_only_requests_with_the_token() {
     assert_eq!(samples(&get(&admin, "/metrics").body)["lapwing_authentication_failures_total"], 2.0);
     wait_until("it is logged", || operated.logged().contains("refused at admin.address: the token is wrong"));
     assert!(!operated.logged().contains(TOKEN));
-    // Whoever guesses is told to wait, and is not judged until then; health is answered all the same.
+    // Whoever guesses has to wait, and is not judged until then. Health is answered all the same.
     let statuses: Vec<u16> = (0..12).map(|_| with("Authorization: Bearer guess\r\n").status).collect();
     assert!(statuses.starts_with(&[401; 8]) && statuses.ends_with(&[429; 2]), "{statuses:?}");
     assert_eq!(with(&format!("Authorization: Bearer {TOKEN}\r\n")).status, 429);

@@ -8,7 +8,7 @@ use lapwing_tests::token::{Signer, now_s};
 const METHODS: &str = "authentication = ['jwt', 'password']";
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
-/// What the rights of `ann` depend on beside her name.
+/// Condition for the rights of `ann`, beside her name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// The listener has rules of its own.
@@ -19,7 +19,7 @@ enum By {
     TokensGroup,
 }
 
-/// What happens to the broker while `ann` is away.
+/// Event at the broker while `ann` is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Reload,
@@ -303,7 +303,7 @@ fn users_of_one_name_in_two_password_files_are_two() {
     let (mut a, connack) = knock(0, "a-secret", "0");
     assert_eq!(code(&connack), 0);
     a.subscribe("x@1");
-    // Connected or away, with a clean start or without: tenant B gets nothing of A's, and ends nothing.
+    // Connected or away, with a clean start or without: tenant B gets and ends nothing of A's.
     for (away, clean) in [(false, "0"), (false, "1"), (true, "0"), (true, "1")] {
         if away {
             a.send("disconnect", &[]).unwrap();

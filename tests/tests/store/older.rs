@@ -25,7 +25,7 @@ fn unpacked() -> Folder {
     folder
 }
 
-/// What a client would find: each session by its client identifier, and all retained messages.
+/// State as clients find it: each session by its client identifier, and all retained messages.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
     sessions: BTreeMap<String, Kept>,
@@ -86,7 +86,7 @@ fn found(store: &DurableStore) -> Found {
     found
 }
 
-/// What `make.py` left.
+/// State that `make.py` left.
 fn expected() -> Found {
     let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let early = (0..60).map(|n| format!("q/{n} early {n} "));

@@ -385,7 +385,7 @@ fn acknowledgements_are_synced_in_time_though_nobody_publishes() {
     }
 }
 
-/// Who wants no durability pays for no sync.
+/// A broker without durability pays for no sync.
 #[test]
 fn a_store_of_records_that_ask_for_no_sync_is_not_synced() {
     let disk = MemoryDisk::default();
